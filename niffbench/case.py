@@ -1,0 +1,79 @@
+"""A case: one operator on one problem, executed one way; its id is a hash of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal, TypeAlias
+
+Mode: TypeAlias = Literal["inference", "forward", "training"]
+DType: TypeAlias = Literal["float64", "float32", "float16", "bfloat16"]
+MemoryFormat: TypeAlias = Literal["contiguous", "channels_last"]
+Execution: TypeAlias = Literal["eager", "compiled"]
+OptionValue: TypeAlias = str | int | float | bool
+
+DTYPE_BYTES: dict[str, int] = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """What every operator of a comparison is given: the input's shape, its type and what is asked.
+
+    The input is ``(batch, channels, height, width)``, the output ``(batch, channels_out, height, width)``.
+    ``mode``: ``inference`` runs under ``torch.inference_mode``, ``forward`` builds the autograd graph,
+    ``training`` is forward and backward. The kernel size is not here: it distinguishes operators of one
+    problem (a NIFF layer has none), so it belongs to the :class:`Case`.
+    """
+
+    batch: int
+    channels: int
+    channels_out: int
+    height: int
+    width: int
+    dtype: DType = "float32"
+    memory_format: MemoryFormat = "contiguous"
+    mode: Mode = "inference"
+
+    @property
+    def label(self) -> str:
+        """A short text for tables: ``B1 64@56`` and whatever is not the default."""
+        size = f"{self.height}" if self.height == self.width else f"{self.height}×{self.width}"
+        channels = (
+            f"{self.channels}" if self.channels == self.channels_out else f"{self.channels}→{self.channels_out}"
+        )
+        extra: list[str] = [self.mode] if self.mode != "inference" else []
+        extra += [self.dtype] if self.dtype != "float32" else []
+        extra += [self.memory_format] if self.memory_format != "contiguous" else []
+        return " ".join([f"B{self.batch} {channels}@{size}", *extra])
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of one real element of ``dtype``."""
+        return DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Case:
+    """Operator × problem × execution.
+
+    ``operator`` is a name of the catalogue (``niff-depthwise/rfft``, ``depthwise``); ``kernel`` the side of the
+    spatial kernel in pixels, or None for an operator that has none; ``options`` the operator's other
+    settings as sorted pairs, all of them, defaults included, so that a changed default is another case.
+    """
+
+    operator: str
+    problem: Problem
+    kernel: int | None = None
+    options: tuple[tuple[str, OptionValue], ...] = ()
+    execution: Execution = "eager"
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits of a SHA-256 over the content; equal content, equal id, on any machine."""
+        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def option(self, name: str) -> OptionValue:
+        """The value of option ``name``; KeyError if the case has none of that name."""
+        return dict(self.options)[name]

@@ -1,0 +1,81 @@
+"""What an operator is: its name, its traits, its closed-form cost, and how to build it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from niffbench.cost.closed import Cost
+
+from niffbench.case import Case, OptionValue
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Boundary = Literal["circular", "zero", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting of an operator beside its kernel size: default, what is allowed, what it means."""
+
+    default: OptionValue
+    choices: tuple[OptionValue, ...] | None  # None: any value of the default's type
+    help: str
+
+
+@dataclass(frozen=True)
+class Operator(ABC):
+    """A row of the tables. Instances are immutable and carry no tensors; importing one does not load torch.
+
+    ``name`` is the catalogue name (``depthwise``, ``niff-depthwise/rfft``), ``family`` groups operators for
+    colours and legends, ``summary`` is one line for ``niffbench list operators``.
+    """
+
+    name: str
+    family: str
+    summary: str
+    boundary: Boundary
+    takes_kernel: bool = False
+    options: Mapping[str, Option] = field(default_factory=dict, hash=False)
+    dtypes: ClassVar[frozenset[str]] = frozenset({"float64", "float32", "float16", "bfloat16"})
+
+    def refusal(self, case: Case) -> str | None:
+        """Why this operator is not defined for ``case`` (said before anything runs), or None when it is.
+
+        A refusal says what would be right: "needs channels_out = channels (64), got 128".
+        """
+        return None
+
+    def label(self, case: Case) -> str:
+        """The row's name in tables: ``depthwise-k31``, ``niff-depthwise/rfft mlp=big``."""
+        kernel = f"-k{case.kernel}" if case.kernel is not None else ""
+        extra = [f"{k}={v}" for k, v in case.options if v != self.options[k].default]
+        return " ".join([self.name + kernel, *extra])
+
+    @abstractmethod
+    def equivalence(self, case: Case) -> str:
+        """The equivalence class: operators with equal classes, given equal weights, compute one function.
+
+        Members of a class have the same ``state_dict`` layout, so the same weights can be loaded into all.
+        """
+
+    @abstractmethod
+    def cost(self, case: Case) -> Cost:
+        """Closed-form FLOPs, bytes and parameters, step by step, forward and backward (:mod:`niffbench.cost`)."""
+
+    @abstractmethod
+    def build(self, case: Case) -> nn.Module:
+        """A module for ``case`` in the default dtype on the default device, initialised from torch's RNG.
+
+        It maps ``(batch, channels, height, width)`` to ``(batch, channels_out, height, width)``.
+        """
+
+    @abstractmethod
+    def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """The same function in float64, written plainly and independently of :meth:`build`.
+
+        ``state`` is the module's state dict and ``x`` the input, both float64 on the CPU.
+        """
