@@ -175,7 +175,7 @@ class SuiteEcho(_Model):
 
 
 class Ceilings(_Model):
-    """The machine's measured roofline: bytes/s of a copy, FLOP/s of a matrix product and of a bare FFT, per dtype."""
+    """The machine's measured roofline: bytes/s of a copy; FLOP/s of a matrix product and a bare FFT, per dtype."""
 
     copy_bandwidth: float
     matmul: dict[str, float]
