@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from niffbench.cost.closed import Cost
-
 from niffbench.case import Case, OptionValue
+from niffbench.cost.closed import Cost
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
