@@ -1,0 +1,58 @@
+"""Fixtures every test may use: the command line as a subprocess, and skips that give their reason."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, saying what it lacks."""
+    lacking = {}
+    if any(item.get_closest_marker("cuda") for item in items):
+        import torch
+
+        if not torch.cuda.is_available():
+            lacking["cuda"] = "torch sees no CUDA device here"
+    if not any(map(shutil.which, BROWSERS)):
+        lacking["browser"] = f"none of {', '.join(BROWSERS)} is installed"
+    for item in items:
+        for mark, reason in lacking.items():
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def browser_path() -> str:
+    """The Chromium to drive."""
+    return next(path for name in BROWSERS if (path := shutil.which(name)))
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Run ``niffbench`` for real, in an empty directory; give arguments, get the finished process."""
+
+    def run(
+        *args: str, cwd: Path = tmp_path, timeout: float = 120, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "niffbench.cli", *args],
+            cwd=cwd,
+            env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

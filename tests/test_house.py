@@ -1,0 +1,111 @@
+"""The house: imports go down the rooms, light modules stay light, and nothing private is written down."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "niffbench"
+ROOT = PACKAGE.parent
+
+# Top to bottom; an import may stay in its room or go to a later line (niffbench/ARCHITECTURE.md).
+ROOMS = (
+    {"cli", "commands", "pytest_plugin"},
+    {"regress"},
+    {"report"},
+    {"runner"},
+    {"measure"},
+    {"operators"},
+    {"niff"},
+    {"cost"},
+    {"device"},
+    {"stats"},
+    {"records"},
+    {"suite"},
+    {"fingerprint", "case", "errors", "__init__"},
+)
+FLOOR = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+# Importing these must not load torch, in any chain.
+TORCH_FREE = (
+    "niffbench", "niffbench.cli", "niffbench.records", "niffbench.suite", "niffbench.fingerprint", "niffbench.case",
+    "niffbench.stats", "niffbench.report", "niffbench.regress", "niffbench.runner.manager", "niffbench.niff.catalogue",
+)  # fmt: skip
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= (
+                {f"{node.module}.{alias.name}" for alias in node.names}
+                if node.module == "niffbench"
+                else {node.module}
+            )
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name.split(".")[1] for name in found if name.startswith("niffbench.")}
+
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    here = _room(path)
+    assert here in FLOOR, f"{here} is in no room of the house"
+    upward = {name for name in _imports(path) if name in FLOOR and FLOOR[name] < FLOOR[here]}
+    assert not upward, f"{path.relative_to(ROOT)} imports upward: {sorted(upward)}"
+
+
+def test_torch_free_rooms_name_no_torch() -> None:
+    for room in ("stats", "report", "regress"):
+        for path in (PACKAGE / room).rglob("*.py"):
+            names = {
+                alias.name.split(".")[0]
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Import)
+                for alias in node.names
+            } | {
+                (node.module or "").split(".")[0]
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.ImportFrom)
+            }
+            assert not names & {"torch", "torchvision", "fvcore"}, path
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_light_modules_load_no_torch(module: str) -> None:
+    code = f"import {module}, sys; print(*sorted({{'torch'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_package_and_command_line_load_neither_torch_nor_pandas() -> None:
+    code = (
+        "import niffbench.cli, sys; print(*sorted({'torch', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_top_level_holds_only_what_it_should() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode != 0:
+        pytest.skip("not a git checkout")
+    top = {line.split("/")[0] for line in tracked.stdout.splitlines()}
+    allowed = {"pyproject.toml", "niffbench", "suites", "reports", "tests", "README.md"}
+    assert {name for name in top if not name.startswith(".")} <= allowed
+
+
+def test_published_records_name_no_host() -> None:
+    for path in (ROOT / "reports").glob("*/run.json"):
+        assert not re.search(r'"(hostname|user(name)?|node)"', path.read_text()), path
