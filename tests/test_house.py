@@ -16,8 +16,8 @@ ROOT = PACKAGE.parent
 # Top to bottom; an import may stay in its room or go to a later line (niffbench/ARCHITECTURE.md).
 ROOMS = (
     {"cli", "commands", "pytest_plugin"},
-    {"regress"},
     {"report"},
+    {"regress"},
     {"runner"},
     {"measure"},
     {"operators"},
@@ -32,9 +32,19 @@ ROOMS = (
 FLOOR = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # Importing these must not load torch, in any chain.
 TORCH_FREE = (
-    "niffbench", "niffbench.cli", "niffbench.records", "niffbench.suite", "niffbench.fingerprint", "niffbench.case",
-    "niffbench.stats", "niffbench.report", "niffbench.regress", "niffbench.runner.manager", "niffbench.niff.catalogue",
-)  # fmt: skip
+    "niffbench",
+    "niffbench.cli",
+    "niffbench.records",
+    "niffbench.suite",
+    "niffbench.fingerprint",
+    "niffbench.case",
+    "niffbench.stats",
+    "niffbench.report",
+    "niffbench.regress",
+    "niffbench.runner.manager",
+    "niffbench.niff.catalogue",
+    "niffbench.operators.catalogue",
+)
 
 
 def _room(path: Path) -> str:
