@@ -1,0 +1,74 @@
+"""What exists in this library, by name, readable without torch: MLPs, grids, forms of each layer, networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from niffbench.errors import did_you_mean
+
+HIDDEN_WIDTHS: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {"tiny": (8,), "small": (8, 4), "big": (16, 128, 32)}
+)
+"""Hidden widths of each filter MLP; it maps two coordinates to one value per filter plane."""
+
+GRIDS = ("paper", "centred")
+"""Coordinate grids: the published one (on odd sides zero frequency has coordinate -0.5), and one where it is 0."""
+
+KINDS = ("depthwise", "full", "pointwise", "split")
+"""The layers of the paper."""
+
+ANY_DEVICE = ("cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way of executing a layer with the same weights.
+
+    ``devices`` are the device types it runs on; ``keeps_filter`` says whether, outside training, the filter is
+    kept between calls instead of being generated in each.
+    """
+
+    name: str
+    description: str
+    devices: tuple[str, ...] = ANY_DEVICE
+    keeps_filter: bool = False
+
+
+_DEPTHWISE = (
+    Form("published", "the original algorithm: complex FFTs, eight roll passes, filter generated in every call"),
+    Form("fft", "complex FFTs with the filter in unshifted order, so without any shift"),
+    Form("rfft", "real FFTs and the filter's Hermitian half plane"),
+    Form("cached", "rfft, with the filter kept until weights, size, dtype or device change", keeps_filter=True),
+)
+
+FORMS: Mapping[str, tuple[Form, ...]] = MappingProxyType({"depthwise": _DEPTHWISE})
+"""The forms of each kind of layer, the published one first."""
+
+
+def forms_of(kind: str) -> tuple[str, ...]:
+    """Names of the forms of one kind of layer, ``published`` first.
+
+    Raises:
+        ValueError: if ``kind`` is not one of :data:`KINDS`.
+    """
+    return tuple(form.name for form in FORMS[known(kind, FORMS, "kind of layer")])
+
+
+def form_of(kind: str, name: str) -> Form:
+    """One form of one kind of layer: what it does, where it runs, whether it keeps its filter.
+
+    Raises:
+        ValueError: if there is no such kind or form.
+    """
+    known(name, forms_of(kind), f"form of the {kind} layer")
+    return next(form for form in FORMS[kind] if form.name == name)
+
+
+def known(name: str, names: Iterable[str], what: str) -> str:
+    """``name`` itself if it is among ``names``; else a ValueError that says what was probably meant."""
+    candidates = list(names)
+    if name in candidates:
+        return name
+    raise ValueError(f"unknown {what} {name!r}{did_you_mean(str(name), candidates)}")

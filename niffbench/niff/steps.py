@@ -1,0 +1,70 @@
+"""Named steps of a layer, for profiles of where its time and memory go.
+
+Every form wraps what it does in ``with step(name):``. A step is a shared null context, so it costs next to
+nothing and leaves ``torch.compile`` alone, unless the calling thread is inside ``with recording():``; then it
+is a ``torch.profiler.record_function`` range called ``niffbench::<name>``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import torch
+
+STEPS = (
+    "filter generation",
+    "forward fft",
+    "shift",
+    "product",
+    "inverse fft",
+    "real part",
+    "mixing",
+    "padding",
+    "cast",
+)
+"""Every step's name; a name outside this list is refused while recording."""
+
+PREFIX = "niffbench::"
+"""What a recorded range's name starts with."""
+
+
+class _Switch(threading.local):
+    """Whether this thread records its steps."""
+
+    on: bool = False
+
+
+_switch = _Switch()
+_OFF: AbstractContextManager[None] = contextlib.nullcontext()
+
+
+def step(name: str) -> AbstractContextManager[object]:
+    """A context around one step of a layer; recorded only inside :func:`recording`.
+
+    Under ``torch.compile`` it is always the null context, so that tracing never breaks on it.
+
+    Raises:
+        ValueError: while recording, if ``name`` is not one of :data:`STEPS`.
+    """
+    if torch.compiler.is_compiling() or not _switch.on:
+        return _OFF
+    if name not in STEPS:
+        raise ValueError(f"{name!r} is not a step; the steps are {', '.join(STEPS)}")
+    return torch.profiler.record_function(PREFIX + name)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """Record the steps that this thread takes inside the block (other threads are not affected).
+
+    A backward pass on an accelerator runs in autograd's own threads, so its steps are not recorded.
+    """
+    before = _switch.on
+    _switch.on = True
+    try:
+        yield
+    finally:
+        _switch.on = before
