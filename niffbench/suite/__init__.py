@@ -1,0 +1,26 @@
+"""A suite: a TOML file of axes, operators, exclusions and a baseline, expanded into cases. No code in it."""
+
+from __future__ import annotations
+
+from niffbench.suite.expand import Excluded, OperatorInfo, Suite, expand, load, operator_of
+from niffbench.suite.locate import available, find
+from niffbench.suite.schema import AXES, DeviceType, Measure, Regime, SuiteFile, parse
+from niffbench.suite.select import Selection
+
+__all__ = [
+    "AXES",
+    "DeviceType",
+    "Excluded",
+    "Measure",
+    "OperatorInfo",
+    "Regime",
+    "Selection",
+    "Suite",
+    "SuiteFile",
+    "available",
+    "expand",
+    "find",
+    "load",
+    "operator_of",
+    "parse",
+]

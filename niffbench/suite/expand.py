@@ -1,0 +1,297 @@
+"""From a suite's file to its cases."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
+from typing import Any, Protocol
+
+from niffbench.case import Case, OptionValue, Problem
+from niffbench.errors import UsageError, did_you_mean
+from niffbench.suite.locate import find, read
+from niffbench.suite.schema import AXES, DeviceType, Exclusion, Measure, OperatorEntry, SuiteFile, parse
+from niffbench.suite.select import Selection, matches, side
+
+MAX_CASES = 100_000
+
+_DEFAULTS: dict[str, Any] = {
+    "batch": 1,
+    "channels_out": None,
+    "kernel": None,
+    "dtype": "float32",
+    "memory_format": "contiguous",
+    "mode": "inference",
+    "execution": "eager",
+}
+
+
+class OperatorInfo(Protocol):
+    """What a suite must know of an operator; :class:`niffbench.operators.base.Operator` satisfies it."""
+
+    @property
+    def takes_kernel(self) -> bool: ...
+    @property
+    def dtypes(self) -> frozenset[str]: ...
+    @property
+    def options(self) -> Mapping[str, Any]: ...
+    def refusal(self, case: Case) -> str | None: ...
+    def label(self, case: Case) -> str: ...
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A case that the suite itself leaves out."""
+
+    case: Case
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite as resolved: its file's settings and the cases they stand for, in the file's order."""
+
+    name: str
+    description: str
+    baseline: str  # the row label of the baseline operator
+    rounds: int
+    measure: Measure
+    cases: tuple[Case, ...]
+    labels: Mapping[str, str]  # case id → row label
+    excluded: tuple[Excluded, ...]
+    source_hash: str  # SHA-256 of the file's text: an edited suite is another suite
+    only: tuple[str, ...] = ()  # the filters that narrowed it
+
+
+def load(
+    name_or_path: str,
+    catalogue: Mapping[str, OperatorInfo],
+    *,
+    only: Sequence[str] = (),
+    device: DeviceType | None = None,
+) -> Suite:
+    """Read, check and expand a suite.
+
+    ``catalogue`` maps operator names to operators; ``only`` are filters as of ``--only``; ``device`` is the
+    kind of device it will run on, and with None no exclusion that names a device applies. Raises UsageError
+    naming the file, the key and what would be right.
+    """
+    path = find(name_or_path)
+    text = read(path)
+    return expand(parse(text, str(path)), path.stem, str(path), text, catalogue, only=only, device=device)
+
+
+def expand(
+    file: SuiteFile,
+    name: str,
+    where: str,
+    text: str,
+    catalogue: Mapping[str, OperatorInfo],
+    *,
+    only: Sequence[str] = (),
+    device: DeviceType | None = None,
+) -> Suite:
+    """Turn a parsed file into cases. Raises UsageError for anything no operator can make sense of."""
+    _check_axes(file, where)
+    _check_exclusions(file, where)
+    baseline = _baseline(file, where, catalogue)
+    rules = [rule for rule in file.exclude if rule.device in (None, device)]
+    chosen = Selection(only)
+    names: set[str] = set()
+    cases: dict[str, Case] = {}
+    labels: dict[str, str] = {}
+    excluded: dict[str, Excluded] = {}
+    for index, entry in enumerate(file.operators):
+        at = f"{where}: operators[{index}]"
+        operator, kernel = operator_of(entry.name, catalogue, f"{at}.name")
+        info = catalogue[operator]
+        for case in _cases_of(file, entry, operator, kernel, info, at):
+            label = info.label(case)
+            names |= {label, operator}
+            if not chosen.takes(case, label):
+                continue
+            if (reason := _exclusion(rules, case, label)) is not None:
+                excluded.setdefault(case.id, Excluded(case, label, reason))
+            elif refusal := _refusal(case, info):
+                raise UsageError(f"{at} '{label}' at {case.problem.label}: {refusal}")
+            else:
+                cases[case.id], labels[case.id] = case, label
+    _check_patterns(file.exclude, names, where)
+    if baseline not in names:
+        near = did_you_mean(baseline, names)
+        raise UsageError(f"{where}: baseline '{file.baseline}' is not one of its rows{near}")
+    if not cases:
+        what = f"--only {' '.join(only)}" if only else where
+        if excluded:
+            told = next(iter(excluded.values())).reason
+            raise UsageError(f"{what}: every case it selects is excluded by the suite ({told})")
+        rows = ", ".join(sorted(names)[:40])
+        raise UsageError(f"{what}: matches no case of {name}; its rows are {rows}, its axes {', '.join(AXES)}")
+    return Suite(
+        name=name,
+        description=file.description,
+        baseline=baseline,
+        rounds=file.rounds,
+        measure=file.measure,
+        cases=tuple(cases.values()),
+        labels=labels,
+        excluded=tuple(excluded.values()),
+        source_hash=hashlib.sha256(text.encode()).hexdigest(),
+        only=tuple(only),
+    )
+
+
+def operator_of(text: str, catalogue: Mapping[str, OperatorInfo], where: str) -> tuple[str, int | None]:
+    """Split ``depthwise-k31`` into its catalogue name and kernel size; a plain name has None.
+
+    Raises UsageError for a name that is not in the catalogue.
+    """
+    if text in catalogue:
+        return text, None
+    stem, mark, tail = text.rpartition("-k")
+    numbered = bool(mark) and tail.isascii() and tail.isdecimal() and len(tail) < 10
+    if numbered and stem in catalogue:
+        return stem, int(tail)
+    raise UsageError(f"{where}: no operator named '{text}'{did_you_mean(stem if numbered else text, catalogue)}")
+
+
+def _baseline(file: SuiteFile, where: str, catalogue: Mapping[str, OperatorInfo]) -> str:
+    """The baseline's row label, spelt as labels are."""
+    operator, kernel = operator_of(file.baseline, catalogue, f"{where}: baseline")
+    if not catalogue[operator].takes_kernel:
+        return file.baseline
+    if kernel is None:
+        raise UsageError(f"{where}: baseline '{file.baseline}' needs its kernel size, as in '{operator}-k7'")
+    return f"{operator}-k{kernel}"
+
+
+def _check_axes(file: SuiteFile, where: str) -> None:
+    seen: dict[str, str] = dict.fromkeys(file.axes.given(), "axes")
+    for i, group in enumerate(file.zip):
+        given = group.given()
+        if not given:
+            raise UsageError(f"{where}: zip[{i}] names no axis; an axis is one of {', '.join(AXES)}")
+        lengths = {axis: len(values) for axis, values in given.items()}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{axis} has {n}" for axis, n in lengths.items())
+            raise UsageError(f"{where}: zip[{i}]: axes that walk together need equally many values: {told}")
+        for axis in given:
+            if axis in seen:
+                raise UsageError(f"{where}: axis '{axis}' is given in {seen[axis]} and again in zip[{i}]")
+            seen[axis] = f"zip[{i}]"
+    total = 0
+    for i, entry in enumerate(file.operators):
+        for axis in ("channels", "size"):
+            if axis not in seen and axis not in entry.given():
+                raise UsageError(f"{where}: axis '{axis}' has no values (axes.{axis}, or operators[{i}].{axis})")
+        total += prod(len(group) for group in _groups(file, entry))
+    if total > MAX_CASES:
+        raise UsageError(f"{where}: its axes multiply to {total:,} cases, more than {MAX_CASES:,}; narrow an axis")
+
+
+def _check_exclusions(file: SuiteFile, where: str) -> None:
+    for i, rule in enumerate(file.exclude):
+        if not rule.where.given():
+            raise UsageError(f"{where}: exclude[{i}].where is empty and would exclude everything")
+
+
+def _check_patterns(rules: Sequence[Exclusion], names: set[str], where: str) -> None:
+    """An exclusion that names an operator the suite does not have is a misspelling."""
+    for i, rule in enumerate(rules):
+        for glob in rule.where.operator or ():
+            if not any(fnmatchcase(name, glob) for name in names):
+                at = f"{where}: exclude[{i}].where.operator"
+                raise UsageError(f"{at}: no row of the suite is called '{glob}'{did_you_mean(glob, names)}")
+
+
+def _groups(file: SuiteFile, entry: OperatorEntry) -> list[list[dict[str, Any]]]:
+    """The independent parts of one operator's grid, each a list of partial points.
+
+    Its own axes replace the suite's; one that overrides an axis of a zipped group keeps the others of that group.
+    """
+    own = entry.given()
+    groups: list[list[dict[str, Any]]] = []
+    for zipped in file.zip:
+        given = {axis: values for axis, values in zipped.given().items() if axis not in own}
+        if given:
+            groups.append([dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)])
+    product = {axis: values for axis, values in file.axes.given().items() if axis not in own} | own
+    return groups + [[{axis: value} for value in values] for axis, values in product.items()]
+
+
+def _cases_of(
+    file: SuiteFile, entry: OperatorEntry, operator: str, kernel: int | None, info: OperatorInfo, where: str
+) -> Iterator[Case]:
+    """Every case of one entry, each once, valid or not."""
+    options = _options(entry, info, where)
+    if kernel is not None and entry.kernel is not None:
+        raise UsageError(f"{where}: '{entry.name}' fixes the kernel size, and kernel = … gives it again")
+    if not info.takes_kernel and (kernel is not None or entry.kernel is not None):
+        raise UsageError(f"{where}: operator '{operator}' has no kernel size; leave it out")
+    seen: set[Case] = set()
+    for parts in itertools.product(*_groups(file, entry)):
+        point = dict(_DEFAULTS)
+        for part in parts:
+            point |= part
+        height, width = (point["size"], point["size"]) if isinstance(point["size"], int) else point["size"]
+        rule = kernel if kernel is not None else point["kernel"]
+        if info.takes_kernel and rule is None:
+            raise UsageError(
+                f"{where}: '{operator}' needs a kernel size: axes.kernel, or a name like '{operator}-k7'"
+            )
+        case = Case(
+            operator=operator,
+            problem=Problem(
+                batch=point["batch"],
+                channels=point["channels"],
+                channels_out=point["channels_out"] or point["channels"],
+                height=height,
+                width=width,
+                dtype=point["dtype"],
+                memory_format=point["memory_format"],
+                mode=point["mode"],
+            ),
+            kernel=side(rule, height, width) if info.takes_kernel else None,
+            options=options,
+            execution=point["execution"],
+        )
+        if case not in seen:
+            seen.add(case)
+            yield case
+
+
+def _options(entry: OperatorEntry, info: OperatorInfo, where: str) -> tuple[tuple[str, OptionValue], ...]:
+    values: dict[str, OptionValue] = {key: option.default for key, option in info.options.items()}
+    for key, value in entry.options.items():
+        if key not in values:
+            tail = did_you_mean(key, values) if values else "; it has none"
+            raise UsageError(f"{where}.options: '{entry.name}' has no option '{key}'{tail}")
+        choices = info.options[key].choices
+        if (choices is not None and value not in choices) or type(value) is not type(values[key]):
+            allowed = ", ".join(map(repr, choices)) if choices else f"a {type(values[key]).__name__}"
+            raise UsageError(f"{where}.options.{key}: should be {allowed}, got {value!r}")
+        values[key] = value
+    return tuple(sorted(values.items()))
+
+
+def _exclusion(rules: Sequence[Exclusion], case: Case, label: str) -> str | None:
+    return next((rule.reason for rule in rules if matches(rule.where, case, label)), None)
+
+
+def _refusal(case: Case, info: OperatorInfo) -> str | None:
+    """Why a case cannot be: its dtype, its kernel (odd, at most 2·min(H, W) − 1), or the operator's own word."""
+    problem, kernel = case.problem, case.kernel
+    if problem.dtype not in info.dtypes:
+        return f"'{case.operator}' has no {problem.dtype}; it takes {', '.join(sorted(info.dtypes))}"
+    if kernel is not None and kernel % 2 == 0:
+        return f"kernel size {kernel} is even; kernels are odd, so that they have a centre"
+    if kernel is not None and kernel > (largest := side("2H-1", problem.height, problem.width)):
+        return (
+            f"kernel size {kernel} is larger than 2H−1 = {largest} at {problem.height}×{problem.width}; "
+            'lower it, or exclude it with where = {kernel = {gt = "2H-1"}}'
+        )
+    return info.refusal(case)

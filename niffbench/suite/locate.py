@@ -1,0 +1,56 @@
+"""Where suites are: by name inside the package or beside it in a checkout, or by path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from niffbench.errors import UsageError, did_you_mean
+
+MAX_SUITE_BYTES = 1_000_000
+
+
+def folders() -> list[Path]:
+    """Where suites are looked for by name: inside an installed package, else beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    return [folder for folder in (package / "suites", package.parent / "suites") if folder.is_dir()]
+
+
+def available() -> dict[str, Path]:
+    """The named suites and their files, sorted by name."""
+    found: dict[str, Path] = {}
+    for folder in folders():
+        for path in sorted(folder.glob("*.toml")):
+            found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
+
+
+def find(name_or_path: str) -> Path:
+    """The file of a suite given by name or by path.
+
+    Raises UsageError when there is none, naming the suites there are.
+    """
+    known = available()
+    if name_or_path in known:
+        return known[name_or_path]
+    if not name_or_path.endswith(".toml") and "/" not in name_or_path:
+        raise UsageError(f"no suite named '{name_or_path}'{did_you_mean(name_or_path, known)}")
+    try:
+        if (path := Path(name_or_path)).is_file():
+            return path
+    except (OSError, ValueError):  # a name too long, or with a NUL
+        pass
+    raise UsageError(f"suite file {name_or_path}: there is no such file")
+
+
+def read(path: Path) -> str:
+    """The text of a suite's file. Raises UsageError when it is too large, unreadable or not UTF-8."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_SUITE_BYTES + 1)
+        if len(content) > MAX_SUITE_BYTES:
+            raise UsageError(f"{path}: larger than {MAX_SUITE_BYTES:,} bytes, so not a suite")
+        return content.decode("utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8 text (byte {error.start})") from error

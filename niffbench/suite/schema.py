@@ -1,0 +1,220 @@
+"""The suite file as written: its keys, their types, and how a fault in it is explained."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from math import isfinite
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from niffbench.case import DType, Execution, MemoryFormat, Mode, OptionValue
+from niffbench.errors import UsageError, did_you_mean
+
+MAX_AXIS = 2**24
+
+Regime = Literal["first", "cold", "steady", "graph"]
+KernelRule = Literal["H", "2H-1"]
+DeviceType = Literal["cpu", "cuda"]
+
+_Value = TypeVar("_Value")
+
+
+def _listed(value: object) -> object:
+    """A single value stands for a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def _scalar(value: object) -> object:
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError("should be a finite number")
+    if not isinstance(value, str | int | float):
+        raise ValueError("should be a string, a number or a boolean")
+    return value
+
+
+# A union without a discriminator would report one fault per member; with one, only the member that was meant. The
+# tags appear in pydantic's locations, hence the marks that no key of a sensible file has.
+_PAIR, _SIDE, _RULE, _BOUND, _LIST = "<pair>", "<side>", "<rule>", "<bound>", "<list>"
+_TAGS = {_PAIR, _SIDE, _RULE, _BOUND, _LIST}
+
+Positive = Annotated[int, Field(ge=1, le=MAX_AXIS, strict=True)]
+Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
+Size = Annotated[
+    Annotated[Positive, Tag(_SIDE)] | Annotated[Pair, Tag(_PAIR)],
+    Discriminator(lambda value: _PAIR if isinstance(value, list | tuple) else _SIDE),
+]
+"""A square map's side, or height and width."""
+Kernel = Annotated[
+    Annotated[Positive, Tag(_SIDE)] | Annotated[KernelRule, Tag(_RULE)],
+    Discriminator(lambda value: _RULE if isinstance(value, str) else _SIDE),
+]
+"""A kernel's side, or the rule that gives it at each map."""
+Values = Annotated[list[_Value], BeforeValidator(_listed), Field(min_length=1, max_length=10_000)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Axes(_Model):
+    """Values of each axis; None means the axis keeps its default."""
+
+    batch: Values[Positive] | None = None
+    channels: Values[Positive] | None = None
+    channels_out: Values[Positive] | None = None
+    size: Values[Size] | None = None
+    kernel: Values[Kernel] | None = None
+    dtype: Values[DType] | None = None
+    memory_format: Values[MemoryFormat] | None = None
+    mode: Values[Mode] | None = None
+    execution: Values[Execution] | None = None
+
+    def given(self) -> dict[str, list[Any]]:
+        """The axes that were set, in the order of their declaration."""
+        return {name: value for name in AXES if (value := getattr(self, name)) is not None}
+
+
+AXES = tuple(Axes.model_fields)
+
+
+class OperatorEntry(Axes):
+    """One operator of a suite: its name, its options, and axes that override the suite's for it alone."""
+
+    name: str
+    options: dict[str, Annotated[OptionValue, BeforeValidator(_scalar)]] = {}
+
+
+class Bound(_Model):
+    """A condition on a number: all given comparisons must hold."""
+
+    gt: Kernel | None = None
+    ge: Kernel | None = None
+    lt: Kernel | None = None
+    le: Kernel | None = None
+
+    def given(self) -> dict[str, int | KernelRule]:
+        """The comparisons that were set."""
+        return {name: limit for name in type(self).model_fields if (limit := getattr(self, name)) is not None}
+
+
+_Condition = Annotated[
+    Annotated[Bound, Tag(_BOUND)] | Annotated[Values[_Value], Tag(_LIST)],
+    Discriminator(lambda value: _BOUND if isinstance(value, dict | Bound) else _LIST),
+]
+
+
+class Where(_Model):
+    """Which cases are meant: every key given must fit. ``operator`` holds globs of names or row labels."""
+
+    operator: Values[str] | None = None
+    batch: _Condition[Positive] | None = None
+    channels: _Condition[Positive] | None = None
+    channels_out: _Condition[Positive] | None = None
+    size: _Condition[Size] | None = None
+    kernel: _Condition[Kernel] | None = None
+    dtype: Values[DType] | None = None
+    memory_format: Values[MemoryFormat] | None = None
+    mode: Values[Mode] | None = None
+    execution: Values[Execution] | None = None
+
+    def given(self) -> dict[str, Bound | list[Any]]:
+        """The conditions that were set."""
+        return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+
+
+class Exclusion(_Model):
+    """Cases that are left out, and why; with ``device``, only on that kind of device."""
+
+    where: Where
+    reason: Annotated[str, Field(min_length=3)]
+    device: DeviceType | None = None
+
+
+class Measure(_Model):
+    """How each case is measured; the command line may override any of it.
+
+    Times in seconds. ``min_time`` and ``max_time`` bound the sampling of one regime of one case in one
+    round; sampling stops between them once the median is known to ``precision`` (relative half-width of
+    its 95 % interval).
+    """
+
+    regimes: Annotated[list[Regime], Field(min_length=1, max_length=4)] = ["first", "cold", "steady"]
+    precision: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    min_time: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    max_time: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    min_samples: Annotated[int, Field(ge=1, le=100_000)] = 10
+    case_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+
+
+class SuiteFile(_Model):
+    """The file as written."""
+
+    description: str
+    baseline: str
+    rounds: Annotated[int, Field(ge=1, le=1000, strict=True)] = 3
+    axes: Axes = Axes()
+    zip: list[Axes] = []
+    operators: Annotated[list[OperatorEntry], Field(min_length=1, max_length=1000)]
+    exclude: Annotated[list[Exclusion], Field(max_length=1000)] = []
+    measure: Measure = Measure()
+
+
+def parse(text: str, where: str) -> SuiteFile:
+    """Parse a suite's text; ``where`` names it in messages. Raises UsageError."""
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and integers of too many digits
+        raise UsageError(f"{where}: not valid TOML: {str(error).partition(';')[0]}") from error
+    try:
+        file = SuiteFile.model_validate(document)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {_explain(error)}") from error
+    if file.measure.min_time > file.measure.max_time:
+        raise UsageError(
+            f"{where}: key 'measure.min_time': should be at most measure.max_time ({file.measure.max_time:g} s), "
+            f"got {file.measure.min_time:g}"
+        )
+    return file
+
+
+def _explain(error: ValidationError) -> str:
+    """One fault of a validation, an unknown key first, as key, what is wrong and what would be right."""
+    fault = max(error.errors(include_url=False), key=lambda e: e["type"] == "extra_forbidden")
+    loc = fault["loc"]
+    named = [part for part in loc if part not in _TAGS]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in named).lstrip(".") or "the file"
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{did_you_mean(str(loc[-1]), _fields_at(loc[:-1]))}"
+    if fault["type"] == "missing":
+        return f"key '{key}' is missing"
+    if fault["type"] in ("too_long", "too_short") and loc[-1] == _PAIR:
+        return f"key '{key}': should be one side, or [height, width], got {_shorten(fault['input'])}"
+    rule = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return f"key '{key}': {rule}, got {_shorten(fault['input'])}"
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+_MODELS: dict[str | int, type[BaseModel]] = {
+    "axes": Axes,
+    "zip": Axes,
+    "operators": OperatorEntry,
+    "exclude": Exclusion,
+    "where": Where,
+    "measure": Measure,
+    _BOUND: Bound,
+}
+
+
+def _fields_at(loc: Sequence[str | int]) -> list[str]:
+    """The keys that are known at a location of the file."""
+    model: type[BaseModel] = SuiteFile
+    for part in loc:
+        model = _MODELS.get(part, model)
+    return list(model.model_fields)
