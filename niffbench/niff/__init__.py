@@ -13,11 +13,17 @@ from niffbench.niff.catalogue import form_of, forms_of
 
 if TYPE_CHECKING:
     from niffbench.niff.checkpoint import load_published
-    from niffbench.niff.layers import NiffDepthwise
+    from niffbench.niff.depthwise import NiffDepthwise
+    from niffbench.niff.full import NiffFull
+    from niffbench.niff.pointwise import NiffPointwise
+    from niffbench.niff.split import NiffSplit
     from niffbench.niff.steps import recording, step
 
 _HOME = {
-    "NiffDepthwise": "layers",
+    "NiffDepthwise": "depthwise",
+    "NiffFull": "full",
+    "NiffPointwise": "pointwise",
+    "NiffSplit": "split",
     "load_published": "checkpoint",
     "recording": "steps",
     "step": "steps",
@@ -25,6 +31,9 @@ _HOME = {
 
 __all__ = [
     "NiffDepthwise",
+    "NiffFull",
+    "NiffPointwise",
+    "NiffSplit",
     "form_of",
     "forms_of",
     "load_published",

@@ -16,6 +16,9 @@ HIDDEN_WIDTHS: Mapping[str, tuple[int, ...]] = MappingProxyType(
 GRIDS = ("paper", "centred")
 """Coordinate grids: the published one (on odd sides zero frequency has coordinate -0.5), and one where it is 0."""
 
+LAYOUTS = ("nchw", "nhwc")
+"""Where a pointwise layer finds its channels."""
+
 KINDS = ("depthwise", "full", "pointwise", "split")
 """The layers of the paper."""
 
@@ -36,14 +39,30 @@ class Form:
     keeps_filter: bool = False
 
 
-_DEPTHWISE = (
-    Form("published", "the original algorithm: complex FFTs, eight roll passes, filter generated in every call"),
-    Form("fft", "complex FFTs with the filter in unshifted order, so without any shift"),
-    Form("rfft", "real FFTs and the filter's Hermitian half plane"),
-    Form("cached", "rfft, with the filter kept until weights, size, dtype or device change", keeps_filter=True),
-)
+_PUBLISHED = Form("published", "the original algorithm: complex FFTs, eight roll passes, a new filter every call")
+_FFT = Form("fft", "complex FFTs with the filter in unshifted order, so without any shift")
+_RFFT = Form("rfft", "real FFTs and the filter's Hermitian half plane")
+_CACHED = Form("cached", "rfft, the filter kept until weights, size, dtype or device change", keeps_filter=True)
 
-FORMS: Mapping[str, tuple[Form, ...]] = MappingProxyType({"depthwise": _DEPTHWISE})
+FORMS: Mapping[str, tuple[Form, ...]] = MappingProxyType(
+    {
+        "depthwise": (_PUBLISHED, _FFT, _RFFT, _CACHED),
+        "full": (_PUBLISHED, _FFT, _RFFT, _CACHED),
+        "pointwise": (
+            Form("published", "the original algorithm: complex FFTs around a linear map, channels permuted"),
+            Form("fft", "complex FFTs, channels left where they are"),
+            Form("rfft", "real FFTs, channels left where they are"),
+            Form("elided", "an ordinary 1×1 convolution: the FFT pair is gone"),
+        ),
+        "split": (
+            _PUBLISHED,
+            _FFT,
+            _RFFT,
+            _CACHED,
+            Form("elided", "the depthwise layer as rfft, then an ordinary 1×1 convolution"),
+        ),
+    }
+)
 """The forms of each kind of layer, the published one first."""
 
 

@@ -2,80 +2,97 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from niffbench.niff.filters import FilterGenerator
-from niffbench.niff.layers import NiffDepthwise, SpectralLayer
-
-_PARTS = ("real", "imag")
+from niffbench.niff.layer import FilteringLayer, SpectralLayer
+from niffbench.niff.pointwise import NiffPointwise
+from niffbench.niff.split import NiffSplit
 
 
 def load_published(layer: SpectralLayer, state_dict: Mapping[str, Tensor]) -> None:
-    """Copy published weights into ``layer``, in place.
+    """Copy published weights into ``layer``, in place; it then reproduces the published layer's output.
 
     Keys are those of the published modules: ``mlp_real.layer_mpl1.weight`` of shape ``(out, in, 1, 1)`` and so
-    on, ``mlp_imag`` likewise. The published code shifts batch and channels together with the frequencies, so
-    its channel ``c`` meets filter plane ``(c + C // 2) % C``: the planes are permuted on the way in (NIFF,
-    quirk 1), and the layer then reproduces the published output.
+    on, ``mlp_imag`` likewise; ``mlp.weight`` of shape ``(out, in)`` for pointwise; both, with prefixes ``0.`` and
+    ``1.``, for split. The published code shifts batch and channels together with the frequencies, so its
+    channel ``c`` meets filter plane ``(c + C // 2) % C``, on the output side too: planes, and the channel map of
+    split, are permuted on the way in.
 
     Raises:
         ValueError: if the keys or shapes are those of another layer, MLP or channel count; the layer is then
             left as it was.
     """
-    if not isinstance(layer, NiffDepthwise):
-        raise ValueError(f"no published layout is known for {type(layer).__name__}")
-    _copy(_filter_weights(layer.generator, state_dict, prefix=""), extra=_foreign(layer, state_dict))
-
-
-def _foreign(layer: NiffDepthwise, state_dict: Mapping[str, Tensor]) -> list[str]:
-    pattern = re.compile(rf"mlp_(real|imag)\.layer_mpl[1-{layer.generator.depth}]\.(weight|bias)")
-    return [key for key in state_dict if not pattern.fullmatch(key)]
-
-
-def _filter_weights(
-    generator: FilterGenerator, state_dict: Mapping[str, Tensor], prefix: str
-) -> list[tuple[nn.Parameter, Tensor]]:
-    """Each parameter of a generator with its new value."""
-    pairs: list[tuple[nn.Parameter, Tensor]] = []
-    for index in range(1, generator.depth + 1):
-        for name in ("weight", "bias"):
-            parameter = generator.get_parameter(f"{name}{index}")
-            tail = (1, 1) if name == "weight" else ()
-            shape = (*parameter.shape[1:], *tail)
-            keys = [f"{prefix}mlp_{part}.layer_mpl{index}.{name}" for part in _PARTS]
-            value = torch.stack([_entry(state_dict, key, shape).reshape(parameter.shape[1:]) for key in keys])
-            if index == generator.depth:
-                value = _unshifted(value, generator.shape)
-            pairs.append((parameter, value))
-    return pairs
-
-
-def _unshifted(value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Reorder the planes of a last layer, ``(2, planes, …)``, so that channel ``c`` meets plane ``c``."""
-    planes = value.reshape(2, *shape, *value.shape[2:])
-    shifts = tuple(-(size // 2) for size in shape)
-    dimensions = tuple(range(1, 1 + len(shape)))
-    return torch.roll(planes, shifts, dimensions).flatten(1, len(shape))
-
-
-def _entry(state_dict: Mapping[str, Tensor], key: str, shape: tuple[int, ...]) -> Tensor:
-    if key not in state_dict:
-        raise ValueError(f"this checkpoint is of another architecture: it lacks {key!r}")
-    found = state_dict[key]
-    if tuple(found.shape) != shape:
-        raise ValueError(
-            f"this checkpoint is of another architecture: {key!r} has shape {tuple(found.shape)}, expected {shape}"
-        )
-    return found
-
-
-def _copy(pairs: list[tuple[nn.Parameter, Tensor]], extra: list[str]) -> None:
-    if extra:
-        raise ValueError(f"this checkpoint is of another architecture: it also holds {extra[0]!r}")
+    entries = list(_entries(layer))
+    wanted = {key for entry in entries for key in entry.keys}
+    missing = sorted(wanted - set(state_dict))
+    extra = sorted(set(state_dict) - wanted)
+    if missing or extra:
+        what = f"lacks {missing[0]!r}" if missing else f"also holds {extra[0]!r}"
+        raise ValueError(f"this checkpoint is of another architecture than {_describe(layer)}: it {what}")
+    values = []
+    for entry in entries:
+        for key in entry.keys:
+            if tuple(state_dict[key].shape) != entry.shape:
+                raise ValueError(
+                    f"this checkpoint is of another architecture than {_describe(layer)}: {key!r} has shape "
+                    f"{tuple(state_dict[key].shape)} where {entry.shape} is expected"
+                )
+        values.append(entry.value(state_dict))
     with torch.no_grad():
-        for parameter, value in pairs:
-            parameter.copy_(value)
+        for entry, value in zip(entries, values, strict=True):
+            entry.parameter.copy_(value)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where one parameter's value stands in a published state dict.
+
+    ``keys`` are stacked if there are several (the real and the imaginary MLP), each of ``shape``; ``channels`` is
+    the shape over which the published order is shifted, starting at dimension ``first`` of the parameter.
+    """
+
+    parameter: nn.Parameter
+    keys: tuple[str, ...]
+    shape: tuple[int, ...]
+    channels: tuple[int, ...] = ()
+    first: int = 0
+
+    def value(self, state_dict: Mapping[str, Tensor]) -> Tensor:
+        value = torch.stack([state_dict[key] for key in self.keys]).reshape(self.parameter.shape)
+        if not self.channels:
+            return value
+        before = self.parameter.shape[: self.first]
+        shifts = tuple(-(size // 2) for size in self.channels)
+        dimensions = tuple(range(self.first, self.first + len(self.channels)))
+        by_channel = value.reshape(*before, *self.channels, -1)
+        return torch.roll(by_channel, shifts, dimensions).reshape(self.parameter.shape)
+
+
+def _entries(layer: SpectralLayer) -> Iterator[_Entry]:
+    if isinstance(layer, NiffPointwise):
+        yield _Entry(layer.weight, ("mlp.weight",), tuple(layer.weight.shape))
+        return
+    if isinstance(layer, FilteringLayer):
+        yield from _generator_entries(layer.generator, "0." if isinstance(layer, NiffSplit) else "")
+    if isinstance(layer, NiffSplit):
+        shape = tuple(layer.weight.shape)
+        yield _Entry(layer.weight, ("1.mlp.weight",), shape, channels=shape)
+
+
+def _generator_entries(generator: FilterGenerator, prefix: str) -> Iterator[_Entry]:
+    for index in range(1, generator.depth + 1):
+        channels = generator.shape if index == generator.depth else ()
+        for name, tail in (("weight", (1, 1)), ("bias", ())):
+            parameter = generator.get_parameter(f"{name}{index}")
+            keys = tuple(f"{prefix}mlp_{part}.layer_mpl{index}.{name}" for part in ("real", "imag"))
+            yield _Entry(parameter, keys, (*parameter.shape[1:], *tail), channels, first=1)
+
+
+def _describe(layer: SpectralLayer) -> str:
+    mlp = f" with the {layer.generator.mlp} MLP" if isinstance(layer, FilteringLayer) else ""
+    return f"{type(layer).__name__}({layer.extra_repr()}){mlp}"

@@ -1,0 +1,52 @@
+"""The depthwise layer: one frequency filter per channel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from niffbench.niff import spectral
+from niffbench.niff.layer import FilteringLayer
+
+
+class NiffDepthwise(FilteringLayer):
+    """``ifft2(W · fft2(x)).real``, W of shape ``(C, H, W)``: circular, as large as the image, without bias.
+
+    ``(B, C, H, W)`` to ``(B, C, H, W)``, any H and W. Parameters: ``small`` 120 + 10·C, ``big`` 12704 + 66·C,
+    ``tiny`` 48 + 18·C (Grabinski, Keuper and Keuper, TMLR 2024).
+
+    Args:
+        channels: C.
+        mlp: the filter MLP, ``tiny``, ``small`` (ResNet, DenseNet, MobileNet) or ``big`` (ConvNeXt).
+        grid: ``paper`` or ``centred``; see :mod:`niffbench.niff.grid`.
+        form: one of ``forms_of("depthwise")``.
+
+    Raises:
+        ValueError: for an unknown MLP, grid or form; in ``forward`` for an input that does not fit.
+    """
+
+    kind = "depthwise"
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        mlp: str = "small",
+        grid: str = "paper",
+        form: str = "rfft",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            channels, channels, form, (channels,), mlp=mlp, grid=grid, device=device, dtype=dtype
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, form={self.form!r}"
+
+    def _execute(self, x: Tensor) -> Tensor:
+        if self.form == "published":
+            return spectral.published_depthwise(x, self._published_filter(x))
+        if self.form == "fft":
+            return spectral.complex_depthwise(x, self._full_plane(x))
+        return spectral.real_depthwise(x, self._half_plane(x))

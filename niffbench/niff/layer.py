@@ -1,0 +1,143 @@
+"""What the paper's layers have in common: a choice of form, one filter, checks, the dtype of the arithmetic."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from niffbench.niff.catalogue import form_of
+from niffbench.niff.filters import FilterGenerator
+from niffbench.niff.steps import step
+
+
+class SpectralLayer(nn.Module):
+    """A layer with several forms that share its weights.
+
+    Arithmetic is done in float32, or float64 where the input or the weights are; float16 and bfloat16 input is
+    cast up and the result cast back (half-precision FFTs exist on some devices and for powers of two only).
+    Autocast is switched off inside.
+    """
+
+    kind: ClassVar[str]
+    channel_dimension = 1
+
+    def __init__(self, in_channels: int, out_channels: int, form: str) -> None:
+        super().__init__()
+        if in_channels < 1 or out_channels < 1:
+            raise ValueError(f"a layer needs at least one channel, got {in_channels} to {out_channels}")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.form = form
+
+    @property
+    def form(self) -> str:
+        """How the layer executes; assign another name of ``forms_of(layer.kind)`` to change it."""
+        return self._form
+
+    @form.setter
+    def form(self, name: str) -> None:
+        self._form = form_of(self.kind, name).name
+
+    def with_form(self, form: str) -> Self:
+        """The same layer, sharing every parameter, executing as ``form``."""
+        twin = copy.copy(self)
+        for registry in ("_parameters", "_buffers", "_modules"):
+            twin.__dict__[registry] = self.__dict__[registry].copy()
+        twin.form = form
+        return twin
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        compute = torch.promote_types(torch.promote_types(x.dtype, self._weights_dtype()), torch.float32)
+        if compute == x.dtype and not torch.is_autocast_enabled(x.device.type):
+            return self._execute(x)
+        with torch.autocast(x.device.type, enabled=False):
+            with step("cast"):
+                wide = x.to(compute)
+            result = self._execute(wide)
+            with step("cast"):
+                return result.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, form={self.form!r}"
+
+    def _check(self, x: Tensor) -> None:
+        if x.dim() != 4 or not x.is_floating_point():
+            raise ValueError(f"expected a real 4-d input, got {x.dtype} of shape {tuple(x.shape)}")
+        dimension = self.channel_dimension
+        if x.shape[dimension] != self.in_channels:
+            raise ValueError(
+                f"expected {self.in_channels} channels in dimension {dimension}, got shape {tuple(x.shape)}"
+            )
+
+    def _weights_dtype(self) -> torch.dtype:
+        raise NotImplementedError
+
+    def _execute(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class FilteringLayer(SpectralLayer):
+    """A layer with a generated frequency filter, whose planes have the leading dimensions ``shape``."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        form: str,
+        shape: tuple[int, ...],
+        *,
+        mlp: str,
+        grid: str,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, form)
+        self.generator = FilterGenerator(shape, mlp=mlp, grid=grid, device=device, dtype=dtype)
+
+    def filter(self, height: int, width: int) -> Tensor:
+        """W at every frequency in unshifted order; complex ``(*planes, height, width)``.
+
+        The planes are ``(C,)`` for depthwise and split, ``(in, out)`` for full.
+        """
+        dtype = torch.promote_types(self.generator.dtype, torch.float32)
+        return self.generator.full_plane(height, width, dtype)
+
+    def spatial_kernel(self, height: int, width: int) -> Tensor:
+        """The equivalent circular convolution kernel ``Re ifft2(W)``, centred; real ``(*planes, height, width)``.
+
+        The tap at ``[..., height // 2 + i, width // 2 + j]`` multiplies ``x[..., y - i, z - j]``.
+        """
+        kernel = torch.real(torch.fft.ifft2(self.filter(height, width)))
+        return torch.roll(kernel, (height // 2, width // 2), dims=(-2, -1))
+
+    def _weights_dtype(self) -> torch.dtype:
+        return self.generator.dtype
+
+    def _published_filter(self, x: Tensor) -> Tensor:
+        with step("filter generation"):
+            return self.generator.published(x.shape[-2], x.shape[-1], x.dtype)
+
+    def _full_plane(self, x: Tensor) -> Tensor:
+        with step("filter generation"):
+            return self.generator.full_plane(x.shape[-2], x.shape[-1], x.dtype)
+
+    def _half_plane(self, x: Tensor) -> Tensor:
+        """The filter's Hermitian half plane, kept between calls if the form says so."""
+        height, width = x.shape[-2:]
+
+        def make() -> Tensor:
+            return self.generator.half_plane(height, width, x.dtype)
+
+        return self._generated(("half", height, width, x.dtype), make)
+
+    def _generated(self, what: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:
+        with step("filter generation"):
+            if not form_of(self.kind, self.form).keeps_filter:
+                return make()
+            # Cloned, because torch.compile cannot take a complex view of a real tensor as an input.
+            return self.generator.kept(what, lambda: make().clone())

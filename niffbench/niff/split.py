@@ -1,0 +1,59 @@
+"""The split layer: depthwise, then pointwise, with one FFT pair around both."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from niffbench.niff import spectral
+from niffbench.niff.layer import FilteringLayer
+
+
+class NiffSplit(FilteringLayer):
+    """A depthwise frequency filter followed by a linear map over channels, as a separable convolution.
+
+    ``(B, Ci, H, W)`` to ``(B, Co, H, W)``; the parameters of both parts: 120 + 10·Ci + Ci·Co with the small
+    MLP. The linear map needs no FFT, so ``elided`` is the depthwise layer and an ordinary 1×1 convolution.
+
+    Args:
+        in_channels: Ci.
+        out_channels: Co.
+        mlp, grid: as in :class:`~niffbench.niff.NiffDepthwise`.
+        form: one of ``forms_of("split")``.
+
+    Raises:
+        ValueError: for an unknown MLP, grid or form; in ``forward`` for an input that does not fit.
+    """
+
+    kind = "split"
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        mlp: str = "small",
+        grid: str = "paper",
+        form: str = "rfft",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        shape = (in_channels,)
+        super().__init__(
+            in_channels, out_channels, form, shape, mlp=mlp, grid=grid, device=device, dtype=dtype
+        )
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, device=device, dtype=dtype))
+        bound = 1 / math.sqrt(in_channels)
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def _execute(self, x: Tensor) -> Tensor:
+        weight = self.weight.to(x.dtype)
+        if self.form == "published":
+            return spectral.published_split(x, self._published_filter(x), weight)
+        if self.form == "fft":
+            return spectral.complex_split(x, self._full_plane(x), weight)
+        if self.form in ("rfft", "cached"):
+            return spectral.real_split(x, self._half_plane(x), weight)
+        return spectral.mix_images(spectral.real_depthwise(x, self._half_plane(x)), weight)
