@@ -81,12 +81,12 @@ class FilterGenerator(nn.Module):
     def published(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
         """The filter as the original generates it: two chains of 1×1 convolutions, zero frequency in the middle.
 
-        Returns complex ``(*shape, height, width)``. Where gradients are on, the grid asks for one too, as the
-        original's does: a gradient nobody uses, whose cost belongs to the original.
+        Returns complex ``(*shape, height, width)``. In training the grid asks for a gradient too, as the original's
+        does: nobody uses it, but its cost belongs to the original.
         """
         key = ("shifted", height, width, dtype, self._layer(1)[0].device)
         grid = self._coordinates.get(key, lambda: self._grid(grids.shifted_plane, height, width, dtype)[None])
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if self._learns() and not torch.compiler.is_compiling():
             grid = grid.detach().requires_grad_()
         parts = [self._convolutions(part, grid, dtype) for part in (0, 1)]
         return torch.complex(parts[0], parts[1]).view(*self.shape, height, width)
@@ -124,11 +124,13 @@ class FilterGenerator(nn.Module):
         seen: call :meth:`forget` after one. ``torch.compile`` breaks its graph here, since what is kept lives
         outside any graph.
         """
-        parameters = tuple(self.parameters())
-        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
+        if self._learns():
             return make()
-        if any(parameter.is_inference() for parameter in parameters):
-            return make()  # Such tensors keep no version counter, so a change could not be noticed.
+        parameters = tuple(self.parameters())
+        for parameter in parameters:
+            # An inference tensor keeps no version counter, and a subclass (a fake tensor, say) no address.
+            if parameter.is_inference() or type(parameter) not in (nn.Parameter, Tensor):
+                return make()
         return _look_up(self._filters, parameters, what, make)
 
     def forget(self) -> None:
@@ -139,6 +141,10 @@ class FilterGenerator(nn.Module):
         self.forget()  # A parameter moved by .to() keeps its version and may even get its old address back.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+    def _learns(self) -> bool:
+        """Whether what is generated now needs a gradient to these weights."""
+        return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
 
     def _layer(self, index: int) -> tuple[Tensor, Tensor]:
         weight, bias = getattr(self, f"weight{index}"), getattr(self, f"bias{index}")

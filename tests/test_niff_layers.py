@@ -1,0 +1,384 @@
+"""Every form of every layer against a float64 circular convolution, in value and in gradient."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from niff_reference import circular_convolution, reference_filter, reference_output
+from torch import Tensor
+
+from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit, forms_of
+from niffbench.niff.catalogue import KINDS, form_of
+from niffbench.niff.layer import SpectralLayer
+
+CASES = [(kind, form) for kind in KINDS for form in forms_of(kind) if "cpu" in form_of(kind, form).devices]
+FILTERING = ("depthwise", "full", "split")
+
+
+def build(kind: str, in_channels: int, out_channels: int, seed: int = 0, **options: object) -> SpectralLayer:
+    """A layer with seeded weights, its out_channels ignored where in and out must agree."""
+    torch.manual_seed(seed)
+    if kind == "depthwise":
+        return NiffDepthwise(in_channels, **options)
+    make = {"full": NiffFull, "pointwise": NiffPointwise, "split": NiffSplit}[kind]
+    return make(in_channels, out_channels, **options)
+
+
+def relative(result: Tensor, truth: Tensor) -> float:
+    """Largest error over the largest true value."""
+    result, truth = result.detach().double(), truth.detach().double()
+    return float((result - truth).abs().max() / truth.abs().max())
+
+
+SIDES = st.one_of(st.integers(1, 12), st.sampled_from([13, 14, 16, 17, 19, 28]))
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+@settings(max_examples=12, deadline=None)
+@given(
+    height=SIDES,
+    width=SIDES,
+    batch=st.integers(1, 3),
+    channels=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    grid=st.sampled_from(["paper", "centred"]),
+)
+def test_every_form_is_the_circular_convolution_with_the_real_part_of_the_inverse_transform(
+    kind: str, form: str, height: int, width: int, batch: int, channels: tuple[int, int], grid: str
+) -> None:
+    options = {"grid": grid} if kind in FILTERING else {}
+    layer = build(kind, *channels, form=form, dtype=torch.float64, **options)
+    x = torch.randn(batch, channels[0], height, width, dtype=torch.float64)
+    truth = reference_output(layer, x)
+    for context in (torch.enable_grad(), torch.no_grad(), torch.inference_mode()):
+        with context:
+            assert relative(layer(x), truth) < 1e-12
+            assert relative(layer(x), truth) < 1e-12, "the second call differs from the first"
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+@pytest.mark.parametrize("size", [(6, 5), (7, 7), (4, 8)])
+def test_gradients_are_right(kind: str, form: str, size: tuple[int, int]) -> None:
+    layer = build(kind, 3, 2, form=form, dtype=torch.float64)
+    names = [name for name, _ in layer.named_parameters()]
+    values = [value.detach().clone().requires_grad_() for value in layer.parameters()]
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+
+    def run(x: Tensor, *values: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(run, (x, *values), fast_mode=True)
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+def test_forms_agree_in_gradient_in_float32(kind: str, form: str) -> None:
+    layer = build(kind, 6, 4)
+    x = torch.randn(3, 6, 14, 9)
+    weights = torch.randn_like(layer(x))
+
+    def gradients(of: SpectralLayer, dtype: torch.dtype) -> list[Tensor]:
+        of = copy.deepcopy(of).to(dtype)
+        image = x.to(dtype).requires_grad_()
+        return list(torch.autograd.grad((of(image) * weights).sum(), [image, *of.parameters()]))
+
+    truth = gradients(layer.with_form("published"), torch.float64)
+    for mine, true in zip(gradients(layer.with_form(form), torch.float32), truth, strict=True):
+        assert relative(mine, true) < 1e-4
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+def test_only_what_asks_for_a_gradient_gets_one(kind: str, form: str) -> None:
+    layer = build(kind, 3, 4, form=form)
+    x = torch.randn(2, 3, 6, 7)
+    for parameter in layer.parameters():
+        parameter.requires_grad_(False)
+    assert not layer(x).requires_grad
+    image = x.clone().requires_grad_()
+    layer(image).sum().backward()
+    assert image.grad is not None
+    for parameter in layer.parameters():
+        parameter.requires_grad_(True)
+    layer(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("form", forms_of("pointwise"))
+def test_pointwise_with_channels_last_is_the_same_map(form: str) -> None:
+    nchw = build("pointwise", 3, 5)
+    nhwc = NiffPointwise(3, 5, layout="nhwc", form=form)
+    nhwc.load_state_dict(nchw.state_dict())
+    x = torch.randn(2, 3, 6, 5)
+    assert relative(nhwc(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), reference_output(nchw, x)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "count"),
+    [
+        ("depthwise", {"mlp": "tiny"}, 48 + 18 * 12),
+        ("depthwise", {"mlp": "small"}, 120 + 10 * 12),
+        ("depthwise", {"mlp": "big"}, 12704 + 66 * 12),
+        ("full", {}, 48 + 18 * 12 * 20),
+        ("pointwise", {}, 12 * 20),
+        ("split", {}, 120 + 10 * 12 + 12 * 20),
+    ],
+)
+def test_parameter_counts(kind: str, options: dict[str, str], count: int) -> None:
+    layer = build(kind, 12, 20, device="meta", **options)
+    assert sum(parameter.numel() for parameter in layer.parameters()) == count
+
+
+@pytest.mark.parametrize("kind", FILTERING)
+@pytest.mark.parametrize("mlp", ["tiny", "small", "big"])
+@pytest.mark.parametrize("grid", ["paper", "centred"])
+def test_the_filter_is_the_mlps_on_the_grid(kind: str, mlp: str, grid: str) -> None:
+    layer = build(kind, 3, 2, mlp=mlp, grid=grid, dtype=torch.float64)
+    for size in ((5, 8), (7, 7), (1, 4)):
+        assert relative_complex(layer.filter(*size), reference_filter(layer, *size)) < 1e-12
+
+
+def relative_complex(result: Tensor, truth: np.ndarray) -> float:
+    return float(abs(result.detach().numpy() - truth).max() / abs(truth).max())
+
+
+@pytest.mark.parametrize("size", [(6, 8), (7, 5)])
+def test_the_spatial_kernel_is_centred_and_does_what_the_layer_does(size: tuple[int, int]) -> None:
+    layer = build("depthwise", 3, 3, dtype=torch.float64)
+    kernel = layer.spatial_kernel(*size)
+    origin = torch.roll(kernel, (-(size[0] // 2), -(size[1] // 2)), (-2, -1))
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    dense = torch.diag_embed(origin.permute(1, 2, 0)).permute(2, 3, 0, 1)
+    assert relative(layer(x), circular_convolution(x, dense)) < 1e-12
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+def test_many_sizes_in_one_life_and_after_a_copy(kind: str, form: str) -> None:
+    layer = build(kind, 3, 3, form=form).eval()
+    sizes = [(8, 8), (5, 7), (1, 1), (8, 8), *[(n, n + 1) for n in range(2, 14)], (8, 8)]
+    for height, width in sizes:
+        x = torch.randn(1, 3, height, width)
+        for of in (layer, copy.deepcopy(layer)):
+            with torch.no_grad():
+                assert relative(of(x), reference_output(of, x)) < 1e-4
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+def test_inference_mode_first_and_training_after(kind: str, form: str) -> None:
+    layer = build(kind, 3, 3, form=form)
+    x = torch.randn(2, 3, 6, 6)
+    with torch.inference_mode():
+        first = layer(x)
+    result = layer(x)
+    result.square().sum().backward()
+    assert relative(first.clone(), result.detach()) < 1e-6
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+def test_a_saved_layer_is_the_same_layer(kind: str, form: str, tmp_path: object) -> None:
+    layer = build(kind, 3, 3, form=form)
+    x = torch.randn(2, 3, 6, 6)
+    before = layer(x).detach()
+    torch.save(layer, f"{tmp_path}/layer.pt")
+    again = torch.load(f"{tmp_path}/layer.pt", weights_only=False)
+    assert torch.equal(again(x), before)
+    fresh = build(kind, 3, 3, seed=1, form=form)
+    fresh.load_state_dict(layer.state_dict())
+    assert torch.equal(fresh(x), before)
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_cast_inside(kind: str, form: str, dtype: torch.dtype) -> None:
+    layer = build(kind, 3, 3, form=form)
+    x = torch.randn(2, 3, 7, 6).to(dtype)
+    if form == "elided" and kind == "pointwise":
+        layer = layer.to(dtype)  # An ordinary 1×1 convolution: it runs in the dtype it is given.
+    result = layer(x)
+    assert result.dtype == dtype
+    assert relative(result, reference_output(layer, x)) < 3e-2
+    weights_too = copy.deepcopy(layer).to(dtype)
+    assert relative(weights_too(x), reference_output(weights_too, x)) < 3e-2
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+def test_autocast(kind: str, form: str) -> None:
+    layer = build(kind, 3, 3, form=form)
+    x = torch.randn(2, 3, 7, 6, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = layer(x)
+    ordinary = kind == "pointwise" and form == "elided"
+    assert result.dtype == (torch.bfloat16 if ordinary else torch.float32)
+    assert relative(result, reference_output(layer, x)) < (3e-2 if ordinary else 1e-5)
+    result.float().sum().backward()
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+def test_it_compiles_and_trains_compiled(kind: str, form: str) -> None:
+    torch._dynamo.reset()
+    layer = build(kind, 3, 4, form=form)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    x = torch.randn(2, 3, 6, 7, requires_grad=True)
+    truth = torch.autograd.grad(layer.with_form("fft")(x).square().sum(), [x, *layer.parameters()])
+    mine = torch.autograd.grad(compiled(x).square().sum(), [x, *layer.parameters()])
+    for one, other in zip(mine, truth, strict=True):
+        assert relative(one, other) < 1e-4
+    whole = not form_of(kind, form).keeps_filter
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=whole)
+    with torch.no_grad():
+        assert relative(compiled(x), layer.with_form("fft")(x)) < 1e-5
+        next(layer.parameters()).mul_(0.5)
+        assert relative(compiled(x), layer.with_form("fft")(x)) < 1e-5
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+def test_strided_input(kind: str, form: str) -> None:
+    layer = build(kind, 4, 3, form=form)
+    x = torch.randn(3, 4, 6, 8)
+    truth = reference_output(layer, x)
+    assert relative(layer(x.to(memory_format=torch.channels_last)), truth) < 1e-5
+    assert relative(layer(x.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)), truth) < 1e-5
+
+
+def test_forms_share_weights() -> None:
+    layer = build("split", 3, 4)
+    twin = layer.with_form("published")
+    assert (layer.form, twin.form) == ("rfft", "published")
+    assert all(one is other for one, other in zip(layer.parameters(), twin.parameters(), strict=True))
+    x = torch.randn(1, 3, 6, 6)
+    with torch.no_grad():
+        layer.weight.mul_(2)
+        layer.generator.weight1.add_(1)
+    assert relative(twin(x), layer(x)) < 1e-5
+
+
+def test_the_form_can_be_set_later() -> None:
+    layer = build("depthwise", 3, 3)
+    layer.form = "published"
+    assert layer.form == "published"
+    with pytest.raises(ValueError, match=r"form of the depthwise layer 'ftt'.*'fft'"):
+        layer.form = "ftt"
+    assert layer.form == "published"
+
+
+class _Bump:
+    """Ways in which weights change, each of which a kept filter must notice."""
+
+    @staticmethod
+    def optimiser(layer: SpectralLayer) -> None:
+        optimiser = torch.optim.Adam(layer.parameters(), lr=0.1)
+        layer(torch.randn(1, 3, 6, 6)).square().sum().backward()
+        optimiser.step()
+
+    @staticmethod
+    def in_place(layer: SpectralLayer) -> None:
+        with torch.no_grad():
+            layer.generator.bias2.add_(1.0)
+
+    @staticmethod
+    def state_dict(layer: SpectralLayer) -> None:
+        layer.load_state_dict(build(layer.kind, 3, 3, seed=5).state_dict())
+
+    @staticmethod
+    def assigned(layer: SpectralLayer) -> None:
+        layer.load_state_dict(build(layer.kind, 3, 3, seed=6).state_dict(), assign=True)
+
+    @staticmethod
+    def there_and_back(layer: SpectralLayer) -> None:
+        layer.half().float()
+
+    @staticmethod
+    def replaced(layer: SpectralLayer) -> None:
+        layer.generator.weight1 = torch.nn.Parameter(layer.generator.weight1.detach() * 2)
+
+    @staticmethod
+    def told(layer: SpectralLayer) -> None:
+        layer.generator.weight1.data.mul_(2)
+        layer.generator.forget()
+
+
+KEPT = [(kind, form) for kind, form in CASES if form_of(kind, form).keeps_filter]
+
+
+@pytest.mark.parametrize(("kind", "form"), KEPT)
+@pytest.mark.parametrize("change", [name for name in vars(_Bump) if not name.startswith("_")])
+def test_a_kept_filter_follows_the_weights(kind: str, form: str, change: str) -> None:
+    layer = build(kind, 3, 3, form=form)
+    x = torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        before = layer(x)
+    getattr(_Bump, change)(layer)
+    with torch.no_grad():
+        after = layer(x)
+        assert not torch.equal(after, before)
+        assert torch.equal(after, copy.deepcopy(layer)(x))
+        assert relative(after, reference_output(layer, x)) < 1e-5
+
+
+@pytest.mark.parametrize(("kind", "form"), KEPT)
+def test_a_kept_filter_is_kept_and_never_reused_in_training(
+    kind: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = build(kind, 3, 3, form=form)
+    calls = 0
+    generate = type(layer.generator)._hidden
+
+    def counting(*args: object) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return generate(*args)
+
+    monkeypatch.setattr(type(layer.generator), "_hidden", counting)
+    x = torch.randn(2, 3, 6, 6)
+    with torch.inference_mode():
+        layer(x)
+        layer(x)
+    with torch.no_grad():
+        layer(x)
+    made = calls
+    assert made >= 1
+    with torch.no_grad():
+        layer(x)
+        layer(x.double())
+    assert calls > made, "another dtype needs another filter"
+    made = calls
+    for _ in range(2):
+        layer(x).sum().backward()
+    assert calls >= made + 2
+
+
+@pytest.mark.parametrize(("kind", "form"), KEPT)
+def test_a_frozen_layer_passes_gradients_through_its_kept_filter(kind: str, form: str) -> None:
+    layer = build(kind, 3, 3, form=form).requires_grad_(False)
+    with torch.inference_mode():
+        layer(torch.randn(1, 3, 6, 6))
+    x = torch.randn(1, 3, 6, 6, requires_grad=True)
+    mine = torch.autograd.grad(layer(x).square().sum(), x)[0]
+    truth = torch.autograd.grad(layer.with_form("published")(x).square().sum(), x)[0]
+    assert relative(mine, truth) < 1e-4
+
+
+REFUSED: list[tuple[Callable[[], object], str]] = [
+    (lambda: NiffDepthwise(3, mlp="smal"), "unknown filter MLP 'smal'.*'small'"),
+    (lambda: NiffDepthwise(3, grid="centered"), "unknown grid 'centered'.*'centred'"),
+    (lambda: NiffDepthwise(3, form="cache"), "unknown form .*'cache'.*'cached'"),
+    (lambda: NiffDepthwise(0), "at least one channel"),
+    (lambda: NiffFull(3, 0), "at least one channel"),
+    (lambda: NiffPointwise(3, 4, layout="nhcw"), "unknown layout 'nhcw'"),
+    (lambda: NiffPointwise(3, 4)(torch.randn(1, 5, 6, 6)), r"3 channels in dimension 1.*\(1, 5, 6, 6\)"),
+    (lambda: NiffPointwise(3, 4, layout="nhwc")(torch.randn(1, 3, 6, 6)), "3 channels in dimension 3"),
+    (lambda: NiffPointwise(3, 4, form="elided")(torch.randn(1, 5, 6, 6)), "3 channels in dimension 1"),
+    (lambda: NiffDepthwise(3)(torch.randn(3, 6, 6)), "4-d"),
+    (lambda: NiffDepthwise(3)(torch.randn(1, 3, 6, 6, dtype=torch.complex64)), "real"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED, ids=[message for _, message in REFUSED])
+def test_refusals_say_what_is_wrong(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
