@@ -33,6 +33,7 @@ from niffbench.records import (
     StepCost,
     SuiteEcho,
     Traits,
+    dump,
 )
 from niffbench.suite import Measure, Regime
 
@@ -271,8 +272,8 @@ def save(run: Run) -> Run:
     """Write the run's two files into its directory, and return it."""
     run.path.mkdir(parents=True, exist_ok=True)
     (run.path / MANIFEST).write_text(run.manifest.model_dump_json(indent=1))
-    with (run.path / RECORDS).open("w") as journal:
-        journal.writelines(record.model_dump_json() + "\n" for record in run.records)
+    with (run.path / RECORDS).open("wb") as journal:
+        journal.writelines(dump(record) for record in run.records)
     return run
 
 

@@ -1,0 +1,49 @@
+"""Records and runs: what one round learned of one case, and the directory that holds them."""
+
+from __future__ import annotations
+
+from niffbench.records.frame import frame, row
+from niffbench.records.manifest import MANIFEST, SCHEMA, Ceilings, ExcludedCase, Manifest, SuiteEcho, read_manifest
+from niffbench.records.reading import COMPRESSED, RECORDS, Run, read
+from niffbench.records.record import (
+    REGIMES,
+    CostRecord,
+    Latency,
+    MachineState,
+    Memory,
+    Numerics,
+    Record,
+    Status,
+    StepCost,
+    Traits,
+    dump,
+    parse,
+)
+
+__all__ = [
+    "COMPRESSED",
+    "MANIFEST",
+    "RECORDS",
+    "REGIMES",
+    "SCHEMA",
+    "Ceilings",
+    "CostRecord",
+    "ExcludedCase",
+    "Latency",
+    "MachineState",
+    "Manifest",
+    "Memory",
+    "Numerics",
+    "Record",
+    "Run",
+    "Status",
+    "StepCost",
+    "SuiteEcho",
+    "Traits",
+    "dump",
+    "frame",
+    "parse",
+    "read",
+    "read_manifest",
+    "row",
+]

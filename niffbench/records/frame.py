@@ -1,0 +1,103 @@
+"""A run as a data frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from math import isfinite, nan
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from niffbench.records.reading import Run
+from niffbench.records.record import REGIMES, Memory, Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MEMORY = tuple(part.name for part in fields(Memory))
+_NUMERIC = {"kernel", "parameters", "energy", "elapsed", "measuring", "needed", "available"}
+_NUMERIC_PREFIXES = ("latency_", "samples_", "memory_", "flops", "bytes_", "error_")
+
+
+def row(record: Record) -> dict[str, Any]:
+    """One record as a flat row of the frame; see :func:`frame` for the columns."""
+    problem, cost, numerics = record.case.problem, record.cost, record.numerics
+    flat: dict[str, Any] = {
+        "case": record.id,
+        "round": record.round,
+        "status": record.status,
+        "reason": record.reason,
+        "label": record.traits.label,
+        "operator": record.case.operator,
+        "family": record.traits.family,
+        "boundary": record.traits.boundary,
+        "equivalence": record.traits.equivalence,
+        "problem": problem.label,
+        "kernel": record.case.kernel,
+        "batch": problem.batch,
+        "channels": problem.channels,
+        "channels_out": problem.channels_out,
+        "height": problem.height,
+        "width": problem.width,
+        "size": (problem.height * problem.width) ** 0.5,
+        "dtype": problem.dtype,
+        "memory_format": problem.memory_format,
+        "mode": problem.mode,
+        "execution": record.case.execution,
+        "options": ", ".join(f"{key}={value}" for key, value in record.case.options),
+        "parameters": record.parameters,
+        "energy": record.energy,
+        "elapsed": record.elapsed,
+        "measuring": record.measuring,
+        "needed": record.needed,
+        "available": record.available,
+    }
+    for regime in REGIMES:
+        series = record.latency.get(regime)
+        flat[f"latency_{regime}"] = _median(series.samples) if series and series.samples else None
+        flat[f"samples_{regime}"] = len(series.samples) if series else None
+        flat[f"flags_{regime}"] = ", ".join(series.flags) if series else ""
+    for key in _MEMORY:
+        flat[f"memory_{key}"] = getattr(record.memory, key) if record.memory else None
+    return flat | {
+        "flops": cost.closed if cost else None,
+        "flops_forward": cost.closed_forward if cost else None,
+        "flops_counted": cost.counted if cost else None,
+        "flops_fvcore": cost.fvcore if cost else None,
+        "flops_stock_torch": cost.stock_torch if cost else None,
+        "flops_stock_fvcore": cost.stock_fvcore if cost else None,
+        "bytes_floor": cost.bytes_floor if cost else None,
+        "bytes_own": cost.bytes_own if cost else None,
+        "error_l2": numerics.l2 if numerics else None,
+        "error_max": numerics.max if numerics else None,
+    }
+
+
+def _median(samples: list[float]) -> float:
+    """NaN when a sample is none: sorting NaNs would give any value."""
+    return median(samples) if isfinite(sum(samples)) else nan
+
+
+def frame(run: Run, extra: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """The run as a data frame: one row per case and round.
+
+    Latencies (``latency_<regime>``, the round's median) in seconds, memory and bytes in bytes, FLOPs real and
+    for the whole mode. What was not measured is NaN or None. ``extra`` adds constant columns (a run's name).
+    """
+    import pandas as pd
+
+    columns: dict[str, list[Any]] = {}
+    for record in run.records:
+        for name, value in row(record).items():
+            columns.setdefault(name, []).append(value)
+    table = pd.DataFrame(
+        {
+            name: pd.to_numeric(pd.Series(values)) if _is_numeric(name) else values
+            for name, values in columns.items()
+        }
+    )
+    return table.assign(**(extra or {}))
+
+
+def _is_numeric(name: str) -> bool:
+    return name in _NUMERIC or (name.startswith(_NUMERIC_PREFIXES) and name != "memory_format")

@@ -1,0 +1,121 @@
+"""A run's manifest, ``run.json``: everything about a run that is not a record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from niffbench.errors import UsageError
+from niffbench.fingerprint import Fact, Fingerprint
+from niffbench.suite import Measure
+
+SCHEMA = 1
+MANIFEST = "run.json"
+MAX_MANIFEST_BYTES = 64_000_000
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class ExcludedCase(_Model):
+    """A case the suite itself leaves out, and why."""
+
+    label: str
+    problem: str
+    reason: str
+
+
+class SuiteEcho(_Model):
+    """The suite as resolved when the run began; a resumed run must resolve to the same.
+
+    ``measure`` is what was measured with, the command line's overrides included; ``only`` the filters that
+    narrowed the suite.
+    """
+
+    name: str
+    description: str
+    baseline: str
+    source_hash: str
+    measure: Measure
+    cases: list[str]  # ids, in the suite's order
+    excluded: list[ExcludedCase] = []
+    only: list[str] = []
+
+
+class Ceilings(_Model):
+    """The machine's measured roofline: bytes/s of a copy; FLOP/s of a matrix product and a bare FFT, per dtype."""
+
+    copy_bandwidth: Rate
+    matmul: dict[str, Rate]
+    fft: dict[str, Rate] = {}
+
+
+class Manifest(_Model):
+    """``run.json``: everything about a run that is not a record.
+
+    ``started`` and ``finished`` are ISO 8601 in UTC, ``finished`` None while records are missing; ``wall`` is the
+    wall time of all sittings in seconds. ``budget`` (seconds) and ``memory_limit`` (bytes) are what was asked for.
+    """
+
+    schema_version: int = SCHEMA
+    niffbench: str
+    suite: SuiteEcho
+    rounds: Annotated[int, Field(ge=1, le=1_000_000)]
+    seed: int
+    device: str
+    fingerprint: Fingerprint
+    argv: list[str]
+    commit: str | None = None
+    dirty: bool | None = None
+    started: str
+    finished: str | None = None
+    wall: Seconds | None = None
+    budget: Seconds | None = None
+    memory_limit: Annotated[int, Field(ge=0)] | None = None
+    ceilings: Ceilings | None = None
+    notes: list[str] = []
+    ci: dict[str, Fact] = {}
+
+
+class _Version(BaseModel):
+    schema_version: int
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read ``run.json``. Raises UsageError when ``directory`` is not a run, or one of another schema."""
+    path = directory / MANIFEST
+    try:
+        if not directory.is_dir():
+            raise UsageError(f"{directory}: there is no such directory")
+        if not path.is_file():
+            raise UsageError(f"{directory}: is not a run (it has no {MANIFEST})")
+        with path.open("rb") as file:
+            text = file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise UsageError(f"{path}: larger than {MAX_MANIFEST_BYTES:,} bytes, so not a manifest")
+    try:
+        version = _Version.model_validate_json(text).schema_version
+        if version > SCHEMA:
+            raise UsageError(
+                f"{path}: schema {version} is newer than this niffbench knows ({SCHEMA}); upgrade niffbench"
+            )
+        if version < SCHEMA:
+            raise UsageError(f"{path}: schema {version} is older than this niffbench reads ({SCHEMA})")
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """The first fault of a validation: which key, and what is wrong with it."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    return f"key '{key}': {fault['msg']}" if key else fault["msg"]

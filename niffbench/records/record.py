@@ -1,0 +1,168 @@
+"""A record: what one round learned of one case, or why it could not; and its line of JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from niffbench.case import Case
+from niffbench.suite import Regime
+
+Status = Literal["ok", "oom", "timeout", "crashed", "unsupported", "skipped", "wrong"]
+REGIMES: tuple[Regime, ...] = ("first", "cold", "steady", "graph")
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Part:
+    """Configuration of every part: unknown keys are refused; a broken clock's NaN and infinity survive.
+
+    Parts are dataclasses with slots rather than pydantic models: a run of 100,000 records takes a third of the
+    memory. They are checked when read (:func:`parse`), not when made.
+    """
+
+    __slots__ = ()
+    __pydantic_config__ = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits(_Part):
+    """What tables need to know of an operator without asking the catalogue."""
+
+    label: str
+    family: str
+    boundary: Literal["circular", "zero", "none"]
+    equivalence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency(_Part):
+    """Samples of one regime, in seconds per call, in the order they were taken.
+
+    ``calls`` is the number of back-to-back calls one sample is the mean of (1 for cold and first); ``blocks``
+    the lengths of the interleaved blocks the series consists of; ``stopped`` what ended the sampling;
+    ``flags`` what is wrong with the series (``drift``, ``stuck``, ``throttled``, ``noisy`` …).
+    ``launch_share`` (graph regime): the share of the eager time that the launches took.
+    """
+
+    samples: list[float]
+    calls: Annotated[int, Field(ge=1)] = 1
+    blocks: list[int] = field(default_factory=list)
+    stopped: Literal["precision", "time", "count", "single"] = "count"
+    flags: list[str] = field(default_factory=list)
+    launch_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory(_Part):
+    """Bytes. ``peak`` is above ``resident`` (inputs, weights and, in training, gradients present before the call).
+
+    ``saved`` is what autograd kept for backward, ``output`` the result. ``predicted`` is the dispatch-visible
+    peak from fake tensors; ``workspace`` = peak − predicted is what kernels took inside. ``reserved`` and
+    ``device_delta`` are CUDA's.
+    """
+
+    peak: Count
+    resident: Count
+    output: Count
+    saved: Count | None = None
+    predicted: Count | None = None
+    workspace: int | None = None
+    reserved: Count | None = None
+    device_delta: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCost(_Part):
+    """Closed-form cost of one step of one direction: real FLOPs and the form's own traffic in bytes."""
+
+    name: str
+    direction: Literal["forward", "backward"]
+    flops: Count
+    bytes: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostRecord(_Part):
+    """The three witnesses, in real FLOPs (multiply-add = 2), for the whole of the case's mode.
+
+    ``closed``: closed form; ``counted``: FlopCounterMode with our formulas; ``fvcore``: ×2, with handlers,
+    forward only (so beside ``closed_forward``). ``stock_torch`` and ``stock_fvcore``: what the stock counters
+    say (fvcore ×2), ``missed`` the ops they count as nothing. ``disagreement`` names a known reason
+    why witnesses differ, or is None when they agree.
+    """
+
+    closed: Count
+    closed_forward: Count
+    steps: list[StepCost]
+    counted: Count | None = None
+    fvcore: Count | None = None
+    stock_torch: Count | None = None
+    stock_fvcore: Count | None = None
+    missed: list[str] = field(default_factory=list)
+    disagreement: str | None = None
+    bytes_floor: Count
+    bytes_own: Count
+    largest_prime_factor: Count | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numerics(_Part):
+    """Error of the output against float64: relative L2, and maximum relative to the reference's largest value."""
+
+    l2: float
+    max: float
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineState(_Part):
+    """The machine around a case: load average per core, SM clock in MHz, °C, watts and throttle reasons."""
+
+    load: float | None = None
+    sm_clock: float | None = None
+    temperature: float | None = None
+    power: float | None = None
+    throttle: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record(_Part):
+    """What one round learned of one case, or why it could not.
+
+    ``status`` other than ``ok`` comes with ``reason``; then what was not measured is None, never 0.
+    ``needed`` and ``available`` (bytes) explain ``oom`` and ``skipped``. ``elapsed`` is the wall time of the case
+    in this round in seconds, ``measuring`` the part of it inside sampling. ``energy`` is in joules per call.
+    """
+
+    case: Case
+    id: str
+    round: Annotated[int, Field(ge=0, lt=2**31)]
+    status: Status
+    reason: str | None = None
+    traits: Traits
+    parameters: Count | None = None
+    cost: CostRecord | None = None
+    latency: dict[Regime, Latency] = field(default_factory=dict)
+    memory: Memory | None = None
+    numerics: Numerics | None = None
+    energy: float | None = None
+    machine: MachineState | None = None
+    needed: Count | None = None
+    available: Count | None = None
+    elapsed: float = 0.0
+    measuring: float = 0.0
+
+
+_RECORD: TypeAdapter[Record] = TypeAdapter(Record)
+
+
+def dump(record: Record) -> bytes:
+    """A record as one line of JSON, newline included."""
+    return _RECORD.dump_json(record) + b"\n"
+
+
+def parse(line: bytes) -> Record:
+    """The record on one line; pydantic's ValidationError when it is none."""
+    return _RECORD.validate_json(line)
