@@ -1,0 +1,228 @@
+"""Decisions: has a case changed between two sets of rounds? Regressed, improved, equivalent, or not known.
+
+The rule, for a positive quantity of which less is better (latency):
+
+1. the unit is the round's median; the test is Welch's on logs, or Student's t on paired differences (ABBA);
+2. p-values are corrected across the suite by Holm (Scandinavian Journal of Statistics 6, 1979, pp. 65–70), which
+   bounds the chance of *any* false alarm by ``alpha`` however the cases depend on each other;
+3. a change is called only if it is also at least the minimum effect m (as criterion.rs does with its noise
+   threshold), a ratio of 1 + m or more, or 1 / (1 + m) or less: what is significant need not matter;
+4. a case is called equivalent only if that was shown: two one-sided tests (Schuirmann, Journal of Pharmacokinetics
+   and Biopharmaceutics 15, 1987, pp. 657–680), each at ``alpha``, put it inside the margin ±minimum effect;
+5. everything else is inconclusive, and so are fewer rounds than can support ``alpha`` (:func:`fewest_rounds`).
+
+The tests are two-sided although only a regression fails the gate: improvements are reported too, in the same words, and a
+one-sided test would report them without any bound on their error. The price is that a gate at ``alpha`` raises a
+false *regression* in at most ``alpha`` / 2 of the suites when errors are symmetric.
+
+The minimum effect compares with the estimate, so a true change of exactly that size is called half of the time at best;
+:mod:`niffbench.stats.power` says which changes are seen reliably.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from niffbench.stats.contrasts import BoolArray, Contrast, FloatArray, contrast, in_order
+from niffbench.stats.intervals import Interval, Rounds, log_sides, of_logs, ratio
+
+Verdict = Literal["regressed", "improved", "equivalent", "inconclusive"]
+
+ALPHA = 0.01
+MIN_EFFECT = 0.03
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The verdict on one case.
+
+    ``ratio``: head/base with its interval at the confidence asked for (uncorrected: it describes one case).
+    ``p_value`` two-sided, ``p_adjusted`` Holm's; both None where no test was possible. ``min_effect``: the relative
+    change below which nothing is called. ``reason``: the verdict's ground in words.
+    """
+
+    verdict: Verdict
+    ratio: Interval
+    p_value: float | None
+    p_adjusted: float | None
+    min_effect: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Arrays of one shape: which cases are called higher, lower or equivalent, and both p-values."""
+
+    higher: BoolArray
+    lower: BoolArray
+    equivalent: BoolArray
+    p_value: FloatArray
+    p_adjusted: FloatArray
+
+
+def fewest_rounds(alpha: float, *, paired: bool = False) -> int:
+    """The rounds a side below which no verdict other than inconclusive is given.
+
+    Processes often land in one of two modes (an allocation's alignment, a plan chosen by timing). Then a few rounds
+    agree among themselves by luck, and a t test takes the luck for precision: with three rounds a side, two even
+    modes separate the sides completely in 1 of 32 comparisons of identical code. So a level ``alpha`` must
+    be reachable without assuming normality, by the permutation test at its best: 2 / C(2n, n) ≤ alpha for two sides
+    of n rounds, 2 / 2ⁿ ≤ alpha for n pairs (Fisher, The Design of Experiments, 1935, §21). At 0.01 that is 5
+    rounds a side or 8 pairs.
+    """
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1, not {alpha}")
+    n = 2
+    while 2 / (2**n if paired else comb(2 * n, n)) > alpha:
+        n += 1
+    return n
+
+
+def holm(p_values: FloatArray) -> FloatArray:
+    """Holm's adjusted p-values along the last axis. NaN (a case that could not be tested) stays out of the count."""
+    order = np.argsort(p_values, axis=-1)  # NaN sorts last
+    ordered = np.take_along_axis(p_values, order, axis=-1)
+    tested = np.isfinite(p_values).sum(axis=-1, keepdims=True)
+    steps = np.maximum(tested - np.arange(p_values.shape[-1]), 1)
+    adjusted = np.minimum(np.maximum.accumulate(ordered * steps, axis=-1), 1.0)
+    result = np.empty_like(adjusted)
+    np.put_along_axis(result, order, adjusted, axis=-1)
+    return result
+
+
+def judge(difference: Contrast, *, alpha: float, min_effect: float | FloatArray) -> Judgement:
+    """Apply the rule along the last axis, which is the suite (see the module); leading axes are independent suites.
+
+    ``difference``: log(head) − log(base). A NaN estimate is a case without a test: nothing is called.
+    """
+    margin = np.log1p(np.asarray(min_effect, dtype=np.float64))
+    p_value = np.where(np.isfinite(difference.estimate), difference.p_value(), np.nan)
+    adjusted = holm(p_value)
+    low, high = difference.band(1 - 2 * alpha)
+    with np.errstate(invalid="ignore"):
+        significant = adjusted <= alpha
+        # Rounding of the logs must not turn an effect of exactly the margin into one below it.
+        reached = 1 - 1e-12
+        higher = significant & (difference.estimate >= margin * reached)
+        lower = significant & (difference.estimate <= -margin * reached)
+        equivalent = (low >= -margin) & (high <= margin) & ~higher & ~lower
+    return Judgement(higher, lower, equivalent, p_value, adjusted)
+
+
+def decide(
+    base: Sequence[Rounds],
+    head: Sequence[Rounds],
+    *,
+    paired: bool = False,
+    base_first: Sequence[bool] | None = None,
+    alpha: float = ALPHA,
+    min_effect: float | Sequence[float] = MIN_EFFECT,
+    confidence: float = 0.95,
+    fewest: int | None = None,
+    resolution: float = 0.0,
+) -> tuple[Decision, ...]:
+    """Judge a suite: one decision a case, in the order given.
+
+    ``base`` and ``head``: per case the round medians of either side (positive, one unit; None or NaN for a round that
+    failed). ``paired``: value i of both sides are neighbours in time, as in ABBA; ``base_first`` then says of each
+    pair which side ran first, and a steady drift of the machine is taken out
+    (:func:`niffbench.stats.contrasts.in_order`). ``min_effect``: relative, one for all or one a case.
+    ``fewest``: rounds (pairs) below which a case is inconclusive, by default :func:`fewest_rounds`; two is the
+    least. ``resolution``: the clock's step.
+
+    Raises ValueError for sides of unlike length, or an ``alpha`` or effect that is out of range.
+    """
+    if len(base) != len(head):
+        raise ValueError(f"{len(base)} cases in base but {len(head)} in head")
+    effects = np.broadcast_to(np.asarray(min_effect, dtype=np.float64), len(base))
+    if (effects < 0).any():
+        raise ValueError("a minimum effect cannot be negative")
+    needed = fewest_rounds(alpha, paired=paired) if fewest is None else max(fewest, 2)
+    evidence = [
+        _evidence(one, two, paired, base_first, needed, confidence, resolution)
+        for one, two in zip(base, head, strict=True)
+    ]
+    judged = judge(
+        Contrast(*(np.array([getattr(found.contrast, name) for found in evidence]) for name in _FIELDS)),
+        alpha=alpha,
+        min_effect=effects,
+    )
+    return tuple(
+        _decision(found, judged, index, float(effects[index]), alpha) for index, found in enumerate(evidence)
+    )
+
+
+_FIELDS = ("estimate", "error", "freedom")
+_UNTESTED = Contrast(*(np.asarray(np.nan) for _ in _FIELDS))
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    contrast: Contrast
+    ratio: Interval
+    refusal: str | None
+
+
+def _evidence(
+    base: Rounds,
+    head: Rounds,
+    paired: bool,
+    base_first: Sequence[bool] | None,
+    needed: int,
+    confidence: float,
+    resolution: float,
+) -> _Evidence:
+    plain = ratio(base, head, paired=paired, confidence=confidence, resolution=resolution)
+    if plain.low is None:
+        return _Evidence(_UNTESTED, plain, plain.reason)
+    logs, rounding = log_sides(base, head, paired=paired, resolution=resolution)
+    method, difference = plain.method, contrast(logs, (-1.0, 1.0), shared=paired, rounding=rounding)
+    if paired and base_first is not None:
+        order = _kept_order(base, head, base_first)
+        if order.size > 2 and order.any() and not order.all():
+            difference = in_order(logs[1] - logs[0], order, rounding=rounding)
+            method = "paired t on logs, order taken out"
+    interval = of_logs(difference, confidence, plain.rounds, method)
+    if plain.rounds < needed:
+        unit = "pairs" if paired else "rounds a side"
+        return _Evidence(_UNTESTED, interval, f"{plain.rounds} {unit}, at least {needed} are needed")
+    return _Evidence(difference, interval, None)
+
+
+def _kept_order(base: Rounds, head: Rounds, base_first: Sequence[bool]) -> NDArray[np.bool_]:
+    one, two = np.asarray(base, dtype=np.float64), np.asarray(head, dtype=np.float64)
+    order = np.asarray(base_first, dtype=bool)
+    if order.shape != one.shape:
+        raise ValueError(f"{one.size} pairs but {order.size} orders")
+    return order[np.isfinite(one) & np.isfinite(two)]
+
+
+def _decision(found: _Evidence, judged: Judgement, index: int, effect: float, alpha: float) -> Decision:
+    if found.refusal is not None:
+        return Decision("inconclusive", found.ratio, None, None, effect, found.refusal)
+    p_value, adjusted = float(judged.p_value[index]), float(judged.p_adjusted[index])
+    size = f"{100 * effect:g} %"
+    verdict: Verdict
+    if judged.higher[index] or judged.lower[index]:
+        verdict = "regressed" if judged.higher[index] else "improved"
+        reason = f"significant across the suite (p {_shown(adjusted)}) and at least {size} in size"
+    elif judged.equivalent[index]:
+        verdict = "equivalent"
+        reason = f"shown to be within ±{size}"
+    elif adjusted <= alpha:
+        verdict = "inconclusive"
+        reason = f"significant (p {_shown(adjusted)}), but neither at least {size} nor shown to be less"
+    else:
+        verdict = "inconclusive"
+        reason = f"neither a change nor its absence is shown (p {_shown(adjusted)} across the suite)"
+    return Decision(verdict, found.ratio, p_value, adjusted, effect, reason)
+
+
+def _shown(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"= {p:.2g}"

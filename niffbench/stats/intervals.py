@@ -1,0 +1,220 @@
+"""Intervals: a median of round medians and a ratio, each with what is known of its error.
+
+An interval is over rounds (fresh processes), the unit of replication: samples of one process share its memory
+layout, clocks and plans, so their scatter says little of what the next process would give. It is called
+a *spread* here (:func:`spread`), and never a confidence interval.
+
+What few rounds allow, at 95 % (s: standard deviation of the logs of the round medians):
+
+====== ==========================================================================================
+rounds what is said
+====== ==========================================================================================
+1      an estimate and the reason why there is no interval; nothing may be concluded from it
+2      median ± 9.0 s: right if logs are normal, and so wide that it rarely excludes anything
+3      median ± 2.5 s
+8      median ± 0.84 s
+10 up  order statistics, which need no distribution at all
+====== ==========================================================================================
+
+Rounds that agree exactly give an interval of no width. That is right for bytes and FLOPs; for a clock, give its
+``resolution`` and the interval is never narrower than its step warrants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import bdtr
+
+from niffbench.stats.contrasts import Contrast, FloatArray, contrast
+
+Rounds = Sequence[float | None] | FloatArray
+
+ORDER_STATISTICS_FROM = 10
+"""Rounds from which the interval of a median is made of order statistics."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and, where rounds allow one, its two-sided confidence interval, all in one unit.
+
+    ``low`` and ``high`` are None together, and then ``reason`` says why; ``estimate`` is None when not even that
+    can be had. ``rounds`` counts the rounds used (of the smaller side of a ratio); ``method`` names the
+    formula. An estimate always lies in its interval.
+    """
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+    confidence: float
+    rounds: int
+    method: str
+    reason: str | None = None
+
+    def excludes(self, value: float) -> bool:
+        """Whether the interval exists and does not contain ``value``."""
+        return self.low is not None and self.high is not None and not self.low <= value <= self.high
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the interval's width relative to the estimate, or None."""
+        if self.low is None or self.high is None or not self.estimate:
+            return None
+        return (self.high - self.low) / 2 / self.estimate
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Quantiles of the samples of one process, in their unit. Not a confidence interval of anything."""
+
+    low: float  # 5 %
+    lower_quartile: float
+    median: float
+    upper_quartile: float
+    high: float  # 95 %
+    samples: int
+
+
+def spread(samples: Sequence[float] | FloatArray) -> Spread:
+    """Quantiles (5, 25, 50, 75, 95 %; linear interpolation) of one process's samples.
+
+    Raises ValueError when there is no finite sample.
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    if not values.size:
+        raise ValueError("a spread needs at least one finite sample")
+    low, lower, median, upper, high = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
+    return Spread(low, lower, median, upper, high, values.size)
+
+
+def median_of_rounds(rounds: Rounds, *, confidence: float = 0.95, resolution: float = 0.0) -> Interval:
+    """The median of round medians, with a confidence interval over rounds.
+
+    ``rounds``: one median a round, positive; None and NaN (a round that failed) are left out. ``resolution``: the
+    clock's step, in the same unit.
+
+    Below ten rounds: Student's t on the logs (run-to-run factors multiply), stretched where needed to contain
+    the median; its centre is the geometric mean, which is the median of a distribution symmetric on logs. From ten
+    on: interpolated order statistics (Hettmansperger and Sheather, Statistics & Probability Letters 4, 1986,
+    pp. 75–79), which cover the median whatever the distribution.
+    """
+    values = finite(rounds)
+    if not values.size:
+        return _nothing(confidence, "no round has a value")
+    estimate = float(np.median(values))
+    if values.min() <= 0:
+        return Interval(estimate, None, None, confidence, values.size, "none", NOT_POSITIVE)
+    if values.size == 1:
+        return Interval(estimate, None, None, confidence, 1, "none", ONE_ROUND)
+    logs = np.log(values)
+    ends = _order_statistics(np.sort(logs), confidence) if values.size >= ORDER_STATISTICS_FROM else None
+    method = "order statistics" if ends else "t on logs"
+    if ends is None:
+        low, high = contrast([logs], [1.0], shared=True).band(confidence)
+        ends = float(low), float(high)
+    step = resolution / 2  # the truth lies within half a step of what the clock shows
+    low_end = max(min(float(np.exp(ends[0])), estimate) - step, 0.0)
+    high_end = max(float(np.exp(ends[1])), estimate) + step
+    return Interval(estimate, low_end, high_end, confidence, values.size, method)
+
+
+def ratio(
+    base_rounds: Rounds,
+    other_rounds: Rounds,
+    *,
+    paired: bool,
+    confidence: float = 0.95,
+    resolution: float = 0.0,
+) -> Interval:
+    """The ratio other/base with a confidence interval over rounds.
+
+    ``paired``: value i of both sides comes from the same round (two operators of one run), so what the round does
+    to both cancels; Student's t on the differences of logs. Otherwise (two runs): Welch on logs, see
+    :func:`niffbench.stats.contrasts.contrast`. The estimate is the ratio of the geometric means of the round
+    medians, the centre of either interval; with few rounds it differs from the quotient of the medians by
+    less than the interval's width. Values are positive; a round missing on a side (None, NaN) is left out,
+    with its partner when paired.
+
+    Raises ValueError for paired sides of unlike length.
+    """
+    try:
+        logs, rounding = log_sides(base_rounds, other_rounds, paired=paired, resolution=resolution)
+    except NotPositive:
+        return _nothing(confidence, NOT_POSITIVE)
+    fewest = min(side.size for side in logs)
+    if not fewest:
+        return _nothing(confidence, "no round has a value on both sides" if paired else "a side has no rounds")
+    if fewest == 1:
+        estimate = float(np.exp(logs[1].mean() - logs[0].mean()))
+        return Interval(estimate, None, None, confidence, 1, "none", ONE_ROUND)
+    difference = contrast(logs, (-1.0, 1.0), shared=paired, rounding=rounding)
+    return of_logs(difference, confidence, fewest, "paired t on logs" if paired else "Welch t on logs")
+
+
+def of_logs(difference: Contrast, confidence: float, rounds: int, method: str) -> Interval:
+    """A single contrast of logs as an interval of the ratio."""
+    low, high = difference.band(confidence)
+    with np.errstate(over="ignore"):
+        return Interval(
+            float(np.exp(difference.estimate)), float(np.exp(low)), float(np.exp(high)), confidence, rounds, method
+        )
+
+
+ONE_ROUND = "one round: what another process would give is unknown"
+NOT_POSITIVE = "a value is zero or negative, so it has no logarithm"
+
+
+class NotPositive(ValueError):
+    """A quantity that must be positive is not."""
+
+
+def finite(rounds: Rounds) -> FloatArray:
+    """The values of the rounds that have one (None, NaN and infinities left out)."""
+    values = np.asarray(rounds, dtype=np.float64)
+    return values[np.isfinite(values)]
+
+
+def log_sides(
+    base: Rounds, other: Rounds, *, paired: bool, resolution: float = 0.0
+) -> tuple[tuple[FloatArray, FloatArray], float]:
+    """Logs of two sides, missing rounds left out (in pairs if ``paired``), and the variance of rounding.
+
+    The variance is that of two clocks read to ``resolution`` (uniform, step²/12 each), relative to each side's
+    median. More rounds do not reduce it: they round alike.
+
+    Raises NotPositive, and ValueError for paired sides of unlike length.
+    """
+    one, two = np.asarray(base, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    if paired:
+        if one.shape != two.shape:
+            raise ValueError(f"paired rounds must be equally many, not {one.size} and {two.size}")
+        both = np.isfinite(one) & np.isfinite(two)
+        one, two = one[both], two[both]
+    else:
+        one, two = finite(one), finite(two)
+    if (one <= 0).any() or (two <= 0).any():
+        raise NotPositive(NOT_POSITIVE)
+    rounding = sum((resolution / float(np.median(side))) ** 2 / 12 for side in (one, two) if side.size)
+    return (np.log(one), np.log(two)), rounding
+
+
+def _nothing(confidence: float, reason: str) -> Interval:
+    return Interval(None, None, None, confidence, 0, "none", reason)
+
+
+def _order_statistics(ordered: FloatArray, confidence: float) -> tuple[float, float] | None:
+    """Interpolated order-statistic interval of the median; None when all n rounds together fall short of it."""
+    n = ordered.size
+    ranks = np.arange(1, n // 2 + 1)
+    coverage = 1 - 2 * bdtr(ranks - 1, n, 0.5)  # of [x(k), x(n+1−k)]
+    wide = int((coverage >= confidence).sum())  # the innermost rank that still covers enough
+    if wide == 0 or wide == ranks.size:
+        return None
+    excess = (coverage[wide - 1] - confidence) / (coverage[wide - 1] - coverage[wide])
+    inward = (n - wide) * excess / (wide + (n - 2 * wide) * excess)
+    low = (1 - inward) * ordered[wide - 1] + inward * ordered[wide]
+    high = (1 - inward) * ordered[n - wide] + inward * ordered[n - wide - 1]
+    return float(low), float(high)
