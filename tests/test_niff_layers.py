@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from niff_reference import circular_convolution, reference_filter, reference_output
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit, forms_of
 from niffbench.niff.catalogue import KINDS, form_of
@@ -203,6 +204,20 @@ def test_half_precision_is_cast_inside(kind: str, form: str, dtype: torch.dtype)
     assert relative(result, reference_output(layer, x)) < 3e-2
     weights_too = copy.deepcopy(layer).to(dtype)
     assert relative(weights_too(x), reference_output(weights_too, x)) < 3e-2
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+def test_shapes_without_data(kind: str, form: str) -> None:
+    layer = build(kind, 3, 4, form=form, device="meta")
+    out = 3 if kind == "depthwise" else 4
+    for context in (torch.enable_grad(), torch.no_grad()):
+        with context:
+            assert layer(torch.empty(2, 3, 7, 6, device="meta")).shape == (2, out, 7, 6)
+    with FakeTensorMode():
+        layer = build(kind, 3, 4, form=form)
+        layer(torch.empty(2, 3, 7, 6)).sum().backward()
+        with torch.no_grad():
+            assert layer(torch.empty(2, 3, 7, 6)).shape == (2, out, 7, 6)
 
 
 @pytest.mark.parametrize(("kind", "form"), CASES)

@@ -66,6 +66,64 @@ FORMS: Mapping[str, tuple[Form, ...]] = MappingProxyType(
 """The forms of each kind of layer, the published one first."""
 
 
+EXECUTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        name: MappingProxyType(dict(zip(KINDS, forms, strict=True)))
+        for name, forms in {
+            "published": ("published",) * 4,
+            "fft": ("fft",) * 4,
+            "rfft": ("rfft",) * 4,
+            "elided": ("rfft", "rfft", "elided", "elided"),
+            "cached": ("cached", "cached", "elided", "cached"),
+        }.items()
+    }
+)
+"""How a whole network executes: the form of each kind of layer, by a name for the set."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network: torchvision's ``base`` and what became of it.
+
+    ``variant`` is ``original``, ``full``, ``split`` or ``niff`` (where there is but one), or ``spatial``: the
+    baseline whose replaced k×k convolutions have kernel size ``kernel``, a number or ``map`` for the feature
+    map's size.
+    """
+
+    name: str
+    base: str
+    variant: str
+    kernel: int | str | None = None
+
+
+def _networks() -> dict[str, Network]:
+    variants = {
+        **{f"resnet{depth}": ("full", "split") for depth in (18, 34, 50, 101, 152)},
+        **{f"densenet{depth}": ("full", "split") for depth in (121, 169, 201)},
+        "mobilenet_v2": ("niff",),
+        **{f"convnext_{size}": ("niff",) for size in ("tiny", "small", "base", "large")},
+    }
+    found = []
+    for base, converted in variants.items():
+        found.append(Network(base, base, "original"))
+        found += [Network(f"{base}-{variant}", base, variant) for variant in converted]
+        found += [Network(f"{base}-k{size}", base, "spatial", size) for size in (7, 9, 15, 31, "map")]
+    return {network.name: network for network in found}
+
+
+NETWORKS: Mapping[str, Network] = MappingProxyType(_networks())
+"""The paper's networks and the baselines beside them, by name."""
+
+
+def execution_of(name: str) -> Mapping[str, str]:
+    """The form of each kind of layer in one execution of :data:`EXECUTIONS`.
+
+    Raises:
+        ValueError: if there is no such execution.
+    """
+    return EXECUTIONS[known(name, EXECUTIONS, "execution")]
+
+
 def forms_of(kind: str) -> tuple[str, ...]:
     """Names of the forms of one kind of layer, ``published`` first.
 

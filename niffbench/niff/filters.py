@@ -81,8 +81,8 @@ class FilterGenerator(nn.Module):
     def published(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
         """The filter as the original generates it: two chains of 1×1 convolutions, zero frequency in the middle.
 
-        Returns complex ``(*shape, height, width)``. In training the grid asks for a gradient too, as the original's
-        does: nobody uses it, but its cost belongs to the original.
+        Returns complex ``(*shape, height, width)``. In training the grid asks for a gradient too, as the
+        original's does: nobody uses it, but its cost belongs to the original.
         """
         key = ("shifted", height, width, dtype, self._layer(1)[0].device)
         grid = self._coordinates.get(key, lambda: self._grid(grids.shifted_plane, height, width, dtype)[None])

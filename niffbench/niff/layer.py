@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import ClassVar, Self
@@ -53,9 +54,11 @@ class SpectralLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         compute = torch.promote_types(torch.promote_types(x.dtype, self._weights_dtype()), torch.float32)
-        if compute == x.dtype and not torch.is_autocast_enabled(x.device.type):
+        device = x.device.type
+        can_autocast = device != "meta"
+        if compute == x.dtype and not (can_autocast and torch.is_autocast_enabled(device)):
             return self._execute(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(device, enabled=False) if can_autocast else contextlib.nullcontext():
             with step("cast"):
                 wide = x.to(compute)
             result = self._execute(wide)
