@@ -1,0 +1,57 @@
+"""Ctrl-C, SIGTERM and a closed terminal: first a request, the second time the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+from niffbench.errors import NiffbenchError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = 130
+
+
+class Interrupted(NiffbenchError):
+    """The person at the terminal, or the system, asked for the end."""
+
+    exit_code = INTERRUPTED
+
+
+class Interrupts:
+    """While entered, a first signal only sets ``requested`` and makes ``descriptor`` readable.
+
+    Nothing is torn in the middle of a write that way; whoever sleeps on ``descriptor`` wakes at once. A second
+    signal calls ``at_once`` (which kills the worker) and ends the process with status 130.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.at_once: Callable[[], None] | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        self.descriptor, self._write = os.pipe()
+        os.set_blocking(self.descriptor, False)
+        os.set_blocking(self._write, False)
+        for number in _SIGNALS:
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        os.close(self.descriptor)
+        os.close(self._write)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            if self.at_once:
+                self.at_once()
+            os._exit(INTERRUPTED)
+        self.requested = True
+        os.write(self._write, b"!")

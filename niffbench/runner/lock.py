@@ -1,0 +1,60 @@
+"""A lock that keeps two runs out of one directory, and that a killed run does not leave behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+from niffbench.errors import UsageError
+
+LOCK = ".lock"
+
+
+class Lock:
+    """While entered, no other process holds ``directory``.
+
+    The kernel drops the lock with its holder, so a stale file stops nobody. Raises UsageError naming the process
+    that is writing there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._path = directory / LOCK
+
+    def __enter__(self) -> Lock:
+        while True:
+            try:
+                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            except OSError as error:
+                raise UsageError(f"{self._directory}: cannot be locked ({error.strerror})") from error
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(self._descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+                os.close(self._descriptor)
+                raise UsageError(
+                    f"{self._directory}: another niffbench (process {holder}) is writing there; wait for it to end"
+                ) from None
+            except OSError as error:
+                os.close(self._descriptor)
+                raise UsageError(f"{self._directory}: cannot be locked ({error.strerror})") from error
+            if self._is_current():
+                break
+            os.close(self._descriptor)  # its last holder removed it between our open and our lock
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    def _is_current(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), self._path.stat())
+        except FileNotFoundError:
+            return False
