@@ -1,0 +1,208 @@
+"""A small NIFF network and its 3×3 twin, trained on scikit-learn's bundled handwritten digits.
+
+The data are the 1,797 images of 8×8 pixels of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak,
+UCI, 1998) as ``sklearn.datasets.load_digits`` brings them along: real, and nothing is downloaded. The images are
+enlarged to 16×16, so that filters have room to be larger or smaller than the image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from niffbench.errors import UsageError
+from niffbench.niff.catalogue import known
+from niffbench.niff.networks import Rule, convert
+
+SIDE = 16
+"""Height and width of the images that the networks see."""
+
+CLASSES = 10
+VARIANTS = ("niff", "twin")
+"""The network with NIFF layers, and the same one with the depthwise 3×3 convolutions that these replaced."""
+
+TEST_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Images ``(N, 1, 16, 16)`` between 0 and 1, and their labels ``(N,)``; the test part is never trained on."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the networks are trained: AdamW under a one-cycle learning rate."""
+
+    epochs: int = 10
+    batch: int = 64
+    learning_rate: float = 5e-3
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 2:
+            raise ValueError(f"training needs an epoch and batches of 2, got {self.epochs} and {self.batch}")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network: its accuracy on the test part (a share), each epoch's mean loss, wall time in seconds."""
+
+    variant: str
+    network: nn.Module
+    accuracy: float
+    losses: tuple[float, ...]
+    seconds: float
+    parameters: int
+
+
+class _Block(nn.Module):
+    """A depthwise convolution, then a 1×1 convolution, each with its batch norm, around a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.filter = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.filter_norm = nn.BatchNorm2d(channels)
+        self.mix = nn.Conv2d(channels, channels, 1, bias=False)
+        self.mix_norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = torch.relu(self.filter_norm(self.filter(x)))
+        return torch.relu(x + self.mix_norm(self.mix(inner)))
+
+
+class DigitsNetwork(nn.Sequential):
+    """``(B, 1, 16, 16)`` to ``(B, 10)``: a 3×3 stem, two blocks at 16×16, a strided 3×3, two blocks at 8×8."""
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        self.stem = _convolution(1, width, 1)
+        self.stage1 = nn.Sequential(_Block(width), _Block(width))
+        self.down = _convolution(width, 2 * width, 2)
+        self.stage2 = nn.Sequential(_Block(2 * width), _Block(2 * width))
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(2 * width, CLASSES)
+
+
+def _convolution(channels: int, width: int, stride: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU())
+
+
+def network(variant: str) -> nn.Module:
+    """One of :data:`VARIANTS` with fresh weights from torch's generator.
+
+    NIFF takes the place of the depthwise convolutions only; the 1×1 convolutions stay as they are, since NIFF's
+    pointwise layer is a costlier equivalent of them.
+
+    Raises:
+        ValueError: for an unknown variant.
+    """
+    known(variant, VARIANTS, "digits network")
+    return convert(DigitsNetwork(), Rule(pointwise=False)) if variant == "niff" else DigitsNetwork()
+
+
+def load() -> Digits:
+    """The digits, split into three quarters to train on and one to test on, always the same way.
+
+    Raises:
+        UsageError: if scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise UsageError(
+            "training on digits needs scikit-learn, which is not installed: pip install 'niffbench[test]'"
+        ) from error
+    data = load_digits()
+    images = torch.from_numpy(data.images).float()[:, None] / 16
+    images = F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+    labels = torch.from_numpy(data.target)
+    train, test = train_test_split(range(len(labels)), test_size=TEST_SHARE, random_state=0, stratify=data.target)
+    return Digits(images[train], labels[train], images[test], labels[test])
+
+
+def train(
+    variant: str,
+    digits: Digits,
+    recipe: Recipe = Recipe(),
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> Trained:
+    """Train one of :data:`VARIANTS`; the same seed gives the same network, however many cores there are.
+
+    ``on_epoch`` is told the number of epochs done and the last one's mean loss. The caller's random state and
+    number of threads are left as they were.
+
+    Raises:
+        ValueError: for an unknown variant.
+    """
+    started = time.perf_counter()
+    with _reproducible(recipe.seed):
+        model = network(variant)
+        losses = tuple(_epochs(model, digits, recipe, on_epoch))
+        reached = accuracy(model, digits)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Trained(variant, model, reached, losses, time.perf_counter() - started, parameters)
+
+
+def accuracy(model: nn.Module, digits: Digits) -> float:
+    """The share of the test images that ``model`` names rightly; leaves it in evaluation mode."""
+    model.eval()
+    with torch.no_grad():
+        right = model(digits.test_images).argmax(1) == digits.test_labels
+    return float(right.double().mean())
+
+
+def _epochs(
+    model: nn.Module, digits: Digits, recipe: Recipe, on_epoch: Callable[[int, float], None] | None
+) -> Iterator[float]:
+    images, labels = digits.train_images, digits.train_labels
+    batches = max(len(labels) // recipe.batch, 1)  # The rest, too few for batch norm, waits for another epoch.
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=False
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.learning_rate, total_steps=recipe.epochs * batches
+    )
+    model.train()
+    for epoch in range(1, recipe.epochs + 1):
+        total = 0.0
+        order = torch.randperm(len(labels))
+        for batch in range(batches):
+            chosen = order[batch * recipe.batch : (batch + 1) * recipe.batch]
+            logits = model(images[chosen])
+            loss = F.cross_entropy(logits, labels[chosen], label_smoothing=recipe.label_smoothing)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+            total += float(loss.detach())
+        if on_epoch is not None:
+            on_epoch(epoch, total / batches)
+        yield total / batches
+
+
+@contextlib.contextmanager
+def _reproducible(seed: int) -> Iterator[None]:
+    """One thread, whose sums have one order, and torch's CPU generator at ``seed``; both restored afterwards."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
