@@ -1,4 +1,4 @@
-"""The survey: what the machine is, what it can do at best, and what each case will need, before anything is measured."""
+"""The survey: what the machine is and can do at best, and what each case will need, before measuring."""
 
 from __future__ import annotations
 

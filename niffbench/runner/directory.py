@@ -1,0 +1,50 @@
+"""A run's directory: where it may be made, and its manifest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from niffbench.errors import UsageError
+from niffbench.records import MANIFEST, Manifest
+from niffbench.runner.journal import JournalLost, sync_directory
+
+
+def check_vacant(directory: Path) -> None:
+    """Raise UsageError unless ``directory`` is empty, or can be made; nothing is written."""
+    try:
+        if directory.is_dir():
+            if any(directory.iterdir()):
+                raise UsageError(f"--out {directory}: is not empty; name a new directory, or --resume it")
+        elif directory.exists() or directory.is_symlink():
+            raise UsageError(f"--out {directory}: is not a directory")
+        ancestor = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    except OSError as error:
+        raise UsageError(f"--out {directory}: cannot be used ({error.strerror})") from error
+    if not ancestor.is_dir():
+        raise UsageError(f"--out {directory}: {ancestor} is not a directory")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise UsageError(f"--out {directory}: {ancestor} cannot be written to")
+
+
+def make(directory: Path) -> None:
+    """Make ``directory``. Raises UsageError when that fails."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {directory}: cannot be made ({error.strerror})") from error
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write ``run.json`` whole or not at all: a reader sees the old one or the new one. Raises JournalLost."""
+    path = directory / MANIFEST
+    draft = path.with_suffix(".tmp")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(manifest.model_dump_json(indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        sync_directory(directory)
+    except OSError as error:
+        raise JournalLost(f"{path}: cannot be written ({error.strerror})") from error

@@ -1,0 +1,169 @@
+"""The plan: what will be run, what will not and why, and how long it should take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from niffbench.case import Case
+from niffbench.cost.closed import Cost
+from niffbench.cost.roofline import steps_time
+from niffbench.operators.base import Operator
+from niffbench.records import Ceilings
+from niffbench.runner.messages import Predicted
+from niffbench.runner.survey import Survey
+from niffbench.runner.walls import Walls
+from niffbench.suite import Measure, Suite
+
+LAUNCH = 5e-6
+"""Seconds of a step that no roofline knows: dispatch, allocation, a kernel's launch."""
+SHORTFALL = 4.0
+"""How many times longer than its roofline floor an operator typically takes: convolutions and FFTs on CPUs and
+GPUs reach between a tenth and a half of what a matrix product or a copy does."""
+VISIT = 0.03
+"""Seconds a visit costs beside calls of the operator: building it, its input, its weights, the counters."""
+EXTRA_CALLS = 6
+"""Calls' worth of a visit that are no samples: warm-up, the memory pass, the float64 reference."""
+WORKER = 4.0
+"""Seconds a worker needs to import torch and open its device."""
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Why a case is not run; bytes, where memory is the reason."""
+
+    reason: str
+    needed: int | None = None
+    available: int | None = None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is known of a case before it runs.
+
+    ``call`` is the expected time of one steady call, ``sampling`` and ``overhead`` those of one visit, in seconds;
+    ``predicted`` is None where no survey was made.
+    """
+
+    case: Case
+    label: str
+    cost: Cost
+    predicted: Predicted | None
+    skip: Skip | None
+    call: float
+    sampling: float
+    overhead: float
+
+    @property
+    def needed(self) -> int | None:
+        """Predicted bytes at the worst moment."""
+        if self.predicted is None or self.predicted.peak is None:
+            return None
+        return (self.predicted.resident or 0) + self.predicted.peak
+
+    @property
+    def seconds(self) -> float:
+        """Expected wall time of one visit; nothing for a case that is skipped."""
+        return 0.0 if self.skip else self.sampling + self.overhead
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cases of a suite on a machine, in the suite's order. ``available`` in bytes."""
+
+    forecasts: tuple[Forecast, ...]
+    rounds: int
+    available: int | None = None
+
+    @property
+    def overhead(self) -> float:
+        """Expected seconds of one round that are not sampling, the worker's start included."""
+        return WORKER + sum(forecast.overhead for forecast in self.forecasts if forecast.skip is None)
+
+    @property
+    def seconds(self) -> float:
+        """Expected wall time of all rounds."""
+        return self.rounds * (WORKER + sum(forecast.seconds for forecast in self.forecasts))
+
+
+def make(
+    suite: Suite,
+    survey: Survey,
+    operators: Mapping[str, Operator],
+    *,
+    measure: Measure,
+    rounds: int,
+    memory_limit: int | None = None,
+) -> Plan:
+    """Decide what fits: the predicted memory of each case against ``memory_limit``, or else the free memory.
+
+    A case without a prediction that dominates one that does not fit does not fit either.
+    """
+    available = survey.free_memory if memory_limit is None else memory_limit
+    skips = _skips(suite, survey.predictions, available)
+    forecasts = []
+    for case in suite.cases:
+        cost = operators[case.operator].cost(case)
+        call = call_time(case, cost, survey.ceilings)
+        forecasts.append(
+            Forecast(
+                case=case,
+                label=suite.labels[case.id],
+                cost=cost,
+                predicted=survey.predictions.get(case.id),
+                skip=skips.get(case.id),
+                call=call,
+                sampling=sampling_time(call, measure),
+                overhead=VISIT + EXTRA_CALLS * call,
+            )
+        )
+    return Plan(tuple(forecasts), rounds, available)
+
+
+def _skips(suite: Suite, predictions: Mapping[str, Predicted], available: int | None) -> dict[str, Skip]:
+    if available is None:
+        return {}
+    skips: dict[str, Skip] = {}
+    walls = Walls()
+    unknown: list[Case] = []
+    for case in suite.cases:
+        told = predictions.get(case.id)
+        if told is None or told.peak is None:
+            unknown.append(case)
+        elif (needed := (told.resident or 0) + told.peak) > available:
+            reason = f"needs {size(needed)} by prediction, {size(available)} available"
+            skips[case.id] = Skip(reason, needed, available)
+            walls.add(case)
+    for case in unknown:
+        if (wall := walls.behind(case)) is not None:
+            skips[case.id] = behind(wall, suite.labels[wall.id])
+    return skips
+
+
+def behind(wall: Case, label: str) -> Skip:
+    """Skip a case because it dominates ``wall``, which did not fit."""
+    smaller = f"{label} at {wall.problem.label} ({wall.id})"
+    return Skip(f"at least as large on every axis as {smaller}, which does not fit")
+
+
+def call_time(case: Case, cost: Cost, ceilings: Ceilings | None) -> float:
+    """Expected seconds of one steady call: its steps at their roofs, times a typical shortfall, plus launches."""
+    roof = steps_time(cost.steps, ceilings, case.problem.dtype) if ceilings else 0.0
+    return SHORTFALL * roof + LAUNCH * len(cost.steps)
+
+
+def sampling_time(call: float, measure: Measure) -> float:
+    """Expected seconds of sampling in one visit: each regime its least time or least samples, within the most."""
+    sampled = [regime for regime in measure.regimes if regime != "first"]
+    least = max(measure.min_time, min(measure.min_samples * call, measure.max_time))
+    return len(sampled) * max(least, call)
+
+
+def size(count: int) -> str:
+    """Bytes for people: ``1.5 GiB``."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.4g} GiB"
