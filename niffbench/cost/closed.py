@@ -1,13 +1,24 @@
 """Closed-form cost: the units, the primitives every operator's formula is made of, and their sums.
 
-Unit: real FLOPs, nominal; one multiply-add is 2, a complex multiplication 6, a complex addition 2.
+Unit: real FLOPs, nominal. What counts: transforms (:func:`fft_flops`), convolutions and matrix products (a
+multiply-add is 2, a complex one 8), products of two tensors element by element (1, complex × real 2, complex 6)
+and the additions of a sum that ends a contraction (1 for each element that enters it, complex 2). What counts
+nothing, as in every FLOP counter: activations, normalisations, elementwise sums, scaling by a constant, copies.
+
+Bytes: the form's own traffic. Each step reads what it is given once and writes what it makes once, whatever
+passes its library makes inside, with three exceptions that are passes of their own on a GPU: a roll makes one
+pass for each rolled dimension, a scaled transform makes one more over its result (torch runs cuFFT unscaled and
+multiplies afterwards), and a backward product first copies each factor that it conjugates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log2
 from typing import Literal
+
+from niffbench.case import Mode, Problem
 
 Direction = Literal["forward", "backward"]
 
@@ -45,10 +56,177 @@ class Cost:
         return sum(s.bytes for s in self.steps)
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """FLOPs and bytes of a part of a step; parts add up, and multiply by a count."""
+
+    flops: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.flops + other.flops, self.bytes + other.bytes)
+
+    def __mul__(self, times: int) -> Work:
+        return Work(self.flops * times, self.bytes * times)
+
+    __rmul__ = __mul__
+
+
+NOTHING = Work()
+
+
+def steps(mode: Mode, forward: Mapping[str, Work], backward: Mapping[str, Work]) -> tuple[Step, ...]:
+    """Name the parts: forward always, backward in ``training`` only; parts without any work are left out."""
+    directions: list[tuple[Direction, Mapping[str, Work]]] = [("forward", forward)]
+    if mode == "training":
+        directions.append(("backward", backward))
+    return tuple(
+        Step(name, direction, work.flops, work.bytes)
+        for direction, parts in directions
+        for name, work in parts.items()
+        if work != NOTHING
+    )
+
+
+def floor_bytes(problem: Problem, parameters: int) -> int:
+    """Bytes that any implementation moves: each input and weight read once, each output written once.
+
+    In training the gradient of the output is read too, and the gradients of input and weights are written.
+    """
+    pixels = problem.batch * problem.height * problem.width
+    once = pixels * (problem.channels + problem.channels_out) + parameters
+    return once * problem.element_bytes * (2 if problem.mode == "training" else 1)
+
+
 def fft_flops(points: int, transforms: int = 1, *, real: bool = False) -> int:
     """Nominal FLOPs of ``transforms`` FFTs of ``points`` points: 5 N log2 N, half of it for real data.
 
-    benchFFT's convention (M. Frigo and S. G. Johnson, "FFTW", Proc. IEEE 93(2), 2005, sec. VI). ``points`` is the
-    product of the transformed lengths. Nominal: lengths with a large prime factor really cost several times more.
+    benchFFT's convention (M. Frigo and S. G. Johnson, "The Design and Implementation of FFTW3", Proc. IEEE
+    93(2), 2005). ``points`` is the product of the transformed lengths. Nominal: lengths with a large prime
+    factor really cost several times more.
     """
     return round((2.5 if real else 5.0) * points * log2(points)) * transforms if points > 1 else 0
+
+
+def bilinear(flops: int, left: int, right: int, out: int) -> tuple[Work, Work]:
+    """A convolution or matrix product, forward and backward; ``left``, ``right`` and ``out`` in bytes.
+
+    Backward is one product of the same size for the gradient of each factor.
+    """
+    forward = Work(flops, left + right + out)
+    return forward, 2 * forward
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """The 2-D FFTs of one form: ``height`` × ``width`` points, ``real`` bytes in one real number.
+
+    Arguments called ``planes`` are numbers of images. Scaled transforms make the extra pass over their result
+    that the module's text describes.
+    """
+
+    height: int
+    width: int
+    real: int
+
+    @property
+    def points(self) -> int:
+        """Points of one image."""
+        return self.height * self.width
+
+    @property
+    def half(self) -> int:
+        """Complex numbers of the half plane that determines a real image's spectrum."""
+        return self.height * (self.width // 2 + 1)
+
+    @property
+    def complex(self) -> int:
+        """Bytes of one complex number."""
+        return 2 * self.real
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The transformed lengths, for :attr:`Cost.transform_lengths`."""
+        return (self.height, self.width)
+
+    def images(self, planes: int) -> int:
+        """Bytes of ``planes`` real images."""
+        return planes * self.points * self.real
+
+    def spectra(self, planes: int) -> int:
+        """Bytes of ``planes`` half planes."""
+        return planes * self.half * self.complex
+
+    def full_spectra(self, planes: int) -> int:
+        """Bytes of ``planes`` complex images or full spectra."""
+        return planes * self.points * self.complex
+
+    def r2c(self, planes: int, *, scaled: bool = False) -> Work:
+        """Real images to half planes."""
+        spectra = self.spectra(planes)
+        traffic = self.images(planes) + spectra + (2 * spectra if scaled else 0)
+        return Work(fft_flops(self.points, planes, real=True), traffic)
+
+    def c2r(self, planes: int, *, scaled: bool = True) -> Work:
+        """Half planes to real images."""
+        images = self.images(planes)
+        traffic = self.spectra(planes) + images + (2 * images if scaled else 0)
+        return Work(fft_flops(self.points, planes, real=True), traffic)
+
+    def c2c(self, planes: int, *, scaled: bool = False) -> Work:
+        """Complex images to spectra, or back."""
+        return Work(fft_flops(self.points, planes), self.full_spectra(planes) * (4 if scaled else 2))
+
+    def widen(self, planes: int) -> Work:
+        """The copy of real images into complex ones that a complex FFT of real data begins with."""
+        return Work(0, self.images(planes) + self.full_spectra(planes))
+
+    def r2c_backward(self, planes: int, *, scaled: bool = False) -> Work:
+        """The gradient of :meth:`r2c` as torch computes it: a *complex* FFT of the half plane padded with zeros.
+
+        Clearing the padded plane, copying the half plane into it, transforming, and a real part that is a view
+        (``fft_r2c_backward`` in torch's autograd).
+        """
+        padding = Work(0, self.full_spectra(planes) + 2 * self.spectra(planes))
+        return padding + self.c2c(planes, scaled=scaled)
+
+    def c2r_backward(self, planes: int, *, scaled: bool = True) -> Work:
+        """The gradient of :meth:`c2r`: a real FFT, then the columns that stand for two are doubled in place."""
+        doubled = planes * self.height * ((self.width - 1) // 2) * self.complex
+        return self.r2c(planes, scaled=scaled) + Work(0, 2 * doubled)
+
+
+def spectral_product(batch: int, planes: int, points: int, number: int) -> tuple[Work, Work]:
+    """The complex product of ``batch × planes`` spectra with ``planes`` filters, forward and backward.
+
+    ``points`` complex numbers of ``number`` bytes a plane. Backward conjugates (copies) both factors, makes two
+    products, and sums the filter's gradient over the batch.
+    """
+    spectra, filters = batch * planes * points, planes * points
+    forward = Work(6 * spectra, (2 * spectra + filters) * number)
+    conjugates = Work(0, 2 * (spectra + filters) * number)
+    products = Work(12 * spectra, (5 * spectra + filters) * number)
+    return forward, conjugates + products + batch_sum(batch, filters, number)
+
+
+def batch_sum(batch: int, elements: int, number: int, *, complex_: bool = True) -> Work:
+    """The sum of ``batch`` gradients of ``elements`` numbers each, ``number`` bytes a number; nothing for one."""
+    if batch == 1:
+        return NOTHING
+    return Work((2 if complex_ else 1) * batch * elements, (batch + 1) * elements * number)
+
+
+def in_bounds_share(height: int, width: int, kernel: int) -> float:
+    """Share of a zero-padded "same" convolution's multiply-adds that meet the image rather than the padding.
+
+    ``kernel`` is odd. The nominal 2k² a pixel counts them all; at k = 31 only 27 %, 58 % and 77 % meet a square
+    image of side 16, 32 and 64.
+    """
+    return _axis_share(height, kernel) * _axis_share(width, kernel)
+
+
+def _axis_share(side: int, kernel: int) -> float:
+    """One axis: pairs of pixel and tap at most ``kernel // 2`` and less than ``side`` apart, over all pairs."""
+    reach = min(kernel // 2, side - 1)
+    inside = side * (2 * reach + 1) - reach * (reach + 1)
+    return inside / (side * kernel)

@@ -1,0 +1,125 @@
+"""The second witness: FLOPs as torch's dispatcher sees them, forward and backward, on real or fake tensors.
+
+Counting runs the function. Never count what is timed: FlopCounterMode decomposes operations, and on torch up to
+2.13 one call under any dispatch mode makes a compiled function run eagerly ever after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from niffbench.cost.formulas import FORMULAS, FREE
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What one run of a function cost.
+
+    ``by_op`` has the operations that cost something. ``unpriced`` names the operations that are neither in the
+    formulas nor known to be free: while it is not empty, ``flops`` may be too low. ``traffic`` is what the
+    dispatched operations read and wrote, in bytes.
+    """
+
+    flops: int
+    by_op: dict[str, int]
+    unpriced: tuple[str, ...]
+    traffic: int
+
+
+def count(function: Callable[[], object]) -> Counted:
+    """Run ``function`` once and count it, with our formulas over the stock counter's."""
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    guard = _Guard(known=frozenset(map(str, counter.flop_registry)) | FREE)
+    with guard, counter:
+        function()
+    return Counted(counter.get_total_flops(), _by_op(counter), tuple(sorted(guard.unpriced)), guard.traffic)
+
+
+def count_stock(function: Callable[[], object]) -> dict[str, int]:
+    """Run ``function`` once and return what the stock FlopCounterMode says, by operation."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return _by_op(counter)
+
+
+def _by_op(counter: FlopCounterMode) -> dict[str, int]:
+    counts = counter.get_flop_counts().get("Global", {})
+    return {str(packet): flops for packet, flops in counts.items() if flops}
+
+
+class _Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every operation that the counter above it lets through; notes the unpriced, adds up the traffic."""
+
+    def __init__(self, known: frozenset[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.known = known
+        self.unpriced: set[str] = set()
+        self.traffic = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = str(func.overloadpacket)
+        if func.is_view or name in _NO_DATA:
+            return out
+        if name not in self.known:
+            self.unpriced.add(name)
+        self.traffic += traffic(name, args, out)
+        return out
+
+
+_NO_DATA = {"prim.device"} | {
+    f"aten.{name}"
+    for name in (
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "new_empty",
+        "new_empty_strided",
+        "_unsafe_view",
+        "lift_fresh",
+    )
+}
+_WRITES_FIRST = {f"aten.{name}" for name in ("copy_", "zero_", "fill_", "uniform_", "normal_")}
+_READS_NOTHING = {
+    f"aten.{name}" for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+}
+
+
+def traffic(name: str, args: tuple[Any, ...], out: object) -> int:
+    """Bytes one operation moves: each tensor argument is read once, each result written once.
+
+    Passes of their own, as :mod:`niffbench.cost.closed` describes: a roll makes one for each dimension, a scaled
+    FFT one more over its result, a convolution's two gradients read the output's gradient each.
+    """
+    inputs = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+    outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+    written = sum(map(size, outputs))
+    if name in _READS_NOTHING:
+        return written
+    if name in _WRITES_FIRST:
+        return written + sum(map(size, inputs[1:]))
+    moved = sum(map(size, inputs)) + written
+    if name == "aten.roll":
+        return moved * max(len(args[2]) if len(args) > 2 else 1, 1)
+    if name in ("aten._fft_c2c", "aten._fft_r2c", "aten._fft_c2r") and args[2] != 0:
+        return moved + 2 * written
+    if name == "aten.convolution_backward":
+        return moved + size(inputs[0]) if all(args[10][:2]) else moved
+    return moved
+
+
+def size(tensor: Tensor) -> int:
+    """Bytes of the distinct numbers of a tensor (an expanded dimension holds one)."""
+    distinct = 1
+    for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        distinct *= length if stride or not length else 1
+    return distinct * tensor.element_size()

@@ -1,0 +1,126 @@
+"""Memory that a case will need, from fake tensors: what the dispatcher sees, with nothing allocated.
+
+Buffers inside an operation (an inverse FFT's clone, a convolution's reordered weights) are not seen: the
+difference to a measured peak is the kernels' workspace.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from niffbench.case import Case
+from niffbench.cost.subject import Call, Costed, prepare
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Bytes of a warm call. ``resident``: input and weights, and what the form keeps between calls.
+
+    ``peak`` is above resident, ``output`` the result, ``saved`` what autograd keeps for backward (None in
+    inference). In training the gradients are made by the call, so they are part of the peak.
+    """
+
+    resident: int
+    peak: int
+    saved: int | None
+    output: int
+
+
+@lru_cache(maxsize=4096)
+def predict(operator: Costed, case: Case) -> Prediction:
+    """The memory of one warm call of ``case``, on whatever device."""
+    with FakeTensorMode():
+        return follow(prepare(operator, case, warm=False))
+
+
+def follow(call: Call) -> Prediction:
+    """Run a call twice, the second time warm, and follow its storages; the tensors may be fake."""
+    given = _Storages()
+    given.add_all((call.x, call.gradient, *call.module.parameters(), *call.module.buffers()))
+    with _Watch(given) as cold:
+        call()
+    call.reset()
+    kept = cold.alive
+    with _Watch(given, kept) as warm:
+        out = call()
+    call.reset()
+    output = _Storages()
+    output.add(out)
+    return Prediction(
+        resident=given.bytes + kept.bytes,
+        peak=warm.peak,
+        saved=None if call.mode == "inference" else _saved(call, given),
+        output=output.bytes,
+    )
+
+
+def _saved(call: Call, given: _Storages) -> int:
+    """Bytes that one forward pass leaves for backward, beside what was given to it."""
+    saved = _Storages(given)
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.add(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        call.forward()
+    return saved.bytes
+
+
+class _Storages:
+    """Distinct storages that are none of ``others``, and their bytes; one that dies is forgotten."""
+
+    def __init__(self, *others: _Storages) -> None:
+        self._others = others
+        self._sizes: dict[int, int] = {}
+        self._watchers: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self.bytes = 0
+
+    def add_all(self, values: object) -> None:
+        """Add every tensor in a nest of them."""
+        for leaf in tree_leaves(values):
+            if isinstance(leaf, Tensor):
+                self.add(leaf)
+
+    def add(self, tensor: Tensor) -> None:
+        """Count the tensor's storage unless it is known."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._sizes or any(key in other for other in self._others):
+            return
+        self._sizes[key] = storage.nbytes()
+        self._watchers[key] = weakref.ref(storage, lambda _: self._forget(key))
+        self.bytes += self._sizes[key]
+
+    def _forget(self, key: int) -> None:
+        self.bytes -= self._sizes.pop(key)
+        del self._watchers[key]
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._sizes
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the storages that operations make, beside ``others``; ``peak`` is the largest sum of living ones."""
+
+    def __init__(self, *others: _Storages) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.alive = _Storages(*others)
+        self.peak = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.alive.add_all(out)
+        self.peak = max(self.peak, self.alive.bytes)
+        return out

@@ -1,0 +1,84 @@
+"""Roofline arithmetic: what a machine with given ceilings could do at best (S. Williams, A. Waterman and
+D. Patterson, "Roofline", Communications of the ACM 52(4), 2009).
+
+FLOPs are real FLOPs, rates FLOP/s and bytes/s, times seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import inf
+from typing import Protocol
+
+TRANSFORM_STEPS = frozenset({"forward fft", "inverse fft"})
+"""The steps that are bounded by the rate of a bare FFT and not by that of a matrix product."""
+
+
+class Ceilings(Protocol):
+    """The machine's measured rates; :class:`niffbench.records.Ceilings` satisfies it."""
+
+    @property
+    def copy_bandwidth(self) -> float: ...
+    @property
+    def matmul(self) -> dict[str, float]: ...
+    @property
+    def fft(self) -> dict[str, float]: ...
+
+
+class StepLike(Protocol):
+    """A step with its cost; a closed form's and a record's both satisfy it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def flops(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+
+def arithmetic_intensity(flops: float, traffic: float) -> float:
+    """FLOPs per byte moved; infinite when nothing is moved."""
+    return flops / traffic if traffic else inf
+
+
+def attainable(intensity: float, peak: float, bandwidth: float) -> float:
+    """The roof at ``intensity``: FLOP/s, bounded by ``peak`` and by ``intensity`` times ``bandwidth``."""
+    return min(peak, intensity * bandwidth)
+
+
+def ridge(peak: float, bandwidth: float) -> float:
+    """The intensity from which on the machine is bounded by arithmetic, FLOPs per byte."""
+    return peak / bandwidth
+
+
+def floor_time(flops: float, traffic: float, peak: float, bandwidth: float) -> float:
+    """The least time for that many FLOPs and that much traffic, both at full rate and wholly overlapped."""
+    return max(flops / peak, traffic / bandwidth)
+
+
+def steps_time(steps: Iterable[StepLike], ceilings: Ceilings, dtype: str) -> float:
+    """The least time of a form that makes its steps one after the other, each at its own roof.
+
+    FFTs are bounded by the rate of a bare FFT. A dtype without its own ceiling takes that of the nearest wider
+    one (half-precision FFTs are computed in float32).
+    """
+    products, transforms = ceiling(ceilings.matmul, dtype), ceiling(ceilings.fft or ceilings.matmul, dtype)
+    total = 0.0
+    for step in steps:
+        peak = transforms if step.name in TRANSFORM_STEPS else products
+        total += floor_time(step.flops, step.bytes, peak, ceilings.copy_bandwidth)
+    return total
+
+
+def ceiling(rates: dict[str, float], dtype: str) -> float:
+    """The rate of ``dtype``, or that of the nearest wider one there is.
+
+    Raises:
+        KeyError: when ``rates`` has no dtype as wide.
+    """
+    order = ("bfloat16", "float16", "float32", "float64")
+    wider = order[order.index(dtype) :] if dtype != "bfloat16" else ("bfloat16", "float32", "float64")
+    for candidate in wider:
+        if candidate in rates:
+            return rates[candidate]
+    raise KeyError(dtype)

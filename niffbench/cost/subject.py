@@ -1,0 +1,91 @@
+"""What the counting witnesses and the memory prediction run: a case's module and input, in its mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from niffbench.case import Case, Mode
+from niffbench.cost.closed import Cost
+
+
+class Costed(Protocol):
+    """What must be known of an operator; :class:`niffbench.operators.base.Operator` satisfies it."""
+
+    def cost(self, case: Case) -> Cost: ...
+    def build(self, case: Case) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a case: module, input and, in training, the gradient of the output.
+
+    Outside inference the input asks for a gradient, as it does inside a network.
+    """
+
+    module: nn.Module
+    x: Tensor
+    mode: Mode
+    gradient: Tensor | None
+
+    def __call__(self) -> Tensor:
+        """Run the case once, in its mode; in training leaves gradients behind."""
+        if self.mode == "inference":
+            with torch.inference_mode():
+                return self.forward()
+        out = self.forward()
+        if self.mode == "training":
+            out.backward(self.gradient)  # type: ignore[no-untyped-call]
+        return out
+
+    def forward(self) -> Tensor:
+        """The forward pass alone, in the grad mode of the caller."""
+        out: Tensor = self.module(self.x)
+        return out
+
+    def reset(self) -> None:
+        """Drop the gradients."""
+        self.module.zero_grad(set_to_none=True)
+        self.x.grad = None
+
+
+def prepare(operator: Costed, case: Case, warm: bool = True) -> Call:
+    """The case's call on the CPU of whatever tensor mode is active.
+
+    ``warm``: it has been called once, so that what a form keeps between calls is there.
+    """
+    problem = case.problem
+    dtype = getattr(torch, problem.dtype)
+    layout = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[problem.memory_format]
+    module = operator.build(case)
+    for tensor in (*module.parameters(), *module.buffers()):
+        # Not module.to(): torch cannot swap fake parameters that anything refers to weakly.
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=layout)
+    shape = (problem.batch, problem.channels, problem.height, problem.width)
+    x = torch.zeros(shape, dtype=dtype).contiguous(memory_format=layout)
+    x.requires_grad_(problem.mode != "inference")
+    call = Call(module, x, problem.mode, None)
+    if problem.mode == "training":
+        with torch.no_grad():
+            gradient = torch.zeros_like(call.forward())
+        call = Call(module, x, problem.mode, gradient)
+    if warm:
+        call()
+        call.reset()
+    return call
+
+
+@contextmanager
+def fake(operator: Costed, case: Case) -> Iterator[Call]:
+    """The case's warm call, built of fake tensors: shapes and types without any storage."""
+    with FakeTensorMode():
+        yield prepare(operator, case)

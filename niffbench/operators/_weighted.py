@@ -1,0 +1,62 @@
+"""A module for operators that need no class of their own: a function and its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import Tensor, nn
+
+
+class Weighted(nn.Module):
+    """Calls ``forward(x, **parameters)``; the parameters are registered under their names.
+
+    Copies share the function, which must therefore keep no tensors; what it wants to remember between calls
+    belongs into a :class:`Kept`.
+    """
+
+    def __init__(self, forward: Callable[..., Tensor], **parameters: Tensor) -> None:
+        super().__init__()
+        self._function = forward
+        self._names = tuple(parameters)
+        for name, value in parameters.items():
+            self.register_parameter(name, nn.Parameter(value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self._function(x, **{name: getattr(self, name) for name in self._names})
+        return out
+
+
+class Kept:
+    """One tensor derived from one weight, remembered until the weight changes or another key is asked for.
+
+    Nothing is kept where the weight needs a gradient. A weight counts as changed when it is another object,
+    moved, cast, or written in place with autograd's version counter told (optimisers, ``load_state_dict``).
+    """
+
+    def __init__(self) -> None:
+        self._of: tuple[Hashable, ...] = ()
+        self._weight: Tensor | None = None
+        self._value: Tensor | None = None
+
+    def get(self, weight: Tensor, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """``make()``, or what it made last time for the same weight and ``key``."""
+        if torch.is_grad_enabled() and weight.requires_grad:
+            return make()
+        value: Tensor = self._look_up(weight, key, make)
+        return value
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _look_up(self, weight: Tensor, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        of = (key, weight._version, weight.dtype, weight.device)
+        if self._value is None or self._weight is not weight or self._of != of:
+            with torch.inference_mode(False), torch.no_grad():
+                self._value = make()
+            self._of, self._weight = of, weight
+        return self._value
+
+
+def uniform(*shape: int, fan_in: int) -> Tensor:
+    """Weights as ``nn.Conv2d`` and ``nn.Linear`` draw theirs: uniform within ±1/√fan_in."""
+    bound = fan_in**-0.5
+    return torch.empty(*shape).uniform_(-bound, bound)

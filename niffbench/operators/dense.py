@@ -1,0 +1,97 @@
+"""Dense convolution, k×k over all channels: what NIFF's full layer is an alternative to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from niffbench.case import Case
+from niffbench.cost.closed import Cost, Work, bilinear, floor_bytes, steps
+from niffbench.operators.base import Operator
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Dense(Operator):
+    """``F.conv2d`` without bias, stride 1, "same" size; the weight is ``(channels_out, channels, k, k)``.
+
+    Circular: the input is first padded as ``nn.Conv2d(padding_mode="circular")`` does it, by a copy.
+    """
+
+    takes_kernel: bool = True
+
+    def equivalence(self, case: Case) -> str:
+        return f"dense-{self.boundary}-k{case.kernel}"
+
+    def cost(self, case: Case) -> Cost:
+        p, k = case.problem, case.kernel or 1
+        weights = p.channels_out * p.channels * k * k
+        flops = 2 * k * k * p.channels * p.channels_out * p.batch * p.height * p.width
+        padding, unpadding, read = circular_padding(case, k // 2, k // 2, self.boundary == "circular")
+        out = p.batch * p.channels_out * p.height * p.width * p.element_bytes
+        forward, backward = bilinear(flops, read, weights * p.element_bytes, out)
+        return Cost(
+            steps=steps(
+                p.mode,
+                {"padding": padding, "convolution": forward},
+                {"convolution": backward, "padding": unpadding},
+            ),
+            bytes_floor=floor_bytes(p, weights),
+            parameters=weights,
+        )
+
+    def build(self, case: Case) -> nn.Module:
+        from torch.nn import functional as F
+
+        from niffbench.niff.steps import step
+        from niffbench.operators._weighted import Weighted, uniform
+
+        p, k = case.problem, case.kernel or 1
+        half = k // 2
+
+        def zero(x: Tensor, weight: Tensor) -> Tensor:
+            with step("convolution"):
+                return F.conv2d(x, weight, padding=half)
+
+        def circular(x: Tensor, weight: Tensor) -> Tensor:
+            with step("padding"):
+                x = F.pad(x, (half, half, half, half), mode="circular") if half else x
+            with step("convolution"):
+                return F.conv2d(x, weight)
+
+        weight = uniform(p.channels_out, p.channels, k, k, fan_in=p.channels * k * k)
+        return Weighted(circular if self.boundary == "circular" else zero, weight=weight)
+
+    def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        from niffbench.operators._direct import convolve
+
+        return convolve(x, state["weight"], circular=self.boundary == "circular")
+
+
+def circular_padding(case: Case, rows: int, columns: int, circular: bool) -> tuple[Work, Work, int]:
+    """Padding by ``rows`` and ``columns`` on each side: forward, backward, and the bytes of what it makes.
+
+    Forward writes the padded copy, reading as much: the image once, then its margins. Backward, torch's autograd
+    goes through those copies one by one, and each makes, fills and adds a gradient of the padded size.
+    """
+    p = case.problem
+    planes = p.batch * p.channels * p.element_bytes
+    image = planes * p.height * p.width
+    padded = planes * (p.height + 2 * rows) * (p.width + 2 * columns)
+    if not circular or not (rows or columns):
+        return Work(), Work(), image
+    return Work(0, 2 * padded), Work(0, padded + image), padded
+
+
+OPERATORS = (
+    Dense("dense", "dense", "k×k convolution over all channels, zero padding (F.conv2d)", "zero"),
+    Dense(
+        "dense-circular",
+        "dense",
+        "k×k convolution over all channels, circular padding by a copy",
+        "circular",
+    ),
+)
