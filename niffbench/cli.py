@@ -1,0 +1,143 @@
+"""The command line: which commands there are, and what becomes of errors. Loads only the command called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import click
+
+from niffbench import __version__
+from niffbench.errors import NiffbenchError, did_you_mean
+
+INTERRUPTED = 130
+BUG = 70
+"""Exit status of an error of niffbench's own (EX_SOFTWARE of sysexits.h): never 1, which means a regression."""
+
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "run": "Measure a suite; ends with a table and a report.",
+        "plan": "Say what a run would do, need and take.",
+        "list": "List operators, suites or networks.",
+        "report": "Write the report of one run, or of several side by side.",
+        "plot": "Draw any column of a run against any other.",
+        "export": "Write a run in another tool's format.",
+        "profile": "Say where the time and memory of one case go, step by step.",
+        "filters": "Say how large the filters of a NIFF network really are.",
+        "check": "Judge a run against a baseline.",
+        "ab": "Compare two versions of the code on this machine.",
+        "aa": "Say how small a change this machine can show.",
+        "doctor": "Say what this machine is, and whether it is fit to measure on.",
+    }
+)
+"""Every command with its line in ``--help``; ``niffbench/commands/NAME.py`` holds it as ``command``."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Commands(click.Group):
+    """The commands, each imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names, in the order in which a person meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one; None when there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"niffbench.commands.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Raise click's UsageError with a suggestion for a name that is none."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"no command named '{args[0]}'{did_you_mean(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Call the command; a reader of its output who leaves early (``| head``) is no failure."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click itself would exit with 1, which means a regression
+            _stop_writing()
+            raise click.exceptions.Exit(0) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in ``--help``, without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="niffbench")
+def niffbench() -> None:
+    """What NIFF's FFT convolutions cost, in FLOPs, memory and latency, against spatial convolutions.
+
+    Start with `niffbench run quick`.
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status. A user sees one message, never a traceback."""
+    try:
+        arguments = None if argv is None else list(argv)
+        status = niffbench.main(arguments, prog_name="niffbench", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except NiffbenchError as error:
+        if str(error):
+            _say(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        _stop_writing()
+        return 0
+    except Exception as error:
+        if os.environ.get("NIFFBENCH_DEBUG"):
+            raise
+        _say(f"{type(error).__name__}: {str(error).partition(chr(10))[0] or 'no message'}; {_kept(error)}")
+        return BUG
+
+
+def _stop_writing() -> None:
+    """Whoever read our output has had enough: Python must not try to flush the rest on its way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(message: str) -> None:
+    """One message on standard error; what a file smuggled into it does not reach the terminal as codes."""
+    click.echo(f"niffbench: {_CONTROL.sub('?', message)}", err=True)
+
+
+def _kept(error: Exception) -> str:
+    """Keep the traceback in a file; says where, or how to see it."""
+    again = "set NIFFBENCH_DEBUG=1 to see where it comes from"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="niffbench-error-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return f"this is a fault of niffbench: {again}"
+    return f"this is a fault of niffbench: details are in {file.name}, or {again}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

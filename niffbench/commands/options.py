@@ -1,0 +1,127 @@
+"""Options that several commands share, and the units people write numbers in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from math import inf
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+_UNIT = r"(ms|s|min|m|h|)"
+_SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_BYTES: dict[tuple[str | None, str | None], int] = {(None, None): 1}
+for _power, _prefix in enumerate("KMGT", start=1):
+    _BYTES |= {(_prefix, ""): 1000**_power, (_prefix, "I"): 1024**_power}
+
+
+def share(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """A callback that reads a share between 0 and 1, as ``0.02`` or ``2%``; None stays None."""
+    if value is None:
+        return None
+    match = re.fullmatch(_NUMBER + r"\s*(%?)", value.strip())
+    number = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if not 0 < number < 1:
+        raise click.BadParameter(f"{value!r} should be a share between 0 and 1, as 2% or 0.02", context, parameter)
+    return number
+
+
+def duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """A callback that reads a time in seconds, as ``90``, ``90s``, ``500ms``, ``10m`` or ``1h30m``."""
+    if value is None:
+        return None
+    text = value.replace(" ", "")
+    parts = re.findall(_NUMBER + _UNIT, text)
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or not 0 < seconds < inf:
+        told = f"{value!r} should be a time above zero, as 90s, 500ms or 10m"
+        raise click.BadParameter(told, context, parameter)
+    return seconds
+
+
+def size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """A callback that reads a number of bytes, as ``8GiB``, ``500MB`` or ``1048576``."""
+    if value is None:
+        return None
+    match = re.fullmatch(_NUMBER + r"\s*(?:([KMGT])(I?)B?|B?)", value.strip().upper())
+    number = float(match[1]) * _BYTES[(match[2], match[3])] if match else 0.0
+    if not 1 <= number < inf:
+        told = f"{value!r} should be a number of bytes, as 8GiB, 500MB or 1048576"
+        raise click.BadParameter(told, context, parameter)
+    return int(number)
+
+
+def suite_options(command: Command) -> Command:
+    """``--device`` and ``--only``: on what, and which of a suite's cases."""
+    return _with(
+        command,
+        click.option(
+            "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or replay:FILE.  [default: auto]"
+        ),
+        click.option(
+            "--only",
+            multiple=True,
+            metavar="PATTERN",
+            help="Only these cases: an operator or row ('niff-*', depthwise-k7), a case's id, or axis=value. "
+            "Of one axis any may fit, of several all must. Repeatable.",
+        ),
+    )
+
+
+def measure_options(command: Command) -> Command:
+    """What overrides a suite's own settings, for all cases and rounds."""
+    return _with(
+        command,
+        click.option(
+            "--rounds",
+            type=click.IntRange(1, 1000),
+            metavar="N",
+            help="Fresh worker processes that measure every case.  [default: the suite's]",
+        ),
+        click.option(
+            "--precision",
+            callback=share,
+            metavar="SHARE",
+            help="Stop sampling when the median is known so well, as 2% or 0.02.",
+        ),
+        click.option(
+            "--min-time", callback=duration, metavar="TIME", help="Sample each regime for at least so long."
+        ),
+        click.option(
+            "--max-time", callback=duration, metavar="TIME", help="Sample each regime for at most so long."
+        ),
+        click.option(
+            "--case-timeout",
+            callback=duration,
+            metavar="TIME",
+            help="Give a case up that takes longer than this in a round.",
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(1, 4096),
+            metavar="N",
+            help="Threads of one operation on a CPU.  [default: physical cores]",
+        ),
+        click.option(
+            "--memory-limit",
+            callback=size,
+            metavar="SIZE",
+            help="Skip cases predicted to need more, as 8GiB.  [default: what is free]",
+        ),
+        click.option(
+            "--time-budget",
+            callback=duration,
+            metavar="TIME",
+            help="Be done in about so long, as 10m; every case is measured at least once.",
+        ),
+    )
+
+
+def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
