@@ -1,0 +1,198 @@
+"""Networks by name, and from files: trained weights are read without running anything that the file holds."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from niffbench.errors import did_you_mean
+from niffbench.niff import digits, networks
+from niffbench.niff.catalogue import NETWORKS, execution_of
+from niffbench.niff.checkpoint import load_published
+from niffbench.niff.networks import Rule
+
+LARGEST_FILE = 2 * 2**30
+"""Bytes; the largest network of the catalogue has a quarter of that."""
+
+_PREFIX = "digits-"
+_WRAPPERS = ("state_dict", "model")
+_PARALLEL = "module."  # what nn.DataParallel puts before every name
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights from a file, and the name of their network if the file says it."""
+
+    state: Mapping[str, Tensor]
+    network: str | None
+
+
+def names() -> tuple[str, ...]:
+    """Every network that :func:`build` knows by a name of its own."""
+    return (*NETWORKS, *(_PREFIX + variant for variant in digits.VARIANTS))
+
+
+def build(name: str, *, execution: str = "rfft", size: int = 224, classes: int = 1000) -> nn.Module:
+    """A network with fresh weights: of the catalogue, one for digits, or any of torchvision's converted.
+
+    ``NAME-full`` and ``NAME-split`` convert torchvision's network NAME: dense convolutions of stride 1 become full
+    or split NIFF layers, the others as in MobileNet-v2. The networks for digits have a fixed number of classes.
+
+    Args:
+        size: side of the square input it is meant for.
+
+    Raises:
+        ValueError: for an unknown name or execution, a network without replaceable convolution, or a size smaller
+            than the network's stride.
+    """
+    if name.startswith(_PREFIX) and name in names():
+        model = digits.network(name.removeprefix(_PREFIX))
+        networks.check_input(model, size, size)
+        return model
+    base, _, variant = name.rpartition("-")
+    if name in NETWORKS or variant not in ("full", "split") or base not in _bases():
+        if name not in NETWORKS:
+            raise ValueError(f"no network named '{name}'{did_you_mean(name, names())}")
+        return networks.build(name, execution=execution, input_size=size, num_classes=classes)
+    import torchvision.models
+
+    model = torchvision.models.get_model(base, weights=None, num_classes=classes)
+    converted = networks.convert(model, Rule(spatial=variant, forms=execution_of(execution)))
+    networks.check_input(converted, size, size)
+    return converted
+
+
+def _bases() -> tuple[str, ...]:
+    """torchvision's classifiers."""
+    import torchvision.models
+
+    return tuple(torchvision.models.list_models(module=torchvision.models))
+
+
+def save(path: Path, network: str, model: nn.Module) -> None:
+    """Write the weights of ``model``, which :func:`build` calls ``network``, for :func:`read`."""
+    torch.save({"network": network, "state_dict": model.state_dict()}, path)
+
+
+def read(path: Path) -> Checkpoint:
+    """Weights from a file of ``torch.save``: a state dict, or one under ``state_dict`` or ``model``.
+
+    It is loaded with ``weights_only``, so that nothing in it is executed, and onto the CPU.
+
+    Raises:
+        ValueError: for a file that is missing, too large, or anything else than that. The message names the file.
+    """
+    _check_archive(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # The file may be hostile: torch's reader fails on one in a dozen ways.
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise ValueError(f"{path}: cannot be read as weights alone ({type(error).__name__}: {reason})") from error
+    network = None
+    if isinstance(found, Mapping):
+        named = found.get("network")
+        network = named if isinstance(named, str) else None
+        wrapped = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
+        found = found if wrapped is None else wrapped
+    if not isinstance(found, Mapping) or not found:
+        raise ValueError(f"{path}: holds no state dict; save one with torch.save(model.state_dict(), FILE)")
+    return Checkpoint({_plain(key): _checked(path, key, value) for key, value in found.items()}, network)
+
+
+def _check_archive(path: Path) -> None:
+    """Raise ValueError unless ``path`` is an archive as torch writes since 1.6, of a bearable size unpacked."""
+    try:
+        if not path.is_file():
+            raise ValueError(f"{path}: is not a file")
+        size = path.stat().st_size
+        if size <= LARGEST_FILE:
+            with zipfile.ZipFile(path) as archive:
+                size = max(size, sum(entry.file_size for entry in archive.infolist()))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path}: is not a checkpoint as torch.save writes it (a zip archive)") from error
+    if size > LARGEST_FILE:
+        raise ValueError(f"{path}: holds {size:,} bytes; checkpoints of up to {LARGEST_FILE:,} are read")
+
+
+def _plain(key: object) -> str:
+    return str(key).removeprefix(_PARALLEL)
+
+
+def _checked(path: Path, key: object, value: object) -> Tensor:
+    """``value`` if it is an ordinary tensor of finite numbers; else ValueError."""
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"{path}: {str(key)[:100]!r} is no tensor; save one with torch.save(model.state_dict(), FILE)"
+        )
+    # An expanded tensor claims more numbers than are stored, and would take that much memory when looked at.
+    if (
+        value.layout != torch.strided
+        or value.device.type != "cpu"
+        or value.numel() * value.element_size() > value.untyped_storage().nbytes()
+    ):
+        raise ValueError(f"{path}: {str(key)[:100]!r} is not an ordinary, dense tensor")
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{path}: {str(key)[:100]!r} holds NaN or infinite values")
+    return value
+
+
+def restore(path: Path, *, network: str | None, execution: str = "rfft", size: int = 224) -> tuple[str, nn.Module]:
+    """The network in a file, with its name: ``network`` if given, else the one the file says.
+
+    State dicts laid out like ours load as they are, and NIFF layers laid out like the published code's too.
+
+    Raises:
+        ValueError: as :func:`read` and :func:`build`; if nobody says which network it is; or if the file's weights
+            are those of another architecture.
+    """
+    checkpoint = read(path)
+    name = network or checkpoint.network
+    if name is None:
+        raise ValueError(f"{path}: does not say which network its weights are of; give --network NAME")
+    classes = _classes(checkpoint.state)
+    model = build(name, execution=execution, size=size, **({} if classes is None else {"classes": classes}))
+    _load(path, name, model, checkpoint.state)
+    return name, model
+
+
+def _classes(state: Mapping[str, Tensor]) -> int | None:
+    """Rows of the last matrix with a bias: the classifier's in every network here."""
+    weights = [key for key, value in state.items() if value.dim() == 2 and key.endswith(".weight")]
+    biased = [key for key in weights if key.removesuffix("weight") + "bias" in state]
+    return state[biased[-1]].shape[0] if biased else None
+
+
+def _load(path: Path, name: str, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy ``state`` into ``model``; ValueError if it does not fit."""
+    own = dict(state)
+    for prefix, layer in networks.niff_layers(model):
+        ours = {f"{prefix}.{key}" for key in layer.state_dict()}
+        theirs = {key: value for key, value in own.items() if key.startswith(f"{prefix}.")}
+        if not theirs or theirs.keys() & ours:
+            continue
+        try:
+            load_published(layer, {key.removeprefix(f"{prefix}."): value for key, value in theirs.items()})
+        except ValueError as error:
+            raise ValueError(f"{path}: {prefix}: {error}") from error
+        own = {key: value for key, value in own.items() if key not in theirs}
+        own |= {f"{prefix}.{key}": value for key, value in layer.state_dict().items()}
+    wanted = model.state_dict()
+    missing = [key for key in wanted if key not in own]
+    extra = [key for key in own if key not in wanted]
+    if missing or extra:
+        what = f"lacks '{missing[0]}'" if missing else f"also holds '{extra[0][:100]}'"
+        raise ValueError(f"{path}: is of another architecture than {name}: it {what}")
+    for key, value in wanted.items():
+        if own[key].shape != value.shape:
+            raise ValueError(
+                f"{path}: is of another architecture than {name}: '{key}' has shape {tuple(own[key].shape)} "
+                f"where {tuple(value.shape)} is expected"
+            )
+    model.load_state_dict(own)
