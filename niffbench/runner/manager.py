@@ -13,14 +13,14 @@ from niffbench.operators.base import Operator
 from niffbench.records import Record, Status, Traits
 from niffbench.runner import messages
 from niffbench.runner.budget import CLOSING, Share, share
+from niffbench.runner.dominance import dominated
 from niffbench.runner.interrupts import Interrupts
 from niffbench.runner.journal import Journal
-from niffbench.runner.plan import Plan, Skip, behind
+from niffbench.runner.plan import Plan, Skip, too_large
 from niffbench.runner.process import WORKER, Worker, WorkerBroken
 from niffbench.runner.provenance import discreet
 from niffbench.runner.settings import Settings
 from niffbench.runner.sitting import Failed, Observer, Sitting
-from niffbench.runner.walls import Walls
 from niffbench.suite import Measure
 
 MAX_DEATHS = 10
@@ -61,10 +61,7 @@ class Manager:
         self._command = command
         self._done = {(record.id, record.round) for record in done}
         self._visits = [record for record in done if record.elapsed > 0]
-        self._walls = Walls()
-        for record in done:
-            if record.status == "oom":
-                self._walls.add(record.case)
+        self._unfit = [record.case for record in done if record.status == "oom"]
         self._deaths = self._blameless = 0
         self.notes: list[str] = []
 
@@ -96,7 +93,7 @@ class Manager:
             self._abandon(pending, number, self._out_of_time())
         self._deaths = 0
         while pending:
-            self._skip_behind_walls(pending, number)
+            self._skip_dominating(pending, number)
             if pending:
                 self._sit(number, pending, allowed.measure)
 
@@ -135,14 +132,12 @@ class Manager:
             memory_limit=self._settings.memory_limit,
         )
 
-        def take(record: Record) -> bool:
+        def take(record: Record) -> None:
             self._write(replace(record, reason=discreet(record.reason) if record.reason else None))
             del pending[record.id]
             self._deaths = self._blameless = 0
-            if record.status != "oom":
-                return True
-            self._walls.add(record.case)
-            return not any(self._walls.behind(case) for case in pending.values())
+            if record.status == "oom":
+                self._unfit.append(record.case)
 
         with Worker(task, self._stop.descriptor, self._command) as worker:
             self._stop.at_once = worker.kill
@@ -186,11 +181,13 @@ class Manager:
     def _out_of_time(self) -> Skip:
         return Skip(f"the time budget of {self._settings.budget:g} s was used up")
 
-    def _skip_behind_walls(self, pending: dict[str, Case], number: int) -> None:
+    def _skip_dominating(self, pending: dict[str, Case], number: int) -> None:
+        """Skip what is larger than a case that ran out of memory; that case itself gets its chance every round."""
         for case in list(pending.values()):
-            if (wall := self._walls.behind(case)) is not None:
-                label = self._operators[wall.operator].label(wall)
-                self._give_up(pending.pop(case.id), number, "skipped", behind(wall, label))
+            others = [unfit for unfit in self._unfit if unfit != case]
+            if (other := dominated(case, others)) is not None:
+                label = self._operators[other.operator].label(other)
+                self._give_up(pending.pop(case.id), number, "skipped", too_large(other, label))
 
     def _abandon(self, pending: dict[str, Case], number: int, skip: Skip) -> None:
         """Skip all that is left of a round."""

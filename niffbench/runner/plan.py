@@ -10,9 +10,9 @@ from niffbench.cost.closed import Cost
 from niffbench.cost.roofline import steps_time
 from niffbench.operators.base import Operator
 from niffbench.records import Ceilings
+from niffbench.runner.dominance import dominated
 from niffbench.runner.messages import Predicted
 from niffbench.runner.survey import Survey
-from niffbench.runner.walls import Walls
 from niffbench.suite import Measure, Suite
 
 LAUNCH = 5e-6
@@ -124,7 +124,7 @@ def _skips(suite: Suite, predictions: Mapping[str, Predicted], available: int | 
     if available is None:
         return {}
     skips: dict[str, Skip] = {}
-    walls = Walls()
+    unfit: list[Case] = []
     unknown: list[Case] = []
     for case in suite.cases:
         told = predictions.get(case.id)
@@ -133,17 +133,16 @@ def _skips(suite: Suite, predictions: Mapping[str, Predicted], available: int | 
         elif (needed := (told.resident or 0) + told.peak) > available:
             reason = f"needs {size(needed)} by prediction, {size(available)} available"
             skips[case.id] = Skip(reason, needed, available)
-            walls.add(case)
+            unfit.append(case)
     for case in unknown:
-        if (wall := walls.behind(case)) is not None:
-            skips[case.id] = behind(wall, suite.labels[wall.id])
+        if (other := dominated(case, unfit)) is not None:
+            skips[case.id] = too_large(other, suite.labels[other.id])
     return skips
 
 
-def behind(wall: Case, label: str) -> Skip:
-    """Skip a case because it dominates ``wall``, which did not fit."""
-    smaller = f"{label} at {wall.problem.label} ({wall.id})"
-    return Skip(f"at least as large on every axis as {smaller}, which does not fit")
+def too_large(unfit: Case, label: str) -> Skip:
+    """Skip a case because it dominates ``unfit``, which does not fit in memory."""
+    return Skip(f"at least as large on every axis as {label} at {unfit.problem.label}, which does not fit")
 
 
 def call_time(case: Case, cost: Cost, ceilings: Ceilings | None) -> float:

@@ -69,8 +69,8 @@ class Clock:
 class Sitting:
     """Listens to ``worker``, which was given the cases of ``pending`` in round ``number``.
 
-    ``take`` journals a finished record and removes it from ``pending``; it returns False when the worker should
-    not go on with what it was given. ``deadline`` (``time.monotonic``) ends the sitting whatever is pending.
+    ``take`` journals a finished record and removes it from ``pending``. ``deadline`` (``time.monotonic``) ends the
+    sitting whatever is pending.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Sitting:
         fingerprint: Fingerprint,
         case_timeout: float,
         deadline: float,
-        take: Callable[[Record], bool],
+        take: Callable[[Record], None],
     ) -> None:
         self._worker = worker
         self._pending = pending
@@ -124,8 +124,7 @@ class Sitting:
                     self._observer.turn(self._pending[heard.case], heard.stage, self._number)
                 case messages.Finished(record=record) if self._is_asked_for(record):
                     self._clock.turn(now, None)
-                    if not self._take(record):
-                        return None
+                    self._take(record)
                     if not self._pending:
                         self._patience = FAREWELL
                 case messages.Refused():
