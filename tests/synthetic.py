@@ -411,6 +411,6 @@ def _manifest(world: World, ids: Sequence[str], records: Sequence[Record]) -> Ma
         finished="2026-01-02T03:14:05Z",
         wall=sum(record.elapsed for record in records) + 5.0,
         ceilings=Ceilings(
-            copy_bandwidth=2e10 * fast, matmul={"float32": 1e11 * fast}, fft={"float32": 1.5e10 * fast}
+            copy_bandwidth=3e10 * fast, matmul={"float32": 3e12 * fast}, fft={"float32": 6e10 * fast}
         ),
     )

@@ -1,0 +1,152 @@
+"""Gathering: a run's records brought together into its digest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+
+from niffbench.case import Execution, Problem
+from niffbench.records import Record, Run
+from niffbench.report import metrics
+from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, Winner, compare
+from niffbench.report.metrics import Key
+from niffbench.report.text import clean
+from niffbench.stats.intervals import Interval, exactly, median_of_rounds
+from niffbench.suite import Regime
+
+_COMPARED: tuple[Key, ...] = ("latency", "memory", "flops", "bytes")
+
+
+def gather(run: Run) -> Digest:
+    """Digest a run. Time and memory are linear in its records."""
+    regime = _main_regime(run.records)
+    by_case: dict[str, list[Record]] = {}
+    for record in run.records:
+        by_case.setdefault(record.id, []).append(record)
+    order = {case: place for place, case in enumerate(run.manifest.suite.cases)}
+    groups: dict[tuple[Problem, Execution], list[list[Record]]] = {}
+    for id_ in sorted(by_case, key=lambda id_: order.get(id_, len(order))):
+        case = by_case[id_][0].case
+        groups.setdefault((case.problem, case.execution), []).append(by_case[id_])
+    return Digest(
+        run=run,
+        name=clean(run.name),
+        regime=regime,
+        groups=tuple(
+            _group(problem, execution, cases, run.manifest.suite.baseline, regime)
+            for (problem, execution), cases in groups.items()
+        ),
+        missing=max(len(order) * run.manifest.rounds - len(run.records), 0),
+    )
+
+
+def _main_regime(records: Iterable[Record]) -> Regime:
+    present = {regime for record in records for regime in record.latency}
+    return next((regime for regime in metrics.REGIME_ORDER if regime in present), "steady")
+
+
+def _group(
+    problem: Problem, execution: Execution, cases: Sequence[Sequence[Record]], baseline: str, regime: Regime
+) -> Group:
+    rows = [_row(records, regime) for records in cases]
+    base = next((row for row, records in zip(rows, cases, strict=True) if _is(records[0], baseline)), None)
+    if base is not None:
+        rows = [_against(row, base) for row in rows]
+    return Group(
+        problem=problem,
+        execution=execution,
+        rows=tuple(rows),
+        baseline=None if base is None else next(row for row in rows if row.id == base.id),
+        winners={key: winner for key in _COMPARED if (winner := _winner(rows, key))},
+    )
+
+
+def _is(record: Record, baseline: str) -> bool:
+    case = record.case
+    plain = case.operator if case.kernel is None else f"{case.operator}-k{case.kernel}"
+    return baseline in (record.traits.label, plain)
+
+
+def _row(records: Sequence[Record], regime: Regime) -> Row:
+    measured = [record for record in records if record.status == "ok"]
+    best = measured[0] if measured else records[0]
+    reasons: dict[str, str] = {}
+    for record in records:
+        if record.status != "ok":
+            reasons.setdefault(record.status, clean(record.reason or "no reason was given", 300))
+    return Row(
+        case=best.case,
+        id=best.id,
+        traits=best.traits,
+        cells={key: cell for key in _COMPARED if (cell := _cell(records, key, regime))},
+        regimes=_regimes(measured),
+        statuses=Counter(record.status for record in records),
+        reasons=reasons,
+        flags=Counter(clean(flag, 40) for record in measured for flag in _flags(record, regime)),
+        cost=next((record.cost for record in records if record.cost), None),
+        parameters=best.parameters,
+        error=max((record.numerics.l2 for record in records if record.numerics), default=None),
+        energy=_typical(record.energy for record in measured),
+        launch_share=_typical(r.latency["graph"].launch_share for r in measured if "graph" in r.latency),
+        resident=best.memory.resident if best.memory else None,
+        predicted=best.memory.predicted if best.memory else None,
+        needed=next((record.needed for record in records if record.needed is not None), None),
+        available=next((record.available for record in records if record.available is not None), None),
+    )
+
+
+def _cell(records: Iterable[Record], key: Key, regime: Regime) -> Cell | None:
+    found = {record.round: metrics.value(record, key, regime) for record in records}
+    rounds = {round_: value for round_, value in found.items() if value is not None}
+    if not rounds:
+        return None
+    if exact := key in metrics.EXACT:
+        return Cell(rounds, exactly(median(rounds.values()), CONFIDENCE), exact)
+    return Cell(rounds, median_of_rounds(list(rounds.values()), confidence=CONFIDENCE), exact)
+
+
+def _against(row: Row, base: Row) -> Row:
+    """The row with its ratios to the baseline, and whether they compare like with like."""
+    cells = dict(row.cells)
+    for key, cell in row.cells.items():
+        if key in base.cells:
+            relative = compare(base.cells[key], cell)
+            cells[key] = replace(cell, ratio=relative if relative.estimate is not None else None)
+    one, two = row.traits, base.traits
+    return replace(
+        row, cells=cells, like_baseline=(one.equivalence, one.boundary) == (two.equivalence, two.boundary)
+    )
+
+
+def _regimes(measured: Sequence[Record]) -> Mapping[Regime, Interval]:
+    found: dict[Regime, Interval] = {}
+    for regime in metrics.REGIME_ORDER:
+        values = [metrics.latency_of(record, regime) for record in measured]
+        if any(value is not None for value in values):
+            found[regime] = median_of_rounds(values, confidence=CONFIDENCE)
+    return found
+
+
+def _flags(record: Record, regime: Regime) -> set[str]:
+    """What is wrong with a round's main series, and with the machine around it."""
+    series = record.latency.get(regime)
+    throttled = ["throttled"] if record.machine and record.machine.throttle else []
+    return {*(series.flags if series else ()), *throttled}
+
+
+def _typical(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return median(present) if present else None
+
+
+def _winner(rows: Iterable[Row], key: Key) -> Winner | None:
+    """The row of least value among those measured, and those whose ratio to it does not exclude 1."""
+    having = [row for row in rows if row.ok and key in row.cells]
+    if len(having) < 2:
+        return None
+    best = min(having, key=lambda row: row.cells[key].estimate)
+    ratios = [(row, compare(best.cells[key], row.cells[key])) for row in having if row.id != best.id]
+    tied = tuple(row for row, ratio in ratios if ratio.low is not None and not ratio.excludes(1.0))
+    return Winner(best, tied, certain=all(ratio.low is not None for _, ratio in ratios))

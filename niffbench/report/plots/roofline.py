@@ -1,0 +1,109 @@
+"""The roofline: what each case achieved, under the ceilings measured on the same machine in the same run.
+
+S. Williams, A. Waterman and D. Patterson, "Roofline: an insightful visual performance model for multicore architectures",
+Communications of the ACM 52(4), 2009, pp. 65–76. Intensity is taken over the form's own traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import atan2, degrees
+from typing import TYPE_CHECKING
+
+from niffbench.records import Ceilings
+from niffbench.report import text
+from niffbench.report.digest import Digest, Row
+from niffbench.report.plots.canvas import (
+    INK,
+    MUTED,
+    PAPER,
+    Margins,
+    Plot,
+    finish,
+    legend,
+    legend_height,
+    log_axis,
+    sheet,
+)
+from niffbench.report.plots.palette import Style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def roofline(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
+    """FLOP/s against FLOP/byte, one mark a case, for the dtype that most cases have."""
+    ceilings = digest.ceilings
+    rows = [row for row in digest.rows if row.ok and _place(row)]
+    if ceilings is None or not rows:
+        return None
+    dtypes = [row.case.problem.dtype for row in rows]
+    dtype = max(dict.fromkeys(dtypes), key=dtypes.count)
+    rows = [row for row in rows if row.case.problem.dtype == dtype]
+    used = {row.label: styles[row.label] for row in rows}
+    width = 7.4
+    margins = Margins(left=0.95, right=0.2)
+    figure, [[axis]] = sheet(1, 1, (width - 1.15, 3.6), margins, below=legend_height(list(used), width))
+    marks: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if place := _place(row):
+            marks.setdefault(row.label, []).append(place)
+    every = [place for places in marks.values() for place in places]
+    low, high = min(x for x, _ in every) / 1.6, max(x for x, _ in every) * 1.6
+    tops = _ceilings(axis, ceilings, dtype, low, high)
+    for label, places in marks.items():
+        style = styles[label]
+        axis.plot(*zip(*places, strict=True), linestyle="none", marker=style.marker, color=style.colour, markersize=5.5,
+                  markeredgecolor=PAPER, markeredgewidth=0.4, alpha=0.9, zorder=3)  # fmt: skip
+    log_axis(axis, "x", [low, high], text.plain)
+    log_axis(axis, "y", [*(y for _, y in every), *tops], lambda value: text.rate(value, "FLOP/s"))
+    _slanted(axis, ceilings.copy_bandwidth, low)
+    axis.set_xlabel("arithmetic intensity, FLOP per byte of the form's own traffic")
+    axis.set_ylabel("achieved")
+    legend(figure, used, lines=False)
+    return finish(
+        figure,
+        name="roofline",
+        title="Roofline",
+        alt=f"Roofline plot ({dtype}): achieved FLOP/s of {text.plural(len(rows), 'case')} against arithmetic intensity, "
+        f"under a copy bandwidth of {text.rate(ceilings.copy_bandwidth, 'B/s')}.",
+        caption=f"{dtype}, {digest.regime} latency. Ceilings were measured in this run. A mark above the slanted line found "
+        "its data in a cache; nominal FFT FLOPs make no claim on the matrix-product ceiling.",
+        wide=False,
+    )
+
+
+def _place(row: Row) -> tuple[float, float] | None:
+    latency, work = row.cells.get("latency"), row.cost
+    if latency is None or not latency.estimate or work is None or not work.closed or not work.bytes_own:
+        return None
+    return work.closed / work.bytes_own, work.closed / latency.estimate
+
+
+def _ceilings(axis: Axes, ceilings: Ceilings, dtype: str, low: float, high: float) -> list[float]:
+    """Draw the roofs between two intensities; return the heights they reach."""
+    bandwidth = ceilings.copy_bandwidth
+    flat = [
+        ("matrix product", ceilings.matmul.get(dtype), "solid"),
+        ("bare FFT", ceilings.fft.get(dtype), "dashed"),
+    ]
+    tops = [bandwidth * low]
+    roof = max([height for _, height, _ in flat if height], default=bandwidth * high)
+    ridge = min(roof / bandwidth, high)
+    axis.plot([low, ridge], [bandwidth * low, bandwidth * ridge], color=INK, linewidth=1.1, zorder=1)
+    for noun, height, dash in flat:
+        if height:
+            start = min(height / bandwidth, high)
+            axis.plot([start, high], [height, height], color=INK, linewidth=1.1, linestyle=dash, zorder=1)
+            axis.annotate(f"{noun}, {text.rate(height, 'FLOP/s')}", (high, height), xytext=(-4, 4),
+                          textcoords="offset points", ha="right", fontsize=8, color=MUTED)  # fmt: skip
+            tops.append(height)
+    return tops
+
+
+def _slanted(axis: Axes, bandwidth: float, start: float) -> None:
+    """Name the bandwidth along its line, once the axes' limits are known."""
+    ends = axis.transData.transform([(start, bandwidth * start), (2 * start, 2 * bandwidth * start)])
+    angle = degrees(atan2(ends[1][1] - ends[0][1], ends[1][0] - ends[0][0]))
+    axis.annotate(f"copy, {text.rate(bandwidth, 'B/s')}", (start, bandwidth * start), xytext=(2, 6), fontsize=8,
+                  textcoords="offset points", rotation=angle, rotation_mode="anchor", color=MUTED)  # fmt: skip

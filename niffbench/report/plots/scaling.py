@@ -1,0 +1,165 @@
+"""Scaling: latency, memory and FLOPs along one axis, log–log, one line an operator, with fitted slopes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from niffbench.report import text
+from niffbench.report.digest import Digest
+from niffbench.report.metrics import Metric
+from niffbench.report.plots.canvas import (
+    MUTED,
+    PAPER,
+    Margins,
+    Plot,
+    evenly,
+    finish,
+    legend,
+    legend_height,
+    log_axis,
+    measured_axis,
+    sheet,
+)
+from niffbench.report.plots.palette import Style
+from niffbench.report.slices import AXES, Axis, Point, Slice
+from niffbench.report.trends import Growth, is_niff
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ACROSS = 3
+"""Slices shown side by side."""
+SLOPES = 8
+"""Slopes written into a panel; where there are more, one a family."""
+VARIANTS = 3
+"""Kernel sizes of one operator shown where another axis is swept."""
+
+
+def scaling(
+    slices: Sequence[Slice], fits: Sequence[Growth], digest: Digest, styles: Mapping[str, Style]
+) -> Plot | None:
+    """One column a slice, one row a quantity. ``slices`` share an axis; ``fits`` are their growths."""
+    chosen = representative(slices)
+    curves = [_chosen(slice_) for slice_ in chosen]
+    metrics = [m for m in digest.metrics if any(_line(c, m) for some in curves for c in some.values())]
+    if not chosen or not metrics:
+        return None
+    axis_name: Axis = chosen[0].axis
+    used = {
+        name: styles[points[0].row.label]
+        for some in curves
+        for name, points in some.items()
+        if any(_line(points, metric) for metric in metrics)
+    }
+    columns = len(chosen)
+    panel = (2.55, 2.05) if columns > 1 else (4.6, 2.5)
+    margins = Margins(left=0.95, right=0.55, across=0.85, down=0.35)
+    width = margins.left + columns * panel[0] + (columns - 1) * margins.across + margins.right
+    figure, axes = sheet(len(metrics), columns, panel, margins, below=legend_height(list(used), width))
+    for line, metric in zip(axes, metrics, strict=True):
+        for axis, slice_, some in zip(line, chosen, curves, strict=True):
+            slopes = {fit.operator: fit for fit in fits if fit.slice is slice_ and fit.metric.key == metric.key}
+            _panel(axis, slice_, some, metric, styles, slopes)
+        line[0].set_ylabel(metric.axis)
+    for axis, slice_ in zip(axes[0], chosen, strict=True):
+        axis.set_title(slice_.fixed)
+    for axis in axes[-1]:
+        axis.set_xlabel(AXES[axis_name])
+    legend(figure, used)
+    more = f" {len(slices) - columns} further slices are in the table only." if len(slices) > columns else ""
+    return finish(
+        figure,
+        name=f"scaling-{axis_name}",
+        title=f"Scaling with {axis_name if axis_name != 'size' else 'resolution'}",
+        alt=f"Log–log plots of {text.listing([m.noun for m in metrics])} against {AXES[axis_name]} for "
+        f"{text.listing(list(used), 20)}; the table of exponents holds the fitted slopes.",
+        caption="The number at a line's end is its fitted log–log slope. Bars: 95 % intervals over "
+        f"{text.plural(digest.rounds, 'round')}.{more}",
+        wide=columns > 1,
+    )
+
+
+def representative(slices: Sequence[Slice]) -> list[Slice]:
+    """A few slices that stand for all: spread over the largest's setting (mode, dtype …), and one of another setting."""
+    settings = {slice_.setting: [other for other in slices if other.setting == slice_.setting] for slice_ in slices}
+    first, *others = settings.values()
+    return [*evenly(first, ACROSS - 1), others[0][0]] if others else evenly(first, ACROSS)
+
+
+def _chosen(slice_: Slice) -> dict[str, Sequence[Point]]:
+    """The curves that are drawn: of an operator in many kernel sizes only a few, spread over the range."""
+    families: dict[str, list[str]] = {}
+    for name, points in slice_.curves.items():
+        families.setdefault(points[0].row.case.operator, []).append(name)
+    kept = {name for names in families.values() for name in evenly(names, VARIANTS if slice_.axis != "kernel" else 99)}
+    lines: dict[str, Sequence[Point]] = {n: p for n, p in slice_.curves.items() if n in kept}
+    places = slice_.positions
+    for name, point in slice_.level.items():
+        lines[name] = [Point(at, point.row, point.group) for at in (places[0], places[-1])]
+    return lines
+
+
+def _line(points: Sequence[Point], metric: Metric) -> list[tuple[float, float, float | None, float | None]]:
+    found = []
+    for point in points:
+        cell = point.row.cells.get(metric.key) if point.row.ok else None
+        if cell is not None and cell.estimate > 0:
+            found.append((point.at, cell.estimate, cell.value.low, cell.value.high))
+    return found
+
+
+def _panel(
+    axis: Axes,
+    slice_: Slice,
+    curves: Mapping[str, Sequence[Point]],
+    metric: Metric,
+    styles: Mapping[str, Style],
+    slopes: Mapping[str, Growth],
+) -> None:
+    lines = {name: line for name, points in curves.items() if (line := _line(points, metric))}
+    values = [y for line in lines.values() for _, y, _, _ in line]
+    measured_axis(axis, "x", slice_.positions, most=6)
+    log_axis(axis, "y", values, metric.show, base=2 if metric.key == "memory" else 10, most=5)
+    ends: dict[str, list[tuple[float, str, str]]] = {}
+    for name, line in lines.items():
+        style = styles[curves[name][0].row.label]
+        level = name in slice_.level
+        axis.plot([x for x, *_ in line], [y for _, y, *_ in line], color=style.colour, linestyle=style.dash,
+                  marker="" if level else style.marker, markeredgecolor=PAPER, markeredgewidth=0.5,
+                  alpha=0.9, zorder=4 if is_niff(curves[name][0].row) else 3)  # fmt: skip
+        bars = [(x, low, high) for x, _, low, high in line if low and high and high > low and not level]
+        axis.vlines(*_columns(bars), color=style.colour, linewidth=1.2, zorder=2)
+        slope = slopes[name].scaling.overall.slope.estimate if name in slopes else None
+        if slope is not None:
+            ends.setdefault(style.colour, []).append((line[-1][1], f"{slope:.2f}", style.colour))
+    many = sum(map(len, ends.values())) > SLOPES
+    _end_labels(axis, slice_.positions[-1], [end for some in ends.values() for end in (some[:1] if many else some)])
+    axis.tick_params(axis="both", labelcolor=MUTED)
+
+
+def _columns(bars: Sequence[tuple[float, float, float]]) -> tuple[list[float], list[float], list[float]]:
+    return [x for x, _, _ in bars], [low for _, low, _ in bars], [high for _, _, high in bars]
+
+
+def _end_labels(axis: Axes, x: float, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Write each slope beside the end of its line, moved apart where they would touch."""
+    points = 72 / axis.figure.dpi
+    bottom, top = (float(axis.transAxes.transform((0, edge))[1]) * points for edge in (0, 1))
+    ordered = sorted(ends)
+    heights = [float(axis.transData.transform((x, y))[1]) * points for y, _, _ in ordered]
+    for (y, label, colour), height, place in zip(ordered, heights, apart(heights, 9.0, bottom, top), strict=True):
+        axis.annotate(label, (x, y), xytext=(6, place - height), textcoords="offset points",
+                      fontsize=7.5, color=colour, va="center", annotation_clip=False)  # fmt: skip
+
+
+def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Ascending places moved as little as it takes to lie ``gap`` apart, below ``high`` as far as there is room."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, low, moved[-1] + gap if moved else low))
+    ceiling = high
+    for index in reversed(range(len(moved))):
+        moved[index] = max(min(moved[index], ceiling), low)
+        ceiling = moved[index] - gap
+    return moved

@@ -1,0 +1,126 @@
+"""Trade-offs at one problem: latency against memory with its Pareto front, and latency against error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from niffbench.report import text
+from niffbench.report.digest import Digest, Group, Row
+from niffbench.report.plots.canvas import INK, PAPER, Plot, evenly, finish, legend, legend_height, log_axis, sheet
+from niffbench.report.plots.palette import Style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST = 6
+"""Problems in one plot, three to a line."""
+
+
+def pareto(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
+    """Latency against peak memory; operators on the line are beaten in neither by any one other."""
+    return _panels(
+        digest,
+        styles,
+        lambda row: _estimate(row, "memory"),
+        name="pareto",
+        title="Latency against memory",
+        noun="peak memory",
+        show=text.size_of,
+        base=2,
+        caption="The grey line is the Pareto front: no operator off it is better in one without being worse in the other.",
+        front=True,
+    )
+
+
+def errors(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
+    """Latency against the relative L2 error to float64."""
+    return _panels(
+        digest,
+        styles,
+        lambda row: row.error,
+        name="error",
+        title="Latency against error",
+        noun="relative L2 error",
+        show=text.power_of_ten,
+        base=10,
+        caption="Error of the output against float64; operators outside their tolerance are not timed and not shown.",
+        front=False,
+    )
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The Pareto front of points of which less is better in both coordinates, ascending in the first."""
+    kept: list[tuple[float, float]] = []
+    for point in sorted(set(points)):
+        if not kept or point[1] < kept[-1][1]:
+            kept.append(point)
+    return kept
+
+
+def _estimate(row: Row, key: str) -> float | None:
+    return next((cell.estimate for name, cell in row.cells.items() if name == key), None)
+
+
+def _panels(
+    digest: Digest,
+    styles: Mapping[str, Style],
+    across: Callable[[Row], float | None],
+    *,
+    name: str,
+    title: str,
+    noun: str,
+    show: Callable[[float], str],
+    base: int,
+    caption: str,
+    front: bool,
+) -> Plot | None:
+    def points(group: Group) -> dict[str, tuple[float, float]]:
+        found = {row.label: (across(row), _estimate(row, "latency")) for row in group.rows if row.ok}
+        return {label: (x, y) for label, (x, y) in found.items() if x and y and x > 0}
+
+    groups = [group for group in digest.groups if len(points(group)) > 1]
+    if not groups:
+        return None
+    chosen = evenly(groups, MOST)
+    columns = min(len(chosen), 3)
+    lines = -(-len(chosen) // columns)
+    used = {row.label: styles[row.label] for g in chosen for row in g.rows if row.label in points(g)}
+    panel = (2.55, 2.0)
+    width = 0.9 + columns * (panel[0] + 0.6)
+    figure, axes = sheet(lines, columns, panel, below=legend_height(list(used), width))
+    flat = [axis for line in axes for axis in line]
+    for axis, group in zip(flat, chosen, strict=False):
+        _scatter(axis, points(group), styles, with_front=front)
+        log_axis(axis, "x", [x for x, _ in points(group).values()], show, base=base, most=5)
+        log_axis(axis, "y", [y for _, y in points(group).values()], text.seconds, most=5)
+        axis.set_title(group.label)
+    for axis in flat[len(chosen) :]:
+        axis.set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel(noun)
+    for line in axes:
+        line[0].set_ylabel(f"{digest.regime} latency")
+    legend(figure, used, lines=False)
+    omitted = f" {len(groups) - len(chosen)} problems are left out for space." if len(groups) > len(chosen) else ""
+    return finish(
+        figure,
+        name=name,
+        title=title,
+        alt=f"Scatter plots of {digest.regime} latency against {noun} at {text.plural(len(chosen), 'problem')}, "
+        "one mark an operator; the table of cases holds the numbers.",
+        caption=caption + omitted,
+        wide=columns > 1,
+    )
+
+
+def _scatter(
+    axis: Axes, points: Mapping[str, tuple[float, float]], styles: Mapping[str, Style], *, with_front: bool
+) -> None:
+    if with_front:
+        edge = front(list(points.values()))
+        axis.step(*zip(*edge, strict=True), where="post", color=INK, alpha=0.35, linewidth=1.0, zorder=1)
+    for label, (x, y) in points.items():
+        style = styles[label]
+        axis.plot(x, y, linestyle="none", marker=style.marker, color=style.colour, markersize=6,
+                  markeredgecolor=PAPER, markeredgewidth=0.5, zorder=3)  # fmt: skip

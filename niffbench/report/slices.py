@@ -1,0 +1,133 @@
+"""Slices of a run: rows that differ in one axis only, so that a curve over that axis means something."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from niffbench.case import Case
+from niffbench.report.digest import Digest, Group, Row
+from niffbench.report.text import clean
+
+Axis = Literal["size", "channels", "batch", "kernel"]
+
+AXES: dict[Axis, str] = {
+    "size": "resolution (side in pixels)",
+    "channels": "channels",
+    "batch": "batch size",
+    "kernel": "kernel size (side in pixels)",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row at its place on the slice's axis, and the group it is compared in."""
+
+    at: float
+    row: Row
+    group: Group
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Curves over one axis, everything else held fixed as ``fixed`` says.
+
+    ``setting``: the part of it that is no extent: dtype, memory format, mode, execution. ``curves``: by operator, ascending in the axis. ``level`` (kernel axis only): operators that have no kernel, one
+    point each, at no place on the axis.
+    """
+
+    axis: Axis
+    fixed: str
+    setting: tuple[str, ...]
+    curves: Mapping[str, tuple[Point, ...]]
+    level: Mapping[str, Point]
+
+    @property
+    def positions(self) -> list[float]:
+        """The places on the axis, ascending."""
+        return sorted({point.at for points in self.curves.values() for point in points})
+
+    @property
+    def points(self) -> list[Point]:
+        """Every point, those without a place on the axis too."""
+        return [*(point for points in self.curves.values() for point in points), *self.level.values()]
+
+
+def position(case: Case, axis: Axis) -> float | None:
+    """Where a case lies on an axis; the size of a non-square map is the geometric mean of its sides."""
+    problem = case.problem
+    if axis == "size":
+        return float(problem.height * problem.width) ** 0.5
+    if axis == "kernel":
+        return None if case.kernel is None else float(case.kernel)
+    return float(problem.batch if axis == "batch" else problem.channels)
+
+
+def without_kernel(row: Row) -> str:
+    """The operator's name without its kernel size."""
+    return clean(row.traits.label.replace(f"-k{row.case.kernel}", "", 1), 60)
+
+
+def slices(digest: Digest, axis: Axis) -> tuple[Slice, ...]:
+    """All slices along ``axis`` in which it takes two values or more for some operator; the largest first."""
+    found: dict[tuple[object, ...], list[Point]] = {}
+    for group in digest.groups:
+        for row in group.rows:
+            at = position(row.case, axis)
+            found.setdefault(_fixed(group, axis), []).append(Point(at if at is not None else 0.0, row, group))
+    made = [_slice(axis, points) for points in found.values()]
+    kept = [slice_ for slice_ in made if slice_.curves and len(slice_.positions) > 1]
+    return tuple(sorted(kept, key=lambda s: -len(s.points)))
+
+
+def _fixed(group: Group, axis: Axis) -> tuple[object, ...]:
+    problem = group.problem
+    same = problem.channels == problem.channels_out
+    return (
+        None if axis == "batch" else problem.batch,
+        None if axis == "channels" else problem.channels,
+        "same" if same else problem.channels_out,
+        problem.height / problem.width if axis == "size" else (problem.height, problem.width),
+        problem.dtype,
+        problem.memory_format,
+        problem.mode,
+        group.execution,
+    )
+
+
+def _slice(axis: Axis, points: Sequence[Point]) -> Slice:
+    curves: dict[str, list[Point]] = {}
+    level: dict[str, Point] = {}
+    some = points[0]
+    for point in points:
+        if axis == "kernel" and point.row.case.kernel is None:
+            level[point.row.label] = point
+        else:
+            name = without_kernel(point.row) if axis == "kernel" else point.row.label
+            curves.setdefault(name, []).append(point)
+    whole = {
+        name: tuple(sorted(curve, key=lambda point: point.at)) for name, curve in curves.items() if len(curve) > 1
+    }
+    problem = some.group.problem
+    setting = (problem.dtype, problem.memory_format, problem.mode, some.group.execution)
+    return Slice(axis, describe(some.group, axis), setting, whole, level)
+
+
+def describe(group: Group, axis: Axis) -> str:
+    """What a slice holds fixed: ``B1, 64 channels, inference``."""
+    problem = group.problem
+    parts = [f"B{problem.batch}"] if axis != "batch" else []
+    if axis != "channels":
+        same = problem.channels == problem.channels_out
+        parts.append(
+            f"{problem.channels} channels" if same else f"{problem.channels}→{problem.channels_out} channels"
+        )
+    if axis != "size":
+        square = problem.height == problem.width
+        parts.append(f"{problem.height}²" if square else f"{problem.height}×{problem.width}")
+    parts.append(problem.mode)
+    parts += [problem.dtype] if problem.dtype != "float32" else []
+    parts += [problem.memory_format] if problem.memory_format != "contiguous" else []
+    parts += [group.execution] if group.execution != "eager" else []
+    return ", ".join(parts)

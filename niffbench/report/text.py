@@ -1,0 +1,146 @@
+"""Numbers and words as people read them: three significant digits, a unit, and nothing that a terminal would obey."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from math import floor, isfinite, log10
+
+from niffbench.stats.intervals import Interval
+
+MISSING = "–"
+LONGEST = 120
+"""Characters of a name or a reason that are shown; records come from strangers."""
+
+_SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+_BYTES = ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
+_DECIMAL = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+
+
+def digits(value: float, significant: int = 3) -> str:
+    """``value`` to so many significant digits, never in exponent form below 1e6: 0.0123, 1.23, 123, 12300."""
+    if not isfinite(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    magnitude = floor(log10(abs(value)))
+    rounded = round(value, significant - 1 - magnitude)
+    magnitude = floor(log10(abs(rounded)))
+    if not -5 <= magnitude < 6:
+        return f"{value:.{significant - 1}e}"
+    return f"{rounded:.{max(significant - 1 - magnitude, 0)}f}"
+
+
+def _scaled(value: float | None, units: Sequence[tuple[float, str]], suffix: str = "") -> str:
+    if value is None or not isfinite(value):
+        return MISSING
+    if value == 0:
+        return f"0 {units[-1][1]}{suffix}".rstrip()
+    size = abs(value) * (1 + 5e-4)  # 999.9 of a unit is 1.00 of the next
+    scale, unit = next(((s, u) for s, u in units if size >= s), units[-1])
+    return f"{digits(value / scale)} {unit}{suffix}".rstrip()
+
+
+def seconds(value: float | None) -> str:
+    """A time: ``1.23 ms``."""
+    return _scaled(value, _SECONDS)
+
+
+def size_of(value: float | None) -> str:
+    """Bytes: ``12.5 MiB``."""
+    return _scaled(value, _BYTES)
+
+
+def flops(value: float | None) -> str:
+    """Real FLOPs: ``1.23 GFLOP``."""
+    return _scaled(value, _DECIMAL, "FLOP")
+
+
+def rate(value: float | None, unit: str) -> str:
+    """Something per second: ``81.5 GFLOP/s``."""
+    return _scaled(value, _DECIMAL, unit)
+
+
+def count(value: float | None) -> str:
+    """A number of things: ``2.36 M``."""
+    return _scaled(value, _DECIMAL)
+
+
+def plain(value: float | None) -> str:
+    """A number without a unit."""
+    return MISSING if value is None else digits(value)
+
+
+def times(value: float | None) -> str:
+    """A ratio: ``0.345×``."""
+    return MISSING if value is None or not isfinite(value) else f"{digits(value)}×"
+
+
+def power_of_ten(value: float | None) -> str:
+    """A small number: ``2.1·10⁻⁷``."""
+    if value is None or not isfinite(value):
+        return MISSING
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}·10{exponent_digits(int(exponent))}" if value else "0"
+
+
+def exponent_digits(exponent: int) -> str:
+    """An exponent in superscript digits."""
+    return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def percent(share: float | None) -> str:
+    """A share: ``35 %``, with a decimal where it is small."""
+    if share is None or not isfinite(share):
+        return MISSING
+    return f"{share:.0%}".replace("%", " %") if share >= 0.1 or share == 0 else f"{100 * share:.2g} %"
+
+
+def brackets(interval: Interval | None) -> str:
+    """The ends of an interval of ratios or plain numbers, ``[0.33, 0.36]``; empty where it has none or no width.
+
+    The ends get as many decimals as it takes to tell them apart, three significant digits at least.
+    """
+    if interval is None or interval.low is None or interval.high is None or interval.low == interval.high:
+        return ""
+    for significant in (3, 4, 5):
+        low, high = digits(interval.low, significant), digits(interval.high, significant)
+        if low != high:
+            return f"[{low}, {high}]"
+    return ""
+
+
+def ratio(interval: Interval | None) -> str:
+    """A ratio with its interval: ``0.345× [0.331, 0.360]``."""
+    if interval is None:
+        return MISSING
+    return f"{times(interval.estimate)} {brackets(interval)}".rstrip()
+
+
+def clean(text: object, longest: int = LONGEST) -> str:
+    """Text from a record made fit to show: one line, no control or direction characters, not endless."""
+    line = "".join(" " if char.isspace() else char for char in str(text))
+    line = "".join(char for char in line if unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
+    line = " ".join(line.split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+_SPECIAL = str.maketrans(
+    {char: f"\\{char}" for char in "\\`*_{}[]()#+-!|~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "&#64;"}
+)
+
+
+def markdown(text: object, longest: int = LONGEST) -> str:
+    """Text escaped for GitHub's Markdown, inside a table too; it mentions nobody and links nowhere."""
+    return clean(text, longest).translate(_SPECIAL).replace("://", "&#58;//").replace("www.", "www&#46;")
+
+
+def listing(names: Sequence[str], most: int = 3) -> str:
+    """``a, b and c``; beyond ``most`` names the rest are counted."""
+    shown = list(names[:most]) if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} others"]
+    return shown[0] if len(shown) == 1 else ", ".join(shown[:-1]) + " and " + shown[-1] if shown else "none"
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 case``, ``1,234 cases``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

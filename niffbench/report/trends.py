@@ -1,0 +1,140 @@
+"""Trends: how each operator scales along each axis, and where NIFF and the spatial operators change places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from niffbench.report import metrics
+from niffbench.report.digest import CONFIDENCE, Cell, Digest, Row, aligned
+from niffbench.report.metrics import Key, Metric
+from niffbench.report.slices import AXES, Axis, Point, Slice, slices
+from niffbench.stats.crossovers import Crossover, crossover
+from niffbench.stats.exponents import Scaling, scaling
+from niffbench.stats.intervals import Rounds
+
+MOST_SLICES = 12
+"""Slices of one axis that are looked at, the largest: a report that says everything says nothing."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How one quantity of one operator grows along a slice.
+
+    Its theory is the closed-form FLOPs for latency, and the peak predicted from fake tensors for memory; FLOPs are
+    theory themselves.
+    """
+
+    slice: Slice
+    operator: str
+    family: str
+    metric: Metric
+    scaling: Scaling
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Where a NIFF form (``niff``) and a spatial operator (``spatial``) change places in one quantity along a slice.
+
+    Side "a" of the crossover is NIFF. ``alike``: both compute one function at one boundary.
+    """
+
+    slice: Slice
+    niff: str
+    spatial: str
+    metric: Metric
+    crossover: Crossover
+    alike: bool
+
+
+def all_slices(digest: Digest) -> dict[Axis, tuple[Slice, ...]]:
+    """The slices of each axis that varies, the largest first."""
+    found = {axis: slices(digest, axis)[:MOST_SLICES] for axis in AXES}
+    return {axis: some for axis, some in found.items() if some}
+
+
+def growths(digest: Digest, slice_: Slice) -> list[Growth]:
+    """The exponents of every curve of a slice in latency, memory and FLOPs."""
+    found: list[Growth] = []
+    for operator, curve in slice_.curves.items():
+        measured = [point for point in curve if point.row.ok]
+        if len(measured) < 2:
+            continue
+        for metric in digest.metrics:
+            cells = [point.row.cells.get(metric.key) for point in measured]
+            if any(cells):
+                fit = scaling(
+                    [point.at for point in measured],
+                    _rounds(cells, exact=metric.key in metrics.EXACT),
+                    lengths=[_length(point.row) for point in measured] if slice_.axis == "size" else None,
+                    theory=[_theory(point.row, metric.key) for point in measured],
+                    exact=metric.key in metrics.EXACT,
+                    confidence=CONFIDENCE,
+                )
+                found.append(Growth(slice_, operator, measured[0].row.traits.family, metric, fit))
+    return found
+
+
+def exchanges(digest: Digest, slice_: Slice) -> list[Exchange]:
+    """Crossovers of every NIFF form with every spatial operator along a slice, in latency, memory, FLOPs and bytes."""
+    curves = dict(slice_.curves)
+    places = slice_.positions
+    for name, point in slice_.level.items():
+        curves[name] = tuple(Point(at, point.row, point.group) for at in places)
+    found: list[Exchange] = []
+    for niff, ours in curves.items():
+        for spatial, theirs in curves.items():
+            if is_niff(ours[0].row) and is_spatial(theirs[0].row):
+                found += _exchange(digest, slice_, (niff, ours), (spatial, theirs))
+    return found
+
+
+def is_niff(row: Row) -> bool:
+    """Whether a row is a form of NIFF."""
+    return row.traits.family.startswith("niff")
+
+
+def is_spatial(row: Row) -> bool:
+    """Whether a row is a convolution with a spatial kernel: dense, depthwise, strip."""
+    return row.traits.family in ("dense", "depthwise", "strip", "spatial")
+
+
+def _exchange(
+    digest: Digest, slice_: Slice, niff: tuple[str, Sequence[Point]], spatial: tuple[str, Sequence[Point]]
+) -> list[Exchange]:
+    ours, theirs = ({p.at: p.row for p in curve if p.row.ok} for curve in (niff[1], spatial[1]))
+    both = sorted(ours.keys() & theirs.keys())
+    if len(both) < 2:
+        return []
+    found: list[Exchange] = []
+    for metric in (*digest.metrics, metrics.BYTES):
+        cells = [rows[at].cells.get(metric.key) for rows in (ours, theirs) for at in both]
+        if all(cells):
+            exact = metric.key in metrics.EXACT
+            rounds = _rounds(cells, exact=exact)
+            half = len(both)
+            place = crossover(both, rounds[:half], rounds[half:], exact=exact, confidence=CONFIDENCE)
+            alike = all(_same(ours[at], theirs[at]) for at in both)
+            found.append(Exchange(slice_, niff[0], spatial[0], metric, place, alike))
+    return found
+
+
+def _same(one: Row, two: Row) -> bool:
+    return (one.traits.equivalence, one.traits.boundary) == (two.traits.equivalence, two.traits.boundary)
+
+
+def _rounds(cells: Sequence[Cell | None], *, exact: bool) -> Sequence[Rounds]:
+    return [[cell.estimate] if cell else [None] for cell in cells] if exact else aligned(*cells)
+
+
+def _theory(row: Row, key: Key) -> float:
+    """The theoretical cost that a quantity's exponent is held against; 0 where there is none."""
+    if key == "latency" and row.cost:
+        return row.cost.closed
+    return (row.predicted or 0) if key == "memory" else 0
+
+
+def _length(row: Row) -> int:
+    """The FFT length's largest prime factor, which alone decides its class; 1 where no FFT is taken."""
+    factor = row.cost.largest_prime_factor if row.cost else None
+    return max(factor or 1, 1)
