@@ -1,0 +1,146 @@
+"""What a device can do for a measurement: run, flush, watch memory, tell its state.
+
+Times are in seconds, memory in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from niffbench.fingerprint import Fact, Fingerprint
+from niffbench.records import MachineState
+from niffbench.suite import Regime
+
+Kind = Literal["cpu", "cuda", "replay"]
+
+FLUSH_FACTOR = 2
+"""A flush touches this many times the size of the last-level cache: replacement is not strictly oldest-first."""
+
+DEFAULT_CACHE = 64 * 2**20
+"""Bytes assumed for a last-level cache whose size is unknown or said to be zero (some MIG slices and VMs do)."""
+
+
+class Runner(Protocol):
+    """Something to run again and again: one case in its mode, or a probe."""
+
+    def scope(self) -> AbstractContextManager[object]:
+        """The context to run in (inference mode, say), entered once around many calls."""
+
+    def call(self) -> object:
+        """Run the case once; on an accelerator, enqueue it. Returns the output, which the caller drops."""
+
+    def reset(self) -> None:
+        """Drop what calls leave behind (gradients)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Samples of one uninterrupted stretch, in seconds per call; ``flags`` say what is wrong with it."""
+
+    samples: tuple[float, ...]
+    flags: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Memory of one call above what was allocated before it: the allocator's peak, and on CUDA two more figures.
+
+    ``kept`` is what is still allocated after the call while its output is alive. ``reserved`` is what the
+    allocator's pool grew to above where it stood, ``device_delta`` what the device as a whole lost (pool, plans
+    and libraries' own memory).
+    """
+
+    peak: int
+    kept: int
+    reserved: int | None = None
+    device_delta: int | None = None
+
+
+class Device(Protocol):
+    """Where cases run. Measuring functions reach clocks, caches and counters through this and nothing else."""
+
+    @property
+    def spec(self) -> str:
+        """How it is asked for: ``cpu``, ``cuda:0``, ``replay:FILE``."""
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def quantum(self) -> float:
+        """The smallest step of the timer that :meth:`samples` uses, in seconds."""
+
+    @property
+    def highest_clock(self) -> float | None:
+        """The highest SM clock in MHz, where there is one and it is known."""
+
+    @property
+    def tf32(self) -> bool:
+        """Whether float32 products may be rounded to TF32's 10 bits of mantissa."""
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether :meth:`capture` works here."""
+
+    def facts(self) -> Mapping[str, Fact]:
+        """The ``must`` tier of the fingerprint."""
+
+    def free_memory(self) -> int | None:
+        """Bytes that can still be allocated; None where nobody knows."""
+
+    def clock(self) -> float:
+        """Monotonic wall time in seconds; only differences mean anything."""
+
+    def timed(self, runner: Runner, calls: int = 1) -> tuple[float, object]:
+        """Wall time of ``calls`` calls from an idle device to an idle device, and the last call's output."""
+
+    def samples(self, runner: Runner, regime: Regime, calls: int, count: int) -> Block:
+        """``count`` samples of ``calls`` calls each, back to back; flushed before each sample when ``cold``."""
+
+    def most_calls(self, runner: Runner) -> int:
+        """The most calls one sample may be the mean of (on a GPU: what its launch queue holds)."""
+
+    def capture(self, runner: Runner) -> Runner:
+        """``runner`` as a graph that is replayed whole. Raises RuntimeError where it cannot be captured."""
+
+    def flush(self) -> None:
+        """Evict what earlier calls left in the last-level cache."""
+
+    def usage(self, runner: Runner) -> Usage:
+        """Memory of one warm call. Never call it while timing."""
+
+    def state(self) -> MachineState:
+        """Load, clocks, temperature, power and throttle reasons, now."""
+
+    def joules(self) -> float | None:
+        """A running total of the energy used; None where there is no counter."""
+
+    def rest(self, seconds: float) -> None:
+        """Let the device cool for ``seconds``."""
+
+    def release(self) -> None:
+        """Give unused memory back."""
+
+
+THROTTLED = frozenset({"hw_slowdown", "hw_thermal_slowdown", "hw_power_brake", "sw_thermal_slowdown"})
+"""Throttle reasons that spoil a measurement. A power cap does not: it is how the card runs that load, always."""
+
+LOW_CLOCK = 0.75
+"""Below this share of its highest clock a busy device is throttled whatever the reason (nvbench's threshold)."""
+
+
+def is_throttled(device: Device, state: MachineState) -> bool:
+    """Whether ``device`` was held back in ``state``."""
+    highest, clock = device.highest_clock, state.sm_clock
+    slow = highest is not None and clock is not None and clock < LOW_CLOCK * highest
+    return bool(THROTTLED & set(state.throttle)) or (slow and bool(state.throttle))
+
+
+def fingerprint(device: Device) -> Fingerprint:
+    """The fingerprint of measurements on ``device``."""
+    from niffbench.fingerprint import host_facts
+
+    return Fingerprint(must=dict(device.facts()), should=host_facts())

@@ -1,0 +1,128 @@
+"""The CPU as a device."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping
+from itertools import repeat
+from typing import Any
+
+import torch
+
+from niffbench.device import host, timer
+from niffbench.device.base import DEFAULT_CACHE, FLUSH_FACTOR, Block, Kind, Runner, Usage
+from niffbench.device.settings import torch_facts
+from niffbench.fingerprint import Fact, host_facts
+from niffbench.records import MachineState
+from niffbench.suite import Regime
+
+
+class CpuDevice:
+    """The host's processor with a fixed number of threads.
+
+    ``threads``: intra-op threads, None for the physical cores. ``cache``: bytes of the last-level cache, None to
+    ask the kernel; zero means unknown.
+    """
+
+    spec = "cpu"
+    kind: Kind = "cpu"
+    has_graphs = False
+    highest_clock = None
+    tf32 = False
+
+    def __init__(self, threads: int | None = None, cache: int | None = None) -> None:
+        torch.set_num_threads(threads or host.cores())
+        self.quantum = timer.quantum()
+        self._cache = (host.last_level_cache() if cache is None else cache) or DEFAULT_CACHE
+        self._sweep: torch.Tensor | None = None
+
+    def facts(self) -> Mapping[str, Fact]:
+        """Processor, libraries, threads, flags."""
+        return {"device": "cpu", "processor": host_facts()["cpu"], **torch_facts()}
+
+    def free_memory(self) -> int:
+        """What the machine, or the container, has left."""
+        return host.free_memory()
+
+    def clock(self) -> float:
+        return time.perf_counter()
+
+    def timed(self, runner: Runner, calls: int = 1) -> tuple[float, object]:
+        """Wall time of ``calls`` calls and the last output."""
+        call, output = runner.call, None
+        with runner.scope():
+            start = time.perf_counter()
+            for _ in repeat(None, calls):
+                output = call()
+            return time.perf_counter() - start, output
+
+    def samples(self, runner: Runner, regime: Regime, calls: int, count: int) -> Block:
+        """The clock is read around each sample; the garbage collector waits until the block is over."""
+        call, cold = runner.call, regime == "cold"
+        taken: list[float] = []
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            with runner.scope():
+                for _ in repeat(None, count):
+                    if cold:
+                        self.flush()
+                    start = time.perf_counter()
+                    for _ in repeat(None, calls):
+                        call()
+                    taken.append((time.perf_counter() - start) / calls)
+        finally:
+            if collecting:
+                gc.enable()
+        return Block(tuple(taken))
+
+    def most_calls(self, runner: Runner) -> int:
+        """As many as a sample's length asks for."""
+        return 2**30
+
+    def capture(self, runner: Runner) -> Runner:
+        """Raises RuntimeError: there are no graphs here."""
+        raise RuntimeError("a CPU has no CUDA graphs")
+
+    def flush(self) -> None:
+        """Read ``FLUSH_FACTOR`` times the last-level cache with all threads."""
+        if self._sweep is None:
+            self._sweep = torch.zeros(FLUSH_FACTOR * self._cache // 4)
+        self._sweep.sum()
+
+    def usage(self, runner: Runner) -> Usage:
+        """From the allocation events of torch's profiler, which sees buffers inside operators too."""
+        runner.reset()
+        with (
+            runner.scope(),
+            torch.autograd.profiler.profile(profile_memory=True, use_kineto=True) as profile,
+        ):
+            output = runner.call()
+        del output
+        total = peak = 0
+        for _, size in memory_events(profile):
+            total += size
+            peak = max(peak, total)
+        return Usage(peak=peak, kept=max(0, total))
+
+    def state(self) -> MachineState:
+        """The load."""
+        return MachineState(load=host.load())
+
+    def joules(self) -> float | None:
+        return None
+
+    def rest(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def release(self) -> None:
+        gc.collect()
+
+
+def memory_events(profile: torch.autograd.profiler.profile) -> list[tuple[int, int]]:
+    """Allocations (+) and frees (−) in bytes with their time in ns, sorted by time, of a finished profile."""
+    results = profile.kineto_results
+    assert results is not None
+    events: list[Any] = [event for event in results.events() if event.name() == "[memory]"]
+    return sorted(((event.start_ns(), event.nbytes()) for event in events), key=lambda event: event[0])

@@ -1,0 +1,60 @@
+"""The host processor: its cores, last-level cache, memory left, load. Torch-free."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_CGROUP = Path("/sys/fs/cgroup")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def cores() -> int:
+    """Physical cores this process may run on (logical ones where that is not known), at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def last_level_cache(folder: Path = _CACHES) -> int:
+    """Bytes of the largest cache the first core sees; 0 where the kernel does not tell."""
+    sizes = [0]
+    for path in folder.glob("index*/size"):
+        text = _read(path)
+        if text[:-1].isdecimal() and text[-1:] in _UNITS:
+            sizes.append(int(text[:-1]) * _UNITS[text[-1]])
+        elif text.isdecimal():
+            sizes.append(int(text))
+    return max(sizes)
+
+
+def free_memory(cgroup: Path = _CGROUP) -> int:
+    """Bytes that can be allocated without swapping: the machine's, or the container's where that is less."""
+    free = int(psutil.virtual_memory().available)
+    limit, used = _read(cgroup / "memory.max"), _read(cgroup / "memory.current")
+    if limit.isdecimal() and used.isdecimal():
+        free = min(free, max(0, int(limit) - int(used) + _reclaimable(cgroup)))
+    return free
+
+
+def _reclaimable(cgroup: Path) -> int:
+    """Page cache that a container gives back under pressure."""
+    for line in _read(cgroup / "memory.stat").splitlines():
+        key, _, value = line.partition(" ")
+        if key == "inactive_file" and value.isdecimal():
+            return int(value)
+    return 0
+
+
+def load() -> float:
+    """The one-minute load average per core this process may run on."""
+    return os.getloadavg()[0] / cores()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""

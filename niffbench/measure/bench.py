@@ -1,0 +1,89 @@
+"""What a worker needs beside a device: cases set up, their cost, numerics and memory. Loads no torch itself.
+
+There are two benches: one that builds operators with torch, and one that replays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from niffbench.case import Case
+from niffbench.device import Device, Runner
+from niffbench.device.replay import ReplayDevice
+from niffbench.records import Ceilings, CostRecord, Numerics
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Bytes a case needs, from fake tensors: ``resident``, and the ``peak`` above it."""
+
+    resident: int
+    peak: int
+
+    @property
+    def total(self) -> int:
+        """Bytes needed at the worst moment."""
+        return self.resident + self.peak
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes of tensors, each storage once: what is there before a call, its output, what autograd saved beside.
+
+    ``saved`` leaves out what is resident or the output's; None in inference, and where it cannot be told.
+    """
+
+    resident: int
+    output: int
+    saved: int | None
+
+
+class Subject(Runner, Protocol):
+    """A case, set up and ready to run."""
+
+    @property
+    def case(self) -> Case: ...
+
+    @property
+    def parameters(self) -> int:
+        """Learnable scalars."""
+
+    def footprint(self) -> Footprint:
+        """Count tensors around a call. Never while timing."""
+
+
+class Bench(Protocol):
+    """Sets cases up on a device and looks at them from every side but the clock's (see ``measure.latency``)."""
+
+    @property
+    def device(self) -> Device: ...
+
+    def predict(self, case: Case) -> Prediction:
+        """The memory ``case`` needs; allocates nothing. Raises whatever the operator does for want of support."""
+
+    def ceilings(self, dtypes: frozenset[str]) -> Ceilings:
+        """The machine's roofline, measured in a second or two."""
+
+    def subject(self, case: Case) -> Subject:
+        """``case`` built, with its weights and its input on the device."""
+
+    def numerics(self, subject: Subject, output: object) -> Numerics:
+        """The error of ``output``, the subject's own, against float64."""
+
+    def cost(self, case: Case) -> CostRecord:
+        """The witnesses' statements; never touches a subject."""
+
+    def forget(self) -> None:
+        """Drop the weights and references that cases of one problem share."""
+
+
+def open_bench(device: Device, round_: int = 0) -> Bench:
+    """The bench for ``device``; ``round_`` chooses among recorded rounds on a replay."""
+    if isinstance(device, ReplayDevice):
+        from niffbench.measure.replay_bench import ReplayBench
+
+        return ReplayBench(device, round_)
+    from niffbench.measure.torch_bench import TorchBench
+
+    return TorchBench(device)

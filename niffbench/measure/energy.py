@@ -1,0 +1,26 @@
+"""Energy of a call, where the device counts it: the whole card's, idle power included."""
+
+from __future__ import annotations
+
+from niffbench.device import Device, Runner
+
+LEAST_TIME = 0.5
+"""Seconds of calls between two readings: NVML's counter steps every 20 to 100 ms."""
+
+
+def per_call(device: Device, runner: Runner, latency: float) -> float | None:
+    """Joules of one warm call, over back-to-back calls; None where there is no counter, or it stands still.
+
+    ``latency``: seconds a call is known to take, to choose how many calls are made.
+    """
+    before = device.joules()
+    if before is None or latency <= 0:
+        return None
+    calls, spent = 0, 0.0
+    while spent < LEAST_TIME:
+        count = max(1, round((LEAST_TIME - spent) / latency))
+        seconds, _ = device.timed(runner, count)
+        spent += max(seconds, latency * count)
+        calls += count
+    after = device.joules()
+    return None if after is None or after <= before else (after - before) / calls

@@ -1,0 +1,104 @@
+"""The bench that replays: memory, numerics and cost from the file or the closed form. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from niffbench.case import Case
+from niffbench.device.replay import CaseTrace, ReplayDevice, ReplayRunner
+from niffbench.measure.bench import Footprint, Prediction, Subject
+from niffbench.measure.tolerance import tolerance
+from niffbench.operators.catalogue import catalogue
+from niffbench.records import Ceilings, CostRecord, Numerics, StepCost
+
+
+@dataclass
+class ReplaySubject(ReplayRunner):
+    """A replayed case; ``parameters`` as its closed form counts them."""
+
+    parameters: int = 0
+
+    def footprint(self) -> Footprint:
+        """The file's figures, else those of the closed form."""
+        told, (resident, output) = self.entry.memory, _sizes(self.case)
+        return Footprint(
+            resident=resident if told.resident is None else told.resident,
+            output=output if told.output is None else told.output,
+            saved=told.saved,
+        )
+
+
+class ReplayBench:
+    """Bench of a :class:`ReplayDevice` in one round."""
+
+    def __init__(self, device: ReplayDevice, round_: int) -> None:
+        self.device = device
+        self._round = round_
+
+    def predict(self, case: Case) -> Prediction:
+        """The file's figures, else inputs, weights and output at their closed-form sizes."""
+        memory = self._entry(case).memory
+        sizes = _sizes(case)
+        peak = next(value for value in (memory.predicted, memory.peak, 2 * sizes[1]) if value is not None)
+        return Prediction(sizes[0] if memory.resident is None else memory.resident, peak)
+
+    def ceilings(self, dtypes: frozenset[str]) -> Ceilings:
+        """The file's, else the rates its made-up latencies come from."""
+        trace = self.device.trace
+        rates = dict.fromkeys(sorted(dtypes), trace.flops)
+        return trace.ceilings or Ceilings(copy_bandwidth=trace.bandwidth, matmul=rates, fft=rates)
+
+    def subject(self, case: Case) -> ReplaySubject:
+        """Raises what the file says goes wrong in building."""
+        trace = self.device.trace
+        entry = self._entry(case)
+        cost = catalogue()[case.operator].cost(case)
+        work = max(cost.flops() / trace.flops, cost.bytes_own / trace.bandwidth)
+        steady = entry.latency.get("steady")
+        output = _sizes(case)[1]
+        subject = ReplaySubject(
+            case=case,
+            round=self._round,
+            entry=entry,
+            nominal=steady.median if steady is not None and steady.median else trace.overhead + work,
+            peak=2 * output if entry.memory.peak is None else entry.memory.peak,
+            kept=output if entry.memory.output is None else entry.memory.output,
+            parameters=cost.parameters,
+        )
+        subject.reach("build")
+        return subject
+
+    def numerics(self, subject: Subject, output: object) -> Numerics:
+        """The file's errors, else a hundredth of the tolerance."""
+        assert isinstance(subject, ReplaySubject)
+        subject.reach("numerics")
+        allowed = tolerance(subject.case.problem.dtype, self.device.tf32)
+        told = subject.entry.numerics
+        if told is None:
+            return Numerics(l2=allowed / 100, max=allowed / 100, tolerance=allowed)
+        return Numerics(l2=told.l2, max=told.max, tolerance=allowed)
+
+    def cost(self, case: Case) -> CostRecord:
+        """The closed form alone: the counters need torch."""
+        cost = catalogue()[case.operator].cost(case)
+        return CostRecord(
+            closed=cost.flops(),
+            closed_forward=cost.flops("forward"),
+            steps=[StepCost(name=s.name, direction=s.direction, flops=s.flops, bytes=s.bytes) for s in cost.steps],
+            bytes_floor=cost.bytes_floor,
+            bytes_own=cost.bytes_own,
+        )
+
+    def forget(self) -> None:
+        """Nothing is shared."""
+
+    def _entry(self, case: Case) -> CaseTrace:
+        return self.device.entry(case, catalogue()[case.operator].label(case), self._round)
+
+
+def _sizes(case: Case) -> tuple[int, int]:
+    """Bytes of the input with the weights, and of the output."""
+    problem = case.problem
+    plane = problem.batch * problem.height * problem.width * problem.element_bytes
+    weights = catalogue()[case.operator].cost(case).parameters * problem.element_bytes
+    return plane * problem.channels + weights, plane * problem.channels_out

@@ -1,0 +1,68 @@
+"""A visit: what a round learns of one case, as it learns it, until it is a record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from niffbench.case import Case
+from niffbench.measure.bench import Prediction, Subject
+from niffbench.measure.failures import Failure
+from niffbench.measure.latency import around
+from niffbench.operators.base import Operator
+from niffbench.records import CostRecord, Latency, MachineState, Memory, Numerics, Record, Status, Traits
+from niffbench.runner.provenance import discreet
+from niffbench.suite import Regime
+
+
+@dataclass
+class Visit:
+    """``case`` in the making. ``subject`` is there while it can be run; times in seconds."""
+
+    case: Case
+    operator: Operator
+    subject: Subject | None = None
+    prediction: Prediction | None = None
+    parameters: int | None = None
+    numerics: Numerics | None = None
+    cost: CostRecord | None = None
+    memory: Memory | None = None
+    latency: dict[Regime, Latency] = field(default_factory=dict)
+    energy: float | None = None
+    states: list[MachineState] = field(default_factory=list)
+    note: str | None = None
+    elapsed: float = 0.0
+    measuring: float = 0.0
+
+    def record(self, round_: int, failure: Failure | None = None) -> Record:
+        """The record of this visit: ``ok``, or what ``failure`` says."""
+        status: Status = "ok" if failure is None else failure.status
+        reason = self.note if failure is None else failure.reason
+        return Record(
+            case=self.case,
+            id=self.case.id,
+            round=round_,
+            status=status,
+            reason=None if reason is None else discreet(reason),
+            traits=traits(self.operator, self.case),
+            parameters=self.parameters,
+            cost=self.cost,
+            latency=self.latency,
+            memory=self.memory,
+            numerics=self.numerics,
+            energy=self.energy,
+            machine=around(self.states),
+            needed=None if failure is None else failure.needed,
+            available=None if failure is None else failure.available,
+            elapsed=self.elapsed,
+            measuring=self.measuring,
+        )
+
+
+def traits(operator: Operator, case: Case) -> Traits:
+    """What the tables need to know of the operator."""
+    return Traits(
+        label=operator.label(case),
+        family=operator.family,
+        boundary=operator.boundary,
+        equivalence=operator.equivalence(case),
+    )
