@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 
+from niffbench.errors import UsageError
 from niffbench.operators.base import Operator
+
+EXTRA = "NIFFBENCH_EXTRA_OPERATORS"
+"""Environment variable that names modules with operators of one's own."""
 
 _NOT_FAMILIES = {"base", "catalogue"}
 
@@ -17,18 +22,31 @@ _NOT_FAMILIES = {"base", "catalogue"}
 def catalogue() -> Mapping[str, Operator]:
     """All operators by name, in the order of the family files' names.
 
-    A family file declares its operators as a module-level tuple ``OPERATORS``; adding a file adds them.
-    Loading the catalogue does not load torch. Raises ValueError when two files claim one name.
+    A family file declares its operators as a module-level tuple ``OPERATORS``; adding a file adds them. So do
+    modules of one's own, named in the environment variable ``NIFFBENCH_EXTRA_OPERATORS`` (comma-separated,
+    importable). Loading the catalogue does not load torch. Raises ValueError when two files claim one name, and
+    UsageError when a module of the variable cannot be imported.
     """
     import niffbench.operators as room
 
     found: dict[str, Operator] = {}
-    for info in sorted(pkgutil.iter_modules(room.__path__), key=lambda info: info.name):
-        if info.name in _NOT_FAMILIES or info.name.startswith("_"):
-            continue
-        module = importlib.import_module(f"{room.__name__}.{info.name}")
+    families = [
+        importlib.import_module(f"{room.__name__}.{info.name}")
+        for info in sorted(pkgutil.iter_modules(room.__path__), key=lambda info: info.name)
+        if info.name not in _NOT_FAMILIES and not info.name.startswith("_")
+    ]
+    for module in [*families, *_extra()]:
         for operator in getattr(module, "OPERATORS", ()):
             if operator.name in found:
                 raise ValueError(f"operator '{operator.name}' is declared twice, again in {module.__name__}")
             found[operator.name] = operator
     return MappingProxyType(found)
+
+
+def _extra() -> list[ModuleType]:
+    """The modules that ``NIFFBENCH_EXTRA_OPERATORS`` names."""
+    names = [name.strip() for name in os.environ.get(EXTRA, "").split(",") if name.strip()]
+    try:
+        return [importlib.import_module(name) for name in names]
+    except ImportError as error:
+        raise UsageError(f"{EXTRA}={','.join(names)}: {error}") from error
