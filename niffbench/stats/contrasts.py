@@ -58,10 +58,10 @@ def contrast(
 ) -> Contrast:
     """Estimate ``sum(weights[g] * mean(groups[g]))`` with its standard error.
 
-    ``groups``: logs, each of shape ``(..., rounds)``; ``weights``: one number a group, or an array of the leading
-    shape. ``shared``: the groups were measured in the same rounds (same length, in the same order), so the contrast
-    is formed within each round and Student's t applied to its values; otherwise the groups are independent
-    and the variances add, with the degrees of freedom of Welch (Biometrika 34, 1947, pp. 28–35) and
+    ``groups``: logs, each of shape ``(..., rounds)``; ``weights``: one number a group, or an array of the
+    leading shape. ``shared``: the groups were measured in the same rounds (same length, in the same order), so
+    the contrast is formed within each round and Student's t applied to its values; otherwise the groups are
+    independent and the variances add, with the degrees of freedom of Welch (Biometrika 34, 1947, pp. 28–35) and
     Satterthwaite (Biometrics Bulletin 2, 1946, pp. 110–114).
 
     Those degrees of freedom are capped by what equal variances would give. Without the cap two rounds against
@@ -92,7 +92,7 @@ def contrast(
 def _settled(
     estimate: FloatArray, variance: FloatArray, freedom: FloatArray, rounding: FloatArray | float
 ) -> Contrast:
-    """Take rounding in float64 for the nothing it is, and add the clock's, which is known (so has no freedom)."""
+    """Take rounding in float64 for the nothing it is, and add the clock's, which is known."""
     estimate = np.where(np.abs(estimate) < _NEGLIGIBLE, 0.0, estimate)
     variance = np.where(variance < _NEGLIGIBLE**2, 0.0, variance)
     total = variance + rounding
@@ -127,12 +127,12 @@ def _column(weight: float | FloatArray) -> float | FloatArray:
 def in_order(differences: FloatArray, base_first: ArrayLike, *, rounding: FloatArray | float = 0.0) -> Contrast:
     """The mean of paired log differences, freed of a steady drift by the order of each pair.
 
-    ``differences``: ``(..., pairs)``, log(head) − log(base) of neighbours in time; ``base_first``: per pair, whether
-    base ran first. A machine that slows down steadily adds +d to a pair base–head and −d to head–base. The model
-    ``difference = effect ± d + noise`` (the AB/BA cross-over without carry-over: Senn, Cross-over Trials in
-    Clinical Research, 2nd ed., Wiley 2002, ch. 3) estimates the effect as the mean of the two orders' means with
-    ``pairs − 2`` degrees of freedom: ABBA order removes the drift, and here its noise too. ``rounding`` as in
-    :func:`contrast`.
+    ``differences``: ``(..., pairs)``, log(head) − log(base) of neighbours in time; ``base_first``: per pair,
+    whether base ran first. A machine that slows down steadily adds +d to a pair base–head and −d to head–base.
+    The model ``difference = effect ± d + noise`` (the AB/BA cross-over without carry-over: Senn, Cross-over
+    Trials in Clinical Research, 2nd ed., Wiley 2002, ch. 3) estimates the effect as the mean of the two orders'
+    means with ``pairs − 2`` degrees of freedom: ABBA order removes the drift, and here its noise too.
+    ``rounding`` as in :func:`contrast`.
 
     Raises ValueError unless both orders occur and there are at least three pairs.
     """

@@ -23,7 +23,7 @@ Rounds that agree exactly give an interval of no width. That is right for bytes 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import bdtr
@@ -40,8 +40,8 @@ ORDER_STATISTICS_FROM = 10
 class Interval:
     """An estimate and, where rounds allow one, its two-sided confidence interval, all in one unit.
 
-    ``low`` and ``high`` are None together, and then ``reason`` says why; ``estimate`` is None when not even that
-    can be had. ``rounds`` counts the rounds used (of the smaller side of a ratio); ``method`` names the
+    ``low`` and ``high`` are None together, and then ``reason`` says why; ``estimate`` is None when not even
+    that can be had. ``rounds`` counts the rounds used (of the smaller side of a ratio); ``method`` names the
     formula. An estimate always lies in its interval.
     """
 
@@ -93,17 +93,17 @@ def spread(samples: Sequence[float] | FloatArray) -> Spread:
 def median_of_rounds(rounds: Rounds, *, confidence: float = 0.95, resolution: float = 0.0) -> Interval:
     """The median of round medians, with a confidence interval over rounds.
 
-    ``rounds``: one median a round, positive; None and NaN (a round that failed) are left out. ``resolution``: the
-    clock's step, in the same unit.
+    ``rounds``: one median a round, positive; None and NaN (a round that failed) are left out. ``resolution``:
+    the clock's step, in the same unit.
 
     Below ten rounds: Student's t on the logs (run-to-run factors multiply), stretched where needed to contain
-    the median; its centre is the geometric mean, which is the median of a distribution symmetric on logs. From ten
-    on: interpolated order statistics (Hettmansperger and Sheather, Statistics & Probability Letters 4, 1986,
-    pp. 75–79), which cover the median whatever the distribution.
+    the median; its centre is the geometric mean, which is the median of a distribution symmetric on logs. From
+    ten on: interpolated order statistics (Hettmansperger and Sheather, Statistics & Probability Letters 4,
+    1986, pp. 75–79), which cover the median whatever the distribution.
     """
     values = finite(rounds)
     if not values.size:
-        return _nothing(confidence, "no round has a value")
+        return Interval(None, None, None, confidence, 0, "none", NO_ROUND)
     estimate = float(np.median(values))
     if values.min() <= 0:
         return Interval(estimate, None, None, confidence, values.size, "none", NOT_POSITIVE)
@@ -131,38 +131,67 @@ def ratio(
 ) -> Interval:
     """The ratio other/base with a confidence interval over rounds.
 
-    ``paired``: value i of both sides comes from the same round (two operators of one run), so what the round does
-    to both cancels; Student's t on the differences of logs. Otherwise (two runs): Welch on logs, see
+    ``paired``: value i of both sides comes from the same round (two operators of one run), so what the round
+    does to both cancels; Student's t on the differences of logs. Otherwise (two runs): Welch on logs, see
     :func:`niffbench.stats.contrasts.contrast`. The estimate is the ratio of the geometric means of the round
-    medians, the centre of either interval; with few rounds it differs from the quotient of the medians by
-    less than the interval's width. Values are positive; a round missing on a side (None, NaN) is left out,
-    with its partner when paired.
+    medians, the centre of either interval; with few rounds it differs from the quotient of the medians by less
+    than the interval's width. Values are positive; a round missing on a side (None, NaN) is left out, with its
+    partner when paired.
 
     Raises ValueError for paired sides of unlike length.
     """
+    logs = combination(
+        (base_rounds, other_rounds), (-1.0, 1.0), shared=paired, confidence=confidence, resolution=resolution
+    )
+    return exponential(logs)
+
+
+def combination(
+    groups: Sequence[Rounds],
+    weights: Sequence[float],
+    *,
+    shared: bool,
+    confidence: float = 0.95,
+    resolution: float = 0.0,
+) -> Interval:
+    """A weighted sum of mean logs (a log ratio, a log–log slope) with its interval over rounds, on logs.
+
+    ``groups``: per group its round medians; ``shared``: all groups come from the same rounds, in one order, and
+    only rounds that have every group are used. Raises ValueError for shared groups of unlike length.
+    """
     try:
-        logs, rounding = log_sides(base_rounds, other_rounds, paired=paired, resolution=resolution)
+        logs = log_groups(groups, shared=shared)
     except NotPositive:
-        return _nothing(confidence, NOT_POSITIVE)
-    fewest = min(side.size for side in logs)
-    if not fewest:
-        return _nothing(confidence, "no round has a value on both sides" if paired else "a side has no rounds")
-    if fewest == 1:
-        estimate = float(np.exp(logs[1].mean() - logs[0].mean()))
+        return Interval(None, None, None, confidence, 0, "none", NOT_POSITIVE)
+    rounds = min(group.size for group in logs)
+    if not rounds:
+        return Interval(None, None, None, confidence, 0, "none", NO_ROUND)
+    if rounds == 1:
+        estimate = sum(weight * float(group.mean()) for weight, group in zip(weights, logs, strict=True))
         return Interval(estimate, None, None, confidence, 1, "none", ONE_ROUND)
-    difference = contrast(logs, (-1.0, 1.0), shared=paired, rounding=rounding)
-    return of_logs(difference, confidence, fewest, "paired t on logs" if paired else "Welch t on logs")
+    found = contrast(logs, weights, shared=shared, rounding=rounding(logs, weights, resolution))
+    return of_contrast(found, confidence, rounds, "paired t on logs" if shared else "Welch t on logs")
 
 
-def of_logs(difference: Contrast, confidence: float, rounds: int, method: str) -> Interval:
-    """A single contrast of logs as an interval of the ratio."""
-    low, high = difference.band(confidence)
+def of_contrast(found: Contrast, confidence: float, rounds: int, method: str) -> Interval:
+    """A single contrast as an interval, on logs."""
+    low, high = found.band(confidence)
+    return Interval(float(found.estimate), float(low), float(high), confidence, rounds, method)
+
+
+def exponential(logs: Interval) -> Interval:
+    """An interval on logs, carried over to ratios."""
     with np.errstate(over="ignore"):
-        return Interval(
-            float(np.exp(difference.estimate)), float(np.exp(low)), float(np.exp(high)), confidence, rounds, method
-        )
+        ends = [None if end is None else float(np.exp(end)) for end in (logs.estimate, logs.low, logs.high)]
+    return replace(logs, estimate=ends[0], low=ends[1], high=ends[2])
 
 
+def exactly(value: float, confidence: float) -> Interval:
+    """What is known without error: FLOPs, bytes of a closed form."""
+    return Interval(value, value, value, confidence, 0, "exact")
+
+
+NO_ROUND = "no round has a value for every part of it"
 ONE_ROUND = "one round: what another process would give is unknown"
 NOT_POSITIVE = "a value is zero or negative, so it has no logarithm"
 
@@ -177,32 +206,31 @@ def finite(rounds: Rounds) -> FloatArray:
     return values[np.isfinite(values)]
 
 
-def log_sides(
-    base: Rounds, other: Rounds, *, paired: bool, resolution: float = 0.0
-) -> tuple[tuple[FloatArray, FloatArray], float]:
-    """Logs of two sides, missing rounds left out (in pairs if ``paired``), and the variance of rounding.
+def log_groups(groups: Sequence[Rounds], *, shared: bool) -> tuple[FloatArray, ...]:
+    """Logs of the groups' round medians, rounds without a value left out (of all groups if ``shared``).
 
-    The variance is that of two clocks read to ``resolution`` (uniform, step²/12 each), relative to each side's
-    median. More rounds do not reduce it: they round alike.
-
-    Raises NotPositive, and ValueError for paired sides of unlike length.
+    Raises NotPositive, and ValueError for shared groups of unlike length.
     """
-    one, two = np.asarray(base, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    if paired:
-        if one.shape != two.shape:
-            raise ValueError(f"paired rounds must be equally many, not {one.size} and {two.size}")
-        both = np.isfinite(one) & np.isfinite(two)
-        one, two = one[both], two[both]
+    values = [np.asarray(group, dtype=np.float64) for group in groups]
+    if shared:
+        if len({group.shape for group in values}) > 1:
+            raise ValueError(f"shared rounds must be equally many, not {[group.size for group in values]}")
+        complete = np.all([np.isfinite(group) for group in values], axis=0)
+        values = [group[complete] for group in values]
     else:
-        one, two = finite(one), finite(two)
-    if (one <= 0).any() or (two <= 0).any():
+        values = [finite(group) for group in values]
+    if any((group <= 0).any() for group in values):
         raise NotPositive(NOT_POSITIVE)
-    rounding = sum((resolution / float(np.median(side))) ** 2 / 12 for side in (one, two) if side.size)
-    return (np.log(one), np.log(two)), rounding
+    return tuple(np.log(group) for group in values)
 
 
-def _nothing(confidence: float, reason: str) -> Interval:
-    return Interval(None, None, None, confidence, 0, "none", reason)
+def rounding(logs: Sequence[FloatArray], weights: Sequence[float], resolution: float) -> float:
+    """Variance that a clock read in steps of ``resolution`` adds to a combination: step²/12 a group (uniform).
+
+    More rounds do not reduce it: they round alike.
+    """
+    relative = (weight * resolution / float(np.exp(np.median(g))) for weight, g in zip(weights, logs, strict=True))
+    return sum(part**2 for part in relative) / 12
 
 
 def _order_statistics(ordered: FloatArray, confidence: float) -> tuple[float, float] | None:

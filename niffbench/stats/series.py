@@ -1,7 +1,8 @@
-"""A series: the raw samples of one case in one process, in the order they were taken. Is it sound? Is it enough?
+"""A series: the raw samples of one case in one process, in their order. Is it sound? Is it enough?
 
-:func:`check` looks for what makes a median untrue: impossible values, a stuck or coarse timer, a drift, many outliers,
-samples that repeat each other, two modes. :func:`precision` is the stopping rule of sampling. Neither drops a sample.
+:func:`check` looks for what makes a median untrue: impossible values, a stuck or coarse timer, a drift, many
+outliers, samples that repeat each other, two modes. :func:`precision` is the stopping rule of sampling. Neither
+drops a sample.
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ class Drift:
 
 @dataclass(frozen=True)
 class Check:
-    """What was found in a series. None: could not be looked at, for want of samples or because a flag forbids it.
+    """What was found in a series. None: not looked at, for want of samples or because a flag forbids it.
 
-    ``invalid``: samples that are negative or not finite; ``zeros``; ``distinct``: different values; ``step``: the
-    smallest difference between two of them, in the samples' unit, an upper bound of the timer's resolution;
+    ``invalid``: samples that are negative or not finite; ``zeros``; ``distinct``: different values; ``step``:
+    the smallest difference between two of them, in the samples' unit, an upper bound of the timer's resolution;
     ``outliers``: samples beyond 3 interquartile ranges, below and above; ``autocorrelation`` at lag one;
     ``effective``: the independent samples that would know the median as well; ``two_modes``: share of the
     variance that a split into two groups explains (a normal series: 0.64, at most 0.75 for one symmetric mode).
@@ -95,18 +96,18 @@ def precision(
 ) -> Precision:
     """The stopping rule: is the median known to within ±``target`` (relative)?
 
-    ``samples``: positive, in the order taken, one unit. The interval is made of order statistics, so it needs no
-    distribution; the ranks are spread for autocorrelation as for quantiles of dependent output (Heidelberger and
-    Lewis, Operations Research 32, 1984, pp. 185–209): (n + 1)/2 ± z √(n τ)/2, τ the integrated autocorrelation time
-    of "above or below the median". A series that drifts has a large τ and is not known. What is worth fewer
-    than ``least`` independent samples is never enough, because a rule that stops on narrowness stops early on lucky
-    beginnings (Chow and Robbins, Annals of Mathematical Statistics 36, 1965, pp. 457–462, is right only in the
-    limit). Simulated with a standard deviation of 5 % and a target of 2 %, the median it stops at is within the
-    target in 97 % of the series when samples are independent, in 90 % and 77 % at a lag-one autocorrelation of
-    0.5 and 0.8: a reason to report intervals over rounds and not this one.
+    ``samples``: positive, in the order taken, one unit. The interval is made of order statistics, so it needs
+    no distribution; the ranks are spread for autocorrelation as for quantiles of dependent output (Heidelberger
+    and Lewis, Operations Research 32, 1984, pp. 185–209): (n + 1)/2 ± z √(n τ)/2, τ the integrated
+    autocorrelation time of "above or below the median". A series that drifts has a large τ and is not known.
+    What is worth fewer than ``least`` independent samples is never enough, because a rule that stops on
+    narrowness stops early on lucky beginnings (Chow and Robbins, Annals of Mathematical Statistics 36, 1965,
+    pp. 457–462, is right only in the limit). Simulated with a standard deviation of 5 % and a target of 2 %,
+    the median it stops at is within the target in 97 % of the series when samples are independent, in 90 % and
+    77 % at a lag-one autocorrelation of 0.5 and 0.8: a reason to report intervals over rounds and not this one.
 
-    A pure function of the samples so far, in time linear in their number (10,000 take well under a millisecond).
-    Raises ValueError when there is no sample.
+    A pure function of the samples so far, in time linear in their number (10,000 take well under a
+    millisecond). Raises ValueError when there is no sample.
     """
     values = np.asarray(samples, dtype=np.float64)
     n = values.size
@@ -126,12 +127,13 @@ def precision(
 
 
 def autocorrelation_time(values: FloatArray, *, fitted: int = 1) -> float:
-    """Integrated autocorrelation time τ in samples, at least 1: n values know a mean as well as n / τ independent ones.
+    """Integrated autocorrelation time τ, in samples, at least 1.
 
-    Twice the sum of the autocorrelations, cut where pairs of them stop being positive and made monotone (Geyer,
-    Statistical Science 7, 1992, pp. 473–483, §3.3). ``fitted``: parameters taken out of the values, the mean (taken
-    out here) included. Each lowers every autocorrelation by about τ / n (for the mean: Marriott and Pope, Biometrika
-    41, 1954, pp. 390–402), so τ is raised by the factor 1 + 2 ``fitted`` τ / n. Constant values give 1.
+    n values know their mean as well as n / τ independent ones. Twice the sum of the autocorrelations, cut where
+    pairs of them stop being positive and made monotone (Geyer, Statistical Science 7, 1992, pp. 473–483, §3.3).
+    ``fitted``: parameters taken out of the values, the mean (taken out here) included. Each lowers every
+    autocorrelation by about τ / n (for the mean: Marriott and Pope, Biometrika 41, 1954, pp. 390–402), so τ is
+    raised by the factor 1 + 2 ``fitted`` τ / n. Constant values give 1.
     """
     centred = values - values.mean()
     n = centred.size
@@ -140,12 +142,13 @@ def autocorrelation_time(values: FloatArray, *, fitted: int = 1) -> float:
         return 1.0
     total, previous = -1.0, float("inf")
     for lag in range(0, n - 1, 2):
-        pair = float(centred[: n - lag] @ centred[lag:] + centred[: n - lag - 1] @ centred[lag + 1 :]) / variance
+        sums = centred[: n - lag] @ centred[lag:] + centred[: n - lag - 1] @ centred[lag + 1 :]
+        pair = float(sums) / variance
         if pair <= 0:
             break
         previous = min(pair, previous)
         total += 2 * previous
-    return max(total * (1 + 2 * fitted * max(total, 0.0) / n), 1.0)
+    return float(max(total * (1 + 2 * fitted * total / n), 1.0)) if total > 0 else 1.0
 
 
 def check(samples: Samples) -> Check:
@@ -156,12 +159,15 @@ def check(samples: Samples) -> Check:
     - ``invalid``: a sample is negative or not finite; the rest is judged without it;
     - ``stuck``: a sample is zero, or three or more samples are all equal;
     - ``coarse``: values repeat, and differ by steps of at least 1 % of the median;
-    - ``drift``: the level changes from the first third to the last by at least 1 %, and noise would not (:func:`trend`);
-    - ``outliers``: more than 5 % of the samples, and more than one, are far out (Tukey, Exploratory Data Analysis, 1977, ch. 2, on logs);
+    - ``drift``: the level changes from the first third to the last by at least 1 %, and noise would not
+      (:func:`trend`);
+    - ``outliers``: more than 5 % of the samples, and more than one, are far out (Tukey, Exploratory Data
+      Analysis, 1977, ch. 2, on logs);
     - ``correlated``: 30 samples or more are worth fewer than 10 independent ones;
-    - ``bimodal``: a hint, not a test: splitting into two groups of at least a tenth explains 80 % of the variance of the logs (more
-      in a short series). No symmetric distribution with one mode exceeds 75 %, the uniform's share, being a mixture of uniforms: with half-width
-      u the share is (E u)² · ¾ / E u². Two equal modes reach 80 % when four of their standard deviations apart.
+    - ``bimodal``: a hint, not a test: splitting into two groups of at least a tenth explains 80 % of the
+      variance of the logs (more in a short series). No symmetric distribution with one mode exceeds 75 %, the
+      uniform's share, being a mixture of uniforms: with half-width u the share is (E u)² · ¾ / E u². Two equal
+      modes reach 80 % when four of their standard deviations apart.
     """
     raw = np.asarray(samples, dtype=np.float64)
     good = np.isfinite(raw) & (raw >= 0)
@@ -199,14 +205,14 @@ def check(samples: Samples) -> Check:
 
 
 def trend(logs: FloatArray) -> Drift | None:
-    """Test a series for a monotone trend (a ramp, a step, a warm-up that has not ended), robust to autocorrelation.
+    """Test a series for a trend (a ramp, a step, a warm-up that has not ended), robust to autocorrelation.
 
     Kendall's tau of the medians of batches against time (Mann, Econometrica 13, 1945, pp. 245–259; exact
-    distribution). Batches are at least five autocorrelation times long, so that their medians are all but independent. The
-    time is estimated from what is left of each quarter of the series after its own line is taken out, and the median of
-    the four is used: otherwise a trend would be read as autocorrelation and excuse itself. None when the series is too
-    short for six such batches, and below 12 samples; with 12 to 29 samples autocorrelation cannot be judged
-    and independence is assumed.
+    distribution). Batches are at least five autocorrelation times long, so that their medians are all but
+    independent. The time is estimated from what is left of each quarter of the series after its own line is
+    taken out, and the median of the four is used: otherwise a trend would be read as autocorrelation and excuse
+    itself. None when the series is too short for six such batches, and below 12 samples; with 12 to 29 samples
+    autocorrelation cannot be judged and independence is assumed.
     """
     n = logs.size
     if n < 2 * _LEAST_BATCHES:
@@ -235,7 +241,7 @@ def _local_time(logs: FloatArray) -> float:
 
 
 def _kendall(values: FloatArray) -> float:
-    """Exact two-sided p-value of Kendall's tau against the index (ties count half, rounded to the safe side)."""
+    """Exact two-sided p-value of Kendall's tau against the index; ties count half, to the safe side."""
     early, late = np.triu_indices(values.size, 1)
     signs = np.sign(values[late] - values[early])
     discordant = float((signs < 0).sum() + 0.5 * (signs == 0).sum())
@@ -253,9 +259,8 @@ def _inversions(n: int) -> FloatArray:
 
 
 def _fenced(logs: FloatArray, step: float) -> tuple[FloatArray, tuple[int, int]]:
-    """The logs with far-out values moved to the fences, and how many lay below and above.
-
-    ``step``: the timer's, on logs. When most values are equal the quartiles are too, and one step is not far out.
+    """The logs with far-out values moved to the fences, and how many lay below and above. ``step``: the
+    timer's, on logs. When most values are equal the quartiles are too, and one step is not far out.
     """
     lower, upper = np.quantile(logs, [0.25, 0.75])
     reach = _FENCE * max(float(upper - lower), step)

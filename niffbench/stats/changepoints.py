@@ -1,0 +1,150 @@
+"""Change points: when did the level of a history of medians change?
+
+The history is cut so that the squared distances of the logs from their segments' means, plus a penalty for
+each cut, are least: the criterion of PELT (Killick, Fearnhead and Eckley, Journal of the American Statistical
+Association 107, 2012, pp. 1590–1598), minimised exactly by optimal partitioning (Jackson et al., IEEE Signal
+Processing Letters 12, 2005, pp. 105–108); for the hundreds of runs of a history the quadratic time is
+milliseconds and PELT's pruning would save nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from scipy.special import stdtrit
+
+from niffbench.stats.contrasts import FloatArray
+from niffbench.stats.decision import ALPHA, MIN_EFFECT
+from niffbench.stats.intervals import NOT_POSITIVE, Interval, Rounds, ratio
+
+FEWEST_RUNS = 10
+"""Runs a history needs: from fewer, the noise between runs cannot be told from their changes."""
+LEAST_SEGMENT = 3
+"""Runs a level must hold to be called one; a single odd run is not a change."""
+
+_TAME = 3.0  # standard deviations from the running median beyond which a run is pulled in
+_WINDOW = 5
+_EFFICIENCY = 0.35  # of the noise estimate, in degrees of freedom per run
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Runs ``start`` to ``end`` (exclusive) at one ``level``, the median of their values."""
+
+    start: int
+    end: int
+    level: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """``run``: the first at the new level. ``ratio``: new over old level, Welch on logs.
+
+    The interval takes the place of the cut as given although it was chosen to look best, so it is too narrow by
+    some: a description, not a test (the penalty was the test).
+    """
+
+    run: int
+    ratio: Interval
+
+
+@dataclass(frozen=True)
+class History:
+    """A history cut into levels.
+
+    ``sd``: noise between runs, of the logs. ``reason``: why nothing could be looked for, or None.
+    """
+
+    segments: tuple[Segment, ...]
+    changes: tuple[Change, ...]
+    sd: float | None
+    reason: str | None = None
+
+
+def change_points(
+    medians: Rounds, *, alpha: float = ALPHA, min_effect: float = MIN_EFFECT, confidence: float = 0.95
+) -> History:
+    """Find the runs at which the level of a history changed by at least ``min_effect`` (relative).
+
+    ``medians``: one positive value a run, oldest first; None or NaN for a run without one (indices count them).
+
+    The penalty is the square of the t quantile at ``alpha`` / runs (Bonferroni over the places of a cut) times
+    the noise variance, which is estimated from the median absolute difference of neighbours: a few changes
+    hardly move it. Where most neighbours are equal (bytes, FLOPs) it is zero, and every lasting difference is a
+    change. Histories of pure noise show a change in at most ``alpha`` of the cases (simulated from 10 runs on);
+    runs are taken as independent. Single odd runs are pulled in to 3 sd of the running median first.
+    """
+    values = np.asarray(medians, dtype=np.float64)
+    runs = np.flatnonzero(np.isfinite(values))
+    values = values[runs]
+    if runs.size < FEWEST_RUNS:
+        return History((), (), None, f"{runs.size} runs, at least {FEWEST_RUNS} are needed")
+    if (values <= 0).any():
+        return History((), (), None, NOT_POSITIVE)
+    logs = np.log(values)
+    sd = _noise(logs)
+    freedom = _EFFICIENCY * (runs.size - 1)
+    critical = float(stdtrit(freedom, 1 - alpha / (2 * runs.size)))
+    cuts = _partition(_tamed(logs, sd), max((critical * sd) ** 2, 1e-18))
+    cuts = _large(logs, cuts, float(np.log1p(min_effect)))
+    bounds = [0, *cuts, runs.size]
+    segments = tuple(
+        Segment(int(runs[start]), int(runs[end - 1]) + 1, float(np.median(values[start:end])))
+        for start, end in pairwise(bounds)
+    )
+    changes = tuple(
+        Change(int(runs[cut]), ratio(values[before:cut], values[cut:after], paired=False, confidence=confidence))
+        for before, cut, after in zip(bounds, cuts, bounds[2:], strict=False)
+    )
+    return History(segments, changes, sd)
+
+
+def _noise(logs: FloatArray) -> float:
+    """Standard deviation from the differences of neighbours, of which changes touch few (normal: median |d| =
+    0.6745 √2 sd)."""
+    return float(np.median(np.abs(np.diff(logs))) / (0.674490 * np.sqrt(2)))
+
+
+def _tamed(logs: FloatArray, sd: float) -> FloatArray:
+    half = _WINDOW // 2
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(logs, half, mode="reflect"), _WINDOW)
+    centre = np.median(windows, axis=1)
+    return np.clip(logs, centre - _TAME * sd, centre + _TAME * sd)
+
+
+def _partition(logs: FloatArray, penalty: float) -> list[int]:
+    """Starts of all segments but the first, of the cut into segments with least squares plus penalties."""
+    n = logs.size
+    centred = logs - logs.mean()
+    sums, squares = np.concatenate([[0.0], np.cumsum(centred)]), np.concatenate([[0.0], np.cumsum(centred**2)])
+    best = np.full(n + 1, np.inf)
+    best[0] = -penalty
+    last = np.zeros(n + 1, dtype=int)
+    for end in range(LEAST_SEGMENT, n + 1):
+        starts = np.arange(0, end - LEAST_SEGMENT + 1)
+        within = squares[end] - squares[starts] - (sums[end] - sums[starts]) ** 2 / (end - starts)
+        total = best[starts] + within + penalty
+        last[end] = int(np.argmin(total))
+        best[end] = total[last[end]]
+    cuts: list[int] = []
+    end = int(last[n])
+    while end > 0:
+        cuts.append(end)
+        end = int(last[end])
+    return cuts[::-1]
+
+
+def _large(logs: FloatArray, cuts: list[int], least: float) -> list[int]:
+    """Drop the smallest change and join its segments until all are at least ``least``."""
+    cuts = list(cuts)
+    while cuts:
+        bounds = [0, *cuts, logs.size]
+        levels = np.array([np.median(logs[start:end]) for start, end in pairwise(bounds)])
+        sizes = np.abs(np.diff(levels))
+        smallest = int(np.argmin(sizes))
+        if sizes[smallest] >= least:
+            break
+        del cuts[smallest]
+    return cuts
