@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from niffbench.suite import Measure
+from niffbench.errors import UsageError
+from niffbench.suite import DeviceType, Measure, Suite
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line overrides; None leaves the suite's own. Times in seconds, memory in bytes."""
+
+    device: str = "auto"
+    rounds: int | None = None
+    seed: int = 0
+    precision: float | None = None
+    min_time: float | None = None
+    max_time: float | None = None
+    case_timeout: float | None = None
+    threads: int | None = None
+    memory_limit: int | None = None
+    budget: float | None = None
 
 
 @dataclass(frozen=True)
@@ -19,3 +36,34 @@ class Settings:
     measure: Measure
     memory_limit: int | None = None
     budget: float | None = None
+
+
+def settle(suite: Suite, wishes: Wishes) -> Settings:
+    """The suite's settings with the wishes in their place; one end of the sampling time moves the other.
+
+    Raises UsageError when the two ends are wished the wrong way round.
+    """
+    least, most = wishes.min_time, wishes.max_time
+    if least is not None and most is not None and least > most:
+        raise UsageError(f"--min-time {least:g} s is longer than --max-time {most:g} s")
+    changed = {
+        "precision": wishes.precision,
+        "min_time": least if least is not None or most is None else min(suite.measure.min_time, most),
+        "max_time": most if most is not None or least is None else max(suite.measure.max_time, least),
+        "case_timeout": wishes.case_timeout,
+        "threads": wishes.threads,
+    }
+    return Settings(
+        device=wishes.device,
+        rounds=suite.rounds if wishes.rounds is None else wishes.rounds,
+        seed=wishes.seed,
+        measure=suite.measure.model_copy(update={k: v for k, v in changed.items() if v is not None}),
+        memory_limit=wishes.memory_limit,
+        budget=wishes.budget,
+    )
+
+
+def kind_of(device: object) -> DeviceType | None:
+    """The kind of device that ``--device`` or a fingerprint names; None for ``auto`` and a replay."""
+    kind = str(device).partition(":")[0]
+    return "cpu" if kind == "cpu" else "cuda" if kind == "cuda" else None

@@ -1,0 +1,89 @@
+"""The progress bar: which case is measured, how much is done, and how long the rest will take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from niffbench.case import Case
+from niffbench.records import Record
+from niffbench.report import text
+from niffbench.runner.plan import Plan
+from niffbench.runner.sitting import Observer
+
+_REDRAW = 0.5
+"""Least seconds between two drawings: the bar must not cost what is measured its processor."""
+
+
+class Bar(Observer):
+    """A bar on standard error; use it in a ``with``. It has no thread of its own: it is drawn when the manager wakes.
+
+    The time left is the plan's estimate for what remains, corrected by how it has fared so far.
+    """
+
+    interval = 1.0
+
+    def __init__(self, console: Console, plan: Plan, labels: Mapping[str, str], total: int, done: int) -> None:
+        self._labels = labels
+        self._expected = {forecast.case.id: forecast.seconds for forecast in plan.forecasts}
+        self._left = plan.rounds * sum(self._expected.values()) * (total - done) / max(total, 1)
+        self._passed = 0.0
+        self._started = time.monotonic()
+        self._drawn = 0.0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._progress.add_task("starting a worker", total=total, completed=done, left="")
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._progress.stop()
+
+    def turn(self, case: Case, stage: str, round_: int) -> None:
+        """Show the case and the stage."""
+        what = f"round {round_ + 1}: {self._labels[case.id]} {case.problem.label} {stage}"
+        self._progress.update(self._task, description=escape(text.clean(what, 60).ljust(60)))
+        self.wait()
+
+    def record(self, record: Record) -> None:
+        """Advance."""
+        expected = self._expected.get(record.id, 0.0)
+        self._passed += expected
+        self._left = max(0.0, self._left - expected)
+        self._progress.update(self._task, advance=1)
+        self.wait()
+
+    def wait(self) -> None:
+        """Draw, unless that was done just now."""
+        now = time.monotonic()
+        if now - self._drawn >= _REDRAW:
+            self._drawn = now
+            self._progress.update(self._task, left=self._time_left(now))
+            self._progress.refresh()
+
+    def _time_left(self, now: float) -> str:
+        spent = now - self._started
+        # The estimate is a guess until a few seconds have shown what it is worth.
+        factor = spent / self._passed if self._passed > 0 and spent > 5 else 1.0
+        return f"about {clock(self._left * factor)} left"
+
+
+def clock(seconds: float) -> str:
+    """A time for people who wait: ``45 s``, ``3 min``, ``2 h 10 min``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

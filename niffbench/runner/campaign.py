@@ -1,0 +1,261 @@
+"""A campaign: one run, from an empty directory or from what was left of it, to the last record."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from niffbench import __version__
+from niffbench.errors import FingerprintsDiffer, UsageError
+from niffbench.fingerprint import differences
+from niffbench.operators.base import Operator
+from niffbench.records import COMPRESSED, RECORDS, ExcludedCase, Manifest, Record, SuiteEcho, read, read_manifest
+from niffbench.runner import directory as place
+from niffbench.runner import plan as planning
+from niffbench.runner import provenance
+from niffbench.runner.interrupts import Interrupts
+from niffbench.runner.journal import Journal, JournalLost
+from niffbench.runner.lock import LOCK, Lock
+from niffbench.runner.manager import Manager
+from niffbench.runner.process import WORKER
+from niffbench.runner.settings import Settings, Wishes, kind_of, settle
+from niffbench.runner.sitting import Observer
+from niffbench.runner.survey import Survey, survey
+from niffbench.suite import DeviceType, Suite
+
+SuiteLoader = Callable[[DeviceType | None], Suite]
+"""Reads the suite for a kind of device; None where that is not known yet, or is neither."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A suite on a machine: everything that can be known before anything is measured."""
+
+    suite: Suite
+    settings: Settings
+    survey: Survey
+    plan: planning.Plan
+
+
+def prepare(
+    load: SuiteLoader,
+    wishes: Wishes,
+    operators: Mapping[str, Operator],
+    stop: Interrupts,
+    *,
+    command: Sequence[str] = WORKER,
+) -> Prepared:
+    """Survey the machine and plan the suite on it; nothing is written. Raises what :func:`survey` raises."""
+    suite = load(kind_of(wishes.device))
+    settings = settle(suite, wishes)
+    found = survey(suite.cases, settings, stop, command=command)
+    if settings.device == "auto" and (kind := kind_of(found.fingerprint.must.get("device"))) is not None:
+        suite = load(kind)
+        settings = replace(settings, device=kind)
+    return Prepared(suite, settings, found, _plan(suite, found, operators, settings))
+
+
+@dataclass
+class Campaign:
+    """A run's directory, locked, and what is missing in it. ``began`` (``time.monotonic``): when work on it did."""
+
+    directory: Path
+    settings: Settings
+    plan: planning.Plan
+    manifest: Manifest
+    done: tuple[Record, ...]
+    began: float
+
+    @property
+    def missing(self) -> int:
+        """Records that are not there yet."""
+        return len(self.manifest.suite.cases) * self.manifest.rounds - len(self.done)
+
+    def measure(
+        self,
+        operators: Mapping[str, Operator],
+        stop: Interrupts,
+        *,
+        observer: Observer | None = None,
+        command: Sequence[str] = WORKER,
+    ) -> None:
+        """Measure what is missing; the manifest says afterwards how long it took and whether it is complete.
+
+        Raises what :meth:`Manager.run` raises.
+        """
+        before = self.manifest.wall or 0.0
+        with Journal(self.directory) as journal:
+            manager = Manager(
+                self.settings,
+                self.plan,
+                self.manifest.fingerprint,
+                operators,
+                journal,
+                stop,
+                done=self.done,
+                started=self.began - before,
+                observer=observer,
+                command=command,
+            )
+            try:
+                manager.run()
+            except JournalLost:  # then the manifest cannot be written either
+                raise
+            except BaseException:
+                self._conclude(before, manager.notes, complete=False)
+                raise
+            self._conclude(before, manager.notes, complete=True)
+
+    def _conclude(self, before: float, notes: Sequence[str], *, complete: bool) -> None:
+        self.manifest = self.manifest.model_copy(
+            update={
+                "wall": before + time.monotonic() - self.began,
+                "finished": _now() if complete else None,
+                "notes": [*self.manifest.notes, *notes],
+            }
+        )
+        place.write_manifest(self.directory, self.manifest)
+
+
+@contextmanager
+def begin(out: Path, prepared: Prepared, argv: Sequence[str], began: float) -> Iterator[Campaign]:
+    """A new run in ``out``, which must be vacant. Raises UsageError when it is not, or cannot be made."""
+    place.make(out)
+    with Lock(out):
+        if any(path.name != LOCK for path in out.iterdir()):
+            raise UsageError(f"--out {out}: is not empty any more; name a new directory, or --resume it")
+        manifest = _manifest(prepared, argv)
+        place.write_manifest(out, manifest)
+        yield Campaign(out, prepared.settings, prepared.plan, manifest, (), began)
+
+
+@contextmanager
+def resume(
+    directory: Path,
+    load: SuiteLoader,
+    operators: Mapping[str, Operator],
+    stop: Interrupts,
+    began: float,
+    *,
+    device: str | None = None,
+    command: Sequence[str] = WORKER,
+) -> Iterator[Campaign]:
+    """What is left of the run in ``directory``; ``device`` only says where it is now, a replay file moved, say.
+
+    A torn last line is repaired first. Raises UsageError when ``directory`` is no run, is being written to, or
+    its suite has changed since; FingerprintsDiffer on another machine; and what :func:`survey` raises.
+    """
+    read_manifest(directory)
+    with Lock(directory):
+        if not (directory / RECORDS).exists() and (directory / COMPRESSED).exists():
+            raise UsageError(f"{directory}: its records are packed; unpack {COMPRESSED} to resume it")
+        with Journal(directory) as journal:
+            torn = journal.repair()
+        run = read(directory)
+        manifest = run.manifest
+        if torn is not None:
+            fate = f"kept in {torn.kept.name}" if torn.kept else "whole but for its newline, and completed"
+            note = f"the journal's last line was torn ({torn.bytes:,} bytes, {fate})"
+            manifest = manifest.model_copy(update={"notes": [*manifest.notes, note]})
+        suite = load(kind_of(manifest.fingerprint.must.get("device")))
+        _check_unchanged(directory, manifest, suite)
+        settings = Settings(
+            device=device or manifest.device,
+            rounds=manifest.rounds,
+            seed=manifest.seed,
+            measure=manifest.suite.measure,
+            memory_limit=manifest.memory_limit,
+            budget=manifest.budget,
+        )
+        # A killed run could not write down how long it took; its records know of most of it.
+        spent = max(manifest.wall or 0.0, sum(record.elapsed for record in run.records))
+        manifest = manifest.model_copy(update={"wall": spent})
+        found = _survey_rest(suite, run.records, manifest, settings, stop, command)
+        plan = _plan(suite, found, operators, settings)
+        yield Campaign(directory, settings, plan, manifest, run.records, began)
+
+
+def _survey_rest(
+    suite: Suite,
+    done: Sequence[Record],
+    manifest: Manifest,
+    settings: Settings,
+    stop: Interrupts,
+    command: Sequence[str],
+) -> Survey:
+    """Ask again what is not in the manifest, for the cases that lack a record."""
+    counts: dict[str, int] = {}
+    for record in done:
+        counts[record.id] = counts.get(record.id, 0) + 1
+    left = [case for case in suite.cases if counts.get(case.id, 0) < manifest.rounds]
+    if not left:
+        return Survey(manifest.fingerprint, ceilings=manifest.ceilings)
+    found = survey(left, settings, stop, ceilings=False, command=command)
+    if unlike := differences(manifest.fingerprint.must, found.fingerprint.must):
+        told = "; ".join(f"{key} was {was!r} and is {now!r}" for key, (was, now) in unlike.items())
+        raise FingerprintsDiffer(f"this is not the machine the run was begun on, so it cannot go on here: {told}")
+    return replace(found, ceilings=manifest.ceilings)
+
+
+def _check_unchanged(directory: Path, manifest: Manifest, suite: Suite) -> None:
+    echo = manifest.suite
+    if manifest.niffbench != __version__:
+        raise UsageError(f"{directory}: was begun with niffbench {manifest.niffbench}, this is {__version__}")
+    if suite.name != echo.name:
+        raise UsageError(f"{directory}: is a run of '{echo.name}', not of '{suite.name}'")
+    if suite.source_hash != echo.source_hash:
+        raise UsageError(f"{directory}: suite '{suite.name}' was edited since the run began; begin a new run")
+    if [case.id for case in suite.cases] != echo.cases:
+        raise UsageError(f"{directory}: suite '{suite.name}' stands for other cases now; begin a new run")
+
+
+def _plan(suite: Suite, found: Survey, operators: Mapping[str, Operator], settings: Settings) -> planning.Plan:
+    return planning.make(
+        suite,
+        found,
+        operators,
+        measure=settings.measure,
+        rounds=settings.rounds,
+        memory_limit=settings.memory_limit,
+    )
+
+
+def _manifest(prepared: Prepared, argv: Sequence[str]) -> Manifest:
+    suite, settings, checkout = prepared.suite, prepared.settings, provenance.checkout()
+    return Manifest(
+        niffbench=__version__,
+        suite=SuiteEcho(
+            name=suite.name,
+            description=suite.description,
+            baseline=suite.baseline,
+            source_hash=suite.source_hash,
+            measure=settings.measure,
+            cases=[case.id for case in suite.cases],
+            excluded=[
+                ExcludedCase(label=left_out.label, problem=left_out.case.problem.label, reason=left_out.reason)
+                for left_out in suite.excluded
+            ],
+            only=list(suite.only),
+        ),
+        rounds=settings.rounds,
+        seed=settings.seed,
+        device=provenance.reduced([settings.device])[0],
+        fingerprint=prepared.survey.fingerprint,
+        argv=provenance.reduced(argv),
+        commit=checkout.commit,
+        dirty=checkout.dirty,
+        started=_now(),
+        budget=settings.budget,
+        memory_limit=settings.memory_limit,
+        ceilings=prepared.survey.ceilings,
+        ci=provenance.ci(os.environ),
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
