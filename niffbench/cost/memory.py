@@ -72,8 +72,10 @@ def _saved(call: Call, given: _Storages) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        call.forward()
-    return saved.bytes
+        out = call.forward()
+    total = saved.bytes
+    del out  # Until here it holds the graph, and the graph what it saved.
+    return total
 
 
 class _Storages:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from niffbench.case import Case
-from niffbench.cost.closed import Cost, Work, bilinear, floor_bytes, steps
+from niffbench.cost.closed import NOTHING, Cost, bilinear, floor_bytes, steps
+from niffbench.cost.parts import circular_padding
 from niffbench.operators.base import Operator
 
 if TYPE_CHECKING:
@@ -30,7 +31,14 @@ class Dense(Operator):
         p, k = case.problem, case.kernel or 1
         weights = p.channels_out * p.channels * k * k
         flops = 2 * k * k * p.channels * p.channels_out * p.batch * p.height * p.width
-        padding, unpadding, read = circular_padding(case, k // 2, k // 2, self.boundary == "circular")
+        rows = columns = 0
+        padding, unpadding = NOTHING, NOTHING
+        if self.boundary == "circular":
+            rows = columns = k // 2
+            padding, unpadding = circular_padding(
+                p.batch * p.channels, p.height, p.width, rows, columns, p.element_bytes
+            )
+        read = p.batch * p.channels * (p.height + 2 * rows) * (p.width + 2 * columns) * p.element_bytes
         out = p.batch * p.channels_out * p.height * p.width * p.element_bytes
         forward, backward = bilinear(flops, read, weights * p.element_bytes, out)
         return Cost(
@@ -69,21 +77,6 @@ class Dense(Operator):
         from niffbench.operators._direct import convolve
 
         return convolve(x, state["weight"], circular=self.boundary == "circular")
-
-
-def circular_padding(case: Case, rows: int, columns: int, circular: bool) -> tuple[Work, Work, int]:
-    """Padding by ``rows`` and ``columns`` on each side: forward, backward, and the bytes of what it makes.
-
-    Forward writes the padded copy, reading as much: the image once, then its margins. Backward, torch's autograd
-    goes through those copies one by one, and each makes, fills and adds a gradient of the padded size.
-    """
-    p = case.problem
-    planes = p.batch * p.channels * p.element_bytes
-    image = planes * p.height * p.width
-    padded = planes * (p.height + 2 * rows) * (p.width + 2 * columns)
-    if not circular or not (rows or columns):
-        return Work(), Work(), image
-    return Work(0, 2 * padded), Work(0, padded + image), padded
 
 
 OPERATORS = (

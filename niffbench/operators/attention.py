@@ -1,0 +1,108 @@
+"""Self-attention over the H·W pixels as tokens: what global filters were first proposed to replace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from niffbench.case import Case
+from niffbench.cost.closed import Cost, Work, bilinear, floor_bytes, steps
+from niffbench.operators.base import Operator, Option
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+HEADS = Option(4, None, "attention heads; they divide the channels")
+
+
+@dataclass(frozen=True)
+class Attention(Operator):
+    """Multi-head self-attention as in ViT, by ``F.scaled_dot_product_attention``, without biases or positions.
+
+    ``qkv`` is ``(3 · channels, channels)``, ``projection`` ``(channels_out, channels)``. Its closed form is that
+    of a fused kernel, which never stores the H·W × H·W scores and computes them again in backward.
+    """
+
+    options: Mapping[str, Option] = field(default_factory=lambda: {"heads": HEADS}, hash=False)
+
+    def refusal(self, case: Case) -> str | None:
+        heads, channels = int(case.option("heads")), case.problem.channels
+        if heads < 1 or channels % heads:
+            return f"heads={heads} do not divide {channels} channels"
+        return None
+
+    def equivalence(self, case: Case) -> str:
+        return f"attention-heads{case.option('heads')}"
+
+    def cost(self, case: Case) -> Cost:
+        p, real = case.problem, case.problem.element_bytes
+        tokens, channels = p.height * p.width, p.channels
+        into, out = p.batch * tokens * channels, p.batch * tokens * p.channels_out
+        weights = 3 * channels * channels + p.channels_out * channels
+        qkv, unqkv = bilinear(6 * into * channels, into * real, 3 * channels * channels * real, 3 * into * real)
+        projection, unprojection = bilinear(
+            2 * into * p.channels_out, into * real, channels * p.channels_out * real, out * real
+        )
+        products = 4 * p.batch * tokens * tokens * channels
+        return Cost(
+            steps=steps(
+                p.mode,
+                {"mixing": qkv + projection, "attention": Work(products, 4 * into * real)},
+                {"mixing": unqkv + unprojection, "attention": Work(products * 5 // 2, 8 * into * real)},
+            ),
+            bytes_floor=floor_bytes(p, weights),
+            parameters=weights,
+        )
+
+    def build(self, case: Case) -> nn.Module:
+        from torch.nn import functional as F
+
+        from niffbench.niff.steps import step
+        from niffbench.operators._weighted import Weighted, uniform
+
+        p, heads = case.problem, int(case.option("heads"))
+        height, width, channels = p.height, p.width, p.channels
+
+        def forward(x: Tensor, qkv: Tensor, projection: Tensor) -> Tensor:
+            with step("mixing"):
+                mixed = F.linear(x.flatten(2).transpose(1, 2), qkv)
+                parts = mixed.view(*mixed.shape[:2], 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
+            with step("attention"):
+                seen = F.scaled_dot_product_attention(*parts.unbind(0))
+            with step("mixing"):
+                out = F.linear(seen.transpose(1, 2).flatten(2), projection)
+                return out.transpose(1, 2).view(-1, p.channels_out, height, width)
+
+        return Weighted(
+            forward,
+            qkv=uniform(3 * channels, channels, fan_in=channels),
+            projection=uniform(p.channels_out, channels, fan_in=channels),
+        )
+
+    def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        import torch
+
+        heads, channels = int(case.option("heads")), case.problem.channels
+        tokens = x.flatten(2)
+        query, key, value = (
+            (part @ tokens).view(-1, heads, channels // heads, tokens.shape[-1]) for part in state["qkv"].chunk(3)
+        )
+        seen = torch.empty_like(query)
+        for image in range(x.shape[0]):
+            for head in range(heads):
+                scores = query[image, head].T @ key[image, head] * (channels // heads) ** -0.5
+                weights = (scores - scores.amax(1, keepdim=True)).exp()
+                seen[image, head] = value[image, head] @ (weights / weights.sum(1, keepdim=True)).T
+        out: Tensor = state["projection"] @ seen.flatten(1, 2)
+        return out.view(x.shape[0], -1, *x.shape[-2:])
+
+
+OPERATORS = (
+    Attention(
+        name="attention",
+        family="attention",
+        summary="multi-head self-attention over all pixels",
+        boundary="none",
+    ),
+)

@@ -1,0 +1,94 @@
+"""Depthwise convolution, one k×k kernel a channel: what NIFF's depthwise layer is an alternative to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from niffbench.case import Case
+from niffbench.cost.closed import Cost, bilinear, floor_bytes, steps
+from niffbench.cost.parts import circular_padding
+from niffbench.operators.base import Operator
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Depthwise(Operator):
+    """``F.conv2d`` with as many groups as channels, without bias, "same" size; the weight is ``(C, 1, k, k)``.
+
+    Circular: the input is first padded as ``nn.Conv2d(padding_mode="circular")`` does it, by a copy.
+    """
+
+    takes_kernel: bool = True
+
+    def refusal(self, case: Case) -> str | None:
+        p = case.problem
+        if p.channels_out != p.channels:
+            return f"needs channels_out = channels ({p.channels}), got {p.channels_out}"
+        return None
+
+    def equivalence(self, case: Case) -> str:
+        return f"depthwise-{self.boundary}-k{case.kernel}"
+
+    def cost(self, case: Case) -> Cost:
+        p, k = case.problem, case.kernel or 1
+        planes, margin = p.batch * p.channels, k // 2 if self.boundary == "circular" else 0
+        image = planes * p.height * p.width * p.element_bytes
+        read = planes * (p.height + 2 * margin) * (p.width + 2 * margin) * p.element_bytes
+        weights = p.channels * k * k
+        padding, unpadding = circular_padding(planes, p.height, p.width, margin, margin, p.element_bytes)
+        forward, backward = bilinear(
+            2 * k * k * planes * p.height * p.width, read, weights * p.element_bytes, image
+        )
+        return Cost(
+            steps=steps(
+                p.mode,
+                {"padding": padding, "convolution": forward},
+                {"convolution": backward, "padding": unpadding},
+            ),
+            bytes_floor=floor_bytes(p, weights),
+            parameters=weights,
+        )
+
+    def build(self, case: Case) -> nn.Module:
+        from torch.nn import functional as F
+
+        from niffbench.niff.steps import step
+        from niffbench.operators._weighted import Weighted, uniform
+
+        channels, k = case.problem.channels, case.kernel or 1
+        half = k // 2
+
+        def zero(x: Tensor, weight: Tensor) -> Tensor:
+            with step("convolution"):
+                return F.conv2d(x, weight, padding=half, groups=channels)
+
+        def circular(x: Tensor, weight: Tensor) -> Tensor:
+            if half:
+                with step("padding"):
+                    x = F.pad(x, (half, half, half, half), mode="circular")
+            with step("convolution"):
+                return F.conv2d(x, weight, groups=channels)
+
+        return Weighted(
+            circular if self.boundary == "circular" else zero, weight=uniform(channels, 1, k, k, fan_in=k * k)
+        )
+
+    def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        from niffbench.operators._direct import convolve
+
+        return convolve(x, state["weight"], circular=self.boundary == "circular", depthwise=True)
+
+
+OPERATORS = (
+    Depthwise("depthwise", "depthwise", "k×k convolution of each channel, zero padding (F.conv2d)", "zero"),
+    Depthwise(
+        "depthwise-circular",
+        "depthwise",
+        "k×k convolution of each channel, circular padding by a copy",
+        "circular",
+    ),
+)

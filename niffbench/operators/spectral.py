@@ -1,0 +1,128 @@
+"""Truncated-mode spectral convolution: the Fourier neural operator's layer (Li et al., ICLR 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from niffbench.case import Case
+from niffbench.cost.closed import Cost, Work, bilinear, floor_bytes, steps
+from niffbench.cost.parts import Transform, casts, compute_bytes
+from niffbench.operators.base import Operator, Option
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MODES = Option(12, None, "frequencies kept along each axis: the lowest ones, of both signs along the height")
+
+
+@dataclass(frozen=True)
+class Spectral(Operator):
+    """The lowest ``modes`` frequencies, each with its own complex matrix over the channels; the rest are dropped.
+
+    The weight is ``(2, channels, channels_out, modes, modes, 2)``: first the block of non-negative vertical
+    frequencies, then that of negative ones; last real and imaginary parts. float16 and bfloat16 are computed in
+    float32.
+    """
+
+    options: Mapping[str, Option] = field(default_factory=lambda: {"modes": MODES}, hash=False)
+
+    def refusal(self, case: Case) -> str | None:
+        p, modes = case.problem, int(case.option("modes"))
+        fitting = min(p.height // 2, p.width // 2 + 1)
+        if not 1 <= modes <= fitting:
+            most = f"at most {fitting}" if fitting else "none: the height is 1"
+            return f"modes={modes} do not fit into {p.height}×{p.width} pixels; there are {most}"
+        return None
+
+    def equivalence(self, case: Case) -> str:
+        return f"spectral-modes{case.option('modes')}"
+
+    def cost(self, case: Case) -> Cost:
+        p, modes = case.problem, int(case.option("modes"))
+        transform = Transform(p.height, p.width, compute_bytes(p))
+        into, out, kept = p.batch * p.channels, p.batch * p.channels_out, 2 * modes * modes
+        matrices = p.channels * p.channels_out * kept
+        number = transform.complex
+        mixing, unmixing = bilinear(
+            8 * into * p.channels_out * kept, into * kept * number, matrices * number, out * kept * number
+        )
+        clearing = Work(0, transform.spectra(out) + 2 * out * kept * number)
+        cast, uncast = casts(p, 2 * matrices)
+        return Cost(
+            steps=steps(
+                p.mode,
+                {
+                    "cast": cast,
+                    "forward fft": transform.r2c(into),
+                    "mixing": mixing + clearing,
+                    "inverse fft": transform.c2r(out),
+                },
+                {
+                    "inverse fft": transform.c2r_backward(out),
+                    "mixing": unmixing,
+                    "forward fft": transform.r2c_backward(into),
+                    "cast": uncast,
+                },
+            ),
+            bytes_floor=floor_bytes(p, 2 * matrices),
+            parameters=2 * matrices,
+            transform_lengths=transform.lengths,
+        )
+
+    def build(self, case: Case) -> nn.Module:
+        import torch
+
+        from niffbench.niff.steps import step
+        from niffbench.operators._weighted import Weighted
+
+        p, modes = case.problem, int(case.option("modes"))
+        height, width = p.height, p.width
+
+        def forward(x: Tensor, weight: Tensor) -> Tensor:
+            given = x.dtype
+            if given.itemsize < 4:
+                with step("cast"):
+                    x, weight = x.float(), weight.float()
+            with step("forward fft"):
+                spectrum = torch.fft.rfft2(x)
+            with step("mixing"):
+                low, high = torch.view_as_complex(weight).unbind(0)
+                mixed = spectrum.new_zeros(x.shape[0], p.channels_out, height, width // 2 + 1)
+                mixed[:, :, :modes, :modes] = torch.einsum("bihw,iohw->bohw", spectrum[:, :, :modes, :modes], low)
+                mixed[:, :, -modes:, :modes] = torch.einsum(
+                    "bihw,iohw->bohw", spectrum[:, :, -modes:, :modes], high
+                )
+            with step("inverse fft"):
+                y: Tensor = torch.fft.irfft2(mixed, s=(height, width))
+            if given.itemsize < 4:
+                with step("cast"):
+                    y = y.to(given)
+            return y
+
+        # The published code's scale.
+        scale = 1 / (p.channels * p.channels_out)
+        return Weighted(forward, weight=scale * torch.rand(2, p.channels, p.channels_out, modes, modes, 2))
+
+    def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        import torch
+
+        from niffbench.operators._direct import filtered, full_plane
+
+        p, modes = case.problem, int(case.option("modes"))
+        weight = torch.view_as_complex(state["weight"].contiguous())
+        half = torch.zeros(p.channels, p.channels_out, p.height, p.width // 2 + 1, dtype=weight.dtype)
+        half[:, :, :modes, :modes] = weight[0]
+        half[:, :, p.height - modes :, :modes] = weight[1]
+        return filtered(x, full_plane(half, p.width))
+
+
+OPERATORS = (
+    Spectral(
+        name="spectral",
+        family="spectral",
+        summary="the lowest modes mixed over channels, the rest dropped, as FNO's",
+        boundary="circular",
+    ),
+)
