@@ -45,11 +45,23 @@ class Attention(Operator):
             2 * into * p.channels_out, into * real, channels * p.channels_out * real, out * real
         )
         products = 4 * p.batch * tokens * tokens * channels
+        # What a fused kernel keeps of the scores: the logarithm of each row's sum, in at least float32.
+        logarithms = p.batch * int(case.option("heads")) * tokens * max(real, 4)
+        # Channels to the end: a copy, unless a batched product takes them as they are.
+        tokenising = Work(0, 2 * into * real if p.mode != "inference" else 0)
+        # The three gradients are put together, then in the order that the product wants.
+        gathering = Work(0, 12 * into * real)
         return Cost(
             steps=steps(
                 p.mode,
-                {"mixing": qkv + projection, "attention": Work(products, 4 * into * real)},
-                {"mixing": unqkv + unprojection, "attention": Work(products * 5 // 2, 8 * into * real)},
+                {
+                    "mixing": tokenising + qkv + projection,
+                    "attention": Work(products, 4 * into * real + logarithms),
+                },
+                {
+                    "mixing": unprojection + gathering + unqkv,
+                    "attention": Work(products * 5 // 2, 8 * into * real + logarithms),
+                },
             ),
             bytes_floor=floor_bytes(p, weights),
             parameters=weights,
@@ -69,7 +81,8 @@ class Attention(Operator):
                 mixed = F.linear(x.flatten(2).transpose(1, 2), qkv)
                 parts = mixed.view(*mixed.shape[:2], 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
             with step("attention"):
-                seen = F.scaled_dot_product_attention(*parts.unbind(0))
+                query, key, value = parts.unbind(0)
+                seen = F.scaled_dot_product_attention(query, key, value)
             with step("mixing"):
                 out = F.linear(seen.transpose(1, 2).flatten(2), projection)
                 return out.transpose(1, 2).view(-1, p.channels_out, height, width)

@@ -45,10 +45,21 @@ class Spectral(Operator):
         into, out, kept = p.batch * p.channels, p.batch * p.channels_out, 2 * modes * modes
         matrices = p.channels * p.channels_out * kept
         number = transform.complex
-        mixing, unmixing = bilinear(
-            8 * into * p.channels_out * kept, into * kept * number, matrices * number, out * kept * number
+        blocks_in, blocks_out = into * kept * number, out * kept * number
+        mixing, unmixing = bilinear(8 * into * p.channels_out * kept, blocks_in, matrices * number, blocks_out)
+        # Both blocks are copied out of the spectrum, and their products into an empty one.
+        moving = Work(0, 2 * blocks_in + transform.spectra(out) + 2 * blocks_out)
+        # Backward, autograd copies the gradient and clears a block for each copy in, spreads each block over a
+        # gradient full of zeros for each copy out, adds those, and puts the weight's two gradients together.
+        unmoving = Work(
+            0,
+            4 * transform.spectra(out)
+            + 7 * blocks_out // 2
+            + blocks_in
+            + 4 * into * modes * (p.width // 2 + 1) * number
+            + 5 * transform.spectra(into)
+            + 2 * matrices * number,
         )
-        clearing = Work(0, transform.spectra(out) + 2 * out * kept * number)
         cast, uncast = casts(p, 2 * matrices)
         return Cost(
             steps=steps(
@@ -56,12 +67,12 @@ class Spectral(Operator):
                 {
                     "cast": cast,
                     "forward fft": transform.r2c(into),
-                    "mixing": mixing + clearing,
+                    "mixing": mixing + moving,
                     "inverse fft": transform.c2r(out),
                 },
                 {
                     "inverse fft": transform.c2r_backward(out),
-                    "mixing": unmixing,
+                    "mixing": unmixing + unmoving,
                     "forward fft": transform.r2c_backward(into),
                     "cast": uncast,
                 },
