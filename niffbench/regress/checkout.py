@@ -24,14 +24,16 @@ _GIT_TIMEOUT = 300.0
 class Code:
     """Code that can be run: an interpreter, and a directory put before everything else it imports from.
 
-    ``name`` is for people; ``path`` is None where the interpreter's own installation is meant.
+    ``name`` is for people; ``path`` is None where the interpreter's own installation is meant. ``dirty``: the code
+    has changes beside ``commit``; ``left_out``: the working tree has, but this is a checkout of the commit alone.
     """
 
     name: str
     python: str
-    path: Path | None
-    commit: str | None
-    dirty: bool
+    path: Path | None = None
+    commit: str | None = None
+    dirty: bool = False
+    left_out: bool = False
 
     def environment(self) -> dict[str, str]:
         """The environment of a process that runs this code."""
@@ -112,7 +114,7 @@ def checked_out(text: str, role: str, here: Path) -> Iterator[Code]:
     path = Path(text).expanduser()
     interpreter = _interpreter(path)
     if interpreter is not None:
-        yield Code(f"{role} ({text})", str(interpreter), None, None, False)
+        yield Code(f"{role} ({text})", str(interpreter))
         return
     repository = repository_of(here)
     commit = _commit(repository, text)
@@ -126,7 +128,9 @@ def checked_out(text: str, role: str, here: Path) -> Iterator[Code]:
         yield Code(f"{role} ({text})", sys.executable, whole, head, tree is not None and is_dirty(tree))
     elif commit is not None and repository is not None:
         with _worktree(repository, commit, role) as tree:
-            yield Code(f"{role} ({text})", sys.executable, tree, commit, False)
+            # Of a branch or tag it is plain that the working tree is not meant; of HEAD it is not.
+            left_out = commit == _commit(repository, "HEAD") and is_dirty(repository)
+            yield Code(f"{role} ({text})", sys.executable, tree, commit, left_out=left_out)
     else:
         raise _no_such(text, role, path, repository)
 

@@ -62,6 +62,25 @@ class Finding(_Model):
         return f"{self.label} · {self.problem} · {self.quantity}"
 
 
+class Step(_Model):
+    """A change of level in a history: it came after commit ``since`` and with ``commit`` at the latest.
+
+    ``ratio`` is the new level over the old one, with the ends of its interval; ``started`` is when the first run
+    at the new level began.
+    """
+
+    case: str
+    label: str
+    problem: str
+    quantity: str
+    started: str
+    since: str | None
+    commit: str | None
+    ratio: float | None
+    low: float | None
+    high: float | None
+
+
 class Subject(_Model):
     """One side of a comparison, as much of it as may be published."""
 
@@ -86,7 +105,8 @@ class Difference(_Model):
 class Comparison(_Model):
     """Two sides, the rules they were judged by, and every finding, the most pressing first.
 
-    ``method`` names how latencies were compared. ``notes`` are sentences for the reader.
+    ``method`` names how latencies were compared. ``notes`` are sentences for the reader, ``steps`` what the
+    history shows, if there is one; neither decides anything.
     """
 
     schema_version: int = SCHEMA
@@ -98,6 +118,7 @@ class Comparison(_Model):
     differences: tuple[Difference, ...] = ()
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...]
+    steps: tuple[Step, ...] = ()
 
     @property
     def counts(self) -> dict[Verdict, int]:

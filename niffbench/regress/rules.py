@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from niffbench.case import Case
 from niffbench.errors import UsageError, did_you_mean
+from niffbench.records import REGIMES
 from niffbench.regress.sides import QUANTITIES
 from niffbench.suite import Regime, Selection
 
@@ -21,6 +22,11 @@ MAX_BYTES = 1_000_000
 JUDGED: tuple[Regime, ...] = ("cold", "steady", "graph")
 """Regimes that are judged unless others are asked for. ``first`` is one sample a process, with plans and caches of
 the system in it: it is recorded and reported, but a gate on it cries wolf."""
+
+
+def chosen(regimes: Sequence[str]) -> tuple[Regime, ...]:
+    """The regimes to judge, in their usual order: those named, or :data:`JUDGED` when none is."""
+    return tuple(regime for regime in REGIMES if regime in regimes) or JUDGED
 
 
 def fraction(value: object) -> float:

@@ -87,6 +87,11 @@ class Known:
     def label(self) -> str:
         return self.any.traits.label
 
+    @property
+    def problem(self) -> str:
+        execution = self.case.execution
+        return self.case.problem.label + (f" {execution}" if execution != "eager" else "")
+
     @cached_property
     def ok(self) -> tuple[Record, ...]:
         """The rounds that measured it."""
@@ -124,11 +129,10 @@ class Known:
 
     def finding(self, quantity: str, verdict: Verdict, reason: str, **numbers: Unpack[Numbers]) -> Finding:
         """A verdict on one of this case's quantities."""
-        problem, execution = self.case.problem.label, self.case.execution
         return Finding(
             case=self.any.id,
             label=self.label,
-            problem=problem if execution == "eager" else f"{problem} {execution}",
+            problem=self.problem,
             quantity=quantity,
             verdict=verdict,
             reason=reason,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from niffbench.regress.findings import Comparison, Finding
 from niffbench.report.text import markdown as escape
+from niffbench.report.verdicts.trend import line
 from niffbench.report.verdicts.words import MARKS, change, interval, remarks, side, tally, telling, value
 
 MOST_ROWS = 100
@@ -30,6 +31,7 @@ def render(comparison: Comparison) -> str:
         f"Rule: {escape(comparison.method, 200)}, alpha {comparison.alpha:g}; "
         f"slowdowns of {comparison.rule_out:.0%} are to be ruled out.",
         "",
+        *(f"- Step in the history: {escape(line(step), 300)}" for step in comparison.steps[:20]),
         *(f"- {escape(remark, 300)}" for remark in remarks(comparison)[:40]),
     ]
     return "\n".join(lines).rstrip() + "\n"

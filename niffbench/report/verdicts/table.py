@@ -8,6 +8,7 @@ from rich.text import Text
 
 from niffbench.regress.findings import Comparison, Finding, Verdict
 from niffbench.report.text import clean
+from niffbench.report.verdicts.trend import line
 from niffbench.report.verdicts.words import MARKS, change, interval, remarks, side, tally, telling, value
 
 _STYLES: dict[Verdict, str] = {
@@ -37,22 +38,23 @@ def render(comparison: Comparison, *, everything: bool = False) -> RenderableTyp
         Text(f"BASE {side(comparison.base)}\nHEAD {side(comparison.head)}\n{comparison.method}", style="dim")
     ]
     if shown:
-        parts.append(_table(shown))
+        parts.append(_table(shown, f"{1 - 2 * comparison.alpha:.0%} interval"))
     if len(findings) > len(shown):
         parts.append(Text(f"… and {len(findings) - len(shown)} more (--all, or --json)", style="dim"))
     parts += [Text(f"note: {remark}", style="dim") for remark in remarks(comparison)]
+    parts += [Text(f"step: {line(step)}", style="magenta") for step in comparison.steps]
     parts.append(Text(f"{comparison.headline} ({tally(comparison)})", style=f"bold {colour}"))
     return Group(*parts)
 
 
-def _table(findings: tuple[Finding, ...]) -> Table:
+def _table(findings: tuple[Finding, ...], confidence: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("verdict", no_wrap=True)
     table.add_column("case", overflow="fold")
     table.add_column("quantity", overflow="fold")
     for name in ("base", "head", "change"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("interval", no_wrap=True)
+    table.add_column(confidence, no_wrap=True)
     table.add_column("why", overflow="fold", ratio=1)
     for finding in findings:
         table.add_row(

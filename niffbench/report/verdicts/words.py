@@ -51,11 +51,16 @@ def interval(finding: Finding) -> str:
     return brackets(Interval(finding.ratio, finding.low, finding.high, 0.0, 0, ""))
 
 
+def commit(name: str | None) -> str:
+    """A commit as it is shown."""
+    return clean(name)[:10] if name else "an unknown commit"
+
+
 def side(subject: Subject) -> str:
     """Which run a side is: name, commit, rounds."""
-    commit = f" at {clean(subject.commit)[:10]}" if subject.commit else ""
+    at = f" at {commit(subject.commit)}" if subject.commit else ""
     dirty = " with uncommitted changes" if subject.dirty else ""
-    return f"{clean(subject.name)}{commit}{dirty}, {subject.rounds} round{'s' * (subject.rounds != 1)}"
+    return f"{clean(subject.name)}{at}{dirty}, {subject.rounds} round{'s' * (subject.rounds != 1)}"
 
 
 def tally(comparison: Comparison) -> str:

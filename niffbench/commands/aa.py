@@ -1,0 +1,125 @@
+"""``niffbench aa``: how small a change can this machine show?"""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from niffbench.commands.judging import REGIMES, limit
+from niffbench.commands.options import share, suite_options
+
+if TYPE_CHECKING:
+    from niffbench.records import Run
+
+UNFIT = 5
+
+
+@click.command("aa")
+@click.argument("suite", required=False)
+@click.option("--run", "measured", type=click.Path(path_type=Path), metavar="DIR", help="Assess this run instead.")
+@click.option("--rounds", default=16, show_default=True, metavar="N", help="Rounds to measure of the same code.")
+@click.option("--effect", default="5%", callback=share, show_default=True, help="The slowdown a gate is to find.")
+@click.option(
+    "--power", default="90%", callback=share, show_default=True, help="The probability it is to find it."
+)
+@click.option(
+    "--gate-rounds",
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Rounds a side (pairs) the gate is to measure.",
+)
+@click.option("--alpha", default="0.01", callback=share, show_default=True, help="Of the gate.")
+@click.option("--min-effect", default="3%", callback=limit, show_default=True, help="Of the gate.")
+@click.option(
+    "--regime",
+    "regimes",
+    multiple=True,
+    type=click.Choice(REGIMES),
+    help="Assess these regimes only.  [default: cold, steady, graph]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the run is kept.  [default: reports/aa-SUITE-TIME]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@suite_options
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    suite: str | None,
+    measured: Path | None,
+    rounds: int,
+    effect: float,
+    power: float,
+    gate_rounds: int,
+    alpha: float,
+    min_effect: float,
+    regimes: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+    device: str | None,
+    only: tuple[str, ...],
+) -> None:
+    """Measure the same code again and again, and say what a gate could see on this machine.
+
+    For each latency of SUITE: the noise between rounds (fresh processes), the smallest slowdown that `niffbench
+    check` and `niffbench ab` would find, and the rounds they need to find one of --effect. A gate is fit when it
+    would find --effect in nine of ten cases even if the noise is at the upper end of what was seen.
+
+    \b
+    Exit codes
+      0  a gate is fit on this machine
+      5  none is, or it cannot be told: raise --rounds, or quiet the machine
+    """
+    import json
+
+    from rich.console import Console
+
+    from niffbench.errors import UsageError
+    from niffbench.records import read
+    from niffbench.regress.noise import Aim, assess
+    from niffbench.regress.rules import Rules, chosen
+    from niffbench.report.verdicts import fitness
+
+    if (suite is None) == (measured is None):
+        raise UsageError("give a SUITE to measure, or --run DIR with what was measured")
+    if rounds < 2 or gate_rounds < 2:
+        raise UsageError("--rounds and --gate-rounds should be at least 2")
+    rules = Rules(alpha=alpha, min_effect=min_effect, regimes=chosen(regimes))
+    if measured is None:
+        assert suite is not None
+        run = _measure(suite, rounds, device, only, out, quiet=as_json)
+    else:
+        run = read(measured)
+    found = assess(run, rules, Aim(effect, power, gate_rounds), only)
+    if as_json:
+        click.echo(json.dumps(fitness.plain(found), indent=1))
+    else:
+        fitness.show(found, Console())
+    context.exit(0 if found.fit else UNFIT)
+
+
+def _measure(
+    suite: str, rounds: int, device: str | None, only: tuple[str, ...], out: Path | None, *, quiet: bool
+) -> Run:
+    from niffbench.regress.checkout import terminable
+    from niffbench.regress.spawned import measured
+    from niffbench.runner.directory import check_vacant
+    from niffbench.suite import available, find
+
+    name = suite if suite in available() else str(find(suite).resolve())
+    place = out or Path("reports") / f"aa-{Path(suite).stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    check_vacant(place)
+    filters = [part for pattern in only for part in ("--only", pattern)]
+    arguments = [name, "--rounds", str(rounds), "--device", device or "auto", *filters]
+    with terminable():
+        return measured(sys.executable, arguments, place, os.environ, quiet=quiet)

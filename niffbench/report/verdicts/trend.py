@@ -1,0 +1,70 @@
+"""The trend of a case as a plot, and the steps of a history as lines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from niffbench.regress.findings import Step
+from niffbench.regress.trend import Trend
+from niffbench.report.plots.canvas import FAINT, INK, MUTED, Margins, Plot, finish, settings, sheet
+from niffbench.report.text import clean, seconds
+from niffbench.report.verdicts.words import commit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_DOT, _LEVEL = "#4477aa", "#aa3377"
+_MOST_TICKS = 12
+
+
+def line(step: Step) -> str:
+    """A change of level in one line of plain text."""
+    change = "" if step.ratio is None else f"{100 * (step.ratio - 1):+.1f} %"
+    ends = "" if step.low is None or step.high is None else f" [{step.low:.3f}, {step.high:.3f}]"
+    case = f"{clean(step.label)} · {clean(step.problem)} · {step.quantity}"
+    return (
+        f"{case}: {change}{ends} from {commit(step.commit)} on ({clean(step.started)}), after {commit(step.since)}"
+    )
+
+
+def draw(trend: Trend) -> Plot:
+    """Every round median as a dot, every level as a line; runs from left to right, oldest first."""
+    import matplotlib
+
+    title = f"{clean(trend.known.label)} · {clean(trend.known.problem)} · {trend.quantity}"
+    steps = trend.steps()
+    style: Any = settings()
+    with matplotlib.rc_context(style):
+        margins = Margins(left=0.9, bottom=0.95)
+        figure, panels = sheet(1, 1, (min(max(0.25 * len(trend.points), 4.0), 12.0), 2.6), margins)
+        _fill(panels[0][0], trend)
+        panels[0][0].set_title(title)
+        found = "; ".join(map(line, steps)) or trend.history.reason or "no change of level"
+        return finish(
+            figure,
+            name="trend",
+            title=title,
+            alt=f"Latency of {title} over {len(trend.points)} runs: {found}",
+            caption=found,
+        )
+
+
+def _fill(axes: Axes, trend: Trend) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    for position, point in enumerate(trend.points):
+        dots = [position] * len(point.medians)
+        axes.plot(dots, point.medians, "o", color=_DOT, alpha=0.55, markersize=3.5, markeredgewidth=0)
+    for segment in trend.history.segments:
+        axes.plot([segment.start - 0.4, segment.end - 0.6], [segment.level] * 2, color=_LEVEL)
+    for change in trend.history.changes:
+        axes.axvline(change.run - 0.5, color=MUTED, linewidth=0.8, linestyle=":")
+    names = [f"{point.started[:10]}\n{commit(point.commit)}" for point in trend.points]
+    every = -(-len(names) // _MOST_TICKS)
+    shown = range(0, len(names), every)
+    axes.set_xticks(list(shown), [names[i] for i in shown], rotation=45, ha="right", fontsize=7, color=INK)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value)))
+    axes.grid(axis="x", visible=False)
+    axes.grid(axis="y", color=FAINT)
+    axes.set_ylabel("round median")
