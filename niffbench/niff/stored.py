@@ -26,8 +26,9 @@ _PARALLEL = "module."  # what nn.DataParallel puts before every name
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights from a file, and the name of their network if the file says it."""
+    """Weights from the file ``path``, and the name of their network if the file says it."""
 
+    path: Path
     state: Mapping[str, Tensor]
     network: str | None
 
@@ -51,9 +52,10 @@ def build(name: str, *, execution: str = "rfft", size: int = 224, classes: int =
             than the network's stride.
     """
     if name.startswith(_PREFIX) and name in names():
-        model = digits.network(name.removeprefix(_PREFIX))
+        variant = name.removeprefix(_PREFIX)
+        model = digits.network(variant)
         networks.check_input(model, size, size)
-        return model
+        return networks.execute_as(model, execution) if variant == "niff" else model
     base, _, variant = name.rpartition("-")
     if name in NETWORKS or variant not in ("full", "split") or base not in _bases():
         if name not in NETWORKS:
@@ -101,7 +103,8 @@ def read(path: Path) -> Checkpoint:
         found = found if wrapped is None else wrapped
     if not isinstance(found, Mapping) or not found:
         raise ValueError(f"{path}: holds no state dict; save one with torch.save(model.state_dict(), FILE)")
-    return Checkpoint({_plain(key): _checked(path, key, value) for key, value in found.items()}, network)
+    state = {str(key).removeprefix(_PARALLEL): _checked(path, key, value) for key, value in found.items()}
+    return Checkpoint(path, state, network)
 
 
 def _check_archive(path: Path) -> None:
@@ -119,10 +122,6 @@ def _check_archive(path: Path) -> None:
         raise ValueError(f"{path}: is not a checkpoint as torch.save writes it (a zip archive)") from error
     if size > LARGEST_FILE:
         raise ValueError(f"{path}: holds {size:,} bytes; checkpoints of up to {LARGEST_FILE:,} are read")
-
-
-def _plain(key: object) -> str:
-    return str(key).removeprefix(_PARALLEL)
 
 
 def _checked(path: Path, key: object, value: object) -> Tensor:
@@ -143,23 +142,18 @@ def _checked(path: Path, key: object, value: object) -> Tensor:
     return value
 
 
-def restore(path: Path, *, network: str | None, execution: str = "rfft", size: int = 224) -> tuple[str, nn.Module]:
-    """The network in a file, with its name: ``network`` if given, else the one the file says.
+def restore(checkpoint: Checkpoint, name: str, *, execution: str = "rfft", size: int = 224) -> nn.Module:
+    """The network ``name`` with the weights of a file.
 
     State dicts laid out like ours load as they are, and NIFF layers laid out like the published code's too.
 
     Raises:
-        ValueError: as :func:`read` and :func:`build`; if nobody says which network it is; or if the file's weights
-            are those of another architecture.
+        ValueError: as :func:`build`, or for weights of another architecture. The message names the file.
     """
-    checkpoint = read(path)
-    name = network or checkpoint.network
-    if name is None:
-        raise ValueError(f"{path}: does not say which network its weights are of; give --network NAME")
     classes = _classes(checkpoint.state)
     model = build(name, execution=execution, size=size, **({} if classes is None else {"classes": classes}))
-    _load(path, name, model, checkpoint.state)
-    return name, model
+    _load(checkpoint.path, name, model, checkpoint.state)
+    return model
 
 
 def _classes(state: Mapping[str, Tensor]) -> int | None:
