@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "check": "Judge a run against a baseline.",
         "ab": "Compare two versions of the code on this machine.",
         "aa": "Say how small a change this machine can show.",
+        "rates": "Simulate how often the gate cries wolf, beside other tools' rules.",
         "doctor": "Say what this machine is, and whether it is fit to measure on.",
     }
 )

@@ -121,5 +121,6 @@ def _measure(
     check_vacant(place)
     filters = [part for pattern in only for part in ("--only", pattern)]
     arguments = [name, "--rounds", str(rounds), "--device", device or "auto", *filters]
+    arguments += ["--no-report", *(["--quiet"] if quiet else [])]
     with terminable():
         return measured(sys.executable, arguments, place, os.environ, quiet=quiet)

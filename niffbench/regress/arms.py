@@ -29,7 +29,10 @@ class Orders:
         """The arguments of one round. Both of a pair get one seed, so that they visit cases in one order."""
         filters = [part for pattern in self.only for part in ("--only", pattern)]
         seed = str(self.seed + pair)
-        return [self.suite, "--rounds", "1", "--seed", seed, "--device", self.device, *filters]
+        return [
+            *(self.suite, "--rounds", "1", "--seed", seed, "--device", self.device),
+            *("--no-report", "--quiet", *filters),
+        ]
 
 
 def base_first(pair: int) -> bool:

@@ -20,8 +20,8 @@ def measured(
 ) -> Run:
     """Run ``niffbench run ARGUMENTS --out OUT`` with the interpreter ``python`` and read what it left in ``out``.
 
-    What the process says goes to a log beside ``out``, or is heard if not ``quiet``. On KeyboardInterrupt it is ended
-    as Ctrl-C would end it.
+    What the process says goes to a log beside ``out``, or is heard if not ``quiet``. On KeyboardInterrupt it is
+    ended as Ctrl-C would end it.
 
     Raises an error of the same exit code as the process's, with its last lines.
     """
