@@ -42,7 +42,7 @@ _TERMINAL = ("layer", "grid", "50 % mass", "90 % mass", "truncated to", "error",
 
 @dataclass(frozen=True)
 class FilterReport:
-    """One network's filters: ``input`` says what it was run on, ``size`` is its side, ``weights`` whose they are."""
+    """One network's filters: ``input`` is what it was run on, ``size`` its side, ``weights`` where they are from."""
 
     network: str
     weights: str
