@@ -85,7 +85,9 @@ class FilterGenerator(nn.Module):
         original's does: nobody uses it, but its cost belongs to the original.
         """
         key = ("shifted", height, width, dtype, self._layer(1)[0].device)
-        grid = self._coordinates.get(key, lambda: self._grid(grids.shifted_plane, height, width, dtype)[None])
+        grid = self._coordinates.get(
+            key, lambda: self._grid(grids.shifted_plane, height, width, dtype)[None], self._layer(1)[0]
+        )
         if self._learns() and not torch.compiler.is_compiling():
             grid = grid.detach().requires_grad_()
         parts = [self._convolutions(part, grid, dtype) for part in (0, 1)]
@@ -94,7 +96,9 @@ class FilterGenerator(nn.Module):
     def full_plane(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
         """The filter at every frequency in unshifted order; complex ``(*shape, height, width)``."""
         key = ("plane", height, width, dtype, self._layer(1)[0].device)
-        grid = self._coordinates.get(key, lambda: self._grid(grids.plane, height, width, dtype).flatten(1))
+        grid = self._coordinates.get(
+            key, lambda: self._grid(grids.plane, height, width, dtype).flatten(1), self._layer(1)[0]
+        )
         hidden = self._hidden(grid, dtype)
         weight, bias = self._cast_layer(self.depth, dtype)
         real, imaginary = torch.baddbmm(bias[:, :, None], weight, hidden)
@@ -128,8 +132,8 @@ class FilterGenerator(nn.Module):
             return make()
         parameters = tuple(self.parameters())
         for parameter in parameters:
-            # An inference tensor keeps no version counter, and a subclass (a fake tensor, say) no address.
-            if parameter.is_inference() or type(parameter) not in (nn.Parameter, Tensor):
+            # An inference tensor keeps no version counter.
+            if parameter.is_inference():
                 return make()
         return _look_up(self._filters, parameters, what, make)
 
@@ -185,7 +189,7 @@ class FilterGenerator(nn.Module):
         """
         key = ("half", height, width, dtype, self._layer(1)[0].device)
         grid = self._coordinates.get(
-            key, lambda: self._grid(grids.mirrored_half_plane, height, width, dtype).flatten(1)
+            key, lambda: self._grid(grids.mirrored_half_plane, height, width, dtype).flatten(1), self._layer(1)[0]
         )
         hidden = self._hidden(grid, dtype)
         here, there = hidden.view(2, hidden.shape[1], 2, -1).unbind(2)
@@ -196,6 +200,11 @@ class FilterGenerator(nn.Module):
         return torch.cat((torch.stack((even, zero), -1), torch.stack((zero, odd), -1), constant))
 
 
+def _address(parameter: Tensor) -> int:
+    """Where the numbers are; a subclass (a fake tensor, say) has no address."""
+    return parameter.data_ptr() if type(parameter) in (nn.Parameter, Tensor) else 0
+
+
 class _KeptFilter:
     """Filters made from one state of the weights; all are dropped as soon as the weights differ."""
 
@@ -203,14 +212,12 @@ class _KeptFilter:
         self._state: tuple[tuple[Tensor, int, int], ...] = ()
         self._entries = grids.Remembered(capacity=4)
 
-    def get(
-        self, parameters: tuple[Tensor, ...], what: tuple[object, ...], make: Callable[[], Tensor]
-    ) -> Tensor:
-        state = tuple((parameter, parameter._version, parameter.data_ptr()) for parameter in parameters)
+    def get(self, parameters: tuple[Tensor, ...], what: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:
+        state = tuple((parameter, parameter._version, _address(parameter)) for parameter in parameters)
         if not self._same(state):
             self.clear()
             self._state = state
-        return self._entries.get(what, make)
+        return self._entries.get(what, make, parameters[0])
 
     def clear(self) -> None:
         self._state = ()

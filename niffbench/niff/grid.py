@@ -68,20 +68,25 @@ def _cross(rows: Tensor, columns: Tensor) -> Tensor:
     return torch.stack((columns.expand(shape), rows[:, None].expand(shape)))
 
 
+def _fake_mode(tensor: Tensor) -> object:
+    """The mode that a fake tensor belongs to, None for a real one."""
+    return getattr(tensor, "fake_mode", None)
+
+
 class Remembered:
     """The last few constant tensors that a layer needed, by size, device and dtype.
 
     They belong to no state dict, are made outside inference mode (so that a first call there does not spoil a
     later training step), and are left behind when the owner is copied or pickled: they are cheap to make again.
-    Nothing is kept while ``torch.compile`` traces, nor for a tensor subclass (a fake tensor, say).
+    Nothing is kept while ``torch.compile`` traces, nor a tensor of a subclass unless it is fake among fake weights.
     """
 
     def __init__(self, capacity: int = 8) -> None:
         self._capacity = capacity
         self._entries: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
 
-    def get(self, key: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:
-        """The tensor of ``key``, made by ``make`` if it is not at hand."""
+    def get(self, key: tuple[object, ...], make: Callable[[], Tensor], weight: Tensor) -> Tensor:
+        """The tensor of ``key``, made by ``make`` if it is not at hand; ``weight`` is one of the layer's."""
         if torch.compiler.is_compiling():
             return make()
         found = self._entries.get(key)
@@ -89,7 +94,7 @@ class Remembered:
             return found
         with torch.inference_mode(False), torch.no_grad():
             made = make()
-        if type(made) is Tensor:
+        if type(made) is Tensor or (_fake_mode(made) is not None and _fake_mode(made) is _fake_mode(weight)):
             self._entries[key] = made
             while len(self._entries) > self._capacity:
                 self._entries.popitem(last=False)

@@ -24,6 +24,8 @@ STEPS = (
     "mixing",
     "padding",
     "cast",
+    "convolution",
+    "attention",
 )
 """Every step's name; a name outside this list is refused while recording."""
 
