@@ -78,7 +78,7 @@ class Remembered:
 
     They belong to no state dict, are made outside inference mode (so that a first call there does not spoil a
     later training step), and are left behind when the owner is copied or pickled: they are cheap to make again.
-    Nothing is kept while ``torch.compile`` traces, nor a tensor of a subclass unless it is fake among fake weights.
+    Nothing is kept while ``torch.compile`` traces, nor of a tensor's subclasses, but for fakes among fake weights.
     """
 
     def __init__(self, capacity: int = 8) -> None:
