@@ -56,7 +56,7 @@ def mass(layers: Sequence[Curves]) -> Plot:
     spread = {"a kernel without any centre": Style(MUTED, (0, (1.2, 1.4)), "")}
     named = _named(styles) | spread
     figure, axes = sheet(rows, columns, (2.6, 1.9), Margins(across=0.35), below=legend_height(list(named), width))
-    flat = [axis for line in axes for axis in line]
+    flat, first = [axis for line in axes for axis in line], [line[0] for line in axes]
     for axis, (height, wide) in zip(flat, grids, strict=False):
         sides = 2 * np.arange(max(height, wide) // 2 + 1) + 1
         even = np.minimum(sides, height) * np.minimum(sides, wide) / (height * wide)
@@ -64,12 +64,12 @@ def mass(layers: Sequence[Curves]) -> Plot:
         for curve in (c for c in layers if (c.height, c.width) == (height, wide)):
             _line(axis, 2 * np.arange(len(curve.mass)) + 1, curve.mass, styles[curve.name])
         axis.set_title(f"grid {height}×{wide}")
-        _share_axis(axis)
+        _share_axis(axis, labelled=axis in first)
         axis.set_xlim(left=0)
     for axis in flat[len(grids) :]:
         axis.set_axis_off()
-    for line in axes:
-        line[0].set_ylabel("mass inside")
+    for axis in first:
+        axis.set_ylabel("mass inside")
     for axis in axes[-1]:
         axis.set_xlabel("window side, pixels")
     legend(figure, named)
@@ -95,7 +95,7 @@ def components(layers: Sequence[Curves], crop_side: int) -> Plot:
             _line(axis, np.arange(1, len(shares) + 1), np.cumsum(shares), styles[curve.name])
         axis.set_title(title)
         axis.set_xlabel("components")
-        _share_axis(axis)
+        _share_axis(axis, labelled=which == "whole")
     axes[0].set_ylabel("variance explained")
     legend(figure, named)
     return finish(
@@ -187,9 +187,11 @@ def _line(axis: Axes, x: NDArray[Any], y: NDArray[np.float64], style: Style) -> 
     axis.plot(x, y, color=style.colour, linestyle=style.dash, marker=style.marker, markeredgewidth=0)
 
 
-def _share_axis(axis: Axes) -> None:
+def _share_axis(axis: Axes, *, labelled: bool) -> None:
     axis.set_ylim(0, 1.03)
     _percent(axis)
+    if not labelled:
+        axis.tick_params(labelleft=False)
 
 
 def _percent(axis: Axes) -> None:

@@ -38,11 +38,12 @@ HEADINGS = (
     "advice",
 )
 _TERMINAL = ("layer", "grid", "50 % mass", "90 % mass", "truncated to", "error", "FLOPs as it is", "advice")
+"""The headings of the columns that fit on a terminal of 80 characters."""
 
 
 @dataclass(frozen=True)
 class FilterReport:
-    """One network's filters: ``input`` is what it was run on, ``size`` its side, ``weights`` where they are from."""
+    """One network's filters. ``input`` is what it was run on, ``size`` its side, ``weights`` whose they are."""
 
     network: str
     weights: str
@@ -127,10 +128,10 @@ def cells(layer: LayerStudy) -> tuple[str, ...]:
 
 def _verdict(layer: LayerStudy) -> str:
     if layer.saving is None:
-        return "keep: not local enough"
+        return "keep"
     if layer.saving <= 0:
-        return f"keep: costs {text.times(1 - layer.saving)}"
-    return f"truncate: saves {text.percent(layer.saving)}"
+        return f"keep, cut costs {text.times(1 - layer.saving)}"
+    return f"cut, saves {text.percent(layer.saving)}"
 
 
 def _square(side: int | None) -> str:
@@ -159,8 +160,8 @@ def table(report: FilterReport) -> Table:
     shown = Table(title=text.clean(title(report), 300), title_justify="left", title_style="bold", box=None)
     places = [HEADINGS.index(name) for name in _TERMINAL]
     for name in _TERMINAL:
-        left = name in ("layer", "advice")
-        shown.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left)
+        words = "\n".join(name.rsplit(" ", 1)) if len(name) > 6 else name
+        shown.add_column(words, justify="left" if name in ("layer", "advice") else "right", no_wrap=True)
     for layer in report.layers:
         row = cells(layer)
         shown.add_row(*(row[place] for place in places))
@@ -252,17 +253,21 @@ def _plain(layer: LayerStudy) -> dict[str, Any]:
 
 def plots(report: FilterReport) -> list[Plot]:
     """Kernel mass, principal components, kernels; of a training also the accuracy of truncated filters."""
-    from niffbench.report import filter_plots
+    import matplotlib
 
-    curves = [_curves(layer) for layer in report.layers]
-    drawn = [
-        filter_plots.mass(curves),
-        filter_plots.components(curves, report.layers[0].size.crop_side),
-        filter_plots.kernels(curves),
-    ]
-    learned = report.learned
-    if learned is not None:
-        drawn.append(filter_plots.accuracies(learned.cut, learned.niff.accuracy, learned.twin.accuracy))
+    from niffbench.report import filter_plots
+    from niffbench.report.plots.canvas import settings
+
+    curves, learned = [_curves(layer) for layer in report.layers], report.learned
+    style: Any = settings()
+    with matplotlib.rc_context(style):
+        drawn = [
+            filter_plots.mass(curves),
+            filter_plots.components(curves, report.layers[0].size.crop_side),
+            filter_plots.kernels(curves),
+        ]
+        if learned is not None:
+            drawn.append(filter_plots.accuracies(learned.cut, learned.niff.accuracy, learned.twin.accuracy))
     return drawn
 
 
