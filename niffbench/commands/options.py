@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from niffbench.runner.campaign import SuiteLoader
+    from niffbench.runner.settings import Wishes
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -53,6 +57,41 @@ def size(context: click.Context, parameter: click.Parameter, value: str | None) 
         told = f"{value!r} should be a number of bytes, as 8GiB, 500MB or 1048576"
         raise click.BadParameter(told, context, parameter)
     return int(number)
+
+
+def loader(suite: str, only: tuple[str, ...]) -> SuiteLoader:
+    """Reads ``suite`` as narrowed by ``--only``, once for each kind of device."""
+    from functools import cache
+
+    from niffbench.operators.catalogue import catalogue
+    from niffbench.suite import DeviceType, Suite, load
+
+    @cache
+    def read(kind: DeviceType | None) -> Suite:
+        return load(suite, catalogue(), only=only, device=kind)
+
+    return read
+
+
+def wished(options: Mapping[str, Any]) -> Wishes:
+    """What :func:`suite_options` and :func:`measure_options` collected; a seed is drawn if none was given."""
+    from secrets import randbelow
+
+    from niffbench.runner.settings import Wishes
+
+    seed = options.get("seed")
+    return Wishes(
+        device=options["device"] or "auto",
+        rounds=options["rounds"],
+        seed=randbelow(2**31) if seed is None else seed,
+        precision=options["precision"],
+        min_time=options["min_time"],
+        max_time=options["max_time"],
+        case_timeout=options["case_timeout"],
+        threads=options["threads"],
+        memory_limit=options["memory_limit"],
+        budget=options["time_budget"],
+    )
 
 
 def suite_options(command: Command) -> Command:

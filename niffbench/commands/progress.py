@@ -20,7 +20,7 @@ _REDRAW = 0.5
 
 
 class Bar(Observer):
-    """A bar on standard error; use it in a ``with``. It has no thread of its own: it is drawn when the manager wakes.
+    """A bar on standard error, while entered. It has no thread of its own: it is drawn when the manager wakes.
 
     The time left is the plan's estimate for what remains, corrected by how it has fared so far.
     """

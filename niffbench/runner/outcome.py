@@ -25,7 +25,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Imprecise:
-    """A series that ended before its median was known as well as asked; ``half_width`` relative, None if unknown."""
+    """A series that ended before its median was known as well as asked; ``half_width`` is relative."""
 
     label: str
     problem: str

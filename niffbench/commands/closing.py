@@ -1,0 +1,200 @@
+"""What ``niffbench run`` says: at its opening, while it measures, and at its close."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from niffbench.commands.progress import Bar, clock
+from niffbench.errors import FingerprintsDiffer, NiffbenchError, NothingMeasured
+from niffbench.records import REGIMES, Record, Run, read
+from niffbench.report import text
+from niffbench.report.metrics import latency_of
+from niffbench.runner.campaign import Campaign
+from niffbench.runner.interrupts import INTERRUPTED, Interrupted
+from niffbench.runner.outcome import Outcome, outcome
+from niffbench.runner.sitting import Observer
+from niffbench.suite import Regime
+
+_MOST_LINES = 20
+_PIPE_WIDTH = 120
+"""Columns of a table that goes to a file or a pipe."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console as wide as the terminal, or wide enough for a table where there is none."""
+    made = Console(stderr=stderr, highlight=False)
+    if not made.is_terminal and made.width == 80:
+        made.width = _PIPE_WIDTH
+    return made
+
+
+class Screen:
+    """Results go to standard output, everything else to standard error; ``quiet`` prints neither."""
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self._as_json = as_json
+        self._quiet = quiet
+        self._out, self._err = console(), console(stderr=True)
+
+    def opening(self, campaign: Campaign) -> AbstractContextManager[Observer]:
+        """Say what is going to be measured; returns the progress bar, or on no terminal a silent observer."""
+        manifest = campaign.manifest
+        facts = manifest.fingerprint.must
+        machine = facts.get("gpu") or facts.get("processor") or facts.get("device")
+        skipped = sum(forecast.skip is not None for forecast in campaign.plan.forecasts)
+        total = len(manifest.suite.cases) * manifest.rounds
+        left = campaign.plan.seconds * campaign.missing / max(total, 1)
+        self._tell(
+            f"{manifest.suite.name}: {len(manifest.suite.cases)} cases × {manifest.rounds} rounds on {machine}"
+            + (f", {total - campaign.missing} of {total} records are there" if campaign.done else "")
+            + (f", {skipped} cases will be skipped" if skipped else "")
+            + (f"; about {clock(left)}" if campaign.missing else "; nothing is missing")
+        )
+        if self._quiet or not self._err.is_terminal or not campaign.missing:
+            return nullcontext(Observer())
+        labels = {forecast.case.id: forecast.label for forecast in campaign.plan.forecasts}
+        return Bar(self._err, campaign.plan, labels, total, total - campaign.missing)
+
+    def closing(self, directory: Path, stopped: NiffbenchError | None, suite: str | None, *, report: bool) -> int:
+        """Write the report and print the result; returns the exit status. Raises NothingMeasured."""
+        run = read(directory)
+        found = outcome(run)
+        page = self._report(run) if report and found.measured else None
+        if self._as_json:
+            sys.stdout.write(json.dumps(_as_json(run, found, page), indent=1, allow_nan=False) + "\n")
+        elif not self._quiet:
+            self._show(run, found)
+        if page is not None:
+            self._tell(f"report: {page}")
+        if found.missing:
+            again = shlex.join(["niffbench", "run", suite or run.manifest.suite.name, "--resume", str(directory)])
+            self._err.print(
+                Text(f"{stopped}; {len(run.records)} records are kept, {found.missing} are missing; go on with:")
+            )
+            self._err.print(Text(f"  {again}"), soft_wrap=True)
+        if isinstance(stopped, FingerprintsDiffer):
+            return stopped.exit_code
+        if isinstance(stopped, Interrupted) or (stopped is not None and found.measured):
+            return INTERRUPTED
+        if stopped is not None:
+            return stopped.exit_code
+        if not found.measured:
+            first = found.failures[0]
+            raise NothingMeasured(
+                f"nothing could be measured; {first.label} at {first.problem}: {first.status}, {first.reason}"
+            )
+        return 0
+
+    def _report(self, run: Run) -> Path:
+        from niffbench import report
+
+        return report.write(run, run.path)
+
+    def _show(self, run: Run, found: Outcome) -> None:
+        from niffbench import report
+
+        if found.measured:
+            self._out.print(report.terminal(run))
+        if found.failures:
+            self._out.print(_failures(found))
+        for line in _remarks(run, found):
+            self._out.print(Text(line))
+
+    def _tell(self, line: str) -> None:
+        if not self._quiet:
+            self._err.print(Text(text.clean(line, 1000)), soft_wrap=True)
+
+
+def _failures(found: Outcome) -> Table:
+    """What was not measured, and why."""
+    table = Table(title="not measured", title_justify="left", box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(ratio=1)
+    for failure in found.failures[:_MOST_LINES]:
+        times = f" (in {failure.rounds} rounds)" if failure.rounds > 1 else ""
+        row = (failure.status, failure.label, failure.problem, failure.reason + times)
+        table.add_row(*(Text(text.clean(cell, 300)) for cell in row))
+    if len(found.failures) > _MOST_LINES:
+        table.add_row("…", f"{len(found.failures) - _MOST_LINES} more in the report", "", "")
+    return table
+
+
+def _remarks(run: Run, found: Outcome) -> list[str]:
+    """What a reader of the table should know of it."""
+    target = run.manifest.suite.measure.precision
+    lines = [f"note: {text.clean(note, 300)}" for note in run.manifest.notes]
+    if found.imprecise:
+        worst = found.imprecise[0]
+        reached = "an unknown precision" if worst.half_width is None else f"±{text.percent(worst.half_width)}"
+        lines.append(
+            f"precision: {len(found.imprecise)} of {found.series} series did not reach ±{text.percent(target)}; "
+            f"the worst is {worst.label} at {worst.problem}, {worst.regime}, with {reached}"
+        )
+    if found.share is not None and run.manifest.wall is not None:
+        lines.append(f"time: {clock(run.manifest.wall)}, {text.percent(found.share)} of it sampling")
+    return [text.clean(line, 400) for line in lines]
+
+
+def _as_json(run: Run, found: Outcome, page: Path | None) -> dict[str, Any]:
+    """The result for a machine: latencies in seconds (medians of round medians), memory in bytes, real FLOPs."""
+    manifest = run.manifest
+    cases: dict[str, list[Record]] = {}
+    for record in run.records:
+        cases.setdefault(record.id, []).append(record)
+    return {
+        "directory": str(run.path),
+        "report": None if page is None else str(page),
+        "suite": manifest.suite.name,
+        "baseline": manifest.suite.baseline,
+        "device": manifest.device,
+        "fingerprint": manifest.fingerprint.hash,
+        "rounds": manifest.rounds,
+        "seed": manifest.seed,
+        "complete": found.missing == 0,
+        "missing": found.missing,
+        "records": dict(found.counts),
+        "wall": manifest.wall,
+        "measuring_share": found.share,
+        "notes": manifest.notes,
+        "imprecise": [asdict(one) for one in found.imprecise],
+        "cases": [_case_as_json(records) for records in cases.values()],
+    }
+
+
+def _case_as_json(records: list[Record]) -> dict[str, Any]:
+    """One case over its rounds."""
+    case, measured = records[0].case, [record for record in records if record.status == "ok"]
+    told = measured[0] if measured else None
+    return {
+        "id": records[0].id,
+        "label": records[0].traits.label,
+        "problem": asdict(case.problem),
+        "kernel": case.kernel,
+        "options": dict(case.options),
+        "execution": case.execution,
+        "records": dict(Counter(record.status for record in records)),
+        "reasons": sorted({record.reason for record in records if record.reason}),
+        "latency": {regime: value for regime in REGIMES if (value := _latency(measured, regime)) is not None},
+        "memory_peak": None if told is None or told.memory is None else told.memory.peak,
+        "flops": None if told is None or told.cost is None else told.cost.closed,
+        "parameters": None if told is None else told.parameters,
+    }
+
+
+def _latency(records: list[Record], regime: Regime) -> float | None:
+    medians = [value for record in records if (value := latency_of(record, regime)) is not None]
+    return median(medians) if medians else None

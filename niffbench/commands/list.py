@@ -1,0 +1,132 @@
+"""``niffbench list``: the operators, suites and networks there are."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["operators", "suites", "networks"]))
+@click.argument("pattern", default="*")
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects as JSON.")
+def command(what: str, pattern: str, as_json: bool) -> int:
+    """List operators, suites or networks.
+
+    PATTERN (as 'niff-*') narrows the list. Parameters and FLOPs of networks are counted on shapes alone, for one
+    image of 224×224; that takes some seconds the first time and is kept in the user's cache directory.
+    """
+    from fnmatch import fnmatchcase
+
+    from niffbench.errors import UsageError, did_you_mean
+
+    names, rows = _SOURCES[what]()
+    chosen = [name for name in names if fnmatchcase(name, pattern)]
+    if not chosen:
+        raise UsageError(f"no {what[:-1]} is called '{pattern}'{did_you_mean(pattern, names)}")
+    found = rows(chosen)
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    else:
+        _show(what, found)
+    return 0
+
+
+Row = dict[str, Any]
+
+
+def _operators() -> tuple[list[str], Callable[[Sequence[str]], list[Row]]]:
+    from niffbench.operators.catalogue import catalogue
+
+    operators = catalogue()
+
+    def rows(names: Sequence[str]) -> list[Row]:
+        return [
+            {
+                "operator": name + ("-kN" if operators[name].takes_kernel else ""),
+                "family": operators[name].family,
+                "boundary": operators[name].boundary,
+                "options": {key: option.default for key, option in operators[name].options.items()},
+                "dtypes": sorted(operators[name].dtypes),
+                "summary": operators[name].summary,
+            }
+            for name in names
+        ]
+
+    return list(operators), rows
+
+
+def _suites() -> tuple[list[str], Callable[[Sequence[str]], list[Row]]]:
+    from niffbench.operators.catalogue import catalogue
+    from niffbench.suite import available, load
+
+    def rows(names: Sequence[str]) -> list[Row]:
+        suites = [load(name, catalogue()) for name in names]
+        return [
+            {
+                "suite": suite.name,
+                "cases": len(suite.cases),
+                "rounds": suite.rounds,
+                "baseline": suite.baseline,
+                "summary": suite.description,
+            }
+            for suite in suites
+        ]
+
+    return list(available()), rows
+
+
+def _networks() -> tuple[list[str], Callable[[Sequence[str]], list[Row]]]:
+    from niffbench.niff.catalogue import NETWORKS
+
+    def rows(names: Sequence[str]) -> list[Row]:
+        from niffbench.commands.network_costs import network_costs
+
+        costs = network_costs(names)
+        return [
+            {
+                "network": name,
+                "base": NETWORKS[name].base,
+                "variant": NETWORKS[name].variant,
+                **asdict(costs[name]),
+            }
+            for name in names
+        ]
+
+    return list(NETWORKS), rows
+
+
+_SOURCES = {"operators": _operators, "suites": _suites, "networks": _networks}
+
+
+def _show(what: str, rows: list[Row]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from niffbench.commands.closing import console
+    from niffbench.report import text
+
+    shown = {"parameters": text.count, "flops": text.flops}
+    columns = [name for name in rows[0] if not (what == "operators" and name == "dtypes")]
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        last = name == "summary"
+        numeric = isinstance(rows[0][name], int)
+        table.add_column(name, no_wrap=not last, ratio=1 if last else None, justify="right" if numeric else "left")
+    for row in rows:
+        cells = (shown[name](row[name]) if name in shown else _cell(row[name]) for name in columns)
+        table.add_row(*(Text(text.clean(cell, 300)) for cell in cells))
+    console().print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key}={default}" for key, default in value.items())
+    return str(value)

@@ -1,0 +1,154 @@
+"""``niffbench plan``: what a run would do, without doing it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from niffbench.commands.options import loader, measure_options, suite_options, wished
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from niffbench.runner.budget import Share
+    from niffbench.runner.campaign import Prepared
+
+_MOST_EXCLUSIONS = 20
+
+
+@click.command()
+@click.argument("suite")
+@suite_options
+@measure_options
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def command(suite: str, as_json: bool, **wishes: Any) -> int:
+    """Say what a run would do, need and take.
+
+    SUITE is the name of a suite or the path of one. A worker process measures what the machine can do at best (a
+    few seconds) and predicts the memory of every case from its shapes; no case is run and nothing is written.
+    Times are estimates from the roofline, within a factor of two or three.
+    """
+    from niffbench.operators.catalogue import catalogue
+    from niffbench.runner.campaign import prepare
+    from niffbench.runner.interrupts import Interrupts
+
+    load = loader(suite, wishes.pop("only"))
+    with Interrupts() as stop:
+        prepared = prepare(load, wished(wishes), catalogue(), stop)
+    allowed = _allowed(prepared)
+    if as_json:
+        sys.stdout.write(json.dumps(_as_json(prepared, allowed), indent=1) + "\n")
+    else:
+        from niffbench.commands.closing import console
+
+        _show(console(), prepared, allowed)
+    return 0
+
+
+def _allowed(prepared: Prepared) -> Share | None:
+    """What a time budget allows; None without one, or when it allows everything."""
+    from niffbench.runner.budget import share
+
+    settings, plan = prepared.settings, prepared.plan
+    if settings.budget is None:
+        return None
+    visits = sum(forecast.skip is None for forecast in plan.forecasts)
+    left = share(
+        settings.budget, rounds=settings.rounds, visits=visits, overhead=plan.overhead, measure=settings.measure
+    )
+    return left if left.is_less(settings.rounds, settings.measure) else None
+
+
+def _show(console: Console, prepared: Prepared, allowed: Share | None) -> None:
+    from rich.text import Text
+
+    from niffbench.commands.progress import clock
+    from niffbench.report import text
+
+    suite, settings, plan = prepared.suite, prepared.settings, prepared.plan
+    skipped = sum(forecast.skip is not None for forecast in plan.forecasts)
+    console.print(_table(prepared))
+    lines = [
+        f"{suite.name}: {len(plan.forecasts)} cases, {settings.rounds} rounds, {skipped} skipped, "
+        f"{len(suite.excluded)} excluded by the suite"
+    ]
+    lines += [f"  excluded: {one.label} at {one.case.problem.label}: {one.reason}" for one in suite.excluded][
+        :_MOST_EXCLUSIONS
+    ]
+    if len(suite.excluded) > _MOST_EXCLUSIONS:
+        lines.append(f"  … and {len(suite.excluded) - _MOST_EXCLUSIONS} more")
+    if plan.available is not None:
+        lines.append(f"memory: {text.size_of(plan.available)} available")
+    lines.append(f"time: about {clock(plan.seconds)}, {clock(plan.seconds / plan.rounds)} a round")
+    if allowed is not None:
+        lines.append(
+            f"budget: {clock(settings.budget or 0.0)} are enough for {allowed.rounds} of {settings.rounds} rounds "
+            f"with {text.seconds(allowed.measure.max_time)} of sampling a regime; the run will say which cases "
+            f"that did not let reach ±{text.percent(settings.measure.precision)}"
+        )
+    for line in lines:
+        console.print(Text(text.clean(line, 1000)), soft_wrap=True)
+
+
+def _table(prepared: Prepared) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from niffbench.report import text
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("problem", "operator"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("memory", "FLOPs", "a round"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("why not", ratio=1)
+    for forecast in prepared.plan.forecasts:
+        reason = forecast.skip.reason if forecast.skip else ""
+        if not reason and forecast.predicted is not None and forecast.predicted.reason:
+            reason = f"no prediction: {forecast.predicted.reason}"
+        table.add_row(
+            Text(forecast.case.problem.label),
+            Text(text.clean(forecast.label)),
+            text.size_of(forecast.needed),
+            text.flops(forecast.cost.flops()),
+            text.MISSING if forecast.skip else text.seconds(forecast.seconds),
+            Text(text.clean(reason, 300)),
+        )
+    return table
+
+
+def _as_json(prepared: Prepared, allowed: Share | None) -> dict[str, Any]:
+    """The plan for a machine: bytes, real FLOPs, seconds."""
+    suite, settings, plan = prepared.suite, prepared.settings, prepared.plan
+    return {
+        "suite": suite.name,
+        "device": settings.device,
+        "fingerprint": prepared.survey.fingerprint.hash,
+        "rounds": settings.rounds,
+        "available": plan.available,
+        "seconds": plan.seconds,
+        "measure": settings.measure.model_dump(),
+        "budget": settings.budget,
+        "allowed": allowed and {"rounds": allowed.rounds, "measure": allowed.measure.model_dump()},
+        "cases": [
+            {
+                "id": forecast.case.id,
+                "label": forecast.label,
+                "problem": forecast.case.problem.label,
+                "flops": forecast.cost.flops(),
+                "bytes": forecast.cost.bytes_own,
+                "parameters": forecast.cost.parameters,
+                "needed": forecast.needed,
+                "seconds": forecast.seconds,
+                "skipped": forecast.skip and forecast.skip.reason,
+            }
+            for forecast in plan.forecasts
+        ],
+        "excluded": [
+            {"label": one.label, "problem": one.case.problem.label, "reason": one.reason} for one in suite.excluded
+        ],
+    }
