@@ -202,6 +202,8 @@ def _measured(item: SuiteCase, cases: Sequence[Case], folders: pytest.TempPathFa
         str(option("niffbench_rounds")),
         "--device",
         option("niffbench_device"),
+        "--no-report",
+        "--quiet",
     ]
     done = item.session.stash.setdefault(_RUNS, {})
     key = (*arguments, *filters)

@@ -17,7 +17,8 @@ from niffbench.errors import NothingMeasured, UsageError, did_you_mean
 
 # A hook of the user's repository (post-checkout) must not run on our account, nor a prompt wait for an answer.
 _GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "advice.detachedHead=false")
-_GIT_TIMEOUT = 300.0
+_GIT_VARIABLES = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR"}
+_TIMEOUT = 300.0
 
 
 @dataclass(frozen=True)
@@ -62,31 +63,31 @@ class _Failure:
     message: str
 
 
-def _output(
-    argv: list[str], *, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = _GIT_TIMEOUT
-) -> str | _Failure:
+def _output(argv: list[str], *, cwd: Path, env: Mapping[str, str]) -> str | _Failure:
     try:
         done = subprocess.run(
             argv,
             cwd=cwd,
-            env=dict(os.environ if env is None else env) | {"GIT_TERMINAL_PROMPT": "0"},
+            env=dict(env),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=timeout,
+            timeout=_TIMEOUT,
             check=False,
             start_new_session=True,  # a Ctrl-C at the terminal is ours to handle, not git's
         )
     except OSError as error:
         return _Failure(str(error.strerror))
     except subprocess.TimeoutExpired:
-        return _Failure(f"no answer within {timeout:.0f} s")
+        return _Failure(f"no answer within {_TIMEOUT:.0f} s")
     return done.stdout if done.returncode == 0 else _Failure(done.stderr or done.stdout)
 
 
 def _git(repository: Path, *arguments: str) -> str | _Failure:
-    return _output([*_GIT, *arguments], cwd=repository)
+    # Inside a hook, git's own variables point at the user's index, which a checkout would write to.
+    clean = {key: value for key, value in os.environ.items() if key not in _GIT_VARIABLES}
+    return _output([*_GIT, *arguments], cwd=repository, env=clean | {"GIT_TERMINAL_PROMPT": "0"})
 
 
 def repository_of(directory: Path) -> Path | None:
@@ -111,6 +112,8 @@ def checked_out(text: str, role: str, here: Path) -> Iterator[Code]:
 
     Raises UsageError, and NothingMeasured for a revision that does not exist.
     """
+    if not text.strip():
+        raise UsageError(f"{role} is empty; name a revision, a directory or a Python interpreter")
     path = Path(text).expanduser()
     interpreter = _interpreter(path)
     if interpreter is not None:

@@ -57,9 +57,9 @@ class Finding(_Model):
     blind: bool = False
 
     @property
-    def title(self) -> str:
-        """The case and the quantity in one line."""
-        return f"{self.label} · {self.problem} · {self.quantity}"
+    def pressing(self) -> bool:
+        """Whether this finding keeps a gate from passing."""
+        return self.verdict in FAILING or self.blind
 
 
 class Step(_Model):

@@ -160,7 +160,8 @@ def _threshold(entry: Entry, where: str) -> Threshold:
 
 
 def _explain(error: ValidationError) -> str:
-    fault: Any = error.errors()[0]
+    # An unknown key explains the one that is missing.
+    fault: Any = max(error.errors(), key=lambda found: found["type"] == "extra_forbidden")
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
     if fault["type"] == "extra_forbidden":
         known = Entry.model_fields if len(fault["loc"]) > 1 else ThresholdFile.model_fields

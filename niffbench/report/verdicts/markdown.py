@@ -17,8 +17,8 @@ _HEADINGS = ("", "case", "problem", "quantity", "base", "head", "change", "inter
 
 def render(comparison: Comparison) -> str:
     """The outcome first, then what fails, then what else is worth a line, folded away."""
-    pressing = tuple(f for f in telling(comparison) if f in comparison.failing or f.blind)
-    other = tuple(f for f in telling(comparison) if f not in pressing)
+    pressing = [finding for finding in telling(comparison) if finding.pressing]
+    other = [finding for finding in telling(comparison) if not finding.pressing]
     lines = [
         f"### niffbench: {escape(comparison.headline, 300)}",
         "",
