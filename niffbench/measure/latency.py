@@ -65,7 +65,7 @@ class Sampler:
         self._samples: list[float] = []
         self._blocks: list[int] = []
         self._flags: set[str] = set()
-        self._each = 0.0  # wall seconds a sample takes
+        self._each = 0.0  # wall seconds a sample takes, at best
         self._repeats = 0
 
     @property
@@ -127,7 +127,7 @@ class Sampler:
             block = self._device.samples(self._runner, self.regime, self.calls, count)
             spent = self._device.clock() - begun
             self.seconds += spent
-            self._each = spent / count
+            self._each = min(self._each, spent / count) if self._blocks else spent / count
             state = self._device.state()
             self.states.append(state)
             if not is_throttled(self._device, state):

@@ -30,16 +30,3 @@ def compare(output: Tensor, reference: Tensor, tolerance: float) -> Numerics:
     largest = difference.abs().max() / (reference.abs().max() or 1.0)
     bound = torch.stack([l2, largest]).nan_to_num(nan=float("inf"), posinf=float("inf")).tolist()
     return Numerics(l2=bound[0], max=bound[1], tolerance=tolerance)
-
-
-def is_wrong(numerics: Numerics) -> bool:
-    """Whether either error is beyond the tolerance; a NaN is."""
-    return not (numerics.l2 <= numerics.tolerance and numerics.max <= numerics.tolerance)
-
-
-def verdict(numerics: Numerics) -> str:
-    """The reason of a ``wrong`` record."""
-    return (
-        f"error against float64 beyond the tolerance of {numerics.tolerance:.0e}: "
-        f"relative L2 {numerics.l2:.2e}, largest {numerics.max:.2e}; not timed"
-    )

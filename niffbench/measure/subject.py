@@ -125,6 +125,7 @@ def compiled(module: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
 
     code = forward.__code__.replace(co_name=f"forward_{name}")
     own = types.FunctionType(code, forward.__globals__, code.co_name, None, forward.__closure__)
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     result: Callable[[Tensor], Tensor] = torch.compile(own, dynamic=False)
     return result
 

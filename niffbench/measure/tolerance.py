@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from niffbench.records import Numerics
+
 TOLERANCE: dict[str, float] = {"float64": 1e-11, "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 """Bound on the relative L2 error and on the largest error relative to the reference's largest value, by dtype.
 
@@ -16,3 +18,16 @@ TF32 = 5e-3
 def tolerance(dtype: str, tf32: bool = False) -> float:
     """The bound for ``dtype``; ``tf32``: whether float32 products may be rounded to TF32."""
     return TF32 if tf32 and dtype == "float32" else TOLERANCE[dtype]
+
+
+def is_wrong(numerics: Numerics) -> bool:
+    """Whether either error is beyond the tolerance; a NaN is."""
+    return not (numerics.l2 <= numerics.tolerance and numerics.max <= numerics.tolerance)
+
+
+def verdict(numerics: Numerics) -> str:
+    """The reason of a ``wrong`` record."""
+    return (
+        f"error against float64 beyond the tolerance of {numerics.tolerance:.0e}: "
+        f"relative L2 {numerics.l2:.2e}, largest {numerics.max:.2e}; not timed"
+    )

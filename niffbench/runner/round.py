@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from niffbench.case import Case, Problem
 from niffbench.device import Runner
-from niffbench.measure import energy, latency, memory, numerics
+from niffbench.measure import energy, latency, memory, tolerance
 from niffbench.measure.bench import Bench
 from niffbench.measure.failures import Failure, explain
 from niffbench.operators.catalogue import catalogue
@@ -135,8 +135,8 @@ class Round:
             with self._stage(visit, "numerics"):
                 visit.numerics = bench.numerics(subject, output)
                 del output
-                if numerics.is_wrong(visit.numerics):
-                    return Failure("wrong", numerics.verdict(visit.numerics))
+                if tolerance.is_wrong(visit.numerics):
+                    return Failure("wrong", tolerance.verdict(visit.numerics))
             if "first" in self._task.measure.regimes:
                 visit.latency["first"] = latency.first(seconds)
                 visit.measuring += seconds

@@ -1,0 +1,340 @@
+"""Phases: where the time and memory of a case go, step by step, from an instrumented run. Loads torch when called.
+
+Operators wrap what they do in named ranges (:mod:`niffbench.niff.steps`); torch's profiler records them with the
+operations inside. A backward operation belongs to the step whose forward operation made its node in autograd's
+graph: profiler events carry the node's sequence number. What lies outside every step is the remainder, and the
+instrumented call is set beside the uninstrumented one, because recording takes time too.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from niffbench.cost.closed import Cost, Direction
+from niffbench.device import Device
+from niffbench.measure.latency import warm_up
+
+if TYPE_CHECKING:
+    from torch.autograd.profiler_util import EventList, FunctionEvent
+
+    from niffbench.measure.subject import TorchSubject
+
+Step: TypeAlias = tuple[str, Direction]
+
+CALL = "niffbench::call"
+CALLS = (5, 40)
+"""Instrumented calls: at least, at most."""
+
+PROFILED_TIME = 0.4  # seconds of calls aimed at between the two
+_BACKWARD = "autograd::engine::evaluate_function: "
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An operation or GPU kernel that does the work of a step: seconds a call, and the library it comes from."""
+
+    name: str
+    library: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One step of one direction. Seconds a call; bytes at most above the step's start, and bytes it leaves.
+
+    ``flops`` and ``bytes`` are the closed form's; None where it has no such step.
+    """
+
+    name: str
+    direction: Direction
+    seconds: float
+    flops: int | None
+    bytes: int | None
+    peak: int | None
+    kept: int | None
+    kernels: tuple[Kernel, ...]
+
+
+@dataclass(frozen=True)
+class Phases:
+    """A case taken apart, in medians over the calls.
+
+    ``steady``: seconds of an uninstrumented call. ``remainder``: seconds of an instrumented call outside every step,
+    and ``outside`` what ran there. On a GPU phases and remainder are the GPU's time, launches left out.
+    """
+
+    steady: float
+    phases: tuple[Phase, ...]
+    remainder: float
+    outside: tuple[Kernel, ...]
+
+    @property
+    def instrumented(self) -> float:
+        """Seconds of an instrumented call: all steps and the remainder."""
+        return sum(phase.seconds for phase in self.phases) + self.remainder
+
+
+def profile(device: Device, subject: TorchSubject, cost: Cost, trace: Path | None = None) -> Phases:
+    """Take ``subject`` apart; ``trace`` gets a Chrome/Perfetto trace (JSON, without the host's name).
+
+    Raises OSError when the trace cannot be written.
+    """
+    import torch
+    from torch.profiler import ProfilerActivity, record_function
+
+    from niffbench.niff.steps import recording
+
+    call = warm_up(device, subject)
+    count = max(CALLS[0], min(CALLS[1], int(PROFILED_TIME / max(call, 1e-6))))
+    on_gpu = device.kind == "cuda"
+    steady = median(device.samples(subject, "steady", max(1, int(1e-3 / max(call, 1e-6))), 30).samples)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with subject.scope(), recording():
+        subject.call()
+        subject.reset()
+        with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as recorded:
+            for _ in range(count):
+                with record_function(CALL):
+                    output = subject.call()
+                    if on_gpu:
+                        torch.cuda.synchronize()
+                del output
+    if trace is not None:
+        recorded.export_chrome_trace(str(trace))
+        _scrub(trace)
+    memory = [] if on_gpu else _memory(recorded)
+    events = recorded.events()
+    assert events is not None
+    return _assemble(_Timeline(events, on_gpu), memory, steady, cost)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A stretch of time of one step in one call, its own time in µs and what ran in it."""
+
+    step: Step | None
+    start: float
+    end: float
+    own: float
+    call: int
+    kernels: tuple[tuple[str, str, float], ...]
+
+
+class _Timeline:
+    """The profiler's events, sorted into calls and steps. Times in µs."""
+
+    def __init__(self, events: EventList, on_gpu: bool) -> None:
+        from niffbench.niff.steps import PREFIX
+
+        self._prefix = PREFIX
+        self._on_gpu = on_gpu
+        self.events: list[FunctionEvent] = [e for e in events if _is_host(e) and e.name != "[memory]"]
+        self.calls = sorted((e for e in self.events if e.name == CALL), key=lambda e: e.time_range.start)
+        self._starts = [e.time_range.start for e in self.calls]
+        self._step_of_node = self._nodes()
+
+    def parts(self) -> list[_Part]:
+        """Every stretch of every step, and the stretches that lie in none."""
+        found: list[_Part] = []
+        for event in self.events:
+            if event.name == CALL:
+                found.append(self._part(event, None))
+            elif self._is_step(event):
+                found.append(self._part(event, (event.name.removeprefix(self._prefix), "forward")))
+            elif event.name.startswith(_BACKWARD):
+                step = self._step_of_node.get(event.sequence_nr)
+                found.append(self._part(event, None if step is None else (step, "backward")))
+        return found
+
+    def _part(self, event: FunctionEvent, step: Step | None) -> _Part:
+        span = event.time_range
+        kernels = tuple(kernel for inner in self._inside(event) for kernel in self._kernels(inner))
+        if self._on_gpu:
+            own = sum(seconds for _, _, seconds in kernels)
+        else:
+            own = event.cpu_time_total - sum(part.cpu_time_total for part in self._nested(event))
+        return _Part(step, span.start, span.end, own, self._call_of(span.start), kernels)
+
+    def _nested(self, event: FunctionEvent) -> list[FunctionEvent]:
+        """The outermost steps and backward nodes inside ``event``, whose time is theirs."""
+        found: list[FunctionEvent] = []
+        waiting = list(event.cpu_children)
+        while waiting:
+            child = waiting.pop()
+            if self._is_part(child):
+                found.append(child)
+            else:
+                waiting += child.cpu_children
+        return found
+
+    def _inside(self, event: FunctionEvent) -> list[FunctionEvent]:
+        """All operations inside ``event`` that are in no part of their own."""
+        found: list[FunctionEvent] = []
+        waiting = list(event.cpu_children)
+        while waiting:
+            child = waiting.pop()
+            if not self._is_part(child):
+                found.append(child)
+                waiting += child.cpu_children
+        return found
+
+    def _kernels(self, event: FunctionEvent) -> Iterable[tuple[str, str, float]]:
+        """What did the work: GPU kernels, or on a CPU the operation's own time."""
+        if self._on_gpu:
+            return [(kernel.name, library(kernel.name), kernel.duration) for kernel in event.kernels]
+        return [(event.name, library(event.name), event.self_cpu_time_total)]
+
+    def _is_step(self, event: FunctionEvent) -> bool:
+        return event.name.startswith(self._prefix) and event.name != CALL
+
+    def _is_part(self, event: FunctionEvent) -> bool:
+        return self._is_step(event) or event.name.startswith(_BACKWARD)
+
+    def _call_of(self, start: float) -> int:
+        return bisect_right(self._starts, start) - 1
+
+    def _nodes(self) -> dict[int, str]:
+        """The step that made each node of autograd's graph.
+
+        An operation carries the number that the next node will get; the last one with a number makes the node.
+        """
+        steps: dict[int, tuple[float, str]] = {}
+        for event in self.events:
+            if event.sequence_nr < 0 or self._in_backward(event):
+                continue
+            step = self._step_above(event)
+            known = steps.get(event.sequence_nr)
+            if step is not None and (known is None or known[0] < event.time_range.start):
+                steps[event.sequence_nr] = (event.time_range.start, step)
+        return {number: step for number, (_, step) in steps.items()}
+
+    def _step_above(self, event: FunctionEvent) -> str | None:
+        parent = event.cpu_parent
+        while parent is not None:
+            if self._is_step(parent):
+                return str(parent.name.removeprefix(self._prefix))
+            parent = parent.cpu_parent
+        return None
+
+    @staticmethod
+    def _in_backward(event: FunctionEvent) -> bool:
+        above: FunctionEvent | None = event
+        while above is not None:
+            if above.name.startswith(_BACKWARD):
+                return True
+            above = above.cpu_parent
+        return False
+
+
+def _is_host(event: FunctionEvent) -> bool:
+    return "CPU" in str(event.device_type)
+
+
+def _assemble(timeline: _Timeline, memory: Sequence[tuple[float, int]], steady: float, cost: Cost) -> Phases:
+    calls = len(timeline.calls)
+    parts = timeline.parts()
+    times: dict[Step | None, list[float]] = defaultdict(lambda: [0.0] * calls)
+    kernels: dict[Step | None, dict[tuple[str, str], list[float]]] = defaultdict(dict)
+    for part in parts:
+        times[part.step][part.call] += part.own
+        for name, origin, spent in part.kernels:
+            kernels[part.step].setdefault((name, origin), [0.0] * calls)[part.call] += spent
+    closed = {(step.name, step.direction): step for step in cost.steps}
+    space = _space(parts, memory)
+    phases = []
+    for key in sorted(filter(None, times), key=lambda key: (key[1] == "backward", _first(parts, key))):
+        told = closed.get(key)
+        peak, kept = space.get(key, (None, None))
+        phases.append(
+            Phase(
+                name=key[0],
+                direction=key[1],
+                seconds=median(times[key]) * 1e-6,
+                flops=None if told is None else told.flops,
+                bytes=None if told is None else told.bytes,
+                peak=peak,
+                kept=kept,
+                kernels=_listed(kernels[key]),
+            )
+        )
+    return Phases(steady, tuple(phases), median(times[None]) * 1e-6, _listed(kernels[None]))
+
+
+def _first(parts: Sequence[_Part], key: Step) -> float:
+    return min(part.start for part in parts if part.step == key)
+
+
+def _listed(found: dict[tuple[str, str], list[float]]) -> tuple[Kernel, ...]:
+    """Kernels with their median time a call, the longest first; without those of less than 1 % of it all."""
+    spent = {key: median(times) * 1e-6 for key, times in found.items()}
+    least = 0.01 * sum(spent.values())
+    ordered = sorted(spent.items(), key=lambda item: -item[1])
+    return tuple(Kernel(name, origin, time) for (name, origin), time in ordered if time >= least)
+
+
+def _space(parts: Sequence[_Part], memory: Sequence[tuple[float, int]]) -> dict[Step, tuple[int, int]]:
+    """Bytes each step of a call took at most above its start, and left behind; the last call is the warmest."""
+    last = max(part.call for part in parts)
+    found: dict[Step, tuple[int, int]] = {}
+    for part in parts:
+        if part.step is None or part.call != last or not memory:
+            continue
+        total = peak = 0
+        for moment, size in memory:
+            if part.start <= moment <= part.end:
+                total += size
+                peak = max(peak, total)
+        before = found.get(part.step, (0, 0))
+        found[part.step] = (max(before[0], peak), before[1] + total)
+    return found
+
+
+def _memory(recorded: Any) -> list[tuple[float, int]]:
+    """Allocations and frees in bytes with their time in µs on the events' clock, sorted."""
+    results = recorded.profiler.kineto_results
+    begun = results.trace_start_ns()
+    found = [((e.start_ns() - begun) / 1000, e.nbytes()) for e in results.events() if e.name() == "[memory]"]
+    return sorted(found, key=lambda event: event[0])
+
+
+_LIBRARIES = (
+    # Part of a kernel's or an operation's name → where it comes from; the first that fits.
+    ("mkldnn", "oneDNN"),
+    ("aten::convolution_backward", "oneDNN or native"),
+    ("_fft_", "MKL"),
+    ("cudnn", "cuDNN"),
+    ("cutlass", "CUTLASS"),
+    ("xmma", "cuDNN or cuBLAS"),
+    ("gemm", "cuBLAS"),
+    ("gemv", "cuBLAS"),
+    ("regular_fft", "cuFFT"),
+    ("vector_fft", "cuFFT"),
+    ("postprocess_kernel", "cuFFT"),
+    ("preprocess_kernel", "cuFFT"),
+    ("triton_", "Triton"),
+    ("at::native", "native"),
+    ("aten::mm", "MKL"),
+    ("aten::bmm", "MKL"),
+    ("aten::addmm", "MKL"),
+    ("aten::baddbmm", "MKL"),
+)
+
+
+def library(name: str) -> str:
+    """Where a kernel (by its name on a GPU) or an operation (on a CPU) comes from; ``native`` is torch itself."""
+    return next((origin for mark, origin in _LIBRARIES if mark in name), "native")
+
+
+def _scrub(trace: Path) -> None:
+    """Take out of a trace what tells whose machine it was."""
+    document = json.loads(trace.read_text(encoding="utf-8"))
+    for key in ("host_name", "traceName", "trace_id"):
+        document.pop(key, None)
+    trace.write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
