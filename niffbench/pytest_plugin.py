@@ -192,7 +192,7 @@ def _selected(item: SuiteCase) -> list[Case]:
 def _measured(item: SuiteCase, cases: Sequence[Case], folders: pytest.TempPathFactory) -> Run:
     """The run of these cases; measured once a session."""
     from niffbench.errors import NiffbenchError
-    from niffbench.regress.spawned import measured
+    from niffbench.regress.spawned import measured, portable
 
     option = item.config.getoption
     filters = [part for case in cases for part in ("--only", case.id)]
@@ -201,7 +201,7 @@ def _measured(item: SuiteCase, cases: Sequence[Case], folders: pytest.TempPathFa
         "--rounds",
         str(option("niffbench_rounds")),
         "--device",
-        option("niffbench_device"),
+        portable(option("niffbench_device")),
         "--no-report",
         "--quiet",
     ]

@@ -58,7 +58,7 @@ def test_the_table_shows_what_is_pressing_first_and_hides_what_is_the_same(compa
     assert lines[0].startswith("✗ regressed")
     assert "= equivalent" not in text
     assert "= equivalent" in shown(comparison, everything=True)
-    assert "98% interval" in text
+    assert "98% CI" in text
     assert "+10." in text or "+9." in text
     assert comparison.headline in text
     assert "µs" in text

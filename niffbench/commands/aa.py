@@ -112,7 +112,7 @@ def _measure(
     suite: str, rounds: int, device: str | None, only: tuple[str, ...], out: Path | None, *, quiet: bool
 ) -> Run:
     from niffbench.regress.checkout import terminable
-    from niffbench.regress.spawned import measured
+    from niffbench.regress.spawned import measured, portable
     from niffbench.runner.directory import check_vacant
     from niffbench.suite import available, find
 
@@ -120,7 +120,7 @@ def _measure(
     place = out or Path("reports") / f"aa-{Path(suite).stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     check_vacant(place)
     filters = [part for pattern in only for part in ("--only", pattern)]
-    arguments = [name, "--rounds", str(rounds), "--device", device or "auto", *filters]
+    arguments = [name, "--rounds", str(rounds), "--device", portable(device), *filters]
     arguments += ["--no-report", *(["--quiet"] if quiet else [])]
     with terminable():
         return measured(sys.executable, arguments, place, os.environ, quiet=quiet)

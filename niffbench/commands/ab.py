@@ -65,6 +65,7 @@ def command(
     from niffbench.regress.arms import Orders, measure
     from niffbench.regress.checkout import checked_out, terminable
     from niffbench.regress.comparison import compare
+    from niffbench.regress.spawned import portable
     from niffbench.runner.directory import check_vacant
 
     if rounds < 1:
@@ -73,7 +74,7 @@ def command(
     name = Path(suite).stem
     place = out or Path("reports") / f"ab-{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     check_vacant(place)
-    orders = Orders(_suite(suite), device or "auto", seed, only)
+    orders = Orders(_suite(suite), portable(device), seed, only)
     with terminable(), ExitStack() as undone:
         one, two = (
             undone.enter_context(checked_out(*arm, Path.cwd())) for arm in ((base, "BASE"), (head, "HEAD"))
@@ -102,11 +103,9 @@ def _notes(base: Code, head: Code) -> tuple[str, ...]:
     """What the reader should know of the two sides before believing the verdicts."""
     notes = []
     for code in (base, head):
-        if code.dirty and code.path is not None:
-            notes.append(f"{code.name} has uncommitted changes, and they are measured")
         if code.left_out:
             notes.append(f"{code.name}: the working tree has uncommitted changes, and they are not measured")
-    if base.commit is not None and (base.commit, base.dirty) == (head.commit, head.dirty) == (base.commit, False):
+    if base.commit is not None and base.commit == head.commit and not (base.dirty or head.dirty):
         notes.append("BASE and HEAD are the same commit: this is an A/A run")
     return tuple(notes)
 

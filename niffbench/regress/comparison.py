@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import Literal
 
 from niffbench.errors import FingerprintsDiffer, NothingMeasured
 from niffbench.fingerprint import Fact, differences
@@ -85,24 +86,24 @@ def _device(manifest: Manifest) -> str:
     return manifest.device.partition(":")[0]
 
 
+_KIND = "kind of device"
+
+
 def _differences(base: Manifest, head: Manifest) -> tuple[Difference, ...]:
-    tiers: list[tuple[str, dict[str, Fact], dict[str, Fact]]] = [
-        (
-            "must",
-            base.fingerprint.must | {"device": _device(base)},
-            head.fingerprint.must | {"device": _device(head)},
-        ),
+    kinds: tuple[dict[str, Fact], dict[str, Fact]] = {_KIND: _device(base)}, {_KIND: _device(head)}
+    tiers: list[tuple[Literal["must", "should"], dict[str, Fact], dict[str, Fact]]] = [
+        ("must", base.fingerprint.must | kinds[0], head.fingerprint.must | kinds[1]),
         ("should", base.fingerprint.should, head.fingerprint.should),
     ]
     return tuple(
-        Difference.model_validate({"tier": tier, "field": name, "base": one, "head": two})
+        Difference(tier=tier, field=name, base=one, head=two)
         for tier, first, second in tiers
         for name, (one, two) in differences(first, second).items()
     )
 
 
 def _refuse_unlike(base: Run, head: Run, unlike: Sequence[Difference], across: bool, paired: bool) -> None:
-    fatal = [d for d in unlike if d.tier == "must" and not across and (not paired or d.field == "device")]
+    fatal = [d for d in unlike if d.tier == "must" and not across and (not paired or d.field == _KIND)]
     if fatal:
         fields = "\n".join(f"  {d.field}: {d.base} in {base.name}, {d.head} in {head.name}" for d in fatal)
         raise FingerprintsDiffer(

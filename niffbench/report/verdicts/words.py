@@ -27,6 +27,8 @@ _UNITS: tuple[tuple[str, Callable[[float | None], str]], ...] = (
     ("parameters", count),
 )
 
+LONGEST_NOTE = 400
+
 
 def value(finding: Finding, number: float | None) -> str:
     """One side's figure in the quantity's unit."""
@@ -80,4 +82,4 @@ def remarks(comparison: Comparison) -> tuple[str, ...]:
         f"{clean(d.base)} in BASE, {clean(d.head)} in HEAD"
         for d in comparison.differences
     )
-    return tuple(map(clean, comparison.notes)) + fields
+    return tuple(clean(note, LONGEST_NOTE) for note in comparison.notes) + fields
