@@ -1,0 +1,37 @@
+"""Reports of runs: HTML, Markdown, a table, plots, and what is printed at the end of a run. Nothing here loads torch.
+
+Heavy libraries (matplotlib, pandas) are loaded by the calls, not by the import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from niffbench.records import Run
+
+__all__ = ["terminal", "write"]
+
+
+def write(runs: Run | Sequence[Run], directory: Path) -> Path:
+    """Write ``report.html``, ``report.md``, ``table.csv`` and ``plots/`` into ``directory``; return the page's path.
+
+    Several runs are put side by side, the first being what the others are compared with. Each file is written whole or
+    not at all, the page last; equal runs give equal bytes.
+
+    Raises UsageError when ``directory`` cannot be written, ValueError without a run.
+    """
+    from niffbench.report.writing import write as write_files
+
+    return write_files(runs, directory)
+
+
+def terminal(run: Run) -> RenderableType:
+    """What a run ends with on a terminal: per problem, operators with latency, memory and FLOPs, the winners marked."""
+    from niffbench.report.console import closing
+
+    return closing(run)

@@ -4,32 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 
 from niffbench.report import metrics, text
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, aligned
 from niffbench.report.metrics import Metric
 from niffbench.report.plots.scaling import representative
-from niffbench.report.slices import Axis, Slice
+from niffbench.report.slices import WORDS, Axis, Slice
 from niffbench.report.trends import Exchange, Growth, is_niff
 from niffbench.stats.crossovers import Crossing, Crossover
 from niffbench.stats.intervals import Interval, combination, exponential
 
 Setting = tuple[str, ...]
 
-_AXIS_WORDS: Mapping[Axis, str] = {
-    "size": "resolution",
-    "channels": "channel count",
-    "batch": "batch size",
-    "kernel": "kernel size",
-}
+LEAST = 0.005
+"""Differences of a ratio below this (relative) are not worth a sentence, however certain."""
+LEAST_SLOPE = 0.05
+"""The same for exponents."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence, the plot that shows it (a name, or None) and what finds its rows in the table of cases."""
+    """A sentence, the plot or table that shows it (its anchor), and what finds its rows in the table of cases."""
 
     sentence: str
-    plot: str | None
+    shown: str
     rows: str
 
 
@@ -47,12 +46,14 @@ def findings(
         if form := best[setting]:
             found += _against_published(digest, setting, groups, form)
     forms = {form for form in best.values() if form}
-    found += _crossovers(slices, [e for e in exchanges if e.niff in forms], digest)
+    first, rest = _crossovers(slices, [e for e in exchanges if e.niff in forms])
+    found += first
     for setting, groups in settings.items():
         found += _winners(digest, setting, groups)
     found += _exponents(slices, [g for g in growths if g.operator in {*forms, digest.baseline}])
     found += _primes(growths, digest)
     found += _counters(digest)
+    found += rest
     return tuple(found)
 
 
@@ -97,44 +98,40 @@ def _row(group: Group, label: str) -> Row | None:
     return next((row for row in group.rows if row.label == label and row.ok), None)
 
 
-def _unlike(row: Row) -> str:
-    return "" if row.like_baseline else ", which computes another function"
+def _against_baseline(digest: Digest, setting: Setting, groups: Sequence[Group], form: str) -> Iterator[Finding]:
+    """The best NIFF form against the baseline, over all problems of a setting, in each quantity."""
+    rows = [row for group in groups if (row := _row(group, form)) and row.label != digest.baseline]
+    said: list[str] = []
+    for metric in digest.metrics:
+        of = f"its {metric.noun}" if said else f"the {metric.noun} of {digest.baseline}"
+        said += _at_problems(rows, metric, of)
+    if said:
+        unlike = "" if all(row.like_baseline for row in rows) else "; the two compute different functions"
+        yield Finding(f"{_in(setting)}, {form} takes {text.listing(said)}{unlike}.", "overview", form)
 
 
-def _range(ratios: Sequence[float], metric: Metric) -> str:
+def _at_problems(rows: Sequence[Row], metric: Metric, of: str) -> list[str]:
+    """By how much, and how often, a quantity differs from the baseline's where its interval leaves no doubt."""
+    ratios = [row.cells[metric.key].ratio for row in rows if metric.key in row.cells]
+    known = [ratio for ratio in ratios if ratio is not None and ratio.estimate]
+    sure = [r.estimate for r in known if r.estimate and r.excludes(1.0) and _worth(r.estimate)]
+    sides = [side for side in ([r for r in sure if r < 1], [r for r in sure if r > 1]) if side]
+    places = [(_range(side), _of(len(side), len(known))) for side in sides]
+    return [f"{places[0][0]} {of} at {places[0][1]}", *(f"{r} at {at}" for r, at in places[1:])] if places else []
+
+
+def _range(ratios: Sequence[float]) -> str:
     low, high = text.times(min(ratios)), text.times(max(ratios))
     return low if low == high else f"{low} to {high}"
 
 
-def _against_baseline(digest: Digest, setting: Setting, groups: Sequence[Group], form: str) -> Iterator[Finding]:
-    for metric in digest.metrics:
-        less: list[float] = []
-        more: list[float] = []
-        seen = 0
-        unlike = ""
-        for group in groups:
-            row = _row(group, form)
-            ratio = row.cells[metric.key].ratio if row and metric.key in row.cells else None
-            if row is None or ratio is None or not ratio.estimate or row.label == digest.baseline:
-                continue
-            seen += 1
-            unlike = _unlike(row)
-            if ratio.excludes(1.0):
-                (less if ratio.estimate < 1 else more).append(ratio.estimate)
-        parts = []
-        if less:
-            parts.append(f"{metric.less} at {_of(len(less), seen)} ({_range([1 / r for r in less], metric)})")
-        if more:
-            parts.append(f"{metric.more} at {_of(len(more), seen)} ({_range(more, metric)})")
-        if parts:
-            unknown = seen - len(less) - len(more)
-            rest = f", and not to be told apart at {unknown}" if unknown else ""
-            yield Finding(
-                f"{_in(setting)}, {form} is {' and '.join(parts)}{rest} in {metric.noun}, against {digest.baseline}"
-                f"{unlike}.",
-                "overview",
-                form,
-            )
+def _worth(ratio: float) -> bool:
+    """Whether a difference, however certain, is worth a sentence."""
+    return abs(log(ratio)) >= LEAST
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _of(some: int, all_: int) -> str:
@@ -160,10 +157,9 @@ def _against_published(digest: Digest, setting: Setting, groups: Sequence[Group]
             if not whole:
                 continue
             ratio = mean_ratio([f for _, f in whole], [o for o, _ in whole])
-            if metric.key in metrics.EXACT and ratio.estimate and abs(ratio.estimate - 1) > 1e-9:
-                said.append(f"{text.times(ratio.estimate)} the {metric.noun}")
-            elif ratio.excludes(1.0):
-                said.append(f"{text.ratio(ratio)} the {metric.noun}")
+            exact = metric.key in metrics.EXACT
+            if ratio.estimate and _worth(ratio.estimate) and (exact or ratio.excludes(1.0)):
+                said.append(f"{text.times(ratio.estimate) if exact else text.ratio(ratio)} the {metric.noun}")
         if said:
             over = f"geometric mean over {text.plural(len(rows), 'problem')}"
             yield Finding(
@@ -184,7 +180,7 @@ def _winners(digest: Digest, setting: Setting, groups: Sequence[Group]) -> Itera
                 judged += 1
                 if not winner.tied:
                     wins[winner.row.label] = wins.get(winner.row.label, 0) + 1
-        if wins:
+        if sum(wins.values()) * 2 >= max(judged, 1):
             ranked = sorted(wins.items(), key=lambda item: -item[1])
             said = [f"{label} at {_of(number, judged)}" for label, number in ranked]
             yield Finding(
@@ -193,43 +189,48 @@ def _winners(digest: Digest, setting: Setting, groups: Sequence[Group]) -> Itera
 
 
 def _crossovers(
-    slices: Mapping[Axis, Sequence[Slice]], exchanges: Sequence[Exchange], digest: Digest
-) -> Iterator[Finding]:
-    """Latency crossovers, each with the FLOP crossover beside it, in a few slices that stand for all."""
+    slices: Mapping[Axis, Sequence[Slice]], exchanges: Sequence[Exchange]
+) -> tuple[list[Finding], list[Finding]]:
+    """Latency crossovers, each with the FLOP crossover beside it, in a few slices that stand for all.
+
+    First one for each axis and spatial operator, then the others.
+    """
+    first: dict[tuple[Axis, str], Finding] = {}
+    rest: list[Finding] = []
     for axis, some in slices.items():
-        chosen = representative(some)
-        by_pair: dict[tuple[int, str, str], dict[str, Exchange]] = {}
-        for exchange in exchanges:
-            if any(exchange.slice is slice_ for slice_ in chosen):
-                pair = (id(exchange.slice), exchange.niff, exchange.spatial)
-                by_pair.setdefault(pair, {})[exchange.metric.key] = exchange
-        for found in by_pair.values():
-            latency = found.get("latency")
-            if latency is not None and latency.crossover.outcome in ("crossover", "several"):
-                yield Finding(_exchange(latency, found.get("flops"), axis), f"scaling-{axis}", latency.niff)
+        for slice_ in representative(some):
+            here = [e for e in exchanges if e.slice is slice_]
+            flops = {(e.niff, e.spatial): e for e in here if e.metric.key == "flops"}
+            for latency in here:
+                if latency.metric.key == "latency" and latency.crossover.crossings:
+                    sentence = _exchange(latency, flops.get((latency.niff, latency.spatial)), axis)
+                    finding = Finding(sentence, f"scaling-{axis}", latency.niff)
+                    if first.setdefault((axis, latency.spatial), finding) is not finding:
+                        rest.append(finding)
+    return list(first.values()), rest
 
 
 def _exchange(latency: Exchange, flops: Exchange | None, axis: Axis) -> str:
     crossings = latency.crossover.crossings
-    word = _AXIS_WORDS[axis]
-    places = text.listing([_crossing(crossing, latency) for crossing in crossings], 4)
+    said = [_crossing(crossing, latency, axis) for crossing in crossings]
+    alike = "" if latency.alike else "; not the same function"
     other = ""
     if flops is not None and len(crossings) == 1 and flops.crossover.outcome == "crossover":
         by_flops = flops.crossover.crossings[0].size
         apart = crossings[0].size / by_flops
-        how = f"{text.times(apart)} too early" if apart > 1 else f"{text.times(1 / apart)} too late"
-        other = f"; FLOPs alone put it at {text.digits(by_flops)}, {how}" if abs(apart - 1) > 0.05 else ""
-    alike = "" if latency.alike else " (not the same function)"
-    return (
-        f"By {latency.metric.noun}, {latency.niff} and {latency.spatial}{alike} change places at {word} {places} "
-        f"({latency.slice.fixed}){other}."
-    )
+        if _worth(apart):
+            how = f"{text.times(apart)} too early" if apart > 1 else f"{text.times(1 / apart)} too late"
+            other = f"; FLOPs alone put the crossover at {text.digits(by_flops)}, {how}"
+    return f"{_capital(text.listing(said, 4))} ({latency.slice.fixed}{alike}){other}."
 
 
-def _crossing(crossing: Crossing, exchange: Exchange) -> str:
-    above = exchange.niff if crossing.cheaper_above == "a" else exchange.spatial
+def _crossing(crossing: Crossing, exchange: Exchange, axis: Axis) -> str:
+    winner, loser = exchange.niff, exchange.spatial
+    if crossing.cheaper_above == "b":
+        winner, loser = loser, winner
     interval = Interval(crossing.size, crossing.low, crossing.high, CONFIDENCE, 0, "crossover")
-    return f"{text.digits(crossing.size)} {text.brackets(interval)}, beyond which {above} wins".replace("  ", " ")
+    place = f"{text.digits(crossing.size)} {text.brackets(interval)}".rstrip()
+    return f"from {WORDS[axis]} {place} on {winner} has less {exchange.metric.noun} than {loser}"
 
 
 def _exponents(slices: Mapping[Axis, Sequence[Slice]], growths: Sequence[Growth]) -> Iterator[Finding]:
@@ -240,10 +241,11 @@ def _exponents(slices: Mapping[Axis, Sequence[Slice]], growths: Sequence[Growth]
             fit = growth.scaling.overall
             if growth.slice is not first or growth.metric.key != "latency" or fit.theory is None:
                 continue
-            if fit.slope.estimate is not None and fit.slope.excludes(fit.theory):
+            apart = None if fit.slope.estimate is None else fit.slope.estimate - fit.theory
+            if fit.slope.estimate is not None and apart and abs(apart) >= LEAST_SLOPE and fit.slope.excludes(fit.theory):
                 slower = "slower" if fit.slope.estimate < fit.theory else "faster"
                 yield Finding(
-                    f"{growth.operator}'s {growth.metric.noun} grows with {_AXIS_WORDS[axis]} to the power "
+                    f"{growth.operator}'s {growth.metric.noun} grows with {WORDS[axis]} to the power "
                     f"{text.digits(fit.slope.estimate)} {text.brackets(fit.slope)}, {slower} than its FLOPs "
                     f"({text.digits(fit.theory)}) between {fit.start:.4g} and {fit.end:.4g} ({first.fixed}).",
                     f"scaling-{axis}",
@@ -277,7 +279,7 @@ def _counters(digest: Digest) -> Iterator[Finding]:
         low, high = text.percent(min(shares)), text.percent(max(shares))
         yield Finding(
             f"Stock FLOP counters see {low if low == high else f'{low} to {high}'} of the FLOPs of the NIFF layers.",
-            None,
+            "witnesses",
             "niff",
         )
 

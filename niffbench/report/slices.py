@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Literal
 
 from niffbench.case import Case
@@ -17,6 +18,13 @@ AXES: dict[Axis, str] = {
     "channels": "channels",
     "batch": "batch size",
     "kernel": "kernel size (side in pixels)",
+}
+
+WORDS: dict[Axis, str] = {
+    "size": "resolution",
+    "channels": "channel count",
+    "batch": "batch size",
+    "kernel": "kernel size",
 }
 
 
@@ -58,7 +66,7 @@ def position(case: Case, axis: Axis) -> float | None:
     """Where a case lies on an axis; the size of a non-square map is the geometric mean of its sides."""
     problem = case.problem
     if axis == "size":
-        return float(problem.height * problem.width) ** 0.5
+        return sqrt(problem.height * problem.width)
     if axis == "kernel":
         return None if case.kernel is None else float(case.kernel)
     return float(problem.batch if axis == "batch" else problem.channels)

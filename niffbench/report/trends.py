@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from niffbench.report import metrics
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Row, aligned
 from niffbench.report.metrics import Key, Metric
+from niffbench.report.plots.canvas import evenly
 from niffbench.report.slices import AXES, Axis, Point, Slice, slices
 from niffbench.stats.crossovers import Crossover, crossover
 from niffbench.stats.exponents import Scaling, scaling
 from niffbench.stats.intervals import Rounds
 
 MOST_SLICES = 12
-"""Slices of one axis that are looked at, the largest: a report that says everything says nothing."""
+"""Slices of one axis that are looked at, spread evenly: a report that says everything says nothing."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Exchange:
 
 def all_slices(digest: Digest) -> dict[Axis, tuple[Slice, ...]]:
     """The slices of each axis that varies, the largest first."""
-    found = {axis: slices(digest, axis)[:MOST_SLICES] for axis in AXES}
-    return {axis: some for axis, some in found.items() if some}
+    found = {axis: evenly(slices(digest, axis), MOST_SLICES) for axis in AXES}
+    return {axis: tuple(some) for axis, some in found.items() if some}
 
 
 def growths(digest: Digest, slice_: Slice) -> list[Growth]:

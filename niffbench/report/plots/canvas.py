@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from html import escape
 from math import ceil, floor, log, log10
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 INK, FAINT, PAPER = "#1f2429", "#d9dee3", "#ffffff"
 """Text, grid and background. In a page these become the page's own colours, light or dark."""
 MUTED = "#6b747d"
+_PAGE_COLOURS = ((INK, "currentColor"), (FAINT, "var(--rule)"), (PAPER, "var(--paper)"), (MUTED, "var(--muted)"))
 DPI = 144
 
 
@@ -37,19 +39,18 @@ class Plot:
     png: bytes
     wide: bool  # more than one panel across: scrolls sideways on a phone
 
-    def inline(self) -> str:
-        """The SVG for a page: no prologue, ids of its own, and colours that follow the page's."""
+    def inline(self, prefix: str = "") -> str:
+        """The SVG for a page: no prologue, ids of its own, its alternative text, and colours that follow the page's."""
         body = self.svg[self.svg.index("<svg") :]
-        body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self.name}-", body)
-        for colour, variable in (
-            (INK, "currentColor"),
-            (FAINT, "var(--rule)"),
-            (PAPER, "var(--paper)"),
-            (MUTED, "var(--muted)"),
-        ):
-            body = body.replace(f": {colour}", f": {variable}")
         body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-        return re.sub(r' (width|height)="[\d.]+pt"', "", body, count=2)
+        body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}{self.name}-", body)
+        for colour, variable in _PAGE_COLOURS:
+            body = body.replace(f": {colour}", f": {variable}")
+        width = re.search(r' width="([\d.]+)pt"', body)
+        body = re.sub(r' (?:width|height)="[\d.]+pt"', "", body, count=2)
+        pixels = float(width[1]) * 4 / 3 if width else 900
+        head = f'<svg role="img" aria-label="{escape(self.alt, quote=True)}" style="max-width: {pixels:.0f}px"'
+        return body.replace("<svg", head, 1)
 
 
 @cache
@@ -70,7 +71,7 @@ def settings() -> Mapping[str, Any]:
         "axes.titlecolor": INK,
         "axes.titlelocation": "left",
         "axes.titlesize": 9.5,
-        "axes.titleweight": "semibold",
+        "axes.titleweight": "bold",
         "figure.facecolor": PAPER,
         "font.family": ["DejaVu Sans"],
         "font.size": 8.5,
@@ -147,7 +148,7 @@ def finish(figure: Figure, *, name: str, title: str, alt: str, caption: str, wid
 
 def legend_height(labels: Sequence[str], width: float) -> float:
     """Inches that :func:`legend` needs for ``labels`` on a figure ``width`` inches wide."""
-    return 0.22 * ceil(len(labels) / _legend_columns(labels, width)) + 0.12 if labels else 0.0
+    return 0.2 * ceil(len(labels) / _legend_columns(labels, width)) + 0.1 if labels else 0.0
 
 
 def _legend_columns(labels: Sequence[str], width: float) -> int:

@@ -13,7 +13,7 @@ from niffbench.report import text
 from niffbench.report.digest import Digest, Group, Row
 from niffbench.report.metrics import Metric
 from niffbench.report.plots.canvas import INK, MUTED, PAPER, Margins, Plot, finish, sheet
-from niffbench.report.plots.palette import Style, family_colours
+from niffbench.report.plots.palette import family_colours
 from niffbench.report.slices import without_kernel
 from niffbench.report.trends import is_niff, is_spatial
 
@@ -37,7 +37,7 @@ class Place:
     group: Group
 
 
-def winners(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
+def winners(digest: Digest) -> Plot | None:
     """Resolution × channels: the fastest and the leanest operator, coloured by family."""
     places = _plane(digest)
     if places is None:

@@ -43,7 +43,7 @@ def steps(digest: Digest) -> Plot | None:
     return finish(
         figure,
         name="steps",
-        title="What the cost is made of",
+        title="Cost by step",
         alt=f"Stacked bars of FLOPs and bytes by step for {len(rows)} operators at {group.label}: "
         f"{text.listing(names, 12)}.",
         caption=f"Closed forms at {group.label}, as shares of each operator's own total, which is written at the bar's "
@@ -61,10 +61,10 @@ def _largest(digest: Digest) -> Group | None:
 
 def _varied(group: Group) -> list[Row]:
     """Rows worth a bar: those of several steps first, then one of each operator that has a single step."""
-    having = [row for row in group.rows if row.cost and row.cost.steps]
-    several = [row for row in having if len({step.name for step in row.cost.steps if row.cost}) > 1]
-    single = {row.case.operator: row for row in reversed(having) if row not in several}
-    return [row for row in having if row in several or row in single.values()][:MOST]
+    steps = {row.id: {step.name for step in row.cost.steps} for row in group.rows if row.cost}
+    single = {row.case.operator: row.id for row in reversed(group.rows) if len(steps.get(row.id, ())) == 1}
+    kept = [row for row in group.rows if len(steps.get(row.id, ())) > 1 or row.id in single.values()]
+    return kept[:MOST]
 
 
 def _bars(

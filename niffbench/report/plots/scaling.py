@@ -22,14 +22,14 @@ from niffbench.report.plots.canvas import (
     sheet,
 )
 from niffbench.report.plots.palette import Style
-from niffbench.report.slices import AXES, Axis, Point, Slice
+from niffbench.report.slices import AXES, WORDS, Axis, Point, Slice
 from niffbench.report.trends import Growth, is_niff
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ACROSS = 3
-"""Slices shown side by side."""
+MOST = 3
+"""Slices shown in one plot."""
 SLOPES = 8
 """Slopes written into a panel; where there are more, one a family."""
 VARIANTS = 3
@@ -39,7 +39,7 @@ VARIANTS = 3
 def scaling(
     slices: Sequence[Slice], fits: Sequence[Growth], digest: Digest, styles: Mapping[str, Style]
 ) -> Plot | None:
-    """One column a slice, one row a quantity. ``slices`` share an axis; ``fits`` are their growths."""
+    """One row a slice, one column a quantity. ``slices`` share an axis; ``fits`` are their growths."""
     chosen = representative(slices)
     curves = [_chosen(slice_) for slice_ in chosen]
     metrics = [m for m in digest.metrics if any(_line(c, m) for some in curves for c in some.values())]
@@ -52,31 +52,31 @@ def scaling(
         for name, points in some.items()
         if any(_line(points, metric) for metric in metrics)
     }
-    columns = len(chosen)
-    panel = (2.55, 2.05) if columns > 1 else (4.6, 2.5)
-    margins = Margins(left=0.95, right=0.55, across=0.85, down=0.35)
+    columns = len(metrics)
+    panel = (2.45, 2.0)
+    margins = Margins(left=0.95, right=0.55, across=1.25, down=0.6)
     width = margins.left + columns * panel[0] + (columns - 1) * margins.across + margins.right
-    figure, axes = sheet(len(metrics), columns, panel, margins, below=legend_height(list(used), width))
-    for line, metric in zip(axes, metrics, strict=True):
-        for axis, slice_, some in zip(line, chosen, curves, strict=True):
+    figure, axes = sheet(len(chosen), columns, panel, margins, below=legend_height(list(used), width))
+    for line, slice_, some in zip(axes, chosen, curves, strict=True):
+        for axis, metric in zip(line, metrics, strict=True):
             slopes = {fit.operator: fit for fit in fits if fit.slice is slice_ and fit.metric.key == metric.key}
             _panel(axis, slice_, some, metric, styles, slopes)
-        line[0].set_ylabel(metric.axis)
-    for axis, slice_ in zip(axes[0], chosen, strict=True):
-        axis.set_title(slice_.fixed)
+            axis.set_ylabel(metric.axis)
+        line[0].set_title(slice_.fixed)
     for axis in axes[-1]:
         axis.set_xlabel(AXES[axis_name])
     legend(figure, used)
-    more = f" {len(slices) - columns} further slices are in the table only." if len(slices) > columns else ""
+    left_out = len(slices) - len(chosen)
+    more = f" {text.plural(left_out, 'further slice')} in the tables only." if left_out else ""
+    word = WORDS[axis_name]
     return finish(
         figure,
         name=f"scaling-{axis_name}",
-        title=f"Scaling with {axis_name if axis_name != 'size' else 'resolution'}",
-        alt=f"Log–log plots of {text.listing([m.noun for m in metrics])} against {AXES[axis_name]} for "
+        title=f"Scaling with {word}",
+        alt=f"Log–log plots of {text.listing([m.noun for m in metrics])} against {word} for "
         f"{text.listing(list(used), 20)}; the table of exponents holds the fitted slopes.",
-        caption="The number at a line's end is its fitted log–log slope. Bars: 95 % intervals over "
+        caption=f"The number at a line's end is its fitted log–log slope. Bars: 95 % intervals over "
         f"{text.plural(digest.rounds, 'round')}.{more}",
-        wide=columns > 1,
     )
 
 
@@ -84,7 +84,7 @@ def representative(slices: Sequence[Slice]) -> list[Slice]:
     """A few slices that stand for all: spread over the largest's setting (mode, dtype …), and one of another setting."""
     settings = {slice_.setting: [other for other in slices if other.setting == slice_.setting] for slice_ in slices}
     first, *others = settings.values()
-    return [*evenly(first, ACROSS - 1), others[0][0]] if others else evenly(first, ACROSS)
+    return [*evenly(first, MOST - 1), others[0][0]] if others else evenly(first, MOST)
 
 
 def _chosen(slice_: Slice) -> dict[str, Sequence[Point]]:

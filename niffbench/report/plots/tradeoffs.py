@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST = 6
-"""Problems in one plot, three to a line."""
+"""Problems in one plot: six in two lines, or up to three in one."""
 
 
 def pareto(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
@@ -82,21 +82,19 @@ def _panels(
     groups = [group for group in digest.groups if len(points(group)) > 1]
     if not groups:
         return None
-    chosen = evenly(groups, MOST)
+    chosen = evenly(groups, MOST if len(groups) >= MOST else 3)
     columns = min(len(chosen), 3)
-    lines = -(-len(chosen) // columns)
+    lines = len(chosen) // columns
     used = {row.label: styles[row.label] for g in chosen for row in g.rows if row.label in points(g)}
     panel = (2.55, 2.0)
     width = 0.9 + columns * (panel[0] + 0.6)
     figure, axes = sheet(lines, columns, panel, below=legend_height(list(used), width))
     flat = [axis for line in axes for axis in line]
-    for axis, group in zip(flat, chosen, strict=False):
+    for axis, group in zip(flat, chosen, strict=True):
         _scatter(axis, points(group), styles, with_front=front)
         log_axis(axis, "x", [x for x, _ in points(group).values()], show, base=base, most=5)
         log_axis(axis, "y", [y for _, y in points(group).values()], text.seconds, most=5)
         axis.set_title(group.label)
-    for axis in flat[len(chosen) :]:
-        axis.set_visible(False)
     for axis in axes[-1]:
         axis.set_xlabel(noun)
     for line in axes:

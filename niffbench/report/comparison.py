@@ -1,0 +1,125 @@
+"""Several runs side by side: the same cases on other machines, or at other commits. Nothing is judged here.
+
+Runs are independent, so their ratios are not paired (Welch on logs). Whether a change is a regression is another question,
+with corrections across the suite: :mod:`niffbench.regress` answers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from niffbench.fingerprint import differences
+from niffbench.report import metrics, text
+from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row
+from niffbench.report.metrics import Key
+from niffbench.report.tables import Column, Item, Table
+from niffbench.stats.intervals import Interval, exactly, ratio
+
+MOST_ROWS = 2000
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One case in the first run and in another (``run`` is its place): quantities as ratios other/first."""
+
+    run: int
+    group: Group
+    row: Row
+    other: Row
+    ratios: dict[Key, Interval]
+
+
+def pairs(digests: Sequence[Digest]) -> list[Pair]:
+    """Every case that the first run and another have measured, in the first run's order."""
+    first, *others = digests
+    found: list[Pair] = []
+    known = [{row.id: row for row in other.rows} for other in others]
+    for group in first.groups:
+        for row in group.rows:
+            for place, rows in enumerate(known, start=1):
+                other = rows.get(row.id)
+                if other is not None and row.ok and other.ok:
+                    keys = [key for key in row.cells if key in other.cells]
+                    made = {key: _ratio(row.cells[key], other.cells[key]) for key in keys}
+                    found.append(Pair(place, group, row, other, made))
+    return found
+
+
+def _ratio(base: Cell, other: Cell) -> Interval:
+    if base.exact and other.exact and base.estimate and other.estimate:
+        return exactly(other.estimate / base.estimate, CONFIDENCE)
+    return ratio(list(base.rounds.values()), list(other.rounds.values()), paired=False, confidence=CONFIDENCE)
+
+
+def unlike(digests: Sequence[Digest]) -> tuple[str, ...]:
+    """What makes the runs hard to compare, one sentence each."""
+    first, *others = digests
+    found: list[str] = []
+    for other in others:
+        apart = differences(first.run.manifest.fingerprint.must, other.run.manifest.fingerprint.must)
+        if apart:
+            facts = [
+                f"{text.clean(key, 40)} ({text.clean(one, 40)} and {text.clean(two, 40)})"
+                for key, (one, two) in apart.items()
+            ]
+            found.append(
+                f"{first.name} and {other.name} have unlike fingerprints: {text.listing(facts, 6)}. "
+                "Their latencies tell of the machines as much as of the code."
+            )
+        if first.run.manifest.suite.source_hash != other.run.manifest.suite.source_hash:
+            found.append(f"{first.name} and {other.name} ran different suites; only the cases they share are compared.")
+        if first.regime != other.regime:
+            found.append(
+                f"The main regimes differ ({first.regime} and {other.regime}): latencies of {other.name} are not compared."
+            )
+    return tuple(found)
+
+
+def table(digests: Sequence[Digest], found: Sequence[Pair]) -> Table:
+    """One line a case: latency in every run, and each later run as a ratio to the first."""
+    first, *others = digests
+    by_case: dict[str, dict[int, Pair]] = {}
+    for pair in found:
+        by_case.setdefault(pair.row.id, {})[pair.run] = pair
+    rows = []
+    for some in list(by_case.values())[:MOST_ROWS]:
+        any_ = next(iter(some.values()))
+        items = [Item(any_.group.label), Item(any_.row.label), _value(any_.row)]
+        for place, other in enumerate(others, start=1):
+            pair = some.get(place)
+            items += [
+                _value(pair.other) if pair else Item(text.MISSING),
+                *(_times(pair, key, first, other) for key in ("latency", "memory", "flops")),
+            ]
+        rows.append(tuple(items))
+    columns = [Column("problem"), Column("operator"), Column(f"{first.regime} latency, {first.name}", True)]
+    for other in others:
+        columns += [
+            Column(f"{other.regime} latency, {other.name}", True),
+            *(Column(f"× {noun}", True, f"{other.name} over {first.name}") for noun in ("latency", "memory", "FLOPs")),
+        ]
+    left = len(by_case) - len(rows)
+    return Table(
+        "compared",
+        "The same cases in every run",
+        tuple(columns),
+        tuple(rows),
+        f"Ratios are to {first.name}, with 95 % intervals over rounds (independent runs); bold where the interval "
+        "excludes 1. Use `niffbench check` to judge a change: it corrects for the number of cases."
+        + (f" {text.plural(left, 'case')} left out for space." if left else ""),
+        filters=len(rows) > 12,
+    )
+
+
+def _value(row: Row) -> Item:
+    cell = row.cells.get("latency")
+    return Item(text.seconds(cell.estimate), sort=cell.estimate) if cell else Item(text.MISSING)
+
+
+def _times(pair: Pair | None, key: Key, first: Digest, other: Digest) -> Item:
+    found = pair.ratios.get(key) if pair else None
+    if found is None or found.estimate is None or (key == "latency" and first.regime != other.regime):
+        return Item(text.MISSING)
+    sure = found.excludes(1.0) and (key not in metrics.EXACT or abs(found.estimate - 1) > 1e-9)
+    return Item(text.times(found.estimate), text.brackets(found), found.estimate, "best" if sure else "")

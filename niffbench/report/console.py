@@ -1,0 +1,113 @@
+"""What a run ends with on a terminal: readable by a stranger, narrow enough for 100 columns."""
+
+from __future__ import annotations
+
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from niffbench.records import Run
+from niffbench.report import text
+from niffbench.report.digest import Digest, Group, Row
+from niffbench.report.facts import measured, notices
+from niffbench.report.gather import gather
+from niffbench.report.metrics import Metric
+from niffbench.report.tables import UNLIKE
+
+MOST_ROWS = 80
+"""Operator rows that are listed; a larger run gets one line a problem."""
+MOST_REASONS = 6
+
+
+def closing(run: Run) -> RenderableType:
+    """The closing table of ``run``."""
+    digest = gather(run)
+    parts: list[RenderableType] = []
+    if len(digest.rows) <= MOST_ROWS:
+        parts += [_operators(digest, group) for group in digest.groups]
+    else:
+        parts.append(_problems(digest))
+    parts.append(Text(_legend(digest), style="dim"))
+    parts.append(Text(f"Measured: {measured(digest)}"))
+    parts += [Text(reason, style="red") for reason in _reasons(digest)]
+    parts += [Text(notice, style="yellow") for notice in notices(digest)]
+    return Lines(*parts)
+
+
+def _legend(digest: Digest) -> str:
+    said = [f"Latency: {digest.regime}, median of {text.plural(digest.rounds, 'round')}; memory: peak above inputs."]
+    said.append(f"×: ratio to {digest.baseline} [95 % interval]. ★: best, or not to be told from the best.")
+    if any(not row.like_baseline for row in digest.rows):
+        said.append(f"{UNLIKE}: computes another function than the baseline.")
+    return " ".join(said)
+
+
+def _reasons(digest: Digest) -> list[str]:
+    """Why rows have no numbers, one line a status and reason, the most frequent first."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in digest.rows:
+        for status, reason in row.reasons.items():
+            found.setdefault((status, reason), []).append(row.label)
+    ranked = sorted(found.items(), key=lambda item: -len(item[1]))
+    said = [
+        f"  {status}: {text.listing(list(dict.fromkeys(labels)), 2)}: {text.clean(reason, 90)}"
+        for (status, reason), labels in ranked[:MOST_REASONS]
+    ]
+    return said + ([f"  and {len(ranked) - MOST_REASONS} more reasons in the report"] if len(ranked) > MOST_REASONS else [])
+
+
+def _operators(digest: Digest, group: Group) -> Table:
+    table = Table(title=f"\n{group.label}", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0),
+                  pad_edge=False)  # fmt: skip
+    table.add_column("operator", no_wrap=True, overflow="ellipsis", max_width=30)
+    for heading in ("latency", "×", "memory", "×", "FLOPs", "×"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in group.rows:
+        is_base = group.baseline is not None and row.id == group.baseline.id
+        name = Text(row.label + ("" if row.like_baseline else f" {UNLIKE}"), style="bold" if is_base else "")
+        if not row.ok:
+            table.add_row(name, Text(row.status, style="red"))
+            continue
+        cells: list[Text] = []
+        for metric in digest.metrics:
+            cells += _pair(row, group, metric)
+        table.add_row(name, *cells)
+    return table
+
+
+def _pair(row: Row, group: Group, metric: Metric) -> list[Text]:
+    cell = row.cells.get(metric.key)
+    if cell is None:
+        return [Text(text.MISSING, style="dim")] * 2
+    winner = group.winners.get(metric.key)
+    best = winner is not None and winner.holds(row)
+    style = "green" if best else ""
+    value = Text(("★ " if best else "") + metric.show(cell.estimate), style=style)
+    if cell.ratio is None:
+        return [value, Text("")]
+    ends = f" {text.brackets(cell.ratio)}".rstrip() if metric.key == "latency" else ""
+    return [value, Text(text.times(cell.ratio.estimate) + ends, style=style)]
+
+
+def _problems(digest: Digest) -> Table:
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    table.add_column("problem", no_wrap=True)
+    for metric in digest.metrics:
+        table.add_column(metric.best, no_wrap=True, overflow="ellipsis", max_width=26)
+        table.add_column("×", justify="right", no_wrap=True)
+    for group in digest.groups:
+        cells: list[Text] = []
+        for metric in digest.metrics:
+            winner = group.winners.get(metric.key)
+            if winner is None:
+                cells += [Text(text.MISSING, style="dim"), Text("")]
+                continue
+            ratio = winner.row.cells[metric.key].ratio
+            unlike = "" if winner.row.like_baseline else UNLIKE
+            cells += [
+                Text(("≈ " if winner.tied else "") + winner.row.label),
+                Text(unlike + text.times(ratio.estimate) if ratio else ""),
+            ]
+        table.add_row(group.label, *cells)
+    return table

@@ -1,0 +1,88 @@
+"""What a reader should know of a run before believing it: the machine, how much was measured, what was odd."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from niffbench.report import text
+from niffbench.report.digest import Digest
+
+Fact = tuple[str, str]
+
+
+def facts(digest: Digest) -> tuple[Fact, ...]:
+    """Pairs of a word and what it is in this run."""
+    manifest = digest.run.manifest
+    must, should = manifest.fingerprint.must, manifest.fingerprint.should
+    found: list[Fact] = [
+        ("suite", f"{text.clean(manifest.suite.name)}: {text.clean(manifest.suite.description, 200)}"),
+        ("device", _first(must.get("gpu"), should.get("cpu"), manifest.device)),
+    ]
+    if must.get("gpu"):
+        found.append(("host", _first(should.get("cpu"))))
+    software = [f"{name} {text.clean(must[name], 40)}" for name in ("torch", "cuda", "cudnn") if must.get(name)]
+    threads = must.get("threads")
+    found.append(("software", ", ".join([*software, *([f"{text.clean(threads, 8)} threads"] if threads else [])])))
+    found.append(("measured", measured(digest)))
+    found.append(("latency", f"{digest.regime}, median of {text.plural(digest.rounds, 'round')}"))
+    if manifest.wall:
+        share = text.percent(digest.measuring_share)
+        found.append(("time", f"{duration(manifest.wall)}, {share} of it inside sampling"))
+    if manifest.commit:
+        dirty = " with uncommitted changes" if manifest.dirty else ""
+        found.append(("commit", text.clean(manifest.commit, 12).rstrip("…") + dirty))
+    found.append(("started", text.clean(manifest.started, 40)))
+    found.append(("fingerprint", manifest.fingerprint.hash))
+    return tuple((word, what) for word, what in found if what)
+
+
+def measured(digest: Digest) -> str:
+    """How many cases were measured, and what became of the others."""
+    rows = digest.rows
+    whole = sum(row.status == "ok" for row in rows)
+    partly = sum(row.ok and row.status != "ok" for row in rows)
+    lost = Counter(status for row in rows if not row.ok for status in row.statuses)
+    parts = [f"{whole} of {text.plural(len(rows), 'case')} in every round"]
+    parts += [f"{partly} in some"] if partly else []
+    parts += [f"{number} {status}" for status, number in sorted(lost.items())]
+    return ", ".join(parts)
+
+
+def notices(digest: Digest) -> tuple[str, ...]:
+    """What casts doubt on the run, or limits what it can say."""
+    run = digest.run
+    found: list[str] = []
+    if not any(row.ok for row in digest.rows):
+        found.append("Nothing was measured.")
+    if digest.missing:
+        found.append(
+            f"The run is not finished: {text.plural(digest.missing, 'record')} of "
+            f"{len(run.manifest.suite.cases) * digest.rounds:,} are missing."
+        )
+    if run.torn:
+        found.append(f"The journal's last line is torn ({text.plural(run.torn, 'byte')}); it was left out.")
+    if digest.rounds == 1:
+        found.append(
+            "One round: what another process would give is unknown, so latency and memory have no intervals "
+            "and nothing is claimed of them."
+        )
+    if digest.rows and not any(group.baseline is not None for group in digest.groups):
+        found.append(f"The baseline {digest.baseline} is not among the cases, so there are no ratios.")
+    flags = Counter(flag for row in digest.rows for flag in row.flags)
+    for flag, number in sorted(flags.items()):
+        found.append(f"{text.plural(number, 'case')} flagged {flag} in at least one round.")
+    return (*found, *(text.clean(note, 300) for note in run.manifest.notes))
+
+
+def duration(seconds: float) -> str:
+    """A wall time: ``42 s``, ``7 min 3 s``, ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _first(*candidates: object) -> str:
+    return next((text.clean(candidate) for candidate in candidates if candidate), "")

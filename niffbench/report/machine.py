@@ -1,0 +1,28 @@
+"""What each row achieved of what its machine can do: FLOP/s, bytes/s, and how far it is from its floor."""
+
+from __future__ import annotations
+
+from niffbench.cost.roofline import ceiling, floor_time
+from niffbench.records import Ceilings
+from niffbench.report.digest import Row
+
+
+def achieved(row: Row) -> tuple[float, float] | None:
+    """FLOP/s and bytes/s of the form's own traffic, or None where latency or cost is unknown."""
+    latency = row.cells["latency"].estimate if "latency" in row.cells else 0.0
+    if not latency or row.cost is None:
+        return None
+    return row.cost.closed / latency, row.cost.bytes_own / latency
+
+
+def over_floor(row: Row, ceilings: Ceilings | None) -> float | None:
+    """Latency over the least time of its FLOPs and least traffic at this machine's measured rates."""
+    latency = row.cells["latency"].estimate if "latency" in row.cells else 0.0
+    if not latency or row.cost is None or ceilings is None:
+        return None
+    try:
+        peak = ceiling(ceilings.matmul, row.case.problem.dtype)
+    except KeyError:
+        return None
+    floor = floor_time(row.cost.closed, row.cost.bytes_floor, peak, ceilings.copy_bandwidth)
+    return latency / floor if floor else None

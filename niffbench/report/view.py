@@ -1,0 +1,126 @@
+"""A view: everything a report shows of one run, worked out once for HTML and Markdown alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from niffbench.records import Run
+from niffbench.report import tables, text
+from niffbench.report.digest import Digest, Group
+from niffbench.report.facts import Fact, facts, notices
+from niffbench.report.findings import Finding, findings
+from niffbench.report.gather import gather
+from niffbench.report.plots.canvas import Plot, settings
+from niffbench.report.plots.maps import ratios, winners
+from niffbench.report.plots.overview import overview
+from niffbench.report.plots.palette import styles
+from niffbench.report.plots.phases import steps
+from niffbench.report.plots.roofline import roofline
+from niffbench.report.plots.scaling import scaling
+from niffbench.report.plots.tradeoffs import errors, pareto
+from niffbench.report.plots.walls import walls
+from niffbench.report.tables import Table
+from niffbench.report.trends import all_slices, exchanges, growths
+
+MOST_ROWS = 3000
+"""Rows of the table of cases in a page; ``table.csv`` always has them all."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, its plots, and the tables that belong to them."""
+
+    name: str
+    title: str
+    plots: tuple[Plot, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True)
+class View:
+    """One run, ready to be shown."""
+
+    digest: Digest
+    facts: tuple[Fact, ...]
+    notices: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    answers: Table
+    failures: Table
+    sections: tuple[Section, ...]
+    cases: Table
+    left_out: int  # rows that only table.csv has
+
+    @property
+    def lost(self) -> tuple[tuple[str, str, str], ...]:
+        """What failed, in short: status, how many cases, and the first reason given."""
+        found: dict[str, list[str]] = {}
+        for row in self.digest.rows:
+            for status, reason in row.reasons.items():
+                found.setdefault(status, []).append(reason)
+        return tuple((status, text.plural(len(r), "case"), text.clean(r[0])) for status, r in sorted(found.items()))
+
+    @property
+    def plots(self) -> tuple[Plot, ...]:
+        """Every plot, in the order of the page."""
+        return tuple(plot for section in self.sections for plot in section.plots)
+
+
+def view(run: Run) -> View:
+    """Work out everything that a report shows of ``run``."""
+    import matplotlib
+
+    digest = gather(run)
+    drawn = styles((row.label, row.traits.family) for row in digest.rows)
+    slices = all_slices(digest)
+    every = [slice_ for some in slices.values() for slice_ in some]
+    fits = [fit for slice_ in every for fit in growths(digest, slice_)]
+    swaps = [swap for slice_ in every for swap in exchanges(digest, slice_)]
+    with matplotlib.rc_context(dict(settings())):
+        sections = [
+            _section("overview", "At a glance", [overview(digest, drawn)]),
+            _section(
+                "scaling",
+                "How it scales",
+                [scaling(some, fits, digest, drawn) for some in slices.values()],
+                [tables.exponents(fits)],
+            ),
+            _section(
+                "crossovers",
+                "Where operators change places",
+                [winners(digest), ratios(digest)],
+                [tables.crossovers(swaps)],
+            ),
+            _section("cost", "What the cost is made of", [steps(digest)], [tables.witnesses(digest)]),
+            _section("roofline", "Against the machine", [roofline(digest, drawn)], [tables.achieved_rates(digest)]),
+            _section("tradeoffs", "What is traded for what", [pareto(digest, drawn), errors(digest, drawn)]),
+            _section("memory", "Where memory ended", [walls(digest, drawn)]),
+        ]
+    shown = list(_fitting(digest.groups))
+    return View(
+        digest=digest,
+        facts=facts(digest),
+        notices=notices(digest),
+        findings=findings(digest, slices, fits, swaps),
+        answers=tables.answers(digest),
+        failures=tables.failures(digest),
+        sections=tuple(section for section in sections if section.plots or section.tables),
+        cases=tables.cases(digest, shown),
+        left_out=len(digest.rows) - sum(len(group.rows) for group in shown),
+    )
+
+
+def _section(name: str, title: str, plots: Iterable[Plot | None], tables: Iterable[Table] = ()) -> Section:
+    return Section(
+        name, title, tuple(plot for plot in plots if plot), tuple(table for table in tables if table.rows)
+    )
+
+
+def _fitting(groups: Sequence[Group]) -> Iterable[Group]:
+    """Whole groups, as many as a page has room for; one at least."""
+    room = MOST_ROWS
+    for place, group in enumerate(groups):
+        room -= len(group.rows)
+        if room < 0 and place:
+            return
+        yield group

@@ -1,0 +1,61 @@
+"""Writing a report: from runs to the files of its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from niffbench.records import Run
+from niffbench.report.comparison import pairs
+from niffbench.report.csv_table import csv_table
+from niffbench.report.files import write_whole
+from niffbench.report.markdown import document
+from niffbench.report.page import page
+from niffbench.report.plots.canvas import settings
+from niffbench.report.plots.palette import styles
+from niffbench.report.plots.side_by_side import side_by_side
+from niffbench.report.view import View, view
+
+PAGE = "report.html"
+
+
+def write(runs: Run | Sequence[Run], directory: Path) -> Path:
+    """See :func:`niffbench.report.write`."""
+    import matplotlib
+
+    given = [runs] if isinstance(runs, Run) else list(runs)
+    if not given:
+        raise ValueError("a report needs at least one run")
+    views = _named([view(run) for run in given])
+    digests = [each.digest for each in views]
+    side = None
+    if len(views) > 1:
+        drawn = styles((row.label, row.traits.family) for digest in digests for row in digest.rows)
+        with matplotlib.rc_context(dict(settings())):
+            side = side_by_side(digests, pairs(digests), drawn)
+    files = {f"{prefix}{plot.name}": plot for prefix, each in _prefixed(views) for plot in each.plots}
+    files |= {side.name: side} if side else {}
+    for name, plot in files.items():
+        write_whole(directory / "plots" / f"{name}.svg", plot.svg)
+        write_whole(directory / "plots" / f"{name}.png", plot.png)
+    write_whole(directory / "table.csv", csv_table(digests))
+    write_whole(directory / "report.md", document(views, side))
+    write_whole(directory / PAGE, page(views, side))
+    return directory / PAGE
+
+
+def _prefixed(views: Sequence[View]) -> list[tuple[str, View]]:
+    """Each view with what its plots' files begin with, nothing where there is one run."""
+    return [("" if len(views) == 1 else f"r{place}-", each) for place, each in enumerate(views)]
+
+
+def _named(views: list[View]) -> list[View]:
+    """Make equal names of runs different, by their number."""
+    names = [each.digest.name for each in views]
+    return [
+        each
+        if names.count(each.digest.name) == 1
+        else replace(each, digest=replace(each.digest, name=f"{each.digest.name} ({place})"))
+        for place, each in enumerate(views, start=1)
+    ]
