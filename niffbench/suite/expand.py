@@ -101,6 +101,7 @@ def expand(
     baseline = _baseline(file, where, catalogue)
     rules = [rule for rule in file.exclude if rule.device in (None, device)]
     chosen = Selection(only)
+    rows: set[str] = set()
     names: set[str] = set()
     cases: dict[str, Case] = {}
     labels: dict[str, str] = {}
@@ -111,6 +112,7 @@ def expand(
         info = catalogue[operator]
         for case in _cases_of(file, entry, operator, kernel, info, at):
             label = info.label(case)
+            rows.add(label)
             names |= {label, operator}
             if not chosen.takes(case, label):
                 continue
@@ -121,16 +123,18 @@ def expand(
             else:
                 cases[case.id], labels[case.id] = case, label
     _check_patterns(file.exclude, names, where)
-    if baseline not in names:
-        near = did_you_mean(baseline, names)
+    if baseline not in rows:
+        near = did_you_mean(baseline, rows)
         raise UsageError(f"{where}: baseline '{file.baseline}' is not one of its rows{near}")
     if not cases:
         what = f"--only {' '.join(only)}" if only else where
         if excluded:
             told = next(iter(excluded.values())).reason
             raise UsageError(f"{what}: every case it selects is excluded by the suite ({told})")
-        rows = ", ".join(sorted(names)[:40])
-        raise UsageError(f"{what}: matches no case of {name}; its rows are {rows}, its axes {', '.join(AXES)}")
+        known = ", ".join(sorted(rows)[:40])
+        near = next((did_you_mean(word, names) for word in only if "=" not in word), "")
+        told = near if "did you mean" in near else f"; its rows are {known}, its axes {', '.join(AXES)}"
+        raise UsageError(f"{what}: matches no case of {name}{told}")
     return Suite(
         name=name,
         description=file.description,

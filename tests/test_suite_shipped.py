@@ -1,0 +1,51 @@
+"""The suites that niffbench comes with."""
+
+from __future__ import annotations
+
+import pytest
+
+from niffbench.operators.catalogue import catalogue
+from niffbench.suite import available, load
+
+NAMES = ("channels", "kernels", "quick", "resolution", "smoke", "stages")
+MOST_BYTES = 2**33  # of one tensor
+
+
+def test_they_are_found_by_name() -> None:
+    assert set(NAMES) <= set(available())
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_case_is_one_its_operator_takes(name: str, device: str) -> None:
+    suite = load(name, catalogue(), device=device)  # type: ignore[arg-type]
+    assert suite.cases
+    assert {case.problem.mode for case in suite.cases} >= {"inference", "training"}
+    for case in suite.cases:
+        problem = case.problem
+        assert problem.batch * problem.channels * problem.height * problem.width * 4 < MOST_BYTES
+    # Every problem can be compared with the baseline.
+    assert {case.problem for case in suite.cases} == {
+        case.problem for case in suite.cases if suite.labels[case.id] == suite.baseline
+    }
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_what_is_excluded_has_a_reason_and_a_gpu_is_spared_less(name: str) -> None:
+    on_cpu, on_cuda = (load(name, catalogue(), device=device) for device in ("cpu", "cuda"))
+    assert all(len(excluded.reason) > 20 for excluded in on_cpu.excluded)
+    assert {case.id for case in on_cpu.cases} <= {case.id for case in on_cuda.cases}
+
+
+def test_the_ranges_that_are_asked_for() -> None:
+    sizes = {case.problem.height for case in load("resolution", catalogue()).cases}
+    assert min(sizes) == 7
+    assert max(sizes) == 512
+    assert {31, 127} <= sizes
+    widths = {case.problem.channels for case in load("channels", catalogue()).cases}
+    assert (min(widths), max(widths)) == (16, 1024)
+    kernels = {(case.problem.height, case.kernel) for case in load("kernels", catalogue()).cases}
+    for size in (14, 28, 56, 112):
+        assert {(size, 3), (size, 2 * size - 1)} <= kernels
+    assert load("smoke", catalogue()).rounds == 1
+    assert {load(name, catalogue()).rounds for name in NAMES if name != "smoke"} == {3}
