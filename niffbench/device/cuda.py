@@ -238,6 +238,10 @@ class CudaDevice:
         load = host.load()
         return replace(self._nvml.state(), load=load) if self._nvml else MachineState(load=load)
 
+    def probe(self) -> dict[str, bool]:
+        """Which of NVML's counters answer; empty without NVML."""
+        return self._nvml.probe() if self._nvml else {}
+
     def joules(self) -> float | None:
         """NVML's energy counter, after the GPU is idle."""
         torch.cuda.synchronize(self.index)
@@ -271,11 +275,21 @@ def _event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
+def usable() -> bool:
+    """Whether torch sees a GPU it can use."""
+    return torch.version.cuda is not None and torch.cuda.is_available()
+
+
+def count() -> int:
+    """GPUs torch sees."""
+    return torch.cuda.device_count()
+
+
 def describe() -> str:
     """Why CUDA cannot be used, or what torch sees, in one sentence."""
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA"
-    if not torch.cuda.is_available():
+    if not usable():
         return f"torch {torch.__version__} is built for CUDA {torch.version.cuda} but sees no usable GPU or driver"
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return "torch sees " + ", ".join(f"cuda:{i} ({name})" for i, name in enumerate(names))

@@ -26,14 +26,12 @@ def open_device(spec: str = "auto", threads: int | None = None) -> Device:
         raise UsageError(f"--device {spec}: should be {FORMS}{_near(kind)}")
     if spec == "cpu":
         return _cpu(threads)
-    import torch
-
     from niffbench.device import cuda
 
-    if spec == "auto" and not torch.cuda.is_available():
+    if spec == "auto" and not cuda.usable():
         return _cpu(threads)
     index = int(rest or 0)
-    if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+    if not cuda.usable() or index >= cuda.count():
         raise UsageError(f"--device {spec}: {cuda.describe()}; use --device cpu")
     return cuda.CudaDevice(index, threads)
 

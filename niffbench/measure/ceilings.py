@@ -6,8 +6,6 @@ Each ceiling is the best of a few tries: it is what the machine can do, not what
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -16,6 +14,7 @@ from torch import Tensor
 from niffbench.cost.closed import fft_flops
 from niffbench.device import Device
 from niffbench.measure.failures import explain
+from niffbench.measure.probe import Probe
 from niffbench.records import Ceilings
 
 BUDGET = 0.25
@@ -31,19 +30,6 @@ Rate: TypeAlias = Callable[[Device, torch.device, str], float]
 
 _TRIES = 3
 _COMPLEX = {"float32": torch.complex64, "float64": torch.complex128}
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """A function to run as a device runs a case."""
-
-    call: Callable[[], object]
-
-    def scope(self) -> AbstractContextManager[object]:
-        return torch.inference_mode()
-
-    def reset(self) -> None:
-        """It leaves nothing behind."""
 
 
 def measure(device: Device, place: torch.device, dtypes: Iterable[str]) -> Ceilings:
@@ -98,7 +84,7 @@ def _grown(device: Device, sizes: Iterable[object], probe: Probing) -> float:
 
 def _best(device: Device, call: Callable[[], object]) -> float:
     """Seconds of the fastest of a few calls, the first not counted."""
-    runner = _Probe(call)
+    runner = Probe(call)
     device.timed(runner)
     return min(device.samples(runner, "steady", 1, _TRIES).samples)
 

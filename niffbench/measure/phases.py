@@ -66,8 +66,8 @@ class Phase:
 class Phases:
     """A case taken apart, in medians over the calls.
 
-    ``steady``: seconds of an uninstrumented call. ``remainder``: seconds of an instrumented call outside every step,
-    and ``outside`` what ran there. On a GPU phases and remainder are the GPU's time, launches left out.
+    ``steady``: seconds of an uninstrumented call. ``remainder``: seconds of an instrumented call outside every
+    step, and ``outside`` what ran there. On a GPU phases and remainder are the GPU's time, launches left out.
     """
 
     steady: float

@@ -1,0 +1,104 @@
+"""``niffbench doctor``: what machine is this, is it quiet, is CUDA usable, which counters work."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@click.command()
+@click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="[default: physical cores]")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON instead of tables.")
+def command(device: str, threads: int | None, as_json: bool) -> None:
+    """Examine the machine: what it is, whether it is quiet enough to measure on, what works.
+
+    Every counter is really called. Takes a few seconds.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    found = _examine(device, threads)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        _print(found)
+
+
+def _examine(spec: str, threads: int | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from niffbench.device import cuda, open_device
+    from niffbench.device.base import fingerprint
+    from niffbench.errors import UsageError
+    from niffbench.measure import checkup
+
+    if spec.startswith("replay"):
+        raise UsageError(f"--device {spec}: a replay has nothing to examine; take auto, cpu, cuda or cuda:N")
+    device = open_device(spec, threads)
+    told = fingerprint(device)
+    governor = told.should.get("governor")
+    return {
+        "fingerprint": {"hash": told.hash, **told.model_dump()},
+        "quiet": asdict(checkup.quiet(None if governor is None else str(governor))),
+        "timer_resolution": checkup.resolution(),
+        "device": device.spec,
+        "free_memory": device.free_memory(),
+        "cuda": {
+            "usable": device.kind == "cuda" or cuda.usable(),
+            "detail": cuda.describe(),
+            "nvml": device.probe() if isinstance(device, cuda.CudaDevice) else {},
+        },
+        "compiler": checkup.compiler(),
+        "counters": [asdict(counter) for counter in checkup.check_counters(device)],
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from niffbench.report import text
+
+    console = Console(highlight=False)
+    machine, quiet = found["fingerprint"], found["quiet"]
+    facts = [(key, str(value)) for tier in ("must", "should") for key, value in machine[tier].items()]
+    _show(console, f"Machine (fingerprint {machine['hash']})", facts)
+    verdict = "quiet" if not quiet["remarks"] else "noisy: " + "; ".join(quiet["remarks"])
+    _show(
+        console,
+        "Is it quiet?",
+        [
+            ("verdict", verdict),
+            ("load per core, last minute", f"{quiet['load']:.2f}"),
+            ("other processes", f"{quiet['others']:.0%} of the processor"),
+            ("jitter (5 % to 95 %)", f"{quiet['jitter']:.1%}"),
+            ("slowest of a few hundred", f"{quiet['worst']:.1f} × the median"),
+            ("timer's resolution", text.seconds(found["timer_resolution"])),
+            ("free memory", text.size_of(found["free_memory"])),
+        ],
+    )
+    works = [("CUDA", found["cuda"]["detail"])]
+    works += [(f"NVML {name}", "works" if fine else "no answer") for name, fine in found["cuda"]["nvml"].items()]
+    works += [(counter["name"], counter["detail"]) for counter in found["counters"]]
+    works += [("C++ compiler for torch.compile", found["compiler"] or "none found")]
+    _show(console, "What works", works)
+
+
+def _show(console: Any, title: str, rows: Iterable[tuple[str, str]]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(
+        title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False
+    )
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for key, value in rows:
+        table.add_row(escape(key), escape(value))
+    console.print(table)
+    console.print()

@@ -1,0 +1,265 @@
+"""``niffbench profile``: where the time and memory of an operator go, step by step."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from niffbench.case import DType, MemoryFormat, Mode
+from niffbench.errors import NothingMeasured, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from niffbench.case import Case
+    from niffbench.device import Device
+    from niffbench.measure.phases import Kernel, Phase, Phases
+    from niffbench.report.plots.canvas import Plot
+
+TRANSFORMS = ("forward fft", "inverse fft", "shift", "real part")
+"""Steps that only exist because the work is done by FFTs."""
+
+_MOST_KERNELS = 2
+
+
+@click.command()
+@click.argument("operators", nargs=-1, required=True, metavar="CASE...")
+@click.option("--channels", type=click.IntRange(1, 2**20), default=64, show_default=True, metavar="N")
+@click.option("--channels-out", type=click.IntRange(1, 2**20), metavar="N", help="[default: as --channels]")
+@click.option("--size", default="56", show_default=True, metavar="H|HxW", help="Height and width of the input.")
+@click.option("--batch", type=click.IntRange(1, 2**20), default=1, show_default=True, metavar="N")
+@click.option("--mode", type=click.Choice(get_args(Mode)), default="inference", show_default=True)
+@click.option("--dtype", type=click.Choice(get_args(DType)), default="float32", show_default=True)
+@click.option(
+    "--memory-format", type=click.Choice(get_args(MemoryFormat)), default="contiguous", show_default=True
+)
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A setting of the operators that have it, as mlp=big.  Repeatable.",
+)
+@click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="[default: physical cores]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where traces, plot and figures go.  [default: reports/profile-CASE-TIME]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON instead of tables.")
+def command(
+    operators: tuple[str, ...],
+    options: tuple[str, ...],
+    device: str,
+    threads: int | None,
+    out: Path | None,
+    as_json: bool,
+    **axes: Any,
+) -> None:
+    """Take operators apart: time, FLOPs, bytes and memory of each step, and the kernels behind it.
+
+    CASE is a row of the tables, as niff-depthwise/rfft or depthwise-k31; several are set side by side. Writes a
+    Chrome trace of each (open it in Perfetto), a stacked-bar plot and the figures as JSON.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from niffbench.device import open_device
+    from niffbench.runner.directory import check_vacant, make
+
+    cases = _cases(operators, axes, options)
+    if device.startswith("replay"):
+        raise UsageError(f"--device {device}: a replay has no kernels to profile; take auto, cpu, cuda or cuda:N")
+    name = re.sub(r"[^\w.-]+", "-", operators[0])
+    out = out or Path("reports") / f"profile-{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    check_vacant(out)
+    opened = open_device(device, threads)
+    make(out)
+    profiled = [_profiled(opened, case, out) for case in cases]
+    document, plot = _document(opened, profiled), _plot(profiled)
+    try:
+        (out / "profile.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        (out / "phases.svg").write_text(plot.svg, encoding="utf-8")
+        (out / "phases.png").write_bytes(plot.png)
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written ({error.strerror})") from error
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+    else:
+        _print(profiled, out)
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """One case with its label and what was found."""
+
+    case: Case
+    label: str
+    trace: Path
+    phases: Phases
+
+
+def _cases(operators: tuple[str, ...], axes: dict[str, Any], options: tuple[str, ...]) -> list[Case]:
+    """The cases asked for, checked as a suite's are. Raises UsageError."""
+    from niffbench.operators.catalogue import catalogue
+    from niffbench.suite import expand, operator_of, parse
+
+    known = catalogue()
+    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", axes["size"])
+    if match is None:
+        raise UsageError(f"--size {axes['size']}: should be a side or HxW, as 56 or 56x40")
+    axes |= {"size": [[int(match[1]), int(match[2])]] if match[2] else int(match[1])}
+    settings = dict(_setting(text) for text in options)
+    taken: set[str] = set()
+    lines = ['description = "profile"', f"baseline = {json.dumps(operators[0])}", "[axes]"]
+    lines += [f"{axis} = {json.dumps(value)}" for axis, value in axes.items() if value is not None]
+    for text in operators:
+        operator, _ = operator_of(text, known, "profile")
+        own = {key: value for key, value in settings.items() if key in known[operator].options}
+        taken |= own.keys()
+        lines += ["[[operators]]", f"name = {json.dumps(text)}", "[operators.options]"]
+        lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in own.items()]
+    if unknown := sorted(settings.keys() - taken):
+        having = sorted({key for text in operators for key in known[operator_of(text, known, "")[0]].options})
+        raise UsageError(
+            f"--option {unknown[0]}: none of these operators has it; they have {', '.join(having) or 'none'}"
+        )
+    source = "\n".join(lines)
+    return list(expand(parse(source, "profile"), "profile", "profile", source, known).cases)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, mark, value = text.partition("=")
+    if not mark:
+        raise UsageError(f"--option {text}: should be NAME=VALUE, as mlp=big")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _profiled(device: Device, case: Case, out: Path) -> Profiled:
+    """Check ``case`` against float64, then take it apart. Raises NothingMeasured when that cannot be done."""
+    from niffbench.measure import phases, tolerance
+    from niffbench.measure.failures import explain
+    from niffbench.measure.torch_bench import TorchBench
+    from niffbench.operators.catalogue import catalogue
+
+    operator = catalogue()[case.operator]
+    label, trace = operator.label(case), out / f"trace-{case.id}.json"
+    try:
+        bench = TorchBench(device)
+        subject = bench.subject(case)
+        _, output = device.timed(subject)
+        numerics = bench.numerics(subject, output)
+        del output
+        if not tolerance.is_wrong(numerics):
+            return Profiled(case, label, trace, phases.profile(device, subject, operator.cost(case), trace))
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written ({error.strerror})") from error
+    except Exception as error:
+        failure = explain(error, device.free_memory())
+        raise NothingMeasured(f"{label} at {case.problem.label}: {failure.status}: {failure.reason}") from error
+    raise NothingMeasured(f"{label} at {case.problem.label}: {tolerance.verdict(numerics)}")
+
+
+def _document(device: Device, profiled: list[Profiled]) -> dict[str, Any]:
+    from niffbench.device.base import fingerprint
+
+    return {
+        "fingerprint": fingerprint(device).model_dump(),
+        "cases": [
+            {
+                "label": one.label,
+                "case": asdict(one.case),
+                "trace": one.trace.name,
+                "instrumented": one.phases.instrumented,
+                **asdict(one.phases),
+            }
+            for one in profiled
+        ],
+    }
+
+
+def _plot(profiled: list[Profiled]) -> Plot:
+    from niffbench.report.plots.measured_steps import Bar, measured_steps
+
+    bars = [
+        Bar(
+            one.label,
+            tuple((phase.name, phase.seconds) for phase in one.phases.phases if phase.direction == "forward"),
+            tuple((phase.name, phase.seconds) for phase in one.phases.phases if phase.direction == "backward"),
+            one.phases.remainder,
+        )
+        for one in profiled
+    ]
+    return measured_steps(bars, profiled[0].case.problem.label)
+
+
+def _print(profiled: list[Profiled], out: Path) -> None:
+    from rich.console import Console
+
+    from niffbench.report import text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    for one in profiled:
+        found = one.phases
+        console.print(_table(one))
+        cost = found.instrumented / found.steady - 1 if found.steady > 0 else 0.0
+        transforms = sum(phase.seconds for phase in found.phases if phase.name in TRANSFORMS)
+        console.print(
+            f"An instrumented call takes {text.seconds(found.instrumented)}, a plain one "
+            f"{text.seconds(found.steady)} ({cost:+.0%}). FFTs, shifts and real parts are "
+            f"{transforms / found.instrumented:.0%} of it.\n",
+            markup=False,
+        )
+    click.echo(f"Plot: {out / 'phases.svg'}")
+    click.echo(f"Traces, for ui.perfetto.dev: {', '.join(str(one.trace) for one in profiled)}")
+
+
+def _table(one: Profiled) -> Table:
+    from rich.table import Table
+
+    from niffbench.report import text
+
+    found = one.phases
+    table = Table(title=f"{one.label} at {one.case.problem.label}", title_justify="left", title_style="bold")
+    table.add_column("step")
+    for name in ("time", "share", "FLOPs", "per second", "bytes", "per second", "peak"):
+        table.add_column(name, justify="right")
+    table.add_column("kernels", overflow="fold")
+    for phase in found.phases:
+        table.add_row(
+            phase.name + (" (backward)" if phase.direction == "backward" else ""),
+            text.seconds(phase.seconds),
+            f"{phase.seconds / found.instrumented:.0%}",
+            text.flops(phase.flops),
+            _rate(phase, phase.flops, "FLOP/s"),
+            text.size_of(phase.bytes),
+            _rate(phase, phase.bytes, "B/s"),
+            text.size_of(phase.peak),
+            _names(phase.kernels),
+        )
+    share = f"{found.remainder / found.instrumented:.0%}"
+    table.add_row("outside the steps", text.seconds(found.remainder), share, *[""] * 5, _names(found.outside))
+    return table
+
+
+def _rate(phase: Phase, amount: int | None, unit: str) -> str:
+    from niffbench.report import text
+
+    return text.rate(amount / phase.seconds if amount and phase.seconds > 0 else None, unit)
+
+
+def _names(kernels: tuple[Kernel, ...]) -> str:
+    return ", ".join(f"{kernel.name[:60]} ({kernel.library})" for kernel in kernels[:_MOST_KERNELS])
