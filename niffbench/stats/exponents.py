@@ -62,8 +62,8 @@ class Penalty:
 class Scaling:
     """How a quantity scales.
 
-    ``overall`` and ``steps`` (from each size to the next) are of FFT-friendly sizes, which is all of them where no
-    FFT length was given; ``large_prime`` is the exponent of the others, None when there are none.
+    ``overall`` and ``steps`` (from each size to the next) are of FFT-friendly sizes, which is all of them where
+    no FFT length was given; ``large_prime`` is the exponent of the others, None when there are none.
     """
 
     overall: Exponent

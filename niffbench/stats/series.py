@@ -184,7 +184,8 @@ def check(samples: Samples) -> Check:
     if step is not None and levels.size <= values.size / 2 and step >= COARSE_STEP * float(np.median(values)):
         flags.append("coarse")
     logs = np.log(values)
-    tame, outliers = _fenced(logs, np.log1p(step / float(np.median(values))) if step else 0.0)
+    tick = float(np.log1p(step / np.median(values))) if step else 0.0
+    tame, outliers = _fenced(logs, tick)
     if sum(outliers) > max(1.0, OUTLIER_SHARE * logs.size):
         flags.append("outliers")
     centred = tame - tame.mean()
@@ -198,8 +199,9 @@ def check(samples: Samples) -> Check:
         flags.append("drift")
     two_modes = None
     if logs.size >= _PLENTY and not {"coarse", "drift"} & set(flags):
-        two_modes = _two_group_share(tame)
-        if two_modes >= TWO_MODES + 0.5 / np.sqrt(logs.size):
+        two_modes, gap = _two_groups(tame)
+        # Two neighbouring ticks of a clock are not two modes.
+        if two_modes >= TWO_MODES + 0.5 / np.sqrt(logs.size) and gap > 3 * tick:
             flags.append("bimodal")
     return Check(*facts, outliers, autocorrelation, effective, drift, two_modes, tuple(flags))
 
@@ -209,10 +211,10 @@ def trend(logs: FloatArray) -> Drift | None:
 
     Kendall's tau of the medians of batches against time (Mann, Econometrica 13, 1945, pp. 245–259; exact
     distribution). Batches are at least five autocorrelation times long, so that their medians are all but
-    independent. The time is estimated from what is left of each quarter of the series after its own line is
-    taken out, and the median of the four is used: otherwise a trend would be read as autocorrelation and excuse
-    itself. None when the series is too short for six such batches, and below 12 samples; with 12 to 29 samples
-    autocorrelation cannot be judged and independence is assumed.
+    independent. The time is estimated from what is left of each quarter of the series after a parabola of its
+    own is taken out, and the median of the four is used: otherwise a trend would be read as autocorrelation and
+    excuse itself. None when the series is too short for six such batches, and below 12 samples; with 12 to 29
+    samples autocorrelation cannot be judged and independence is assumed.
     """
     n = logs.size
     if n < 2 * _LEAST_BATCHES:
@@ -231,13 +233,12 @@ def trend(logs: FloatArray) -> Drift | None:
 
 
 def _local_time(logs: FloatArray) -> float:
-    """Median over the quarters of the autocorrelation time of what a line of its own leaves of each."""
+    """Median over the quarters of the autocorrelation time of what a parabola of its own leaves of each."""
     length = logs.size // _SEGMENTS
     quarters = logs[logs.size - length * _SEGMENTS :].reshape(_SEGMENTS, length)
-    position = np.linspace(-1, 1, length)
-    slopes = quarters @ position / (position @ position)
-    residuals = quarters - quarters.mean(axis=1, keepdims=True) - slopes[:, None] * position
-    return float(np.median([autocorrelation_time(residual, fitted=2) for residual in residuals]))
+    shapes, _ = np.linalg.qr(np.vander(np.linspace(-1, 1, length), 3))
+    residuals = quarters - quarters @ shapes @ shapes.T
+    return float(np.median([autocorrelation_time(residual, fitted=3) for residual in residuals]))
 
 
 def _kendall(values: FloatArray) -> float:
@@ -268,15 +269,17 @@ def _fenced(logs: FloatArray, step: float) -> tuple[FloatArray, tuple[int, int]]
     return np.clip(logs, lower - reach, upper + reach), (below, above)
 
 
-def _two_group_share(logs: FloatArray) -> float:
-    """Largest share of the variance between two groups, over all cuts that leave each a tenth of the values."""
+def _two_groups(logs: FloatArray) -> tuple[float, float]:
+    """The best cut that leaves each group a tenth: its share of the variance, and how far the means are apart."""
     ordered = np.sort(logs)
     centred = ordered - ordered.mean()
     total = float(centred @ centred)
     if total <= 0:
-        return 0.0
+        return 0.0, 0.0
     n = ordered.size
-    below = np.arange(1, n)
-    between = np.cumsum(centred)[:-1] ** 2 * n / (below * (n - below))
-    kept = (below >= _LEAST_MODE * n) & (n - below >= _LEAST_MODE * n)
-    return float(between[kept].max()) / total
+    below = np.arange(int(np.ceil(_LEAST_MODE * n)), n - int(np.ceil(_LEAST_MODE * n)) + 1)
+    sums = np.cumsum(centred)[below - 1]
+    between = sums**2 * n / (below * (n - below))
+    best = int(np.argmax(between))
+    gap = float(abs(sums[best]) * n / (below[best] * (n - below[best])))
+    return float(between[best]) / total, gap

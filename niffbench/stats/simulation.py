@@ -4,9 +4,9 @@ Rules judge synthetic samples whose truth is known: ours (:mod:`niffbench.stats.
 that judge real runs) and, beside it, the rules that other tools ship. What is simulated of those is their
 decision on the samples they take by default, not their whole measuring: see each rule.
 
-The log of a sample is the sum of its process's level, with the standard deviation ``run_sd`` (half of the variance
-shared by all cases of the process, half a case's own), of the machine's drift over the processes in the order they
-run, and of noise within the process, by the scenario (standard deviation 0.5 %).
+The log of a sample is the sum of its process's level, with the standard deviation ``run_sd`` (half of the
+variance shared by all cases of the process, half a case's own), of the machine's drift over the processes in
+the order they run, and of noise within the process, by the scenario (standard deviation 0.5 %).
 
 A false alarm is any case called changed, in either direction, when nothing changed; power is the share of
 suites in which one case, slowed down among unchanged ones, is called slower.
@@ -50,8 +50,8 @@ class Scenario:
     ``autocorrelation``: AR(1) coefficient of the samples of a process; ``drift``: largest change of the log
     over a process, its size and sign drawn anew for each; ``mode_share`` and ``mode_gap``: a process spends a
     share of its samples, drawn between 0 and ``mode_share``, in a mode slower by ``mode_gap``;
-    ``machine_drift``: change of the log over the whole session; measured one after the other, the sides differ
-    by half of it.
+    ``machine_drift``: change of the log over the whole measurement; measured one after the other, the sides
+    differ by half of it.
     """
 
     name: str

@@ -1,0 +1,105 @@
+"""Change points: planted steps are found where they are, and noise has none."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from niffbench.stats.changepoints import LEAST_SEGMENT, _partition, change_points
+
+
+@pytest.mark.parametrize("n", [10, 12, 20, 50, 150])
+@pytest.mark.parametrize("heavy", [False, True])
+def test_pure_noise_has_no_change(n: int, heavy: bool) -> None:
+    """Without a minimum effect, so that the penalty alone must hold the line."""
+    generator = np.random.default_rng(n)
+    trials = 800
+    alarms = 0
+    for _ in range(trials):
+        logs = generator.standard_t(4, size=n) if heavy else generator.standard_normal(n)
+        alarms += bool(change_points(np.exp(0.01 * logs), min_effect=0.0).changes)
+    assert alarms <= binom.ppf(0.999, trials, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("n", "at", "step", "sd"),
+    [
+        (20, 10, 0.1, 0.01),
+        (20, 17, 0.1, 0.01),
+        (40, 20, -0.05, 0.01),
+        (100, 50, 0.06, 0.02),
+        (100, 97, 0.15, 0.02),
+    ],
+)
+def test_planted_step_is_found_in_its_place(n: int, at: int, step: float, sd: float) -> None:
+    generator = np.random.default_rng(n + at)
+    trials = 200
+    right = 0
+    for _ in range(trials):
+        logs = sd * generator.standard_normal(n)
+        logs[at:] += np.log1p(step)
+        logs[generator.integers(n)] += 0.5  # one run on a busy machine
+        found = change_points(3e-3 * np.exp(logs))
+        right += len(found.changes) == 1 and abs(found.changes[0].run - at) <= 1
+    assert right / trials >= 0.93
+
+
+def test_two_steps_make_three_segments() -> None:
+    logs = 0.005 * np.random.default_rng(0).standard_normal(60)
+    logs[20:40] += np.log(1.2)
+    found = change_points(2.0 * np.exp(logs))
+    assert [(segment.start, segment.end) for segment in found.segments] == [(0, 20), (20, 40), (40, 60)]
+    assert [segment.level for segment in found.segments] == pytest.approx([2.0, 2.4, 2.0], rel=0.01)
+    assert [change.run for change in found.changes] == [20, 40]
+    assert found.changes[0].ratio.estimate == pytest.approx(1.2, rel=0.01)
+    assert found.changes[0].ratio.excludes(1.0)
+    assert found.sd == pytest.approx(0.005, rel=0.5)
+
+
+def test_small_changes_are_joined() -> None:
+    logs = 0.001 * np.random.default_rng(1).standard_normal(60)
+    logs[30:] += np.log(1.015)
+    assert change_points(np.exp(logs)).changes == ()
+    assert [change.run for change in change_points(np.exp(logs), min_effect=0.01).changes] == [30]
+
+
+def test_deterministic_history_is_cut_exactly() -> None:
+    found = change_points([5.0] * 10 + [6.0] * 5)
+    assert [change.run for change in found.changes] == [10]
+    assert change_points([5.0] * 15).changes == ()
+
+
+def test_runs_without_a_value_keep_their_index() -> None:
+    found = change_points([1.0, None, 1.0, 1.0, 1.0, float("nan"), 1.0, 2.0, 2.0, None, 2.0, 2.0, 2.0])
+    assert [change.run for change in found.changes] == [7]
+    assert [(segment.start, segment.end) for segment in found.segments] == [(0, 7), (7, 13)]
+
+
+def test_short_or_impossible_histories_have_a_reason() -> None:
+    short = change_points([1.0] * 9)
+    assert (short.segments, short.changes, short.reason) == ((), (), "9 runs, at least 10 are needed")
+    assert "zero or negative" in (change_points([0.0] * 10).reason or "")
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(-3, 3), min_size=6, max_size=12), st.floats(0.01, 20))
+def test_partition_is_the_cheapest_of_all(values: list[float], penalty: float) -> None:
+    logs = np.array(values)
+
+    def cost(cuts: tuple[int, ...]) -> float:
+        bounds = [0, *cuts, logs.size]
+        parts = [logs[start:end] for start, end in itertools.pairwise(bounds)]
+        return sum(float(((part - part.mean()) ** 2).sum()) for part in parts) + penalty * len(cuts)
+
+    legal = (
+        cuts
+        for k in range(logs.size // LEAST_SEGMENT)
+        for cuts in itertools.combinations(range(1, logs.size), k)
+        if all(end - start >= LEAST_SEGMENT for start, end in itertools.pairwise([0, *cuts, logs.size]))
+    )
+    assert cost(tuple(_partition(logs, penalty))) == pytest.approx(min(map(cost, legal)), abs=1e-9)

@@ -1,0 +1,191 @@
+"""Series: planted faults are flagged, noise is not, and sampling stops when the median is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+from scipy.stats import binom, kendalltau
+
+from niffbench.stats.series import DRIFT_ALPHA, _kendall, autocorrelation_time, check, precision, trend
+
+
+def noise(seed: int, n: int, *, rho: float = 0.0, sd: float = 0.01) -> NDArray[np.float64]:
+    """Logs of a stationary AR(1) series."""
+    raw = np.random.default_rng([seed, n]).standard_normal(n + 200)
+    return np.asarray(sd * lfilter([np.sqrt(1 - rho**2)], [1, -rho], raw)[200:])
+
+
+def test_sound_series_has_no_flags() -> None:
+    found = check(1e-3 * np.exp(noise(0, 200)))
+    assert found.flags == ()
+    assert (found.samples, found.invalid, found.zeros, found.outliers) == (200, 0, 0, (0, 0))
+    assert found.effective is not None
+    assert 100 < found.effective <= 200
+    assert abs(found.autocorrelation or 1) < 0.2
+
+
+@pytest.mark.parametrize("samples", [[2.0, 2.0, 2.0], [1.0] * 50, [0.0, 1.0, 1.1], [0.0] * 20])
+def test_stuck_timer_is_flagged(samples: list[float]) -> None:
+    assert "stuck" in check(samples).flags
+
+
+def test_impossible_values_are_flagged_and_the_rest_is_judged() -> None:
+    values = 1e-3 * np.exp(noise(1, 100))
+    values[[3, 50, 51]] = [np.nan, -1e-3, np.inf]
+    found = check(values)
+    assert found.flags == ("invalid",)
+    assert found.invalid == 3
+    assert found.drift is not None
+
+
+def test_coarse_timer_is_flagged_with_its_step() -> None:
+    found = check(np.round(5 * np.exp(noise(2, 100, sd=0.1)) / 0.5) * 0.5)
+    assert found.flags == ("coarse",)
+    assert found.step == pytest.approx(0.5)
+
+
+def test_fine_steps_are_neither_coarse_nor_outliers() -> None:
+    """Most samples equal, the rest one step of 0.5 % away: quartiles coincide, and still nothing is far out."""
+    values = np.where(np.random.default_rng(0).random(200) < 0.25, 1.005, 1.0)
+    assert check(values).flags == ()
+
+
+@pytest.mark.parametrize("n", [60, 300, 2000])
+@pytest.mark.parametrize("rho", [0.0, 0.5])
+@pytest.mark.parametrize("shape", ["ramp up", "ramp down", "quadratic", "warm-up"])
+def test_planted_drift_is_flagged(n: int, rho: float, shape: str) -> None:
+    at = np.linspace(0, 1, n)
+    planted = {"ramp up": 0.1 * at, "ramp down": -0.1 * at, "quadratic": 0.15 * at**2, "warm-up": np.exp(-4 * at)}
+    logs = planted[shape] + noise(3, n, rho=rho)
+    found = check(np.exp(logs))
+    assert "drift" in found.flags
+    assert found.drift is not None
+    assert np.sign(found.drift.change) == np.sign(planted[shape][-1] - planted[shape][0])
+
+
+def test_planted_step_is_flagged_as_a_rule() -> None:
+    found = [
+        "drift" in check(np.exp(noise(seed, 300, sd=0.005) + 0.03 * (np.arange(300) > 150))).flags
+        for seed in range(100)
+    ]
+    assert np.mean(found) > 0.8
+
+
+def test_short_series_can_drift_too() -> None:
+    assert "drift" in check(1 + 0.05 * np.arange(14)).flags
+    assert trend(np.arange(11.0)) is None, "eleven samples are too few"
+
+
+@pytest.mark.parametrize(
+    ("n", "rho"), [(14, 0.0), (29, 0.0), (40, 0.0), (40, 0.5), (200, 0.0), (200, 0.5), (200, 0.8), (1000, 0.9)]
+)
+def test_noise_drifts_no_more_often_than_alpha(n: int, rho: float) -> None:
+    """Whatever the size of the change: the minimum drift would only lower the rate."""
+    trials = 1500
+    alarms = 0
+    for seed in range(trials):
+        found = trend(noise(seed, n, rho=rho))
+        alarms += found is not None and found.p_value <= DRIFT_ALPHA
+    assert alarms <= binom.ppf(0.999, trials, DRIFT_ALPHA)
+
+
+def test_kendall_is_scipys_exact_test() -> None:
+    generator = np.random.default_rng(5)
+    for n in (6, 9, 14, 20):
+        values = generator.standard_normal(n) + 0.1 * np.arange(n)
+        expected = kendalltau(np.arange(n), values, method="exact").pvalue
+        assert _kendall(values) == pytest.approx(expected, rel=1e-9)
+    assert _kendall(np.zeros(8)) == 1.0
+
+
+def test_outliers_are_counted_by_side_and_flagged_when_many() -> None:
+    values = np.exp(noise(6, 100))
+    values[[5, 60]] = [5.0, 0.1]
+    assert check(values).outliers == (1, 1)
+    assert "outliers" not in check(values).flags
+    values[10:90:10] = 3.0
+    assert "outliers" in check(values).flags
+
+
+def test_two_modes_are_hinted_at_and_one_is_not() -> None:
+    generator = np.random.default_rng(7)
+    slow = generator.random(200) < 0.4
+    assert check(np.exp(noise(7, 200) + 0.1 * slow)).flags == ("bimodal",)
+    for logs in (noise(8, 200), 0.05 * generator.exponential(size=200), 0.1 * generator.random(200)):
+        assert "bimodal" not in check(np.exp(logs)).flags
+
+
+def test_repeating_samples_are_flagged() -> None:
+    found = check(np.exp(noise(9, 60, rho=0.97)))
+    assert "correlated" in found.flags
+    assert (found.autocorrelation or 0) > 0.7
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.8])
+def test_autocorrelation_time_is_that_of_an_ar1(rho: float) -> None:
+    found = autocorrelation_time(noise(10, 100_000, rho=rho))
+    assert found == pytest.approx((1 + rho) / (1 - rho), rel=0.1)
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=60))
+def test_any_series_is_checked_without_complaint(samples: list[float]) -> None:
+    found = check(samples)
+    assert found.samples == len(samples)
+    good = sum(np.isfinite(value) and value >= 0 for value in samples)
+    assert found.invalid == len(samples) - good
+    assert ("invalid" in found.flags) == (good < len(samples))
+
+
+@pytest.mark.parametrize(
+    ("n", "rho", "least"), [(20, 0.0, 0.93), (50, 0.0, 0.93), (200, 0.5, 0.93), (1000, 0.8, 0.92)]
+)
+def test_precision_covers_the_median(n: int, rho: float, least: float) -> None:
+    trials = 1500
+    hits = 0
+    for seed in range(trials):
+        found = precision(np.exp(noise(seed, n, rho=rho)))
+        hits += found.low is not None and found.high is not None and found.low <= 1 <= found.high
+    assert least <= hits / trials <= 0.985
+
+
+def test_sampling_stops_sooner_when_quieter_and_later_when_correlated() -> None:
+    def samples_needed(rho: float, sd: float) -> int:
+        needed = []
+        for seed in range(40):
+            values = np.exp(noise(seed, 4000, rho=rho, sd=sd))
+            needed.append(next(n for n in range(10, 4001, 10) if n == 4000 or precision(values[:n]).reached))
+        return int(np.median(needed))
+
+    quiet, noisy, correlated = samples_needed(0, 0.01), samples_needed(0, 0.08), samples_needed(0.8, 0.08)
+    assert quiet <= 20
+    assert quiet < noisy
+    assert 3 * noisy < correlated
+
+
+def test_stopped_median_is_within_the_target() -> None:
+    trials = 400
+    hits = 0
+    for seed in range(trials):
+        values = np.exp(noise(seed, 3000, sd=0.05))
+        stop = next(n for n in range(10, 3001, 5) if precision(values[:n]).reached)
+        hits += abs(precision(values[:stop]).median - 1) <= 0.02
+    assert hits / trials >= 0.93
+
+
+def test_drifting_samples_are_not_known() -> None:
+    values = np.exp(0.3 * np.linspace(0, 1, 400) + noise(11, 400))
+    assert not precision(values).reached
+
+
+def test_equal_samples_are_known_and_few_are_not() -> None:
+    assert precision([3.0] * 10).reached
+    assert not precision([3.0] * 9).reached
+    assert not precision([3.0] * 50, least=100).reached
+    short = precision([1.0, 1.0001])
+    assert (short.low, short.high, short.reached) == (None, None, False)
+    with pytest.raises(ValueError, match="no sample"):
+        precision([])
