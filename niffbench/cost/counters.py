@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from niffbench.cost.formulas import FORMULAS, FREE
+from niffbench.cost.formulas import FORMULAS
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Counted:
 def count(function: Callable[[], object]) -> Counted:
     """Run ``function`` once and count it, with our formulas over the stock counter's."""
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
-    guard = _Guard(known=frozenset(map(str, counter.flop_registry)) | FREE)
+    guard = _Guard(known=frozenset(map(str, counter.flop_registry)))
     with guard, counter:
         function()
     return Counted(counter.get_total_flops(), _by_op(counter), tuple(sorted(guard.unpriced)), guard.traffic)

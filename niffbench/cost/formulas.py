@@ -93,6 +93,10 @@ def _attention_backward(_grad: Tensor, query: Tensor, key: Tensor, value: Tensor
     return 2 * heads * tokens * key.shape[-2] * (3 * query.shape[-1] + 2 * value.shape[-1])
 
 
+def _nothing(*_: Any, **__: Any) -> int:
+    return 0
+
+
 def _raw(formula: Formula) -> Formula:
     """Mark a formula as taking tensors instead of shapes, as FlopCounterMode wants it."""
     formula._get_raw = True  # type: ignore[attr-defined]
@@ -123,11 +127,6 @@ _PRICED: dict[Formula, tuple[Any, ...]] = {
     ),
 }
 
-FORMULAS: dict[Any, Formula] = {
-    operation: _raw(formula) for formula, operations in _PRICED.items() for operation in operations
-}
-"""Operation → formula, for ``custom_mapping``."""
-
 _FREE = """
 _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _conj _conj_physical _local_scalar_dense _log_softmax
 _log_softmax_backward_data _native_batch_norm_legit _native_batch_norm_legit_functional
@@ -142,5 +141,13 @@ rsqrt scalar_tensor select_backward silu silu_backward slice_backward stack sub 
 uniform_ where zero_ zeros zeros_like
 """
 
-FREE: frozenset[str] = frozenset(f"aten.{name}" for name in _FREE.split()) | {"prim.device"}
-"""Operations known to cost nothing in these units; a view is always among them."""
+
+FORMULAS: dict[Any, Formula] = {
+    **{operation: _raw(_nothing) for name in _FREE.split() if (operation := getattr(aten, name, None))},
+    **{operation: _raw(formula) for formula, operations in _PRICED.items() for operation in operations},
+}
+"""Operation → formula, for ``custom_mapping``.
+
+Operations that are known to be free are in it too: what it does not know, FlopCounterMode takes apart first, and
+would price the products inside a fused activation's gradient.
+"""

@@ -64,7 +64,7 @@ def trace(module: nn.Module, x: Tensor) -> Traced:
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        with _Convolutions(), _Untraced():  # type: ignore[no-untyped-call]
+        with _PlainSizes(), _Convolutions(), _Untraced():  # type: ignore[no-untyped-call]
             total = analysis.total()
     finally:
         log.setLevel(level)
@@ -87,6 +87,22 @@ class _Untraced(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return func(*args, **(kwargs or {}))
             finally:
                 c._set_tracing_state(state)  # type: ignore[attr-defined]
+
+
+class _PlainSizes(TorchFunctionMode):
+    """Gives sizes as plain numbers, not as traced tensors: a module may look something up by them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func not in (Tensor.shape.__get__, Tensor.size):  # type: ignore[attr-defined]
+            return func(*args, **(kwargs or {}))
+        state = torch._C._get_tracing_state()
+        torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 class _Convolutions(TorchFunctionMode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -48,7 +49,7 @@ class Attention(Operator):
         # What a fused kernel keeps of the scores: the logarithm of each row's sum, in at least float32.
         logarithms = p.batch * int(case.option("heads")) * tokens * max(real, 4)
         # Channels to the end: a copy, unless a batched product takes them as they are.
-        tokenising = Work(0, 2 * into * real if p.mode != "inference" else 0)
+        tokenising = Work(0, 2 * into * real if p.mode != "inference" and p.batch > 1 else 0)
         # The three gradients are put together, then in the order that the product wants.
         gathering = Work(0, 12 * into * real)
         return Cost(
@@ -102,11 +103,12 @@ class Attention(Operator):
             (part @ tokens).view(-1, heads, channels // heads, tokens.shape[-1]) for part in state["qkv"].chunk(3)
         )
         seen = torch.empty_like(query)
-        for image in range(x.shape[0]):
-            for head in range(heads):
-                scores = query[image, head].T @ key[image, head] * (channels // heads) ** -0.5
+        rows = max(1, 2**24 // tokens.shape[-1])  # The scores of that many queries are stored at a time.
+        for image, head in itertools.product(range(x.shape[0]), range(heads)):
+            for some in torch.arange(tokens.shape[-1], device=x.device).split(rows):
+                scores = query[image, head][:, some].T @ key[image, head] * (channels // heads) ** -0.5
                 weights = (scores - scores.amax(1, keepdim=True)).exp()
-                seen[image, head] = value[image, head] @ (weights / weights.sum(1, keepdim=True)).T
+                seen[image, head][:, some] = value[image, head] @ (weights / weights.sum(1, keepdim=True)).T
         out: Tensor = state["projection"] @ seen.flatten(1, 2)
         return out.view(x.shape[0], -1, *x.shape[-2:])
 

@@ -123,7 +123,7 @@ class Spectral(Operator):
 
         p, modes = case.problem, int(case.option("modes"))
         weight = torch.view_as_complex(state["weight"].contiguous())
-        half = torch.zeros(p.channels, p.channels_out, p.height, p.width // 2 + 1, dtype=weight.dtype)
+        half = weight.new_zeros(p.channels, p.channels_out, p.height, p.width // 2 + 1)
         half[:, :, :modes, :modes] = weight[0]
         half[:, :, p.height - modes :, :modes] = weight[1]
         return filtered(x, full_plane(half, p.width))

@@ -1,0 +1,290 @@
+"""Closed forms of NIFF's layers: what each form does, part by part, forward and backward.
+
+FLOPs follow the formulas of NIFF's cost table and are exact; so are the bytes of the forward pass. Backward bytes
+state the passes over tensors as large as the image, the spectrum or the filter.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from niffbench.case import Problem
+from niffbench.cost.closed import NOTHING, Work, bilinear
+from niffbench.cost.parts import Transform, casts, compute_bytes, spectral_product
+from niffbench.niff.catalogue import HIDDEN_WIDTHS
+
+Pair = tuple[Work, Work]
+Parts = dict[str, Pair]
+"""Step → forward and backward, in the order of the forward pass."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer on one problem; ``mlp`` is None for a layer without a filter."""
+
+    problem: Problem
+    kind: str
+    mlp: str | None
+
+    @property
+    def transform(self) -> Transform:
+        """The layer's FFTs: of the image's own size, in at least float32."""
+        return Transform(self.problem.height, self.problem.width, compute_bytes(self.problem))
+
+    @property
+    def real(self) -> int:
+        """Bytes of a real number."""
+        return self.transform.real
+
+    @property
+    def into(self) -> int:
+        """Images that come in."""
+        return self.problem.batch * self.problem.channels
+
+    @property
+    def out(self) -> int:
+        """Images that go out."""
+        return self.problem.batch * self.problem.channels_out
+
+    @property
+    def maps_channels(self) -> bool:
+        """Whether a real linear map over the channels is part of it."""
+        return self.kind in ("pointwise", "split")
+
+    @property
+    def planes(self) -> int:
+        """Planes of the frequency filter."""
+        p = self.problem
+        return p.channels * p.channels_out if self.kind == "full" else p.channels
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the filter MLP's layers, input and output included; none without a filter."""
+        return () if self.mlp is None else (2, *HIDDEN_WIDTHS[self.mlp], self.planes)
+
+    @property
+    def parameters(self) -> int:
+        """Learnable scalars: two MLPs with biases, and the linear map."""
+        p = self.problem
+        mapping = p.channels * p.channels_out if self.maps_channels else 0
+        return mapping + 2 * sum(a * b + b for a, b in itertools.pairwise(self.widths))
+
+    @property
+    def casts(self) -> Pair:
+        """Half precision to float32 and back."""
+        return casts(self.problem, self.parameters)
+
+
+def published(layer: Layer) -> Parts:
+    """As the original: a complex FFT of real data, rolls along four dimensions, a filter made in every call."""
+    transform = layer.transform
+    parts: Parts = {"cast": layer.casts}
+    if layer.mlp is not None:
+        parts["filter generation"] = published_generation(layer)
+    parts["forward fft"] = complex_fft(layer)
+    if layer.mlp is not None:
+        # Each way forward and back, a pass a dimension; the way back of split moves the channels that go out.
+        rolls = Work(0, 8 * transform.full_spectra(layer.into + layer.out))
+        parts["shift"] = (rolls, rolls)
+    parts |= filtering(layer, transform.points)
+    if layer.maps_channels:
+        parts["mixing"] = published_map(layer)
+    return parts | complex_ifft(layer)
+
+
+def fft(layer: Layer) -> Parts:
+    """Complex FFTs, nothing to shift."""
+    parts: Parts = {"cast": layer.casts}
+    if layer.mlp is not None:
+        parts["filter generation"] = plane_generation(layer)
+    parts["forward fft"] = complex_fft(layer)
+    parts |= filtering(layer, layer.transform.points)
+    if layer.maps_channels:
+        parts["mixing"] = spectrum_map(layer, layer.transform.points)
+    return parts | complex_ifft(layer)
+
+
+def rfft(layer: Layer) -> Parts:
+    """Real FFTs and half planes throughout."""
+    transform = layer.transform
+    parts: Parts = {"cast": layer.casts}
+    if layer.mlp is not None:
+        parts["filter generation"] = half_generation(layer)
+    parts["forward fft"] = (transform.r2c(layer.into), transform.r2c_backward(layer.into))
+    parts |= filtering(layer, transform.half)
+    if layer.maps_channels:
+        parts["mixing"] = spectrum_map(layer, transform.half)
+    parts["inverse fft"] = (transform.c2r(layer.out), transform.c2r_backward(layer.out))
+    return parts
+
+
+def cached(layer: Layer) -> Parts:
+    """As rfft; where no gradient is wanted the filter is at hand."""
+    parts = rfft(layer)
+    if layer.problem.mode == "inference":
+        del parts["filter generation"]
+        parts["cast"] = casts(layer.problem, 0)
+    else:
+        generation, backward = parts["filter generation"]
+        # What could be kept is copied out of the view that it is.
+        parts["filter generation"] = generation + Work(0, 2 * layer.transform.spectra(layer.planes)), backward
+    return parts
+
+
+def elided(layer: Layer) -> Parts:
+    """The linear map as an ordinary 1×1 convolution; for split, after the depthwise layer as rfft."""
+    p = layer.problem
+    # A pointwise layer has nothing to transform, and so nothing to cast up.
+    real = p.element_bytes if layer.kind == "pointwise" else layer.real
+    pixels = p.height * p.width
+    weights = p.channels * p.channels_out
+    mixing = bilinear(
+        2 * layer.into * p.channels_out * pixels,
+        layer.into * pixels * real,
+        weights * real,
+        layer.out * pixels * real,
+    )
+    if layer.kind == "pointwise":
+        return {"mixing": mixing}
+    within = Problem(p.batch, p.channels, p.channels, p.height, p.width, p.dtype, p.memory_format, p.mode)
+    return rfft(Layer(within, "depthwise", layer.mlp)) | {"cast": layer.casts, "mixing": mixing}
+
+
+FORM_PARTS: Mapping[str, Callable[[Layer], Parts]] = MappingProxyType(
+    {"published": published, "fft": fft, "rfft": rfft, "cached": cached, "elided": elided}
+)
+"""Form → its closed form."""
+
+
+def complex_fft(layer: Layer) -> Pair:
+    """A complex FFT of real images, the copy that makes them complex included; backward the inverse, unscaled."""
+    transform = layer.transform
+    once = transform.c2c(layer.into)
+    return transform.widen(layer.into) + once, once
+
+
+def complex_ifft(layer: Layer) -> Parts:
+    """The complex inverse FFT and its real part, a view; backward spreads the gradient over zeros."""
+    transform = layer.transform
+    once = transform.c2c(layer.out, scaled=True)
+    spread = Work(0, transform.images(layer.out) + transform.full_spectra(layer.out))
+    return {"inverse fft": (once, once), "real part": (NOTHING, spread)}
+
+
+def filtering(layer: Layer, points: int) -> Parts:
+    """The spectrum times the filter, ``points`` frequencies a plane, by channel or contracted over channels."""
+    p, number = layer.problem, layer.transform.complex
+    if layer.kind == "full":
+        flops = 8 * layer.into * p.channels_out * points
+        sizes = (count * points * number for count in (layer.into, layer.planes, layer.out))
+        return {"mixing": bilinear(flops, *sizes)}
+    if layer.mlp is None:
+        return {}
+    return {"product": spectral_product(p.batch, p.channels, points, number)}
+
+
+def published_map(layer: Layer) -> Pair:
+    """The linear map on real and on imaginary parts: each copied with channels last, multiplied, put together."""
+    p, pixels = layer.problem, layer.transform.points
+    into, out = (planes * pixels * layer.real for planes in (layer.into, layer.out))
+    flops = 2 * layer.into * p.channels_out * pixels
+    forward, backward = bilinear(flops, into, p.channels * p.channels_out * layer.real, out)
+    copies, joining = Work(0, 2 * into), Work(0, 4 * out)
+    # Backward each gradient is copied likewise, and both gradients of the spectrum are spread and added.
+    gathering = Work(0, 2 * out + 3 * into)
+    adding = Work(0, 6 * into)
+    return 2 * (copies + forward) + joining, 2 * (gathering + backward) + adding
+
+
+def spectrum_map(layer: Layer, points: int) -> Pair:
+    """The linear map as one real product on the stored numbers, copied with channels last and back."""
+    p = layer.problem
+    into, out = (planes * 2 * points * layer.real for planes in (layer.into, layer.out))
+    flops = 4 * layer.into * p.channels_out * points
+    forward, backward = bilinear(flops, into, p.channels * p.channels_out * layer.real, out)
+    copies = Work(0, 2 * (into + out))
+    return copies + forward, copies + backward
+
+
+def published_generation(layer: Layer) -> Pair:
+    """Two chains of 1×1 convolutions on every frequency.
+
+    Backward as the original, whose grid asks for a gradient: every layer's two products.
+    """
+    points = layer.transform.points
+    forward, backward = NOTHING, NOTHING
+    for last, (a, b) in _layers(layer.widths):
+        product, back = bilinear(2 * a * b * points, a * points, a * b, b * points)
+        forward += product + Work(0, b) + (NOTHING if last else Work(0, 2 * b * points))
+        backward += back + Work(0, b) + (NOTHING if last else Work(0, 3 * b * points))
+    joining = Work(0, 4 * layer.planes * points)
+    return _sized(2 * forward + joining, layer.real), _sized(2 * backward, layer.real)
+
+
+def plane_generation(layer: Layer) -> Pair:
+    """Both chains at once, as batched products on every frequency."""
+    points, planes = layer.transform.points, layer.planes
+    hidden, unhidden = _hidden(layer, points)
+    a = layer.widths[-2]
+    product, back = bilinear(2 * a * planes * points, a * points, a * planes, planes * points)
+    forward = 2 * (product + Work(0, planes)) + Work(0, 4 * planes * points)
+    backward = 2 * (back + _bias_sum(planes, points)) + Work(0, 4 * planes * points)
+    return hidden + _sized(forward, layer.real), unhidden + _sized(backward, layer.real)
+
+
+def half_generation(layer: Layer) -> Pair:
+    """The Hermitian part on the half plane: hidden layers at a frequency and its mirror image, then one product.
+
+    Real parts come from the even part of the real MLP's last hidden layer (K wide) and its bias, imaginary parts
+    from the odd part of the imaginary MLP's: a product of ``planes × (2K + 1)`` with ``(2K + 1) × 2`` numbers a
+    frequency, half of them zero.
+    """
+    half, planes = layer.transform.half, layer.planes
+    hidden, unhidden = _hidden(layer, 2 * half)
+    k = layer.widths[-2]
+    rows = 2 * k + 1
+    product, back = bilinear(4 * planes * rows * half, planes * rows, rows * 2 * half, planes * 2 * half)
+    assembling = Work(0, (27 * k + 9) * half + 2 * planes * rows)
+    # Backward through even and odd parts: two scaled, one negated, four spread over zeros, two sums, one stack.
+    taking_apart = Work(0, 34 * k * half)
+    # A contraction leaves the filter's gradient in another order than the product wants it.
+    ordering = Work(0, 4 * planes * half if layer.kind == "full" else 0)
+    return (
+        hidden + _sized(assembling + product, layer.real),
+        unhidden + _sized(ordering + back + taking_apart, layer.real),
+    )
+
+
+def _hidden(layer: Layer, points: int) -> Pair:
+    """Both chains up to the last layer, as batched products; the coordinates are stored once, without gradient."""
+    forward, backward = NOTHING, NOTHING
+    for last, (a, b) in _layers(layer.widths):
+        if last:
+            break
+        first = a == layer.widths[0] and forward == NOTHING
+        read = a * points if not first else a * points // 2
+        product = Work(2 * a * b * points, read + a * b + b + b * points)
+        forward += 2 * (product + Work(0, 2 * b * points))
+        weights = Work(2 * a * b * points, b * points + read + a * b)
+        inputs = NOTHING if first else Work(2 * a * b * points, b * points + a * b + a * points)
+        backward += 2 * (weights + inputs + _bias_sum(b, points) + Work(0, 3 * b * points))
+    return _sized(forward, layer.real), _sized(backward, layer.real)
+
+
+def _bias_sum(width: int, points: int) -> Work:
+    """A bias's gradient: the sum over all frequencies."""
+    return Work(width * points, width * points + width) if points > 1 else NOTHING
+
+
+def _layers(widths: tuple[int, ...]) -> list[tuple[bool, tuple[int, int]]]:
+    """Input and output width of each layer, and whether it is the last one."""
+    pairs = list(itertools.pairwise(widths))
+    return [(index == len(pairs) - 1, pair) for index, pair in enumerate(pairs)]
+
+
+def _sized(work: Work, real: int) -> Work:
+    """Work whose traffic was counted in numbers."""
+    return Work(work.flops, work.bytes * real)

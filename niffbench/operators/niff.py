@@ -1,0 +1,142 @@
+"""NIFF's layers in each of their forms: what this package is about (Grabinski, Keuper and Keuper, TMLR 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from niffbench.case import Case
+from niffbench.cost.closed import Cost, floor_bytes, steps
+from niffbench.niff.catalogue import FORMS, GRIDS, HIDDEN_WIDTHS, LAYOUTS
+from niffbench.operators._niff_cost import FORM_PARTS, Layer
+from niffbench.operators.base import Operator, Option
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+GRID = Option("paper", GRIDS, "coordinate grid; they differ on odd sides, where the paper's has no exact zero")
+LAYOUT = Option("nchw", LAYOUTS, "where the layer itself wants the channels; nhwc is ConvNeXt's")
+_OPTIONS: dict[str, dict[str, Option]] = {
+    "depthwise": {"mlp": Option("small", tuple(HIDDEN_WIDTHS), "filter MLP; ConvNeXt's is big"), "grid": GRID},
+    "full": {"mlp": Option("tiny", tuple(HIDDEN_WIDTHS), "filter MLP"), "grid": GRID},
+    "pointwise": {"layout": LAYOUT},
+    "split": {"mlp": Option("small", tuple(HIDDEN_WIDTHS), "filter MLP"), "grid": GRID},
+}
+
+
+@dataclass(frozen=True)
+class Niff(Operator):
+    """One layer of :mod:`niffbench.niff` in one form. float16 and bfloat16 are computed in float32."""
+
+    kind: str = "depthwise"
+    form: str = "published"
+    options: Mapping[str, Option] = field(default_factory=dict, hash=False)
+
+    def refusal(self, case: Case) -> str | None:
+        p = case.problem
+        if self.kind == "depthwise" and p.channels_out != p.channels:
+            return f"needs channels_out = channels ({p.channels}), got {p.channels_out}"
+        return None
+
+    def equivalence(self, case: Case) -> str:
+        settings = [str(case.option(name)) for name in ("mlp", "grid") if name in self.options]
+        return "-".join(["niff", self.kind, *settings])
+
+    def cost(self, case: Case) -> Cost:
+        p = case.problem
+        mlp = str(case.option("mlp")) if "mlp" in self.options else None
+        layer = Layer(p, self.kind, mlp)
+        parts = FORM_PARTS[self.form](layer)
+        elided = self.kind == "pointwise" and self.form == "elided"
+        return Cost(
+            steps=steps(
+                p.mode,
+                {name: forward for name, (forward, _) in parts.items()},
+                {name: backward for name, (_, backward) in reversed(parts.items())},
+            ),
+            bytes_floor=floor_bytes(p, layer.parameters),
+            parameters=layer.parameters,
+            transform_lengths=() if elided else (p.height, p.width),
+        )
+
+    def build(self, case: Case) -> nn.Module:
+        from niffbench import niff
+
+        p = case.problem
+        settings: dict[str, Any] = {name: case.option(name) for name in self.options}
+        if self.kind == "depthwise":
+            return niff.NiffDepthwise(p.channels, form=self.form, **settings)
+        if self.kind == "full":
+            return niff.NiffFull(p.channels, p.channels_out, form=self.form, **settings)
+        if self.kind == "split":
+            return niff.NiffSplit(p.channels, p.channels_out, form=self.form, **settings)
+        layer = niff.NiffPointwise(p.channels, p.channels_out, form=self.form, **settings)
+        if settings["layout"] == "nhwc":
+            layer.register_forward_pre_hook(_channels_last)
+            layer.register_forward_hook(_channels_first)
+        return layer
+
+    def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        import torch
+
+        from niffbench.operators._direct import filtered
+
+        if self.kind == "pointwise":
+            return torch.einsum("bihw,oi->bohw", x, state["weight"])
+        p = case.problem
+        planes = (p.channels, p.channels_out) if self.kind == "full" else (p.channels,)
+        filter_ = _filter(state, p.height, p.width, str(case.option("grid"))).view(*planes, p.height, p.width)
+        y = filtered(x, filter_)
+        return torch.einsum("bihw,oi->bohw", y, state["weight"]) if self.kind == "split" else y
+
+
+def _channels_last(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    return inputs[0].permute(0, 2, 3, 1)
+
+
+def _channels_first(_: nn.Module, __: tuple[Tensor], output: Tensor) -> Tensor:
+    return output.permute(0, 3, 1, 2)
+
+
+def _filter(state: Mapping[str, Tensor], height: int, width: int, grid: str) -> Tensor:
+    """W at every frequency in unshifted order, ``(planes, height, width)``, point by point from its definition.
+
+    Coordinates of shifted index i on an axis of n points: i − n/2 on the paper's grid, i − ⌊n/2⌋ on the centred
+    one; channel 0 runs along the width. Two MLPs, SiLU between their layers.
+    """
+    import torch
+
+    like = state["generator.weight1"]
+    row, column = (
+        (torch.arange(n, dtype=like.dtype, device=like.device) + n // 2) % n
+        - (n / 2 if grid == "paper" else n // 2)
+        for n in (height, width)
+    )
+    here = torch.stack((column.repeat(height), row.repeat_interleave(width)))
+    depth = sum(name.startswith("generator.weight") for name in state)
+    parts = []
+    for part in (0, 1):
+        values = here
+        for layer in range(1, depth + 1):
+            weight, bias = state[f"generator.weight{layer}"][part], state[f"generator.bias{layer}"][part]
+            values = weight @ values + bias[:, None]
+            if layer < depth:
+                values = values / (1 + (-values).exp())
+        parts.append(values)
+    return torch.complex(*parts).view(-1, height, width)
+
+
+OPERATORS = tuple(
+    Niff(
+        name=f"niff-{kind}/{form.name}",
+        family="niff",
+        summary=f"NIFF {kind}: {form.description}",
+        boundary="none" if kind == "pointwise" else "circular",
+        options=_OPTIONS[kind],
+        kind=kind,
+        form=form.name,
+    )
+    for kind, forms in FORMS.items()
+    for form in forms
+)
