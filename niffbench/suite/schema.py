@@ -185,7 +185,8 @@ def _explain(error: ValidationError) -> str:
     fault = max(error.errors(include_url=False), key=lambda e: e["type"] == "extra_forbidden")
     loc = fault["loc"]
     named = [part for part in loc if part not in _TAGS]
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in named).lstrip(".") or "the file"
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in named).lstrip(".")
+    key = key or "the file"
     if fault["type"] == "extra_forbidden":
         return f"unknown key '{key}'{did_you_mean(str(loc[-1]), _fields_at(loc[:-1]))}"
     if fault["type"] == "missing":
@@ -194,6 +195,11 @@ def _explain(error: ValidationError) -> str:
         return f"key '{key}': should be one side, or [height, width], got {_shorten(fault['input'])}"
     rule = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
     return f"key '{key}': {rule}, got {_shorten(fault['input'])}"
+
+
+def _key(name: str) -> str:
+    """A key as it may be shown: a strange one quoted, a long one cut."""
+    return name if name.isprintable() and 0 < len(name) <= 40 else _shorten(name)
 
 
 def _shorten(value: object) -> str:
