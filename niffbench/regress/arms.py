@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from niffbench.errors import UsageError
+from niffbench.errors import NiffbenchError, UsageError
 from niffbench.records import MANIFEST, RECORDS, Run, dump
 from niffbench.regress.checkout import Code
 from niffbench.regress.latencies import Pairing
@@ -66,8 +66,8 @@ def measure(
 def _round(code: Code, orders: Orders, out: Path, pair: int) -> Run:
     try:
         return measured(code.python, orders.arguments(pair), out, code.environment())
-    except UsageError as error:
-        raise UsageError(f"{code.name}: {error}") from error
+    except NiffbenchError as error:
+        raise type(error)(f"{code.name}: {error}") from error
 
 
 def _merged(rounds: Sequence[Run], code: Code, place: Path) -> Run:
