@@ -50,8 +50,8 @@ def mass(layers: Sequence[Curves]) -> Plot:
     """Kernel mass ratio against the window's side, a panel for each grid, a line for each layer."""
     grids = evenly(sorted({(c.height, c.width) for c in layers}, reverse=True), MOST_PANELS)
     styles = _styles(layers)
-    width = max(3.6, 2.9 * min(len(grids), 3) + 0.9)
-    columns = min(len(grids), 3)
+    columns = 2 if len(grids) == 4 else min(len(grids), 3)
+    width = 2.95 * columns + 0.55
     rows = -(-len(grids) // columns)
     spread = {"a kernel without any centre": Style(MUTED, (0, (1.2, 1.4)), "")}
     named = _named(styles) | spread
@@ -66,12 +66,12 @@ def mass(layers: Sequence[Curves]) -> Plot:
         axis.set_title(f"grid {height}×{wide}")
         _share_axis(axis, labelled=axis in first)
         axis.set_xlim(left=0)
+        axis.set_xlabel("window side, pixels")
+        _whole_ticks(axis)
     for axis in flat[len(grids) :]:
         axis.set_axis_off()
     for axis in first:
         axis.set_ylabel("mass inside")
-    for axis in axes[-1]:
-        axis.set_xlabel("window side, pixels")
     legend(figure, named)
     return finish(
         figure,
@@ -95,6 +95,7 @@ def components(layers: Sequence[Curves], crop_side: int) -> Plot:
             _line(axis, np.arange(1, len(shares) + 1), np.cumsum(shares), styles[curve.name])
         axis.set_title(title)
         axis.set_xlabel("components")
+        _whole_ticks(axis)
         _share_axis(axis, labelled=which == "whole")
     axes[0].set_ylabel("variance explained")
     legend(figure, named)
@@ -192,6 +193,12 @@ def _share_axis(axis: Axes, *, labelled: bool) -> None:
     _percent(axis)
     if not labelled:
         axis.tick_params(labelleft=False)
+
+
+def _whole_ticks(axis: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def _percent(axis: Axes) -> None:

@@ -37,7 +37,16 @@ HEADINGS = (
     "FLOPs truncated",
     "advice",
 )
-_TERMINAL = ("layer", "grid", "50 % mass", "90 % mass", "truncated to", "error", "FLOPs as it is", "advice")
+_TERMINAL = (
+    "layer",
+    "grid",
+    "50 % mass",
+    "90 % mass",
+    "truncated to",
+    "error",
+    "FLOPs as it is",
+    "FLOPs truncated",
+)
 """The headings of the columns that fit on a terminal of 80 characters."""
 
 
@@ -148,7 +157,7 @@ def title(report: FilterReport) -> str:
     """One line: which network, whose weights, at what input."""
     images = text.plural(report.batch, "image")
     return (
-        f"{report.network}, {report.weights}, on {report.input} of {report.size}×{report.size} ({images}), "
+        f"{report.network}, {report.weights}; {images} of {report.size}×{report.size}: {report.input}; "
         f"tolerance {text.percent(report.tolerance)}"
     )
 
@@ -157,11 +166,18 @@ def table(report: FilterReport) -> Table:
     """The table for a terminal: the columns that fit."""
     from rich.table import Table
 
-    shown = Table(title=text.clean(title(report), 300), title_justify="left", title_style="bold", box=None)
+    shown = Table(
+        title=text.clean(title(report), 300),
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
     places = [HEADINGS.index(name) for name in _TERMINAL]
     for name in _TERMINAL:
-        words = "\n".join(name.rsplit(" ", 1)) if len(name) > 6 else name
-        shown.add_column(words, justify="left" if name in ("layer", "advice") else "right", no_wrap=True)
+        words = name.replace(" mass", "\nmass").replace(" to", "\nto").replace("FLOPs ", "FLOPs\n")
+        first = name == _TERMINAL[0]
+        shown.add_column(words, justify="left" if first else "right", no_wrap=not first, overflow="fold")
     for layer in report.layers:
         row = cells(layer)
         shown.add_row(*(row[place] for place in places))
