@@ -154,6 +154,10 @@ def _multiply_add(*factors: Any) -> int:
     return (2, 4, 8)[sum(map(_is_complex, factors))]
 
 
+def _multiply(*factors: Any) -> int:
+    return (1, 2, 6)[sum(map(_is_complex, factors))]
+
+
 def _transform(real: bool, inverse: bool) -> Handler:
     def handle(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
         shape = _shape(outputs[0] if inverse or not real else inputs[0])
@@ -168,7 +172,7 @@ def _mul(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
     left, right = inputs[:2]
     if not _shape(left) or not _shape(right):
         return 0  # Scaling by a constant, or arithmetic on sizes.
-    return (1, 2, 6)[_is_complex(left) + _is_complex(right)] * prod(_shape(outputs[0]))
+    return _multiply(left, right) * prod(_shape(outputs[0]))
 
 
 def _matmul(first: int) -> Handler:
@@ -182,15 +186,17 @@ def _matmul(first: int) -> Handler:
 
 
 def _einsum(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-    """Every combination of indices once, for two operands."""
-    equation = inputs[0].toIValue().replace(" ", "").split("->")[0].split(",")
+    """Every combination of indices once, for two operands; products alone where there is nothing to contract."""
+    factors, result = inputs[0].toIValue().replace(" ", "").split("->")
     operands = list(inputs[1].node().inputs())
     sizes = {
         index: size
-        for names, operand in zip(equation, operands, strict=True)
+        for names, operand in zip(factors.split(","), operands, strict=True)
         for index, size in zip(names, _shape(operand), strict=True)
     }
-    return _multiply_add(*operands) * prod(sizes.values())
+    contracted = prod(size for index, size in sizes.items() if index not in result)
+    price = _multiply_add if contracted > 1 else _multiply
+    return price(*operands) * prod(sizes.values())
 
 
 def _convolution(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from niffbench.case import Problem
-from niffbench.cost.closed import NOTHING, Work, fft_flops
+from niffbench.cost.closed import NOTHING, Work, bilinear, fft_flops
 
 FLOAT32 = 4
 
@@ -141,6 +141,22 @@ def spectral_product(batch: int, planes: int, points: int, number: int) -> tuple
     conjugates = Work(0, 2 * (spectra + filters) * number)
     products = Work(12 * spectra, (5 * spectra + filters) * number)
     return forward, conjugates + products + batch_sum(batch, filters, number)
+
+
+def contraction(problem: Problem, points: int, number: int) -> tuple[Work, Work]:
+    """Complex matrices over the channels, one for each of ``points`` frequencies: ``bihw,iohw->bohw``.
+
+    ``number`` bytes a complex number. Over a single channel there is nothing to contract: ``torch.einsum`` then
+    multiplies element by element, and backward sums what it had spread out.
+    """
+    batch, into, out = problem.batch, problem.channels, problem.channels_out
+    spectra, matrices, results = (count * points * number for count in (batch * into, into * out, batch * out))
+    products = batch * into * out * points
+    if into > 1:
+        return bilinear(8 * products, spectra, matrices, results)
+    forward, backward = bilinear(6 * products, spectra, matrices, results)
+    sums = batch_sum(out, batch * points, number) + batch_sum(batch, out * points, number)
+    return forward, backward + sums
 
 
 def batch_sum(batch: int, elements: int, number: int, *, complex_: bool = True) -> Work:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from functools import lru_cache
 
 import torch
@@ -41,20 +42,33 @@ def witnesses(operator: Costed, case: Case) -> CostRecord:
         stock_torch=sum(stock.values()),
         stock_fvcore=traced.stock,
         missed=sorted(missed),
-        disagreement=disagreement(closed, counted, traced),
+        disagreement=disagreement(case, closed, counted, traced),
         bytes_floor=closed.bytes_floor,
         bytes_own=closed.bytes_own,
         largest_prime_factor=max(map(largest_prime_factor, closed.transform_lengths), default=None),
     )
 
 
-def disagreement(closed: Cost, counted: counters.Counted, traced: fvcore.Traced) -> str | None:
-    """Why the witnesses' figures differ, or None when they agree to the last FLOP."""
+class Disagreement(StrEnum):
+    """The known reasons for which the witnesses' figures differ."""
+
+    ONE_CHANNEL = "one channel: where the closed form has multiply-adds, torch.einsum finds nothing to add and only multiplies"
+    UNPRICED = "an operation that nobody priced, so the counters may be too low"
+    UNEXPLAINED = "unexplained"
+
+
+def disagreement(case: Case, closed: Cost, counted: counters.Counted, traced: fvcore.Traced) -> str | None:
+    """Why the witnesses' figures differ, or None when they agree to the last FLOP.
+
+    The text begins with a :class:`Disagreement` and ends with the figures.
+    """
     if counted.unpriced:
-        return f"nobody priced {', '.join(counted.unpriced)}, so the counter may be too low"
-    differing = []
-    if closed.flops() != counted.flops:
-        differing.append(f"closed form {closed.flops():,}, counted {counted.flops:,}")
-    if closed.flops("forward") != traced.flops:
-        differing.append(f"closed form {closed.flops('forward'):,} forward, fvcore {traced.flops:,}")
-    return f"unexplained: {'; '.join(differing)}" if differing else None
+        return f"{Disagreement.UNPRICED} ({', '.join(counted.unpriced)})"
+    backward = closed.flops("backward")
+    forward = (closed.flops("forward"), counted.flops - backward, traced.flops)
+    if len(set(forward)) == 1:
+        return None
+    one_channel = case.problem.channels == 1 and max(forward) == forward[0]
+    reason = Disagreement.ONE_CHANNEL if one_channel else Disagreement.UNEXPLAINED
+    told = f"closed form {closed.flops():,}, counted {counted.flops:,}"
+    return f"{reason} ({told}; forward alone {forward[0]:,}, fvcore {traced.flops:,})"

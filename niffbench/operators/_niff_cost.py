@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from niffbench.case import Problem
 from niffbench.cost.closed import NOTHING, Work, bilinear
-from niffbench.cost.parts import Transform, casts, compute_bytes, spectral_product
+from niffbench.cost.parts import Transform, casts, compute_bytes, contraction, spectral_product
 from niffbench.niff.catalogue import HIDDEN_WIDTHS
 
 Pair = tuple[Work, Work]
@@ -178,9 +178,7 @@ def filtering(layer: Layer, points: int) -> Parts:
     """The spectrum times the filter, ``points`` frequencies a plane, by channel or contracted over channels."""
     p, number = layer.problem, layer.transform.complex
     if layer.kind == "full":
-        flops = 8 * layer.into * p.channels_out * points
-        sizes = (count * points * number for count in (layer.into, layer.planes, layer.out))
-        return {"mixing": bilinear(flops, *sizes)}
+        return {"mixing": contraction(p, points, number)}
     if layer.mlp is None:
         return {}
     return {"product": spectral_product(p.batch, p.channels, points, number)}

@@ -105,7 +105,7 @@ class Attention(Operator):
         seen = torch.empty_like(query)
         rows = max(1, 2**24 // tokens.shape[-1])  # The scores of that many queries are stored at a time.
         for image, head in itertools.product(range(x.shape[0]), range(heads)):
-            for some in torch.arange(tokens.shape[-1], device=x.device).split(rows):
+            for some in torch.split(torch.arange(tokens.shape[-1], device=x.device), rows):
                 scores = query[image, head][:, some].T @ key[image, head] * (channels // heads) ** -0.5
                 weights = (scores - scores.amax(1, keepdim=True)).exp()
                 seen[image, head][:, some] = value[image, head] @ (weights / weights.sum(1, keepdim=True)).T

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from niffbench.case import Case
-from niffbench.cost.closed import NOTHING, Cost, Work, bilinear, floor_bytes, steps
+from niffbench.cost.closed import NOTHING, Cost, Work, floor_bytes, steps
 from niffbench.cost.lengths import fast_length
-from niffbench.cost.parts import Transform, casts, compute_bytes, spectral_product
+from niffbench.cost.parts import Transform, casts, compute_bytes, contraction, spectral_product
 from niffbench.operators.base import Operator, Option
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ class SpatialFFT(Operator):
         if self.depthwise:
             product, unproduct = spectral_product(p.batch, p.channels, transform.half, transform.complex)
         else:
-            flops = 8 * into * p.channels_out * transform.half
-            product, unproduct = bilinear(flops, *map(transform.spectra, (into, filters, out)))
+            product, unproduct = contraction(p, transform.half, transform.complex)
         padding, unpadding, cropping, uncropping = 4 * (NOTHING,)
         if transform.points != p.height * p.width:
             padding = unpadding = Work(0, into * image + transform.images(into))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from niffbench.case import Case
-from niffbench.cost.closed import Cost, Work, bilinear, floor_bytes, steps
-from niffbench.cost.parts import Transform, casts, compute_bytes
+from niffbench.cost.closed import Cost, Work, floor_bytes, steps
+from niffbench.cost.parts import Transform, casts, compute_bytes, contraction
 from niffbench.operators.base import Operator, Option
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Spectral(Operator):
         matrices = p.channels * p.channels_out * kept
         number = transform.complex
         blocks_in, blocks_out = into * kept * number, out * kept * number
-        mixing, unmixing = bilinear(8 * into * p.channels_out * kept, blocks_in, matrices * number, blocks_out)
+        mixing, unmixing = contraction(p, kept, number)
         # Both blocks are copied out of the spectrum, and their products into an empty one.
         moving = Work(0, 2 * blocks_in + transform.spectra(out) + 2 * blocks_out)
         # Backward, autograd copies the gradient and clears a block for each copy in, spreads each block over a
