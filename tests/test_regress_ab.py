@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Cli
+from calling import Call, call
 from synthetic import Fault, Noise, World, make, save
 
 from niffbench.records import read
+
+__all__ = ["call"]
 
 PAIRS = 10
 WORLD = World(rounds=1, sizes=(14,), samples=5, faults=(), noise=Noise(0.01, 0.005))
@@ -56,16 +58,16 @@ def suite(tmp_path: Path) -> Path:
     return path
 
 
-def ab(cli: Cli, suite: Path, base: Path, head: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return cli("ab", str(suite), "--base", str(base), "--head", str(head), "--rounds", str(PAIRS), *more)
+def ab(call: Call, suite: Path, base: Path, head: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return call("ab", str(suite), "--base", str(base), "--head", str(head), "--rounds", str(PAIRS), *more)
 
 
-def test_a_planted_slowdown_is_found_on_a_warming_machine(cli: Cli, tmp_path: Path, suite: Path) -> None:
+def test_a_planted_slowdown_is_found_on_a_warming_machine(call: Call, tmp_path: Path, suite: Path) -> None:
     base = interpreter(tmp_path, "old", WORLD)
     head = interpreter(tmp_path, "newer", replace(WORLD, slower={"strip": 1.15}))
     out = tmp_path / "result"
     files = ("--markdown", str(tmp_path / "s.md"), "--junit", str(tmp_path / "j.xml"))
-    done = ab(cli, suite, base, head, "--out", str(out), "--json", *files)
+    done = ab(call, suite, base, head, "--out", str(out), "--json", *files)
     assert done.returncode == 1, done.stderr
     comparison = json.loads(done.stdout)
     failing = {(f["label"], f["quantity"]) for f in comparison["findings"] if f["verdict"] == "regressed"}
@@ -78,9 +80,9 @@ def test_a_planted_slowdown_is_found_on_a_warming_machine(cli: Cli, tmp_path: Pa
     assert all(len(run.records) == PAIRS * len(run.manifest.suite.cases) for run in both)
 
 
-def test_rounds_alternate_and_a_pair_shares_its_seed(cli: Cli, tmp_path: Path, suite: Path) -> None:
+def test_rounds_alternate_and_a_pair_shares_its_seed(call: Call, tmp_path: Path, suite: Path) -> None:
     same = interpreter(tmp_path, "same", WORLD), interpreter(tmp_path, "again", WORLD)
-    done = ab(cli, suite, *same, "--only", "niff-*", "--device", "cpu", "--out", str(tmp_path / "result"))
+    done = ab(call, suite, *same, "--only", "niff-*", "--device", "cpu", "--out", str(tmp_path / "result"))
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     assert [line[0] for line in lines[:8]] == ["same", "again", "again", "same"] * 2
@@ -92,30 +94,32 @@ def test_rounds_alternate_and_a_pair_shares_its_seed(cli: Cli, tmp_path: Path, s
         assert line[line.index("--only") + 1] == "niff-*"
 
 
-def test_libraries_may_differ_between_interpreters_and_that_is_told(cli: Cli, tmp_path: Path, suite: Path) -> None:
+def test_libraries_may_differ_between_interpreters_and_that_is_told(
+    call: Call, tmp_path: Path, suite: Path
+) -> None:
     base, head = (
         interpreter(tmp_path, "old", WORLD),
         interpreter(tmp_path, "newer", replace(WORLD, torch="2.16.0")),
     )
-    done = ab(cli, suite, base, head, "--out", str(tmp_path / "result"))
+    done = ab(call, suite, base, head, "--out", str(tmp_path / "result"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "torch differs" in done.stdout
 
 
-def test_a_side_that_lost_a_case_fails_the_gate(cli: Cli, tmp_path: Path, suite: Path) -> None:
+def test_a_side_that_lost_a_case_fails_the_gate(call: Call, tmp_path: Path, suite: Path) -> None:
     base = interpreter(tmp_path, "old", WORLD)
     head = interpreter(tmp_path, "newer", replace(WORLD, faults=(Fault("crashed", "SIGSEGV", "attention"),)))
-    done = ab(cli, suite, base, head, "--out", str(tmp_path / "result"))
+    done = ab(call, suite, base, head, "--out", str(tmp_path / "result"))
     assert done.returncode == 1
     assert "SIGSEGV" in done.stdout
 
 
 @pytest.mark.parametrize(("status", "expected"), [(2, 2), (3, 3), (70, 3), (130, 3)])
 def test_a_round_that_ends_badly_is_told_with_its_last_words(
-    cli: Cli, tmp_path: Path, suite: Path, status: int, expected: int
+    call: Call, tmp_path: Path, suite: Path, status: int, expected: int
 ) -> None:
     base = interpreter(tmp_path, "old", WORLD, f"echo 'niffbench: no operator named x' >&2; exit {status}")
-    done = ab(cli, suite, base, base, "--out", str(tmp_path / "result"))
+    done = ab(call, suite, base, base, "--out", str(tmp_path / "result"))
     assert done.returncode == expected
     assert "no operator named x" in done.stderr
     assert "BASE" in done.stderr
@@ -133,20 +137,20 @@ def test_a_round_that_ends_badly_is_told_with_its_last_words(
     ],
 )
 def test_bad_input_is_one_message_and_nothing_runs(
-    cli: Cli, tmp_path: Path, suite: Path, arguments: list[str], status: int, told: str
+    call: Call, tmp_path: Path, suite: Path, arguments: list[str], status: int, told: str
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     filled = [text.format(python=sys.executable, full=tmp_path / "full") for text in arguments]
-    done = cli("ab", str(suite), *filled)
+    done = call("ab", str(suite), *filled)
     assert done.returncode == status
     assert told in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "reports").exists()
 
 
-def test_a_suite_that_does_not_exist_is_a_usage_error(cli: Cli) -> None:
-    done = cli("ab", "smokee", "--base", sys.executable)
+def test_a_suite_that_does_not_exist_is_a_usage_error(call: Call) -> None:
+    done = call("ab", "smokee", "--base", sys.executable)
     assert done.returncode == 2
     assert "smokee" in done.stderr
 

@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Cli
+from calling import Call, call
 from synthetic import Noise, World, make, save
 
 from niffbench.errors import NothingMeasured
 from niffbench.records import Latency, Record, Run
 from niffbench.regress.noise import Aim, assess
 from niffbench.regress.rules import Rules
+
+__all__ = ["call"]
 
 STEADY = Rules(regimes=("steady",))
 
@@ -74,14 +76,14 @@ def test_a_drift_is_no_noise_of_pairs() -> None:
     assert found.false_alarms == 0
 
 
-def test_the_command_assesses_a_run_and_says_whether_it_is_fit(cli: Cli, tmp_path: Path) -> None:
+def test_the_command_assesses_a_run_and_says_whether_it_is_fit(call: Call, tmp_path: Path) -> None:
     save(replace(run_with(0.002), path=tmp_path / "quiet"))
     save(replace(run_with(0.15, rounds=8), path=tmp_path / "loud"))
-    quiet = cli("aa", "--run", "quiet")
+    quiet = call("aa", "--run", "quiet")
     assert quiet.returncode == 0, quiet.stderr
     assert "check: fit" in quiet.stdout
     assert "0 false alarms" in quiet.stdout
-    loud = cli("aa", "--run", "loud", "--json", "--only", "dense-k3")
+    loud = call("aa", "--run", "loud", "--json", "--only", "dense-k3")
     assert loud.returncode == 5, loud.stderr
     told = json.loads(loud.stdout)
     assert told["gates"]["check"]["verdict"] != "fit"
@@ -99,8 +101,8 @@ def test_the_command_assesses_a_run_and_says_whether_it_is_fit(cli: Cli, tmp_pat
         (["--run", "x", "--rounds", "1"], "--rounds"),
     ],
 )
-def test_bad_input_is_one_message(cli: Cli, arguments: list[str], told: str) -> None:
-    done = cli("aa", *arguments)
+def test_bad_input_is_one_message(call: Call, arguments: list[str], told: str) -> None:
+    done = call("aa", *arguments)
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr
