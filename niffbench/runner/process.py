@@ -187,7 +187,7 @@ class Worker:
             data = os.read(descriptor, _MAX_OUTPUT)
         except BlockingIOError:
             return b""
-        if not data:
+        if not data and descriptor in self._selector.get_map():  # else read to its end when the process ended
             self._selector.unregister(descriptor)
         return data
 
