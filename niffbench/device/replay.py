@@ -158,6 +158,7 @@ class ReplayRunner:
     peak: int
     kept: int
     begun: bool = False
+    states_read: int = 0
     _made: dict[Regime, Iterator[float]] = field(default_factory=dict)  # samples to come, by regime
 
     def sample(self, regime: Regime, seed: int) -> float:
@@ -204,7 +205,7 @@ class ReplayDevice:
         self.highest_clock = trace.highest_clock
         self.has_graphs = trace.like == "cuda"
         self._now = 0.0
-        self._current: tuple[CaseTrace, int] | None = None  # whose states are read, and how many were
+        self._current: ReplayRunner | None = None  # whose states are read
 
     @classmethod
     def load(cls, path: str) -> ReplayDevice:
@@ -250,8 +251,7 @@ class ReplayDevice:
         """The next ``count`` samples of the case in this round."""
         replayed = _replayed(runner)
         replayed.reach(regime)
-        if self._current is None or self._current[0] is not replayed.entry:
-            self._current = (replayed.entry, 0)
+        self._current = replayed
         flags = replayed.entry.latency.get(regime, Series()).flags
         return Block(tuple(self._take(replayed, regime, count, calls)), frozenset(flags))
 
@@ -271,6 +271,8 @@ class ReplayDevice:
         return 2**30
 
     def capture(self, runner: Runner) -> Runner:
+        """The same runner; fails as the file says of the stage ``graph``, which is where a capture would."""
+        _replayed(runner).reach("graph")
         return runner
 
     def flush(self) -> None:
@@ -284,11 +286,12 @@ class ReplayDevice:
 
     def state(self) -> MachineState:
         """The next state of the case whose samples were last taken; the last one stays."""
-        if self._current is None or not self._current[0].states:
+        runner = self._current
+        if runner is None or not runner.entry.states:
             return MachineState(load=0.0)
-        entry, read = self._current
-        self._current = (entry, read + 1)
-        return entry.states[min(read, len(entry.states) - 1)]
+        states = runner.entry.states
+        runner.states_read += 1
+        return states[min(runner.states_read, len(states)) - 1]
 
     def joules(self) -> float | None:
         return None if self.trace.watts is None else self.trace.watts * self._now
