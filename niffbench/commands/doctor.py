@@ -93,9 +93,8 @@ def _show(console: Any, title: str, rows: Iterable[tuple[str, str]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(
-        title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False
-    )
+    console.print(f"[bold]{escape(title)}[/bold]")
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for key, value in rows:

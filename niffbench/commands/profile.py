@@ -262,4 +262,6 @@ def _rate(phase: Phase, amount: int | None, unit: str) -> str:
 
 
 def _names(kernels: tuple[Kernel, ...]) -> str:
-    return ", ".join(f"{kernel.name[:60]} ({kernel.library})" for kernel in kernels[:_MOST_KERNELS])
+    return ", ".join(
+        f"{kernel.name.removeprefix('aten::')[:60]} ({kernel.library})" for kernel in kernels[:_MOST_KERNELS]
+    )

@@ -94,7 +94,8 @@ def profile(device: Device, subject: TorchSubject, cost: Cost, trace: Path | Non
     call = warm_up(device, subject)
     count = max(CALLS[0], min(CALLS[1], int(PROFILED_TIME / max(call, 1e-6))))
     on_gpu = device.kind == "cuda"
-    steady = median(device.samples(subject, "steady", max(1, int(1e-3 / max(call, 1e-6))), 30).samples)
+    together = max(1, int(1e-3 / max(call, 1e-6)))
+    plain = list(device.samples(subject, "steady", together, 15).samples)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with subject.scope(), recording():
         subject.call()
@@ -106,13 +107,15 @@ def profile(device: Device, subject: TorchSubject, cost: Cost, trace: Path | Non
                     if on_gpu:
                         torch.cuda.synchronize()
                 del output
+    device.timed(subject)
+    plain += device.samples(subject, "steady", together, 15).samples
     if trace is not None:
         recorded.export_chrome_trace(str(trace))
         _scrub(trace)
     memory = [] if on_gpu else _memory(recorded)
     events = recorded.events()
     assert events is not None
-    return _assemble(_Timeline(events, on_gpu), memory, steady, cost)
+    return _assemble(_Timeline(events, on_gpu), memory, median(plain), cost)
 
 
 @dataclass(frozen=True)
