@@ -52,7 +52,7 @@ def witnesses(operator: Costed, case: Case) -> CostRecord:
 class Disagreement(StrEnum):
     """The known reasons for which the witnesses' figures differ."""
 
-    ONE_CHANNEL = "one channel: where the closed form has multiply-adds, torch.einsum finds nothing to add and only multiplies"
+    ONE_CHANNEL = "one channel: torch.einsum finds nothing to add, and multiplies where the closed form multiply-adds"
     UNPRICED = "an operation that nobody priced, so the counters may be too low"
     UNEXPLAINED = "unexplained"
 

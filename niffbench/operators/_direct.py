@@ -1,17 +1,20 @@
 """Float64 references, written independently of the operators: direct sums, and complex FFTs of full planes.
 
-A direct sum costs k² passes over the image. Where that would take more than about half a second the same sum is
-taken by a linear convolution with complex FFTs, long enough that nothing wraps; the tests hold one to the other.
+A direct sum costs k² passes over the image. Where that is the slower way the same sum is taken by a linear
+convolution with complex FFTs, long enough that nothing wraps; the tests hold one to the other.
 Everything runs on the device that its arguments are on.
 """
 
 from __future__ import annotations
 
+from math import log2, prod
+
 import torch
 from torch import Tensor
 
-DIRECT_LIMIT = {"cpu": 5e8, "cuda": 1e11}
-"""Multiply-adds up to which the direct sum is taken, by the type of device."""
+TRANSFORM_WEIGHT = {"depthwise": 1, "dense": 8}
+"""How much longer one operation of the transform takes than a multiply-add of the direct sum, roughly: a dense
+direct sum is a matrix product for each tap, which no library runs slower than a complex contraction."""
 
 
 def convolve(x: Tensor, weight: Tensor, *, circular: bool, depthwise: bool = False) -> Tensor:
@@ -20,25 +23,27 @@ def convolve(x: Tensor, weight: Tensor, *, circular: bool, depthwise: bool = Fal
     ``x`` is ``(B, Ci, H, W)``, ``weight`` ``(Co, Ci, k, l)`` with k and l odd, or ``(C, 1, k, l)`` when
     ``depthwise``; all float64. ``y[b, o, h, w] = Σ weight[o, i, m, n] · x[b, i, h + m - k//2, w + n - l//2]``.
     """
-    multiply_adds = x.shape[0] * weight.numel() * x.shape[-2] * x.shape[-1]
-    way = by_sum if multiply_adds <= DIRECT_LIMIT.get(x.device.type, 0) else by_transform
+    direct = x.shape[0] * weight.numel() * x.shape[-2] * x.shape[-1]
+    points = prod(n + 2 * (k - 1) for n, k in zip(x.shape[-2:], weight.shape[-2:], strict=True))
+    planes = weight.shape[0] * weight.shape[1]
+    transform = points * (planes * (4 * x.shape[0] + 5 * log2(points)) + 10 * x.shape[1] * log2(points))
+    way = by_sum if direct <= transform * TRANSFORM_WEIGHT["depthwise" if depthwise else "dense"] else by_transform
     return way(x, weight, circular=circular, depthwise=depthwise)
 
 
 def by_sum(x: Tensor, weight: Tensor, *, circular: bool, depthwise: bool) -> Tensor:
-    """The definition, one tap after the other."""
+    """The definition, one row of taps after the other."""
     *_, height, width = x.shape
     rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
     padded = _extended(x, rows, columns, circular)
     y = x.new_zeros(x.shape[0], weight.shape[0], height, width)
     for m in range(weight.shape[-2]):
+        band = padded[..., m : m + height, :]
+        if not depthwise:  # a row of taps at once: one large matrix product
+            y += torch.einsum("bihwn,oin->bohw", band.unfold(-1, weight.shape[-1], 1), weight[..., m, :])
+            continue
         for n in range(weight.shape[-1]):
-            window = padded[..., m : m + height, n : n + width]
-            tap = weight[..., m, n]
-            if depthwise:
-                y.addcmul_(window, tap[:, 0, None, None])
-            else:
-                y += torch.einsum("bihw,oi->bohw", window, tap)
+            y.addcmul_(band[..., n : n + width], weight[:, 0, m, n, None, None])
     return y
 
 

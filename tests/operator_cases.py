@@ -1,0 +1,57 @@
+"""Cases for tests over the whole catalogue: small problems, of every shape that is easy to get wrong."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from niffbench.case import Case, DType, MemoryFormat, Mode, OptionValue, Problem
+from niffbench.operators.base import Operator
+from niffbench.operators.catalogue import catalogue
+
+SIDES = (1, 2, 3, 4, 7, 8, 9, 12, 13, 16)
+"""Odd, even, prime, powers of two, and the single pixel."""
+
+LAYERS = tuple(name for name, operator in catalogue().items() if operator.family != "network")
+
+
+def case_of(name: str, problem: Problem, kernel: int | None = None, **options: OptionValue) -> Case:
+    """One case, options at their defaults unless given; the kernel is left out where there is none."""
+    operator = catalogue()[name]
+    settings = {key: option.default for key, option in operator.options.items()} | options
+    return Case(name, problem, kernel if operator.takes_kernel else None, tuple(sorted(settings.items())))
+
+
+@st.composite
+def cases(draw: st.DrawFn, names: tuple[str, ...] = LAYERS, *, modes: tuple[Mode, ...] | None = None) -> Case:
+    """Any case that its operator does not refuse."""
+    name = draw(st.sampled_from(names))
+    operator = catalogue()[name]
+    height, width = draw(st.sampled_from(SIDES)), draw(st.sampled_from(SIDES))
+    channels = draw(st.sampled_from((1, 2, 3, 6, 8)))
+    dtypes: tuple[DType, ...] = ("float32", "float64", "float16", "bfloat16")
+    formats: tuple[MemoryFormat, ...] = ("contiguous", "channels_last")
+    problem = Problem(
+        batch=draw(st.sampled_from((1, 2, 3))),
+        channels=channels,
+        channels_out=draw(st.sampled_from((channels, 1, 5))),
+        height=height,
+        width=width,
+        dtype=draw(st.sampled_from(dtypes)),
+        memory_format=draw(st.sampled_from(formats)),
+        mode=draw(st.sampled_from(modes or ("inference", "forward", "training"))),
+    )
+    kernel = 2 * draw(st.integers(0, min(height, width) - 1)) + 1
+    drawn = case_of(name, problem, kernel, **{key: draw(_values(operator, key)) for key in operator.options})
+    if refusal := operator.refusal(drawn):
+        # The common reasons, mended; what is left is a genuine refusal.
+        problem = Problem(
+            problem.batch, 8, 8, max(height, 8), max(width, 8), problem.dtype, problem.memory_format, problem.mode
+        )
+        drawn = Case(name, problem, drawn.kernel, drawn.options)
+        assert operator.refusal(drawn) is None, refusal
+    return drawn
+
+
+def _values(operator: Operator, key: str) -> st.SearchStrategy[OptionValue]:
+    choices = operator.options[key].choices
+    return st.sampled_from(choices if choices is not None else (1, 2, 4))

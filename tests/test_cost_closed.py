@@ -1,0 +1,187 @@
+"""Closed forms: units, primitives, and the figures that NIFF's cost table states."""
+
+from __future__ import annotations
+
+from math import log2
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from niffbench.case import Case, Mode, Problem
+from niffbench.cost.closed import Cost, Step, Work, bilinear, fft_flops, floor_bytes, in_bounds_share, steps
+from niffbench.cost.lengths import fast_length, largest_prime_factor
+from niffbench.cost.parts import Transform
+from niffbench.operators.catalogue import catalogue
+
+
+def case(
+    name: str, kernel: int | None = None, *, out: int | None = None, mode: Mode = "inference", **options: str
+) -> Case:
+    """One operator at 8 × 64@56, with its default options."""
+    problem = Problem(8, 64, out or 64, 56, 56, mode=mode)
+    settings = {key: option.default for key, option in catalogue()[name].options.items()} | options
+    return Case(name, problem, kernel, tuple(sorted(settings.items())))
+
+
+def cost(name: str, kernel: int | None = None, **settings: str) -> Cost:
+    return catalogue()[name].cost(case(name, kernel, **settings))  # type: ignore[arg-type]
+
+
+def step(cost: Cost, name: str, direction: str = "forward") -> Step:
+    return next(s for s in cost.steps if (s.name, s.direction) == (name, direction))
+
+
+def test_fft_flops_are_nominal() -> None:
+    assert fft_flops(1024) == 5 * 1024 * 10
+    assert fft_flops(1024, 3, real=True) == 3 * 25 * 1024
+    assert fft_flops(1, 7) == 0
+    assert fft_flops(56 * 56) == round(5 * 3136 * log2(3136))
+
+
+def test_steps_drop_nothing_but_nothing() -> None:
+    forward, backward = {"a": Work(1, 2), "b": Work()}, {"a": Work(3, 4)}
+    assert steps("forward", forward, backward) == (Step("a", "forward", 1, 2),)
+    assert steps("training", forward, backward)[1:] == (Step("a", "backward", 3, 4),)
+    total = Cost(steps("training", forward, backward), 5, 6)
+    assert (total.flops(), total.flops("backward"), total.bytes_own) == (4, 3, 6)
+
+
+def test_a_product_is_made_twice_more_in_backward() -> None:
+    forward, backward = bilinear(10, 1, 2, 4)
+    assert (forward, backward) == (Work(10, 7), Work(20, 14))
+
+
+def test_floor_counts_each_tensor_once() -> None:
+    assert floor_bytes(Problem(2, 3, 5, 7, 11), 13) == 4 * (2 * 77 * 8 + 13)
+    assert floor_bytes(Problem(2, 3, 5, 7, 11, "float16", mode="training"), 13) == 2 * 2 * (2 * 77 * 8 + 13)
+
+
+@pytest.mark.parametrize(("side", "percent"), [(16, 27), (32, 58), (64, 77)])
+def test_share_of_taps_inside_the_image(side: int, percent: int) -> None:
+    assert 100 * in_bounds_share(side, side, 31) == pytest.approx(percent, abs=0.6)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 8))
+def test_share_of_taps_is_what_counting_gives(height: int, width: int, half: int) -> None:
+    def inside(side: int) -> int:
+        return sum(0 <= at + tap < side for at in range(side) for tap in range(-half, half + 1))
+
+    kernel = 2 * half + 1
+    counted = inside(height) * inside(width) / (height * width * kernel**2)
+    assert in_bounds_share(height, width, kernel) == pytest.approx(counted)
+
+
+@given(st.integers(1, 3000))
+def test_lengths(number: int) -> None:
+    largest = largest_prime_factor(number)
+    assert number % largest == 0
+    assert all(largest % divisor for divisor in range(2, largest))
+    rest = number
+    while rest % largest == 0 and largest > 1:
+        rest //= largest
+    assert largest_prime_factor(rest) < largest or number == 1
+    fast = fast_length(number)
+    assert fast >= number
+    assert largest_prime_factor(fast) <= 7
+    assert all(largest_prime_factor(length) > 7 for length in range(number, fast))
+
+
+class TestTable:
+    """The table "Costs" of NIFF's description, at C = 64, 56 × 56, B = 8."""
+
+    pixels, elements, log = 56 * 56, 8 * 64 * 56 * 56, log2(56 * 56)
+
+    def test_convolutions(self) -> None:
+        assert cost("dense", 7).flops() == 2 * 49 * 64 * self.elements
+        assert cost("depthwise", 31).flops() == 2 * 31**2 * self.elements
+        assert cost("strip", 31).flops() == 4 * 31 * self.elements
+        assert cost("dense", 3, mode="training").flops("backward") == 2 * cost("dense", 3).flops()
+
+    @pytest.mark.parametrize(
+        ("mlp", "flops"), [("tiny", 64 + 32 * 64), ("small", 192 + 16 * 64), ("big", 24704 + 128 * 64)]
+    )
+    def test_generation_is_its_own_term(self, mlp: str, flops: int) -> None:
+        published = cost("niff-depthwise/published", mlp=mlp)
+        assert step(published, "filter generation").flops == self.pixels * flops
+        training = cost("niff-depthwise/published", mlp=mlp, mode="training")
+        assert step(training, "filter generation", "backward").flops == 2 * self.pixels * flops
+
+    def test_published_depthwise(self) -> None:
+        total = cost("niff-depthwise/published")
+        within = total.flops() - step(total, "filter generation").flops
+        assert within == pytest.approx(self.elements * (10 * self.log + 6), rel=1e-5)
+        training = cost("niff-depthwise/published", mode="training")
+        assert step(training, "product", "backward").flops == 14 * self.elements
+
+    def test_rfft_depthwise(self) -> None:
+        cached = cost("niff-depthwise/cached").flops()
+        assert cached == pytest.approx(self.elements * (5 * self.log + 6 * 29 / 56), rel=1e-5)
+        # torch's r2c goes back through a complex FFT.
+        training = cost("niff-depthwise/rfft", mode="training")
+        assert step(training, "forward fft", "backward").flops == 8 * 64 * fft_flops(self.pixels)
+
+    def test_full(self) -> None:
+        published = cost("niff-full/published", out=32)  # type: ignore[arg-type]
+        within = published.flops() - step(published, "filter generation").flops
+        assert within == pytest.approx(8 * self.pixels * (5 * self.log * 96 + 8 * 64 * 32), rel=1e-5)
+        half = cost("niff-full/cached", out=32).flops()  # type: ignore[arg-type]
+        assert half == pytest.approx(
+            8 * self.pixels * (2.5 * self.log * 96 + 4 * 64 * 32), rel=0.03
+        )  # 29 columns of 56 are more than half
+
+    def test_pointwise(self) -> None:
+        published = cost("niff-pointwise/published", out=256).flops()  # type: ignore[arg-type]
+        assert published == pytest.approx(8 * self.pixels * (4 * 64 * 256 + 5 * self.log * 320), rel=1e-5)
+        elided = cost("niff-pointwise/elided", out=256).flops()  # type: ignore[arg-type]
+        assert elided == 8 * self.pixels * 2 * 64 * 256
+
+    @pytest.mark.parametrize(
+        ("kind", "mlp", "parameters"),
+        [
+            ("depthwise", "small", 120 + 10 * 64),
+            ("depthwise", "big", 12704 + 66 * 64),
+            ("full", "tiny", 48 + 18 * 64 * 32),
+            ("pointwise", None, 64 * 32),
+            ("split", "small", 120 + 10 * 64 + 64 * 32),
+        ],
+    )
+    def test_parameters(self, kind: str, mlp: str | None, parameters: int) -> None:
+        options = {"mlp": mlp} if mlp else {}
+        out = 64 if kind == "depthwise" else 32
+        assert cost(f"niff-{kind}/published", out=out, **options).parameters == parameters  # type: ignore[arg-type]
+
+    def test_bytes_per_element(self) -> None:
+        """204 as published, 32 with real FFTs, 24 with 1/N folded into the filter, 8 at best; filters apart."""
+        published = cost("niff-depthwise/published")
+        assert published.bytes_own == 204 * self.elements + self._filter(published, 8 * 64 * self.pixels)
+        for name, kernel, per_element in (("niff-depthwise/cached", None, 32), ("fft-depthwise", 9, 24)):
+            real = cost(name, kernel)
+            shape = Transform(56, 56, 4)
+            spare = 4 * (shape.spectra(512) - shape.images(512))  # four passes over 58 numbers a row, not 56
+            expected = per_element * self.elements + spare + self._filter(real, shape.spectra(64))
+            assert real.bytes_own == expected
+        assert published.bytes_floor == 8 * self.elements + 4 * published.parameters
+
+    @staticmethod
+    def _filter(cost: Cost, filter_bytes: int) -> int:
+        """What the filter adds: making it, and reading it in the product."""
+        generation = sum(s.bytes for s in cost.steps if s.name == "filter generation")
+        return generation + filter_bytes
+
+    def test_full_filter_at_every_resnet_stage(self) -> None:
+        for channels, side in ((64, 56), (128, 28), (256, 14), (512, 7)):
+            assert Transform(side, side, 4).full_spectra(channels**2) == pytest.approx(102.8e6, rel=1e-3)
+
+    @pytest.mark.parametrize(
+        ("side", "published", "rfft"), [(7, 5.6, 4.0), (28, 7.1, 5.1), (56, 7.8, 5.5), (112, 8.4, 6.0)]
+    )
+    def test_flop_crossovers_against_depthwise(self, side: int, published: float, rfft: float) -> None:
+        """The kernel side at which 2k² equals the FLOPs an element, the filter made beforehand."""
+        problem = Problem(1, 64, 64, side, side)
+        options = (("grid", "paper"), ("mlp", "small"))
+        for form, expected in (("published", published), ("cached", rfft)):
+            name = f"niff-depthwise/{form}"
+            total = catalogue()[name].cost(Case(name, problem, options=options))
+            flops = sum(s.flops for s in total.steps if s.name != "filter generation")
+            assert (flops / (64 * side**2) / 2) ** 0.5 == pytest.approx(expected, abs=0.06)

@@ -1,0 +1,164 @@
+"""The three witnesses agree, over the whole catalogue, or the reason has a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from operator_cases import LAYERS, case_of, cases
+from torch import Tensor, nn
+
+from niffbench.case import Case, Mode, Problem
+from niffbench.cost.closed import Cost, Step
+from niffbench.cost.counters import Counted, count
+from niffbench.cost.subject import fake
+from niffbench.cost.witness import Disagreement, witnesses
+from niffbench.operators.catalogue import catalogue
+from niffbench.records import CostRecord
+
+PROBLEM = Problem(2, 8, 8, 12, 10)
+
+
+def told(case: Case) -> CostRecord:
+    return witnesses(catalogue()[case.operator], case)
+
+
+def counted(case: Case) -> Counted:
+    with fake(catalogue()[case.operator], case) as call:
+        return count(call)
+
+
+def may_differ(case: Case) -> bool:
+    """The one known case: a linear map with channels last, over a single channel."""
+    return case.problem.channels == 1 and dict(case.options).get("layout") == "nhwc"
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(cases())
+def test_witnesses_agree_to_the_last_flop(case: Case) -> None:
+    record = told(case)
+    if record.disagreement is not None:
+        assert may_differ(case), record.disagreement
+        assert record.disagreement.startswith(Disagreement.ONE_CHANNEL)
+        return
+    assert record.counted == record.closed == sum(step.flops for step in record.steps)
+    assert record.fvcore == record.closed_forward
+    if case.problem.mode != "training":
+        assert record.closed == record.closed_forward
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_operator_at_an_ordinary_size(name: str, mode: Mode) -> None:
+    options = {"modes": 4} if name == "spectral" else {}
+    record = told(case_of(name, replace(PROBLEM, mode=mode), 5, **options))
+    assert record.disagreement is None
+    assert record.counted == record.closed > 0
+    assert record.fvcore == record.closed_forward
+    assert record.bytes_own >= record.bytes_floor
+    assert len({(step.name, step.direction) for step in record.steps}) == len(record.steps)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_bytes_are_what_the_dispatcher_moves(name: str) -> None:
+    """Forward to the byte. Backward the big passes: a leaf's gradient is also put in order, which is not ours."""
+    options = {"modes": 4} if name == "spectral" else {}
+    problem = replace(PROBLEM, channels=16, channels_out=16, height=28, width=28)
+    forward = case_of(name, problem, 5, **options)
+    assert told(forward).bytes_own == counted(forward).traffic
+    training = case_of(name, replace(problem, mode="training"), 5, **options)
+    assert told(training).bytes_own == pytest.approx(counted(training).traffic, rel=0.12)
+
+
+def test_one_channel_is_the_named_exception() -> None:
+    case = case_of("niff-pointwise/rfft", replace(PROBLEM, channels=1, mode="inference"), layout="nhwc")
+    record = told(case)
+    assert record.disagreement is not None
+    assert record.disagreement.startswith(Disagreement.ONE_CHANNEL)
+    assert record.counted == record.fvcore
+    assert record.counted is not None
+    assert record.closed - record.counted == 2 * 2 * 8 * 12 * 6  # one addition for each product
+    assert told(replace(case, problem=replace(case.problem, channels=2))).disagreement is None
+
+
+@dataclass(frozen=True)
+class Misstated:
+    """A convolution whose closed form is what it is told."""
+
+    stated: int
+    operation: str = "conv"
+
+    def cost(self, case: Case) -> Cost:
+        return Cost((Step("convolution", "forward", self.stated, 0),), 0, 0)
+
+    def build(self, case: Case) -> nn.Module:
+        return _Cumulative() if self.operation == "cumsum" else nn.Conv2d(8, 8, 1, bias=False)
+
+
+class _Cumulative(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumsum(-1)
+
+
+def test_a_wrong_closed_form_is_found_out() -> None:
+    true = 2 * 64 * 2 * 120
+    case = Case("misstated", PROBLEM)
+    assert witnesses(Misstated(true), case).disagreement is None
+    reason = witnesses(Misstated(true + 1), case).disagreement
+    assert reason is not None
+    assert reason.startswith(Disagreement.UNEXPLAINED)
+    assert f"{true + 1:,}" in reason
+    assert f"{true:,}" in reason
+
+
+def test_an_unpriced_operation_is_found_out() -> None:
+    reason = witnesses(Misstated(0, "cumsum"), Case("misstated", PROBLEM)).disagreement
+    assert reason is not None
+    assert reason.startswith(Disagreement.UNPRICED)
+    assert "cumsum" in reason
+
+
+def test_stock_counters_see_nothing_of_a_cached_layer() -> None:
+    record = told(case_of("niff-depthwise/cached", PROBLEM))
+    assert record.stock_torch == record.stock_fvcore == 0
+    assert "aten._fft_r2c" in record.missed
+    assert "aten::fft_irfft2" in record.missed
+
+
+def test_stock_torch_over_counts_depthwise_training() -> None:
+    record = told(case_of("depthwise", replace(PROBLEM, mode="training"), 7))
+    assert record.stock_torch is not None
+    assert record.stock_torch > 2 * record.closed
+    assert record.missed == []
+
+
+def test_the_share_that_stock_counters_see() -> None:
+    """At C = 64, 56² with the big MLP about 80 % of the whole, all filter generation; with the tiny one 22 %."""
+    problem = Problem(1, 64, 64, 56, 56)
+    big = told(case_of("niff-depthwise/published", problem, mlp="big"))
+    assert big.stock_torch is not None
+    assert big.stock_torch / big.closed == pytest.approx(0.80, abs=0.03)
+    tiny = told(case_of("niff-depthwise/published", problem, mlp="tiny"))
+    assert tiny.stock_torch is not None
+    assert tiny.stock_torch / tiny.closed == pytest.approx(0.22, abs=0.03)
+
+
+def test_largest_prime_factor_is_that_of_the_transforms() -> None:
+    odd = replace(PROBLEM, height=127, width=14)
+    assert told(case_of("niff-depthwise/rfft", odd)).largest_prime_factor == 127
+    assert told(case_of("fft-depthwise-padded", odd, 7)).largest_prime_factor == 5  # 135 × 18
+    assert told(case_of("depthwise", odd, 7)).largest_prime_factor is None
+
+
+@settings(max_examples=15, deadline=None)
+@given(cases(modes=("inference",)))
+def test_counting_changes_nothing_that_could_be_timed(case: Case) -> None:
+    """The witnesses build modules of their own: no mode, no grad mode and no default dtype is left behind."""
+    assume(case.problem.dtype == "float32")
+    told(case)
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+    assert torch._C._len_torch_dispatch_stack() == 0
+    assert type(torch.zeros(1)) is Tensor
