@@ -1,4 +1,5 @@
-"""Reports of runs: HTML, Markdown, a table, plots, and what is printed at the end of a run. Nothing here loads torch.
+"""Reports of runs: HTML, Markdown, a table, plots, and what is printed at the end of a run. Nothing here loads
+torch.
 
 Heavy libraries (matplotlib, pandas) are loaded by the calls, not by the import.
 """
@@ -18,10 +19,11 @@ __all__ = ["terminal", "write"]
 
 
 def write(runs: Run | Sequence[Run], directory: Path) -> Path:
-    """Write ``report.html``, ``report.md``, ``table.csv`` and ``plots/`` into ``directory``; return the page's path.
+    """Write ``report.html``, ``report.md``, ``table.csv`` and ``plots/`` into ``directory``; return the page's
+    path.
 
-    Several runs are put side by side, the first being what the others are compared with. Each file is written whole or
-    not at all, the page last; equal runs give equal bytes.
+    Several runs are put side by side, the first being what the others are compared with. Each file is written
+    whole or not at all, the page last; equal runs give equal bytes.
 
     Raises UsageError when ``directory`` cannot be written, ValueError without a run.
     """
@@ -31,7 +33,7 @@ def write(runs: Run | Sequence[Run], directory: Path) -> Path:
 
 
 def terminal(run: Run) -> RenderableType:
-    """What a run ends with on a terminal: per problem, operators with latency, memory and FLOPs, the winners marked."""
+    """What a run ends with on a terminal: per problem, operators in latency, memory and FLOPs, winners marked."""
     from niffbench.report.console import closing
 
     return closing(run)

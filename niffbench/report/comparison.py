@@ -1,7 +1,7 @@
 """Several runs side by side: the same cases on other machines, or at other commits. Nothing is judged here.
 
-Runs are independent, so their ratios are not paired (Welch on logs). Whether a change is a regression is another question,
-with corrections across the suite: :mod:`niffbench.regress` answers it.
+Runs are independent, so their ratios are not paired (Welch on logs). Whether a change is a regression is
+another question, with corrections across the suite: :mod:`niffbench.regress` answers it.
 """
 
 from __future__ import annotations
@@ -68,10 +68,13 @@ def unlike(digests: Sequence[Digest]) -> tuple[str, ...]:
                 "Their latencies tell of the machines as much as of the code."
             )
         if first.run.manifest.suite.source_hash != other.run.manifest.suite.source_hash:
-            found.append(f"{first.name} and {other.name} ran different suites; only the cases they share are compared.")
+            found.append(
+                f"{first.name} and {other.name} ran different suites; only the cases they share are compared."
+            )
         if first.regime != other.regime:
             found.append(
-                f"The main regimes differ ({first.regime} and {other.regime}): latencies of {other.name} are not compared."
+                f"The main regimes differ ({first.regime} and {other.regime}): "
+                f"latencies of {other.name} are not compared."
             )
     return tuple(found)
 
@@ -87,17 +90,20 @@ def table(digests: Sequence[Digest], found: Sequence[Pair]) -> Table:
         any_ = next(iter(some.values()))
         items = [Item(any_.group.label), Item(any_.row.label), _value(any_.row)]
         for place, other in enumerate(others, start=1):
-            pair = some.get(place)
+            here = some.get(place)
             items += [
-                _value(pair.other) if pair else Item(text.MISSING),
-                *(_times(pair, key, first, other) for key in ("latency", "memory", "flops")),
+                _value(here.other) if here else Item(text.MISSING),
+                *(_times(here, key, first, other) for key in ("latency", "memory", "flops")),
             ]
         rows.append(tuple(items))
     columns = [Column("problem"), Column("operator"), Column(f"{first.regime} latency, {first.name}", True)]
     for other in others:
         columns += [
             Column(f"{other.regime} latency, {other.name}", True),
-            *(Column(f"× {noun}", True, f"{other.name} over {first.name}") for noun in ("latency", "memory", "FLOPs")),
+            *(
+                Column(f"× {noun}", True, f"{other.name} over {first.name}")
+                for noun in ("latency", "memory", "FLOPs")
+            ),
         ]
     left = len(by_case) - len(rows)
     return Table(

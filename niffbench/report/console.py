@@ -17,7 +17,6 @@ from niffbench.report.tables import UNLIKE
 
 MOST_ROWS = 80
 """Operator rows that are listed; a larger run gets one line a problem."""
-MOST_REASONS = 6
 
 
 def closing(run: Run) -> RenderableType:
@@ -30,37 +29,24 @@ def closing(run: Run) -> RenderableType:
         parts.append(_problems(digest))
     parts.append(Text(_legend(digest), style="dim"))
     parts.append(Text(f"Measured: {measured(digest)}"))
-    parts += [Text(reason, style="red") for reason in _reasons(digest)]
     parts += [Text(notice, style="yellow") for notice in notices(digest)]
     return Lines(*parts)
 
 
 def _legend(digest: Digest) -> str:
-    said = [f"Latency: {digest.regime}, median of {text.plural(digest.rounds, 'round')}; memory: peak above inputs."]
+    said = [
+        f"Latency: {digest.regime}, median of {text.plural(digest.rounds, 'round')}; memory: peak above inputs."
+    ]
     said.append(f"×: ratio to {digest.baseline} [95 % interval]. ★: best, or not to be told from the best.")
     if any(not row.like_baseline for row in digest.rows):
         said.append(f"{UNLIKE}: computes another function than the baseline.")
     return " ".join(said)
 
 
-def _reasons(digest: Digest) -> list[str]:
-    """Why rows have no numbers, one line a status and reason, the most frequent first."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for row in digest.rows:
-        for status, reason in row.reasons.items():
-            found.setdefault((status, reason), []).append(row.label)
-    ranked = sorted(found.items(), key=lambda item: -len(item[1]))
-    said = [
-        f"  {status}: {text.listing(list(dict.fromkeys(labels)), 2)}: {text.clean(reason, 90)}"
-        for (status, reason), labels in ranked[:MOST_REASONS]
-    ]
-    return said + ([f"  and {len(ranked) - MOST_REASONS} more reasons in the report"] if len(ranked) > MOST_REASONS else [])
-
-
 def _operators(digest: Digest, group: Group) -> Table:
-    table = Table(title=f"\n{group.label}", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0),
-                  pad_edge=False)  # fmt: skip
-    table.add_column("operator", no_wrap=True, overflow="ellipsis", max_width=30)
+    table = Table(title=f"\n{group.label}", title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.title_style = "bold"
+    table.add_column("operator", overflow="fold", max_width=40)
     for heading in ("latency", "×", "memory", "×", "FLOPs", "×"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in group.rows:

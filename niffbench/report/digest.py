@@ -1,7 +1,7 @@
 """The digest of a run: cases brought together into comparable groups, each value with its interval over rounds.
 
-A *group* is one problem executed one way; its rows are operators, and nothing is ever compared across groups. Terminal,
-HTML, Markdown, CSV and plots all show this one digest, so that they cannot disagree.
+A *group* is one problem executed one way; its rows are operators, and nothing is ever compared across groups.
+Terminal, HTML, Markdown, CSV and plots all show this one digest, so that they cannot disagree.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Cell:
 
 
 def aligned(*cells: Cell | None) -> list[list[float | None]]:
-    """The rounds of several cells side by side: value i of each comes from the same round, None where it has none."""
+    """The rounds of several cells side by side: value i of each is of the same round, None where it has none."""
     rounds = sorted({round_ for cell in cells if cell for round_ in cell.rounds})
     return [[cell.rounds.get(round_) if cell else None for round_ in rounds] for cell in cells]
 
@@ -60,8 +60,8 @@ class Row:
     """One case: an operator on the group's problem, with all that its rounds learned.
 
     ``statuses`` counts rounds by status; ``reasons`` maps each status other than ``ok`` to its first reason.
-    ``like_baseline`` is False where the row computes another function than the baseline, or at another boundary: its
-    ratio is then one of unlike things, and marked.
+    ``like_baseline`` is False where the row computes another function than the baseline, or at another
+    boundary: its ratio is then one of unlike things, and marked.
     """
 
     case: Case
@@ -124,7 +124,8 @@ class Row:
 class Winner:
     """The best row of a group in one quantity.
 
-    ``tied``: rows that its rounds cannot tell from it; ``certain`` is False where there are too few rounds to tell.
+    ``tied``: rows that its rounds cannot tell from it; ``certain`` is False where there are too few rounds to
+    tell.
     """
 
     row: Row

@@ -16,7 +16,7 @@ def facts(digest: Digest) -> tuple[Fact, ...]:
     must, should = manifest.fingerprint.must, manifest.fingerprint.should
     found: list[Fact] = [
         ("suite", f"{text.clean(manifest.suite.name)}: {text.clean(manifest.suite.description, 200)}"),
-        ("device", _first(must.get("gpu"), should.get("cpu"), manifest.device)),
+        ("device", _first(must.get("gpu"), must.get("processor"), should.get("cpu"), manifest.device)),
     ]
     if must.get("gpu"):
         found.append(("host", _first(should.get("cpu"))))
@@ -71,7 +71,12 @@ def notices(digest: Digest) -> tuple[str, ...]:
     flags = Counter(flag for row in digest.rows for flag in row.flags)
     for flag, number in sorted(flags.items()):
         found.append(f"{text.plural(number, 'case')} flagged {flag} in at least one round.")
-    return (*found, *(text.clean(note, 300) for note in run.manifest.notes))
+    return tuple(found)
+
+
+def notes(digest: Digest) -> tuple[str, ...]:
+    """What the run itself wrote down."""
+    return tuple(text.clean(note, 300) for note in digest.run.manifest.notes)
 
 
 def duration(seconds: float) -> str:

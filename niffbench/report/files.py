@@ -10,7 +10,8 @@ from niffbench.errors import UsageError
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write ``path`` by way of a temporary file beside it, so that an interrupt leaves the old file or the new one.
+    """Write ``path`` by way of a temporary file beside it, so that an interrupt leaves the old file or the new
+    one.
 
     Raises UsageError when the place cannot be written.
     """

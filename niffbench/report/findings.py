@@ -33,7 +33,10 @@ class Finding:
 
 
 def findings(
-    digest: Digest, slices: Mapping[Axis, Sequence[Slice]], growths: Sequence[Growth], exchanges: Sequence[Exchange]
+    digest: Digest,
+    slices: Mapping[Axis, Sequence[Slice]],
+    growths: Sequence[Growth],
+    exchanges: Sequence[Exchange],
 ) -> tuple[Finding, ...]:
     """All that the intervals support, the most asked for first."""
     found: list[Finding] = []
@@ -58,7 +61,7 @@ def findings(
 
 
 def mean_ratio(base: Sequence[Cell], other: Sequence[Cell]) -> Interval:
-    """The geometric mean over problems of the ratio other/base, with its interval over rounds that have them all."""
+    """The geometric mean over problems of the ratio other/base; its interval is over rounds that have them all."""
     share = 1 / len(base)
     weights = [-share] * len(base) + [share] * len(other)
     logs = combination(aligned(*base, *other), weights, shared=True, confidence=CONFIDENCE)
@@ -66,7 +69,7 @@ def mean_ratio(base: Sequence[Cell], other: Sequence[Cell]) -> Interval:
 
 
 def _settings(digest: Digest) -> dict[Setting, list[Group]]:
-    """Groups by what is no extent (mode, dtype, memory format, execution); at most the two with the most groups."""
+    """Groups by what is no extent (mode, dtype, memory format, execution): the two with the most groups."""
     found: dict[Setting, list[Group]] = {}
     for group in digest.groups:
         p = group.problem
@@ -130,10 +133,6 @@ def _worth(ratio: float) -> bool:
     return abs(log(ratio)) >= LEAST
 
 
-def _capital(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
-
-
 def _of(some: int, all_: int) -> str:
     if some < all_:
         return f"{some} of {all_} problems"
@@ -184,7 +183,9 @@ def _winners(digest: Digest, setting: Setting, groups: Sequence[Group]) -> Itera
             ranked = sorted(wins.items(), key=lambda item: -item[1])
             said = [f"{label} at {_of(number, judged)}" for label, number in ranked]
             yield Finding(
-                f"{_in(setting)}, the {metric.best} of all operators is {text.listing(said)}.", "overview", ranked[0][0]
+                f"{_in(setting)}, the {metric.best} of all operators is {text.listing(said)}.",
+                "overview",
+                ranked[0][0],
             )
 
 
@@ -221,7 +222,7 @@ def _exchange(latency: Exchange, flops: Exchange | None, axis: Axis) -> str:
         if _worth(apart):
             how = f"{text.times(apart)} too early" if apart > 1 else f"{text.times(1 / apart)} too late"
             other = f"; FLOPs alone put the crossover at {text.digits(by_flops)}, {how}"
-    return f"{_capital(text.listing(said, 4))} ({latency.slice.fixed}{alike}){other}."
+    return f"{text.capital(text.listing(said, 4))} ({latency.slice.fixed}{alike}){other}."
 
 
 def _crossing(crossing: Crossing, exchange: Exchange, axis: Axis) -> str:
@@ -242,7 +243,12 @@ def _exponents(slices: Mapping[Axis, Sequence[Slice]], growths: Sequence[Growth]
             if growth.slice is not first or growth.metric.key != "latency" or fit.theory is None:
                 continue
             apart = None if fit.slope.estimate is None else fit.slope.estimate - fit.theory
-            if fit.slope.estimate is not None and apart and abs(apart) >= LEAST_SLOPE and fit.slope.excludes(fit.theory):
+            if (
+                fit.slope.estimate is not None
+                and apart
+                and abs(apart) >= LEAST_SLOPE
+                and fit.slope.excludes(fit.theory)
+            ):
                 slower = "slower" if fit.slope.estimate < fit.theory else "faster"
                 yield Finding(
                     f"{growth.operator}'s {growth.metric.noun} grows with {WORDS[axis]} to the power "
@@ -277,8 +283,9 @@ def _counters(digest: Digest) -> Iterator[Finding]:
     shares = [row.stock_share for row in digest.rows if is_niff(row) and row.stock_share is not None]
     if shares and min(shares) < 0.995:
         low, high = text.percent(min(shares)), text.percent(max(shares))
+        seen = low if low == high else f"{low} to {high}"
         yield Finding(
-            f"Stock FLOP counters see {low if low == high else f'{low} to {high}'} of the FLOPs of the NIFF layers.",
+            f"Stock FLOP counters see {seen} of the FLOPs of the NIFF layers.",
             "witnesses",
             "niff",
         )

@@ -21,7 +21,7 @@ _COMPARED: tuple[Key, ...] = ("latency", "memory", "flops", "bytes")
 
 def gather(run: Run) -> Digest:
     """Digest a run. Time and memory are linear in its records."""
-    regime = _main_regime(run.records)
+    regime = main_regime(run.records)
     by_case: dict[str, list[Record]] = {}
     for record in run.records:
         by_case.setdefault(record.id, []).append(record)
@@ -42,7 +42,8 @@ def gather(run: Run) -> Digest:
     )
 
 
-def _main_regime(records: Iterable[Record]) -> Regime:
+def main_regime(records: Iterable[Record]) -> Regime:
+    """The regime that stands for latency in a run: the first of REGIME_ORDER that any record has."""
     present = {regime for record in records for regime in record.latency}
     return next((regime for regime in metrics.REGIME_ORDER if regime in present), "steady")
 

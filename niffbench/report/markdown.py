@@ -71,7 +71,9 @@ def _table(table: Table, most: int) -> str:
     rule = "|" + "|".join("---:" if column.numeric else "---" for column in table.columns) + "|"
     body = ["| " + " | ".join(map(_item, row)) + " |" for row in table.rows[:most]]
     cut = len(table.rows) - len(body)
-    caption = " ".join(filter(None, (markdown(table.caption, 600), f"{text.plural(cut, 'row')} left out." if cut else "")))
+    caption = " ".join(
+        filter(None, (markdown(table.caption, 600), f"{text.plural(cut, 'row')} left out." if cut else ""))
+    )
     whole = "\n".join([heads, rule, *body]) + (f"\n\n{caption}" if caption else "")
     if len(body) <= 12:
         return f"#### {markdown(table.title)}\n\n{whole}"

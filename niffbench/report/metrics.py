@@ -60,8 +60,11 @@ def value(record: Record, key: Key, regime: Regime) -> float | None:
 def latency_of(record: Record, regime: Regime) -> float | None:
     """The round's median in one regime, in seconds.
 
-    None unless the record is ``ok`` and has samples of it; a clock that shows zero, less or no number measured nothing.
+    None unless the record is ``ok`` and has samples of it; a clock that shows zero, less or no number measured
+    nothing.
     """
     series = record.latency.get(regime) if record.status == "ok" else None
-    middle = median(series.samples) if series and series.samples else 0.0
-    return middle if middle > 0 and isfinite(middle) else None
+    if not series or not series.samples or not isfinite(sum(series.samples)):
+        return None
+    middle = median(series.samples)
+    return middle if middle > 0 else None

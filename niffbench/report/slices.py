@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
@@ -41,8 +42,9 @@ class Point:
 class Slice:
     """Curves over one axis, everything else held fixed as ``fixed`` says.
 
-    ``setting``: the part of it that is no extent: dtype, memory format, mode, execution. ``curves``: by operator, ascending in the axis. ``level`` (kernel axis only): operators that have no kernel, one
-    point each, at no place on the axis.
+    ``setting``: the part of it that is no extent: dtype, memory format, mode, execution. ``curves``: by
+    operator, ascending in the axis. ``level`` (kernel axis only): operators that have no kernel, one point
+    each, at no place on the axis.
     """
 
     axis: Axis
@@ -105,21 +107,35 @@ def _fixed(group: Group, axis: Axis) -> tuple[object, ...]:
 
 
 def _slice(axis: Axis, points: Sequence[Point]) -> Slice:
-    curves: dict[str, list[Point]] = {}
-    level: dict[str, Point] = {}
-    some = points[0]
+    """Curves are told apart by what their cases are, and named by their labels, which need not be unique."""
+    curves: dict[tuple[object, ...], list[Point]] = {}
+    level: dict[tuple[object, ...], Point] = {}
     for point in points:
-        if axis == "kernel" and point.row.case.kernel is None:
-            level[point.row.label] = point
+        case = point.row.case
+        if axis == "kernel" and case.kernel is None:
+            level[case.operator, case.options] = point
         else:
-            name = without_kernel(point.row) if axis == "kernel" else point.row.label
-            curves.setdefault(name, []).append(point)
-    whole = {
-        name: tuple(sorted(curve, key=lambda point: point.at)) for name, curve in curves.items() if len(curve) > 1
-    }
-    problem = some.group.problem
-    setting = (problem.dtype, problem.memory_format, problem.mode, some.group.execution)
-    return Slice(axis, describe(some.group, axis), setting, whole, level)
+            kernel = None if axis == "kernel" else case.kernel
+            curves.setdefault((case.operator, case.options, kernel), []).append(point)
+    named: dict[str, tuple[Point, ...]] = {}
+    for curve in curves.values():
+        if len(curve) > 1:
+            row = curve[0].row
+            name = _unused(without_kernel(row) if axis == "kernel" else row.label, named)
+            named[name] = tuple(sorted(curve, key=lambda point: point.at))
+    named_level: dict[str, Point] = {}
+    for point in level.values():
+        named_level[_unused(point.row.label, {**named, **named_level})] = point
+    group = points[0].group
+    problem = group.problem
+    setting = (problem.dtype, problem.memory_format, problem.mode, group.execution)
+    return Slice(axis, describe(group, axis), setting, named, named_level)
+
+
+def _unused(name: str, taken: Mapping[str, object]) -> str:
+    """``name``, or the first of ``name (2)``, ``name (3)`` … that is not taken."""
+    candidates = itertools.chain([name], (f"{name} ({number})" for number in itertools.count(2)))
+    return next(candidate for candidate in candidates if candidate not in taken)
 
 
 def describe(group: Group, axis: Axis) -> str:

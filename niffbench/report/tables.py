@@ -45,7 +45,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. ``name`` is its anchor; ``anchors`` gives rows ids; ``filters`` whether it is long enough to search."""
+    """A table. ``name`` is its anchor, ``anchors`` are its rows'; ``filters``: it is worth searching."""
 
     name: str
     title: str
@@ -75,8 +75,9 @@ def answers(digest: Digest) -> Table:
             ),
         ),
         tuple(rows),
-        f"Ratios are to {digest.baseline}, with 95 % intervals over {text.plural(digest.rounds, 'round')}. ≈ names "
-        f"operators that the rounds cannot tell from the winner; {UNLIKE} computes another function than the baseline.",
+        f"Ratios are to {digest.baseline}, with 95 % intervals over {text.plural(digest.rounds, 'round')}. "
+        f"≈ names operators that the rounds cannot tell from the winner; {UNLIKE} computes another function than "
+        "the baseline.",
         filters=len(rows) > 12,
     )
 
@@ -160,8 +161,8 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
         "Every case",
         columns,
         tuple(rows),
-        f"The best of each problem is bold. {UNLIKE}: computes another function than {digest.baseline}, or at another "
-        "boundary. Latencies are never mixed across regimes.",
+        f"The best of each problem is bold. {UNLIKE}: computes another function than {digest.baseline}, or at "
+        "another boundary. Latencies are never mixed across regimes.",
         filters=True,
         anchors=tuple(anchors),
     )
@@ -186,7 +187,9 @@ def _pair(row: Row, group: Group, metric: Metric) -> tuple[Item, Item]:
     if cell.ratio is None:
         return value, Item(text.MISSING)
     unlike = "" if row.like_baseline else UNLIKE
-    return value, Item(unlike + text.times(cell.ratio.estimate), text.brackets(cell.ratio), cell.ratio.estimate, mark)
+    return value, Item(
+        unlike + text.times(cell.ratio.estimate), text.brackets(cell.ratio), cell.ratio.estimate, mark
+    )
 
 
 def _ends(interval: Interval, metric: Metric) -> str:
@@ -221,7 +224,15 @@ def failures(digest: Digest) -> Table:
                     f" (needs {text.size_of(row.needed)}, has {text.size_of(row.available)})" if row.needed else ""
                 )
                 rounds = f"{row.statuses[status]} of {sum(row.statuses.values())}"
-                rows.append((Item(status, mark="bad"), Item(row.label), Item(group.label), Item(rounds), Item(reason + bytes_)))
+                rows.append(
+                    (
+                        Item(status, mark="bad"),
+                        Item(row.label),
+                        Item(group.label),
+                        Item(rounds),
+                        Item(reason + bytes_),
+                    )
+                )
     for excluded in digest.run.manifest.suite.excluded:
         shown = [text.clean(part, 200) for part in (excluded.label, excluded.problem, excluded.reason)]
         rows.append((Item("excluded", mark="quiet"), Item(shown[0]), Item(shown[1]), Item(""), Item(shown[2])))
@@ -266,14 +277,18 @@ def exponents(growths: Sequence[Growth]) -> Table:
             Column("axis"),
             Column("held fixed"),
             Column("exponent", True, "log–log slope over all FFT-friendly values, 95 % interval over rounds"),
-            Column("theory", True, "the same slope of the closed-form FLOPs (latency) or the predicted peak (memory)"),
+            Column(
+                "theory", True, "the same slope of the closed-form FLOPs (latency) or the predicted peak (memory)"
+            ),
             Column("local slopes", True, "smallest and largest slope between neighbouring values"),
-            Column("large primes", True, "exponent of sizes with a large prime factor; their cost against neighbours"),
+            Column(
+                "large primes", True, "exponent of sizes with a large prime factor; their cost against neighbours"
+            ),
             Column("range", True),
             Column("misfit", True, "largest distance of a point from the fitted line"),
         ),
         tuple(rows),
-        "An exponent says how well a slope is known, not that one power law holds: see the local slopes and the misfit.",
+        "An interval says how well a slope is known, not that one power law holds: see local slopes and misfit.",
         filters=len(rows) > 12,
     )
 
@@ -288,7 +303,7 @@ def _penalties(growth: Growth) -> str:
 
 
 def crossovers(exchanges: Sequence[Exchange]) -> Table:
-    """Where each NIFF form and each spatial operator change places: one line a pair and slice, a column a quantity."""
+    """Where each NIFF form and spatial operator change places: one line a pair and slice, a column a quantity."""
     keys = list(dict.fromkeys(exchange.metric.key for exchange in exchanges))
     nouns = {exchange.metric.key: exchange.metric.noun for exchange in exchanges}
     lines: dict[tuple[str, str, str, str], dict[str, Exchange]] = {}
@@ -311,8 +326,8 @@ def crossovers(exchanges: Sequence[Exchange]) -> Table:
             *(Column(nouns[key], True, f"where the two cost the same in {nouns[key]}") for key in keys),
         ),
         tuple(rows),
-        f"Interpolated between measured values on log–log scales; 95 % intervals over rounds. {UNLIKE}: not the same "
-        "function as the NIFF form.",
+        f"Interpolated between measured values on log–log scales; 95 % intervals over rounds. {UNLIKE}: not the "
+        "same function as the NIFF form.",
         filters=len(rows) > 12,
     )
 
@@ -331,7 +346,7 @@ def _crossing(exchange: Exchange | None) -> Item:
 
 
 def witnesses(digest: Digest) -> Table:
-    """The three witnesses of every operator's FLOPs, and what stock counters see; one line an operator and mode."""
+    """The three witnesses of each operator's FLOPs, and what stock counters see; one line an operator and mode."""
     rows = []
     seen: set[tuple[str, str]] = set()
     for group in digest.groups:
@@ -370,7 +385,7 @@ def witnesses(digest: Digest) -> Table:
             Column("known disagreement"),
         ),
         tuple(rows),
-        "Real FLOPs: a multiply-add is 2, a complex multiplication 6, an FFT 5 N log2 N, half for real data; nominal.",
+        "Real FLOPs: a multiply-add is 2, a complex product 6, an FFT nominally 5 N log2 N, half for real data.",
         filters=len(rows) > 12,
     )
 

@@ -1,4 +1,4 @@
-"""Numbers and words as people read them: three significant digits, a unit, and nothing that a terminal would obey."""
+"""Numbers and words as people read them: three significant digits, a unit, nothing that a terminal would obey."""
 
 from __future__ import annotations
 
@@ -139,6 +139,11 @@ def listing(names: Sequence[str], most: int = 3) -> str:
     """``a, b and c``; beyond ``most`` names the rest are counted."""
     shown = list(names[:most]) if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} others"]
     return shown[0] if len(shown) == 1 else ", ".join(shown[:-1]) + " and " + shown[-1] if shown else "none"
+
+
+def capital(sentence: str) -> str:
+    """The sentence with a capital first letter, the rest as it is."""
+    return sentence[:1].upper() + sentence[1:]
 
 
 def plural(number: int, noun: str) -> str:

@@ -35,7 +35,8 @@ class Growth:
 
 @dataclass(frozen=True)
 class Exchange:
-    """Where a NIFF form (``niff``) and a spatial operator (``spatial``) change places in one quantity along a slice.
+    """Where a NIFF form (``niff``) and a spatial operator (``spatial``) change places in one quantity along a
+    slice.
 
     Side "a" of the crossover is NIFF. ``alike``: both compute one function at one boundary.
     """
@@ -77,7 +78,7 @@ def growths(digest: Digest, slice_: Slice) -> list[Growth]:
 
 
 def exchanges(digest: Digest, slice_: Slice) -> list[Exchange]:
-    """Crossovers of every NIFF form with every spatial operator along a slice, in latency, memory, FLOPs and bytes."""
+    """Crossovers of each NIFF form with each spatial operator along a slice, in four quantities."""
     curves = dict(slice_.curves)
     places = slice_.positions
     for name, point in slice_.level.items():

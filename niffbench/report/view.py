@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from niffbench.records import Run
 from niffbench.report import tables, text
 from niffbench.report.digest import Digest, Group
-from niffbench.report.facts import Fact, facts, notices
+from niffbench.report.facts import Fact, facts, notes, notices
 from niffbench.report.findings import Finding, findings
 from niffbench.report.gather import gather
 from niffbench.report.plots.canvas import Plot, settings
@@ -20,6 +20,7 @@ from niffbench.report.plots.roofline import roofline
 from niffbench.report.plots.scaling import scaling
 from niffbench.report.plots.tradeoffs import errors, pareto
 from niffbench.report.plots.walls import walls
+from niffbench.report.profiles import measured_phases
 from niffbench.report.tables import Table
 from niffbench.report.trends import all_slices, exchanges, growths
 
@@ -58,7 +59,9 @@ class View:
         for row in self.digest.rows:
             for status, reason in row.reasons.items():
                 found.setdefault(status, []).append(reason)
-        return tuple((status, text.plural(len(r), "case"), text.clean(r[0])) for status, r in sorted(found.items()))
+        return tuple(
+            (status, text.plural(len(r), "case"), text.clean(r[0])) for status, r in sorted(found.items())
+        )
 
     @property
     def plots(self) -> tuple[Plot, ...]:
@@ -91,8 +94,15 @@ def view(run: Run) -> View:
                 [winners(digest), ratios(digest)],
                 [tables.crossovers(swaps)],
             ),
-            _section("cost", "What the cost is made of", [steps(digest)], [tables.witnesses(digest)]),
-            _section("roofline", "Against the machine", [roofline(digest, drawn)], [tables.achieved_rates(digest)]),
+            _section(
+                "cost",
+                "What the cost is made of",
+                [measured_phases(run.path), steps(digest)],
+                [tables.witnesses(digest)],
+            ),
+            _section(
+                "roofline", "Against the machine", [roofline(digest, drawn)], [tables.achieved_rates(digest)]
+            ),
             _section("tradeoffs", "What is traded for what", [pareto(digest, drawn), errors(digest, drawn)]),
             _section("memory", "Where memory ended", [walls(digest, drawn)]),
         ]
@@ -100,7 +110,7 @@ def view(run: Run) -> View:
     return View(
         digest=digest,
         facts=facts(digest),
-        notices=notices(digest),
+        notices=(*notices(digest), *notes(digest)),
         findings=findings(digest, slices, fits, swaps),
         answers=tables.answers(digest),
         failures=tables.failures(digest),

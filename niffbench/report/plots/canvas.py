@@ -1,6 +1,8 @@
-"""The sheet all plots are drawn on: sizes in inches, quiet axes, ticks with units, and files that are always the same.
+"""The sheet all plots are drawn on: sizes in inches, quiet axes, ticks with units, and files that are always
+the same.
 
-Text stays text in SVG, nothing depends on the time or on the machine's fonts, and dollar signs in a label mean dollars.
+Text stays text in SVG, nothing depends on the time or on the machine's fonts, and dollar signs in a label mean
+dollars.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ DPI = 144
 
 @dataclass(frozen=True)
 class Plot:
-    """A finished plot. ``name`` is its file's stem and its anchor; ``alt`` says what it shows to who cannot see it."""
+    """A finished plot. ``name`` is its file's stem and its anchor; ``alt`` tells it to who cannot see it."""
 
     name: str
     title: str
@@ -40,7 +42,7 @@ class Plot:
     wide: bool  # more than one panel across: scrolls sideways on a phone
 
     def inline(self, prefix: str = "") -> str:
-        """The SVG for a page: no prologue, ids of its own, its alternative text, and colours that follow the page's."""
+        """The SVG for a page: no prologue, ids of its own, alternative text, colours that follow the page's."""
         body = self.svg[self.svg.index("<svg") :]
         body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
         body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}{self.name}-", body)
@@ -54,7 +56,7 @@ class Plot:
 
 
 @cache
-def settings() -> Mapping[str, Any]:
+def settings() -> Mapping[Any, Any]:
     """What matplotlib is told. The hash salt and the one bundled font make files reproducible."""
     import seaborn
 
@@ -114,7 +116,8 @@ class Margins:
 def sheet(
     rows: int, columns: int, panel: tuple[float, float], margins: Margins = Margins(), *, below: float = 0.0
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of equal panels, each ``panel`` inches (width, height), with ``below`` inches kept free for a legend.
+    """A figure of equal panels, each ``panel`` inches (width, height), with ``below`` inches kept free for a
+    legend.
 
     Sizes are fixed rather than found by trial, which is several times faster and the same everywhere.
     """
@@ -181,7 +184,7 @@ def legend(figure: Figure, used: Mapping[str, Style], *, lines: bool = True) -> 
 
 
 def log_ticks(low: float, high: float, *, base: int = 10, most: int = 6) -> list[float]:
-    """Round values between ``low`` and ``high``, at most about ``most``: powers of ``base``, or 1-2-5 between them."""
+    """Round values from ``low`` to ``high``, at most about ``most``: powers of ``base``, or 1-2-5 between them."""
     first, last = ceil(log(low, base) - 1e-9), floor(log(high, base) + 1e-9)
     powers = last - first + 1
     if powers >= 3 or base == 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import log2
 from typing import TYPE_CHECKING
 
@@ -56,16 +57,17 @@ def winners(digest: Digest) -> Plot | None:
                 _tile(axis, sizes.index(place.size), widths.index(place.channels), winner.row,
                       colours[winner.row.traits.family], tied=bool(winner.tied) or not winner.certain)  # fmt: skip
         _grid(axis, [f"{size:.4g}" for size in sizes], [str(width) for width in widths])
-        axis.set_title(f"{metric.best[0].upper()}{metric.best[1:]} operator")
+        axis.set_title(f"{text.capital(metric.best)} operator")
         axis.set_xlabel("resolution (side in pixels)")
     axes[0][0].set_ylabel("channels")
+    best = text.listing([metric.best for metric in metrics])
     return finish(
         figure,
         name="map-winners",
         title="Who wins where",
-        alt=f"Maps of resolution against channels; each cell names the {text.listing([m.best for m in metrics])} operator.",
-        caption=f"{_setting(places[0].group)}. Colour is the winner's family; ≈ marks a winner that the rounds cannot tell from "
-        "another.",
+        alt=f"Maps of resolution against channels; each cell names the {best} operator.",
+        caption=f"{_setting(places[0].group)}. Colour is the winner's family; ≈ marks a winner that the rounds "
+        "cannot tell from another.",
         wide=True,
     )
 
@@ -88,7 +90,7 @@ def ratios(digest: Digest) -> Plot | None:
     figure, axes = sheet(1, len(tables), panel, Margins(left=0.7, across=0.5, bottom=0.55))
     for place, ((metric, table), axis) in enumerate(zip(tables, axes[0], strict=True)):
         _heat(axis, table, sizes, kernels)
-        axis.set_title(metric.axis[0].upper() + metric.axis[1:])
+        axis.set_title(text.capital(metric.axis))
         axis.set_xlabel("kernel size (side in pixels)")
         if place:
             axis.tick_params(axis="y", labelleft=False)
@@ -99,8 +101,8 @@ def ratios(digest: Digest) -> Plot | None:
         title=f"NIFF against {operator}, by kernel size",
         alt=f"Maps of kernel size against resolution: the ratio of the best NIFF form to {operator}, in "
         f"{text.listing([m.noun for m, _ in tables])}; a line is drawn where the ratio is 1.",
-        caption=f"Best NIFF form over {operator}; {_setting(_first(digest, operator))}. Blue: NIFF costs less; orange: it costs "
-        "more. The line is where they cost the same.",
+        caption=f"Best NIFF form over {operator}; {_setting(_first(digest, operator))}. Blue: NIFF costs less; "
+        "orange: it costs more. The line is where they cost the same.",
         wide=True,
     )
 
@@ -176,7 +178,9 @@ def _setting(group: Group) -> str:
     return f"B{problem.batch}, {problem.channels} channels, {problem.mode}, {problem.dtype}, {group.execution}"
 
 
-def _heat(axis: Axes, table: Mapping[tuple[float, int], float], sizes: Sequence[float], kernels: Sequence[int]) -> None:
+def _heat(
+    axis: Axes, table: Mapping[tuple[float, int], float], sizes: Sequence[float], kernels: Sequence[int]
+) -> None:
     import seaborn
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -186,9 +190,21 @@ def _heat(axis: Axes, table: Mapping[tuple[float, int], float], sizes: Sequence[
     colours = LinearSegmentedColormap.from_list("niffbench", ["#0072B2", "#f1f3f5", "#E69F00"])
     room = len(kernels) <= MOST
     marks = np.array([["" if np.isnan(v) else text.digits(2.0**v, 2) for v in line] for line in grid])
-    seaborn.heatmap(grid, ax=axis, cmap=colours, vmin=-REACH, vmax=REACH, cbar=False, linewidths=1.0, linecolor=PAPER,
-                    annot=marks if room else False, fmt="",
-                    annot_kws={"fontsize": 7, "color": "#111111"}, xticklabels=False, yticklabels=False)  # fmt: skip
+    seaborn.heatmap(
+        grid,
+        ax=axis,
+        cmap=colours,
+        vmin=-REACH,
+        vmax=REACH,
+        cbar=False,
+        linewidths=1.0,
+        linecolor=PAPER,
+        annot=marks if room else False,
+        fmt="",
+        annot_kws={"fontsize": 7, "color": "#111111"},
+        xticklabels=False,
+        yticklabels=False,
+    )
     _border(axis, grid)
     step = -(-len(kernels) // MOST)
     places = range(0, len(kernels), step)
@@ -214,7 +230,7 @@ def _border(axis: Axes, grid: FloatArray) -> None:
 def _unit(values: FloatArray) -> float | None:
     """Where along the cells' centres the log ratio first passes zero, or None."""
     present = [(i + 0.5, float(v)) for i, v in enumerate(values) if not np.isnan(v)]
-    for (x0, v0), (x1, v1) in zip(present, present[1:], strict=False):
+    for (x0, v0), (x1, v1) in pairwise(present):
         if v0 == 0:
             return x0
         if v0 * v1 < 0:

@@ -23,7 +23,7 @@ from niffbench.report.plots.canvas import (
 )
 from niffbench.report.plots.palette import Style
 
-MOST = 24
+MOST = 16
 """Problems in one plot."""
 LANES = 0.62
 """The share of a problem's line over which its operators are spread, so that equal values stay apart."""
@@ -47,7 +47,7 @@ def overview(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
     figure, axes = sheet(1, len(quantities), panel, margins, below=legend_height(list(shown), width))
     for place, (metric, axis) in enumerate(zip(quantities, axes[0], strict=True)):
         _panel(axis, metric, groups, shown, relative)
-        axis.set_title(metric.axis[0].upper() + metric.axis[1:])
+        axis.set_title(text.capital(metric.axis))
         if place:
             axis.tick_params(axis="y", labelleft=False)
         else:
@@ -64,7 +64,7 @@ def overview(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
         title="Every operator at every problem",
         alt=f"Dot plot: {text.listing([m.noun for m in quantities], 5)} of {len(shown)} operators at "
         f"{len(groups)} problems, {against}; lower values are to the left. The tables below hold the numbers.",
-        caption=f"{quantities[0].axis[0].upper()}{quantities[0].axis[1:]} and more {against}; further left is less. "
+        caption=f"{text.capital(text.listing([m.noun for m in quantities]))} {against}; further left is less. "
         f"Bars: 95 % intervals over {text.plural(digest.rounds, 'round')}.{left_out}",
     )
 

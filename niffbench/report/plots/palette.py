@@ -1,7 +1,8 @@
 """One colour an operator family, one line style and marker an operator: the same in every plot and table.
 
-Colours are those of M. Okabe and K. Ito ("Color Universal Design", 2008), told apart with any common colour blindness; its
-black becomes grey and its yellow ochre, so that both show on white and on dark paper.
+Colours are those of M. Okabe and K. Ito ("Color Universal Design", 2008), told apart with any common colour
+blindness; its black becomes a grey dark enough to stay clear of the green, its yellow ochre: both show on white
+and on dark paper.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 VERMILLION, BLUE, GREEN, ORANGE = "#D55E00", "#0072B2", "#009E73", "#E69F00"
-SKY, PURPLE, GREY, OCHRE = "#56B4E9", "#CC79A7", "#7F7F7F", "#A8930A"
+SKY, PURPLE, GREY, OCHRE = "#56B4E9", "#CC79A7", "#5F6770", "#A8930A"
 COLOURS = (VERMILLION, BLUE, GREY, GREEN, PURPLE, ORANGE, SKY, OCHRE)
 
 _HOME = {
@@ -61,5 +62,7 @@ def styles(operators: Iterable[tuple[str, str]]) -> Mapping[str, Style]:
     for label, family in pairs:
         index = place[family] = place.get(family, -1) + 1
         shift = list(colours).index(family)  # so that families differ in their first markers too
-        found[label] = Style(colours[family], _DASHES[index % len(_DASHES)], _MARKERS[(index + shift) % len(_MARKERS)])
+        found[label] = Style(
+            colours[family], _DASHES[index % len(_DASHES)], _MARKERS[(index + shift) % len(_MARKERS)]
+        )
     return found

@@ -46,8 +46,8 @@ def steps(digest: Digest) -> Plot | None:
         title="Cost by step",
         alt=f"Stacked bars of FLOPs and bytes by step for {len(rows)} operators at {group.label}: "
         f"{text.listing(names, 12)}.",
-        caption=f"Closed forms at {group.label}, as shares of each operator's own total, which is written at the bar's "
-        "end. FFT FLOPs are nominal.",
+        caption=f"Closed forms at {group.label}, as shares of each operator's own total, which is written at the "
+        "bar's end. FFT FLOPs are nominal.",
     )
 
 
@@ -56,7 +56,9 @@ def _largest(digest: Digest) -> Group | None:
     groups = [g for g in digest.groups if any(row.ok and row.cost and row.cost.steps for row in g.rows)]
     most = max((sum(row.ok for row in g.rows) for g in groups), default=0)
     full = [g for g in groups if sum(row.ok for row in g.rows) == most]
-    return max(full, key=lambda g: g.problem.batch * g.problem.channels * g.problem.height * g.problem.width, default=None)
+    return max(
+        full, key=lambda g: g.problem.batch * g.problem.channels * g.problem.height * g.problem.width, default=None
+    )
 
 
 def _varied(group: Group) -> list[Row]:

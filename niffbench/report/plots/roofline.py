@@ -1,7 +1,8 @@
 """The roofline: what each case achieved, under the ceilings measured on the same machine in the same run.
 
-S. Williams, A. Waterman and D. Patterson, "Roofline: an insightful visual performance model for multicore architectures",
-Communications of the ACM 52(4), 2009, pp. 65–76. Intensity is taken over the form's own traffic.
+S. Williams, A. Waterman and D. Patterson, "Roofline: an insightful visual performance model for multicore
+architectures", Communications of the ACM 52(4), 2009, pp. 65–76. Intensity is taken over the form's own
+traffic.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def roofline(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
     tops = _ceilings(axis, ceilings, dtype, low, high)
     for label, places in marks.items():
         style = styles[label]
-        axis.plot(*zip(*places, strict=True), linestyle="none", marker=style.marker, color=style.colour, markersize=5.5,
-                  markeredgecolor=PAPER, markeredgewidth=0.4, alpha=0.9, zorder=3)  # fmt: skip
+        axis.plot(*zip(*places, strict=True), linestyle="none", marker=style.marker, color=style.colour,
+                  markersize=5.5, markeredgecolor=PAPER, markeredgewidth=0.4, alpha=0.9, zorder=3)  # fmt: skip
     log_axis(axis, "x", [low, high], text.plain)
     log_axis(axis, "y", [*(y for _, y in every), *tops], lambda value: text.rate(value, "FLOP/s"))
     _slanted(axis, ceilings.copy_bandwidth, low)
@@ -65,10 +66,10 @@ def roofline(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
         figure,
         name="roofline",
         title="Roofline",
-        alt=f"Roofline plot ({dtype}): achieved FLOP/s of {text.plural(len(rows), 'case')} against arithmetic intensity, "
-        f"under a copy bandwidth of {text.rate(ceilings.copy_bandwidth, 'B/s')}.",
-        caption=f"{dtype}, {digest.regime} latency. Ceilings were measured in this run. A mark above the slanted line found "
-        "its data in a cache; nominal FFT FLOPs make no claim on the matrix-product ceiling.",
+        alt=f"Roofline plot ({dtype}): achieved FLOP/s of {text.plural(len(rows), 'case')} against arithmetic "
+        f"intensity, under a copy bandwidth of {text.rate(ceilings.copy_bandwidth, 'B/s')}.",
+        caption=f"{dtype}, {digest.regime} latency. Ceilings were measured in this run. A mark above the slanted "
+        "line found its data in a cache; nominal FFT FLOPs make no claim on the matrix-product ceiling.",
         wide=False,
     )
 

@@ -81,8 +81,10 @@ def scaling(
 
 
 def representative(slices: Sequence[Slice]) -> list[Slice]:
-    """A few slices that stand for all: spread over the largest's setting (mode, dtype …), and one of another setting."""
-    settings = {slice_.setting: [other for other in slices if other.setting == slice_.setting] for slice_ in slices}
+    """A few slices that stand for all: spread over the largest's setting (mode, dtype …), and one of another."""
+    settings = {
+        slice_.setting: [other for other in slices if other.setting == slice_.setting] for slice_ in slices
+    }
     first, *others = settings.values()
     return [*evenly(first, MOST - 1), others[0][0]] if others else evenly(first, MOST)
 
@@ -92,7 +94,9 @@ def _chosen(slice_: Slice) -> dict[str, Sequence[Point]]:
     families: dict[str, list[str]] = {}
     for name, points in slice_.curves.items():
         families.setdefault(points[0].row.case.operator, []).append(name)
-    kept = {name for names in families.values() for name in evenly(names, VARIANTS if slice_.axis != "kernel" else 99)}
+    kept = {
+        name for names in families.values() for name in evenly(names, VARIANTS if slice_.axis != "kernel" else 99)
+    }
     lines: dict[str, Sequence[Point]] = {n: p for n, p in slice_.curves.items() if n in kept}
     places = slice_.positions
     for name, point in slice_.level.items():
@@ -134,7 +138,9 @@ def _panel(
         if slope is not None:
             ends.setdefault(style.colour, []).append((line[-1][1], f"{slope:.2f}", style.colour))
     many = sum(map(len, ends.values())) > SLOPES
-    _end_labels(axis, slice_.positions[-1], [end for some in ends.values() for end in (some[:1] if many else some)])
+    _end_labels(
+        axis, slice_.positions[-1], [end for some in ends.values() for end in (some[:1] if many else some)]
+    )
     axis.tick_params(axis="both", labelcolor=MUTED)
 
 
@@ -154,7 +160,7 @@ def _end_labels(axis: Axes, x: float, ends: Sequence[tuple[float, str, str]]) ->
 
 
 def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Ascending places moved as little as it takes to lie ``gap`` apart, below ``high`` as far as there is room."""
+    """Ascending places moved to lie ``gap`` apart, below ``high`` as far as there is room."""
     moved: list[float] = []
     for place in places:
         moved.append(max(place, low, moved[-1] + gap if moved else low))

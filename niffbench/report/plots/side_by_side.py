@@ -62,6 +62,7 @@ def side_by_side(digests: Sequence[Digest], pairs: Sequence[Pair], styles: Mappi
         title="Latency, run against run",
         alt=f"Dot plot of {digests[0].regime} latency of {text.plural(len(labels), 'operator')} in "
         f"{text.plural(len(others), 'run')}, as a ratio to {digests[0].name}; the table below holds the numbers.",
-        caption=f"One mark a problem; further left is faster than {digests[0].name}. Bars: 95 % intervals over rounds.",
+        caption=f"One mark a problem; further left is faster than {digests[0].name}. "
+        "Bars: 95 % intervals over rounds.",
         wide=len(others) > 1,
     )

@@ -28,7 +28,7 @@ def pareto(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
         noun="peak memory",
         show=text.size_of,
         base=2,
-        caption="The grey line is the Pareto front: no operator off it is better in one without being worse in the other.",
+        caption="The grey line is the Pareto front: whatever lies off it, one on it is no worse in both.",
         front=True,
     )
 
@@ -44,7 +44,7 @@ def errors(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
         noun="relative L2 error",
         show=text.power_of_ten,
         base=10,
-        caption="Error of the output against float64; operators outside their tolerance are not timed and not shown.",
+        caption="Error of the output against float64; an operator outside its tolerance is not timed.",
         front=False,
     )
 

@@ -1,0 +1,41 @@
+"""``niffbench export``: a run in another tool's format."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from niffbench.errors import UsageError
+
+FORMATS = ("csv", "parquet", "pytest-benchmark", "github-action-benchmark")
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--format", "format_", type=click.Choice(FORMATS), required=True, help="What to write.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Where.  [default: standard output]",
+)  # fmt: skip
+def command(run: Path, format_: str, out: Path | None) -> None:
+    """Write RUN, a run's directory, in another tool's format.
+
+    \b
+    csv, parquet             every record as a row, in seconds, bytes and real FLOPs
+    pytest-benchmark         a file for `pytest-benchmark compare`, raw samples included
+    github-action-benchmark  a file for the action's tool customSmallerIsBetter
+    """
+    from niffbench.records import read
+    from niffbench.report.exports import export
+    from niffbench.report.files import write_whole
+
+    if out is None and format_ == "parquet" and sys.stdout.isatty():
+        raise UsageError("--format parquet is no text for a terminal; give --out FILE")
+    content = export(read(run), format_)
+    if out is None:
+        sys.stdout.buffer.write(content)
+        return
+    write_whole(out, content)
+    click.echo(out)

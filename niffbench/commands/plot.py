@@ -1,0 +1,80 @@
+"""``niffbench plot``: any column of a run against any other, as a figure for a paper."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from niffbench.errors import UsageError
+
+
+def _inches(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, float]:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*[x×]\s*(\d+(?:\.\d+)?)", value.strip())
+    sides = (float(match[1]), float(match[2])) if match else (0.0, 0.0)
+    if not all(0.5 <= side <= 100 for side in sides):
+        raise click.BadParameter(f"{value!r} should be width x height in inches, as 6.5x4", context, parameter)
+    return sides
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--x", required=True, metavar="COLUMN", help="Along the x axis, as size, channels, kernel or label.")
+@click.option("--y", default="latency", show_default=True, metavar="COLUMN", help="Up the y axis; numbers.")
+@click.option("--hue", metavar="COLUMN", help="One colour for each value, as operator, label or family.")
+@click.option("--style", metavar="COLUMN", help="One line style and marker for each value.")
+@click.option("--col", metavar="COLUMN", help="One panel for each value, side by side.")
+@click.option("--row", metavar="COLUMN", help="One panel for each value, below each other.")
+@click.option(
+    "--only", multiple=True, metavar="PATTERN", help="Only these cases, as in niffbench run.  Repeatable."
+)
+@click.option("--size", default="6.5x4", show_default=True, callback=_inches, metavar="WxH", help="Inches.")
+@click.option("--log/--linear", default=None, help="Scale of both axes.  [default: log where values are positive]")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("fig.pdf"), show_default=True,
+    metavar="FILE", help="A .pdf, .svg or .png file.",
+)  # fmt: skip
+def command(
+    run: Path,
+    x: str,
+    y: str,
+    hue: str | None,
+    style: str | None,
+    col: str | None,
+    row: str | None,
+    only: tuple[str, ...],
+    size: tuple[float, float],
+    log: bool | None,
+    out: Path,
+) -> None:
+    """Draw columns of a run's records against each other.
+
+    COLUMN is any column of the frame (`niffbench export RUN --format csv` shows them), or latency, memory or
+    error for the main one of its kind. Points are medians over rounds with 95 % intervals. Fonts are embedded.
+    """
+    from niffbench.records import frame, read
+    from niffbench.report.files import write_whole
+    from niffbench.report.gather import main_regime
+    from niffbench.report.plots.custom import FORMATS, Request, draw, pooled, resolve
+    from niffbench.suite import Selection
+
+    suffix = out.suffix.lower().lstrip(".")
+    if suffix not in FORMATS:
+        raise UsageError(f"--out {out}: should end in {', '.join(f'.{name}' for name in FORMATS)}")
+    read_run = read(run)
+    chosen = Selection(only)
+    records = tuple(r for r in read_run.records if r.status == "ok" and chosen.takes(r.case, r.traits.label))
+    if not records:
+        what = f"--only {' '.join(only)} matches no measured case of it" if only else "nothing was measured in it"
+        raise UsageError(f"{run}: {what}")
+    table = frame(type(read_run)(read_run.path, read_run.manifest, records))
+    request = resolve(Request(x, y, hue, style, col, row, size, log), table, main_regime(records))
+    write_whole(out, draw(request, table, suffix))
+    mixed = pooled(request, table)
+    if mixed:
+        click.echo(
+            f"note: {', '.join(mixed)} differ among points drawn as one, so there are no intervals; show them "
+            "(--hue, --style, --col, --row) or choose (--only)", err=True,
+        )  # fmt: skip
+    click.echo(out)

@@ -1,0 +1,141 @@
+"""A run in the formats of other tools."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+from niffbench import __version__
+from niffbench.errors import NothingMeasured, UsageError
+from niffbench.records import Run, frame
+from niffbench.report import metrics, text
+from niffbench.report.digest import Digest, Group, Row
+from niffbench.report.gather import gather
+
+FORMATS = ("csv", "parquet", "pytest-benchmark", "github-action-benchmark")
+_ROUNDING = 1e-9
+"""A relative half-width below this is float64's, not the measurement's."""
+
+
+def export(run: Run, format_: str) -> bytes:
+    """``run`` as the bytes of one of FORMATS.
+
+    ``csv``, ``parquet``: the frame, one row a case and round, base units. ``pytest-benchmark``: its saved JSON,
+    version 5, all samples of all rounds, one benchmark a case and regime. ``github-action-benchmark``: the list
+    of ``customSmallerIsBetter``, medians with their intervals.
+
+    Raises UsageError when a library is missing, NothingMeasured for the last two when no case was measured.
+    """
+    if format_ == "csv":
+        return frame(run).to_csv(index=False, lineterminator="\n").encode()
+    if format_ == "parquet":
+        return _parquet(run)
+    digest = gather(run)
+    found = _pytest_benchmark(digest) if format_ == "pytest-benchmark" else _github_action(digest)
+    return (json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _parquet(run: Run) -> bytes:
+    out = io.BytesIO()
+    try:
+        frame(run).to_parquet(out, index=False)
+    except ImportError as error:
+        raise UsageError("--format parquet needs pyarrow, which is not installed: pip install pyarrow") from error
+    return out.getvalue()
+
+
+def _pytest_benchmark(digest: Digest) -> dict[str, Any]:
+    """What ``pytest-benchmark compare`` reads. Hostname and user are left out, as everywhere."""
+    from pytest_benchmark.stats import Stats
+
+    new_stats: Callable[[], Any] = Stats
+    manifest = digest.run.manifest
+    samples: dict[tuple[str, str], list[float]] = {}
+    calls: dict[tuple[str, str], int] = {}
+    for record in digest.run.records:
+        for regime, series in record.latency.items():
+            if record.status == "ok" and metrics.latency_of(record, regime) is not None:
+                samples.setdefault((record.id, regime), []).extend(series.samples)
+                calls.setdefault((record.id, regime), series.calls)
+    benchmarks = []
+    for group in digest.groups:
+        for row in group.rows:
+            for regime in metrics.REGIME_ORDER:
+                if (row.id, regime) not in samples:
+                    continue
+                stats: Any = new_stats()
+                stats.data.extend(samples[row.id, regime])
+                told = stats.as_dict() | {"data": stats.data, "iterations": calls[row.id, regime]}
+                benchmarks.append(_benchmark(row, group, regime, told))
+    if not benchmarks:
+        raise NothingMeasured(f"{digest.run.path}: no case was measured, so there is nothing to export")
+    facts = {**manifest.fingerprint.should, **manifest.fingerprint.must}
+    return {
+        "machine_info": {
+            "node": "",
+            "machine": text.clean(
+                facts.get("gpu") or facts.get("processor") or facts.get("cpu") or manifest.device
+            ),
+            "python_implementation": text.clean(facts.get("implementation", "")),
+            "python_version": text.clean(facts.get("python", "")),
+            "cpu": {"brand_raw": text.clean(facts.get("cpu", ""))},
+            "niffbench": facts,
+        },
+        "commit_info": {"id": manifest.commit or "", "dirty": bool(manifest.dirty), "time": manifest.started},
+        "benchmarks": benchmarks,
+        "datetime": manifest.started,
+        "version": _format_version(),
+    }
+
+
+def _benchmark(row: Row, group: Group, regime: str, stats: dict[str, Any]) -> dict[str, Any]:
+    name = f"{row.label}[{group.label} {regime}]"
+    cells = {key: row.cells[key].estimate for key in ("memory", "flops", "bytes") if key in row.cells}
+    return {
+        "group": f"{group.label} {regime}",
+        "name": name,
+        "fullname": f"niffbench::{name}",
+        "params": {"case": row.id, "regime": regime},
+        "param": f"{row.id}-{regime}",
+        "extra_info": cells | {"boundary": row.traits.boundary, "equivalence": text.clean(row.traits.equivalence)},
+        "options": {"timer": "niffbench", "warmup": True},
+        "stats": stats,
+    }
+
+
+def _format_version() -> str:
+    from importlib.metadata import version
+
+    return version("pytest-benchmark")
+
+
+def _github_action(digest: Digest) -> list[dict[str, Any]]:
+    """Entries of ``customSmallerIsBetter``: name, unit, value, and where known range and extra."""
+    main = metrics.latency(digest.regime)
+    found: list[dict[str, Any]] = []
+    for group in digest.groups:
+        for row in group.rows:
+            for metric, unit, scale in (
+                (main, "ms", 1e3),
+                (metrics.MEMORY, "MiB", 2.0**-20),
+                (metrics.FLOPS, "MFLOP", 1e-6),
+            ):
+                cell = row.cells.get(metric.key)
+                if cell is None or not row.ok:
+                    continue
+                entry: dict[str, Any] = {
+                    "name": f"{row.label} / {group.label} / {metric.noun}",
+                    "unit": unit,
+                    "value": cell.estimate * scale,
+                }
+                half = cell.value.half_width or 0.0
+                if half > _ROUNDING:
+                    entry["range"] = f"± {text.digits(half * cell.estimate * scale)}"
+                known = "exact" if cell.exact else text.plural(cell.value.rounds, "round")
+                entry["extra"] = f"case {row.id}\n{known}\nniffbench {__version__}"
+                found.append(entry)
+    if not found:
+        raise NothingMeasured(f"{digest.run.path}: no case was measured, so there is nothing to export")
+    return found

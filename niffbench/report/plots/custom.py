@@ -1,0 +1,250 @@
+"""A figure of any columns of a run's frame, ready for a paper: vector, fonts embedded, size in inches."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from niffbench.errors import UsageError, did_you_mean
+from niffbench.report import text
+from niffbench.report.digest import CONFIDENCE
+from niffbench.report.plots.canvas import log_axis, measured_axis, settings
+from niffbench.report.plots.palette import Style, styles
+from niffbench.report.slices import AXES
+from niffbench.stats.intervals import median_of_rounds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMATS = ("pdf", "svg", "png")
+_METADATA: Mapping[str, dict[str, None]] = {
+    "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
+}
+_NAMED = ("operator", "label", "family")
+_TELLING = (
+    "label",
+    "kernel",
+    "batch",
+    "channels",
+    "channels_out",
+    "size",
+    "dtype",
+    "memory_format",
+    "mode",
+    "execution",
+)
+"""Columns that make a case: where one varies and the figure does not show it, unlike things are pooled."""
+_MEASURED_TICKS = 12
+_SPELT: Mapping[str, str] = {
+    **{str(axis): words for axis, words in AXES.items()},
+    "flops": "FLOPs",
+    "error_l2": "relative L2 error",
+    "error_max": "maximum error",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw: column names, the size of the whole figure in inches. ``log`` None: where it makes sense."""
+
+    x: str
+    y: str
+    hue: str | None = None
+    style: str | None = None
+    col: str | None = None
+    row: str | None = None
+    size: tuple[float, float] = (6.5, 4.0)
+    log: bool | None = None
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The options that name a column."""
+        named = {key: getattr(self, key) for key in ("x", "y", "hue", "style", "col", "row")}
+        return {key: name for key, name in named.items() if name is not None}
+
+
+def resolve(request: Request, table: pd.DataFrame, regime: str) -> Request:
+    """The request with its short names made columns. Raises UsageError for a name that is none."""
+    short = {"latency": f"latency_{regime}", "memory": "memory_peak", "error": "error_l2"}
+    given = {key: short.get(name, name) for key, name in request.columns.items()}
+    for key, name in given.items():
+        known = [*table.columns, *short]
+        if name not in table.columns:
+            raise UsageError(
+                f"--{key}: no column named '{name}'{_suggestion(name, known)} Columns: {', '.join(sorted(known))}"
+            )
+    y = given["y"]
+    if table[y].dtype.kind not in "iufb":
+        raise UsageError(f"--y: '{y}' holds no numbers; choose from {', '.join(_numeric(table))}")
+    if not table[y].notna().any():
+        raise UsageError(f"--y: '{y}' was not measured in this run; choose from {', '.join(_numeric(table))}")
+    return Request(**given, size=request.size, log=request.log)
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    hint = did_you_mean(name, known)
+    return hint if hint.endswith("?") else "."
+
+
+def _numeric(table: pd.DataFrame) -> list[str]:
+    return sorted(name for name in table.columns if table[name].dtype.kind in "iuf" and table[name].notna().any())
+
+
+def pooled(request: Request, table: pd.DataFrame) -> list[str]:
+    """Columns that vary among the rows drawn though the figure does not show them."""
+    shown = set(request.columns.values())
+    rows = table[table[request.y].notna()]
+    groups = rows.groupby(sorted(shown - {request.y}), dropna=False, observed=True)
+    told = {"size": {"height", "width"}, "label": {"case"}, "kernel": {"label", "case"}}
+    return [
+        name
+        for name in _TELLING
+        if name not in shown
+        and not told.get(name, set()) & shown
+        and (groups[name].nunique(dropna=False) > 1).any()
+    ]
+
+
+def draw(request: Request, table: pd.DataFrame, suffix: str) -> bytes:
+    """Draw a resolved request; the bytes of a file of type ``suffix`` (pdf, svg, png). Equal input, equal bytes.
+
+    Points are medians over rounds, bars 95 % intervals; where unlike things are :func:`pooled` there are no bars.
+    """
+    import matplotlib
+    import seaborn
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("agg")
+    rows = table[table[request.y].notna() & table[request.x].notna()].copy()
+    for name in {request.hue, request.style, request.col, request.row, request.x} - {None}:
+        if rows[name].dtype.kind not in "iufb":
+            rows[name] = rows[name].map(lambda value: text.clean(value, 60))
+        elif rows[name].dtype.kind == "f" and (rows[name] % 1 == 0).all():
+            rows[name] = rows[name].astype(int)
+    with matplotlib.rc_context({**settings(), "legend.fontsize": 8.5, "legend.title_fontsize": 8.5}):
+        options = {
+            "data": rows, "x": request.x, "y": request.y,
+            "hue": request.hue, "col": request.col, "row": request.row,
+            "palette": _palette(rows, request.hue), "hue_order": _order(rows, request.hue),
+            "estimator": "median", "errorbar": None if pooled(request, table) else _interval, "height": 3.0,
+        }  # fmt: skip
+        if rows[request.x].dtype.kind in "iuf":
+            options |= {"kind": "line", "err_style": "bars", **_lines(rows, request)}
+            grid = seaborn.relplot(**_given(options))
+        else:
+            options |= {"kind": "point", "linestyle": "none", "markersize": 4.5}
+            grid = seaborn.catplot(**_given(options))
+        _axes(grid, request, rows)
+        if request.col and not request.row:
+            grid.set_titles(f"{_words(request.col)} {{col_name}}")
+        _fit(grid, request.size)
+        out = io.BytesIO()
+        grid.figure.savefig(out, format=suffix, metadata=_METADATA[suffix], dpi=300)
+        pyplot.close(grid.figure)
+    return out.getvalue()
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without those that are None; no error bar is a choice, not an absence."""
+    return {name: option for name, option in options.items() if option is not None or name == "errorbar"}
+
+
+def _lines(rows: pd.DataFrame, request: Request) -> dict[str, Any]:
+    """Line styles and markers: of ``style`` where asked for, else such that operators of one family differ."""
+    if request.style is not None:
+        return {"style": request.style, "markers": True}
+    if request.hue not in _NAMED:
+        return {"marker": "o"}
+    drawn = _styles(rows, request.hue)
+    return {
+        "style": request.hue,
+        "style_order": list(drawn),
+        "markers": {name: style.marker for name, style in drawn.items()},
+        "dashes": {name: "" if isinstance(style.dash, str) else style.dash[1] for name, style in drawn.items()},
+    }
+
+
+def _fit(grid: Any, size: tuple[float, float]) -> None:
+    """Make the figure so many inches wide and high, its legend included."""
+    import seaborn
+
+    grid.figure.set_size_inches(*size)
+    taken = 0.0
+    if grid.legend is not None:
+        seaborn.move_legend(grid, "center right", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        extent = grid.legend.get_window_extent(grid.figure.canvas.get_renderer())
+        taken = min(extent.width / grid.figure.bbox.width + 0.01, 0.6)
+    grid.figure.tight_layout(rect=(0, 0, 1 - taken, 1))
+
+
+def _interval(values: Any) -> tuple[float, float]:
+    """seaborn's error bar: the 95 % interval over rounds, or nothing where there is none."""
+    found = median_of_rounds(list(values), confidence=CONFIDENCE)
+    middle = found.estimate if found.estimate is not None else float("nan")
+    return (found.low, found.high) if found.low is not None and found.high is not None else (middle, middle)
+
+
+def _order(rows: pd.DataFrame, hue: str | None) -> list[Any] | None:
+    return list(dict.fromkeys(rows[hue])) if hue is not None and rows[hue].dtype.kind not in "iuf" else None
+
+
+def _palette(rows: pd.DataFrame, hue: str | None) -> dict[str, str] | str | None:
+    """Operators in their families' colours; other names in ours; numbers in a sequence."""
+    if hue is None:
+        return None
+    if hue in _NAMED:
+        return {name: style.colour for name, style in _styles(rows, hue).items()}
+    if rows[hue].dtype.kind in "iuf":
+        return "crest"
+    names = list(dict.fromkeys(rows[hue]))
+    return {name: style.colour for name, style in styles((name, name) for name in names).items()}
+
+
+def _styles(rows: pd.DataFrame, hue: str) -> Mapping[str, Style]:
+    return styles(zip(rows[hue], rows["family"], strict=True))
+
+
+def _axes(grid: Any, request: Request, rows: pd.DataFrame) -> None:
+    """Logarithmic axes where values are positive, with units on the ticks."""
+    numeric = rows[request.x].dtype.kind in "iuf"
+    log_y = request.log if request.log is not None else bool((rows[request.y] > 0).all())
+    log_x = numeric and (request.log if request.log is not None else bool((rows[request.x] > 0).all()))
+    values = sorted(set(rows[request.x])) if numeric else []
+    for axis in grid.axes.flat:
+        if log_y:
+            log_axis(axis, "y", list(rows[request.y]), _shown(request.y), base=_base(request.y))
+        if log_x and len(values) <= _MEASURED_TICKS:
+            measured_axis(axis, "x", values)
+        elif log_x:
+            log_axis(axis, "x", values, _shown(request.x), base=_base(request.x))
+        if not numeric:
+            axis.tick_params(axis="x", rotation=45)
+            for label in axis.get_xticklabels():
+                label.set_ha("right")
+    grid.set_axis_labels(_words(request.x), _words(request.y))
+
+
+def _shown(name: str) -> Callable[[float], str]:
+    if name.startswith("latency_") or name in ("elapsed", "measuring"):
+        return text.seconds
+    if name.startswith(("memory_", "bytes_")) or name in ("needed", "available"):
+        return text.size_of
+    return (
+        text.flops if name.startswith("flops") else text.power_of_ten if name.startswith("error_") else text.plain
+    )
+
+
+def _base(name: str) -> int:
+    return 2 if _shown(name) is text.size_of else 10
+
+
+def _words(name: str) -> str:
+    """A column's name for an axis."""
+    stem, _, rest = name.partition("_")
+    if stem in ("latency", "memory") and rest:
+        return f"{rest} {stem}"
+    return _SPELT.get(name, name.replace("_", " "))

@@ -1,0 +1,155 @@
+"""The digest against planted truth: groups, ratios, winners, failures, marks of unlike things."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from synthetic import FAULTS, WORLD, Fault, Noise, World, make, truth
+
+from niffbench.records import Run
+from niffbench.report.digest import Digest, Group, Row
+from niffbench.report.gather import gather
+
+QUIET = Noise(between=0.001, within=0.001)
+
+
+def _digest(world: World) -> Digest:
+    return gather(make(world, Path("made-up")))
+
+
+def _row(group: Group, label: str) -> Row:
+    return next(row for row in group.rows if row.label == label)
+
+
+def test_every_ratio_is_the_planted_one() -> None:
+    world = World(noise=QUIET, faults=(), sizes=(28, 56))
+    planted = {case.id: truth(world, operator, case) for operator, case in world.cases()}
+    for group in _digest(world).groups:
+        assert group.baseline is not None
+        base = planted[group.baseline.id]
+        for row in group.rows:
+            ratio = row.cells["latency"].ratio
+            assert ratio is not None
+            assert ratio.estimate == pytest.approx(planted[row.id] / base, rel=0.01)
+
+
+def test_most_intervals_hold_the_planted_ratio() -> None:
+    world = World(faults=(), sizes=(14, 28, 56), channels=(16, 64), rounds=4)
+    planted = {case.id: truth(world, operator, case) for operator, case in world.cases()}
+    held = []
+    for group in _digest(world).groups:
+        assert group.baseline is not None
+        for row in group.rows:
+            ratio = row.cells["latency"].ratio
+            if (
+                row.id != group.baseline.id
+                and ratio is not None
+                and ratio.low is not None
+                and ratio.high is not None
+            ):
+                held.append(ratio.low <= planted[row.id] / planted[group.baseline.id] <= ratio.high)
+    assert len(held) == 72
+    assert sum(held) / len(held) > 0.85  # 95 % of 72, whose sd is 2.6 %
+
+
+def test_groups_keep_problems_and_executions_apart() -> None:
+    digest = _digest(World(modes=("inference", "training"), sizes=(14, 28)))
+    assert [group.label for group in digest.groups] == [
+        "B1 64@14", "B1 64@14 training", "B1 64@28", "B1 64@28 training",
+    ]  # fmt: skip
+    assert all(row.case.problem == group.problem for group in digest.groups for row in group.rows)
+
+
+def test_the_fastest_wins_and_equals_are_named_as_equal() -> None:
+    group = _digest(World(sizes=(56,), noise=QUIET)).groups[0]
+    assert group.winners["latency"].row.label == "depthwise-k3"
+    assert group.winners["latency"].tied == ()
+    tied = {row.label for row in group.winners["memory"].tied}  # planted: the same 8 bytes an element
+    assert tied == {"depthwise-k7", "depthwise-k15", "depthwise-k31", "dense-k3", "dense-k7"}
+
+
+def test_a_noisy_tie_in_latency_is_called_a_tie() -> None:
+    slower = {"niff-depthwise/cached": 0.65 / 0.7}  # as fast as the global filter
+    world = World(
+        sizes=(56,), slower=slower, operators=tuple(o for o in WORLD if o.family in ("niff", "global-filter"))
+    )
+    winner = _digest(world).groups[0].winners["latency"]
+    assert {winner.row.label, *(row.label for row in winner.tied)} == {"niff-depthwise/cached", "global-filter"}
+
+
+def test_one_round_makes_no_winner_certain_but_flops_are_exact() -> None:
+    group = _digest(World(rounds=1, sizes=(28,))).groups[0]
+    assert not group.winners["latency"].certain
+    assert group.winners["flops"].certain
+
+
+def test_rows_that_compute_something_else_are_marked() -> None:
+    group = _digest(World(sizes=(28,))).groups[0]
+    assert not _row(group, "niff-depthwise/rfft").like_baseline
+    assert _row(group, "depthwise-k3").like_baseline  # planted: one class, one boundary
+
+
+def test_failures_keep_their_reasons_and_no_numbers() -> None:
+    digest = _digest(World(sizes=(112,)))
+    attention = _row(digest.groups[0], "attention")
+    assert (attention.status, attention.ok) == ("oom", False)
+    assert "latency" not in attention.cells
+    assert "memory" not in attention.cells
+    assert attention.needed == 60 * 2**30
+    partly = _row(digest.groups[0], "depthwise-k31")
+    assert partly.status == "crashed 1 of 3"
+    assert partly.ok
+    assert len(partly.cells["latency"].rounds) == 2
+    for fault in FAULTS:
+        assert fault.status in digest.statuses
+
+
+def test_a_failed_row_never_wins_however_few_its_flops() -> None:
+    fault = Fault("wrong", "off by a sign", "depthwise", kernel=3)
+    group = _digest(World(sizes=(28,), faults=(fault,))).groups[0]
+    assert group.winners["flops"].row.label != "depthwise-k3"
+
+
+def test_without_a_measured_baseline_there_are_no_latency_ratios() -> None:
+    fault = Fault("oom", "too large", "depthwise", kernel=7)
+    group = _digest(World(sizes=(28,), faults=(fault,))).groups[0]
+    assert group.baseline is not None
+    assert all(row.cells["latency"].ratio is None for row in group.rows if "latency" in row.cells)
+
+
+def test_a_baseline_that_is_no_row_leaves_the_values() -> None:
+    group = _digest(World(sizes=(28,), baseline="dense-k99")).groups[0]
+    assert group.baseline is None
+    assert _row(group, "depthwise-k7").cells["latency"].estimate > 0
+
+
+def test_missing_records_are_counted() -> None:
+    run = make(World(sizes=(28,), rounds=3), Path("made-up"))
+    cut = Run(run.path, run.manifest, run.records[:20])
+    assert gather(cut).missing == len(run.records) - 20
+
+
+def test_a_clock_that_shows_nothing_measured_nothing() -> None:
+    run = make(World(sizes=(28,), faults=()), Path("made-up"))
+    for broken in (0.0, float("nan"), float("inf"), -1e-6):
+        records = tuple(
+            replace(
+                record, latency={name: replace(series, samples=[broken] * 3) for name, series in latency.items()}
+            )
+            if record.traits.label == "attention"
+            else record
+            for record in run.records
+            for latency in [record.latency]
+        )
+        group = gather(Run(run.path, run.manifest, records)).groups[0]
+        assert "latency" not in _row(group, "attention").cells
+        assert group.winners["latency"].row.label == "depthwise-k3"
+
+
+def test_an_empty_run_has_a_digest() -> None:
+    run = make(World(sizes=(28,)), Path("made-up"))
+    digest = gather(Run(run.path, run.manifest, ()))
+    assert digest.groups == ()
+    assert digest.missing == len(run.records)

@@ -1,0 +1,273 @@
+"""A report's files: complete, reproducible, whole, small enough, and harmless whatever the records say."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import xml.etree.ElementTree as ET
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from synthetic import WORLD, World, make, write
+
+from niffbench import report
+from niffbench.errors import UsageError
+from niffbench.records import Run
+from niffbench.report.files import write_whole
+
+KERNELS = {"depthwise": (3, 7, 15, 31)}
+RICH = World(modes=("inference", "training"), channels=(32, 64), kernels=KERNELS)
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</svg><svg onload=alert(1)>",
+    "{{ 7 * 7 }}{% raw %}",
+    "$\\frac{1}{0}$ | `code` @everyone",
+    "\x00\x1b[2J\u202ereversed\n\n# heading",
+    "=HYPERLINK(1)",
+    "x" * 5000,
+)
+
+
+class Tags(HTMLParser):
+    """Counts elements and keeps attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def _parsed(html: str) -> Tags:
+    tags = Tags()
+    tags.feed(html)
+    return tags
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A written report of a run with every axis, status and mode in it."""
+    folder = tmp_path_factory.mktemp("rich") / "rich"
+    report.write(write(folder, RICH), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of a run whose every text is an attack."""
+    folder = tmp_path_factory.mktemp("hostile") / "hostile"
+    run = make(World(sizes=(14, 28), channels=(8, 16)), folder)
+    records = []
+    for place, record in enumerate(run.records):
+        word = HOSTILE[place % len(HOSTILE)]
+        cost = record.cost and replace(record.cost, missed=[word], disagreement=word)
+        latency = {name: replace(series, flags=[word]) for name, series in record.latency.items()}
+        kind = HOSTILE[sorted(operator.family for operator in WORLD).index(record.traits.family) % len(HOSTILE)]
+        traits = replace(record.traits, label=f"{word} {record.traits.label}", family=kind, equivalence=word)
+        records.append(replace(record, reason=word, cost=cost, latency=latency, traits=traits))
+    print_ = run.manifest.fingerprint.model_copy(update={"must": {word[:200]: word for word in HOSTILE}})
+    suite = run.manifest.suite.model_copy(update={"description": HOSTILE[1], "baseline": HOSTILE[0]})
+    manifest = run.manifest.model_copy(
+        update={
+            "fingerprint": print_,
+            "suite": suite,
+            "notes": list(HOSTILE),
+            "commit": HOSTILE[0],
+            "started": HOSTILE[1],
+        }
+    )
+    report.write(Run(folder, manifest, tuple(records)), folder)
+    return folder
+
+
+def test_all_files_are_there_and_nothing_else(rich: Path) -> None:
+    names = {path.name for path in rich.iterdir()}
+    assert names == {"report.html", "report.md", "table.csv", "plots", "run.json", "records.jsonl"}
+    plots = {path.name for path in (rich / "plots").iterdir()}
+    stems = {
+        "overview", "scaling-size", "scaling-channels", "scaling-kernel", "map-winners", "map-ratios", "steps",
+        "roofline", "pareto", "error", "walls",
+    }  # fmt: skip
+    assert plots == {f"{stem}{suffix}" for stem in stems for suffix in (".svg", ".png")}
+
+
+def test_the_page_needs_no_network(rich: Path) -> None:
+    html = (rich / "report.html").read_text()
+    links = [
+        value
+        for name, value in _parsed(html).attributes
+        if name in ("src", "href", "srcset", "action", "xlink:href")
+    ]
+    assert links
+    assert all(link and (link.startswith("#") or link == "data:,") for link in links)
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+
+
+def test_every_link_inside_the_page_arrives(rich: Path) -> None:
+    tags = _parsed((rich / "report.html").read_text())
+    ids = [value for name, value in tags.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    targets = {
+        value[1:]
+        for name, value in tags.attributes
+        if name in ("href", "xlink:href") and value and value[0] == "#"
+    }
+    assert targets <= set(ids)
+
+
+def test_every_plot_has_a_text_for_who_cannot_see_it(rich: Path) -> None:
+    html = (rich / "report.html").read_text()
+    labels = re.findall(r'<svg role="img" aria-label="([^"]+)"', html)
+    assert len(labels) == html.count("<svg ")
+    assert all(len(label) > 40 for label in labels)
+
+
+def test_equal_runs_give_equal_bytes(rich: Path, tmp_path: Path) -> None:
+    again = tmp_path / "rich"
+    report.write(make(RICH, again), again)
+    for path in sorted(rich.rglob("*")):
+        if path.is_file() and path.name not in ("run.json", "records.jsonl"):
+            assert (again / path.relative_to(rich)).read_bytes() == path.read_bytes(), path.name
+
+
+def test_markdown_stays_small_and_shows_plots_by_reference(rich: Path) -> None:
+    told = (rich / "report.md").read_text()
+    assert len(told.encode()) < 60_000
+    images = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", told)
+    assert len(images) == 11
+    assert all((rich / image).is_file() for image in images)
+    assert told.count("<details>") == told.count("</details>")
+
+
+def test_a_huge_run_still_gives_small_markdown(tmp_path: Path) -> None:
+    world = World(sizes=tuple(range(8, 68)), rounds=2, samples=1)
+    report.write(make(world, tmp_path), tmp_path)
+    assert len((tmp_path / "report.md").read_bytes()) < 60_000
+
+
+def test_the_table_holds_every_case_in_base_units(rich: Path) -> None:
+    lines = list(csv.DictReader(io.StringIO((rich / "table.csv").read_text())))
+    run = make(RICH, rich)
+    assert [line["case"] for line in lines] == run.manifest.suite.cases
+    for line in lines:
+        if line["status"] == "ok":
+            assert float(line["latency_low"]) <= float(line["latency"]) <= float(line["latency_high"])
+            assert float(line["flops"]) == int(line["flops"].split(".")[0])
+        if line["status"] == "oom":
+            assert (line["latency"], line["memory"]) == ("", "")
+            assert line["reason"]
+
+
+def test_hostile_text_makes_no_element_and_no_handler(hostile: Path, rich: Path) -> None:
+    tags = _parsed((hostile / "report.html").read_text())
+    assert set(tags.tags) <= set(_parsed((rich / "report.html").read_text()).tags)
+    assert tags.tags["script"] == 1
+    assert tags.tags["img"] == 0
+    assert not [name for name, _ in tags.attributes if name.startswith("on")]
+    assert "49" not in "".join(tags.text).split()  # {{ 7 * 7 }}
+    assert "alert(1)" in "".join(tags.text)
+
+
+def test_hostile_text_leaves_plots_well_formed(hostile: Path) -> None:
+    for path in (hostile / "plots").glob("*.svg"):
+        names = {element.tag.rpartition("}")[2] for element in ET.fromstring(path.read_text()).iter()}
+        assert not names & {"script", "image", "foreignObject"}, path.name
+
+
+def test_hostile_text_is_inert_in_markdown(hostile: Path) -> None:
+    told = (hostile / "report.md").read_text()
+    assert not re.search(r"<(?!/?(details|summary)>)", told)
+    assert "@everyone" not in told
+    assert not re.search(r"^# heading", told, re.MULTILINE)
+    for line in told.splitlines():
+        if line.startswith("|"):
+            assert line.endswith("|")
+
+
+def test_hostile_text_is_no_formula(hostile: Path) -> None:
+    cells = [cell for line in csv.reader(io.StringIO((hostile / "table.csv").read_text())) for cell in line]
+    assert not [cell for cell in cells if cell[:1] in ("=", "@", "+")]
+    assert any(cell.startswith("'=HYPERLINK") for cell in cells)
+
+
+def test_the_page_says_what_it_is_sure_of(rich: Path) -> None:
+    text = " ".join(_parsed((rich / "report.html").read_text()).text)
+    for word in ("Which operator wins", "depthwise-k3", "The machine and the run", "AMD EPYC", "oom", "SIGSEGV",
+                 "of it inside sampling", "stock counter sees", "rounds"):  # fmt: skip
+        assert word in text, word
+    assert "not finished" not in text
+
+
+def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
+    run = make(World(sizes=(14, 28)), tmp_path)
+    part = Run(
+        tmp_path, run.manifest.model_copy(update={"finished": None, "wall": None}), run.records[:30], torn=17
+    )
+    html = report.write(part, tmp_path).read_text()
+    assert f"{len(run.records) - 30} records" in html
+    assert "torn" in html
+
+
+def test_a_run_of_which_nothing_is_known_has_a_report(tmp_path: Path) -> None:
+    run = make(World(sizes=(14,)), tmp_path)
+    html = report.write(Run(tmp_path, run.manifest, ()), tmp_path).read_text()
+    assert "Nothing was measured." in html
+
+
+def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
+    one = make(World(sizes=(28, 56)), tmp_path / "laptop")
+    two = make(World(sizes=(28, 56), device="cuda", seed=1), tmp_path / "rack")
+    html = report.write([one, two], tmp_path / "both").read_text()
+    text = " ".join(_parsed(html).text)
+    assert "laptop and rack have unlike fingerprints" in text
+    assert "gpu (None and NVIDIA H100 80GB HBM3)" in text
+    assert "Run against run" in text
+    table = html[html.index('id="compared"') :]
+    ratios = re.findall(r'data-v="([^"]+)">[\d.]+× <span class="note">', table[: table.index("</table>")])
+    assert len(ratios) > 15
+    assert all(float(ratio) == pytest.approx(0.1, rel=0.1) for ratio in ratios)  # planted: ten times as fast
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert {"r0-overview.svg", "r1-overview.svg", "side-by-side.svg"} <= {
+        p.name for p in (tmp_path / "both" / "plots").iterdir()
+    }
+
+
+def test_the_same_machine_twice_is_not_called_unlike(tmp_path: Path) -> None:
+    runs = [make(World(sizes=(28,), seed=seed), tmp_path / f"run-{seed}") for seed in (0, 1)]
+    html = report.write(runs, tmp_path / "both").read_text()
+    assert "unlike fingerprints" not in html
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "report.html"
+    write_whole(target, "old")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(target, "new")
+    monkeypatch.undo()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_whole(tmp_path / "file" / "report.html", "text")

@@ -1,0 +1,115 @@
+"""Findings: planted effects are said with their intervals; pure noise says nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from synthetic import CROSSOVER, WORLD, Law, Planted, World, make
+
+from niffbench.report.digest import Digest
+from niffbench.report.findings import Finding, findings
+from niffbench.report.gather import gather
+from niffbench.report.slices import Axis, slices
+from niffbench.report.trends import all_slices, exchanges, growths
+
+KERNELS = {"depthwise": (3, 7, 11, 15, 21, 31)}
+RFFT = tuple(o for o in WORLD if o.operator in ("niff-depthwise/rfft", "depthwise"))
+
+
+def _digest(world: World) -> Digest:
+    return gather(make(world, Path("made-up")))
+
+
+def _findings(digest: Digest) -> tuple[Finding, ...]:
+    found = all_slices(digest)
+    every = [slice_ for some in found.values() for slice_ in some]
+    return findings(
+        digest,
+        found,
+        [fit for slice_ in every for fit in growths(digest, slice_)],
+        [swap for slice_ in every for swap in exchanges(digest, slice_)],
+    )
+
+
+def _said(world: World, start: str) -> list[str]:
+    return [f.sentence for f in _findings(_digest(world)) if f.sentence.startswith(start)]
+
+
+def test_the_planted_crossover_is_found_with_the_flop_crossover_beside_it() -> None:
+    world = World(sizes=(56,), operators=RFFT, kernels=KERNELS, faults=(), rounds=5)
+    (sentence,) = _said(world, "From kernel size")
+    place, low, high = map(float, re.findall(r"kernel size ([\d.]+) \[([\d.]+), ([\d.]+)\]", sentence)[0])
+    assert place == pytest.approx(CROSSOVER, rel=0.03)
+    assert low * 0.98 <= CROSSOVER <= high * 1.02
+    by_flops = float(re.findall(r"FLOPs alone put the crossover at ([\d.]+)", sentence)[0])
+    flops = {row.label: row.cost.closed for row in _digest(world).rows if row.cost}
+    expected = (flops["niff-depthwise/rfft"] / (flops["depthwise-k3"] / 9)) ** 0.5
+    assert by_flops == pytest.approx(expected, rel=0.01)
+
+
+def test_the_baseline_sentence_gives_the_planted_ratio() -> None:
+    world = World(sizes=(28, 56), operators=RFFT, kernels={"depthwise": (7,)}, faults=())
+    (sentence,) = _said(world, "In inference, niff-depthwise/rfft takes")
+    low, high = map(float, re.findall(r"takes ([\d.]+)× to ([\d.]+)× the steady latency", sentence)[0])
+    planted = (CROSSOVER / 7) ** 2
+    assert low == pytest.approx(planted, rel=0.05)
+    assert high == pytest.approx(planted, rel=0.05)
+    assert "at both problems" in sentence
+    assert "compute different functions" in sentence
+
+
+def test_the_published_form_is_held_against_the_best_form() -> None:
+    (sentence,) = _said(World(faults=(), sizes=(28, 56, 112)), "In inference, niff-depthwise/published takes")
+    ratio = float(re.findall(r"takes ([\d.]+)×", sentence)[0])
+    assert ratio == pytest.approx(3.4 / 0.7, rel=0.03)
+    assert "geometric mean over 3 problems" in sentence
+
+
+def test_an_exponent_unlike_its_flops_is_said() -> None:
+    slow = Planted("niff-depthwise/rfft", "niff", "circular", "n", Law(2e-9, size=1.5), Law(24.0))
+    world = World(operators=(slow, WORLD[3]), sizes=(14, 28, 56, 112), faults=())
+    said = [s for s in _said(world, "niff-depthwise/rfft's steady latency grows") if "resolution" in s]
+    assert len(said) == 1
+    assert float(re.findall(r"to the power ([\d.]+)", said[0])[0]) == pytest.approx(1.5, abs=0.05)
+
+
+def test_pure_noise_is_not_made_into_findings() -> None:
+    """Two operators that do the same thing: at 95 %, claims about their latency must be rare."""
+    law, memory = Law(1e-9), Law(8.0)
+    same = (
+        Planted("niff-depthwise/rfft", "niff", "circular", "same", law, memory),
+        Planted("depthwise", "depthwise", "circular", "same", law, memory, kernels=(7,)),
+    )
+    claims = 0
+    for seed in range(40):
+        digest = _digest(World(seed=seed, sizes=(56,), operators=same, faults=(), baseline="depthwise-k7"))
+        claims += any("takes" in f.sentence and "the steady latency" in f.sentence for f in _findings(digest))
+    assert claims <= 7  # 5 % of 40, plus 3.6 standard deviations
+
+
+def test_one_round_claims_nothing_of_latency_or_memory() -> None:
+    said = [f.sentence for f in _findings(_digest(World(rounds=1, kernels=KERNELS)))]
+    assert not any("latency" in sentence or "memory" in sentence for sentence in said)
+    assert any("FLOPs" in sentence for sentence in said)  # exact, so one round is enough
+
+
+def test_every_finding_points_at_something_shown() -> None:
+    digest = _digest(World(modes=("inference", "training"), channels=(32, 64), kernels=KERNELS))
+    shown = {"overview", "witnesses", "scaling-size", "scaling-channels", "scaling-kernel"}
+    for finding in _findings(digest):
+        assert finding.shown in shown
+        assert any(finding.rows in row.label for row in digest.rows)
+
+
+def test_slices_hold_everything_else_fixed() -> None:
+    digest = _digest(World(sizes=(14, 28), channels=(32, 64), batches=(1, 4), modes=("inference", "training")))
+    attributes: dict[Axis, str] = {"size": "height", "channels": "channels", "batch": "batch"}
+    for axis, attribute in attributes.items():
+        found = slices(digest, axis)
+        assert len(found) == 8
+        fixed = {"batch", "channels", "height", "mode"} - {attribute}
+        for slice_ in found:
+            held = {tuple(getattr(point.group.problem, name) for name in sorted(fixed)) for point in slice_.points}
+            assert len(held) == 1

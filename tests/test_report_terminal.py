@@ -1,0 +1,58 @@
+"""The closing table: narrow, complete, and safe for a terminal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from synthetic import World, make
+
+from niffbench import report
+from niffbench.records import Run
+
+
+def _printed(run: Run) -> str:
+    console = Console(width=100, force_terminal=False, color_system=None)
+    with console.capture() as captured:
+        console.print(report.terminal(run))
+    return captured.get()
+
+
+def test_every_operator_stands_in_100_columns_uncut() -> None:
+    printed = _printed(make(World(sizes=(28, 112)), Path("made-up")))
+    assert max(map(len, printed.splitlines())) <= 100
+    assert "…" not in printed
+    for name in ("niff-depthwise/published", "fft-depthwise-k31", "B1 64@112", "oom", "steady", "depthwise-k7"):
+        assert name in printed
+
+
+def test_the_winner_is_marked_once_a_column() -> None:
+    printed = _printed(make(World(sizes=(28,), faults=()), Path("made-up")))
+    lines = [
+        line for line in printed.splitlines() if "★" in line and line.startswith(("niff", "depthwise", "dense"))
+    ]
+    assert next(line for line in lines if line.startswith("depthwise-k3")).count("★") == 3
+    assert not any("★" in line for line in printed.splitlines() if line.startswith("niff"))
+
+
+def test_a_long_run_gets_one_line_a_problem() -> None:
+    printed = _printed(make(World(sizes=tuple(range(8, 28))), Path("made-up")))
+    assert len(printed.splitlines()) < 40
+    assert "B1 64@27" in printed
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_escape_codes_in_records_do_not_reach_the_terminal() -> None:
+    run = make(World(sizes=(28,)), Path("made-up"))
+    records = tuple(
+        replace(
+            record,
+            reason="\x1b]0;x\x07",
+            traits=replace(record.traits, label=f"\x1b[2J[bold]{record.traits.label}[/]"),
+        )
+        for record in run.records
+    )
+    printed = _printed(Run(run.path, run.manifest, records))
+    assert "\x1b" not in printed
+    assert "[bold]" in printed  # markup of rich is text here
