@@ -12,7 +12,7 @@ from math import log2, prod
 import torch
 from torch import Tensor
 
-TRANSFORM_WEIGHT = {"depthwise": 1, "dense": 8}
+TRANSFORM_WEIGHT = {"depthwise": 0.4, "dense": 8}
 """How much longer one operation of the transform takes than a multiply-add of the direct sum, roughly: a dense
 direct sum is a matrix product for each tap, which no library runs slower than a complex contraction."""
 
