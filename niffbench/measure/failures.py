@@ -23,6 +23,8 @@ _UNSUPPORTED = re.compile(
     r"not implemented for|[Uu]nsupported dtype|not supported|only supports|does not support|"
     r"No working C\+\+ compiler|[Gg]raph break"
 )
+_CAPTURE = re.compile(r"captur")
+"""A call that no graph can hold: "CUDA error: operation not permitted when stream is capturing". The device lives."""
 _LOST = re.compile(r"CUDA error|EXECUTION_FAILED|EXEC_FAILED|INTERNAL_ERROR|NVML_ERROR|device-side assert")
 
 
@@ -50,6 +52,8 @@ def explain(error: Exception, free: int | None = None) -> Failure:
     if isinstance(error, MemoryError) or name == "OutOfMemoryError" or _MEMORY.search(text):
         needed, available = requested(error, text)
         return Failure("oom", _short(text or "out of memory"), needed, free if available is None else available)
+    if _CAPTURE.search(text):
+        return Failure("unsupported", _short(text))
     if _LOST.search(text) or name == "AcceleratorError":
         raise DeviceLost(_short(text)) from error
     if isinstance(error, NotImplementedError) or name == "Unsupported" or _UNSUPPORTED.search(text):
