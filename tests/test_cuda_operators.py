@@ -1,0 +1,133 @@
+"""Every operator on a GPU agrees with float64 on the CPU: dtypes, modes, layouts, autocast, CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import get_args
+
+import gpu_cases
+import pytest
+import torch
+from gpu_cases import Kept, case, everywhere, opened, relative
+
+from niffbench.case import DType, Mode
+from niffbench.measure.subject import TorchSubject, build
+from niffbench.measure.tolerance import TOLERANCE, is_wrong, verdict
+from niffbench.measure.torch_bench import TorchBench
+from niffbench.operators.catalogue import catalogue
+
+exactly = pytest.fixture(autouse=True)(gpu_cases.exactly)
+
+GRADIENTS = 20
+"""Gradients sum over more numbers than outputs do: how many times an output's tolerance they are allowed."""
+
+
+@pytest.mark.parametrize("dtype", get_args(DType))
+@pytest.mark.parametrize(("place", "name"), everywhere())
+def test_outputs_agree_with_float64(place: str, name: str, dtype: DType) -> None:
+    if dtype not in catalogue()[name].dtypes:
+        pytest.skip(f"{name} is not defined for {dtype}")
+    device = opened(place)
+    bench = TorchBench(device)
+    for mode in ("inference", "training"):
+        subject = bench.subject(case(name, dtype=dtype, mode=mode))
+        _, output = device.timed(subject)
+        assert isinstance(output, torch.Tensor)
+        assert (output.device.type, output.dtype) == (place, getattr(torch, dtype))
+        numerics = bench.numerics(subject, output)
+        assert not is_wrong(numerics), verdict(numerics)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("place", "name"), everywhere())
+def test_gradients_agree_with_float64(place: str, name: str, dtype: DType) -> None:
+    operator, one = catalogue()[name], case(name, dtype=dtype, mode="training")
+    here, truth = build(operator, one, None), build(operator, one, None)
+    x = torch.randn(2, 8, *gpu_cases.SIZE, generator=torch.Generator().manual_seed(3))
+    subject = TorchSubject(one, here, x.clone(), torch.device(place))
+    exact = TorchSubject(case(name, dtype="float64", mode="training"), truth, x.clone(), torch.device("cpu"))
+    for one_subject in (subject, exact):
+        with one_subject.scope():
+            one_subject.call()
+    for ours, theirs in zip(subject.leaves(), exact.leaves(), strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert relative(ours.grad, theirs.grad) < GRADIENTS * TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("place", "name"), everywhere())
+def test_channels_last_gives_the_same(place: str, name: str, dtype: DType) -> None:
+    device = opened(place)
+    bench = TorchBench(device)
+    subject = bench.subject(case(name, dtype=dtype, memory_format="channels_last"))
+    assert subject.x.is_contiguous(memory_format=torch.channels_last)
+    numerics = bench.numerics(subject, device.timed(subject)[1])
+    assert not is_wrong(numerics), verdict(numerics)
+
+
+@pytest.mark.parametrize("lower", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("place", "name"), everywhere())
+def test_autocast_keeps_the_function(place: str, name: str, lower: torch.dtype) -> None:
+    device = opened(place)
+    bench = TorchBench(device)
+    subject = bench.subject(case(name, mode="training"))
+    with torch.autocast(place, dtype=lower):
+        output = subject.module(subject.x)
+    numerics = bench.numerics(subject, output)
+    allowed = TOLERANCE[str(lower).removeprefix("torch.")]
+    assert numerics.l2 < allowed
+    assert numerics.max < allowed
+    output.sum().backward()
+    assert all(leaf.grad is not None and bool(leaf.grad.isfinite().all()) for leaf in subject.leaves())
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("mode", get_args(Mode))
+@pytest.mark.parametrize("name", gpu_cases.names("cuda"))
+def test_a_graph_computes_what_the_calls_in_it_do(name: str, mode: Mode) -> None:
+    """cuFFT's transforms included: the graph reads new numbers from the old place."""
+    device = opened("cuda")
+    subject = TorchBench(device).subject(case(name, mode=mode))
+    kept = Kept(subject)
+    captured = device.capture(kept)
+    fresh = torch.randn(subject.x.shape, generator=torch.Generator().manual_seed(11)).to(subject.x)
+    with torch.no_grad():
+        subject.x.copy_(fresh)
+    with captured.scope():
+        captured.call()
+    torch.cuda.synchronize()
+    assert kept.output is not None
+    replayed = kept.output.detach().clone()
+    gradients = [None if leaf.grad is None else leaf.grad.clone() for leaf in subject.leaves()]
+    subject.reset()
+    with subject.scope():
+        expected = subject.call()
+    torch.testing.assert_close(replayed, expected.detach(), rtol=1e-4, atol=1e-5)
+    assert (mode == "training") == all(gradient is not None for gradient in gradients)
+    if mode == "training":
+        for gradient, leaf in zip(gradients, subject.leaves(), strict=True):
+            assert gradient is not None
+            assert leaf.grad is not None
+            assert relative(gradient, leaf.grad) < 1e-4
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("name", gpu_cases.names("cuda"))
+def test_large_problems_agree_too(name: str, mode: Mode) -> None:
+    """At a size that fills the card, other kernels and FFT plans are at work."""
+    size = (32, 32) if name == "attention" else (56, 56)
+    channels = 16 if "full" in name or "dense" in name else 64
+    device = opened("cuda")
+    bench = TorchBench(device)
+    subject = bench.subject(case(name, mode=mode, batch=8, channels=channels, size=size, kernel=9))
+    numerics = bench.numerics(subject, device.timed(subject)[1])
+    assert not is_wrong(numerics), verdict(numerics)
+
+
+@pytest.fixture(autouse=True)
+def _released() -> Iterator[None]:
+    yield
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
