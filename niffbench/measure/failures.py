@@ -24,7 +24,7 @@ _UNSUPPORTED = re.compile(
     r"No working C\+\+ compiler|[Gg]raph break"
 )
 _CAPTURE = re.compile(r"captur")
-"""No graph can hold the call ("CUDA error: operation not permitted when stream is capturing"); the device lives."""
+"""No graph holds the call ("CUDA error: operation not permitted when stream is capturing"); the device lives."""
 _LOST = re.compile(r"CUDA error|EXECUTION_FAILED|EXEC_FAILED|INTERNAL_ERROR|NVML_ERROR|device-side assert")
 
 
