@@ -20,6 +20,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast
@@ -56,6 +57,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Fresh worker processes; the samples of all are replayed one after another. Default: %(default)s.",
     )
     group.addoption(
+        "--niffbench-keep",
+        metavar="DIR",
+        help="Keep the runs in DIR, for niffbench report and check. Default: they go with the session.",
+    )
+    group.addoption(
         "--niffbench-device", default="auto", metavar="DEVICE", help="auto, cpu or cuda. Default: %(default)s."
     )
 
@@ -68,6 +74,8 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 
 def _asked_for(path: Path, config: pytest.Config) -> bool:
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        return False
     folder = config.invocation_params.dir
     named = {(folder / argument.partition("::")[0]).resolve() for argument in config.args}
     return path.resolve() in named or path.resolve().parent in named
@@ -130,9 +138,9 @@ class SuiteCase(pytest.Function):
         group = f"{case.problem.label} {regime}"
         self.add_marker(pytest.mark.benchmark(timer=self.clock, group=group, disable_gc=False))
 
-    def reportinfo(self) -> tuple[Path, int | None, str]:
+    def reportinfo(self) -> tuple[Path, int, str]:
         """Where a failure is said to be: in the suite, not in this file."""
-        return self.path, None, self.name
+        return self.path, 0, self.name
 
 
 def _mark(config: pytest.Config, name: str) -> pytest.MarkDecorator:
@@ -175,6 +183,8 @@ def _replay(
     records = [record for record in run.records if record.id == item.case.id]
     _settle(records)
     series = [record.latency[item.regime] for record in records if item.regime in record.latency]
+    if faults := sorted({"stuck", "invalid"} & {flag for one in series for flag in one.flags}):
+        pytest.fail(f"the clock is not to be believed: {', '.join(faults)}", pytrace=False)
     samples = [sample for one in series for sample in one.samples]
     if not samples:
         pytest.skip(f"the {item.regime} regime was not measured (device {run.manifest.device})")
@@ -208,7 +218,7 @@ def _measured(item: SuiteCase, cases: Sequence[Case], folders: pytest.TempPathFa
     done = item.session.stash.setdefault(_RUNS, {})
     key = (*arguments, *filters)
     if key not in done:
-        out = folders.mktemp("niffbench") / "run"
+        out = _place(item, folders)
         try:
             done[key] = measured(sys.executable, [*arguments, *filters], out, os.environ)
         except NiffbenchError as error:
@@ -216,6 +226,14 @@ def _measured(item: SuiteCase, cases: Sequence[Case], folders: pytest.TempPathFa
     if isinstance(run := done[key], NiffbenchError):
         pytest.fail(str(run), pytrace=False)
     return run
+
+
+def _place(item: SuiteCase, folders: pytest.TempPathFactory) -> Path:
+    kept = item.config.getoption("niffbench_keep")
+    if kept is None:
+        return folders.mktemp("niffbench") / "run"
+    moment = datetime.now().astimezone()
+    return Path(item.config.invocation_params.dir, kept, f"{item.path.stem}-{moment:%Y%m%d-%H%M%S-%f}").resolve()
 
 
 def _settle(records: Sequence[Record]) -> None:
