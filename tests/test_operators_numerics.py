@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_cases import LAYERS, case_of, cases
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from niffbench.case import Case, OptionValue, Problem
 from niffbench.niff import recording
@@ -189,3 +190,26 @@ def test_half_precision_is_cast_and_the_cast_is_counted() -> None:
     pixels = 2 * 12 * 10
     assert steps["cast"].bytes == (2 + 4) * (pixels * 16 + 8 * 25)
     assert steps["forward fft"].bytes > pixels * 8 * 4  # float32 in, complex64 out
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases(("global-filter", "spectral"), modes=("inference",)))
+def test_half_plane_operators_start_with_nothing_that_libraries_may_read_differently(case: Case) -> None:
+    """Before the inverse FFT, columns that mirror themselves are Hermitian: no imaginary part to be ignored."""
+    module, x = build(replace(case, problem=replace(case.problem, dtype="float64")))
+    seen: list[Tensor] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func.overloadpacket is torch.ops.aten._fft_c2r:
+                seen.append(args[0].clone())
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Watch():
+        module(x)
+    (spectrum,) = seen
+    height, width = x.shape[-2:]
+    mirror = -torch.arange(height) % height
+    for column in {0, width // 2} if width % 2 == 0 else {0}:
+        own = spectrum[..., column]
+        assert torch.allclose(own, own[..., mirror].conj(), atol=1e-12)

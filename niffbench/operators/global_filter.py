@@ -63,7 +63,7 @@ class GlobalFilter(Operator):
         import torch
 
         from niffbench.niff.steps import step
-        from niffbench.operators._weighted import Weighted
+        from niffbench.operators._weighted import Weighted, hermitian_columns
 
         p = case.problem
         height, width = p.height, p.width
@@ -86,7 +86,9 @@ class GlobalFilter(Operator):
             return y
 
         # GFNet's own scale, as small as a position embedding's.
-        return Weighted(forward, weight=0.02 * torch.randn(p.channels, height * (width // 2 + 1), 2))
+        drawn = 0.02 * torch.randn(p.channels, height, width // 2 + 1, 2)
+        hermitian_columns(torch.view_as_complex(drawn), width)
+        return Weighted(forward, weight=drawn.flatten(1, 2))
 
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         import torch

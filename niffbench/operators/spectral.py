@@ -86,7 +86,7 @@ class Spectral(Operator):
         import torch
 
         from niffbench.niff.steps import step
-        from niffbench.operators._weighted import Weighted
+        from niffbench.operators._weighted import Weighted, hermitian_columns
 
         p, modes = case.problem, int(case.option("modes"))
         height, width = p.height, p.width
@@ -113,8 +113,16 @@ class Spectral(Operator):
             return y
 
         # The published code's scale.
-        scale = 1 / (p.channels * p.channels_out)
-        return Weighted(forward, weight=scale * torch.rand(2, p.channels, p.channels_out, modes, modes, 2))
+        drawn = torch.rand(2, p.channels, p.channels_out, modes, modes, 2) / (p.channels * p.channels_out)
+        blocks = torch.view_as_complex(drawn)
+        for column in {0, width // 2} & set(range(modes)) if width % 2 == 0 else {0}:
+            rows = blocks.new_zeros(p.channels, p.channels_out, height, 1)
+            rows[:, :, :modes, 0], rows[:, :, -modes:, 0] = blocks[0, ..., column], blocks[1, ..., column]
+            if 2 * modes < height:
+                rows[:, :, -modes] = 0  # Its mirror image is not among the modes.
+            hermitian_columns(rows, 1)
+            blocks[0, ..., column], blocks[1, ..., column] = rows[:, :, :modes, 0], rows[:, :, -modes:, 0]
+        return Weighted(forward, weight=drawn)
 
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         import torch
