@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ class Journal:
             try:
                 self._write(dump(record))
             except OSError:
-                os.ftruncate(self._descriptor, start)
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._descriptor, start)
                 raise
             if os.fstat(self._descriptor).st_nlink == 0 or not self._path.exists():
                 raise FileNotFoundError(errno.ENOENT, "it was removed while the run was writing to it")

@@ -21,12 +21,13 @@ from niffbench.runner.process import WORKER, Worker, WorkerBroken
 from niffbench.runner.provenance import discreet
 from niffbench.runner.settings import Settings
 from niffbench.runner.sitting import Failed, Observer, Sitting
+from niffbench.runner.survey import STARTUP
 from niffbench.suite import Measure
 
 MAX_DEATHS = 10
 """Workers in a row that may die over a case, none of them finishing one, before a round is given up."""
-MAX_BLAMELESS = 2
-"""Workers in a row that may end with no case to blame before the run is given up."""
+MAX_BLAMELESS = 5
+"""Workers in a row that may end with no case to blame before the run is given up, unless they took long to."""
 
 
 class Manager:
@@ -63,6 +64,7 @@ class Manager:
         self._visits = [record for record in done if record.elapsed > 0]
         self._unfit = [record.case for record in done if record.status == "oom"]
         self._deaths = self._blameless = 0
+        self._last_good = time.monotonic()  # when a worker last got anywhere
         self.notes: list[str] = []
 
     def run(self) -> None:
@@ -136,6 +138,7 @@ class Manager:
             self._write(replace(record, reason=discreet(record.reason) if record.reason else None))
             del pending[record.id]
             self._deaths = self._blameless = 0
+            self._last_good = time.monotonic()
             if record.status == "oom":
                 self._unfit.append(record.case)
 
@@ -161,10 +164,12 @@ class Manager:
         """Write down what the loss of a worker cost, and see whether another is worth starting."""
         if failed.case is None:
             self._blameless += 1
-            if self._blameless >= MAX_BLAMELESS:
-                raise WorkerBroken(f"{MAX_BLAMELESS} workers in a row were lost, over no case: {failed.reason}")
+            if self._blameless >= MAX_BLAMELESS or time.monotonic() - self._last_good > STARTUP:
+                count = f"{self._blameless} workers in a row were" if self._blameless > 1 else "a worker was"
+                raise WorkerBroken(f"{count} lost, over no case: {failed.reason}")
             return
         self._blameless = 0
+        self._last_good = time.monotonic()
         self._deaths += 1
         self._give_up(pending.pop(failed.case), number, failed.status, Skip(failed.reason), failed.elapsed)
         if self._deaths >= MAX_DEATHS:

@@ -53,7 +53,7 @@ def survey(
     worker starts, and Interrupted.
     """
     asked = _Questioning(list(cases), ceilings)
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
         task = messages.Task(
             kind="survey",
             device=settings.device,
@@ -65,10 +65,10 @@ def survey(
         )
         with Worker(task, stop.descriptor, command) as worker:
             stop.at_once = worker.kill
-            if asked.ask(worker, stop, settings.measure.case_timeout):
+            if asked.ask(worker, stop, settings.measure.case_timeout, last=attempt == _ATTEMPTS - 1):
                 break
     stop.at_once = None
-    assert asked.hello is not None  # ask raises when a worker does not even say hello
+    assert asked.hello is not None  # the last attempt raises when there is none
     return Survey(asked.hello.fingerprint, asked.hello.free_memory, asked.predictions, asked.ceilings)
 
 
@@ -81,8 +81,11 @@ class _Questioning:
         self.ceilings: Ceilings | None = None
         self._cases = cases
 
-    def ask(self, worker: Worker, stop: Interrupts, patience: float) -> bool:
-        """Listen to one worker until its end; True when it had nothing left to say."""
+    def ask(self, worker: Worker, stop: Interrupts, patience: float, *, last: bool) -> bool:
+        """Listen to one worker until its end; True when it had nothing left to say.
+
+        Raises WorkerBroken for one that does not say hello, unless it died and another may be tried.
+        """
         greeted = False
         suspect: str | None = None
         while True:
@@ -105,9 +108,10 @@ class _Questioning:
                     return True
                 case Death() | None:
                     end = heard or "it did not answer in time"
-                    if not greeted:
+                    if greeted:
+                        self._blame(suspect, str(end))
+                    elif last or heard is None:
                         raise WorkerBroken(f"no worker process can be started: {end}")
-                    self._blame(suspect, str(end))
                     return False
 
     def _blame(self, suspect: str | None, end: str) -> None:

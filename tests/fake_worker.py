@@ -1,0 +1,140 @@
+"""A worker that measures nothing: it speaks the manager's protocol with the standard library alone, so it starts
+in milliseconds. ``FAKE_WORKER`` holds its script, JSON:
+
+    {"pause": 0.001, "free": 1000, "must": {"device": "fake"}, "predict": {"depthwise": 100},
+     "start": "exit", "faults": [{"kernel": 7, "round": 0, "height": 14, "do": "kill", "once": "FILE"}]}
+
+``pause``: seconds a case takes. ``start``: what happens instead of hello. A fault strikes the cases and rounds it
+fits (keys left out fit all), each time, or only until ``once`` exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def case_id(case: dict) -> str:
+    text = json.dumps(case, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def record(case: dict, number: int, **more: object) -> dict:
+    kernel = f"-k{case['kernel']}" if case["kernel"] else ""
+    traits = {"label": case["operator"] + kernel, "family": "fake", "boundary": "zero", "equivalence": "fake"}
+    measured = {"latency": {"steady": {"samples": [0.001, 0.002]}}, "elapsed": 0.002, "measuring": 0.001}
+    return {
+        "case": case,
+        "id": case_id(case),
+        "round": number,
+        "status": "ok",
+        "traits": traits,
+        **measured,
+        **more,
+    }
+
+
+class Fake:
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.script = json.loads(os.environ.get("FAKE_WORKER", "{}"))
+        self.task = json.loads(sys.stdin.readline())
+
+    def send(self, **message: object) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        try:
+            while data:
+                data = data[os.write(self.descriptor, data) :]
+        except BrokenPipeError:
+            sys.exit(0)
+
+    def happen(self, what: str, case: dict) -> None:
+        """Let a fault happen; returns for those that leave the worker alive."""
+        number = self.task["round"]
+        if what == "kill":
+            print("about to be killed", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif what == "segv":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif what == "exit":
+            print("\x1b[31mgiving up\x1b[0m in", Path.home() / "secret" / "file.py", flush=True)
+            os._exit(3)
+        elif what == "hang":
+            time.sleep(3600)
+        elif what == "garbage":
+            os.write(self.descriptor, b"what?\n")
+            time.sleep(3600)
+        elif what == "end":
+            self.send(type="end")
+            sys.exit(0)
+        elif what == "stranger":
+            self.send(type="finished", record=record({**case, "kernel": 99}, number))
+        elif what == "oom":
+            lost = {"status": "oom", "reason": "out of memory", "needed": 9, "available": 3, "latency": {}}
+            self.send(type="finished", record=record(case, number, **lost))
+        elif what == "flood":
+            os.write(2, b"x" * 1_000_000)
+            os._exit(4)
+
+    def fault(self, case: dict) -> str | None:
+        facts = {
+            **case["problem"],
+            "kernel": case["kernel"],
+            "operator": case["operator"],
+            "round": self.task["round"],
+        }
+        for fault in self.script.get("faults", ()):
+            if all(facts[key] == value for key, value in fault.items() if key not in ("do", "once")):
+                if "once" in fault:
+                    if Path(fault["once"]).exists():
+                        continue
+                    Path(fault["once"]).touch()
+                return fault["do"]
+        return None
+
+    def survey(self) -> None:
+        for case in self.task["cases"]:
+            self.send(type="begin", case=case_id(case), stage="predict")
+            if (what := self.fault({**case})) and self.script.get("survey_faults"):
+                self.happen(what, case)
+            peak = self.script.get("predict", {}).get(case["operator"])
+            self.send(type="predicted", case=case_id(case), resident=0, peak=peak, reason=None if peak else "fake")
+        if self.task["ceilings"]:
+            self.send(type="roofline", ceilings={"copy_bandwidth": 1e10, "matmul": {"float32": 1e11}})
+
+    def round(self) -> None:
+        cases = list(self.task["cases"])
+        random.Random(f"{self.task['seed']}/{self.task['round']}").shuffle(cases)
+        for case in cases:
+            self.send(type="begin", case=case_id(case), stage="build")
+            self.send(type="begin", case=case_id(case), stage="steady")
+            time.sleep(self.script.get("pause", 0.0))
+            what = self.fault(case)
+            if what is not None:
+                self.happen(what, case)
+            if what not in ("oom", "stranger"):
+                self.send(type="finished", record=record(case, self.task["round"]))
+
+    def run(self) -> None:
+        if start := self.script.get("start"):
+            self.happen(start, {})
+        if refusal := self.script.get("refuse"):
+            self.send(type="refused", message=refusal, exit_code=2)
+            sys.exit(2)
+        must = self.script.get("must", {"device": "fake"})
+        self.send(type="hello", fingerprint={"must": must, "should": {}}, free_memory=self.script.get("free"))
+        self.survey() if self.task["kind"] == "survey" else self.round()
+        self.send(type="end")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--reply-fd", type=int, required=True)
+    Fake(parser.parse_args().reply_fd).run()
