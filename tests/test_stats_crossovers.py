@@ -60,6 +60,19 @@ def test_operators_that_do_not_cross_are_not_said_to(rounds: int) -> None:
         assert made_up <= 0.05 * 400
 
 
+@pytest.mark.parametrize("rounds", [3, 8])
+def test_equal_costs_over_many_sizes_are_not_taken_for_a_crossover(rounds: int) -> None:
+    """A is far cheaper at small sizes and exactly as dear at the other fifteen: B is never cheaper."""
+    generator = np.random.default_rng(rounds)
+    sizes = np.arange(1, 21)
+    trials, made_up = 400, 0
+    for _ in range(trials):
+        a = [np.exp(-1.0 * (n <= 5) + 0.02 * generator.standard_normal(rounds)) for n in sizes]
+        b = [np.exp(0.02 * generator.standard_normal(rounds)) for _ in sizes]
+        made_up += bool(crossover(sizes.tolist(), a, b).crossings)
+    assert made_up <= 0.05 * trials
+
+
 def test_none_names_who_is_cheaper_throughout() -> None:
     generator = np.random.default_rng(0)
     beyond = planted(generator, 60.0, 5)

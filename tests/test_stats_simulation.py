@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binom
 
 from niffbench.stats.power import detection
-from niffbench.stats.simulation import RULES, RUN_SDS, SCENARIOS, Row, ours, ours_paired, simulate, table
+from niffbench.stats.simulation import RULES, RUN_SDS, SCENARIOS, Row, _within, ours, ours_paired, simulate, table
 
 ALPHA = 0.01
 STEADY = [scenario for scenario in SCENARIOS if scenario.machine_drift == 0]
@@ -87,6 +89,29 @@ def test_a_warming_machine_fools_two_runs_and_not_abba_pairs() -> None:
     assert apart.suite_alarms > 0.9
     assert paired.suite_alarms <= 0.03
     assert paired.power[1] > 0.9
+
+
+@pytest.mark.parametrize("scenario", STEADY, ids=lambda scenario: scenario.name)
+def test_samples_are_as_their_scenario_says(scenario) -> None:  # type: ignore[no-untyped-def]
+    logs = _within(np.random.default_rng(0), scenario, (20, 10, 10, 50)).astype(np.float64)
+    spread = {"log-normal": 0.005, "autocorrelated": 0.005, "drifting": np.hypot(0.005, 0.02 / 3)}
+    if scenario.name in spread:
+        assert logs.std() == pytest.approx(spread[scenario.name], rel=0.05)
+    lag_one = np.corrcoef(logs[..., :-1].ravel(), logs[..., 1:].ravel())[0, 1]
+    assert (lag_one > 0.5) == (scenario.name in ("autocorrelated", "drifting"))
+    assert (np.median(logs, axis=-1).max() > 0.03) == (scenario.name == "bimodal")
+    assert np.abs(logs[..., 0]).max() < 0.08
+
+
+def test_abba_order_alternates_who_meets_the_drift_first() -> None:
+    seen = []
+
+    def look(base, head, base_first):  # type: ignore[no-untyped-def]
+        seen.append((head - base).mean(axis=(0, 1)) * np.where(base_first, 1, -1))
+        return base[..., 0] > np.inf, base[..., 0] > np.inf
+
+    simulate(replace(ours_paired(), judge=look), NAMED["warming machine"], 0.0, suites=50, effects=())
+    assert seen[0] == pytest.approx(np.full(8, 0.08 / 16), abs=3e-4)
 
 
 def test_rows_are_reproducible_and_depend_on_the_seed() -> None:
