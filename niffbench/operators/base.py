@@ -54,6 +54,15 @@ class Operator(ABC):
         extra = [f"{k}={v}" for k, v in case.options if v != self.options[k].default]
         return " ".join([self.name + kernel, *extra])
 
+    def output_shape(self, case: Case) -> tuple[int, ...]:
+        """The output's shape: an image for each image, unless the operator is a whole network."""
+        p = case.problem
+        return p.batch, p.channels_out, p.height, p.width
+
+    def mixes_images(self, case: Case) -> bool:
+        """Whether an image's result depends on the rest of the batch, as a normalisation's in training does."""
+        return False
+
     @abstractmethod
     def equivalence(self, case: Case) -> str:
         """The equivalence class: operators with equal classes, given equal weights, compute one function.
@@ -69,7 +78,7 @@ class Operator(ABC):
     def build(self, case: Case) -> nn.Module:
         """A module for ``case`` in the default dtype on the default device, initialised from torch's RNG.
 
-        It maps ``(batch, channels, height, width)`` to ``(batch, channels_out, height, width)``.
+        It maps ``(batch, channels, height, width)`` to :meth:`output_shape`.
         """
 
     @abstractmethod

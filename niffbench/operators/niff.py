@@ -78,17 +78,20 @@ class Niff(Operator):
         return layer
 
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        import torch
+        return evaluate(self.kind, state, x, str(case.option("grid")) if "grid" in self.options else "paper")
 
-        from niffbench.operators._direct import filtered
 
-        if self.kind == "pointwise":
-            return torch.einsum("bihw,oi->bohw", x, state["weight"])
-        p = case.problem
-        planes = (p.channels, p.channels_out) if self.kind == "full" else (p.channels,)
-        filter_ = _filter(state, p.height, p.width, str(case.option("grid"))).view(*planes, p.height, p.width)
-        y = filtered(x, filter_)
-        return torch.einsum("bihw,oi->bohw", y, state["weight"]) if self.kind == "split" else y
+def evaluate(kind: str, state: Mapping[str, Tensor], x: Tensor, grid: str) -> Tensor:
+    """One layer from the definition of its filter, whatever its form; ``state`` is its state dict."""
+    import torch
+
+    from niffbench.operators._direct import filtered
+
+    if kind != "pointwise":
+        height, width = x.shape[-2:]
+        planes = (x.shape[1], -1) if kind == "full" else (x.shape[1],)
+        x = filtered(x, _filter(state, height, width, grid).view(*planes, height, width))
+    return torch.einsum("bihw,oi->bohw", x, state["weight"]) if kind in ("pointwise", "split") else x
 
 
 def _channels_last(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:

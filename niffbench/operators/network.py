@@ -1,0 +1,253 @@
+"""Whole networks: the paper's, torchvision's originals, and the same with large spatial kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from niffbench.case import Case, Problem
+from niffbench.cost.closed import NOTHING, Cost, Work, bilinear, steps
+from niffbench.niff.catalogue import EXECUTIONS, GRIDS, NETWORKS, Network
+from niffbench.operators._architectures import STRIDE, Convolution, Linear, Norm, Scale, Site, sites, with_kernel
+from niffbench.operators._niff_cost import FORM_PARTS, Layer, Pair
+from niffbench.operators.base import Operator, Option
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_EXECUTION = Option("rfft", tuple(EXECUTIONS), "which form each kind of NIFF layer takes")
+_GRID = Option("paper", GRIDS, "coordinate grid of the filters; they differ on odd sides")
+_OPTIMISER = Option(
+    "none", ("none", "sgd", "adamw"), "whose step ends each training step; it leaves the weights alone"
+)
+
+
+@dataclass(frozen=True)
+class WholeNetwork(Operator):
+    """A network of :mod:`niffbench.niff.networks`, from images to class scores.
+
+    ``channels`` is 3, ``channels_out`` the number of classes. In ``training`` its normalisations use the batch's
+    statistics; dropout and stochastic depth are off, so that every call computes the same. The optimiser's
+    learning rate and weight decay are 0: it does all its work and changes no weight.
+    """
+
+    network: Network = field(default_factory=lambda: NETWORKS["resnet18"])
+    options: Mapping[str, Option] = field(default_factory=dict, hash=False)
+
+    def refusal(self, case: Case) -> str | None:
+        p = case.problem
+        if p.channels != 3:
+            return f"needs channels = 3, for images, got {p.channels}"
+        if min(p.height, p.width) < STRIDE:
+            return f"needs at least {STRIDE}×{STRIDE} pixels, its stride, got {p.height}×{p.width}"
+        if self.network.kernel == "map" and p.height != p.width:
+            return f"needs square images for kernels of feature-map size, got {p.height}×{p.width}"
+        if case.option("optimiser") != "none" and p.mode != "training":
+            return f"optimiser={case.option('optimiser')} needs mode = training, got {p.mode}"
+        alone = p.batch * (p.height // STRIDE) * (p.width // STRIDE) == 1
+        if p.mode == "training" and alone and not self.network.base.startswith("convnext"):
+            return "cannot normalise over a single value in training: needs batch ≥ 2, or at least 64×32 pixels"
+        return None
+
+    def equivalence(self, case: Case) -> str:
+        grid = f"-{case.option('grid')}" if "grid" in self.options else ""
+        state = "-training" if case.problem.mode == "training" else ""
+        return f"network-{self.network.name}{grid}{state}"
+
+    def output_shape(self, case: Case) -> tuple[int, ...]:
+        return case.problem.batch, case.problem.channels_out
+
+    def mixes_images(self, case: Case) -> bool:
+        return case.problem.mode == "training"
+
+    def cost(self, case: Case) -> Cost:
+        p = case.problem
+        forms = EXECUTIONS[str(case.option("execution"))] if "execution" in self.options else {}
+        forward: dict[str, Work] = {}
+        backward: dict[str, Work] = {}
+        parameters, lengths = 0, set()
+        for site in sites(self.network.base, p.height, p.width, p.channels_out):
+            kind = self._replaced(site)
+            if kind is None or self.network.variant == "spatial":
+                chosen = (
+                    site if kind is None or self.network.kernel is None else with_kernel(site, self.network.kernel)
+                )
+                parts, learnable = _site_parts(chosen, p), _site_parameters(chosen)
+            else:
+                layer = _layer(site, kind, p, "big" if self.network.base.startswith("convnext") else "small")
+                parts, learnable = FORM_PARTS[forms[kind]](layer), layer.parameters
+                lengths |= (
+                    set(layer.transform.lengths) if forms[kind] != "elided" or kind != "pointwise" else set()
+                )
+            parameters += learnable
+            for name, (there, back) in parts.items():
+                forward[name] = forward.get(name, NOTHING) + there
+                backward[name] = backward.get(name, NOTHING) + back
+        images = p.batch * p.channels * p.height * p.width
+        floor = (images + p.batch * p.channels_out + parameters) * p.element_bytes
+        # Per weight: gradient and weight read, weight written; AdamW reads and writes two moments besides.
+        passes = {"none": 0, "sgd": 3, "adamw": 7}[str(case.option("optimiser"))]
+        backward["optimiser"] = Work(0, passes * parameters * p.element_bytes)
+        return Cost(
+            steps=steps(p.mode, forward, dict(reversed(backward.items()))),
+            bytes_floor=floor * (2 if p.mode == "training" else 1),
+            parameters=parameters,
+            transform_lengths=tuple(sorted(lengths)),
+        )
+
+    def _replaced(self, site: Site) -> str | None:
+        """The kind of NIFF layer that stands for ``site``, or would in the network that this one is a baseline of."""
+        if self.network.variant == "original":
+            return None
+        if isinstance(site, Linear):
+            return "pointwise" if site.replaceable else None
+        if not isinstance(site, Convolution) or site.stride != 1:
+            return None
+        if site.kernel == (1, 1):
+            return "pointwise"
+        if site.groups > 1:
+            return "depthwise"
+        return "full" if self.network.variant == "full" else "split"
+
+    def build(self, case: Case) -> nn.Module:
+        model = self._model(case)
+        if (name := case.option("optimiser")) != "none":
+            _end_with_step(model, str(name))
+        return model
+
+    def _model(self, case: Case) -> nn.Module:
+        import torch
+        from torchvision.ops import StochasticDepth
+
+        from niffbench.niff.networks import build
+
+        p = case.problem
+        settings = {name: str(case.option(name)) for name in ("execution", "grid") if name in self.options}
+        model = build(self.network.name, input_size=min(p.height, p.width), num_classes=p.channels_out, **settings)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout | StochasticDepth):
+                module.p = 0.0
+        return model.train(p.mode == "training")
+
+    def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """The network in float64, each NIFF layer computed from the definition of its filter."""
+        from niffbench.niff.networks import niff_layers
+
+        model = self._model(case).to(x)
+        model.load_state_dict(state)
+        for _, layer in niff_layers(model):
+            layer.forward = _by_definition(layer)  # type: ignore[method-assign]
+        out: Tensor = model(x)
+        return out
+
+
+def _by_definition(layer: nn.Module) -> object:
+    from niffbench.niff.layer import FilteringLayer, SpectralLayer
+    from niffbench.operators.niff import evaluate
+
+    assert isinstance(layer, SpectralLayer)
+    last = layer.channel_dimension == 3
+    grid = layer.generator.grid if isinstance(layer, FilteringLayer) else "paper"
+
+    def forward(x: Tensor) -> Tensor:
+        images = x.permute(0, 3, 1, 2) if last else x
+        y = evaluate(layer.kind, layer.state_dict(), images, grid)
+        return y.permute(0, 2, 3, 1) if last else y
+
+    return forward
+
+
+def _end_with_step(model: nn.Module, name: str) -> None:
+    """Let an optimiser step as soon as all gradients of a backward pass are there."""
+    import torch
+
+    made: list[torch.optim.Optimizer] = []
+
+    def step() -> None:
+        if not made:
+            parameters = list(model.parameters())
+            made.append(
+                torch.optim.SGD(parameters, lr=0.0)
+                if name == "sgd"
+                else torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
+            )
+        made[0].step()
+
+    def begin(gradient: Tensor) -> None:
+        torch.autograd.Variable._execution_engine.queue_callback(step)
+
+    def watch(_: nn.Module, __: object, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(begin)
+
+    model.register_forward_hook(watch)
+
+
+def _layer(site: Site, kind: str, p: Problem, mlp: str) -> Layer:
+    """The NIFF layer in the place of ``site``, on the problem that it meets there."""
+    assert isinstance(site, Convolution | Linear)
+    height, width = site.given if isinstance(site, Convolution) else site.size
+    problem = replace(p, channels=site.into, channels_out=site.out, height=height, width=width)
+    return Layer(problem, kind, {"pointwise": None, "full": "tiny"}.get(kind, mlp))
+
+
+def _site_parts(site: Site, p: Problem) -> dict[str, Pair]:
+    """FLOPs and bytes of what is not NIFF."""
+    real, batch = p.element_bytes, p.batch
+    if isinstance(site, Convolution):
+        taps = site.kernel[0] * site.kernel[1] * site.into // site.groups
+        given, made = (batch * size[0] * size[1] for size in (site.given, site.made))
+        weights = taps * site.out
+        pair = bilinear(2 * weights * made, given * site.into * real, weights * real, made * site.out * real)
+        return {"convolution": pair}
+    pixels = batch * site.size[0] * site.size[1]
+    if isinstance(site, Linear):
+        weights = site.into * site.out
+        there, back = bilinear(
+            2 * weights * pixels, pixels * site.into * real, weights * real, pixels * site.out * real
+        )
+        bias = Work(pixels * site.out, pixels * site.out * real) if pixels > 1 else NOTHING
+        activation = (
+            Work(0, 2 * pixels * site.out * real) if site.replaceable and site.out > site.into else NOTHING
+        )
+        return {"mixing": (there, back + bias), "activation": (activation, activation)}
+    numbers = pixels * site.channels
+    if isinstance(site, Scale):
+        summed = Work(numbers, 0) if pixels > 1 else NOTHING
+        return {"product": (Work(numbers, 5 * numbers * real), Work(2 * numbers, 7 * numbers * real) + summed)}
+    # Read and written by the normalisation, and again by the activation; backward reads what it was given too.
+    passes = 4 if site.activated else 2
+    return {"activation": (Work(0, passes * numbers * real), Work(0, passes * 3 // 2 * numbers * real))}
+
+
+def _site_parameters(site: Site) -> int:
+    if isinstance(site, Convolution):
+        taps = site.kernel[0] * site.kernel[1] * site.into // site.groups
+        return site.out * (taps + site.bias)
+    if isinstance(site, Linear):
+        return site.out * (site.into + 1)
+    return site.channels * (2 if isinstance(site, Norm) else 1)
+
+
+def _operators() -> Iterator[WholeNetwork]:
+    for network in NETWORKS.values():
+        spectral = network.variant in ("full", "split", "niff")
+        kernel = "their feature map's size" if network.kernel == "map" else f"k = {network.kernel}"
+        summaries = {
+            "original": f"torchvision's {network.base}",
+            "spatial": f"{network.base}, every convolution that NIFF replaces at {kernel}",
+        }
+        yield WholeNetwork(
+            name=f"network/{network.name}",
+            family="network",
+            summary=summaries.get(network.variant, f"{network.base} with NIFF layers ({network.variant})"),
+            boundary="circular" if spectral else "zero",
+            options={"execution": _EXECUTION, "grid": _GRID, "optimiser": _OPTIMISER}
+            if spectral
+            else {"optimiser": _OPTIMISER},
+            network=network,
+        )
+
+
+OPERATORS = tuple(_operators())
