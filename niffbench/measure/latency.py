@@ -30,8 +30,8 @@ BLOCKS_A_FLOOR = 4
 SHORTEST_BLOCK = 0.02
 MOST_SAMPLES = 5000
 WARM_TIME = 0.01
-WARM_CALLS = 3
-"""A first block is preceded by at least so many calls and seconds: plans, thread pools, clocks."""
+"""Seconds of calls before the first block of a regime (at least one call): thread pools, clocks, caches. Plans and
+autotuning were done with in the calls that checked the numerics and measured the memory."""
 
 THROTTLE_REPEATS = 3
 THROTTLE_REST = 1.0
@@ -50,10 +50,13 @@ class Sampler:
     """One regime of one case. :meth:`step` takes a block; ``done`` once the rule of ``measure`` says so.
 
     The rule: not before ``min_time`` and ``min_samples``; then as soon as the median is known to ``precision``, at
-    the latest after ``max_time`` (seconds inside blocks, flushes included) or :data:`MOST_SAMPLES`.
+    the latest after ``max_time`` (seconds inside blocks, flushes included) or :data:`MOST_SAMPLES`. ``guess``:
+    seconds a call took once, so that a cold series needs no trial.
     """
 
-    def __init__(self, device: Device, runner: Runner, regime: Regime, measure: Measure) -> None:
+    def __init__(
+        self, device: Device, runner: Runner, regime: Regime, measure: Measure, guess: float = 0.0
+    ) -> None:
         self.regime = regime
         self.stopped: Stopped | None = None
         self.calls = 1  # that a sample is the mean of
@@ -65,7 +68,7 @@ class Sampler:
         self._samples: list[float] = []
         self._blocks: list[int] = []
         self._flags: set[str] = set()
-        self._each = 0.0  # wall seconds a sample takes, at best
+        self._each = guess  # wall seconds a sample takes, at best
         self._repeats = 0
 
     @property
@@ -104,6 +107,8 @@ class Sampler:
 
     def _prepare(self) -> None:
         """Warm up; choose how many calls a sample is the mean of, and guess how long one takes."""
+        if self.regime == "cold" and self._each > 0:
+            return
         call = warm_up(self._device, self._runner)
         if self.regime != "cold" and call > 0:
             length = max(QUANTA * self._device.quantum, self._measure.min_time / SAMPLES_A_FLOOR)
@@ -153,12 +158,11 @@ class Sampler:
 
 def warm_up(device: Device, runner: Runner) -> float:
     """Call ``runner`` until it is warm; returns the shortest mean of a call in seconds."""
-    calls, spent, count, best = 1, 0.0, 0, float("inf")
-    while count < WARM_CALLS or spent < WARM_TIME:
+    calls, spent, best = 1, 0.0, float("inf")
+    while spent < WARM_TIME:
         seconds, _ = device.timed(runner, calls)
         best = min(best, seconds / calls)
         spent += seconds
-        count += calls
         calls *= 2
     return best
 

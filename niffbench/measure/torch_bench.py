@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from niffbench.cost import witness
 from niffbench.device import Device
 from niffbench.measure import ceilings, numerics
 from niffbench.measure.bench import Prediction, Subject
+from niffbench.measure.shared import Store
 from niffbench.measure.subject import TorchSubject, build, noise
 from niffbench.measure.tolerance import tolerance
 from niffbench.operators.catalogue import catalogue
@@ -23,22 +24,13 @@ HEAVY = 5e9
 """FLOPs from which a reference is computed on the GPU, in float64 too, rather than on the CPU."""
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What the cases of an equivalence class and a problem share: weights, and the float64 reference."""
-
-    state: Mapping[str, Tensor]
-    reference: Tensor
-
-
 class TorchBench:
     """Bench of a CPU or CUDA device."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self._place = torch.device(device.spec)
-        self._shared: dict[str, _Shared] = {}
-        self._states: dict[str, Mapping[str, Tensor]] = {}
+        self._store = Store()
         _wake(self._place)
 
     def predict(self, case: Case) -> Prediction:
@@ -51,40 +43,41 @@ class TorchBench:
     def subject(self, case: Case) -> TorchSubject:
         """Build ``case``; the first of its class makes the weights, the others load them."""
         operator = catalogue()[case.operator]
-        key = operator.equivalence(case)
-        module = build(operator, case, self._states.get(key))
-        self._states.setdefault(key, {name: value.clone() for name, value in module.state_dict().items()})
+        equivalence = operator.equivalence(case)
+        shared = self._store.find(case, equivalence)
+        module = build(operator, case, None if shared is None else shared.weights)
+        if shared is None:
+            self._store.add(case, equivalence, module.state_dict())
         return TorchSubject(case, module, self._input(case), self._place)
 
     def numerics(self, subject: Subject, output: object) -> Numerics:
-        """``output`` is what the first call gave; the reference is computed once per class."""
+        """``output`` is what the first call gave; the reference is computed once per class and shape."""
         assert isinstance(subject, TorchSubject)
         assert isinstance(output, Tensor)
-        allowed = tolerance(subject.case.problem.dtype, self.device.tf32)
-        return numerics.compare(output, self._reference(subject.case), allowed)
+        case = subject.case
+        equivalence = catalogue()[case.operator].equivalence(case)
+        reference = self._store.reference(case, equivalence, lambda weights: self._reference(case, weights))
+        return numerics.compare(output, reference, tolerance(case.problem.dtype, self.device.tf32))
 
-    def _reference(self, case: Case) -> Tensor:
+    def _reference(self, case: Case, weights: Mapping[str, Tensor]) -> Tensor:
         """In float64 from the weights and the input as rounded to the case's dtype."""
         operator = catalogue()[case.operator]
-        key = operator.equivalence(case)
-        if key not in self._shared:
-            dtype = getattr(torch, case.problem.dtype)
-            heavy = self.device.kind == "cuda" and operator.cost(case).flops("forward") > HEAVY
-            place = self._place if heavy else torch.device("cpu")
-            state = {name: _rounded(value, dtype).to(place) for name, value in self._states[key].items()}
-            x = numerics.images(_rounded(self._input(case), dtype)).to(place)
-            with torch.no_grad(), place:
-                reference = operator.reference(case, state, x)
-            self._shared[key] = _Shared(self._states[key], reference)
-        return self._shared[key].reference
+        dtype = getattr(torch, case.problem.dtype)
+        heavy = self.device.kind == "cuda" and operator.cost(case).flops("forward") > HEAVY
+        place = self._place if heavy else torch.device("cpu")
+        state = {name: _rounded(value, dtype).to(place) for name, value in weights.items()}
+        x = numerics.images(_rounded(self._input(case), dtype)).to(place)
+        with torch.no_grad(), place:
+            return operator.reference(case, state, x).cpu()
 
     def cost(self, case: Case) -> CostRecord:
         return witness.witnesses(catalogue()[case.operator], case)
 
     def forget(self) -> None:
-        self._shared.clear()
-        self._states.clear()
+        """Drop what is old, and collect garbage; what lives on is not looked through again."""
+        self._store.trim()
         self.device.release()
+        gc.freeze()
 
     @staticmethod
     def _input(case: Case) -> Tensor:

@@ -131,15 +131,15 @@ class Round:
                 visit.subject = subject = bench.subject(case)
                 visit.parameters = subject.parameters
             with self._stage(visit, "first"):
-                seconds, output = self._device.timed(subject)
+                visit.first, output = self._device.timed(subject)
             with self._stage(visit, "numerics"):
                 visit.numerics = bench.numerics(subject, output)
                 del output
                 if tolerance.is_wrong(visit.numerics):
                     return Failure("wrong", tolerance.verdict(visit.numerics))
             if "first" in self._task.measure.regimes:
-                visit.latency["first"] = latency.first(seconds)
-                visit.measuring += seconds
+                visit.latency["first"] = latency.first(visit.first)
+                visit.measuring += visit.first
             with self._stage(visit, "cost"):
                 visit.cost = bench.cost(case)
             with self._stage(visit, "memory"):
@@ -179,7 +179,8 @@ class Round:
                     visit.note = f"no graph: {explain(error).reason}"
                     visit.latency["graph"] = Latency(samples=[], flags=[NOT_CAPTURED])
                     return None
-        return Turn(visit, runner, latency.Sampler(self._device, runner, regime, self._task.measure))
+        sampler = latency.Sampler(self._device, runner, regime, self._task.measure, visit.first)
+        return Turn(visit, runner, sampler)
 
     def _step(self, turn: Turn) -> bool:
         with self._stage(turn.visit, turn.sampler.regime):

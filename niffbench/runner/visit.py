@@ -16,13 +16,17 @@ from niffbench.suite import Regime
 
 @dataclass
 class Visit:
-    """``case`` in the making. ``subject`` is there while it can be run; times in seconds."""
+    """``case`` in the making. ``subject`` is there while it can be run; times in seconds.
+
+    ``first`` is what the first call took, asked for or not.
+    """
 
     case: Case
     operator: Operator
     subject: Subject | None = None
     prediction: Prediction | None = None
     parameters: int | None = None
+    first: float = 0.0
     numerics: Numerics | None = None
     cost: CostRecord | None = None
     memory: Memory | None = None

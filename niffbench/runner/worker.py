@@ -122,4 +122,6 @@ def _quiet_libraries() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _status = main()
+    sys.stdout.flush()
+    os._exit(_status)  # what libraries do when the interpreter is taken down is slow, and loud

@@ -1,0 +1,60 @@
+"""What cases of one equivalence class share at one shape: weights, and a float64 reference made from them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from niffbench.case import Case, Problem
+
+KEPT_BYTES = 256 * 2**20
+"""Weights and references kept for later problems of the same shape, which differ in the mode only."""
+
+
+@dataclass
+class Shared:
+    """Weights in float32 on the CPU; ``reference`` once somebody asked for it."""
+
+    weights: Mapping[str, Tensor]
+    reference: Tensor | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of both."""
+        tensors = [*self.weights.values(), *([] if self.reference is None else [self.reference])]
+        return sum(tensor.nbytes for tensor in tensors)
+
+
+class Store:
+    """Shared things by class and shape; :meth:`trim` drops the oldest."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, Problem], Shared] = OrderedDict()
+
+    def find(self, case: Case, equivalence: str) -> Shared | None:
+        """What ``case``, of class ``equivalence``, shares with those before it."""
+        return self._kept.get(_key(case, equivalence))
+
+    def add(self, case: Case, equivalence: str, weights: Mapping[str, Tensor]) -> None:
+        """Share copies of ``weights`` with the cases to come."""
+        copies = {name: value.detach().clone() for name, value in weights.items()}
+        self._kept[_key(case, equivalence)] = Shared(copies)
+
+    def reference(self, case: Case, equivalence: str, make: Callable[[Mapping[str, Tensor]], Tensor]) -> Tensor:
+        """The reference; ``make`` computes it from the weights when it is not there yet."""
+        shared = self._kept[_key(case, equivalence)]
+        if shared.reference is None:
+            shared.reference = make(shared.weights)
+        return shared.reference
+
+    def trim(self) -> None:
+        """Keep the latest, :data:`KEPT_BYTES` of them."""
+        while sum(shared.bytes for shared in self._kept.values()) > KEPT_BYTES:
+            self._kept.popitem(last=False)
+
+
+def _key(case: Case, equivalence: str) -> tuple[str, Problem]:
+    return equivalence, replace(case.problem, mode="inference", memory_format="contiguous")
