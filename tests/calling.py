@@ -10,6 +10,15 @@ import pytest
 
 from niffbench.cli import main
 
+_IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@example.invalid", "-c", "commit.gpgsign=false")
+
+
+def git(place: Path, *arguments: str) -> str:
+    """Run git in ``place`` as somebody; returns what it prints."""
+    command = ["git", *_IDENTITY, *arguments]
+    return subprocess.run(command, cwd=place, check=True, capture_output=True, text=True).stdout.strip()
+
+
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 

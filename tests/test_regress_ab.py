@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from calling import Call, call
+from calling import Call, call, git
 from synthetic import Fault, Noise, World, make, save
 
 from niffbench.records import read
@@ -162,9 +162,8 @@ def test_an_interruption_ends_the_round_and_removes_the_worktree(
     repository = tmp_path / "repository"
     (repository / "niffbench").mkdir(parents=True)
     (repository / "niffbench" / "__init__.py").touch()
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.invalid", "-c", "commit.gpgsign=false")
     for command in (("init", "-q"), ("add", "."), ("commit", "-qm", "one")):
-        subprocess.run(["git", *identity, *command], cwd=repository, check=True)
+        git(repository, *command)
     slow = interpreter(tmp_path, "slow", WORLD, f"echo $$ > {tmp_path}/pid; exec sleep 60")
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "niffbench.cli", "ab", str(suite), "--base", str(slow), "--head", "HEAD"],
@@ -178,12 +177,11 @@ def test_an_interruption_ends_the_round_and_removes_the_worktree(
     while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.2)
-    worktrees = ["git", "worktree", "list"]
-    assert len(subprocess.check_output(worktrees, cwd=repository, text=True).splitlines()) == 2
+    assert len(git(repository, "worktree", "list").splitlines()) == 2
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130, said
-    assert len(subprocess.check_output(worktrees, cwd=repository, text=True).splitlines()) == 1
+    assert len(git(repository, "worktree", "list").splitlines()) == 1
     assert not list(tmp_path.glob("niffbench-head-*"))
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -10,16 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from calling import git
 
 from niffbench.errors import NothingMeasured, UsageError
 from niffbench.regress.checkout import checked_out, repository_of
-
-
-def git(repository: Path, *arguments: str) -> str:
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.invalid", "-c", "commit.gpgsign=false")
-    return subprocess.run(
-        ["git", *identity, *arguments], cwd=repository, check=True, capture_output=True, text=True
-    ).stdout.strip()
 
 
 @pytest.fixture

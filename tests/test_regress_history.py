@@ -73,7 +73,7 @@ def test_a_run_is_kept_once_by_fingerprint_suite_and_commit(tmp_path: Path) -> N
     relative = place.relative_to(tmp_path / "history")
     assert relative.parts[0] == run.manifest.fingerprint.hash
     assert relative.parts[1] == "synthetic"
-    assert relative.parts[2] == f"20260307T100000Z-{run.manifest.commit[:12]}"  # type: ignore[index]
+    assert relative.parts[2] == f"20260307T100000-{run.manifest.commit[:12]}"  # type: ignore[index]
     assert read(place).records == run.records
     assert not list(place.parent.glob(".new-*"))
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from calling import git
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".github" / "workflows"
@@ -169,13 +170,6 @@ class Runner:
 
     def _filled(self, text: str) -> str:
         return re.sub(r"\$\{\{\s*(.*?)\s*\}\}", lambda match: self.values[match[1]], text)
-
-
-def git(place: Path, *arguments: str) -> str:
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.invalid", "-c", "commit.gpgsign=false")
-    return subprocess.run(
-        ["git", *identity, *arguments], cwd=place, check=True, capture_output=True, text=True
-    ).stdout.strip()
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def command(
 
     Latencies: Welch's test on logs of round medians, Holm across the suite, and a minimum effect. FLOPs and
     parameters are exact, memory has a tolerance, a case that newly fails or vanished is a regression. Improvements
-    never fail.
+    never fail. At alpha 0.01 a latency needs 5 rounds a side before anything is concluded: run --rounds 8.
 
     \b
     Exit codes

@@ -19,7 +19,7 @@ _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 def place(manifest: Manifest) -> Path:
     """Where a run stands, relative to the archive: ``<fingerprint>/<suite>/<time>-<commit>``."""
     commit = (manifest.commit or "no-commit")[:12] + ("-dirty" if manifest.dirty else "")
-    moment = re.sub(r"[^0-9TZ]", "", manifest.started) or "undated"
+    moment = re.sub(r"[^0-9T]", "", manifest.started[:19]) or "undated"
     return Path(manifest.fingerprint.hash, _component(manifest.suite.name), _component(f"{moment}-{commit}"))
 
 

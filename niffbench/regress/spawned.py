@@ -6,6 +6,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from niffbench.errors import FingerprintsDiffer, NiffbenchError, NothingMeasured, UsageError
@@ -67,7 +68,9 @@ def _failure(status: int, said: str) -> NiffbenchError:
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGINT)
     try:
-        process.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+    finally:  # out of patience, ours or the user's: nothing is left running in its session
+        if process.poll() is None:
+            process.kill()
+            process.wait()
