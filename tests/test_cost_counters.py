@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from niffbench.cost.closed import fft_flops
-from niffbench.cost.counters import Counted, count, count_stock
+from niffbench.cost.counters import Counted, count
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -63,13 +64,29 @@ def test_backward_of_a_grouped_convolution_is_twice_its_forward(groups: int) -> 
     assert backward_of(convolve).flops == 2 * forward
 
 
+def stock(function: Callable[[], object]) -> dict[str, int]:
+    """What torch's own counter says."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return {str(name): flops for name, flops in counter.get_flop_counts().get("Global", {}).items() if flops}
+
+
 def test_stock_counter_is_wrong_where_the_formulas_are_said_to_mend_it() -> None:
     """When this fails, torch has mended its counter: the formula may go."""
     out = F.conv2d(numbers(1, 64, 7, 7), numbers(64, 1, 3, 3), padding=1, groups=64)
-    stock = count_stock(lambda: out.backward(torch.zeros_like(out)))
-    assert stock["aten.convolution_backward"] > 2 * (2 * 9 * 64 * 49)
-    assert count_stock(lambda: torch.fft.rfft2(numbers(8, 8)) * spectrum(8, 5)) == {}
-    assert count_stock(lambda: spectrum(2, 3) @ spectrum(3, 4)) == {"aten.mm": 2 * 24}
+    assert stock(lambda: out.backward(torch.zeros_like(out)))["aten.convolution_backward"] > 2 * (2 * 9 * 64 * 49)
+    assert stock(lambda: torch.fft.rfft2(numbers(8, 8)) * spectrum(8, 5)) == {}
+    assert stock(lambda: spectrum(2, 3) @ spectrum(3, 4)) == {"aten.mm": 2 * 24}
+
+
+def test_stock_figures_of_the_same_run_are_those_of_the_stock_counter() -> None:
+    def step() -> None:
+        y = F.silu(F.conv2d(numbers(2, 6, 9, 9), numbers(6, 1, 3, 3), groups=6, padding=1))
+        tokens = F.linear(y.flatten(2).transpose(1, 2), numbers(6, 6))
+        F.scaled_dot_product_attention(tokens, tokens, tokens).sum().backward()
+
+    assert count(step).stock == stock(step)
+    assert sum(count(step).stock.values()) > 0
 
 
 def test_only_the_gradients_that_are_wanted_are_counted() -> None:

@@ -6,6 +6,7 @@ Counting runs the function. Never count what is timed: FlopCounterMode decompose
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from niffbench.cost.formulas import FORMULAS
 
@@ -24,13 +25,14 @@ class Counted:
 
     ``by_op`` has the operations that cost something. ``unpriced`` names the operations that are neither in the
     formulas nor known to be free: while it is not empty, ``flops`` may be too low. ``traffic`` is what the
-    dispatched operations read and wrote, in bytes.
+    dispatched operations read and wrote, in bytes. ``stock``: what FlopCounterMode says without our formulas.
     """
 
     flops: int
     by_op: dict[str, int]
     unpriced: tuple[str, ...]
     traffic: int
+    stock: dict[str, int]
 
 
 def count(function: Callable[[], object]) -> Counted:
@@ -39,14 +41,13 @@ def count(function: Callable[[], object]) -> Counted:
     guard = _Guard(known=frozenset(map(str, counter.flop_registry)))
     with guard, counter:
         function()
-    return Counted(counter.get_total_flops(), _by_op(counter), tuple(sorted(guard.unpriced)), guard.traffic)
-
-
-def count_stock(function: Callable[[], object]) -> dict[str, int]:
-    """Run ``function`` once and return what the stock FlopCounterMode says, by operation."""
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return _by_op(counter)
+    return Counted(
+        flops=counter.get_total_flops(),
+        by_op=_by_op(counter),
+        unpriced=tuple(sorted(guard.unpriced)),
+        traffic=guard.traffic,
+        stock={name: flops for name, flops in guard.stock.items() if flops},
+    )
 
 
 def _by_op(counter: FlopCounterMode) -> dict[str, int]:
@@ -55,13 +56,14 @@ def _by_op(counter: FlopCounterMode) -> dict[str, int]:
 
 
 class _Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every operation that the counter above it lets through; notes the unpriced, adds up the traffic."""
+    """Sees every operation that the counter above lets through; notes the unpriced, the traffic, stock prices."""
 
     def __init__(self, known: frozenset[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.known = known
         self.unpriced: set[str] = set()
         self.traffic = 0
+        self.stock: Counter[str] = Counter()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -72,6 +74,8 @@ class _Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return out
         if name not in self.known:
             self.unpriced.add(name)
+        if func.overloadpacket in flop_registry:
+            self.stock[name] += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=out)
         self.traffic += traffic(name, args, out)
         return out
 

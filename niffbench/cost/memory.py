@@ -45,11 +45,11 @@ def predict(operator: Costed, case: Case) -> Prediction:
 def follow(call: Call) -> Prediction:
     """Run a call twice, the second time warm, and follow its storages; the tensors may be fake."""
     given = _Storages()
-    given.add_all((call.x, call.gradient, *call.module.parameters(), *call.module.buffers()))
+    given.add_all((call.x, *call.module.parameters(), *call.module.buffers()))
     with _Watch(given) as cold:
         call()
     call.reset()
-    kept = cold.alive
+    kept = cold.alive  # What the form keeps, and in training the gradient of the output.
     with _Watch(given, kept) as warm:
         out = call()
     call.reset()

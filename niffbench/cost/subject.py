@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from niffbench.case import Case, Mode
 from niffbench.cost.closed import Cost
@@ -22,9 +23,9 @@ class Costed(Protocol):
     def build(self, case: Case) -> nn.Module: ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
-    """One call of a case: module, input and, in training, the gradient of the output.
+    """One call of a case: module, input and, in training from the first call on, the gradient of the output.
 
     Outside inference the input asks for a gradient, as it does inside a network.
     """
@@ -32,7 +33,7 @@ class Call:
     module: nn.Module
     x: Tensor
     mode: Mode
-    gradient: Tensor | None
+    gradient: Tensor | None = None
 
     def __call__(self) -> Tensor:
         """Run the case once, in its mode; in training leaves gradients behind."""
@@ -41,6 +42,8 @@ class Call:
                 return self.forward()
         out = self.forward()
         if self.mode == "training":
+            if self.gradient is None:
+                self.gradient = torch.zeros_like(out)
             out.backward(self.gradient)  # type: ignore[no-untyped-call]
         return out
 
@@ -63,7 +66,8 @@ def prepare(operator: Costed, case: Case, warm: bool = True) -> Call:
     problem = case.problem
     dtype = getattr(torch, problem.dtype)
     layout = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[problem.memory_format]
-    module = operator.build(case)
+    with _Drawn():  # type: ignore[no-untyped-call]
+        module = operator.build(case)
     for tensor in (*module.parameters(), *module.buffers()):
         # Not module.to(): torch cannot swap fake parameters that anything refers to weakly.
         if tensor.is_floating_point():
@@ -73,15 +77,22 @@ def prepare(operator: Costed, case: Case, warm: bool = True) -> Call:
     shape = (problem.batch, problem.channels, problem.height, problem.width)
     x = torch.zeros(shape, dtype=dtype).contiguous(memory_format=layout)
     x.requires_grad_(problem.mode != "inference")
-    call = Call(module, x, problem.mode, None)
-    if problem.mode == "training":
-        with torch.no_grad():
-            gradient = torch.zeros_like(call.forward())
-        call = Call(module, x, problem.mode, gradient)
+    call = Call(module, x, problem.mode)
     if warm:
         call()
         call.reset()
     return call
+
+
+class _Drawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While a module of fake tensors is built, answers questions about values: nothing needs to be drawn again."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+            return False if args[0].dtype == torch.bool else 0.0
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -28,18 +28,16 @@ def witnesses(operator: Costed, case: Case) -> CostRecord:
         call = prepare(operator, case)
         counted = counters.count(call)
         call.reset()
-        stock = counters.count_stock(call)
-        call.reset()
     with torch.set_grad_enabled(case.problem.mode != "inference"):
         traced = fvcore.trace(call.module, call.x)
-    missed = {name for name in counted.by_op if name not in stock} | set(traced.missed)
+    missed = {name for name in counted.by_op if name not in counted.stock} | set(traced.missed)
     return CostRecord(
         closed=closed.flops(),
         closed_forward=closed.flops("forward"),
         steps=[StepCost(name=s.name, direction=s.direction, flops=s.flops, bytes=s.bytes) for s in closed.steps],
         counted=counted.flops,
         fvcore=traced.flops,
-        stock_torch=sum(stock.values()),
+        stock_torch=sum(counted.stock.values()),
         stock_fvcore=traced.stock,
         missed=sorted(missed),
         disagreement=disagreement(case, closed, counted, traced),
@@ -52,7 +50,9 @@ def witnesses(operator: Costed, case: Case) -> CostRecord:
 class Disagreement(StrEnum):
     """The known reasons for which the witnesses' figures differ."""
 
-    ONE_CHANNEL = "one channel: torch.einsum finds nothing to add, and multiplies where the closed form multiply-adds"
+    ONE_CHANNEL = (
+        "one channel: torch.einsum has nothing to add, and multiplies where the closed form multiply-adds"
+    )
     UNPRICED = "an operation that nobody priced, so the counters may be too low"
     UNEXPLAINED = "unexplained"
 
