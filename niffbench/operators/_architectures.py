@@ -102,10 +102,9 @@ def with_kernel(site: Site, kernel: int | str) -> Site:
     """The baseline's version of a replaced convolution: another kernel size, or one that covers the map."""
     if not isinstance(site, Convolution) or site.kernel == (1, 1):
         return site
-    sides = (
-        (site.given[0] // 2 * 2 + 1, site.given[1] // 2 * 2 + 1) if isinstance(kernel, str) else (kernel, kernel)
-    )
-    return replace(site, kernel=sides)
+    if isinstance(kernel, int):
+        return replace(site, kernel=(kernel, kernel))
+    return replace(site, kernel=(site.given[0] // 2 * 2 + 1, site.given[1] // 2 * 2 + 1))
 
 
 def _halved(size: Size) -> Size:

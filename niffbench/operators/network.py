@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 _EXECUTION = Option("rfft", tuple(EXECUTIONS), "which form each kind of NIFF layer takes")
 _GRID = Option("paper", GRIDS, "coordinate grid of the filters; they differ on odd sides")
-_OPTIMISER = Option(
-    "none", ("none", "sgd", "adamw"), "whose step ends each training step; it leaves the weights alone"
-)
+_OPTIMISER = Option("none", ("none", "sgd", "adamw"), "its step ends each training step, weights unchanged")
 
 
 @dataclass(frozen=True)
@@ -66,20 +64,18 @@ class WholeNetwork(Operator):
         forms = EXECUTIONS[str(case.option("execution"))] if "execution" in self.options else {}
         forward: dict[str, Work] = {}
         backward: dict[str, Work] = {}
-        parameters, lengths = 0, set()
+        parameters, lengths = 0, set[int]()
         for site in sites(self.network.base, p.height, p.width, p.channels_out):
             kind = self._replaced(site)
-            if kind is None or self.network.variant == "spatial":
-                chosen = (
-                    site if kind is None or self.network.kernel is None else with_kernel(site, self.network.kernel)
-                )
-                parts, learnable = _site_parts(chosen, p), _site_parameters(chosen)
+            if kind is not None and self.network.kernel is not None:
+                kind, site = None, with_kernel(site, self.network.kernel)
+            if kind is None:
+                parts, learnable = _site_parts(site, p), _site_parameters(site)
             else:
                 layer = _layer(site, kind, p, "big" if self.network.base.startswith("convnext") else "small")
                 parts, learnable = FORM_PARTS[forms[kind]](layer), layer.parameters
-                lengths |= (
-                    set(layer.transform.lengths) if forms[kind] != "elided" or kind != "pointwise" else set()
-                )
+                if (kind, forms[kind]) != ("pointwise", "elided"):
+                    lengths |= set(layer.transform.lengths)
             parameters += learnable
             for name, (there, back) in parts.items():
                 forward[name] = forward.get(name, NOTHING) + there
@@ -97,7 +93,7 @@ class WholeNetwork(Operator):
         )
 
     def _replaced(self, site: Site) -> str | None:
-        """The kind of NIFF layer that stands for ``site``, or would in the network that this one is a baseline of."""
+        """The kind of NIFF layer that stands for ``site``; of a baseline, the kind that does in the NIFF one."""
         if self.network.variant == "original":
             return None
         if isinstance(site, Linear):
@@ -137,12 +133,12 @@ class WholeNetwork(Operator):
         model = self._model(case).to(x)
         model.load_state_dict(state)
         for _, layer in niff_layers(model):
-            layer.forward = _by_definition(layer)  # type: ignore[method-assign]
+            layer.forward = _by_definition(layer)  # type: ignore[assignment,method-assign]
         out: Tensor = model(x)
         return out
 
 
-def _by_definition(layer: nn.Module) -> object:
+def _by_definition(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     from niffbench.niff.layer import FilteringLayer, SpectralLayer
     from niffbench.operators.niff import evaluate
 
@@ -179,7 +175,7 @@ def _end_with_step(model: nn.Module, name: str) -> None:
 
     def watch(_: nn.Module, __: object, output: Tensor) -> None:
         if output.requires_grad:
-            output.register_hook(begin)
+            output.register_hook(begin)  # type: ignore[no-untyped-call]
 
     model.register_forward_hook(watch)
 
