@@ -23,9 +23,21 @@ UNFIT = 5
 @click.argument("suite", required=False)
 @click.option("--run", "measured", type=click.Path(path_type=Path), metavar="DIR", help="Assess this run instead.")
 @click.option("--rounds", default=16, show_default=True, metavar="N", help="Rounds to measure of the same code.")
-@click.option("--effect", default="5%", callback=share, show_default=True, help="The slowdown a gate is to find.")
 @click.option(
-    "--power", default="90%", callback=share, show_default=True, help="The probability it is to find it."
+    "--effect",
+    default="5%",
+    callback=share,
+    metavar="SHARE",
+    show_default=True,
+    help="The slowdown a gate is to find.",
+)
+@click.option(
+    "--power",
+    default="90%",
+    callback=share,
+    metavar="SHARE",
+    show_default=True,
+    help="The probability it is to find it.",
 )
 @click.option(
     "--gate-rounds",
@@ -34,8 +46,10 @@ UNFIT = 5
     metavar="N",
     help="Rounds a side (pairs) the gate is to measure.",
 )
-@click.option("--alpha", default="0.01", callback=share, show_default=True, help="Of the gate.")
-@click.option("--min-effect", default="3%", callback=limit, show_default=True, help="Of the gate.")
+@click.option("--alpha", default="0.01", callback=share, metavar="SHARE", show_default=True, help="Of the gate.")
+@click.option(
+    "--min-effect", default="3%", callback=limit, metavar="SHARE", show_default=True, help="Of the gate."
+)
 @click.option(
     "--regime",
     "regimes",

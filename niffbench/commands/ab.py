@@ -59,7 +59,7 @@ def command(
 
     SUITE is a name, and then each side measures its own suite of that name, or a file that both measure.
 
-    Exit codes are those of `niffbench check`; alpha 0.01 needs at least 8 pairs.
+    Exit codes are those of `niffbench check`, and 130 when interrupted; alpha 0.01 needs at least 8 pairs.
     """
     from niffbench.errors import UsageError
     from niffbench.regress.arms import Orders, measure

@@ -37,6 +37,7 @@ _RULES = (
         "--alpha",
         default="0.01",
         callback=share,
+        metavar="SHARE",
         show_default=True,
         help="Bound on the chance of any false alarm in the suite.",
     ),
@@ -44,6 +45,7 @@ _RULES = (
         "--min-effect",
         default="3%",
         callback=limit,
+        metavar="SHARE",
         show_default=True,
         help="Least relative change of a latency that is called.",
     ),
@@ -51,6 +53,7 @@ _RULES = (
         "--memory-tolerance",
         default="1%",
         callback=limit,
+        metavar="SHARE",
         show_default=True,
         help="Relative change of a memory figure that is let pass.",
     ),
@@ -58,6 +61,7 @@ _RULES = (
         "--rule-out",
         default="10%",
         callback=limit,
+        metavar="SHARE",
         show_default=True,
         help="Exit 5 unless a slowdown of this size is ruled out for every latency.",
     ),
@@ -68,7 +72,12 @@ _RULES = (
         type=click.Choice(REGIMES),
         help="Judge these regimes only.  [default: cold, steady, graph]",
     ),
-    click.option("--thresholds", type=_FILE, metavar="FILE", help="TOML with other limits for some cases."),
+    click.option(
+        "--thresholds",
+        type=_FILE,
+        metavar="FILE",
+        help="TOML of [[threshold]]s: cases, quantities, min_effect, memory_tolerance.",
+    ),
 )
 
 _OUTPUTS = (
