@@ -18,9 +18,10 @@ from pydantic import BaseModel
 
 from niffbench.device import Device, open_device
 from niffbench.device.base import fingerprint
-from niffbench.errors import NiffbenchError
+from niffbench.errors import NiffbenchError, UsageError, did_you_mean
 from niffbench.measure.bench import Bench, open_bench
 from niffbench.measure.failures import DeviceLost, explain
+from niffbench.operators.catalogue import catalogue
 from niffbench.runner import messages
 from niffbench.runner.provenance import discreet
 from niffbench.runner.round import Round
@@ -94,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line = Line(int(given[1]))
     task = messages.Task.model_validate_json(sys.stdin.readline())
     try:
+        _check(task)
         device = open_device(task.device, task.measure.threads)
         work(task, device, line)
     except NiffbenchError as error:
@@ -103,6 +105,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"the device is lost: {error}", file=sys.stderr, flush=True)
         os._exit(LOST)  # destructors would talk to it again, and hang
     return 0
+
+
+def _check(task: messages.Task) -> None:
+    """Raise UsageError for a case of an operator that this process does not know."""
+    known = catalogue()
+    for case in task.cases:
+        if case.operator not in known:
+            raise UsageError(f"no operator named '{case.operator}'{did_you_mean(case.operator, known)}")
 
 
 def _die_with_parent() -> None:
