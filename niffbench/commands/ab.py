@@ -85,7 +85,13 @@ def command(
         for note in notes:
             click.echo(f"note: {note}", err=True)
         progress = undone.enter_context(_progress(rounds))
-        runs = measure(one, two, orders, rounds, place, progress)
+        try:
+            runs = measure(one, two, orders, rounds, place, progress)
+        except KeyboardInterrupt:
+            if (place / "base").is_dir():
+                told = f"niffbench check {place / 'base'} {place / 'head'}"
+                click.echo(f"interrupted; `{told}` judges the pairs there are, without pairing them", err=True)
+            raise
     comparison = compare(runs[0], runs[1], rules, pairing=runs[2])
     outputs.say(comparison.model_copy(update={"notes": (*notes, *comparison.notes)}))
     click.echo(f"both runs are in {place}", err=True)
@@ -121,7 +127,8 @@ def _progress(pairs: int) -> Iterator[Callable[[int, str], None]]:
         yield lambda pair, arm: click.echo(f"pair {pair + 1} of {pairs}: {arm}", err=True)
         return
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as bar:
+    # Drawn when a round begins, by no thread of its own: nothing may run beside what is measured.
+    with Progress(*columns, console=console, auto_refresh=False) as bar:
         task = bar.add_task("starting", total=2 * pairs)
         begun = 0
 
@@ -129,5 +136,6 @@ def _progress(pairs: int) -> Iterator[Callable[[int, str], None]]:
             nonlocal begun
             bar.update(task, completed=begun, description=f"pair {pair + 1} of {pairs}: {arm}")
             begun += 1
+            bar.refresh()
 
         yield turn

@@ -21,8 +21,12 @@ def _power(row: Row) -> str:
 
 
 def _share(value: float) -> str:
-    """Two decimals of a share, without the zero in front: ``.05``; ``0`` and ``1`` where it is exactly that."""
-    return f"{value:.0f}" if value in (0, 1) else f"{value:.2f}".removeprefix("0") if value >= 0.005 else "<.01"
+    """Two decimals of a share, without the zero in front; ``0`` and ``1`` only where it is exactly that."""
+    if value in (0, 1):
+        return f"{value:.0f}"
+    if not 0.005 <= value < 0.995:
+        return "<.01" if value < 0.5 else ">.99"
+    return f"{value:.2f}".removeprefix("0")
 
 
 def _captions(rows: Sequence[Row]) -> tuple[tuple[str, Cell], ...]:
