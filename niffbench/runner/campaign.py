@@ -62,8 +62,7 @@ def prepare(
 
 @dataclass
 class Campaign:
-    """A run's directory, locked, and what is missing in it. ``began`` (``time.monotonic``): when work on it did.
-    """
+    """A run's directory, locked, and what is missing. ``began`` (``time.monotonic``): when work on it did."""
 
     directory: Path
     settings: Settings

@@ -62,6 +62,7 @@ class Manager:
         self._command = command
         self._done = {(record.id, record.round) for record in done}
         self._visits = [record for record in done if record.elapsed > 0]
+        self._costs = {record.id: record.cost for record in done if record.cost is not None}
         self._unfit = [record.case for record in done if record.status == "oom"]
         self._deaths = self._blameless = 0
         self._last_good = time.monotonic()  # when a worker last got anywhere
@@ -132,6 +133,12 @@ class Manager:
             round=number,
             seed=self._settings.seed,
             memory_limit=self._settings.memory_limit,
+            predictions=[
+                forecast.predicted
+                for forecast in self._plan.forecasts
+                if forecast.predicted is not None and forecast.predicted.case in pending
+            ],
+            costs={case: cost for case, cost in self._costs.items() if case in pending},
         )
 
         def take(record: Record) -> None:
@@ -226,4 +233,6 @@ class Manager:
         self._journal.append(record)
         if record.elapsed > 0:
             self._visits.append(record)
+        if record.cost is not None:
+            self._costs[record.id] = record.cost
         self._observer.record(record)

@@ -13,12 +13,22 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from niffbench.case import Case
 from niffbench.fingerprint import Fingerprint
-from niffbench.records import Ceilings, Record
+from niffbench.records import Ceilings, CostRecord, Record
 from niffbench.suite import Measure
 
 
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class Predicted(_Message):
+    """The survey's answer for one case, in bytes: resident, and the peak above it."""
+
+    type: Literal["predicted"] = "predicted"
+    case: str
+    resident: int | None = None
+    peak: int | None = None
+    reason: str | None = None  # why there is no prediction
 
 
 class Task(_Message):
@@ -27,7 +37,8 @@ class Task(_Message):
     ``survey``: say the fingerprint, predict the memory of each case from fake tensors, measure the ceilings when
     ``ceilings`` is set. ``round``: measure each case once, problems in random order, the operators of one
     problem interleaved, all drawn from ``seed`` and ``round``. ``device``: ``cpu``, ``cuda``, ``cuda:1`` or
-    ``replay:FILE``. ``memory_limit`` in bytes; None is the device's free memory.
+    ``replay:FILE``. ``memory_limit`` in bytes; None is the device's free memory. ``predictions`` (the survey's)
+    and ``costs`` (an earlier round's, by case id) depend on the case alone and are not worked out again.
     """
 
     kind: Literal["survey", "round"]
@@ -38,6 +49,8 @@ class Task(_Message):
     seed: int = 0
     ceilings: bool = False
     memory_limit: int | None = None
+    predictions: list[Predicted] = []
+    costs: dict[str, CostRecord] = {}
 
 
 class Hello(_Message):
@@ -54,16 +67,6 @@ class Begin(_Message):
     type: Literal["begin"] = "begin"
     case: str
     stage: str  # "build", "numerics", "cost", "memory", "first", "cold", "steady", "graph"
-
-
-class Predicted(_Message):
-    """The survey's answer for one case, in bytes: resident, and the peak above it."""
-
-    type: Literal["predicted"] = "predicted"
-    case: str
-    resident: int | None = None
-    peak: int | None = None
-    reason: str | None = None  # why there is no prediction
 
 
 class Roofline(_Message):

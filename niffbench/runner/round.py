@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from niffbench.case import Case, Problem
 from niffbench.device import Runner
 from niffbench.measure import energy, latency, memory, tolerance
-from niffbench.measure.bench import Bench
+from niffbench.measure.bench import Bench, Prediction
 from niffbench.measure.failures import Failure, explain
 from niffbench.operators.catalogue import catalogue
 from niffbench.records import Latency
@@ -40,6 +40,7 @@ class Round:
         self._send = send
         self._rng = random.Random(f"{task.seed}/{task.round}")
         self._unfit: list[Case] = []
+        self._predicted = {told.case: told for told in task.predictions}
 
     def run(self) -> None:
         """Every case; sends a record of each."""
@@ -87,11 +88,15 @@ class Round:
     def _admit(self, case: Case, limit: int | None) -> Visit | None:
         """A visit to ``case``; None when it is known not to fit, and then its record is sent."""
         visit = Visit(case, catalogue()[case.operator])
-        with self._stage(visit, "predict"):
-            try:
-                visit.prediction = self._bench.predict(case)
-            except Exception as error:
-                explain(error)  # no prediction; the case will say itself what it lacks
+        if (told := self._predicted.get(case.id)) is not None:
+            if told.resident is not None and told.peak is not None:
+                visit.prediction = Prediction(told.resident, told.peak)
+        else:
+            with self._stage(visit, "predict"):
+                try:
+                    visit.prediction = self._bench.predict(case)
+                except Exception as error:
+                    explain(error)  # no prediction; the case will say itself what it lacks
         needed = visit.prediction.total if visit.prediction else None
         failure = None
         if limit is not None and needed is not None and needed > limit:
@@ -140,8 +145,10 @@ class Round:
             if "first" in self._task.measure.regimes:
                 visit.latency["first"] = latency.first(visit.first)
                 visit.measuring += visit.first
-            with self._stage(visit, "cost"):
-                visit.cost = bench.cost(case)
+            visit.cost = self._task.costs.get(case.id)
+            if visit.cost is None:
+                with self._stage(visit, "cost"):
+                    visit.cost = bench.cost(case)
             with self._stage(visit, "memory"):
                 visit.memory = memory.measure(self._device, subject, visit.prediction)
                 subject.reset()
