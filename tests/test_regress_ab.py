@@ -75,6 +75,8 @@ def test_a_planted_slowdown_is_found_on_a_warming_machine(call: Call, tmp_path: 
     assert "ABBA" in comparison["method"]
     assert "strip" in (tmp_path / "s.md").read_text()
     assert "strip" in (tmp_path / "j.xml").read_text()
+    again = call("check", "--paired", str(out / "base"), str(out / "head"), "--json")
+    assert json.loads(again.stdout)["findings"] == comparison["findings"]
     both = [read(out / side) for side in ("base", "head")]
     assert [run.manifest.rounds for run in both] == [PAIRS, PAIRS]
     assert all(len(run.records) == PAIRS * len(run.manifest.suite.cases) for run in both)

@@ -109,6 +109,7 @@ def test_a_history_keeps_every_run_and_judges_against_the_last(call: Call, tmp_p
         (["base"], 2, "with what"),
         (["base", "same", "slow"], 2, "3 runs"),
         (["base", "same", "--baseline", "."], 2, "not both"),
+        (["same", "--baseline", ".", "--paired"], 2, "--paired needs"),
         (["base", "nowhere"], 2, "no such directory"),
         (["base", "empty"], 2, "is not a run"),
         (["base", "garbled"], 2, "garbled/run.json"),

@@ -62,7 +62,7 @@ def command(
     Exit codes are those of `niffbench check`, and 130 when interrupted; alpha 0.01 needs at least 8 pairs.
     """
     from niffbench.errors import UsageError
-    from niffbench.regress.arms import Orders, measure
+    from niffbench.regress.arms import Orders, abba, measure
     from niffbench.regress.checkout import checked_out, terminable
     from niffbench.regress.comparison import compare
     from niffbench.regress.spawned import portable
@@ -89,10 +89,10 @@ def command(
             runs = measure(one, two, orders, rounds, place, progress)
         except KeyboardInterrupt:
             if (place / "base").is_dir():
-                told = f"niffbench check {place / 'base'} {place / 'head'}"
-                click.echo(f"interrupted; `{told}` judges the pairs there are, without pairing them", err=True)
+                told = f"niffbench check --paired {place / 'base'} {place / 'head'}"
+                click.echo(f"`{told}` judges the pairs there are", err=True)
             raise
-    comparison = compare(runs[0], runs[1], rules, pairing=runs[2])
+    comparison = compare(*runs, rules, pairing=abba(*runs))
     outputs.say(comparison.model_copy(update={"notes": (*notes, *comparison.notes)}))
     click.echo(f"both runs are in {place}", err=True)
     context.exit(comparison.exit_code)

@@ -36,6 +36,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "--only", multiple=True, metavar="PATTERN", help="Judge these cases only: operator, id or axis=value."
 )
 @click.option("--across-machines", is_flag=True, help="Let fingerprints differ, and judge what is comparable.")
+@click.option("--paired", is_flag=True, help="Both are sides of one `niffbench ab`: judge paired differences.")
 @rule_options
 @output_options
 @click.pass_context
@@ -49,6 +50,7 @@ def command(
     plot: Path,
     only: tuple[str, ...],
     across_machines: bool,
+    paired: bool,
     everything: bool,
     as_json: bool,
     markdown: Path | None,
@@ -75,9 +77,10 @@ def command(
       5  no regression shown, but a slowdown of --rule-out could have gone unseen
     """
     from niffbench.records import read
+    from niffbench.regress.arms import abba
     from niffbench.regress.comparison import compare
 
-    _refuse(runs, baseline, history, trend, plot)
+    _refuse(runs, baseline, history, trend, plot, paired)
     rules = rules_of(**limits)
     if not runs:
         assert history is not None
@@ -92,14 +95,20 @@ def command(
         # A run is kept whatever is found: the first of a history has no baseline.
         if history is not None:
             steps = _history(history, head, rules, trend, plot)
-    comparison = compare(base, head, rules, only=only, across_machines=across_machines)
+    pairing = abba(base, head) if paired else None
+    comparison = compare(base, head, rules, only=only, across_machines=across_machines, pairing=pairing)
     comparison = comparison.model_copy(update={"notes": (*notes, *comparison.notes), "steps": steps})
     outputs.say(comparison)
     context.exit(comparison.exit_code)
 
 
 def _refuse(
-    runs: tuple[Path, ...], baseline: Path | None, history: Path | None, trend: str | None, plot: Path
+    runs: tuple[Path, ...],
+    baseline: Path | None,
+    history: Path | None,
+    trend: str | None,
+    plot: Path,
+    paired: bool,
 ) -> None:
     """Raise UsageError for arguments that do not go together."""
     from niffbench.errors import UsageError
@@ -112,6 +121,8 @@ def _refuse(
         raise UsageError(f"compare {runs[0]} with what? Give BASE and HEAD, or --baseline DIR, or --history DIR")
     if not runs and (history is None or baseline is not None):
         raise UsageError("which run is to be judged? Give BASE and HEAD")
+    if paired and len(runs) != 2:
+        raise UsageError("--paired needs BASE and HEAD")
     if trend is not None and history is None:
         raise UsageError("--trend needs --history DIR")
     if plot.suffix not in (".svg", ".png"):

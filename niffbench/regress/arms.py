@@ -40,10 +40,18 @@ def base_first(pair: int) -> bool:
     return pair % 2 == 0
 
 
+def abba(base: Run, head: Run) -> Pairing:
+    """The pairing of two runs that :func:`measure` made. Raises UsageError for unlike numbers of rounds."""
+    rounds = base.manifest.rounds, head.manifest.rounds
+    if rounds[0] != rounds[1]:
+        raise UsageError(f"{base.name} and {head.name} are no pair: they have {rounds[0]} and {rounds[1]} rounds")
+    return Pairing(tuple(map(base_first, range(rounds[0]))))
+
+
 def measure(
     base: Code, head: Code, orders: Orders, pairs: int, out: Path, progress: Callable[[int, str], None]
-) -> tuple[Run, Run, Pairing]:
-    """Run ``pairs`` rounds of both arms in ABBA order; returns both as runs of so many rounds, and their pairing.
+) -> tuple[Run, Run]:
+    """Run ``pairs`` rounds of both arms in ABBA order; returns both as runs of so many rounds.
 
     The rounds stay under ``out/rounds``; the runs are written to ``out/base`` and ``out/head`` anew after each
     pair, so that an interruption loses at most the pair it struck. ``progress`` is told the number of the pair
@@ -60,7 +68,7 @@ def measure(
             progress(pair, name)
             rounds[name].append(_round(arms[name], orders, out / "rounds" / f"{pair:03}-{name}", pair))
         merged = {name: _write(_merged(rounds[name], arms[name], out / name)) for name in arms}
-    return merged["base"], merged["head"], Pairing(tuple(map(base_first, range(pairs))))
+    return merged["base"], merged["head"]
 
 
 def _round(code: Code, orders: Orders, out: Path, pair: int) -> Run:
