@@ -341,14 +341,14 @@ def test_a_kept_filter_is_kept_and_never_reused_in_training(
 ) -> None:
     layer = build(kind, 3, 3, form=form)
     calls = 0
-    generate = type(layer.generator)._hidden
+    generate = type(layer.generator)._half
 
     def counting(*args: object) -> Tensor:
         nonlocal calls
         calls += 1
         return generate(*args)
 
-    monkeypatch.setattr(type(layer.generator), "_hidden", counting)
+    monkeypatch.setattr(type(layer.generator), "_half", counting)
     x = torch.randn(2, 3, 6, 6)
     with torch.inference_mode():
         layer(x)

@@ -40,6 +40,14 @@ def test_a_forward_is_made_of_its_steps_in_order() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("form", ["native", "auto", "auto-cached"])
+def test_what_is_done_at_once_is_one_step(form: str) -> None:
+    layer = NiffDepthwise(3, form=form)
+    with torch.no_grad():
+        layer(torch.randn(1, 3, 6, 6))
+    assert ranges(layer=layer, record=True) == ["filter generation", "convolution"]
+
+
 def test_nothing_is_recorded_unless_asked() -> None:
     assert ranges(layer=NiffDepthwise(3), record=False) == []
 

@@ -215,6 +215,13 @@ def _sum(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
     return 0 if entering == leaving else (2 if _is_complex(inputs[0]) else 1) * entering
 
 
+def _filtered(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """NIFF's convolution in one kernel: a real FFT, a complex product on the half plane, the inverse."""
+    *planes, height, width = _shape(outputs[0])
+    half = height * (width // 2 + 1)
+    return 2 * fft_flops(height * width, prod(planes), real=True) + 6 * prod(planes) * half
+
+
 def _nothing(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
     return 0
 
@@ -240,5 +247,6 @@ HANDLERS: dict[str, Handler] = dict.fromkeys(STOCK, _nothing) | {
     "aten::mul_": _mul,
     "aten::scaled_dot_product_attention": _attention,
     "aten::sum": _sum,
+    "niffbench::circular_convolution": _filtered,
 }
 """Traced operation → real FLOPs in the units of :mod:`niffbench.cost.closed`; 0 for what only fvcore prices."""

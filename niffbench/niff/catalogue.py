@@ -30,13 +30,15 @@ class Form:
     """One way of executing a layer with the same weights.
 
     ``devices`` are the device types it runs on; ``keeps_filter`` says whether, outside training, the filter is
-    kept between calls instead of being generated in each.
+    kept between calls instead of being generated in each; ``engine`` names what convolves, where that is not
+    torch's FFTs one by one (``fused``, ``dft``, ``native``, or ``auto`` for the fastest of them).
     """
 
     name: str
     description: str
     devices: tuple[str, ...] = ANY_DEVICE
     keeps_filter: bool = False
+    engine: str | None = None
 
 
 _PUBLISHED = Form("published", "the original algorithm: complex FFTs, eight roll passes, a new filter every call")
@@ -44,9 +46,25 @@ _FFT = Form("fft", "complex FFTs with the filter in unshifted order, so without 
 _RFFT = Form("rfft", "real FFTs and the filter's Hermitian half plane")
 _CACHED = Form("cached", "rfft, the filter kept until weights, size, dtype or device change", keeps_filter=True)
 
+_KEPT = "the filter kept"
+_FUSED = "real FFTs in place, 1/HW in the filter, a backward of real FFTs only, a generation of few operations"
+_DFT = "matrix products instead of FFTs, for small maps"
+_NATIVE = "one C kernel, compiled on first use, that does everything while an image is in the cache"
+_AUTO = "the fastest of fused, dft and native, measured at the first call of a kind"
+_ENGINES = (
+    Form("fused", _FUSED, engine="fused"),
+    Form("fused-cached", f"fused, {_KEPT}", engine="fused", keeps_filter=True),
+    Form("dft", _DFT, engine="dft"),
+    Form("dft-cached", f"dft, {_KEPT}", engine="dft", keeps_filter=True),
+    Form("native", _NATIVE, ("cpu",), engine="native"),
+    Form("native-cached", f"native, {_KEPT}", ("cpu",), engine="native", keeps_filter=True),
+    Form("auto", _AUTO, engine="auto"),
+    Form("auto-cached", f"auto, {_KEPT}", engine="auto", keeps_filter=True),
+)
+
 FORMS: Mapping[str, tuple[Form, ...]] = MappingProxyType(
     {
-        "depthwise": (_PUBLISHED, _FFT, _RFFT, _CACHED),
+        "depthwise": (_PUBLISHED, _FFT, _RFFT, _CACHED, *_ENGINES),
         "full": (_PUBLISHED, _FFT, _RFFT, _CACHED),
         "pointwise": (
             Form("published", "the original algorithm: complex FFTs around a linear map, channels permuted"),
@@ -60,6 +78,8 @@ FORMS: Mapping[str, tuple[Form, ...]] = MappingProxyType(
             _RFFT,
             _CACHED,
             Form("elided", "the depthwise layer as rfft, then an ordinary 1×1 convolution"),
+            Form("auto", "the depthwise layer as auto, then an ordinary 1×1 convolution", engine="auto"),
+            Form("auto-cached", f"auto, {_KEPT}", engine="auto", keeps_filter=True),
         ),
     }
 )
@@ -75,6 +95,8 @@ EXECUTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "rfft": ("rfft",) * 4,
             "elided": ("rfft", "rfft", "elided", "elided"),
             "cached": ("cached", "cached", "elided", "cached"),
+            "auto": ("auto", "rfft", "elided", "auto"),
+            "auto-cached": ("auto-cached", "cached", "elided", "auto-cached"),
         }.items()
     }
 )

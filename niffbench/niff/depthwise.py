@@ -23,6 +23,7 @@ class NiffDepthwise(FilteringLayer):
 
     Raises:
         ValueError: for an unknown MLP, grid or form; in ``forward`` for an input that does not fit.
+        niffbench.niff.native.build.Unavailable: in ``forward``, for the form ``native`` without a C compiler.
     """
 
     kind = "depthwise"
@@ -37,9 +38,7 @@ class NiffDepthwise(FilteringLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            channels, channels, form, (channels,), mlp=mlp, grid=grid, device=device, dtype=dtype
-        )
+        super().__init__(channels, channels, form, (channels,), mlp=mlp, grid=grid, device=device, dtype=dtype)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, form={self.form!r}"
@@ -49,4 +48,4 @@ class NiffDepthwise(FilteringLayer):
             return spectral.published_depthwise(x, self._published_filter(x))
         if self.form == "fft":
             return spectral.complex_depthwise(x, self._full_plane(x))
-        return spectral.real_depthwise(x, self._half_plane(x))
+        return self._depthwise(x)

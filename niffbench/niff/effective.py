@@ -58,7 +58,7 @@ class Truncation:
 
     Attributes:
         side: k, the smallest odd one whose ``error`` is within the tolerance; ``None`` if none is.
-        error: ``‖y - y_k‖ / ‖y‖`` over one batch of real inputs of the layer, at ``side`` (or at the largest tried).
+        error: ``‖y - y_k‖ / ‖y‖`` over one batch of inputs of the layer, at ``side`` (else at the largest tried).
         flops_now, flops_then: per image, forward: real FFTs with the filter kept, against the k×k convolution.
         parameters_now, parameters_then: learnable scalars.
     """
@@ -283,9 +283,7 @@ def filtering_layers(model: nn.Module) -> Mapping[str, FilteringLayer]:
     return found
 
 
-def _truncation_errors(
-    layer: FilteringLayer, x: Tensor, sides: Iterable[int], boundary: str
-) -> Iterator[float]:
+def _truncation_errors(layer: FilteringLayer, x: Tensor, sides: Iterable[int], boundary: str) -> Iterator[float]:
     """The relative error of truncating to each side. By FFT, whose cost does not grow with the side."""
     known(boundary, BOUNDARIES, "boundary")
     height, width = x.shape[-2:]

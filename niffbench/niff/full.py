@@ -39,9 +39,7 @@ class NiffFull(FilteringLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         shape = (in_channels, out_channels)
-        super().__init__(
-            in_channels, out_channels, form, shape, mlp=mlp, grid=grid, device=device, dtype=dtype
-        )
+        super().__init__(in_channels, out_channels, form, shape, mlp=mlp, grid=grid, device=device, dtype=dtype)
 
     def _execute(self, x: Tensor) -> Tensor:
         if self.form == "published":

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from niffbench.niff.catalogue import form_of
+from niffbench.niff import auto, spectral
+from niffbench.niff.catalogue import Form, form_of
 from niffbench.niff.filters import FilterGenerator
+from niffbench.niff.grid import Remembered
 from niffbench.niff.steps import step
 
 
@@ -25,6 +26,7 @@ class SpectralLayer(nn.Module):
 
     kind: ClassVar[str]
     channel_dimension = 1
+    _how: Form
 
     def __init__(self, in_channels: int, out_channels: int, form: str) -> None:
         super().__init__()
@@ -37,11 +39,11 @@ class SpectralLayer(nn.Module):
     @property
     def form(self) -> str:
         """How the layer executes; assign another name of ``forms_of(layer.kind)`` to change it."""
-        return self._form
+        return self._how.name
 
     @form.setter
     def form(self, name: str) -> None:
-        self._form = form_of(self.kind, name).name
+        self._how = form_of(self.kind, name)
 
     def with_form(self, form: str) -> Self:
         """The same layer, sharing every parameter, executing as ``form``."""
@@ -100,6 +102,7 @@ class FilteringLayer(SpectralLayer):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__(in_channels, out_channels, form)
+        self._constants = Remembered()
         self.generator = FilterGenerator(shape, mlp=mlp, grid=grid, device=device, dtype=dtype)
 
     def filter(self, height: int, width: int) -> Tensor:
@@ -129,18 +132,22 @@ class FilteringLayer(SpectralLayer):
         with step("filter generation"):
             return self.generator.full_plane(x.shape[-2], x.shape[-1], x.dtype)
 
-    def _half_plane(self, x: Tensor) -> Tensor:
+    def _half_plane(self, x: Tensor, *, scaled: bool = False) -> Tensor:
         """The filter's Hermitian half plane, kept between calls if the form says so."""
         height, width = x.shape[-2:]
-
-        def make() -> Tensor:
-            return self.generator.half_plane(height, width, x.dtype)
-
-        return self._generated(("half", height, width, x.dtype), make)
-
-    def _generated(self, what: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:
+        generate = self.generator.scaled_half_plane if scaled else self.generator.half_plane
         with step("filter generation"):
-            if not form_of(self.kind, self.form).keeps_filter:
-                return make()
+            if not self._how.keeps_filter:
+                return generate(height, width, x.dtype)
             # Cloned, because torch.compile cannot take a complex view of a real tensor as an input.
-            return self.generator.kept(what, lambda: make().clone())
+            key = ("half", scaled, height, width, x.dtype)
+            return self.generator.kept(key, lambda: generate(height, width, x.dtype).clone())
+
+    def _depthwise(self, x: Tensor) -> Tensor:
+        """``x`` filtered channel by channel, by torch's plain real FFTs or by the engine that the form names."""
+        if self._how.engine is None:
+            return spectral.real_depthwise(x, self._half_plane(x))
+        half = self._half_plane(x, scaled=True)
+        if self._how.engine == "auto":
+            return auto.convolve(x, half, self._constants)
+        return auto.ENGINES[self._how.engine](x, half, self._constants)

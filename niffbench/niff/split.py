@@ -41,9 +41,7 @@ class NiffSplit(FilteringLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         shape = (in_channels,)
-        super().__init__(
-            in_channels, out_channels, form, shape, mlp=mlp, grid=grid, device=device, dtype=dtype
-        )
+        super().__init__(in_channels, out_channels, form, shape, mlp=mlp, grid=grid, device=device, dtype=dtype)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, device=device, dtype=dtype))
         bound = 1 / math.sqrt(in_channels)
         nn.init.uniform_(self.weight, -bound, bound)
@@ -56,4 +54,4 @@ class NiffSplit(FilteringLayer):
             return spectral.complex_split(x, self._full_plane(x), weight)
         if self.form in ("rfft", "cached"):
             return spectral.real_split(x, self._half_plane(x), weight)
-        return spectral.mix_images(spectral.real_depthwise(x, self._half_plane(x)), weight)
+        return spectral.mix_images(self._depthwise(x), weight)

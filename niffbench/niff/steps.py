@@ -43,10 +43,11 @@ _switch = _Switch()
 _OFF: AbstractContextManager[None] = contextlib.nullcontext()
 
 
-def step(name: str) -> AbstractContextManager[object]:
+def step(name: str, *, whole: bool = False) -> AbstractContextManager[object]:
     """A context around one step of a layer; recorded only inside :func:`recording`.
 
-    Under ``torch.compile`` it is always the null context, so that tracing never breaks on it.
+    A ``whole`` step is recorded as one, without the steps inside it. Under ``torch.compile`` it is always the null
+    context, so that tracing never breaks on it.
 
     Raises:
         ValueError: while recording, if ``name`` is not one of :data:`STEPS`.
@@ -55,7 +56,17 @@ def step(name: str) -> AbstractContextManager[object]:
         return _OFF
     if name not in STEPS:
         raise ValueError(f"{name!r} is not a step; the steps are {', '.join(STEPS)}")
-    return torch.profiler.record_function(PREFIX + name)
+    return _as_one(name) if whole else torch.profiler.record_function(PREFIX + name)
+
+
+@contextlib.contextmanager
+def _as_one(name: str) -> Iterator[None]:
+    with torch.profiler.record_function(PREFIX + name):
+        _switch.on = False
+        try:
+            yield
+        finally:
+            _switch.on = True
 
 
 @contextlib.contextmanager

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from niffbench.case import Problem
 from niffbench.cost.closed import NOTHING, Work, bilinear
-from niffbench.cost.parts import Transform, casts, compute_bytes, contraction, spectral_product
+from niffbench.cost.parts import Transform, batch_sum, casts, compute_bytes, contraction, spectral_product
 from niffbench.niff.catalogue import HIDDEN_WIDTHS
 
 Pair = tuple[Work, Work]
@@ -153,8 +153,105 @@ def elided(layer: Layer) -> Parts:
     return rfft(Layer(within, "depthwise", layer.mlp)) | {"cast": layer.casts, "mixing": mixing}
 
 
+def fused(layer: Layer) -> Parts:
+    """Real FFTs, unscaled, and the product in place; backward real FFTs too, the image's spectrum kept for it."""
+    transform, p = layer.transform, layer.problem
+    once, back = transform.r2c(layer.into), transform.c2r(layer.into, scaled=False)
+    forward, _ = spectral_product(p.batch, p.channels, transform.half, transform.complex)
+    spectra, filters = transform.spectra(layer.into), transform.spectra(layer.planes)
+    # The image's spectrum conjugated, times the gradient's, summed; then twice the columns that stand for two.
+    for_filter = Work(6 * layer.into * transform.half, 5 * spectra)
+    for_filter += batch_sum(p.batch, layer.planes * transform.half, transform.complex)
+    doubled = Work(0, 2 * layer.planes * p.height * ((p.width - 1) // 2) * transform.complex)
+    for_image = Work(6 * layer.into * transform.half, 3 * filters + 2 * spectra)
+    return {
+        "cast": layer.casts,
+        "filter generation": lean_generation(layer),
+        "forward fft": (once, once),
+        "product": (forward, for_filter + doubled + for_image),
+        "inverse fft": (back, back),
+    }
+
+
+def dft(layer: Layer) -> Parts:
+    """Products with constant matrices instead of FFTs: of small images at once, of others by rows and columns."""
+    transform, p = layer.transform, layer.problem
+    planes, points, half, columns = layer.into, transform.points, transform.half, p.width // 2 + 1
+    if points <= 256:
+        there = _matrix(planes, points, 2 * half)
+        back = _matrix(planes, 2 * half, points)
+    else:
+        rows = _matrix(planes * p.height, p.width, 2 * columns)
+        down = _matrix(planes * columns, 2 * p.height, 2 * p.height)
+        there = back = rows + down
+    there, back = _sized(there, layer.real), _sized(back, layer.real)
+    return {
+        "cast": layer.casts,
+        "filter generation": lean_generation(layer),
+        "forward fft": (there, there),
+        "product": spectral_product(p.batch, p.channels, half, transform.complex),
+        "inverse fft": (back, back),
+    }
+
+
+def native(layer: Layer) -> Parts:
+    """One pass over each image; backward one over image and gradient, with the image's spectrum made again."""
+    transform, p = layer.transform, layer.problem
+    images, filters = transform.images(layer.into), transform.spectra(layer.planes)
+    product = 6 * layer.into * transform.half
+    fft = transform.r2c(layer.into).flops
+    added = batch_sum(p.batch, layer.planes * transform.half, transform.complex).flops
+    forward = Work(2 * fft + product, 2 * images + filters)
+    backward = Work(3 * fft + 2 * product + added, 3 * images + 2 * filters)
+    return {
+        "cast": layer.casts,
+        "filter generation": lean_generation(layer),
+        "convolution": (forward, backward),
+    }
+
+
+def auto(layer: Layer) -> Parts:
+    """As fused, whatever is chosen: a figure that does not depend on the machine. For split, then a 1×1."""
+    within = replace(layer.problem, channels_out=layer.problem.channels)
+    parts = fused(Layer(within, "depthwise", layer.mlp))
+    transformed = [parts.pop(name) for name in ("forward fft", "product", "inverse fft")]
+    forward, backward = (sum(works, NOTHING) for works in zip(*transformed, strict=True))
+    parts |= {"cast": layer.casts, "convolution": (forward, backward)}
+    return parts | {"mixing": elided(layer)["mixing"]} if layer.maps_channels else parts
+
+
+def kept(form: Callable[[Layer], Parts]) -> Callable[[Layer], Parts]:
+    """The closed form of ``form`` with its filter kept: at hand where no gradient is wanted."""
+
+    def parts(layer: Layer) -> Parts:
+        found = form(layer)
+        generation, backward = found["filter generation"]
+        if layer.problem.mode == "inference":
+            mapping = layer.problem.channels * layer.problem.channels_out if layer.maps_channels else 0
+            return found | {"filter generation": (NOTHING, NOTHING), "cast": casts(layer.problem, mapping)}
+        # What could be kept is copied out of the view that it is.
+        copied = generation + Work(0, 2 * layer.transform.spectra(layer.planes))
+        return found | {"filter generation": (copied, backward)}
+
+    return parts
+
+
 FORM_PARTS: Mapping[str, Callable[[Layer], Parts]] = MappingProxyType(
-    {"published": published, "fft": fft, "rfft": rfft, "cached": cached, "elided": elided}
+    {
+        "published": published,
+        "fft": fft,
+        "rfft": rfft,
+        "cached": cached,
+        "elided": elided,
+        "fused": fused,
+        "fused-cached": kept(fused),
+        "dft": dft,
+        "dft-cached": kept(dft),
+        "native": native,
+        "native-cached": kept(native),
+        "auto": auto,
+        "auto-cached": kept(auto),
+    }
 )
 """Form → its closed form."""
 
@@ -254,6 +351,31 @@ def half_generation(layer: Layer) -> Pair:
         hidden + _sized(assembling + product, layer.real),
         unhidden + _sized(ordering + back + taking_apart, layer.real),
     )
+
+
+def lean_generation(layer: Layer) -> Pair:
+    """As :func:`half_generation`, with fewer passes: the factors are in the rows, the parts written in place."""
+    half, planes = layer.transform.half, layer.planes
+    hidden, unhidden = _hidden(layer, 2 * half)
+    k = layer.widths[-2]
+    rows = 2 * k + 1
+    basis = rows * 2 * half
+    product = Work(4 * planes * rows * half, planes * rows + basis + planes * 2 * half)
+    assembling = Work(0, basis + (6 * k + 1) * half + 4 * planes * rows)
+    for_rows = Work(4 * planes * rows * half, planes * rows + basis + planes * 2 * half)
+    for_basis = Work(8 * planes * k * half, 2 * planes * k + 4 * k * half + planes * 2 * half)
+    # The odd part's mirror image negated, all four parts stacked and put in order.
+    taking_apart = Work(0, (2 + 8 + 8) * k * half)
+    scaling = Work(0, 4 * planes * rows)
+    return (
+        hidden + _sized(assembling + product, layer.real),
+        unhidden + _sized(for_rows + for_basis + taking_apart + scaling, layer.real),
+    )
+
+
+def _matrix(rows: int, into: int, out: int) -> Work:
+    """``rows × into`` numbers times a constant matrix ``into × out``; bytes in numbers."""
+    return Work(2 * rows * into * out, rows * into + into * out + rows * out)
 
 
 def _hidden(layer: Layer, points: int) -> Pair:

@@ -1,0 +1,164 @@
+"""The fastest of several ways to the same result, measured once for each kind of call and remembered.
+
+As ``cudnn.benchmark`` does: the first call of a kind (shape, memory format, dtype, device, threads, which
+gradients are wanted) tries the candidates on its own input; later ones of any layer take the winner.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from niffbench.niff import dft, fused
+from niffbench.niff.autograd import tracing, wants_gradient
+from niffbench.niff.grid import Remembered
+from niffbench.niff.native import build, kernel
+from niffbench.niff.steps import step
+
+Convolution = Callable[[Tensor, Tensor, Remembered], Tensor]
+
+ENGINES: Mapping[str, Convolution] = MappingProxyType(
+    {
+        "fused": lambda x, half, _: fused.convolve(x, half),
+        "dft": dft.convolve,
+        "native": lambda x, half, _: kernel.convolve(x, half),
+    }
+)
+"""Ways to ``H·W · irfft2(half · rfft2(x))``; see each for what it does. The last argument keeps its constants."""
+
+LARGEST_DFT = 64
+"""Side up to which matrix products are worth a try."""
+
+_ROUNDS, _SECONDS = 5, 0.05
+
+_lock = threading.Lock()
+_choices: dict[tuple[object, ...], str] = {}
+
+
+def convolve(x: Tensor, half: Tensor, constants: Remembered) -> Tensor:
+    """As :func:`niffbench.niff.fused.convolve`, by the engine that is fastest for such a call.
+
+    Where nothing can be measured it is, in a graph that is being compiled, the kernel if there is one, and
+    otherwise (fake tensors, tracing, a dispatch mode that may be counting, a CUDA graph's capture) ``fused``,
+    unless the choice is known already.
+    """
+    engine = ENGINES[_engine(x, half, constants)]
+    with step("convolution", whole=True):
+        return engine(x, half, constants)
+
+
+def choices() -> Mapping[tuple[object, ...], str]:
+    """What has been chosen in this process: kind of call to engine."""
+    return MappingProxyType(dict(_choices))
+
+
+def forget() -> None:
+    """Measure again, as if nothing had been chosen."""
+    with _lock:
+        _choices.clear()
+
+
+def candidates(x: Tensor) -> list[str]:
+    """Engines worth a try on such images."""
+    names = ["fused"]
+    if max(x.shape[-2:]) <= LARGEST_DFT:
+        names.append("dft")
+    if x.device.type == "cpu" and build.unavailable() is None:
+        names.append("native")
+    return names
+
+
+def _engine(x: Tensor, half: Tensor, constants: Remembered) -> str:
+    if torch.compiler.is_compiling():
+        compiled: str = _when_compiled(x.device.type)
+        return compiled
+    if tracing() or type(x) not in (Tensor, nn.Parameter):
+        return "fused"
+    key = _kind(x, half)
+    chosen = _choices.get(key)
+    if chosen is not None:
+        return chosen
+    if _get_current_dispatch_mode() is not None or x.device.type == "meta" or _capturing(x) or not x.numel():
+        return "fused"
+    with _lock:  # Another thread that comes with the same kind of call waits for the outcome.
+        if key not in _choices:
+            _choices[key] = _fastest(x, half, constants)
+        return _choices[key]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _when_compiled(device: str) -> str:
+    return "native" if device == "cpu" and build.unavailable() is None else "fused"
+
+
+def _kind(x: Tensor, half: Tensor) -> tuple[object, ...]:
+    enabled = torch.is_grad_enabled()
+    return (
+        tuple(x.shape),
+        x.is_contiguous(),
+        x.dtype,
+        x.device,
+        torch.get_num_threads() if x.device.type == "cpu" else None,
+        enabled and x.requires_grad,
+        enabled and half.requires_grad,
+    )
+
+
+def _capturing(x: Tensor) -> bool:
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _fastest(x: Tensor, half: Tensor, constants: Remembered) -> str:
+    """The engine whose best time is the shortest; rounds are interleaved, so that all meet the same machine."""
+    calls: dict[str, Callable[[], object]] = {}
+    for name in candidates(x):
+        call = _call(ENGINES[name], x, half, constants)
+        try:
+            for _ in range(2):
+                call()
+        except (RuntimeError, NotImplementedError):  # It may not know this dtype or device, or lack the memory.
+            continue
+        calls[name] = call
+    best = dict.fromkeys(calls, float("inf"))
+    for _ in range(_ROUNDS):
+        for name, call in calls.items():
+            best[name] = min(best[name], _seconds(call, x.device))
+        if sum(best.values()) > _SECONDS:
+            break
+    return min(best, key=best.__getitem__, default="fused")
+
+
+def _call(engine: Convolution, x: Tensor, half: Tensor, constants: Remembered) -> Callable[[], object]:
+    """One call of the same kind on the same numbers, cut off from the caller's graph; with its backward pass."""
+    wanted = wants_gradient(x), wants_gradient(half)
+    own = [tensor.detach() for tensor in (x, half)]
+    if not any(wanted):
+        return lambda: engine(own[0], own[1], constants)
+    inputs = [tensor.requires_grad_(want) for tensor, want in zip(own, wanted, strict=True)]
+    leaves = [tensor for tensor in inputs if tensor.requires_grad]
+
+    def call() -> object:
+        y = engine(inputs[0], inputs[1], constants)
+        return torch.autograd.grad(y, leaves, y.detach())
+
+    return call
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Duration of one call, everything queued on an accelerator included."""
+    synchronise = torch.cuda.synchronize if device.type == "cuda" else _nothing
+    synchronise()
+    begin = time.perf_counter()
+    call()
+    synchronise()
+    return time.perf_counter() - begin
+
+
+def _nothing() -> None:
+    pass

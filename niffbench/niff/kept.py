@@ -1,0 +1,75 @@
+"""What is made from weights and kept until they change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from niffbench.niff.grid import Remembered
+
+
+class Kept:
+    """Tensors made from one state of some parameters; all are dropped as soon as the parameters differ.
+
+    Parameters count as changed when one is another object, moved, or written in place with autograd's version
+    counter told (optimisers, ``load_state_dict``). A write through ``.data`` is not seen: call :meth:`clear`.
+    Left behind when the owner is copied or pickled.
+    """
+
+    def __init__(self, capacity: int = 4) -> None:
+        self._capacity = capacity
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._parameters: tuple[Tensor, ...] = ()
+        self._state: list[int] = []
+        self._entries = Remembered(self._capacity)
+
+    def get(self, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:
+        """``make()``, or what it returned for ``key`` since the parameters last changed.
+
+        ``torch.compile`` breaks its graph here, since what is kept lives outside any graph.
+        """
+        for parameter in parameters:
+            if parameter.is_inference():  # Such a tensor keeps no version counter.
+                return make()
+        if torch.compiler.is_compiling():
+            return _outside_any_graph(self, parameters, key, make)
+        return self._look_up(parameters, key, make)
+
+    def _look_up(
+        self, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Tensor]
+    ) -> Tensor:
+        state = [number for one in parameters for number in (one._version, _address(one))]
+        same = len(self._parameters) == len(parameters) and all(map(_is, self._parameters, parameters))
+        if not same or state != self._state:
+            self.clear()
+            self._parameters, self._state = parameters, state
+        return self._entries.get(key, make, parameters[0])
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Kept:
+        return Kept(self._capacity)
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[int]]:
+        return (Kept, (self._capacity,))
+
+
+def _address(parameter: Tensor) -> int:
+    """Where the numbers are; a subclass (a fake tensor, say) has no address."""
+    return parameter.data_ptr() if type(parameter) in (nn.Parameter, Tensor) else 0
+
+
+def _is(one: object, other: object) -> bool:
+    return one is other
+
+
+def _look_up(
+    kept: Kept, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Tensor]
+) -> Tensor:
+    return kept._look_up(parameters, key, make)
+
+
+_outside_any_graph: Callable[..., Tensor] = torch.compiler.disable(_look_up)  # type: ignore[no-untyped-call]

@@ -1,0 +1,122 @@
+"""Compiling and loading the C kernel: once for each source, compiler, CPU and element type."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("convolve.c")
+FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-shared", "-fPIC")
+TUNINGS = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())
+"""Tried in turn: the compilers of some systems lack OpenMP, or a way to say "this CPU"."""
+REALS = {"float": 4, "double": 8}
+"""C's element types and their sizes in bytes."""
+
+_lock = threading.Lock()
+
+
+class Unavailable(NotImplementedError):
+    """The kernel cannot be built or loaded here; the message says why."""
+
+
+def unavailable() -> str | None:
+    """Why the kernel cannot be used on this machine, or ``None`` if it can (it is compiled to find out)."""
+    try:
+        load("float")
+    except Unavailable as error:
+        return str(error)
+    return None
+
+
+def load(real: str) -> ctypes.CDLL:
+    """The kernel for one element type of :data:`REALS`; the outcome is remembered for the process.
+
+    Raises:
+        Unavailable: if there is no compiler, or it fails.
+    """
+    with _lock:  # Two threads would compile twice.
+        outcome = _outcome(real)
+    if isinstance(outcome, str):
+        raise Unavailable(outcome)
+    return outcome
+
+
+@functools.cache
+def _outcome(real: str) -> ctypes.CDLL | str:
+    try:
+        return _declare(ctypes.CDLL(str(_built(real))))
+    except (Unavailable, OSError) as error:
+        return str(error)
+
+
+def _built(real: str) -> Path:
+    command = shlex.split(os.environ.get("CC", "cc"))
+    compiler = shutil.which(command[0]) if command else None
+    if compiler is None:
+        raise Unavailable("no C compiler was found: install one (cc), or name it in the environment's CC")
+    command[0] = compiler
+    name = f"convolve-{real}-{_identity(command)}.so"
+    directory = _cache()
+    if (directory / name).exists():
+        return directory / name
+    messages = []
+    for tuning in TUNINGS:
+        with tempfile.TemporaryDirectory(dir=directory) as scratch:
+            made = Path(scratch, name)
+            arguments = [*command, *FLAGS, *tuning, f"-DREAL={real}", f"-DREAL_BYTES={REALS[real]}"]
+            done = subprocess.run(
+                [*arguments, "-o", str(made), str(SOURCE)], capture_output=True, text=True, check=False
+            )
+            if done.returncode == 0:
+                made.replace(directory / name)  # Atomic: other processes may be building the same file.
+                return directory / name
+            messages.append(done.stderr.strip().splitlines()[-1:] or ["no message"])
+    raise Unavailable(f"{compiler} could not compile the kernel: {messages[-1][0]}")
+
+
+def _identity(command: list[str]) -> str:
+    """A name for all that the compiled file depends on."""
+    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
+    parts = [SOURCE.read_text(), version, *command, *FLAGS, platform.machine(), _cpu()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _cpu() -> str:
+    """What this CPU can do, as far as the system tells: a home directory may be shared by unlike machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(line for line in lines[:64] if line.startswith(("flags", "Features", "model name")))
+
+
+@functools.cache
+def _cache() -> Path:
+    """A directory of this user's for compiled files; one of the process's own if there is none to write to."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    directory = base / "niffbench"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return directory
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="niffbench-"))
+
+
+def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    pointer, large, small = (ctypes.c_void_p,), (ctypes.c_int64,), (ctypes.c_int,)
+    roots_memory_threads = pointer * 3 + small
+    library.niff_workspace.restype = ctypes.c_int64
+    library.niff_workspace.argtypes = small * 3
+    library.niff_convolve.argtypes = pointer * 3 + large * 2 + small * 3 + roots_memory_threads
+    library.niff_gradient.argtypes = pointer * 5 + large * 2 + small * 4 + roots_memory_threads
+    return library

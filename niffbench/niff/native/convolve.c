@@ -1,0 +1,578 @@
+/* Depthwise circular convolution with a frequency filter, one cache-resident pass over each image.
+ *
+ * What an eager form spends its time on is memory: every FFT, product and copy walks through all images. Here a
+ * thread takes as many channels as a vector register has lanes, and does everything for these images before it
+ * touches the next: real FFT of the rows, FFT of the columns, product with the filter, and both inverses. Lanes are
+ * channels, so that the FFT is written as for scalars and needs no shuffles; images are transposed on the way in
+ * and out, unless channels already lie side by side (channels-last).
+ *
+ * Compiled once per element type: REAL is float or double. Functions return 0, or 1 for a problem they cannot take.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifndef REAL
+#define REAL float
+#endif
+
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+
+typedef REAL Vector __attribute__((vector_size(VECTOR_BYTES)));
+typedef REAL Unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+typedef struct {
+    Vector re, im;
+} Complex; /* One complex number for each lane. */
+
+enum { LANES = VECTOR_BYTES / sizeof(REAL), MAX_RADIX = 8 };
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* ---- Transposition of LANES × LANES numbers ------------------------------------------------------------------ */
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef __typeof__((Vector){0} < (Vector){0}) Indices;
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Indices){__VA_ARGS__})
+#endif
+
+/* Stage s exchanges, between rows i and i + s, the lanes whose number has bit s with those that have it not. */
+#define LOW(l, s) (((l) & (s)) ? LANES + (l) - (s) : (l))
+#define HIGH(l, s) (((l) & (s)) ? LANES + (l) : (l) + (s))
+#define TWO(F, l, s) F(l, s), F(l + 1, s)
+#define FOUR(F, l, s) TWO(F, l, s), TWO(F, l + 2, s)
+#define EIGHT(F, l, s) FOUR(F, l, s), FOUR(F, l + 4, s)
+#define SIXTEEN(F, l, s) EIGHT(F, l, s), EIGHT(F, l + 8, s)
+#define EXCHANGE(COUNT, s)                                          \
+    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) {      \
+        if (!(i & (s))) {                                           \
+            Vector a = rows[i], b = rows[i + (s)];                  \
+            rows[i] = SHUFFLE(a, b, COUNT(LOW, 0, s));              \
+            rows[i + (s)] = SHUFFLE(a, b, COUNT(HIGH, 0, s));       \
+        }                                                           \
+    }
+
+INLINE void transpose(Vector rows[LANES]) {
+#define LANE_COUNT (VECTOR_BYTES / REAL_BYTES)
+#if LANE_COUNT == 16
+    EXCHANGE(SIXTEEN, 8) EXCHANGE(SIXTEEN, 4) EXCHANGE(SIXTEEN, 2) EXCHANGE(SIXTEEN, 1)
+#elif LANE_COUNT == 8
+    EXCHANGE(EIGHT, 4) EXCHANGE(EIGHT, 2) EXCHANGE(EIGHT, 1)
+#elif LANE_COUNT == 4
+    EXCHANGE(FOUR, 2) EXCHANGE(FOUR, 1)
+#else
+    EXCHANGE(TWO, 1)
+#endif
+}
+
+/* ---- Images in memory ---------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int64_t lane_step, point_step; /* From one channel to the next, and from one number of an image to the next. */
+    int lanes;                     /* How many channels there are; the other lanes are zero. */
+    int64_t points;                /* Numbers in an image. */
+} Layout;
+
+/* Numbers first … first + count - 1 of each image, one Vector a number; `end` bounds what may be read. */
+INLINE void load(const REAL *images, const REAL *end, Layout layout, int64_t first, int count, Vector out[LANES]) {
+    const REAL *from = images + first * layout.point_step;
+    if (layout.lane_step == 1 && layout.lanes == LANES) {
+        for (int i = 0; i < count; i++) out[i] = *(const Unaligned *)(from + i * layout.point_step);
+        return;
+    }
+    if (layout.point_step == 1 && layout.lanes == LANES && from + (LANES - 1) * layout.lane_step + LANES <= end) {
+        /* What is read beyond count belongs to a neighbour and is not used. */
+        _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++)
+            out[l] = *(const Unaligned *)(from + l * layout.lane_step);
+        transpose(out);
+        return;
+    }
+    REAL numbers[LANES][LANES];
+    memset(numbers, 0, sizeof numbers);
+    for (int l = 0; l < layout.lanes; l++)
+        for (int i = 0; i < count; i++) numbers[i][l] = from[l * layout.lane_step + i * layout.point_step];
+    for (int i = 0; i < count; i++) out[i] = *(const Unaligned *)numbers[i];
+}
+
+/* The inverse of load; the Vectors are used up. */
+INLINE void store(REAL *images, Layout layout, int64_t first, int count, Vector in[LANES]) {
+    REAL *to = images + first * layout.point_step;
+    if (layout.lane_step == 1 && layout.lanes == LANES) {
+        for (int i = 0; i < count; i++) *(Unaligned *)(to + i * layout.point_step) = in[i];
+        return;
+    }
+    if (layout.point_step == 1 && layout.lanes == LANES) {
+        transpose(in);
+        if (first + LANES <= layout.points) {
+            /* What is written beyond count is overwritten by the next store, which is of the same images. */
+            _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++)
+                *(Unaligned *)(to + l * layout.lane_step) = in[l];
+        } else {
+            for (int l = 0; l < LANES; l++) memcpy(to + l * layout.lane_step, &in[l], count * sizeof(REAL));
+        }
+        return;
+    }
+    for (int i = 0; i < count; i++) {
+        REAL numbers[LANES];
+        *(Unaligned *)numbers = in[i];
+        for (int l = 0; l < layout.lanes; l++) to[l * layout.lane_step + i * layout.point_step] = numbers[l];
+    }
+}
+
+/* ---- FFT of one axis: Stockham's, mixed radix, decimation in frequency ---------------------------------------- */
+
+typedef struct {
+    int length, passes, radix[64];
+    const REAL *roots; /* exp(-2πi k / length), k = 0 … length - 1, real and imaginary part side by side. */
+} Plan;
+
+static Plan make_plan(int length, const REAL *roots) {
+    Plan plan = {.length = length, .roots = roots};
+    int rest = length;
+    while (rest % 2 == 0) { /* 16 = 4 · 4 rather than 8 · 2. */
+        int radix = rest % 8 == 0 && (rest % 16 || rest % 32 == 0) ? 8 : rest % 4 == 0 ? 4 : 2;
+        plan.radix[plan.passes++] = radix;
+        rest /= radix;
+    }
+    for (int radix = 3; rest > 1; radix += 2)
+        while (rest % radix == 0) {
+            plan.radix[plan.passes++] = radix;
+            rest /= radix;
+        }
+    return plan;
+}
+
+/* DFT of odd length r, given cos and sin of 2πq/r: sums and differences of opposite terms halve the products. */
+INLINE void dft_odd(int r, const REAL *cosine, const REAL *sine, const Complex *x, Complex *y) {
+    const int half = (r - 1) / 2;
+    Complex sum[4], difference[4];
+    y[0] = x[0];
+    _Pragma("GCC unroll 3") for (int j = 1; j <= half; j++) {
+        sum[j] = (Complex){x[j].re + x[r - j].re, x[j].im + x[r - j].im};
+        difference[j] = (Complex){x[j].re - x[r - j].re, x[j].im - x[r - j].im};
+        y[0].re += sum[j].re;
+        y[0].im += sum[j].im;
+    }
+    _Pragma("GCC unroll 3") for (int k = 1; k <= half; k++) {
+        Complex even = x[0], odd = {{0}, {0}};
+        _Pragma("GCC unroll 3") for (int j = 1; j <= half; j++) {
+            const int q = j * k % r;
+            even.re += cosine[q] * sum[j].re;
+            even.im += cosine[q] * sum[j].im;
+            odd.re += sine[q] * difference[j].re;
+            odd.im += sine[q] * difference[j].im;
+        }
+        y[k] = (Complex){even.re + odd.im, even.im - odd.re};
+        y[r - k] = (Complex){even.re - odd.im, even.im + odd.re};
+    }
+}
+
+INLINE void dft2(const Complex *x, Complex *y) {
+    y[0] = (Complex){x[0].re + x[1].re, x[0].im + x[1].im};
+    y[1] = (Complex){x[0].re - x[1].re, x[0].im - x[1].im};
+}
+
+INLINE void dft3(const Complex *x, Complex *y) {
+    static const REAL cosine[] = {1, -0.5, -0.5}, sine[] = {0, 0.86602540378443864676, -0.86602540378443864676};
+    dft_odd(3, cosine, sine, x, y);
+}
+
+INLINE void dft4(const Complex *x, Complex *y) {
+    Complex a = {x[0].re + x[2].re, x[0].im + x[2].im}, b = {x[0].re - x[2].re, x[0].im - x[2].im};
+    Complex c = {x[1].re + x[3].re, x[1].im + x[3].im}, d = {x[1].re - x[3].re, x[1].im - x[3].im};
+    y[0] = (Complex){a.re + c.re, a.im + c.im};
+    y[1] = (Complex){b.re + d.im, b.im - d.re};
+    y[2] = (Complex){a.re - c.re, a.im - c.im};
+    y[3] = (Complex){b.re - d.im, b.im + d.re};
+}
+
+INLINE void dft5(const Complex *x, Complex *y) {
+    static const REAL cosine[] = {1, 0.30901699437494742410, -0.80901699437494742410, -0.80901699437494742410,
+                                  0.30901699437494742410};
+    static const REAL sine[] = {0, 0.95105651629515357212, 0.58778525229247312917, -0.58778525229247312917,
+                                -0.95105651629515357212};
+    dft_odd(5, cosine, sine, x, y);
+}
+
+INLINE void dft7(const Complex *x, Complex *y) {
+    static const REAL cosine[] = {1,
+                                  0.62348980185873353053,
+                                  -0.22252093395631440429,
+                                  -0.90096886790241912624,
+                                  -0.90096886790241912624,
+                                  -0.22252093395631440429,
+                                  0.62348980185873353053};
+    static const REAL sine[] = {0,
+                                0.78183148246802980871,
+                                0.97492791218182360702,
+                                0.43388373911755812048,
+                                -0.43388373911755812048,
+                                -0.97492791218182360702,
+                                -0.78183148246802980871};
+    dft_odd(7, cosine, sine, x, y);
+}
+
+INLINE void dft8(const Complex *x, Complex *y) {
+    const REAL diagonal = 0.70710678118654752440;
+    const Complex even_in[4] = {x[0], x[2], x[4], x[6]}, odd_in[4] = {x[1], x[3], x[5], x[7]};
+    Complex even[4], odd[4];
+    dft4(even_in, even);
+    dft4(odd_in, odd);
+    const Complex turned[4] = {
+        odd[0],
+        {diagonal * (odd[1].re + odd[1].im), diagonal * (odd[1].im - odd[1].re)},
+        {odd[2].im, -odd[2].re},
+        {diagonal * (odd[3].im - odd[3].re), -diagonal * (odd[3].re + odd[3].im)},
+    };
+    _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
+        y[k] = (Complex){even[k].re + turned[k].re, even[k].im + turned[k].im};
+        y[k + 4] = (Complex){even[k].re - turned[k].re, even[k].im - turned[k].im};
+    }
+}
+
+/* One pass: `stride` interleaved transforms of length n become r times as many of length n / r. */
+INLINE void fft_pass(int r, void dft(const Complex *, Complex *), int n, int stride, const REAL *roots,
+                     const Complex *in, Complex *out) {
+    const int m = n / r;
+    for (int p = 0; p < m; p++) {
+        for (int q = 0; q < stride; q++) {
+            Complex x[MAX_RADIX], y[MAX_RADIX];
+            _Pragma("GCC unroll 8") for (int j = 0; j < r; j++) x[j] = in[q + stride * (p + m * j)];
+            dft(x, y);
+            Complex *to = out + q + stride * r * p;
+            to[0] = y[0];
+            _Pragma("GCC unroll 8") for (int j = 1; j < r; j++) {
+                const REAL *root = roots + 2 * stride * p * j;
+                to[stride * j] = (Complex){y[j].re * root[0] - y[j].im * root[1],
+                                           y[j].re * root[1] + y[j].im * root[0]};
+            }
+        }
+    }
+}
+
+/* The last pass has one transform length left, r itself, and so no roots to turn by. */
+INLINE void fft_last(int r, void dft(const Complex *, Complex *), int stride, const Complex *in, Complex *out) {
+    for (int q = 0; q < stride; q++) {
+        Complex x[MAX_RADIX], y[MAX_RADIX];
+        _Pragma("GCC unroll 8") for (int j = 0; j < r; j++) x[j] = in[q + stride * j];
+        dft(x, y);
+        _Pragma("GCC unroll 8") for (int j = 0; j < r; j++) out[q + stride * j] = y[j];
+    }
+}
+
+#define PASS(r)                                                                                                  \
+    static __attribute__((noinline)) void pass##r(int n, int stride, const REAL *roots, const Complex *in,       \
+                                                  Complex *out) {                                                \
+        if (n == r)                                                                                              \
+            fft_last(r, dft##r, stride, in, out);                                                                \
+        else                                                                                                     \
+            fft_pass(r, dft##r, n, stride, roots, in, out);                                                      \
+    }
+PASS(2) PASS(3) PASS(4) PASS(5) PASS(7) PASS(8)
+
+/* Any odd radix r, of a transform of `length` points; `scratch` holds 2r numbers. */
+static void pass_any(int r, int n, int stride, int length, const REAL *roots, const Complex *in, Complex *out,
+                     Complex *scratch) {
+    const int m = n / r, half = (r - 1) / 2, step = length / r;
+    Complex *sum = scratch, *difference = scratch + r;
+    for (int p = 0; p < m; p++) {
+        for (int q = 0; q < stride; q++) {
+            const Complex *from = in + q + stride * p;
+            Complex *to = out + q + stride * r * p;
+            Complex total = from[0];
+            for (int j = 1; j <= half; j++) {
+                const Complex a = from[stride * m * j], b = from[stride * m * (r - j)];
+                sum[j] = (Complex){a.re + b.re, a.im + b.im};
+                difference[j] = (Complex){a.re - b.re, a.im - b.im};
+                total.re += sum[j].re;
+                total.im += sum[j].im;
+            }
+            to[0] = total;
+            for (int k = 1; k <= half; k++) {
+                Complex even = from[0], odd = {{0}, {0}};
+                for (int j = 1, power = k; j <= half; j++) {
+                    const REAL cosine = roots[2 * step * power], sine = -roots[2 * step * power + 1];
+                    even.re += cosine * sum[j].re;
+                    even.im += cosine * sum[j].im;
+                    odd.re += sine * difference[j].re;
+                    odd.im += sine * difference[j].im;
+                    power += k;
+                    if (power >= r) power -= r;
+                }
+                const Complex y[2] = {{even.re + odd.im, even.im - odd.re}, {even.re - odd.im, even.im + odd.re}};
+                const int at[2] = {k, r - k};
+                for (int i = 0; i < 2; i++) {
+                    const REAL *root = roots + 2 * stride * p * at[i];
+                    to[stride * at[i]] = (Complex){y[i].re * root[0] - y[i].im * root[1],
+                                                   y[i].re * root[1] + y[i].im * root[0]};
+                }
+            }
+        }
+    }
+}
+
+/* Forward FFT from `in` to `out`, through `other` (three different places, each `length` long). */
+static void fft(const Plan *plan, const Complex *in, Complex *out, Complex *other, Complex *scratch) {
+    if (plan->passes == 0) out[0] = in[0];
+    int n = plan->length, stride = 1;
+    for (int i = 0; i < plan->passes; i++) {
+        const int r = plan->radix[i];
+        Complex *to = (plan->passes - i) % 2 ? out : other;
+        switch (r) {
+            case 2: pass2(n, stride, plan->roots, in, to); break;
+            case 3: pass3(n, stride, plan->roots, in, to); break;
+            case 4: pass4(n, stride, plan->roots, in, to); break;
+            case 5: pass5(n, stride, plan->roots, in, to); break;
+            case 7: pass7(n, stride, plan->roots, in, to); break;
+            case 8: pass8(n, stride, plan->roots, in, to); break;
+            default: pass_any(r, n, stride, plan->length, plan->roots, in, to, scratch);
+        }
+        in = to;
+        n /= r;
+        stride *= r;
+    }
+}
+
+/* ---- Images to half spectra and back --------------------------------------------------------------------------
+ *
+ * A half spectrum is stored by columns, [v][u] with v = 0 … W / 2. Two real rows are transformed as one complex row;
+ * separating them leaves a factor of 2, which is undone in the filter. An inverse FFT is a forward one with
+ * real and imaginary part exchanged on both sides ("swapped").
+ */
+
+typedef struct {
+    int height, width, columns;
+    Plan down, along; /* Of a column and of a row. */
+} Shape;
+
+typedef struct {
+    Complex *spectrum, *second, *filter, *gradient; /* height × columns each */
+    Complex *a, *b, *c, *scratch;                   /* the longer side each, scratch twice that */
+} Work;
+
+static Shape make_shape(int height, int width, const REAL *down, const REAL *along) {
+    return (Shape){height, width, width / 2 + 1, make_plan(height, down), make_plan(width, along)};
+}
+
+static void rows_forward(const REAL *images, const REAL *end, Layout layout, const Shape *shape, const Work *work,
+                         Complex *spectrum) {
+    const int height = shape->height, width = shape->width;
+    Complex *row = work->a;
+    for (int h = 0; h < height; h += 2) {
+        const int pair = h + 1 < height, total = pair ? 2 * width : width;
+        for (int first = 0; first < total; first += LANES) {
+            const int count = total - first < LANES ? total - first : LANES;
+            Vector numbers[LANES];
+            load(images, end, layout, (int64_t)h * width + first, count, numbers);
+            for (int i = 0, at = first; i < count; i++, at++) {
+                if (at < width)
+                    row[at].re = numbers[i];
+                else
+                    row[at - width].im = numbers[i];
+            }
+        }
+        if (!pair)
+            for (int w = 0; w < width; w++) row[w].im = (Vector){0};
+        fft(&shape->along, row, work->b, work->c, work->scratch);
+        for (int v = 0; v < shape->columns; v++) {
+            const Complex z = work->b[v], mirror = work->b[v ? width - v : 0];
+            Complex *to = spectrum + (int64_t)v * height + h;
+            to[0] = (Complex){z.re + mirror.re, z.im - mirror.im};
+            if (pair) to[1] = (Complex){z.im + mirror.im, mirror.re - z.re};
+        }
+    }
+}
+
+/* From a swapped spectrum. Of columns that are their own mirror image the imaginary part is not used. */
+static void rows_inverse(REAL *images, Layout layout, const Shape *shape, const Work *work, const Complex *spectrum) {
+    const int height = shape->height, width = shape->width;
+    Complex *row = work->a;
+    for (int h = 0; h < height; h += 2) {
+        const int pair = h + 1 < height, total = pair ? 2 * width : width;
+        for (int v = 0; v < shape->columns; v++) {
+            const Complex *from = spectrum + (int64_t)v * height + h, none = {{0}, {0}};
+            const Complex one = from[0], two = pair ? from[1] : none;
+            const int mirror = v ? width - v : 0;
+            if (mirror == v) {
+                row[v] = (Complex){two.im, one.im};
+            } else {
+                row[v] = (Complex){one.re + two.im, one.im - two.re};
+                row[mirror] = (Complex){two.im - one.re, one.im + two.re};
+            }
+        }
+        fft(&shape->along, row, work->b, work->c, work->scratch);
+        for (int first = 0; first < total; first += LANES) {
+            const int count = total - first < LANES ? total - first : LANES;
+            Vector numbers[LANES];
+            for (int i = 0, at = first; i < LANES; i++, at++)
+                numbers[i] = at < width ? work->b[at].im : at < total ? work->b[at - width].re : (Vector){0};
+            store(images, layout, (int64_t)h * width + first, count, numbers);
+        }
+    }
+}
+
+/* A filter (C, H, W / 2 + 1) is an image of complex numbers. Packed by columns, and halved: see above. */
+static void pack(const REAL *filter, const REAL *end, Layout layout, const Shape *shape, Complex *out) {
+    const REAL scale = 0.5;
+    int u = 0, v = 0;
+    for (int64_t first = 0; first < layout.points; first += LANES) {
+        const int count = layout.points - first < LANES ? (int)(layout.points - first) : LANES;
+        Vector numbers[LANES];
+        load(filter, end, layout, first, count, numbers);
+        for (int i = 0; i < count; i += 2) { /* LANES is even, so pairs stay together. */
+            out[(int64_t)v * shape->height + u] = (Complex){numbers[i] * scale, numbers[i + 1] * scale};
+            if (++v == shape->columns) v = 0, u++;
+        }
+    }
+}
+
+/* The inverse of pack for a product of two spectra, which is 4 times too large. Columns with a mirror image count
+ * twice. */
+static void unpack(const Complex *in, Layout layout, const Shape *shape, REAL *filter) {
+    const REAL scale = 0.25;
+    int u = 0, v = 0;
+    for (int64_t first = 0; first < layout.points; first += LANES) {
+        const int count = layout.points - first < LANES ? (int)(layout.points - first) : LANES;
+        Vector numbers[LANES] = {{0}};
+        for (int i = 0; i < count; i += 2) {
+            const Complex number = in[(int64_t)v * shape->height + u];
+            const REAL factor = v && 2 * v != shape->width ? 2 * scale : scale;
+            numbers[i] = number.re * factor;
+            numbers[i + 1] = number.im * factor;
+            if (++v == shape->columns) v = 0, u++;
+        }
+        store(filter, layout, first, count, numbers);
+    }
+}
+
+static Layout image_layout(const Shape *shape, int64_t channels, int64_t channel, int channels_last) {
+    const int64_t left = channels - channel, points = (int64_t)shape->height * shape->width;
+    const int lanes = left < LANES ? (int)left : LANES;
+    return channels_last ? (Layout){1, channels, lanes, points} : (Layout){points, 1, lanes, points};
+}
+
+static Layout filter_layout(const Shape *shape, int64_t channels, int64_t channel) {
+    const int64_t left = channels - channel, points = (int64_t)shape->height * shape->columns * 2;
+    return (Layout){points, 1, left < LANES ? (int)left : LANES, points};
+}
+
+static Work carve(char *memory, const Shape *shape, int planes) {
+    const int64_t plane = (int64_t)shape->height * shape->columns;
+    const int side = shape->height > shape->width ? shape->height : shape->width;
+    Complex *at = (Complex *)(((uintptr_t)memory + 127) & ~(uintptr_t)127);
+    Work work = {.a = at, .b = at + side, .c = at + 2 * side, .scratch = at + 3 * side};
+    at += 5 * side;
+    work.spectrum = at;
+    work.filter = at + plane;
+    if (planes > 2) work.second = at + 2 * plane, work.gradient = at + 3 * plane;
+    return work;
+}
+
+/* ---- What is called from outside ------------------------------------------------------------------------------ */
+
+int niff_lanes(void) { return LANES; }
+
+/* Bytes of memory that each thread needs: for convolve (planes = 2) or gradient (planes = 4). */
+int64_t niff_workspace(int height, int width, int planes) {
+    const int64_t side = height > width ? height : width;
+    return (int64_t)sizeof(Complex) * (planes * (int64_t)height * (width / 2 + 1) + 5 * side) + 128;
+}
+
+/* y = H · W · irfft2(filter · rfft2(x)), that is, 1 / (H · W) is expected in the filter. x and y are (B, C, H, W), or
+ * (B, H, W, C) if channels_last; filter is (C, H, W / 2 + 1) complex. `down` and `along` are the roots of unity of a
+ * column and of a row. */
+int niff_convolve(const REAL *x, const REAL *filter, REAL *y, int64_t batch, int64_t channels, int height, int width,
+                  int channels_last, const REAL *down, const REAL *along, char *memory, int threads) {
+    const Shape shape = make_shape(height, width, down, along);
+    const int64_t image = (int64_t)height * width, plane = (int64_t)height * shape.columns;
+    const int64_t tasks = (channels + LANES - 1) / LANES * batch;
+    const REAL *x_end = x + batch * channels * image, *filter_end = filter + channels * plane * 2;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int thread = 0; thread < threads; thread++) {
+        const Work work = carve(memory + thread * niff_workspace(height, width, 2), &shape, 2);
+        int64_t packed = -1;
+        for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
+            const int64_t channel = task / batch * LANES, at = task % batch * channels * image;
+            const Layout layout = image_layout(&shape, channels, channel, channels_last);
+            if (packed != channel) {
+                pack(filter + channel * plane * 2, filter_end, filter_layout(&shape, channels, channel), &shape,
+                     work.filter);
+                packed = channel;
+            }
+            const int64_t from = at + channel * layout.lane_step;
+            rows_forward(x + from, x_end, layout, &shape, &work, work.spectrum);
+            for (int v = 0; v < shape.columns; v++) {
+                Complex *column = work.spectrum + (int64_t)v * height;
+                const Complex *factor = work.filter + (int64_t)v * height;
+                fft(&shape.down, column, work.a, work.c, work.scratch);
+                for (int u = 0; u < height; u++) {
+                    const Complex z = work.a[u], w = factor[u];
+                    work.a[u] = (Complex){z.re * w.im + z.im * w.re, z.re * w.re - z.im * w.im}; /* swapped */
+                }
+                fft(&shape.down, work.a, column, work.c, work.scratch);
+            }
+            rows_inverse(y + from, layout, &shape, &work, work.spectrum);
+        }
+    }
+    return 0;
+}
+
+/* Gradients of niff_convolve. `output` is the gradient of y, `input` receives that of x unless it is null. The
+ * batch is divided into `parts`; part i's share of the filter's gradient goes to filter_out[i], (parts, C, H, W/2+1)
+ * complex, unless it is null: the caller adds them up. */
+int niff_gradient(const REAL *x, const REAL *filter, const REAL *output, REAL *input, REAL *filter_out, int64_t batch,
+                  int64_t channels, int height, int width, int channels_last, int parts, const REAL *down,
+                  const REAL *along, char *memory, int threads) {
+    const Shape shape = make_shape(height, width, down, along);
+    const int64_t image = (int64_t)height * width, plane = (int64_t)height * shape.columns;
+    const int64_t tasks = (channels + LANES - 1) / LANES * parts, all = batch * channels * image;
+    const REAL *filter_end = filter + channels * plane * 2;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int thread = 0; thread < threads; thread++) {
+        const Work work = carve(memory + thread * niff_workspace(height, width, 4), &shape, 4);
+        for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
+            const int64_t channel = task / parts * LANES, part = task % parts;
+            const Layout layout = image_layout(&shape, channels, channel, channels_last);
+            const Layout spectral = filter_layout(&shape, channels, channel);
+            if (input) pack(filter + channel * plane * 2, filter_end, spectral, &shape, work.filter);
+            memset(work.gradient, 0, plane * sizeof(Complex));
+            for (int64_t b = batch * part / parts; b < batch * (part + 1) / parts; b++) {
+                const int64_t from = b * channels * image + channel * layout.lane_step;
+                rows_forward(output + from, output + all, layout, &shape, &work, work.spectrum);
+                if (filter_out) rows_forward(x + from, x + all, layout, &shape, &work, work.second);
+                for (int v = 0; v < shape.columns; v++) {
+                    Complex *column = work.spectrum + (int64_t)v * height;
+                    fft(&shape.down, column, work.a, work.c, work.scratch);
+                    if (filter_out) {
+                        Complex *sum = work.gradient + (int64_t)v * height;
+                        fft(&shape.down, work.second + (int64_t)v * height, work.b, work.c, work.scratch);
+                        for (int u = 0; u < height; u++) { /* conj(x) · output */
+                            const Complex g = work.a[u], z = work.b[u];
+                            sum[u].re += z.re * g.re + z.im * g.im;
+                            sum[u].im += z.re * g.im - z.im * g.re;
+                        }
+                    }
+                    if (input) {
+                        const Complex *factor = work.filter + (int64_t)v * height;
+                        for (int u = 0; u < height; u++) { /* conj(filter) · output, swapped */
+                            const Complex g = work.a[u], w = factor[u];
+                            work.a[u] = (Complex){g.im * w.re - g.re * w.im, g.re * w.re + g.im * w.im};
+                        }
+                        fft(&shape.down, work.a, column, work.c, work.scratch);
+                    }
+                }
+                if (input) rows_inverse(input + from, layout, &shape, &work, work.spectrum);
+            }
+            if (filter_out)
+                unpack(work.gradient, spectral, &shape, filter_out + (part * channels + channel) * plane * 2);
+        }
+    }
+    return 0;
+}

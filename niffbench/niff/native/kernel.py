@@ -1,0 +1,203 @@
+"""The C kernel as a differentiable torch function."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
+
+from niffbench.cost.closed import fft_flops
+from niffbench.niff import fused
+from niffbench.niff.autograd import tracing, wants_gradient
+from niffbench.niff.native.build import load
+from niffbench.niff.steps import step
+
+_REALS = {torch.float32: "float", torch.float64: "double"}
+_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+
+def convolve(x: Tensor, half: Tensor) -> Tensor:
+    """``H·W · irfft2(half · rfft2(x))`` on a CPU, as :func:`niffbench.niff.fused.convolve`.
+
+    x is real ``(B, C, H, W)``, half complex ``(C, H, W // 2 + 1)``. Contiguous and channels-last images are taken
+    as they are, and the result has the same memory format; others are copied. Differentiable, twice too; backward
+    transforms real images only, and makes the spectrum of ``x`` again instead of keeping it.
+
+    Raises:
+        niffbench.niff.native.build.Unavailable: if the kernel cannot be compiled here.
+        NotImplementedError: on another device, or for a dtype other than float32 and float64.
+        ValueError: if ``half`` is not the half plane of such images in the same precision.
+    """
+    if tracing() or type(x) not in (Tensor, nn.Parameter) or x.device.type == "meta":
+        traced: Tensor = _operator(x, half)
+        return traced
+    if wants_gradient(x, half):
+        result: Tensor = _Convolution.apply(x, half)
+        return result
+    with step("convolution"):
+        return _convolve(x, half)
+
+
+def _check(x: Tensor, half: Tensor) -> None:
+    """Raise for what the kernel, which trusts its addresses, must never be given."""
+    if x.device.type != "cpu":
+        raise NotImplementedError(f"the native form is not implemented for {x.device.type}: it runs on the CPU")
+    if x.dtype not in _REALS:
+        raise NotImplementedError(f"the native form is not implemented for {x.dtype}")
+    _, channels, height, width = x.shape
+    expected = (channels, height, width // 2 + 1)
+    if tuple(half.shape) != expected or half.dtype != _COMPLEX[x.dtype] or half.device != x.device:
+        raise ValueError(
+            f"expected a filter of shape {expected} and dtype {_COMPLEX[x.dtype]} on {x.device}, "
+            f"got {tuple(half.shape)}, {half.dtype} on {half.device}"
+        )
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, half: Tensor) -> Tensor:
+        ctx.save_for_backward(x, half)
+        with step("convolution"):
+            return _convolve(x, half)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, half = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return fused.gradients(x, half, gradient, ctx.needs_input_grad)
+        with step("convolution"):
+            return _gradients(x, half, gradient, *ctx.needs_input_grad)
+
+
+def _convolve(x: Tensor, half: Tensor) -> Tensor:
+    _check(x, half)
+    x, last = _dense(x)
+    half = half.resolve_conj().contiguous()
+    y = torch.empty_like(x)
+    batch, channels, height, width = x.shape
+    library = load(_REALS[x.dtype])
+    threads = max(1, min(torch.get_num_threads(), batch * -(-channels // _lanes(library))))
+    memory = _workspace(library, threads, height, width, planes=2)
+    library.niff_convolve(
+        *(x.data_ptr(), half.data_ptr(), y.data_ptr(), batch, channels, height, width, last),
+        *(_roots(height, x.dtype)[1], _roots(width, x.dtype)[1], memory.data_ptr(), threads),
+    )
+    return y
+
+
+def _gradients(
+    x: Tensor, half: Tensor, gradient: Tensor, need_x: bool, need_half: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    _check(x, half)
+    x, last = _dense(x)
+    gradient = gradient.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    half = half.resolve_conj().contiguous()
+    batch, channels, height, width = x.shape
+    library = load(_REALS[x.dtype])
+    groups = -(-channels // _lanes(library))
+    threads = torch.get_num_threads()
+    parts = max(1, min(batch, -(-threads // groups)))  # Fewer groups of channels than threads: divide the batch.
+    threads = min(threads, groups * parts)
+    memory = _workspace(library, threads, height, width, planes=4)
+    for_x = torch.empty_like(x) if need_x else None
+    for_half = half.new_empty((parts, *half.shape)) if need_half else None
+    library.niff_gradient(
+        *(x.data_ptr(), half.data_ptr(), gradient.data_ptr()),
+        *(None if out is None else out.data_ptr() for out in (for_x, for_half)),
+        *(batch, channels, height, width, last, parts),
+        *(_roots(height, x.dtype)[1], _roots(width, x.dtype)[1], memory.data_ptr(), threads),
+    )
+    if for_half is not None:
+        for_half = for_half.sum(0) if parts > 1 else for_half[0]
+    return for_x, for_half
+
+
+def _dense(x: Tensor) -> tuple[Tensor, bool]:
+    """Images that the kernel can take, and whether their channels come last."""
+    if x.is_contiguous():
+        return x, False
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return x, True
+    return x.contiguous(), False
+
+
+def _workspace(library: ctypes.CDLL, threads: int, height: int, width: int, planes: int) -> Tensor:
+    """Scratch memory, from torch so that its profilers see it."""
+    return torch.empty(threads * library.niff_workspace(height, width, planes), dtype=torch.uint8)
+
+
+@functools.cache
+def _lanes(library: ctypes.CDLL) -> int:
+    return int(library.niff_lanes())
+
+
+@functools.lru_cache(maxsize=64)
+def _roots(length: int, dtype: torch.dtype) -> tuple[object, int]:
+    """``exp(-2πi k / length)`` for every k, and where it is. By NumPy, on which no mode of torch has an effect."""
+    angles = -2 * np.pi * np.arange(length) / length
+    roots = np.stack((np.cos(angles), np.sin(angles)), axis=1)
+    roots = roots.astype(np.float32 if dtype == torch.float32 else np.float64)
+    return roots, roots.ctypes.data
+
+
+# The same as operators of torch, for what traces instead of running: torch.compile, fake tensors.
+
+
+@torch.library.custom_op("niffbench::circular_convolution", mutates_args=(), device_types="cpu")
+def _operator(x: Tensor, half: Tensor) -> Tensor:
+    return _convolve(x, half)
+
+
+@_operator.register_fake
+def _(x: Tensor, half: Tensor) -> Tensor:
+    return torch.empty_like(_dense(x)[0])
+
+
+@torch.library.custom_op("niffbench::circular_convolution_gradients", mutates_args=(), device_types="cpu")
+def _gradients_operator(
+    x: Tensor, half: Tensor, gradient: Tensor, need_x: bool, need_half: bool
+) -> tuple[Tensor, Tensor]:
+    for_x, for_half = _gradients(x, half, gradient, need_x, need_half)
+    nothing = x.new_empty(0)
+    return nothing if for_x is None else for_x, half.new_empty(0) if for_half is None else for_half
+
+
+@_gradients_operator.register_fake
+def _(x: Tensor, half: Tensor, gradient: Tensor, need_x: bool, need_half: bool) -> tuple[Tensor, Tensor]:
+    for_x = torch.empty_like(_dense(x)[0]) if need_x else x.new_empty(0)
+    return for_x, half.new_empty(half.shape if need_half else 0)
+
+
+def _remember(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    need_x, need_half = ctx.needs_input_grad
+    for_x, for_half = _gradients_operator(*ctx.saved_tensors, gradient, need_x, need_half)
+    return for_x if need_x else None, for_half if need_half else None
+
+
+_operator.register_autograd(_differentiate, setup_context=_remember)
+
+
+@register_flop_formula(torch.ops.niffbench.circular_convolution)
+def _flops(x: tuple[int, ...], half: tuple[int, ...], *_: Any, **__: Any) -> int:
+    """Two real FFTs and a complex product on the half plane, in the units of :mod:`niffbench.cost.closed`."""
+    return 2 * fft_flops(x[2] * x[3], x[0] * x[1], real=True) + 6 * x[0] * math.prod(half)
+
+
+@register_flop_formula(torch.ops.niffbench.circular_convolution_gradients)
+def _gradient_flops(
+    x: tuple[int, ...], half: tuple[int, ...], gradient: object, need_x: bool, need_half: bool, **__: Any
+) -> int:
+    transform = fft_flops(x[2] * x[3], x[0] * x[1], real=True)
+    product = 6 * x[0] * math.prod(half)
+    added = 2 * x[0] * math.prod(half) if x[0] > 1 else 0
+    return transform + (transform + product) * need_x + (transform + product + added) * need_half
