@@ -9,11 +9,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 from managed import COMMAND, Attempt, all_keys, keys, suite_of
 
 from niffbench.errors import FingerprintsDiffer
 from niffbench.records import Record, Run
+from niffbench.runner import messages
 from niffbench.runner.process import WorkerBroken
 from niffbench.runner.settings import Wishes
 from niffbench.runner.sitting import Observer
@@ -175,6 +177,29 @@ def test_what_is_larger_than_an_out_of_memory_is_skipped_in_later_rounds(tmp_pat
     assert (second[3, 28].needed, second[3, 28].available) == (9, 3)
 
 
+def test_what_depends_on_the_case_alone_is_found_out_once(tmp_path: Path) -> None:
+    """Predictions come from the survey, costs from the first round that has them."""
+    sent: list[messages.Task] = []
+
+    class Spy(Observer):
+        def record(self, record: Record) -> None:
+            if record.round == 1 and not sent:
+                path = Path(f"/proc/{fakes()[0]}/fd/0")
+                sent.append(messages.Task.model_validate_json(path.read_bytes()))
+
+    script = {"predict": {"depthwise": 5000}, "cost": True, "pause": 0.05}
+    run = Attempt(tmp_path, suite_of(), script, observer=Spy()).begin()
+    assert {told.peak for told in sent[0].predictions} == {5000}
+    assert sent[0].costs == {record.id: record.cost for record in run.records}
+    assert len(sent[0].costs) == 4
+
+
+def fakes() -> list[int]:
+    """Process ids of this process's fake workers."""
+    children = psutil.Process().children(recursive=True)
+    return [child.pid for child in children if COMMAND[-1] in child.cmdline()]
+
+
 def test_the_order_comes_from_the_seed(tmp_path: Path) -> None:
     def order(name: str, seed: int) -> list[tuple[str, int]]:
         run = Attempt(tmp_path / name, suite_of(kernels=(3, 5, 7)), wishes=Wishes(device="cpu", seed=seed)).begin()
@@ -224,10 +249,6 @@ def test_the_manager_loads_no_torch() -> None:
 
 
 def test_nothing_is_left_running(tmp_path: Path) -> None:
-    import psutil
-
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
     script = {"faults": [{"kernel": 3, "do": "hang"}]}
     Attempt(tmp_path, suite_of(rounds=1, case_timeout=0.2), script).begin()
-    after = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-    assert [child for child in after if COMMAND[-1] in child.cmdline()] == []
+    assert fakes() == []
