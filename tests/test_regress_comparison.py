@@ -181,6 +181,15 @@ def test_a_failure_in_one_round_is_a_regression_too() -> None:
     assert verdicts(found(compare(base(flaky), head(flaky), Rules()), "coverage", "attention")) == {"inconclusive"}
 
 
+def test_a_round_short_of_time_is_no_failure() -> None:
+    hurried = replace(QUIET, faults=(Fault("skipped", "the time budget is spent", "attention", round=7),))
+    comparison = compare(base(), head(hurried), Rules())
+    assert comparison.exit_code == 0
+    assert {f.rounds for f in found(comparison, "latency_steady", "attention")} == {(8, 7)}
+    never = replace(QUIET, faults=(Fault("skipped", "predicted 2 TiB", "attention"),))
+    assert verdicts(found(compare(base(), head(never), Rules()), "coverage", "attention")) == {"regressed"}
+
+
 def test_cases_that_fail_on_both_sides_are_incomparable_and_do_not_fail() -> None:
     broken = replace(QUIET, faults=(Fault("oom", "no memory", "attention"),))
     comparison = compare(base(broken), head(broken), Rules())
@@ -231,7 +240,7 @@ def test_stuck_and_throttled_rounds_are_left_out_and_that_is_said() -> None:
     assert {finding.rounds for finding in found(comparison, "latency_steady")} == {(8, 7)}
 
 
-@pytest.mark.parametrize("samples", [[0.0] * 5, [], [float("nan")] * 5, [float("inf")] * 5, [-1.0] * 5])
+@pytest.mark.parametrize("samples", [[0.0] * 5, [], [1.0, float("nan"), 1.0], [float("inf")] * 5, [-1.0] * 5])
 def test_times_that_cannot_be_are_incomparable_and_leave_the_gate_open_to_doubt(samples: list[float]) -> None:
     def stuck(record: Record) -> Record:
         return replace(record, latency={**record.latency, "steady": Latency(samples=samples)})

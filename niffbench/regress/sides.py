@@ -81,14 +81,17 @@ class Known:
 
     @property
     def case(self) -> Case:
+        """The case."""
         return self.any.case
 
     @property
     def label(self) -> str:
+        """Its row's name in tables."""
         return self.any.traits.label
 
     @property
     def problem(self) -> str:
+        """Its problem in short, and how it is executed if not eagerly."""
         execution = self.case.execution
         return self.case.problem.label + (f" {execution}" if execution != "eager" else "")
 
@@ -99,8 +102,9 @@ class Known:
 
     @cached_property
     def failures(self) -> tuple[Record, ...]:
-        """The rounds that could not."""
-        return tuple(record for record in self.records.values() if record.status != "ok")
+        """The rounds that could not. One skipped beside others that were measured was short of time: no failure."""
+        harmless = ("ok", "skipped") if self.ok else ("ok",)
+        return tuple(record for record in self.records.values() if record.status not in harmless)
 
     def failure(self) -> str:
         """The first failure in words: its status, and its reason cut to one short line."""
@@ -117,11 +121,12 @@ class Known:
             series = record.latency.get(regime) if record.status == "ok" else None
             if series is None:
                 continue
-            value = median(series.samples) if series.samples else 0.0
+            # Sorting NaNs would give any median.
+            value = median(series.samples) if series.samples and isfinite(sum(series.samples)) else 0.0
             bad = sorted(UNUSABLE & set(series.flags))
             if bad:
                 left_out.append(f"round {number} is {' and '.join(bad)}")
-            elif not (isfinite(value) and value > 0):
+            elif value <= 0:
                 left_out.append(f"round {number} has no positive time")
             else:
                 medians[number] = value
