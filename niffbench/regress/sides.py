@@ -102,7 +102,7 @@ class Known:
 
     @cached_property
     def failures(self) -> tuple[Record, ...]:
-        """The rounds that could not. One skipped beside others that were measured was short of time: no failure."""
+        """The rounds that could not. One skipped beside measured ones was short of time, which is no failure."""
         harmless = ("ok", "skipped") if self.ok else ("ok",)
         return tuple(record for record in self.records.values() if record.status not in harmless)
 
