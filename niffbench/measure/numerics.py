@@ -19,10 +19,12 @@ def images(x: Tensor) -> Tensor:
 def compare(output: Tensor, reference: Tensor, tolerance: float) -> Numerics:
     """Relative L2 error, and the largest error relative to the reference's largest value.
 
-    ``output``: the whole batch; ``reference``: float64, of :func:`images`. An output that is not finite or has
-    another shape is infinitely wrong. A reference of zeros makes errors absolute.
+    ``output``: the whole batch; ``reference``: float64, of the whole batch or of :func:`images`. An output that is
+    not finite or has another shape is infinitely wrong. A reference of zeros makes errors absolute.
     """
-    compared = images(output.detach()).to(device=reference.device, dtype=torch.float64)
+    whole = output.detach()
+    compared = whole if whole.shape == reference.shape else images(whole)
+    compared = compared.to(device=reference.device, dtype=torch.float64)
     if compared.shape != reference.shape:
         return Numerics(l2=float("inf"), max=float("inf"), tolerance=tolerance)
     difference = compared - reference

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from niffbench.case import Case
 from niffbench.measure.bench import Footprint
 from niffbench.operators.base import Operator
+from niffbench.operators.catalogue import catalogue
 
 _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -90,8 +91,7 @@ class TorchSubject:
 
     def _output_gradient(self) -> Tensor:
         """Random, in the output's shape, always the same."""
-        problem = self.case.problem
-        shape = (problem.batch, problem.channels_out, problem.height, problem.width)
+        shape = catalogue()[self.case.operator].output_shape(self.case)
         return noise(f"gradient/{shape}", shape).to(self.x)
 
 

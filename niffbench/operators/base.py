@@ -63,6 +63,10 @@ class Operator(ABC):
         """Whether an image's result depends on the rest of the batch, as a normalisation's in training does."""
         return False
 
+    def error_growth(self, case: Case) -> float:
+        """How many times the rounding errors of one layer the result may be off."""
+        return 1.0
+
     @abstractmethod
     def equivalence(self, case: Case) -> str:
         """The equivalence class: operators with equal classes, given equal weights, compute one function.

@@ -59,6 +59,13 @@ class WholeNetwork(Operator):
     def mixes_images(self, case: Case) -> bool:
         return case.problem.mode == "training"
 
+    def error_growth(self, case: Case) -> float:
+        """One layer's errors after another; in half precision, where that would allow anything, at random."""
+        p = case.problem
+        chain = sites(self.network.base, p.height, p.width, p.channels_out)
+        layers = sum(isinstance(site, Convolution | Linear) for site in chain)
+        return layers if p.element_bytes >= 4 else layers**0.5
+
     def cost(self, case: Case) -> Cost:
         p = case.problem
         forms = EXECUTIONS[str(case.option("execution"))] if "execution" in self.options else {}

@@ -1,0 +1,164 @@
+"""Whole networks as operators: their closed forms are written down independently of torchvision."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from operator_cases import case_of
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from niffbench.case import Case, Mode, OptionValue, Problem
+from niffbench.cost.memory import predict
+from niffbench.cost.witness import witnesses
+from niffbench.measure.tolerance import tolerance
+from niffbench.niff.catalogue import NETWORKS
+from niffbench.operators.catalogue import catalogue
+
+IMAGES = Problem(2, 3, 10, 64, 64)
+FULL = Problem(1, 3, 1000, 224, 224)
+
+
+def network(name: str, problem: Problem = IMAGES, **options: OptionValue) -> Case:
+    return case_of(f"network/{name}", problem, **options)
+
+
+def output(case: Case, x: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """What the network says, and what its reference does."""
+    torch.manual_seed(seed)
+    operator = catalogue()[case.operator]
+    module = operator.build(case)
+    state = {
+        name: value.double() if value.is_floating_point() else value.clone()
+        for name, value in module.state_dict().items()
+    }
+    with torch.no_grad():
+        truth = operator.reference(case, state, x.double())
+        return module(x), truth
+
+
+def test_every_network_is_an_operator() -> None:
+    assert {f"network/{name}" for name in NETWORKS} <= set(catalogue())
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("resnet18-full", 21.13), ("resnet50-full", 33.78), ("resnet18-split", 3.33), ("resnet50-split", 18.28),
+        ("densenet121-full", 10.12), ("densenet121-split", 6.16), ("mobilenet_v2-niff", 3.513),
+        ("convnext_tiny-niff", 28.89), ("resnet18", 11.69), ("resnet50", 25.56), ("convnext_tiny", 28.59),
+    ],
+)  # fmt: skip
+def test_parameters_are_the_published_ones(name: str, millions: float) -> None:
+    case = network(name, FULL)
+    assert catalogue()[case.operator].cost(case).parameters / 1e6 == pytest.approx(millions, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("name", "gigaflops"),
+    [
+        ("resnet18", 3.63), ("resnet34", 7.33), ("resnet50", 8.18), ("resnet101", 15.6), ("resnet152", 23.0),
+        ("densenet121", 5.67), ("densenet169", 6.72), ("densenet201", 8.58), ("mobilenet_v2", 0.60),
+        ("convnext_tiny", 8.91), ("convnext_small", 17.37), ("convnext_base", 30.7), ("convnext_large", 68.7),
+    ],
+)  # fmt: skip
+def test_flops_of_originals_are_what_torchvision_documents(name: str, gigaflops: float) -> None:
+    """Twice the GFLOPS (multiply-adds) in torchvision's table of weights."""
+    case = network(name, FULL)
+    assert catalogue()[case.operator].cost(case).flops() / 1e9 == pytest.approx(gigaflops, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("resnet18", "training"),
+        ("resnet18-split", "inference"),
+        ("mobilenet_v2-niff", "inference"),
+        ("convnext_tiny-niff", "inference"),
+        ("resnet18-kmap", "training"),
+    ],
+)
+def test_witnesses_agree_on_networks(name: str, mode: Mode) -> None:
+    case = network(name, replace(IMAGES, mode=mode))
+    operator = catalogue()[case.operator]
+    record = witnesses(operator, case)
+    assert record.disagreement is None
+    assert record.counted == record.closed
+    assert record.fvcore == record.closed_forward
+    learnable = sum(parameter.numel() for parameter in operator.build(case).parameters())
+    assert operator.cost(case).parameters == learnable
+
+
+@pytest.mark.parametrize("execution", ["published", "rfft", "elided", "cached"])
+def test_every_execution_agrees_with_float64(execution: str) -> None:
+    case = network("resnet18-split", execution=execution)
+    said, truth = output(case, torch.randn(2, 3, 64, 64))
+    assert said.shape == catalogue()[case.operator].output_shape(case) == (2, 10)
+    growth = catalogue()[case.operator].error_growth(case)
+    assert (said.double() - truth).norm() / truth.norm() < tolerance("float32") * growth
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny-niff", "mobilenet_v2-niff", "resnet18"])
+def test_training_agrees_with_float64(name: str) -> None:
+    case = network(name, replace(IMAGES, batch=3, mode="training"))
+    said, truth = output(case, torch.randn(3, 3, 64, 64))
+    growth = catalogue()[case.operator].error_growth(case)
+    assert (said.double() - truth).norm() / truth.norm() < tolerance("float32") * growth
+    assert catalogue()[case.operator].mixes_images(case)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_an_optimiser_steps_once_a_call_and_changes_nothing(optimiser: str) -> None:
+    case = network("resnet18", replace(IMAGES, mode="training"), optimiser=optimiser)
+    module = catalogue()[case.operator].build(case)
+    steps = 0
+
+    def note(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    hook = register_optimizer_step_post_hook(note)
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    try:
+        for _ in range(2):
+            module(torch.randn(2, 3, 64, 64)).sum().backward()
+    finally:
+        hook.remove()
+    assert steps == 2
+    assert all(torch.equal(old, new) for old, new in zip(before, module.parameters(), strict=True))
+    assert all(parameter._version > 0 for parameter in module.parameters())
+
+
+def test_adamw_keeps_two_moments() -> None:
+    """Memory that the first step makes is resident from then on."""
+    training = replace(IMAGES, mode="training")
+    plain, adamw = (network("resnet18", training, optimiser=name) for name in ("none", "adamw"))
+    operator = catalogue()["network/resnet18"]
+    weights = operator.cost(plain).parameters * 4
+    more = predict(operator, adamw).resident - predict(operator, plain).resident
+    assert more == pytest.approx(2 * weights, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("resnet18", {"channels": 64}, "channels = 3"),
+        ("resnet18", {"height": 31}, "32×32"),
+        ("resnet18-kmap", {"width": 96}, "square"),
+        ("resnet18", {"mode": "training", "batch": 1, "height": 32, "width": 32}, "batch ≥ 2"),
+    ],
+)
+def test_refusals_say_what_would_be_right(name: str, change: dict[str, object], told: str) -> None:
+    case = network(name, replace(IMAGES, **change))  # type: ignore[arg-type]
+    refusal = catalogue()[case.operator].refusal(case)
+    assert refusal is not None
+    assert told in refusal
+
+
+def test_an_optimiser_needs_training() -> None:
+    case = network("resnet18", optimiser="sgd")
+    refusal = catalogue()[case.operator].refusal(case)
+    assert refusal is not None
+    assert "training" in refusal
