@@ -30,6 +30,9 @@ WINDOW = 3e-3
 launch from Python takes 3 µs or more."""
 
 LONGEST_SPIN = 0.1
+BACKLOG = 50e-6
+"""Seconds of work that must be left in the queue when the host is done: more than a last kernel and waking up."""
+
 REPEATS = 2
 """How often a window is repeated with a longer spin when the queue ran dry."""
 
@@ -152,8 +155,8 @@ class CudaDevice:
     ) -> tuple[list[float], bool]:
         """``count`` samples behind one spin of ``stretch`` times what ``host_time`` asks for.
 
-        Also whether the queue stayed full: the GPU had not begun when the host was done enqueueing, or it is
-        the slower of the two, when a queue once begun stays full by itself.
+        Also whether the queue never ran dry: the GPU had not begun when the host was done enqueueing, or still
+        had a backlog then. (A queue longer than the driver's makes the host wait for the spin to end.)
         """
         marks = [_event() for _ in range(count + 1)]
         if cold:
@@ -165,9 +168,11 @@ class CudaDevice:
                 runner.call()
             mark.record()
         begun = bool(marks[0].query())  # type: ignore[no-untyped-call]
+        enqueued = time.perf_counter()
         marks[-1].synchronize()
+        backlog = time.perf_counter() - enqueued
         window = [a.elapsed_time(b) * 1e-3 / calls for a, b in pairwise(marks)]
-        return window, not begun or sum(window) * calls > host_time
+        return window, not begun or backlog > BACKLOG
 
     def _spin(self, seconds: float) -> None:
         """Keep the stream busy. A spin ends by itself, so a call that synchronises cannot deadlock behind it."""
