@@ -1,0 +1,221 @@
+"""Sampling by rule, in turns, with a device that is played: the truth is planted, nothing depends on a clock."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from working import case_of
+
+from niffbench.device.replay import ReplayDevice, ReplayRunner, Trace
+from niffbench.measure import latency
+from niffbench.measure.latency import QUANTA, THROTTLE_REPEATS, THROTTLE_REST, Sampler, around, turns, warm_up
+from niffbench.records import Latency, MachineState
+from niffbench.suite import Measure
+
+MEASURE = Measure(min_time=0.1, max_time=1.0, min_samples=10, precision=0.02)
+
+
+def _device(entry: dict[str, Any] | None = None, **trace: Any) -> ReplayDevice:
+    return ReplayDevice(Trace.model_validate({**trace, "cases": [entry or {}]}))
+
+
+def _runner(device: ReplayDevice, nominal: float = 1e-3) -> ReplayRunner:
+    entry = device.trace.cases[0]
+    case = case_of("depthwise", 3)
+    return ReplayRunner(case=case, round=0, entry=entry, nominal=nominal, peak=1, kept=1, begun=True)
+
+
+def _sample(
+    device: ReplayDevice, regime: Any = "steady", measure: Measure = MEASURE, nominal: float = 1e-3
+) -> Latency:
+    sampler = Sampler(device, _runner(device, nominal), regime, measure)
+    while not sampler.done:
+        sampler.step()
+    return sampler.result()
+
+
+def _series(**series: Any) -> dict[str, Any]:
+    return {"latency": {"steady": series}}
+
+
+def test_a_quiet_series_stops_by_precision_after_its_floor() -> None:
+    device = _device(_series(median=1e-3, sigma=0.01))
+    found = _sample(device)
+    assert found.stopped == "precision"
+    assert found.flags == []
+    total = sum(found.samples) * found.calls
+    assert MEASURE.min_time <= total < 2 * MEASURE.min_time
+    assert sum(found.blocks) == len(found.samples)
+
+
+def test_a_noisy_series_goes_on_until_its_cap_and_not_much_beyond() -> None:
+    found = _sample(_device(_series(median=1e-3, sigma=1.5)))
+    assert found.stopped == "time"
+    assert sum(found.samples) * found.calls < 1.2 * MEASURE.max_time
+
+
+def test_a_tighter_precision_takes_more_samples() -> None:
+    loose, tight = (
+        len(_sample(_device(_series(median=1e-3, sigma=0.2)), measure=MEASURE.model_copy(update=change)).samples)
+        for change in ({"precision": 0.1}, {"precision": 0.02})
+    )
+    assert tight > 2 * loose
+
+
+def test_a_case_slower_than_the_cap_still_gets_a_sample() -> None:
+    found = _sample(_device(_series(median=30.0)), nominal=30.0)
+    assert len(found.samples) == 1
+    assert found.stopped == "time"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.floats(1e-7, 10.0),
+    st.floats(0, 2),
+    st.floats(0, 0.2),
+    st.floats(0.001, 0.5),
+    st.integers(1, 50),
+)
+def test_sampling_always_ends_and_says_why(
+    median: float, sigma: float, min_time: float, max_time: float, least: int
+) -> None:
+    measure = Measure(min_time=min_time, max_time=max_time, min_samples=least)
+    found = _sample(_device(_series(median=median, sigma=sigma)), measure=measure, nominal=median)
+    spent = sum(found.samples) * found.calls
+    assert 1 <= len(found.samples) <= latency.MOST_SAMPLES
+    assert found.stopped in ("precision", "time", "count")
+    if found.stopped == "precision":
+        assert len(found.samples) >= least
+        assert spent >= min_time * 0.999
+    if found.stopped == "time":
+        assert spent >= max_time * 0.999
+
+
+@pytest.mark.parametrize("nominal", [1e-7, 3e-6, 1e-3, 0.5])
+@pytest.mark.parametrize("quantum", [5e-8, 5e-7, 1e-5])
+def test_the_timers_step_is_below_a_thousandth_of_a_sample(nominal: float, quantum: float) -> None:
+    found = _sample(_device(_series(median=nominal, sigma=0, between=0), quantum=quantum), nominal=nominal)
+    assert nominal * found.calls >= QUANTA * quantum * 0.999
+    assert found.calls == 1 or nominal * (found.calls - 1) < max(QUANTA * quantum, 1e-3)
+
+
+def test_cold_samples_are_single_calls() -> None:
+    device = _device({"latency": {"cold": {"median": 1e-6}}})
+    assert _sample(device, "cold", nominal=1e-6).calls == 1
+
+
+def test_a_launch_queue_limits_the_calls_of_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = _device(_series(median=1e-6))
+    monkeypatch.setattr(device, "most_calls", lambda runner: 5)
+    assert _sample(device, nominal=1e-6).calls == 5
+
+
+@pytest.mark.parametrize(
+    ("entry", "flag"),
+    [
+        (_series(samples=[[0.001]]), "stuck"),
+        (_series(samples=[[0.0]]), "stuck"),
+        (_series(samples=[[0.001, float("nan"), 0.0011]]), "invalid"),
+        (_series(samples=[[0.001, -1.0]]), "invalid"),
+        (_series(median=1e-3, sigma=0.01, drift=0.002), "drift"),
+        (_series(median=1e-3, flags=["launch-bound"]), "launch-bound"),
+    ],
+)
+def test_what_is_wrong_with_a_series_is_flagged(entry: dict[str, Any], flag: str) -> None:
+    found = _sample(_device(entry))
+    assert flag in found.flags
+    assert found.samples
+
+
+def test_a_broken_timer_is_no_precision() -> None:
+    for samples in ([0.0], [float("nan")], [-1.0]):
+        assert _sample(_device(_series(samples=[samples]))).stopped == "time"
+
+
+HELD_BACK = {"sm_clock": 900.0, "throttle": ["hw_thermal_slowdown"]}
+FINE = {"sm_clock": 1900.0, "throttle": []}
+
+
+def test_a_throttled_block_is_dropped_and_repeated_after_a_rest() -> None:
+    """The first two blocks are 100 × too slow; they must leave no trace in the samples."""
+    recorded = [[0.1] * 4 + [0.001] * 5000]
+    device = _device(
+        {"latency": {"steady": {"samples": recorded}}, "states": [HELD_BACK, HELD_BACK, FINE]},
+        highest_clock=1980.0,
+    )
+    sampler = Sampler(device, _runner(device, 0.01), "steady", MEASURE)
+    while not sampler.done:
+        sampler.step()
+    found = sampler.result()
+    assert set(found.samples) == {0.001}
+    assert "throttled" not in found.flags
+    state = around(sampler.states)
+    assert state is not None
+    assert state.throttle == ["hw_thermal_slowdown"]
+    assert state.sm_clock == 900.0
+
+
+def test_patience_with_a_throttled_card_ends_and_the_series_is_labelled() -> None:
+    device = _device({"latency": {"steady": {"median": 1e-3}}, "states": [HELD_BACK]})
+    found = _sample(device)
+    assert "throttled" in found.flags
+    assert found.stopped in ("precision", "time")
+    rests = sum(THROTTLE_REST * 2**repeat for repeat in range(THROTTLE_REPEATS))
+    assert rests < device.clock() < rests + 5 * MEASURE.max_time
+
+
+def test_the_warm_up_calls_at_least_once_and_long_enough() -> None:
+    device = _device()
+    runner = _runner(device, 1e-3)
+    assert warm_up(device, runner) == pytest.approx(1e-3)
+    assert device.clock() >= latency.WARM_TIME
+    slow = _runner(device, 50.0)
+    before = device.clock()
+    warm_up(device, slow)
+    assert device.clock() - before == pytest.approx(50.0)
+
+
+def test_turns_interleave_in_random_order_and_end() -> None:
+    left = Counter(dict.fromkeys("abcd", 6) | {"d": 2})
+    taken: list[str] = []
+
+    def step(one: str) -> bool:
+        taken.append(one)
+        left[one] -= 1
+        return left[one] == 0
+
+    done = list(turns("abcd", random.Random(1), step))
+    assert sorted(done) == list("abcd")
+    assert done[0] == "d"
+    assert Counter(taken) == {"a": 6, "b": 6, "c": 6, "d": 2}
+    rounds = ["".join(taken[:4]), "".join(taken[4:8])] + [taken[8 + 3 * i : 11 + 3 * i] for i in range(4)]
+    assert all(len(set(once)) == len(once) for once in rounds)
+    assert len({"".join(once) for once in rounds[2:]}) > 1
+
+
+def test_samples_are_kept_to_six_digits() -> None:
+    found = _sample(_device(_series(samples=[[0.00123456789, 0.00123411111]])))
+    assert set(found.samples) == {0.00123457, 0.00123411}
+
+
+def test_the_launch_share_is_what_a_graph_saves() -> None:
+    device = _device()
+    runner = _runner(device, 1e-3)
+    assert latency.launch_share(device, runner, 0.25e-3, 10) == pytest.approx(0.75)
+    assert latency.launch_share(device, runner, 2e-3, 10) == 0.0
+
+
+def test_the_machine_around_a_case_is_at_its_worst() -> None:
+    assert around([]) is None
+    states = [
+        MachineState(load=0.1, sm_clock=1900, temperature=50, power=300, throttle=["sw_power_cap"]),
+        MachineState(load=0.9, sm_clock=1500, temperature=70, power=200, throttle=["hw_slowdown"]),
+    ]
+    assert around(states) == MachineState(
+        load=0.9, sm_clock=1500, temperature=70, power=300, throttle=["hw_slowdown", "sw_power_cap"]
+    )

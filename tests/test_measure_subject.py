@@ -1,0 +1,177 @@
+"""Subjects: the same weights for a class, modes, gradients, and a compiled function that nothing un-compiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from working import case_of
+
+from niffbench.case import Mode
+from niffbench.device.cpu import CpuDevice
+from niffbench.measure import memory
+from niffbench.measure.shared import Store
+from niffbench.measure.subject import TorchSubject, noise, seed_of
+from niffbench.measure.torch_bench import TorchBench
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[TorchBench]:
+    before = torch.get_num_threads()
+    yield TorchBench(CpuDevice(threads=1))
+    torch.set_num_threads(before)
+
+
+def _output(subject: TorchSubject) -> Tensor:
+    with subject.scope():
+        return subject.call()
+
+
+def test_operators_of_a_class_get_the_same_weights_and_so_agree(bench: TorchBench) -> None:
+    forms = [bench.subject(case_of(f"niff-depthwise/{form}")) for form in ("published", "fft", "rfft", "cached")]
+    first = forms[0].module.state_dict()
+    for subject in forms[1:]:
+        state = subject.module.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in first.items())
+    outputs = [_output(subject) for subject in forms]
+    for output in outputs[1:]:
+        assert float((output - outputs[0]).norm() / outputs[0].norm()) < 1e-5
+
+
+def test_building_leaves_torchs_own_randomness_alone(bench: TorchBench) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    bench.subject(case_of("depthwise", 3, size=9))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_seeds_do_not_depend_on_the_process() -> None:
+    assert seed_of("x") == 12790714374497968
+    assert torch.equal(noise("x", (3,)), noise("x", (3,)))
+    assert not torch.equal(noise("x", (3,)), noise("y", (3,)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "graph", "gradients"),
+    [("inference", False, False), ("forward", True, False), ("training", True, True)],
+)
+def test_a_mode_is_what_it_says(bench: TorchBench, mode: Mode, graph: bool, gradients: bool) -> None:
+    subject = bench.subject(case_of("depthwise", 3, mode=mode))
+    output = _output(subject)
+    assert output.is_inference() == (mode == "inference")
+    assert (output.grad_fn is not None) == graph
+    assert all((leaf.grad is not None) == gradients for leaf in subject.leaves())
+    subject.reset()
+    assert all(leaf.grad is None for leaf in subject.leaves())
+
+
+def test_training_forgets_the_gradients_instead_of_adding_to_them(bench: TorchBench) -> None:
+    subject = bench.subject(case_of("depthwise", 3, mode="training"))
+    _output(subject)
+    first = [leaf.grad for leaf in subject.leaves()]
+    _output(subject)
+    for leaf, before in zip(subject.leaves(), first, strict=True):
+        assert leaf.grad is not None
+        assert before is not None
+        assert torch.equal(leaf.grad, before)
+
+
+def test_memory_format_and_dtype_reach_input_and_weights(bench: TorchBench) -> None:
+    from dataclasses import replace
+
+    case = case_of("dense", 3, dtype="bfloat16")
+    last = replace(case, problem=replace(case.problem, memory_format="channels_last"))
+    subject = bench.subject(last)
+    assert subject.x.dtype == torch.bfloat16
+    assert subject.x.is_contiguous(memory_format=torch.channels_last)
+    assert all(parameter.dtype == torch.bfloat16 for parameter in subject.module.parameters())
+
+
+def test_references_are_shared_by_class_and_shape_and_across_modes(
+    bench: TorchBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    original = TorchBench._reference
+
+    def counted(self: TorchBench, case: object, weights: object) -> Tensor:
+        made.append(case.operator)  # type: ignore[attr-defined]
+        return original(self, case, weights)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TorchBench, "_reference", counted)
+    for mode in ("inference", "training"):
+        for form in ("rfft", "published"):
+            subject = bench.subject(case_of(f"niff-depthwise/{form}", size=11, mode=mode))  # type: ignore[arg-type]
+            assert bench.numerics(subject, _output(subject)).l2 < 1e-5
+        bench.forget()
+    assert made == ["niff-depthwise/rfft"]
+    subject = bench.subject(case_of("niff-depthwise/rfft", size=12))
+    bench.numerics(subject, _output(subject))
+    assert len(made) == 2
+
+
+def test_the_store_keeps_the_latest_up_to_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("niffbench.measure.shared.KEPT_BYTES", 100)
+    store, cases = Store(), [case_of("depthwise", 3, size=size) for size in (5, 6, 7)]
+    for case in cases:
+        store.add(case, "class", {"weight": torch.zeros(10)})
+    store.trim()
+    assert [store.find(case, "class") is None for case in cases] == [True, False, False]
+    assert store.find(cases[2], "another class") is None
+
+
+def _compiles(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace inductor by a backend that runs the captured graph, and notes each run by its kind."""
+    runs: list[str] = []
+    real = torch.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> object:
+        def run(*arguments: Tensor) -> object:
+            runs.append("compiled")
+            return graph(*arguments)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: real(function, backend=backend, **options))
+    return runs
+
+
+def test_counting_before_timing_does_not_change_what_is_executed(
+    bench: TorchBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 6. Cost and memory are looked at; every later call must still run the compiled graph."""
+    runs = _compiles(monkeypatch)
+    case = case_of("depthwise", 3, size=10, execution="compiled")
+    subject = bench.subject(case)
+    _output(subject)
+    assert runs == ["compiled"]
+    bench.cost(case)
+    memory.measure(bench.device, subject, bench.predict(case))
+    runs.clear()
+    block = bench.device.samples(subject, "steady", 2, 3)
+    assert len(block.samples) == 3
+    assert runs == ["compiled"] * 6
+
+
+def test_many_shapes_are_each_compiled_and_none_silently_runs_eagerly(
+    bench: TorchBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch gives up on a code object after eight recompilations; each case has one of its own."""
+    runs = _compiles(monkeypatch)
+    subjects = [bench.subject(case_of("depthwise", 3, size=size, execution="compiled")) for size in range(5, 19)]
+    for subject in subjects:
+        _output(subject)
+    assert len(runs) == len(subjects)
+
+
+def test_the_footprint_of_a_compiled_case_does_not_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(
+        "niffbench.measure.subject.compiled", lambda module, name: lambda x: called.append("compiled")
+    )
+    case = case_of("dense", 1, execution="compiled")
+    subject = TorchSubject(case, nn.Conv2d(4, 4, 1), torch.ones(1, 4, 8, 8), torch.device("cpu"))
+    assert subject.footprint().output == 4 * 64 * 4
+    assert called == []
