@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
+import random
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic import WORLD, World, make, write
 
 from niffbench import report
 from niffbench.errors import UsageError
-from niffbench.records import Run
+from niffbench.records import Ceilings, Run
 from niffbench.report.files import write_whole
 
 KERNELS = {"depthwise": (3, 7, 15, 31)}
-RICH = World(modes=("inference", "training"), channels=(32, 64), kernels=KERNELS)
+RICH = World(modes=("inference", "training"), channels=(16, 32, 64), kernels=KERNELS)
 HOSTILE = (
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -271,3 +273,42 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match="cannot be written"):
         write_whole(tmp_path / "file" / "report.html", "text")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_missing_or_absurd_there_is_a_report(tmp_path: Path, seed: int) -> None:
+    """Records with parts taken out, and with numbers no clock or allocator shows."""
+    draw = random.Random(seed)
+    world = World(
+        sizes=tuple(draw.sample([1, 7, 28, 97, (7, 14), (14, 28), (28, 56)], 4)),
+        channels=tuple(draw.sample([1, 2, 16, 64], 3)),
+        dtypes=("float32", "bfloat16"),
+        rounds=draw.randint(1, 3),
+        samples=2,
+        device="cuda",
+        operators=tuple(draw.sample(WORLD, 6)),
+    )
+    records = []
+    for record in make(world, tmp_path).records:
+        cost, memory, numerics = record.cost, record.memory, record.numerics
+        changes: list[dict[str, Any]] = [{}] * 6 + [
+            {"cost": None},
+            {"memory": None},
+            {"latency": {}},
+            {"energy": 1e308},
+        ]
+        if cost and memory and numerics:
+            samples = draw.choice([[], [0.0], [float("nan")], [1e300, 1e300], [1e-300], [-1.0]])
+            changes += [
+                {"cost": replace(cost, closed=0, closed_forward=0, bytes_own=0, bytes_floor=0, steps=[])},
+                {"memory": replace(memory, peak=draw.choice([0, 2**63 - 1]))},
+                {"numerics": replace(numerics, l2=draw.choice([float("nan"), float("inf"), 0.0, -1.0, 1e308]))},
+                {"latency": {name: replace(series, samples=samples) for name, series in record.latency.items()}},
+                {"traits": replace(record.traits, label="")},
+            ]
+        records.append(replace(record, **draw.choice(changes)))
+    run = make(world, tmp_path)
+    ceilings = Ceilings(copy_bandwidth=1e308, matmul={"float32": 1e-300})
+    manifest = run.manifest.model_copy(update={"ceilings": draw.choice([None, ceilings, run.manifest.ceilings])})
+    html = report.write(Run(tmp_path, manifest, tuple(draw.sample(records, len(records) * 2 // 3))), tmp_path)
+    assert "Every case" in html.read_text()

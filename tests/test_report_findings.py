@@ -96,7 +96,7 @@ def test_one_round_claims_nothing_of_latency_or_memory() -> None:
 
 
 def test_every_finding_points_at_something_shown() -> None:
-    digest = _digest(World(modes=("inference", "training"), channels=(32, 64), kernels=KERNELS))
+    digest = _digest(World(modes=("inference", "training"), channels=(16, 32, 64), kernels=KERNELS))
     shown = {"overview", "witnesses", "scaling-size", "scaling-channels", "scaling-kernel"}
     for finding in _findings(digest):
         assert finding.shown in shown
@@ -104,11 +104,13 @@ def test_every_finding_points_at_something_shown() -> None:
 
 
 def test_slices_hold_everything_else_fixed() -> None:
-    digest = _digest(World(sizes=(14, 28), channels=(32, 64), batches=(1, 4), modes=("inference", "training")))
+    digest = _digest(
+        World(sizes=(14, 28, 56), channels=(16, 32, 64), batches=(1, 2, 4), modes=("inference", "training"))
+    )
     attributes: dict[Axis, str] = {"size": "height", "channels": "channels", "batch": "batch"}
     for axis, attribute in attributes.items():
         found = slices(digest, axis)
-        assert len(found) == 8
+        assert len(found) == 18
         fixed = {"batch", "channels", "height", "mode"} - {attribute}
         for slice_ in found:
             held = {tuple(getattr(point.group.problem, name) for name in sorted(fixed)) for point in slice_.points}

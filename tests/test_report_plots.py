@@ -127,7 +127,7 @@ def test_labels_are_pushed_apart_in_order(places: list[float]) -> None:
 
 def test_representative_slices_show_another_mode_too() -> None:
     found = slices(
-        _digest(World(modes=("inference", "training"), channels=(8, 16, 32, 64), sizes=(14, 28))), "size"
+        _digest(World(modes=("inference", "training"), channels=(8, 16, 32, 64), sizes=(14, 28, 56))), "size"
     )
     assert [slice_.fixed for slice_ in representative(found)] == [
         "B1, 8 channels, inference", "B1, 64 channels, inference", "B1, 8 channels, training",

@@ -57,8 +57,7 @@ def _line(digest: Digest, group: Group, row: Row) -> dict[str, object]:
     for key in _KEYS:
         line |= _cell(key, row.cells.get(key))  # type: ignore[call-overload]
     for regime in metrics.REGIME_ORDER:
-        interval = row.regimes.get(regime)
-        line[f"latency_{regime}"] = interval.estimate if interval else None
+        line[f"latency_{regime}"] = row.regimes.get(regime)
     line |= {
         "parameters": row.parameters,
         "error_l2": row.error,

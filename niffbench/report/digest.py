@@ -59,16 +59,17 @@ def compare(base: Cell, other: Cell) -> Interval:
 class Row:
     """One case: an operator on the group's problem, with all that its rounds learned.
 
-    ``statuses`` counts rounds by status; ``reasons`` maps each status other than ``ok`` to its first reason.
-    ``like_baseline`` is False where the row computes another function than the baseline, or at another
-    boundary: its ratio is then one of unlike things, and marked.
+    ``regimes``: the median latency of every regime, in seconds. ``statuses`` counts rounds by status;
+    ``reasons`` maps each status other than ``ok`` to its first reason. ``like_baseline`` is False where the row
+    computes another function than the baseline, or at another boundary: its ratio is then one of unlike things,
+    and marked.
     """
 
     case: Case
     id: str
     traits: Traits
     cells: Mapping[Key, Cell]
-    regimes: Mapping[Regime, Interval]
+    regimes: Mapping[Regime, float]
     statuses: Mapping[str, int]
     reasons: Mapping[str, str]
     flags: Mapping[str, int]

@@ -68,9 +68,16 @@ def notices(digest: Digest) -> tuple[str, ...]:
         )
     if digest.rows and not any(group.baseline is not None for group in digest.groups):
         found.append(f"The baseline {digest.baseline} is not among the cases, so there are no ratios.")
-    flags = Counter(flag for row in digest.rows for flag in row.flags)
-    for flag, number in sorted(flags.items()):
-        found.append(f"{text.plural(number, 'case')} flagged {flag} in at least one round.")
+    flagged = [row for row in digest.rows if row.flags]
+    if flagged:
+        kinds = Counter(flag for row in flagged for flag in row.flags)
+        told = [
+            f"{flag} ({number})" for flag, number in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+        ]
+        found.append(
+            f"Series of {len(flagged)} of {text.plural(len(digest.rows), 'case')} are flagged in at least one "
+            f"round: {text.listing(told, 6)}."
+        )
     return tuple(found)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import isfinite
 from statistics import median
 
 from niffbench.case import Execution, Problem
@@ -13,10 +14,13 @@ from niffbench.report import metrics
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, Winner, compare
 from niffbench.report.metrics import Key
 from niffbench.report.text import clean
-from niffbench.stats.intervals import Interval, exactly, median_of_rounds
+from niffbench.stats.intervals import exactly, median_of_rounds
 from niffbench.suite import Regime
 
 _COMPARED: tuple[Key, ...] = ("latency", "memory", "flops", "bytes")
+
+_ABSURD = 1e30
+"""An error that no arithmetic makes; NaN and infinity, which one does, are not below it either."""
 
 
 def gather(run: Run) -> Digest:
@@ -88,7 +92,7 @@ def _row(records: Sequence[Record], regime: Regime) -> Row:
         flags=Counter(clean(flag, 40) for record in measured for flag in _flags(record, regime)),
         cost=next((record.cost for record in records if record.cost), None),
         parameters=best.parameters,
-        error=max((record.numerics.l2 for record in records if record.numerics), default=None),
+        error=max((r.numerics.l2 for r in records if r.numerics and r.numerics.l2 < _ABSURD), default=None),
         energy=_typical(record.energy for record in measured),
         launch_share=_typical(r.latency["graph"].launch_share for r in measured if "graph" in r.latency),
         resident=best.memory.resident if best.memory else None,
@@ -121,12 +125,12 @@ def _against(row: Row, base: Row) -> Row:
     )
 
 
-def _regimes(measured: Sequence[Record]) -> Mapping[Regime, Interval]:
-    found: dict[Regime, Interval] = {}
+def _regimes(measured: Sequence[Record]) -> Mapping[Regime, float]:
+    found: dict[Regime, float] = {}
     for regime in metrics.REGIME_ORDER:
-        values = [metrics.latency_of(record, regime) for record in measured]
-        if any(value is not None for value in values):
-            found[regime] = median_of_rounds(values, confidence=CONFIDENCE)
+        typical = _typical(metrics.latency_of(record, regime) for record in measured)
+        if typical is not None:
+            found[regime] = typical
     return found
 
 
@@ -138,7 +142,7 @@ def _flags(record: Record, regime: Regime) -> set[str]:
 
 
 def _typical(values: Iterable[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
+    present = [value for value in values if value is not None and isfinite(value)]
     return median(present) if present else None
 
 

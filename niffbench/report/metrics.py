@@ -17,6 +17,9 @@ Key = Literal["latency", "memory", "flops", "bytes"]
 REGIME_ORDER: tuple[Regime, ...] = ("steady", "cold", "graph", "first")
 """The regime that is meant where one number must stand for latency: the first of these that was measured."""
 
+PLAUSIBLE = (1e-12, 1e9)
+"""Seconds. What lies outside is no latency but a broken clock, or a joke."""
+
 EXACT: frozenset[Key] = frozenset({"flops", "bytes"})
 """Quantities from closed forms: known without error, so that one round is enough."""
 
@@ -67,4 +70,4 @@ def latency_of(record: Record, regime: Regime) -> float | None:
     if not series or not series.samples or not isfinite(sum(series.samples)):
         return None
     middle = median(series.samples)
-    return middle if middle > 0 else None
+    return middle if PLAUSIBLE[0] < middle < PLAUSIBLE[1] else None

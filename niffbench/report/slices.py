@@ -21,6 +21,9 @@ AXES: dict[Axis, str] = {
     "kernel": "kernel size (side in pixels)",
 }
 
+FEWEST: dict[Axis, int] = {"size": 3, "channels": 3, "batch": 3, "kernel": 2}
+"""Places that some curve of a slice must have. Two make no trend, but two kernel sizes can bracket a crossover."""
+
 WORDS: dict[Axis, str] = {
     "size": "resolution",
     "channels": "channel count",
@@ -80,14 +83,14 @@ def without_kernel(row: Row) -> str:
 
 
 def slices(digest: Digest, axis: Axis) -> tuple[Slice, ...]:
-    """All slices along ``axis`` in which it takes two values or more for some operator; the largest first."""
+    """All slices along ``axis`` in which it takes values enough (FEWEST), the largest first."""
     found: dict[tuple[object, ...], list[Point]] = {}
     for group in digest.groups:
         for row in group.rows:
             at = position(row.case, axis)
             found.setdefault(_fixed(group, axis), []).append(Point(at if at is not None else 0.0, row, group))
     made = [_slice(axis, points) for points in found.values()]
-    kept = [slice_ for slice_ in made if slice_.curves and len(slice_.positions) > 1]
+    kept = [slice_ for slice_ in made if max(map(len, slice_.curves.values()), default=0) >= FEWEST[axis]]
     return tuple(sorted(kept, key=lambda s: -len(s.points)))
 
 

@@ -20,6 +20,9 @@ from niffbench.stats.intervals import Interval
 UNLIKE = "≁"
 """Marks a ratio to something that computes another function, or at another boundary."""
 
+MOST_FAILURES = 1000
+"""Rows of the table of what failed."""
+
 Mark = Literal["", "best", "base", "bad", "quiet"]
 
 
@@ -89,16 +92,18 @@ def _winner(group: Group, metric: Metric, colours: Mapping[str, str]) -> Item:
     cell = winner.row.cells[metric.key]
     return Item(
         winner.row.label,
-        " ".join(part for part in (_relative(winner.row, cell, metric), _tie(winner)) if part),
+        " ".join(part for part in (_relative(group, winner.row, cell, metric), _tie(winner)) if part),
         cell.estimate,
         "best",
         colours.get(winner.row.traits.family, ""),
     )
 
 
-def _relative(row: Row, cell: Cell, metric: Metric) -> str:
+def _relative(group: Group, row: Row, cell: Cell, metric: Metric) -> str:
     if cell.ratio is None:
         return metric.show(cell.estimate)
+    if group.baseline is not None and row.id == group.baseline.id:
+        return "the baseline"
     return (UNLIKE if not row.like_baseline else "") + text.ratio(cell.ratio)
 
 
@@ -143,7 +148,7 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
                     Item(group.label),
                     _operator(row, group, colours.get(row.traits.family, "")),
                     *_pair(row, group, digest.metrics[0]),
-                    *(_latency(row.regimes.get(regime)) for regime in others),
+                    *(Item(text.seconds(row.regimes.get(r)), sort=row.regimes.get(r)) for r in others),
                     *((Item(text.percent(row.launch_share), sort=row.launch_share),) * launches),
                     *_pair(row, group, digest.metrics[1]),
                     Item(text.size_of(row.resident), sort=row.resident),
@@ -199,11 +204,6 @@ def _ends(interval: Interval, metric: Metric) -> str:
     return f"[{low}, {high}]" if low != high else ""
 
 
-def _latency(interval: Interval | None) -> Item:
-    value = interval.estimate if interval else None
-    return Item(text.seconds(value), sort=value)
-
-
 def _plain(row: Row, metric: Metric) -> Item:
     cell = row.cells.get(metric.key)
     return Item(metric.show(cell.estimate), sort=cell.estimate) if cell else Item(text.MISSING)
@@ -216,31 +216,26 @@ def _status(row: Row) -> Item:
 
 def failures(digest: Digest) -> Table:
     """What failed and what was skipped, and why; the suite's own exclusions too."""
-    rows = []
+    rows: list[tuple[Item, ...]] = []
     for group in digest.groups:
         for row in group.rows:
+            bytes_ = (
+                f" (needs {text.size_of(row.needed)}, has {text.size_of(row.available)})" if row.needed else ""
+            )
             for status, reason in row.reasons.items():
-                bytes_ = (
-                    f" (needs {text.size_of(row.needed)}, has {text.size_of(row.available)})" if row.needed else ""
-                )
                 rounds = f"{row.statuses[status]} of {sum(row.statuses.values())}"
-                rows.append(
-                    (
-                        Item(status, mark="bad"),
-                        Item(row.label),
-                        Item(group.label),
-                        Item(rounds),
-                        Item(reason + bytes_),
-                    )
-                )
+                what = (row.label, group.label, rounds, reason + bytes_)
+                rows.append((Item(status, mark="bad"), *map(Item, what)))
     for excluded in digest.run.manifest.suite.excluded:
-        shown = [text.clean(part, 200) for part in (excluded.label, excluded.problem, excluded.reason)]
-        rows.append((Item("excluded", mark="quiet"), Item(shown[0]), Item(shown[1]), Item(""), Item(shown[2])))
+        what = (excluded.label, excluded.problem, "", excluded.reason)
+        rows.append((Item("excluded", mark="quiet"), *(Item(text.clean(part, 200)) for part in what)))
+    left_out = len(rows) - MOST_FAILURES
     return Table(
         "failures",
         "What failed, what was skipped",
         (Column("status"), Column("operator"), Column("problem"), Column("rounds"), Column("reason")),
-        tuple(rows),
+        tuple(rows[:MOST_FAILURES]),
+        f"{text.plural(left_out, 'row')} left out for space; table.csv has them." if left_out > 0 else "",
         filters=len(rows) > 12,
     )
 
@@ -400,10 +395,10 @@ def _agrees(count: int | None, closed: int) -> str:
     return "agrees" if count == closed else text.flops(count)
 
 
-def achieved_rates(digest: Digest) -> Table:
+def achieved_rates(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
     """What each case achieved, for the roofline plot."""
     rows = []
-    for group in digest.groups:
+    for group in groups if groups is not None else digest.groups:
         for row in group.rows:
             done = achieved(row) if row.ok else None
             if done is None or row.cost is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from math import floor, isfinite, log10
 
 from niffbench.stats.intervals import Interval
@@ -119,7 +120,12 @@ def ratio(interval: Interval | None) -> str:
 
 def clean(text: object, longest: int = LONGEST) -> str:
     """Text from a record made fit to show: one line, no control or direction characters, not endless."""
-    line = "".join(" " if char.isspace() else char for char in str(text))
+    return _clean(str(text), longest)
+
+
+@lru_cache(maxsize=8192)  # the same few labels, thousands of times
+def _clean(text: str, longest: int) -> str:
+    line = "".join(" " if char.isspace() else char for char in text)
     line = "".join(char for char in line if unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
     line = " ".join(line.split())
     return line if len(line) <= longest else line[: longest - 1] + "…"

@@ -14,8 +14,8 @@ from niffbench.stats.crossovers import Crossover, crossover
 from niffbench.stats.exponents import Scaling, scaling
 from niffbench.stats.intervals import Rounds
 
-MOST_SLICES = 12
-"""Slices of one axis that are looked at, spread evenly: a report that says everything says nothing."""
+MOST_SLICES, MOST_POINTS = 12, 5000
+"""Slices of one axis that are looked at, spread evenly, and points in them: who says everything says nothing."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,12 @@ class Exchange:
 
 def all_slices(digest: Digest) -> dict[Axis, tuple[Slice, ...]]:
     """The slices of each axis that varies, the largest first."""
-    found = {axis: evenly(slices(digest, axis), MOST_SLICES) for axis in AXES}
-    return {axis: tuple(some) for axis, some in found.items() if some}
+    found: dict[Axis, tuple[Slice, ...]] = {}
+    for axis in AXES:
+        if every := slices(digest, axis):
+            room = MOST_POINTS // len(every[0].points)
+            found[axis] = tuple(evenly(every, max(2, min(MOST_SLICES, room))))
+    return found
 
 
 def growths(digest: Digest, slice_: Slice) -> list[Growth]:
@@ -126,7 +130,9 @@ def _same(one: Row, two: Row) -> bool:
 
 
 def _rounds(cells: Sequence[Cell | None], *, exact: bool) -> Sequence[Rounds]:
-    return [[cell.estimate] if cell else [None] for cell in cells] if exact else aligned(*cells)
+    """The cells' rounds side by side; what is zero has no logarithm and is left out."""
+    rounds = [[cell.estimate if cell else None] for cell in cells] if exact else aligned(*cells)
+    return [[value or None for value in values] for values in rounds]
 
 
 def _theory(row: Row, key: Key) -> float:

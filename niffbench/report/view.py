@@ -74,6 +74,7 @@ def view(run: Run) -> View:
     import matplotlib
 
     digest = gather(run)
+    shown = list(_fitting(digest.groups))
     drawn = styles((row.label, row.traits.family) for row in digest.rows)
     slices = all_slices(digest)
     every = [slice_ for some in slices.values() for slice_ in some]
@@ -101,12 +102,14 @@ def view(run: Run) -> View:
                 [tables.witnesses(digest)],
             ),
             _section(
-                "roofline", "Against the machine", [roofline(digest, drawn)], [tables.achieved_rates(digest)]
+                "roofline",
+                "Against the machine",
+                [roofline(digest, drawn)],
+                [tables.achieved_rates(digest, shown)],
             ),
             _section("tradeoffs", "What is traded for what", [pareto(digest, drawn), errors(digest, drawn)]),
             _section("memory", "Where memory ended", [walls(digest, drawn)]),
         ]
-    shown = list(_fitting(digest.groups))
     return View(
         digest=digest,
         facts=facts(digest),

@@ -20,6 +20,7 @@ from niffbench.report.plots.canvas import (
     PAPER,
     Margins,
     Plot,
+    evenly,
     finish,
     legend,
     legend_height,
@@ -31,12 +32,15 @@ from niffbench.report.plots.palette import Style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MOST = 600
+"""Marks in the plot."""
+
 
 def roofline(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
     """FLOP/s against FLOP/byte, one mark a case, for the dtype that most cases have."""
     ceilings = digest.ceilings
     rows = [row for row in digest.rows if row.ok and _place(row)]
-    if ceilings is None or not rows:
+    if ceilings is None or not rows or not all(1 < rate < 1e30 for rate in _rates(ceilings)):
         return None
     dtypes = [row.case.problem.dtype for row in rows]
     dtype = max(dict.fromkeys(dtypes), key=dtypes.count)
@@ -46,7 +50,7 @@ def roofline(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
     margins = Margins(left=0.95, right=0.2)
     figure, [[axis]] = sheet(1, 1, (width - 1.15, 3.6), margins, below=legend_height(list(used), width))
     marks: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
+    for row in evenly(rows, MOST):
         if place := _place(row):
             marks.setdefault(row.label, []).append(place)
     every = [place for places in marks.values() for place in places]
@@ -62,16 +66,21 @@ def roofline(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
     axis.set_xlabel("arithmetic intensity, FLOP per byte of the form's own traffic")
     axis.set_ylabel("achieved")
     legend(figure, used, lines=False)
+    of = f", {MOST:,} of {len(rows):,} cases" if len(rows) > MOST else ""
     return finish(
         figure,
         name="roofline",
         title="Roofline",
         alt=f"Roofline plot ({dtype}): achieved FLOP/s of {text.plural(len(rows), 'case')} against arithmetic "
         f"intensity, under a copy bandwidth of {text.rate(ceilings.copy_bandwidth, 'B/s')}.",
-        caption=f"{dtype}, {digest.regime} latency. Ceilings were measured in this run. A mark above the slanted "
-        "line found its data in a cache; nominal FFT FLOPs make no claim on the matrix-product ceiling.",
+        caption=f"{dtype}, {digest.regime} latency{of}. Ceilings were measured in this run. A mark above the "
+        "slanted line found its data in a cache; nominal FFT FLOPs make no claim on the matrix-product ceiling.",
         wide=False,
     )
+
+
+def _rates(ceilings: Ceilings) -> list[float]:
+    return [ceilings.copy_bandwidth, *ceilings.matmul.values(), *ceilings.fft.values()]
 
 
 def _place(row: Row) -> tuple[float, float] | None:
@@ -96,7 +105,8 @@ def _ceilings(axis: Axes, ceilings: Ceilings, dtype: str, low: float, high: floa
         if height:
             start = min(height / bandwidth, high)
             axis.plot([start, high], [height, height], color=INK, linewidth=1.1, linestyle=dash, zorder=1)
-            axis.annotate(f"{noun}, {text.rate(height, 'FLOP/s')}", (high, height), xytext=(-4, 4),
+            axis.annotate(f"{noun}, {text.rate(height, 'FLOP/s')}", (high, height), xytext=(-4, 4), zorder=4,
+                          bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 1},
                           textcoords="offset points", ha="right", fontsize=8, color=MUTED)  # fmt: skip
             tops.append(height)
     return tops

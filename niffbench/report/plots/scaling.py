@@ -32,6 +32,8 @@ MOST = 3
 """Slices shown in one plot."""
 SLOPES = 8
 """Slopes written into a panel; where there are more, one a family."""
+MARKS = 24
+"""Marks on a line; one of more points is marked at every other, third …"""
 VARIANTS = 3
 """Kernel sizes of one operator shown where another axis is swept."""
 
@@ -129,9 +131,18 @@ def _panel(
     for name, line in lines.items():
         style = styles[curves[name][0].row.label]
         level = name in slice_.level
-        axis.plot([x for x, *_ in line], [y for _, y, *_ in line], color=style.colour, linestyle=style.dash,
-                  marker="" if level else style.marker, markeredgecolor=PAPER, markeredgewidth=0.5,
-                  alpha=0.9, zorder=4 if is_niff(curves[name][0].row) else 3)  # fmt: skip
+        axis.plot(
+            [x for x, *_ in line],
+            [y for _, y, *_ in line],
+            color=style.colour,
+            linestyle=style.dash,
+            marker="" if level else style.marker,
+            markevery=-(-len(line) // MARKS),
+            markeredgecolor=PAPER,
+            markeredgewidth=0.5,
+            alpha=0.9,
+            zorder=4 if is_niff(curves[name][0].row) else 3,
+        )
         bars = [(x, low, high) for x, _, low, high in line if low and high and high > low and not level]
         axis.vlines(*_columns(bars), color=style.colour, linewidth=1.2, zorder=2)
         slope = slopes[name].scaling.overall.slope.estimate if name in slopes else None

@@ -12,6 +12,7 @@ from niffbench.report.plots.canvas import (
     PAPER,
     Margins,
     Plot,
+    evenly,
     finish,
     legend,
     legend_height,
@@ -19,6 +20,9 @@ from niffbench.report.plots.canvas import (
     sheet,
 )
 from niffbench.report.plots.palette import Style
+
+MARKS = 60
+"""Problems of one operator and mode in the plot."""
 
 
 def walled(digest: Digest) -> list[Row]:
@@ -44,7 +48,9 @@ def walls(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
         style = used.get(label)
         if style is None:
             continue
-        rows = sorted((r for r in digest.rows if r.label == label and _setting(r) == setting), key=_input)
+        rows = evenly(
+            sorted((r for r in digest.rows if r.label == label and _setting(r) == setting), key=_input), MARKS
+        )
         fits = [(_input(row), _total(row)) for row in rows if row.ok and _total(row)]
         fails = [(_input(row), float(row.needed or limit)) for row in rows if row in hit]
         axis.plot(*_columns(fits), color=style.colour, linestyle=style.dash, marker=style.marker,
