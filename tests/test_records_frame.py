@@ -1,0 +1,54 @@
+"""A run as a data frame."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import pandas as pd
+from synthetic import World, make
+
+from niffbench.records import Latency, Run, frame
+
+RUN = make(World(sizes=(14, 28), rounds=2, samples=5, modes=("inference", "training")), Path("made-up"))
+
+
+def test_one_row_per_case_and_round() -> None:
+    table = frame(RUN, {"run": "a"})
+    assert len(table) == len(RUN.records)
+    assert set(table["run"]) == {"a"}
+    for row, record in zip(table.to_dict("records"), RUN.records, strict=True):
+        assert (row["case"], row["round"], row["status"]) == (record.id, record.round, record.status)
+        assert (row["label"], row["height"], row["mode"]) == (
+            record.traits.label,
+            record.case.problem.height,
+            record.case.problem.mode,
+        )
+        series = record.latency.get("steady")
+        expected = median(series.samples) if series else math.nan
+        assert row["latency_steady"] == expected or (math.isnan(row["latency_steady"]) and math.isnan(expected))
+        if record.cost:
+            assert row["flops"] == record.cost.closed
+
+
+def test_what_was_not_measured_is_not_a_number() -> None:
+    table = frame(RUN)
+    failed = table[table["status"] != "ok"]
+    assert len(failed) > 0
+    assert failed["latency_steady"].isna().all()
+    assert (table["latency_steady"].dropna() > 0).all()
+    for name in table.columns:
+        if name.startswith(("latency_", "memory_")) and name != "memory_format":
+            assert pd.api.types.is_numeric_dtype(table[name]), name
+
+
+def test_a_series_with_a_sample_that_is_none_has_no_median() -> None:
+    measured = next(record for record in RUN.records if record.status == "ok")
+    odd = replace(measured, latency={"steady": Latency(samples=[1.0, math.nan, 3.0])})
+    assert frame(Run(RUN.path, RUN.manifest, (odd,)))["latency_steady"].isna().all()
+
+
+def test_a_run_without_records_is_an_empty_frame() -> None:
+    assert frame(Run(RUN.path, RUN.manifest, ())).empty
