@@ -1,4 +1,4 @@
-"""Loading grows as the number of records. ``python tests/test_records_scale.py`` loads up to 100,000 and prints it."""
+"""Loading grows as the number of records; ``python tests/test_records_scale.py`` prints it, up to 100,000."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def duration(context: click.Context, parameter: click.Parameter, value: str | No
     """A callback that reads a time in seconds, as ``90``, ``90s``, ``500ms``, ``10m`` or ``1h30m``."""
     if value is None:
         return None
-    text = value.replace(" ", "")
+    text = re.sub(r"(?<=[a-z]) +| +(?=[a-z])", "", value.strip())
     parts = re.findall(_NUMBER + _UNIT, text)
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if "".join(number + unit for number, unit in parts) != text or not 0 < seconds < inf:

@@ -1,0 +1,137 @@
+"""The command line itself: quick, tidy, and never a traceback."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import time
+
+import click
+import pytest
+from conftest import Cli
+
+from niffbench import cli as module
+from niffbench.errors import NothingMeasured, UsageError
+
+HEAVY = ("torch", "pandas", "pydantic", "rich", "numpy", "scipy", "matplotlib")
+
+
+def test_help_is_light_and_quick(cli: Cli) -> None:
+    code = (
+        "import sys\nfrom niffbench.cli import main\n"
+        f"status = main(['--help'])\nprint(sorted(set({HEAVY!r}) & set(sys.modules)), status)"
+    )
+    best = min(
+        (time.monotonic() - begun, out)
+        for begun, out in (
+            (time.monotonic(), subprocess.check_output([sys.executable, "-c", code], text=True)) for _ in range(3)
+        )
+    )
+    assert best[1].endswith("[] 0\n")
+    assert all(name in best[1] for name in module.COMMANDS)
+
+
+@pytest.mark.parametrize("name", module.COMMANDS)
+def test_each_command_is_there_and_its_help_says_what_the_list_says(name: str) -> None:
+    command = importlib.import_module(f"niffbench.commands.{name}").command
+    assert isinstance(command, click.Command)
+    assert (command.help or "").strip().splitlines()[0] == module.COMMANDS[name]
+
+
+@pytest.mark.parametrize("name", module.COMMANDS)
+def test_the_help_of_a_command_loads_no_torch(name: str) -> None:
+    code = (
+        "import sys\nfrom niffbench.cli import main\n"
+        f"status = main([{name!r}, '--help'])\nprint(sorted({{'torch', 'pandas'}} & set(sys.modules)), status)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).endswith("[] 0\n")
+
+
+def test_version(cli: Cli) -> None:
+    from niffbench import __version__
+
+    assert cli("--version").stdout == f"niffbench, version {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["rnu"], "no command named 'rnu'; did you mean 'run'?"),
+        (["frobnicate"], "choose from aa, ab, check"),
+        (["--versoin"], "Did you mean '--version'?"),
+        (["run", "--onyl", "x"], "'--only'?"),
+        (["run", "smoke", "--rounds", "0"], "0 is not in the range"),
+        (["run", "smoke", "--precision", "200%"], "'200%' should be a share between 0 and 1, as 2% or 0.02"),
+        (["run", "smoke", "--time-budget", "soon"], "'soon' should be a time above zero, as 90s, 500ms or 10m"),
+        (["run", "smoke", "--memory-limit", "lots"], "'lots' should be a number of bytes, as 8GiB"),
+        (["list", "operatos"], "is not one of 'operators', 'suites', 'networks'"),
+        (["run"], "which suite?"),
+    ],
+)
+def test_a_misspelt_word(cli: Cli, arguments: list[str], told: str) -> None:
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit status of a command that raises ``error``."""
+
+    @click.command()
+    def command() -> None:
+        raise error
+
+    monkeypatch.setattr(module.Commands, "get_command", lambda self, ctx, name: command)
+    return module.main(["run"])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (UsageError("that is no suite"), 2, "niffbench: that is no suite\n"),
+        (NothingMeasured("nothing was measured"), 3, "niffbench: nothing was measured\n"),
+        (UsageError("red \x1b[31m and \x00 and \x9b"), 2, "niffbench: red ?[31m and ? and ?\n"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (click.UsageError("no such thing"), 2, "Error: no such thing"),
+        (click.exceptions.Exit(5), 5, ""),
+    ],
+)
+def test_what_becomes_of_an_error(
+    error: BaseException,
+    status: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert raising(error, monkeypatch) == status
+    assert told in capsys.readouterr().err
+
+
+def test_a_fault_of_niffbench_is_one_line_and_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: object
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert raising(ZeroDivisionError("a\nb"), monkeypatch) == module.BUG
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("niffbench: ZeroDivisionError: a; this is a fault of niffbench")
+    file = line.split("details are in ")[1].split(",")[0]
+    with open(file) as kept:  # noqa: PTH123 - a path from a message
+        assert "Traceback" in kept.read()
+    monkeypatch.setenv("NIFFBENCH_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        raising(ZeroDivisionError("a"), monkeypatch)
+
+
+def test_a_reader_that_leaves_early(cli: Cli) -> None:
+    arguments = f"{sys.executable} -m niffbench.cli list operators --json"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {arguments} | head -c 1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
