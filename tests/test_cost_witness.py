@@ -63,11 +63,13 @@ def test_every_operator_at_an_ordinary_size(name: str, mode: Mode) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_bytes_are_what_the_dispatcher_moves(name: str) -> None:
-    """Forward to the byte. Backward the big passes: a leaf's gradient is also put in order, which is not ours."""
+    """Forward to a few numbers (torch's versions differ in scalars). Backward the big passes: a leaf's gradient is
+    also put in order, which is not ours.
+    """
     options = {"modes": 4} if name == "spectral" else {}
     problem = replace(PROBLEM, channels=16, channels_out=16, height=28, width=28)
     forward = case_of(name, problem, 5, **options)
-    assert told(forward).bytes_own == counted(forward).traffic
+    assert told(forward).bytes_own == pytest.approx(counted(forward).traffic, rel=0, abs=64)
     training = case_of(name, replace(problem, mode="training"), 5, **options)
     assert told(training).bytes_own == pytest.approx(counted(training).traffic, rel=0.12)
 

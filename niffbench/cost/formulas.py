@@ -142,10 +142,19 @@ uniform_ where zero_ zeros zeros_like
 """
 
 
-FORMULAS: dict[Any, Formula] = {
-    **{operation: _raw(_nothing) for name in _FREE.split() if (operation := getattr(aten, name, None))},
-    **{operation: _raw(formula) for formula, operations in _PRICED.items() for operation in operations},
-}
+def _mapping() -> dict[Any, Formula]:
+    """By operation and by each of its overloads, which is what torch 2.11 looks for before it takes one apart."""
+    formulas = {operation: _nothing for name in _FREE.split() if (operation := getattr(aten, name, None))}
+    formulas |= {operation: formula for formula, operations in _PRICED.items() for operation in operations}
+    overloads = {
+        getattr(operation, overload): formula
+        for operation, formula in formulas.items()
+        for overload in operation.overloads()
+    }
+    return {operation: _raw(formula) for operation, formula in (formulas | overloads).items()}
+
+
+FORMULAS: dict[Any, Formula] = _mapping()
 """Operation → formula, for ``custom_mapping``.
 
 Operations that are known to be free are in it too: what it does not know, FlopCounterMode takes apart first, and

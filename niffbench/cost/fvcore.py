@@ -78,6 +78,8 @@ class _Untraced(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is torch.ops.aten._convolution.default:  # Unknown to the fake tensors of older torch.
+            func, args = torch.ops.aten.convolution.default, args[:9]
         c = torch._C
         state = c._get_tracing_state()
         excluded = c._dispatch_tls_local_exclude_set().remove(c._dispatch_key_parse("Tracer"))
