@@ -165,12 +165,13 @@ def operator_of(text: str, catalogue: Mapping[str, OperatorInfo], where: str) ->
 
 def _baseline(file: SuiteFile, where: str, catalogue: Mapping[str, OperatorInfo]) -> str:
     """The baseline's row label, spelt as labels are."""
-    operator, kernel = operator_of(file.baseline, catalogue, f"{where}: baseline")
-    if not catalogue[operator].takes_kernel:
-        return file.baseline
-    if kernel is None:
-        raise UsageError(f"{where}: baseline '{file.baseline}' needs its kernel size, as in '{operator}-k7'")
-    return f"{operator}-k{kernel}"
+    name, *options = file.baseline.split()
+    operator, kernel = operator_of(name, catalogue, f"{where}: baseline")
+    if catalogue[operator].takes_kernel:
+        if kernel is None:
+            raise UsageError(f"{where}: baseline '{file.baseline}' needs its kernel size, as in '{operator}-k7'")
+        name = f"{operator}-k{kernel}"
+    return " ".join([name, *options])
 
 
 def _check_axes(file: SuiteFile, where: str) -> None:

@@ -153,7 +153,7 @@ class SuiteFile(_Model):
     """The file as written."""
 
     description: str
-    baseline: str
+    baseline: Annotated[str, Field(min_length=1, pattern=r"\S")]
     rounds: Annotated[int, Field(ge=1, le=1000, strict=True)] = 3
     axes: Axes = Axes()
     zip: list[Axes] = []
