@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +15,34 @@ import pytest
 from conftest import Cli
 from synthetic import World, write
 
+from niffbench.cli import main
 from niffbench.records import frame, read
+
+Here = Callable[..., "Done"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def here(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """The command line inside this process, in an empty directory: as ``cli``, without a second interpreter."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str) -> Done:
+        capfd.readouterr()
+        status = main(args)
+        said = capfd.readouterr()
+        return Done(status, said.out, said.err)
+
+    return call
+
 
 WORLD = World(sizes=(14, 28), channels=(16, 32))
 
@@ -32,10 +61,10 @@ def test_report_writes_into_the_run(cli: Cli, tmp_path: Path) -> None:
     assert (path / "report.html").stat().st_size > 50_000
 
 
-def test_report_of_two_runs_goes_beside_the_first(cli: Cli, tmp_path: Path) -> None:
+def test_report_of_two_runs_goes_beside_the_first(here: Here, tmp_path: Path) -> None:
     one = write(tmp_path / "a", World(sizes=(14,))).path
     two = write(tmp_path / "b", World(sizes=(14,), seed=1)).path
-    done = cli("report", str(one), str(two), "--json")
+    done = here("report", str(one), str(two), "--json")
     assert done.returncode == 0
     told = json.loads(done.stdout)
     assert Path(told["html"]) == tmp_path / "a-and-b" / "report.html"
@@ -50,15 +79,15 @@ def test_report_of_two_runs_goes_beside_the_first(cli: Cli, tmp_path: Path) -> N
         ((), "Missing argument"),
     ],
 )
-def test_report_refuses_what_is_no_run(cli: Cli, arguments: tuple[str, ...], message: str) -> None:
-    done = cli("report", *arguments)
+def test_report_refuses_what_is_no_run(here: Here, arguments: tuple[str, ...], message: str) -> None:
+    done = here("report", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_report_refuses_a_run_named_twice(cli: Cli, run: Path) -> None:
-    done = cli("report", str(run), str(run))
+def test_report_refuses_a_run_named_twice(here: Here, run: Path) -> None:
+    done = here("report", str(run), str(run))
     assert done.returncode == 2
     assert "named twice" in done.stderr
 
@@ -76,19 +105,19 @@ def test_plot_is_a_vector_figure_of_the_size_asked_for_with_its_fonts(cli: Cli, 
     assert b"/Type3" not in pdf
 
 
-def test_plot_says_what_it_pools(cli: Cli, run: Path) -> None:
-    done = cli("plot", str(run), "--x", "size", "--hue", "operator", "--out", "fig.svg")
+def test_plot_says_what_it_pools(here: Here, run: Path) -> None:
+    done = here("plot", str(run), "--x", "size", "--hue", "operator", "--out", "fig.svg")
     assert done.returncode == 0
     assert "kernel" in done.stderr
     assert "channels" in done.stderr
-    alone = cli("plot", str(run), "--x", "size", "--hue", "label", "--col", "channels", "--out", "fig.svg")
+    alone = here("plot", str(run), "--x", "size", "--hue", "label", "--col", "channels", "--out", "fig.svg")
     assert alone.stderr == ""
 
 
-def test_plot_draws_words_along_x_and_is_the_same_every_time(cli: Cli, run: Path, tmp_path: Path) -> None:
+def test_plot_draws_words_along_x_and_is_the_same_every_time(here: Here, run: Path, tmp_path: Path) -> None:
     arguments = ("plot", str(run), "--x", "label", "--y", "memory", "--only", "size=28", "--only", "channels=16")
     for name in ("one.svg", "two.svg"):
-        assert cli(*arguments, "--out", name).returncode == 0
+        assert here(*arguments, "--out", name).returncode == 0
     one = (tmp_path / "one.svg").read_bytes()
     assert one == (tmp_path / "two.svg").read_bytes()
     assert b"niff-depthwise/rfft" in one
@@ -107,9 +136,9 @@ def test_plot_draws_words_along_x_and_is_the_same_every_time(cli: Cli, run: Path
     ],
 )
 def test_plot_names_what_would_be_right(
-    cli: Cli, run: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+    here: Here, run: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = cli("plot", str(run), *arguments)
+    done = here("plot", str(run), *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -125,18 +154,18 @@ def test_exported_csv_is_the_frame(cli: Cli, run: Path, tmp_path: Path) -> None:
     assert list(found["label"]) == list(expected["label"])
 
 
-def test_exported_parquet_is_the_frame(cli: Cli, run: Path, tmp_path: Path) -> None:
-    assert cli("export", str(run), "--format", "parquet", "--out", "run.parquet").returncode == 0
+def test_exported_parquet_is_the_frame(here: Here, run: Path, tmp_path: Path) -> None:
+    assert here("export", str(run), "--format", "parquet", "--out", "run.parquet").returncode == 0
     pd.testing.assert_frame_equal(
         pd.read_parquet(tmp_path / "run.parquet"), frame(read(run)), check_dtype=False, check_column_type=False
     )
 
 
-def test_pytest_benchmark_compares_the_export(cli: Cli, run: Path, tmp_path: Path) -> None:
+def test_pytest_benchmark_compares_the_export(here: Here, run: Path, tmp_path: Path) -> None:
     slower = write(tmp_path / "slower", World(sizes=(14, 28), channels=(16, 32), slower={"dense": 2.0})).path
     for number, path in enumerate((run, slower), start=1):
         assert (
-            cli("export", str(path), "--format", "pytest-benchmark", "--out", f"000{number}_run.json").returncode
+            here("export", str(path), "--format", "pytest-benchmark", "--out", f"000{number}_run.json").returncode
             == 0
         )
     done = subprocess.run(
@@ -165,9 +194,9 @@ def test_pytest_benchmark_compares_the_export(cli: Cli, run: Path, tmp_path: Pat
     assert found["stats"]["data"] == [sample for record in steady for sample in record.latency["steady"].samples]
 
 
-def test_the_action_s_schema_is_met(cli: Cli, run: Path) -> None:
+def test_the_action_s_schema_is_met(here: Here, run: Path) -> None:
     """benchmark-action/github-action-benchmark, README, "customSmallerIsBetter"."""
-    entries = json.loads(cli("export", str(run), "--format", "github-action-benchmark").stdout)
+    entries = json.loads(here("export", str(run), "--format", "github-action-benchmark").stdout)
     assert isinstance(entries, list)
     assert len({entry["name"] for entry in entries}) == len(entries)
     for entry in entries:
@@ -182,7 +211,7 @@ def test_the_action_s_schema_is_met(cli: Cli, run: Path) -> None:
     assert not any("range" in entry for entry in entries if "FLOPs" in entry["name"])
 
 
-def test_export_suggests_its_formats(cli: Cli, run: Path) -> None:
-    done = cli("export", str(run), "--format", "excel")
+def test_export_suggests_its_formats(here: Here, run: Path) -> None:
+    done = here("export", str(run), "--format", "excel")
     assert done.returncode == 2
     assert "github-action-benchmark" in done.stderr

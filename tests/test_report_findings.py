@@ -115,3 +115,16 @@ def test_slices_hold_everything_else_fixed() -> None:
         for slice_ in found:
             held = {tuple(getattr(point.group.problem, name) for name in sorted(fixed)) for point in slice_.points}
             assert len(held) == 1
+
+
+def test_each_niff_layer_is_judged_by_its_own_best_form() -> None:
+    full = [
+        Planted(f"niff-full/{form}", "niff", "circular", "niff-full", Law(scale), Law(48.0))
+        for form, scale in (("published", 9e-8), ("rfft", 3e-8))
+    ]
+    world = World(sizes=(28, 56), operators=(*WORLD[:4], *full), faults=())
+    said = [finding.sentence for finding in _findings(_digest(world))]
+    assert sum(sentence.startswith("In inference, niff-depthwise/cached takes") for sentence in said) == 1
+    assert sum(sentence.startswith("In inference, niff-full/rfft takes") for sentence in said) == 1
+    (against,) = (s for s in said if s.startswith("In inference, niff-full/published takes"))
+    assert "of niff-full/rfft for the same function" in against

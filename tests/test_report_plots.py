@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import CROSSOVER, WORLD, World, make
+from synthetic import CROSSOVER, WORLD, Law, Planted, World, make
 
 from niffbench.report import text
 from niffbench.report.digest import Digest
@@ -202,3 +202,19 @@ def test_inline_plots_take_the_page_s_colours_and_ids_of_their_own() -> None:
     ids = {element.get("id") for element in ET.fromstring(inline).iter() if element.get("id")}
     assert ids
     assert all(id_.startswith("r1-overview-") for id_ in ids if id_)
+
+
+def test_networks_have_the_colours_of_the_layers_in_them() -> None:
+    networks = tuple(
+        Planted(
+            f"network/resnet18{tail}",
+            "network",
+            "circular" if tail == "-split" else "zero",
+            tail,
+            Law(1e-9),
+            Law(8.0),
+        )
+        for tail in ("", "-split", "-k31", "-kmap")
+    )
+    digest = _digest(World(sizes=(28,), operators=networks, faults=(), baseline="network/resnet18"))
+    assert [row.kin for row in digest.rows] == ["dense", "niff", "depthwise", "depthwise"]

@@ -6,6 +6,7 @@ Terminal, HTML, Markdown, CSV and plots all show this one digest, so that they c
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from niffbench.report.text import clean
 from niffbench.stats.intervals import Interval, exactly, ratio
 from niffbench.suite import Regime
 
+_LARGE_KERNEL = re.compile(r"-k(\d+|map)\b")
 CONFIDENCE = 0.95
 """Of every interval in a report."""
 
@@ -88,6 +90,15 @@ class Row:
     def label(self) -> str:
         """The operator's name, fit to show."""
         return clean(self.traits.label, 60)
+
+    @property
+    def kin(self) -> str:
+        """The family whose colour it has: of a network that of the layers put into it, NIFF's being circular."""
+        if self.traits.family != "network":
+            return self.traits.family
+        if self.traits.boundary == "circular":
+            return "niff"
+        return "depthwise" if _LARGE_KERNEL.search(self.traits.label) else "dense"
 
     @property
     def ok(self) -> bool:
@@ -198,7 +209,7 @@ class Digest:
     @cached_property
     def families(self) -> tuple[str, ...]:
         """Operator families in order of appearance."""
-        return tuple(dict.fromkeys(row.traits.family for row in self.rows))
+        return tuple(dict.fromkeys(row.kin for row in self.rows))
 
     @cached_property
     def statuses(self) -> Mapping[str, int]:

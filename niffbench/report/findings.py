@@ -16,6 +16,7 @@ from niffbench.stats.crossovers import Crossing, Crossover
 from niffbench.stats.intervals import Interval, combination, exponential
 
 Setting = tuple[str, ...]
+Settings = Mapping[Setting, Sequence[Group]]
 
 LEAST = 0.005
 """Differences of a ratio below this (relative) are not worth a sentence, however certain."""
@@ -39,16 +40,23 @@ def findings(
     exchanges: Sequence[Exchange],
 ) -> tuple[Finding, ...]:
     """All that the intervals support, the most asked for first."""
-    found: list[Finding] = []
     settings = _settings(digest)
-    best = {setting: _best_form(groups, digest.metrics[0]) for setting, groups in settings.items()}
-    for setting, groups in settings.items():
-        if form := best[setting]:
-            found += _against_baseline(digest, setting, groups, form)
-    for setting, groups in settings.items():
-        if form := best[setting]:
-            found += _against_published(digest, setting, groups, form)
-    forms = {form for form in best.values() if form}
+    found: list[Finding] = []
+    others: list[Finding] = []  # of the NIFF layers after the first
+    forms: set[str] = set()
+    for place, kind in enumerate(_kinds(digest)):
+        best = {setting: _best_form(groups, digest.metrics[0], kind) for setting, groups in settings.items()}
+        said = [
+            f for setting, form in best.items() if form for f in _against_baseline(digest, setting, settings, form)
+        ]
+        said += [
+            f
+            for setting, form in best.items()
+            if form
+            for f in _against_published(digest, setting, settings, form)
+        ]
+        (others if place else found).extend(said)
+        forms |= {form for form in best.values() if form}
     first, rest = _crossovers(slices, [e for e in exchanges if e.niff in forms])
     found += first
     for setting, groups in settings.items():
@@ -56,8 +64,7 @@ def findings(
     found += _exponents(slices, [g for g in growths if g.operator in {*forms, digest.baseline}])
     found += _primes(growths, digest)
     found += _counters(digest)
-    found += rest
-    return tuple(found)
+    return (*found, *others, *rest)
 
 
 def mean_ratio(base: Sequence[Cell], other: Sequence[Cell]) -> Interval:
@@ -84,26 +91,30 @@ def _in(setting: Setting) -> str:
     return "In " + ", ".join([mode if mode != "forward" else "forward passes", *unusual])
 
 
-def _best_form(groups: Sequence[Group], metric: Metric) -> str | None:
-    """The NIFF form of least latency over the problems that all measured forms share; a choice, not a claim."""
+def _kinds(digest: Digest) -> list[str]:
+    """The NIFF layers of a run: the equivalence classes of its forms, in the suite's order."""
+    return list(dict.fromkeys(row.traits.equivalence for row in digest.rows if is_niff(row)))
+
+
+def _best_form(groups: Sequence[Group], metric: Metric, kind: str) -> str | None:
+    """The form of a NIFF layer of least geometric mean, among those measured most often; a choice, not a claim."""
     found: dict[str, list[float]] = {}
     for group in groups:
         for row in group.rows:
-            if is_niff(row) and row.ok and metric.key in row.cells:
-                found.setdefault(row.label, []).append(row.cells[metric.key].estimate)
-    if not found:
-        return None
-    most = max(map(len, found.values()))
-    return min((label for label in found if len(found[label]) == most), key=lambda label: sum(found[label]))
+            if is_niff(row) and row.ok and row.traits.equivalence == kind and metric.key in row.cells:
+                found.setdefault(row.label, []).append(log(row.cells[metric.key].estimate))
+    most = max(map(len, found.values()), default=0)
+    full = [label for label, logs in found.items() if len(logs) == most]
+    return min(full, key=lambda label: sum(found[label]), default=None)
 
 
 def _row(group: Group, label: str) -> Row | None:
     return next((row for row in group.rows if row.label == label and row.ok), None)
 
 
-def _against_baseline(digest: Digest, setting: Setting, groups: Sequence[Group], form: str) -> Iterator[Finding]:
+def _against_baseline(digest: Digest, setting: Setting, settings: Settings, form: str) -> Iterator[Finding]:
     """The best NIFF form against the baseline, over all problems of a setting, in each quantity."""
-    rows = [row for group in groups if (row := _row(group, form)) and row.label != digest.baseline]
+    rows = [row for group in settings[setting] if (row := _row(group, form)) and row.label != digest.baseline]
     said: list[str] = []
     for metric in digest.metrics:
         of = f"its {metric.noun}" if said else f"the {metric.noun} of {digest.baseline}"
@@ -139,10 +150,10 @@ def _of(some: int, all_: int) -> str:
     return "the one problem" if all_ == 1 else f"all {all_} problems" if all_ > 2 else "both problems"
 
 
-def _against_published(digest: Digest, setting: Setting, groups: Sequence[Group], form: str) -> Iterator[Finding]:
+def _against_published(digest: Digest, setting: Setting, settings: Settings, form: str) -> Iterator[Finding]:
     """The fastest NIFF form against the published one of the same equivalence class."""
     pairs: dict[str, list[tuple[Row, Row]]] = {}
-    for group in groups:
+    for group in settings[setting]:
         ours = _row(group, form)
         for row in group.rows:
             same = ours is not None and row.traits.equivalence == ours.traits.equivalence
@@ -194,9 +205,9 @@ def _crossovers(
 ) -> tuple[list[Finding], list[Finding]]:
     """Latency crossovers, each with the FLOP crossover beside it, in a few slices that stand for all.
 
-    First one for each axis and spatial operator, then the others.
+    First one for each axis, NIFF layer and spatial operator, then the others.
     """
-    first: dict[tuple[Axis, str], Finding] = {}
+    first: dict[tuple[Axis, str, str], Finding] = {}
     rest: list[Finding] = []
     for axis, some in slices.items():
         for slice_ in representative(some):
@@ -206,7 +217,8 @@ def _crossovers(
                 if latency.metric.key == "latency" and latency.crossover.crossings:
                     sentence = _exchange(latency, flops.get((latency.niff, latency.spatial)), axis)
                     finding = Finding(sentence, f"scaling-{axis}", latency.niff)
-                    if first.setdefault((axis, latency.spatial), finding) is not finding:
+                    layer = latency.niff.partition("/")[0]
+                    if first.setdefault((axis, layer, latency.spatial), finding) is not finding:
                         rest.append(finding)
     return list(first.values()), rest
 

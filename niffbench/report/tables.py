@@ -95,7 +95,7 @@ def _winner(group: Group, metric: Metric, colours: Mapping[str, str]) -> Item:
         " ".join(part for part in (_relative(group, winner.row, cell, metric), _tie(winner)) if part),
         cell.estimate,
         "best",
-        colours.get(winner.row.traits.family, ""),
+        colours.get(winner.row.kin, ""),
     )
 
 
@@ -146,7 +146,7 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
             rows.append(
                 (
                     Item(group.label),
-                    _operator(row, group, colours.get(row.traits.family, "")),
+                    _operator(row, group, colours.get(row.kin, "")),
                     *_pair(row, group, digest.metrics[0]),
                     *(Item(text.seconds(row.regimes.get(r)), sort=row.regimes.get(r)) for r in others),
                     *((Item(text.percent(row.launch_share), sort=row.launch_share),) * launches),

@@ -28,7 +28,6 @@ class Growth:
 
     slice: Slice
     operator: str
-    family: str
     metric: Metric
     scaling: Scaling
 
@@ -77,7 +76,7 @@ def growths(digest: Digest, slice_: Slice) -> list[Growth]:
                     exact=metric.key in metrics.EXACT,
                     confidence=CONFIDENCE,
                 )
-                found.append(Growth(slice_, operator, measured[0].row.traits.family, metric, fit))
+                found.append(Growth(slice_, operator, metric, fit))
     return found
 
 

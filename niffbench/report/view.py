@@ -75,7 +75,7 @@ def view(run: Run) -> View:
 
     digest = gather(run)
     shown = list(_fitting(digest.groups))
-    drawn = styles((row.label, row.traits.family) for row in digest.rows)
+    drawn = styles((row.label, row.kin) for row in digest.rows)
     slices = all_slices(digest)
     every = [slice_ for some in slices.values() for slice_ in some]
     fits = [fit for slice_ in every for fit in growths(digest, slice_)]

@@ -31,7 +31,7 @@ def write(runs: Run | Sequence[Run], directory: Path) -> Path:
     digests = [each.digest for each in views]
     side = None
     if len(views) > 1:
-        drawn = styles((row.label, row.traits.family) for digest in digests for row in digest.rows)
+        drawn = styles((row.label, row.kin) for digest in digests for row in digest.rows)
         with matplotlib.rc_context(dict(settings())):
             side = side_by_side(digests, pairs(digests), drawn)
     files = {f"{prefix}{plot.name}": plot for prefix, each in _prefixed(views) for plot in each.plots}

@@ -55,7 +55,7 @@ def winners(digest: Digest) -> Plot | None:
             winner = place.group.winners.get(metric.key)
             if winner is not None:
                 _tile(axis, sizes.index(place.size), widths.index(place.channels), winner.row,
-                      colours[winner.row.traits.family], tied=bool(winner.tied) or not winner.certain)  # fmt: skip
+                      colours[winner.row.kin], tied=bool(winner.tied) or not winner.certain)  # fmt: skip
         _grid(axis, [f"{size:.4g}" for size in sizes], [str(width) for width in widths])
         axis.set_title(f"{text.capital(metric.best)} operator")
         axis.set_xlabel("resolution (side in pixels)")
