@@ -273,14 +273,6 @@ def test_two_cards_are_not_judged_against_each_other(place: Path, run: Run, othe
     assert all(word in done.stdout + done.stderr for word in ("gpu", "driver", "570.0"))
 
 
-def test_two_cards_are_shown_side_by_side_with_what_differs(place: Path, run: Run, other: Path) -> None:
-    done = _niffbench(place, "report", "run", "other", "--out", "both")
-    assert done.returncode == 0, done.stderr
-    text = (place / "both" / "report.md").read_text()
-    assert "unlike fingerprints" in text
-    assert "Replayed GPU 40GB" in text
-
-
 def test_a_broken_trace_is_one_message(place: Path, cli: Cli) -> None:
     path = _changed(place / "broken.json", lambda trace: trace.update(higest_clock=3))
     done = cli("run", "smoke", "--device", f"replay:{path}", "--out", "none")
