@@ -119,7 +119,7 @@ def _cases(operators: tuple[str, ...], axes: dict[str, Any], options: tuple[str,
     axes |= {"size": [[int(match[1]), int(match[2])]] if match[2] else int(match[1])}
     settings = dict(_setting(text) for text in options)
     taken: set[str] = set()
-    lines = ['description = "profile"', f"baseline = {json.dumps(operators[0])}", "[axes]"]
+    lines = ['description = "profile"', f"baseline = {json.dumps(_row(operators[0], settings))}", "[axes]"]
     lines += [f"{axis} = {json.dumps(value)}" for axis, value in axes.items() if value is not None]
     for text in operators:
         operator, _ = operator_of(text, known, "profile")
@@ -134,6 +134,17 @@ def _cases(operators: tuple[str, ...], axes: dict[str, Any], options: tuple[str,
         )
     source = "\n".join(lines)
     return list(expand(parse(source, "profile"), "profile", "profile", source, known).cases)
+
+
+def _row(text: str, settings: dict[str, Any]) -> str:
+    """The label of the row ``text`` with the ``settings`` it has: a suite wants one of its rows as baseline."""
+    from niffbench.operators.catalogue import catalogue
+    from niffbench.suite import operator_of
+
+    known = catalogue()
+    options = known[operator_of(text, known, "profile")[0]].options
+    own = {key: settings[key] for key in sorted(settings.keys() & options.keys())}
+    return " ".join([text, *(f"{key}={value}" for key, value in own.items() if value != options[key].default)])
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -234,7 +245,7 @@ def _table(one: Profiled) -> Table:
 
     found = one.phases
     table = Table(title=f"{one.label} at {one.case.problem.label}", title_justify="left", title_style="bold")
-    table.add_column("step")
+    table.add_column("step", no_wrap=True)
     for name in ("time", "share", "FLOPs", "per second", "bytes", "per second", "peak"):
         table.add_column(name, justify="right")
     table.add_column("kernels", overflow="fold")

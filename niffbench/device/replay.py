@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -111,6 +112,13 @@ class CaseTrace(_Model):
     numerics: NumericsTrace | None = None
     states: list[MachineState] = []
     failure: Failure | None = None
+
+    def steady(self, round_: int) -> float | None:
+        """The steady latency the entry tells of, in seconds: as given, or the median of what was recorded."""
+        series = self.latency.get("steady", Series())
+        recorded = series.samples[round_ % len(series.samples)] if series.samples else []
+        sound = [value for value in recorded if math.isfinite(value) and value > 0]
+        return median(sound) if sound else series.median
 
     def fits(self, case: Case, label: str, round_: int) -> bool:
         """Whether this entry speaks of ``case`` in round ``round_``."""
@@ -314,10 +322,10 @@ def _samples(series: Series, runner: ReplayRunner, regime: Regime, seed: int) ->
     if series.samples is not None:
         yield from itertools.cycle(series.samples[runner.round % len(series.samples)])
     rng = random.Random(f"{seed}/{runner.case.id}/{regime}/{runner.round}")
-    median = series.median or runner.nominal * REGIME_FACTOR[regime]
-    median *= math.exp(rng.gauss(0.0, series.between))
+    level = series.median or runner.nominal * REGIME_FACTOR[regime]
+    level *= math.exp(rng.gauss(0.0, series.between))
     for index in itertools.count():
-        yield median * math.exp(rng.gauss(0.0, series.sigma)) * max(0.01, 1.0 + series.drift * index)
+        yield level * math.exp(rng.gauss(0.0, series.sigma)) * max(0.01, 1.0 + series.drift * index)
 
 
 def fail(failure: Failure) -> None:

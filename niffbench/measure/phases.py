@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Step: TypeAlias = tuple[str, Direction]
 
 CALL = "niffbench::call"
-CALLS = (5, 40)
-"""Instrumented calls: at least, at most."""
+CALLS = (3, 40)
+"""Instrumented calls: at least, at most; as many plain ones around them."""
 
 PROFILED_TIME = 0.4  # seconds of calls aimed at between the two
 _BACKWARD = "autograd::engine::evaluate_function: "
@@ -95,7 +95,7 @@ def profile(device: Device, subject: TorchSubject, cost: Cost, trace: Path | Non
     count = max(CALLS[0], min(CALLS[1], int(PROFILED_TIME / max(call, 1e-6))))
     on_gpu = device.kind == "cuda"
     together = max(1, int(1e-3 / max(call, 1e-6)))
-    plain = list(device.samples(subject, "steady", together, 15).samples)
+    plain = list(device.samples(subject, "steady", together, -(-count // 2)).samples)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with subject.scope(), recording():
         subject.call()
@@ -108,7 +108,7 @@ def profile(device: Device, subject: TorchSubject, cost: Cost, trace: Path | Non
                         torch.cuda.synchronize()
                 del output
     device.timed(subject)
-    plain += device.samples(subject, "steady", together, 15).samples
+    plain += device.samples(subject, "steady", together, -(-count // 2)).samples
     if trace is not None:
         recorded.export_chrome_trace(str(trace))
         _scrub(trace)

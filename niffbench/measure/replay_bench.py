@@ -54,13 +54,12 @@ class ReplayBench:
         entry = self._entry(case)
         cost = catalogue()[case.operator].cost(case)
         work = max(cost.flops() / trace.flops, cost.bytes_own / trace.bandwidth)
-        steady = entry.latency.get("steady")
         output = _sizes(case)[1]
         subject = ReplaySubject(
             case=case,
             round=self._round,
             entry=entry,
-            nominal=steady.median if steady is not None and steady.median else trace.overhead + work,
+            nominal=entry.steady(self._round) or trace.overhead + work,
             peak=2 * output if entry.memory.peak is None else entry.memory.peak,
             kept=output if entry.memory.output is None else entry.memory.output,
             parameters=cost.parameters,

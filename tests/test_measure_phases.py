@@ -1,0 +1,128 @@
+"""Taking a case apart: steps found, backward attributed, the sum reconciled, no host in the trace."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from working import case_of
+
+from niffbench.device.cpu import CpuDevice
+from niffbench.measure.phases import Phases, library, profile
+from niffbench.measure.torch_bench import TorchBench
+from niffbench.niff.steps import STEPS
+from niffbench.operators.catalogue import catalogue
+
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[TorchBench]:
+    before = torch.get_num_threads()
+    yield TorchBench(CpuDevice(threads=1))
+    torch.set_num_threads(before)
+
+
+def _profiled(
+    bench: TorchBench, operator: str, kernel: int | None = None, trace: Path | None = None, **axes: object
+) -> Phases:
+    case = case_of(operator, kernel, channels=8, size=SIZE, **axes)  # type: ignore[arg-type]
+    subject = bench.subject(case)
+    return profile(bench.device, subject, catalogue()[operator].cost(case), trace)
+
+
+@pytest.fixture(scope="module")
+def training(bench: TorchBench) -> Phases:
+    return _profiled(bench, "niff-depthwise/published", mode="training")
+
+
+def test_the_steps_of_the_published_form_are_found_in_their_order(bench: TorchBench) -> None:
+    found = _profiled(bench, "niff-depthwise/published")
+    assert [phase.name for phase in found.phases] == [
+        "filter generation",
+        "forward fft",
+        "shift",
+        "product",
+        "inverse fft",
+        "real part",
+    ]
+    assert {phase.direction for phase in found.phases} == {"forward"}
+    assert set(STEPS) >= {phase.name for phase in found.phases}
+
+
+def test_backward_work_is_attributed_to_the_step_that_caused_it(training: Phases) -> None:
+    backward = {phase.name: phase for phase in training.phases if phase.direction == "backward"}
+    assert {"filter generation", "forward fft", "shift", "product", "inverse fft"} <= set(backward)
+    assert any("_fft_c2c" in kernel.name for kernel in backward["forward fft"].kernels)
+    assert any("roll" in kernel.name for kernel in backward["shift"].kernels)
+    assert not any("_fft" in kernel.name for kernel in backward["product"].kernels)
+
+
+def test_flops_and_bytes_are_the_closed_forms(training: Phases) -> None:
+    case = case_of("niff-depthwise/published", channels=8, size=SIZE, mode="training")
+    closed = {(s.name, s.direction): (s.flops, s.bytes) for s in catalogue()[case.operator].cost(case).steps}
+    told = {(p.name, p.direction): (p.flops, p.bytes) for p in training.phases if p.flops is not None}
+    assert told == {key: closed[key] for key in told}
+    assert sum(flops for flops, _ in closed.values()) == sum(flops or 0 for flops, _ in told.values())
+
+
+def test_the_sum_is_reconciled_with_the_whole(training: Phases) -> None:
+    parts = sum(phase.seconds for phase in training.phases)
+    assert training.instrumented == pytest.approx(parts + training.remainder)
+    assert 0 <= training.remainder < training.instrumented
+    assert training.steady > 0
+    for phase in training.phases:
+        assert phase.seconds >= 0
+        assert sum(kernel.seconds for kernel in phase.kernels) <= phase.seconds * 1.5
+
+
+def test_memory_of_a_step_is_what_it_allocates(bench: TorchBench) -> None:
+    """A complex FFT of C·H·W floats: a complex copy of the input, and the result that stays."""
+    found = {phase.name: phase for phase in _profiled(bench, "niff-depthwise/fft").phases}
+    spectrum = 8 * SIZE * SIZE * 8
+    assert found["forward fft"].kept == spectrum
+    assert found["forward fft"].peak == 2 * spectrum
+    assert found["real part"].peak == 0
+
+
+def test_a_convolution_is_one_step_by_its_own_kernel(bench: TorchBench) -> None:
+    found = _profiled(bench, "depthwise", 3)
+    [phase] = found.phases
+    assert phase.name == "convolution"
+    assert any("conv" in kernel.name for kernel in phase.kernels)
+    assert phase.peak is not None
+    assert phase.peak >= 8 * SIZE * SIZE * 4
+
+
+def test_the_trace_opens_as_chromes_and_says_not_whose_machine_it_was(bench: TorchBench, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    _profiled(bench, "niff-depthwise/rfft", trace=path)
+    text = path.read_text()
+    document = json.loads(text)
+    names = {event.get("name") for event in document["traceEvents"]}
+    assert {"niffbench::forward fft", "niffbench::call", "aten::_fft_r2c"} <= names
+    assert "host_name" not in document
+    assert os.uname().nodename not in document.values()
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "origin"),
+    [
+        ("aten::mkldnn_convolution", "oneDNN"),
+        ("aten::_fft_r2c", "MKL"),
+        ("aten::mul", "native"),
+        ("void at::native::(anonymous namespace)::conv_depthwise2d_forward_kernel<3, float, int>", "native"),
+        ("void cudnn::ops::nchwToNhwcKernel<float, float, float, false, true>", "cuDNN"),
+        ("sm90_xmma_fprop_implicit_gemm_f32f32_tf32f32_f32_nhwckrsc_nchw", "cuDNN or cuBLAS"),
+        ("void regular_fft<56u, EPT<7u>, 8u>", "cuFFT"),
+        ("ampere_sgemm_128x64_tn", "cuBLAS"),
+        ("triton_poi_fused_mul_0", "Triton"),
+    ],
+)
+def test_kernels_are_told_by_library(name: str, origin: str) -> None:
+    assert library(name) == origin

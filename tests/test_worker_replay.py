@@ -1,0 +1,217 @@
+"""The worker end to end on a replay: planted series, memory, clocks and failures come out as they went in."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from working import QUICK, Said, case_of, work
+
+from niffbench.case import Case
+from niffbench.suite import Measure
+
+ALL = Measure(regimes=["first", "cold", "steady", "graph"], min_time=0.02, max_time=0.2, min_samples=10)
+A, B, C = (case_of("depthwise", kernel, channels=16, size=14) for kernel in (3, 5, 7))
+LARGER = case_of("depthwise", 7, channels=32, size=14)
+
+
+def _play(
+    tmp_path: Path, trace: dict[str, Any], cases: list[Case] | None = None, measure: Measure = ALL, **task: Any
+) -> Said:
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps(trace))
+    return work(cases or [A, B, C], device=f"replay:{path}", measure=measure, **task)
+
+
+def _by_case(said: Said) -> dict[str, Any]:
+    return {record.id: record for record in said.records}
+
+
+def test_recorded_figures_come_out_as_they_went_in(tmp_path: Path) -> None:
+    memory = {
+        "resident": 100,
+        "peak": 70,
+        "output": 30,
+        "saved": 20,
+        "predicted": 50,
+        "reserved": 90,
+        "device_delta": -5,
+    }
+    entry = {
+        "label": "depthwise-k5",
+        "latency": {"first": {"samples": [[0.5]]}, "steady": {"samples": [[0.001, 0.0011], [0.009]]}},
+        "memory": memory,
+        "numerics": {"l2": 1e-7, "max": 2e-7},
+        "states": [{"sm_clock": 1500.0, "temperature": 55.0, "power": 250.0, "throttle": ["sw_power_cap"]}],
+    }
+    said = _play(tmp_path, {"like": "cuda", "watts": 100.0, "cases": [entry]}, round=0)
+    record = _by_case(said)[B.id]
+    assert record.status == "ok"
+    assert record.latency["first"].samples == [0.5]
+    assert set(record.latency["steady"].samples) == {0.001, 0.0011}
+    assert set(record.latency) == {"first", "cold", "steady", "graph"}
+    assert record.latency["graph"].launch_share is not None
+    told = {key: getattr(record.memory, key) for key in memory}
+    assert told == memory
+    assert record.memory.workspace == 20
+    assert (record.numerics.l2, record.numerics.max) == (1e-7, 2e-7)
+    assert record.machine.sm_clock == 1500.0
+    assert record.machine.throttle == ["sw_power_cap"]
+    assert record.energy == pytest.approx(100.0 * 0.00105, rel=0.2)
+    assert set(_by_case(_play(tmp_path, {"cases": [entry]}, round=1))[B.id].latency["steady"].samples) == {0.009}
+
+
+def test_the_same_task_gives_the_same_records(tmp_path: Path) -> None:
+    first, second = (_by_case(_play(tmp_path, {"seed": 4}, seed=9, round=1)) for _ in range(2))
+    assert first == second
+
+
+def test_a_worker_starts_in_well_under_a_second_of_processor_time(tmp_path: Path) -> None:
+    """No torch: what is timed here is the processor's time of the whole process, not the wall."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert _play(tmp_path, {}).status == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
+
+
+def test_drift_throttling_and_broken_timers_are_labelled(tmp_path: Path) -> None:
+    trace = {
+        "like": "cuda",
+        "cases": [
+            {"label": "*-k3", "latency": {"steady": {"median": 1e-3, "sigma": 0.005, "drift": 0.01}}},
+            {"label": "*-k5", "states": [{"throttle": ["hw_slowdown"]}]},
+            {
+                "label": "*-k7",
+                "latency": {"steady": {"samples": [[0.0]]}, "cold": {"samples": [[float("nan"), 0.1]]}},
+            },
+        ],
+    }
+    found = _by_case(_play(tmp_path, trace))
+    assert "drift" in found[A.id].latency["steady"].flags
+    assert "throttled" in found[B.id].latency["steady"].flags
+    assert found[B.id].machine.throttle == ["hw_slowdown"]
+    assert "stuck" in found[C.id].latency["steady"].flags
+    assert "invalid" in found[C.id].latency["cold"].flags
+    assert all(record.status == "ok" for record in found.values())
+
+
+def test_a_wrong_case_is_not_timed(tmp_path: Path) -> None:
+    said = _play(tmp_path, {"cases": [{"label": "*-k5", "numerics": {"l2": 0.1, "max": 0.1}}]})
+    assert _by_case(said)[B.id].status == "wrong"
+    assert _by_case(said)[B.id].latency == {}
+
+
+@pytest.mark.parametrize("stage", ["build", "first", "memory", "cold", "steady"])
+def test_out_of_memory_costs_one_case_and_is_told_in_bytes(tmp_path: Path, stage: str) -> None:
+    failure = {"kind": "oom", "stage": stage, "requested": 12345, "available": 678}
+    said = _play(tmp_path, {"cases": [{"label": "*-k5", "failure": failure}]})
+    found = _by_case(said)
+    assert {record.status for key, record in found.items() if key != B.id} == {"ok"}
+    assert (found[B.id].status, found[B.id].needed, found[B.id].available) == ("oom", 12345, 678)
+    assert said.status == 0
+
+
+def test_what_dominates_a_case_that_ran_out_of_memory_is_skipped_naming_it(tmp_path: Path) -> None:
+    failure = {"kind": "oom", "stage": "memory", "requested": 1, "available": 0}
+    trace = {"cases": [{"label": "*-k7", "problem": "B1 16@14", "failure": failure}]}
+    for seed in range(6):  # until the smaller one's turn comes first
+        found = _by_case(_play(tmp_path, trace, [C, LARGER], seed=seed))
+        assert found[C.id].status == "oom"
+        if found[LARGER.id].status == "skipped":
+            assert (
+                found[LARGER.id].reason == "at least as large as depthwise-k7 at B1 16@14, which ran out of memory"
+            )
+            return
+    pytest.fail("the larger case came first six times, or was never skipped")
+
+
+def test_what_the_file_predicts_is_held_against_the_device(tmp_path: Path) -> None:
+    trace = {"free_memory": 1000, "cases": [{"memory": {"resident": 900, "predicted": 200, "peak": 1}}]}
+    record = _play(tmp_path, trace, [A]).only()
+    assert (record.status, record.needed, record.available) == ("skipped", 1100, 1000)
+    assert "1,100" in (record.reason or "")
+
+
+def test_a_lost_gpu_ends_the_process_with_that_case_to_blame(tmp_path: Path) -> None:
+    said = _play(tmp_path, {"cases": [{"label": "*-k5", "failure": {"kind": "lost", "stage": "steady"}}]})
+    assert said.status > 0
+    last = said.messages[-1]
+    assert (last.type, last.case, last.stage) == ("begin", B.id, "steady")
+    assert "CUDA error" in said.printed
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [({"kind": "signal", "signal": "SIGABRT"}, -signal.SIGABRT), ({"kind": "exit", "status": 9}, 9)],
+)
+def test_a_death_leaves_the_case_it_was_on(tmp_path: Path, failure: dict[str, Any], status: int) -> None:
+    said = _play(tmp_path, {"cases": [{"label": "*-k5", "failure": {**failure, "stage": "memory"}}]})
+    assert said.status == status
+    assert (said.messages[-1].case, said.messages[-1].stage) == (B.id, "memory")
+
+
+def test_an_error_and_an_unsupported_case_have_their_reasons(tmp_path: Path) -> None:
+    trace = {
+        "cases": [
+            {"label": "*-k3", "failure": {"kind": "unsupported", "stage": "first"}},
+            {"label": "*-k5", "failure": {"kind": "error", "stage": "cold", "message": "in /home/me/x.py: no"}},
+        ]
+    }
+    found = _by_case(_play(tmp_path, trace))
+    assert found[A.id].status == "unsupported"
+    assert "not implemented" in found[A.id].reason
+    assert found[B.id].status == "crashed"
+    assert found[B.id].reason == "RuntimeError: in x.py: no"
+
+
+def test_a_graph_that_cannot_be_captured_is_said_and_the_rest_is_kept(tmp_path: Path) -> None:
+    trace = {"like": "cuda", "cases": [{"label": "*-k5", "failure": {"kind": "error", "stage": "graph"}}]}
+    found = _by_case(_play(tmp_path, trace))
+    assert found[B.id].status == "ok"
+    assert found[B.id].latency["graph"].samples == []
+    assert found[B.id].latency["graph"].flags == ["not captured"]
+    assert found[B.id].latency["steady"].samples
+    assert found[A.id].latency["graph"].samples
+
+
+def test_a_cpu_has_no_regime_graph(tmp_path: Path) -> None:
+    assert set(_play(tmp_path, {"like": "cpu"}, [A]).only().latency) == {"first", "cold", "steady"}
+
+
+def test_a_regime_not_asked_for_is_not_recorded(tmp_path: Path) -> None:
+    only = QUICK.model_copy(update={"regimes": ["steady"]})
+    assert set(_play(tmp_path, {}, [A], only).only().latency) == {"steady"}
+    first = QUICK.model_copy(update={"regimes": ["first"]})
+    assert set(_play(tmp_path, {}, [A], first).only().latency) == {"first"}
+
+
+def test_a_replay_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    said = _play(tmp_path, {"quantum": -1})
+    assert said.status == 2
+    assert "quantum" in said.of("refused")[0].message
+
+
+def test_a_survey_of_a_replay(tmp_path: Path) -> None:
+    ceilings = {"copy_bandwidth": 1e12, "matmul": {"float32": 2e13}}
+    trace = {"ceilings": ceilings, "cases": [{"label": "*-k3", "memory": {"resident": 5, "predicted": 6}}]}
+    said = _play(tmp_path, trace, [A, B], kind="survey", ceilings=True)
+    predicted = {m.case: (m.resident, m.peak) for m in said.of("predicted")}
+    assert predicted[A.id] == (5, 6)
+    assert predicted[B.id][0] > 5
+    assert said.of("roofline")[0].ceilings.copy_bandwidth == 1e12
+
+
+def test_time_is_virtual_but_accounted_for(tmp_path: Path) -> None:
+    """An hour of samples takes no time here, and shows as elapsed."""
+    begun = time.monotonic()
+    hour = {"cases": [{"latency": {"steady": {"median": 360.0}}}]}
+    record = _play(tmp_path, hour, [A], Measure(min_time=3600, max_time=36000, regimes=["steady"])).only()
+    assert record.measuring >= 3600
+    assert record.elapsed >= record.measuring
+    assert time.monotonic() - begun < 60
