@@ -218,3 +218,13 @@ def test_networks_have_the_colours_of_the_layers_in_them() -> None:
     )
     digest = _digest(World(sizes=(28,), operators=networks, faults=(), baseline="network/resnet18"))
     assert [row.kin for row in digest.rows] == ["dense", "niff", "depthwise", "depthwise"]
+
+
+def test_a_crowded_overview_shows_each_mode_at_the_same_problems() -> None:
+    digest = _digest(World(modes=("inference", "training"), sizes=tuple(range(8, 40))))
+    plot = overview(digest, _styles(digest))
+    assert plot is not None
+    words = _words(plot)
+    shown = [size for size in range(8, 40) if f"B1 64@{size} training" in words]
+    assert (len(shown), shown[0], shown[-1]) == (8, 8, 39)
+    assert words.count("B1 64@") == 16

@@ -33,7 +33,7 @@ def overview(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
     """One line a problem, one mark an operator, one panel a quantity; bars are 95 % intervals over rounds."""
     measured = [group for group in digest.groups if any(row.ok for row in group.rows)]
     relative = all(group.baseline is not None and group.baseline.ok for group in measured)
-    groups = evenly(measured, MOST)
+    groups = _spread(measured)
     quantities = [m for m in digest.metrics if any(_at(row, m, relative) for g in groups for row in g.rows)]
     if not groups or not quantities:
         return None
@@ -67,6 +67,17 @@ def overview(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
         caption=f"{text.capital(text.listing([m.noun for m in quantities]))} {against}; further left is less. "
         f"Bars: 95 % intervals over {text.plural(digest.rounds, 'round')}.{left_out}",
     )
+
+
+def _spread(groups: Sequence[Group]) -> list[Group]:
+    """As many groups as there is room for, evenly from each mode, dtype, memory format and execution."""
+    settings: dict[tuple[str, ...], list[Group]] = {}
+    for group in groups:
+        p = group.problem
+        settings.setdefault((p.mode, p.dtype, p.memory_format, group.execution), []).append(group)
+    room = max(MOST // max(len(settings), 1), 2)
+    kept = {id(group) for some in settings.values() for group in evenly(some, room)}
+    return [group for group in groups if len(groups) <= MOST or id(group) in kept]
 
 
 def _at(row: Row, metric: Metric, relative: bool) -> tuple[float, float | None, float | None] | None:

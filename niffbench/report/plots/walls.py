@@ -22,7 +22,7 @@ from niffbench.report.plots.canvas import (
 from niffbench.report.plots.palette import Style
 
 MARKS = 60
-"""Problems of one operator and mode in the plot."""
+"""Problems on one line."""
 
 
 def walled(digest: Digest) -> list[Row]:
@@ -74,14 +74,15 @@ def walls(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
         alt=f"Memory against input size for {text.listing(labels, 10)}; crosses mark what did not fit into "
         f"{text.size_of(limit)}. The table of what failed lists them.",
         caption="Marks fitted, crosses did not: at the bytes that were asked for or predicted, where known. "
-        "Lines join the problems of one operator and mode in order of input size.",
+        "A line is one operator in one mode, batch and channel count, over the resolution.",
         wide=False,
     )
 
 
-def _setting(row: Row) -> tuple[str, ...]:
-    problem = row.case.problem
-    return problem.mode, problem.dtype, problem.memory_format, row.case.execution
+def _setting(row: Row) -> tuple[object, ...]:
+    """What a line holds fixed: all but the resolution."""
+    p = row.case.problem
+    return p.batch, p.channels, p.channels_out, p.mode, p.dtype, p.memory_format, row.case.execution
 
 
 def _input(row: Row) -> float:
