@@ -38,6 +38,23 @@ def test_outputs_agree_with_float64(place: str, name: str, dtype: DType) -> None
         assert not is_wrong(numerics), verdict(numerics)
 
 
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize(
+    ("place", "network"),
+    [
+        ("cpu", "resnet18-split"),
+        *(pytest.param("cuda", name, marks=pytest.mark.cuda) for name in gpu_cases.NETWORKS),
+    ],
+)
+def test_whole_networks_agree_with_float64(place: str, network: str, mode: Mode) -> None:
+    device = opened(place)
+    bench = TorchBench(device)
+    one = case(f"network/{network}", mode=mode, channels=3, channels_out=10, size=(64, 64))
+    subject = bench.subject(one)
+    numerics = bench.numerics(subject, device.timed(subject)[1])
+    assert not is_wrong(numerics), verdict(numerics)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(("place", "name"), everywhere())
 def test_gradients_agree_with_float64(place: str, name: str, dtype: DType) -> None:
