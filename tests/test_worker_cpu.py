@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from working import QUICK, TESTS, Said, case_of, work
@@ -210,9 +211,10 @@ def test_an_unknown_operator_is_refused() -> None:
     assert "no-such-thing" in said.of("refused")[0].message
 
 
-def _start(operator: str) -> tuple[subprocess.Popen[bytes], int]:
-    """A worker on one hostile case, and the reading end of its replies."""
-    task = messages.Task(kind="round", device="cpu", cases=[case_of(operator)], measure=QUICK)
+def _start(trace: str) -> tuple[subprocess.Popen[bytes], int]:
+    """A worker on one case of a replay that hangs, and the reading end of its replies."""
+    Path(trace).write_text('{"cases": [{"failure": {"kind": "hang", "stage": "first"}}]}')
+    task = messages.Task(kind="round", device=f"replay:{trace}", cases=[case_of("depthwise", 3)], measure=QUICK)
     read, write = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "niffbench.runner.worker", "--reply-fd", str(write)],
@@ -220,11 +222,7 @@ def _start(operator: str) -> tuple[subprocess.Popen[bytes], int]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=(write,),
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
-            "NIFFBENCH_EXTRA_OPERATORS": "hostile_operators",
-        },
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
     )
     os.close(write)
     assert process.stdin is not None
@@ -241,8 +239,8 @@ def _until(read: int, stage: str) -> None:
         heard += data
 
 
-def test_it_ends_when_nobody_listens_any_more_and_not_at_the_keyboards_wish() -> None:
-    process, read = _start("hostile/hang")
+def test_it_ends_when_nobody_listens_any_more_and_not_at_the_keyboards_wish(tmp_path: Path) -> None:
+    process, read = _start(str(tmp_path / "hang.json"))
     try:
         _until(read, "first")
         process.send_signal(signal.SIGINT)
@@ -255,14 +253,14 @@ def test_it_ends_when_nobody_listens_any_more_and_not_at_the_keyboards_wish() ->
         process.wait()
 
 
-def test_it_ends_with_its_parent() -> None:
+def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     """The parent is a process of its own that starts a worker, says its number, and is killed."""
     parent = subprocess.Popen(
         [
             sys.executable,
             "-c",
             "import test_worker_cpu as t, sys, time\n"
-            "process, read = t._start('hostile/hang')\n"
+            f"process, read = t._start({str(tmp_path / 'hang.json')!r})\n"
             "t._until(read, 'first')\n"
             "print(process.pid, flush=True)\n"
             "time.sleep(60)",
