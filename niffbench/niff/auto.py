@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from niffbench.niff import dft, fused
-from niffbench.niff.autograd import tracing, wants_gradient
+from niffbench.niff.autograd import compiling, wants_gradient, watched
 from niffbench.niff.grid import Remembered
 from niffbench.niff.native import build, kernel
 from niffbench.niff.steps import step
@@ -44,9 +44,9 @@ _choices: dict[tuple[object, ...], str] = {}
 def convolve(x: Tensor, half: Tensor, constants: Remembered) -> Tensor:
     """As :func:`niffbench.niff.fused.convolve`, by the engine that is fastest for such a call.
 
-    Where nothing can be measured it is, in a graph that is being compiled, the kernel if there is one, and
-    otherwise (fake tensors, tracing, a dispatch mode that may be counting, a CUDA graph's capture) ``fused``,
-    unless the choice is known already.
+    Where nothing can be measured it is, in a graph that is being compiled, the kernel if there is one; and
+    otherwise (fake tensors, ``torch.func``, a tracer, a dispatch mode that may be counting, a CUDA graph's
+    capture) ``fused``, unless the choice is known already.
     """
     engine = ENGINES[_engine(x, half, constants)]
     with step("convolution", whole=True):
@@ -75,10 +75,10 @@ def candidates(x: Tensor) -> list[str]:
 
 
 def _engine(x: Tensor, half: Tensor, constants: Remembered) -> str:
-    if torch.compiler.is_compiling():
+    if compiling():
         compiled: str = _when_compiled(x.device.type)
         return compiled
-    if tracing() or type(x) not in (Tensor, nn.Parameter):
+    if watched() or type(x) not in (Tensor, nn.Parameter):
         return "fused"
     key = _kind(x, half)
     chosen = _choices.get(key)

@@ -6,9 +6,21 @@ import torch
 from torch import Tensor
 
 
-def tracing() -> bool:
-    """Whether operations are being recorded (``torch.compile``, ``torch.jit.trace``) rather than only run."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+def compiling() -> bool:
+    """Whether ``torch.compile`` is tracing."""
+    return torch.compiler.is_compiling()
+
+
+def watched() -> bool:
+    """Whether ``torch.jit.trace`` or ``torch.func`` (grad, vmap, …) must see every single operation."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active()
+
+
+def transformed() -> bool:
+    """Whether ``torch.func`` wraps the tensors at hand, which then have no address."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def wants_gradient(*tensors: Tensor) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from niffbench.niff.autograd import wants_gradient
+from niffbench.niff.autograd import wants_gradient, watched
 from niffbench.niff.grid import Remembered
 from niffbench.niff.steps import step
 
@@ -60,7 +60,7 @@ def _by_rows_and_columns(x: Tensor, half: Tensor, constants: Remembered) -> Tens
 def _product(numbers: Tensor, half: Tensor) -> Tensor:
     """Complex numbers as pairs, times the filter; in place if nobody needs what was there."""
     spectrum = torch.view_as_complex(numbers)
-    if wants_gradient(spectrum, half):
+    if wants_gradient(spectrum, half) or watched():
         return torch.view_as_real(spectrum * half)
     return torch.view_as_real(spectrum.mul_(half))
 

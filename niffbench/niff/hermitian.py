@@ -8,8 +8,8 @@ features stand in the real column, the K odd ones in the imaginary column, and a
 
 Two ways to the same numbers: :func:`generate_plainly`, by ordinary differentiable operations, and
 :func:`generate`, which writes forward and backward by hand because the time of a small filter is the number of its
-operations. The latter falls back on the former for whatever looks inside: ``torch.compile``, a tracer, a second
-derivative.
+operations. The latter falls back on the former for whatever looks inside: ``torch.compile``, ``torch.func``, a
+second derivative.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from niffbench.niff.autograd import tracing, wants_gradient
+from niffbench.niff.autograd import compiling, wants_gradient, watched
 
 Layers = tuple[Tensor, ...]
 """Weights and biases of both MLPs in turn: ``(2, out, in)``, ``(2, out)``, …; index 0 is the real MLP."""
@@ -35,7 +35,7 @@ def generate(grid: Tensor, layers: Layers, scale: float) -> Tensor:
         layers: the MLPs.
         scale: a factor on the result.
     """
-    if tracing():
+    if compiling() or watched():
         return generate_plainly(grid, layers, scale)
     if wants_gradient(*layers):
         result: Tensor = _Generation.apply(grid, scale, *layers)

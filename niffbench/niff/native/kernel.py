@@ -14,7 +14,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from niffbench.cost.closed import fft_flops
 from niffbench.niff import fused
-from niffbench.niff.autograd import tracing, wants_gradient
+from niffbench.niff.autograd import compiling, transformed, wants_gradient, watched
 from niffbench.niff.native.build import load
 from niffbench.niff.steps import step
 
@@ -34,9 +34,11 @@ def convolve(x: Tensor, half: Tensor) -> Tensor:
         NotImplementedError: on another device, or for a dtype other than float32 and float64.
         ValueError: if ``half`` is not the half plane of such images in the same precision.
     """
-    if tracing() or type(x) not in (Tensor, nn.Parameter) or x.device.type == "meta":
-        traced: Tensor = _operator(x, half)
-        return traced
+    if transformed():
+        return fused.convolve(x, half)
+    if compiling() or watched() or type(x) not in (Tensor, nn.Parameter) or x.device.type == "meta":
+        seen: Tensor = _operator(x, half)
+        return seen
     if wants_gradient(x, half):
         result: Tensor = _Convolution.apply(x, half)
         return result

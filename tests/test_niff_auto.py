@@ -1,0 +1,175 @@
+"""The choice of an engine: by measurement, once for each kind of call, never where measuring would mislead."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from niffbench.niff import NiffDepthwise, auto, fused
+from niffbench.niff.grid import Remembered
+
+
+class Engines:
+    """Stand-ins for the engines, of planted speed; counts the calls of each."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
+        self.calls: Counter[str] = Counter()
+
+    def engine(self, name: str) -> auto.Convolution:
+        def convolve(x: Tensor, half: Tensor, _: Remembered) -> Tensor:
+            self.calls[name] += 1
+            if self.seconds[name] < 0:
+                raise RuntimeError("not on this machine")
+            time.sleep(self.seconds[name])
+            return fused.convolve(x, half)
+
+        return convolve
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
+    found = Engines({"fused": 0.004, "dft": 0.0, "native": 0.008})
+    monkeypatch.setattr(auto, "ENGINES", {name: found.engine(name) for name in found.seconds})
+    monkeypatch.setattr(auto, "candidates", lambda _: list(found.seconds))
+    auto.forget()
+    yield found
+    auto.forget()
+
+
+def inputs(size: int = 6, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    return torch.randn(2, 3, size, size, dtype=dtype), torch.randn(
+        3, size, size // 2 + 1, dtype=dtype.to_complex()
+    )
+
+
+def chosen_by(engines: Engines, *tensors: Tensor) -> str:
+    """Which engine a call goes to, and to no other."""
+    engines.calls.clear()
+    auto.convolve(*tensors, Remembered())
+    (name,) = engines.calls
+    assert engines.calls[name] == 1
+    return name
+
+
+def test_the_fastest_is_chosen_once_and_for_all(planted: Engines) -> None:
+    x, half = inputs()
+    auto.convolve(x, half, Remembered())
+    assert set(planted.calls) == {"fused", "dft", "native"}
+    assert chosen_by(planted, x, half) == "dft"
+    assert chosen_by(planted, torch.randn_like(x), half) == "dft"
+    assert list(auto.choices().values()) == ["dft"]
+    planted.seconds["dft"] = 0.01
+    assert chosen_by(planted, x, half) == "dft", "remembered, not measured again"
+    auto.forget()
+    auto.convolve(x, half, Remembered())
+    assert chosen_by(planted, x, half) == "fused"
+
+
+def test_another_kind_of_call_is_another_choice(planted: Engines) -> None:
+    x, half = inputs()
+    auto.convolve(x, half, Remembered())
+    planted.seconds.update(dft=0.01)
+    wanted = x.clone().requires_grad_()
+    others = [
+        inputs(7),
+        inputs(dtype=torch.float64),
+        (torch.randn(2, 3, 6, 6).to(memory_format=torch.channels_last), half),
+        (wanted, half),
+        (x, half.clone().requires_grad_()),
+    ]
+    for other in others:
+        auto.convolve(*other, Remembered())
+        assert chosen_by(planted, *other) == "fused"
+    with torch.no_grad():
+        assert chosen_by(planted, wanted, half) == "dft", "no gradient is wanted here"
+    assert chosen_by(planted, x, half) == "dft"
+    assert len(auto.choices()) == 1 + len(others)
+
+
+def test_measuring_a_call_that_trains_leaves_its_graph_alone(planted: Engines) -> None:
+    x, half = inputs()
+    x.requires_grad_()
+    half.requires_grad_()
+    seen: list[Tensor] = []
+    x.register_hook(seen.append)
+    auto.convolve(x, half, Remembered()).sum().backward()
+    assert len(seen) == 1
+    assert x.grad is not None
+    expected = torch.autograd.grad(fused.convolve(x, half).sum(), [x, half])
+    assert torch.allclose(x.grad, expected[0])
+    assert torch.allclose(half.grad, expected[1])
+
+
+def test_the_numbers_drawn_at_random_do_not_depend_on_measuring(planted: Engines) -> None:
+    x, half = inputs()
+    torch.manual_seed(3)
+    first = torch.randn(1)
+    auto.forget()
+    torch.manual_seed(3)
+    auto.convolve(x, half, Remembered())
+    assert torch.equal(torch.randn(1), first)
+
+
+def test_an_engine_that_fails_is_passed_over(planted: Engines) -> None:
+    planted.seconds.update(dft=-1)
+    x, half = inputs()
+    auto.convolve(x, half, Remembered())
+    assert chosen_by(planted, x, half) == "fused"
+
+
+def test_threads_that_come_together_measure_once(planted: Engines) -> None:
+    x, half = inputs()
+    barrier = threading.Barrier(4)
+
+    def call() -> None:
+        barrier.wait()
+        auto.convolve(x, half, Remembered())
+
+    workers = [threading.Thread(target=call) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert planted.calls["native"] <= 2 + 5, "two to warm up, five rounds: one measurement"
+    assert list(auto.choices().values()) == ["dft"]
+
+
+class Passing(TorchDispatchMode):
+    """A mode that looks at every operation, as a counter does."""
+
+    def __torch_dispatch__(self, func: object, types: object, args: object = (), kwargs: object = None) -> object:
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_measured_where_it_would_mislead(planted: Engines) -> None:
+    x, half = inputs()
+    with Passing():
+        assert chosen_by(planted, x, half) == "fused"
+    with FakeTensorMode():
+        assert chosen_by(planted, *inputs()) == "fused"
+    planted.calls.clear()
+    torch.func.grad(lambda x: auto.convolve(x, half, Remembered()).sum())(x)
+    assert set(planted.calls) == {"fused"}
+    assert not auto.choices()
+    auto.convolve(x, half, Remembered())
+    with Passing():
+        assert chosen_by(planted, x, half) == "dft", "what is known already may be used"
+
+
+def test_a_compiled_layer_measures_nothing() -> None:
+    torch._dynamo.reset()
+    auto.forget()
+    layer = NiffDepthwise(3, form="auto")
+    x = torch.randn(1, 3, 6, 6)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    assert torch.allclose(compiled(x), layer.with_form("fft")(x), atol=1e-4)
+    assert not auto.choices()

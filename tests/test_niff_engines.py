@@ -1,0 +1,266 @@
+"""The engines of the fast forms compute one function and its gradients, on every size and layout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from niffbench.niff import NiffDepthwise, auto
+from niffbench.niff.auto import ENGINES
+from niffbench.niff.filters import FilterGenerator
+from niffbench.niff.grid import Remembered
+from niffbench.niff.native import build, kernel
+
+SIDES = st.one_of(st.integers(1, 17), st.sampled_from([19, 20, 23, 28, 31, 32, 35, 47, 56, 64]))
+engines = pytest.mark.parametrize("engine", list(ENGINES))
+
+
+def run(engine: str, x: Tensor, half: Tensor) -> Tensor:
+    return ENGINES[engine](x, half, Remembered())
+
+
+def truth(x: Tensor, half: Tensor) -> Tensor:
+    return torch.fft.irfft2(torch.fft.rfft2(x) * half, s=x.shape[-2:], norm="forward")
+
+
+def filters(channels: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Half planes of real kernels, so Hermitian where they must be."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.fft.rfft2(torch.randn(channels, height, width, dtype=dtype, generator=generator))
+
+
+def images(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(2))
+
+
+def relative(result: Tensor, expected: Tensor) -> float:
+    return float((result - expected).abs().max() / expected.abs().max())
+
+
+@engines
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    channels=st.sampled_from([1, 3, 8, 15, 16, 17, 33]),
+    height=SIDES,
+    width=SIDES,
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    last=st.booleans(),
+)
+def test_values_and_gradients(
+    engine: str, batch: int, channels: int, height: int, width: int, dtype: torch.dtype, last: bool
+) -> None:
+    allowed = 1e-5 if dtype == torch.float32 else 1e-12
+    x, half = images(batch, channels, height, width, dtype=dtype), filters(channels, height, width, dtype)
+    if last:
+        x = x.to(memory_format=torch.channels_last)
+    expected = truth(x, half)
+    assert relative(run(engine, x, half), expected) < allowed
+
+    x.requires_grad_()
+    half.requires_grad_()
+    outer = images(*x.shape, dtype=dtype).flip(0)
+    found = torch.autograd.grad(run(engine, x, half), [x, half], outer)
+    # What a Hermitian filter can vary by is Hermitian too: compare on the kernels that the half planes stand for.
+    right = torch.autograd.grad(truth(x, half), [x, half], outer)
+    assert relative(found[0], right[0]) < 10 * allowed
+    size = {"s": (height, width)}
+    columns = torch.arange(width // 2 + 1)
+    weight = torch.where((columns == 0) | (2 * columns == width), 1.0, 0.5).to(dtype)
+    kernels = [torch.fft.irfft2(gradient * weight, **size) for gradient in (found[1], right[1])]
+    assert relative(*kernels) < 10 * allowed
+
+
+@engines
+def test_gradients_by_differences_once_and_twice(engine: str) -> None:
+    def function(x: Tensor, kernels: Tensor) -> Tensor:
+        return run(engine, x, torch.fft.rfft2(kernels))
+
+    for size in ((5, 4), (4, 7), (18, 15)):
+        x, kernels = images(2, 3, *size), images(3, *size)
+        inputs = (x.requires_grad_(), kernels.requires_grad_())
+        assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
+        assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+    x.requires_grad_(False)
+    assert torch.autograd.gradcheck(function, (x, kernels), fast_mode=True)
+    x.requires_grad_()
+    assert torch.autograd.gradcheck(function, (x, kernels.detach()), fast_mode=True)
+
+
+@engines
+def test_the_input_is_left_alone(engine: str) -> None:
+    for size in ((6, 6), (20, 20)):
+        x, half = images(2, 3, *size), filters(3, *size, torch.float64)
+        kept = x.clone(), half.clone()
+        run(engine, x, half)
+        assert torch.equal(x, kept[0])
+        assert torch.equal(half, kept[1])
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("channels", [3, 16, 40])
+def test_the_kernel_gives_the_same_on_any_number_of_threads(channels: int, threads: None) -> None:
+    x, half = images(5, channels, 9, 12, dtype=torch.float32), filters(channels, 9, 12, torch.float32)
+    results = []
+    for count in (1, 2, 3, 8):
+        torch.set_num_threads(count)
+        inputs = x.clone().requires_grad_(), half.clone().requires_grad_()
+        y = kernel.convolve(*inputs)
+        results.append((y, *torch.autograd.grad(y.square().sum(), inputs)))
+    for other in results[1:]:
+        assert torch.equal(other[0], results[0][0])
+        assert torch.equal(other[1], results[0][1])
+        assert torch.allclose(other[2], results[0][2], rtol=1e-4, atol=1e-3)  # The batch is summed in parts.
+
+
+def test_the_kernel_keeps_the_memory_format_and_copies_what_it_must() -> None:
+    x, half = images(2, 17, 6, 7), filters(17, 6, 7, torch.float64)
+    expected = truth(x, half)
+    last = kernel.convolve(x.to(memory_format=torch.channels_last), half)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    strided = x.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
+    conjugated = half.conj().resolve_conj().conj()
+    for result in (last, kernel.convolve(x, half), kernel.convolve(strided, half), kernel.convolve(x, conjugated)):
+        assert relative(result, expected) < 1e-12
+    part = images(2, 34, 6, 7)[:, ::2]
+    assert relative(kernel.convolve(part, half), truth(part, half)) < 1e-12
+    assert kernel.convolve(x[:0], half).shape == (0, 17, 6, 7)
+
+
+def test_the_kernel_refuses_what_would_lead_it_astray() -> None:
+    x, half = images(1, 4, 6, 6), filters(4, 6, 6, torch.float64)
+    for wrong in (half[:3], half[:, :5], half[..., :3], half.to(torch.complex64)):
+        with pytest.raises(ValueError, match=r"expected a filter of shape \(4, 6, 4\) and dtype torch.complex128"):
+            kernel.convolve(x, wrong)
+    with pytest.raises(NotImplementedError, match="float16"):
+        kernel.convolve(x.half(), half)
+
+
+def test_a_compiled_graph_holds_the_kernel_and_trains() -> None:
+    torch._dynamo.reset()
+    x, kernels = images(2, 3, 6, 5).requires_grad_(), images(3, 6, 5).requires_grad_()
+    function = torch.compile(
+        lambda x, kernels: kernel.convolve(x, torch.fft.rfft2(kernels)), backend="aot_eager", fullgraph=True
+    )
+    found = torch.autograd.grad(function(x, kernels).square().sum(), [x, kernels])
+    right = torch.autograd.grad(truth(x, torch.fft.rfft2(kernels)).square().sum(), [x, kernels])
+    assert all(relative(*pair) < 1e-12 for pair in zip(found, right, strict=True))
+
+
+def test_the_kernel_as_an_operator_of_torch() -> None:
+    operator = torch.ops.niffbench.circular_convolution
+    x, half = images(2, 3, 4, 5).requires_grad_(), filters(3, 4, 5, torch.float64)
+    torch.library.opcheck(operator, (x, half), test_utils=("test_schema", "test_faketensor"))
+    last = x.detach().to(memory_format=torch.channels_last)
+    torch.library.opcheck(operator, (last, half), test_utils=("test_schema", "test_faketensor"))
+
+
+def in_a_process(cache: Path, compiler: str) -> str:
+    """What a new process, with an empty cache and this compiler, says of the kernel."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "CC": compiler}
+    code = "from niffbench.niff.native import build; print(build.unavailable())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    return done.stdout.strip()
+
+
+def test_a_missing_compiler_is_missed(tmp_path: Path) -> None:
+    said = in_a_process(tmp_path, "no-such-compiler")
+    assert said == "no C compiler was found: install one (cc), or name it in the environment's CC"
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho what a pity >&2\nexit 1\n")
+    broken.chmod(0o755)
+    assert in_a_process(tmp_path, str(broken)) == f"{broken} could not compile the kernel: what a pity"
+
+
+@pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
+def test_what_was_compiled_is_found_again(tmp_path: Path) -> None:
+    compiler = os.environ.get("CC", "cc")
+    assert in_a_process(tmp_path, compiler) == "None"
+    (made,) = tmp_path.rglob("*.so")
+    stamp = made.stat().st_mtime_ns
+    assert in_a_process(tmp_path, compiler) == "None"
+    assert made.stat().st_mtime_ns == stamp
+    assert list(made.parent.iterdir()) == [made], "nothing else is left behind"
+
+
+def test_without_the_kernel_everything_else_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_outcome", lambda real: "no compiler")
+    auto.forget()
+    x = torch.randn(1, 3, 6, 6)
+    layer = NiffDepthwise(3, form="auto")
+    with torch.no_grad():
+        assert torch.allclose(layer(x), layer.with_form("fft")(x), atol=1e-4)
+    assert set(auto.choices().values()) <= {"fused", "dft"}
+    with pytest.raises(NotImplementedError, match="no compiler"):
+        layer.with_form("native")(x)
+    auto.forget()
+
+
+@pytest.mark.parametrize("mlp", ["tiny", "small", "big"])
+@pytest.mark.parametrize("size", [(6, 7), (1, 1), (5, 8)])
+def test_a_filter_by_hand_is_the_filter_by_ordinary_operations(mlp: str, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    generator = FilterGenerator((3,), mlp=mlp, dtype=torch.float64)
+    scale = 1 / (size[0] * size[1])
+
+    def gradients(half: Tensor, twice: bool) -> list[Tensor]:
+        inputs = list(generator.parameters())
+        square = torch.view_as_real(half).square().sum()
+        first = torch.autograd.grad(square, inputs, create_graph=twice, allow_unused=True)
+        first = [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, first, strict=True)]
+        if not twice:
+            return first
+        again = torch.autograd.grad(sum(g.square().sum() for g in first), inputs, allow_unused=True)
+        return [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, again, strict=True)]
+
+    plain = generator.half_plane(*size, torch.float64) * scale
+    quick = generator.scaled_half_plane(*size, torch.float64)
+    assert relative(quick.detach(), plain.detach()) < 1e-12
+    with torch.no_grad():
+        assert torch.equal(generator.scaled_half_plane(*size, torch.float64), quick.detach())
+    for twice in (False, True):
+        plain = generator.half_plane(*size, torch.float64) * scale
+        quick = generator.scaled_half_plane(*size, torch.float64)
+        for mine, right in zip(gradients(quick, twice), gradients(plain, twice), strict=True):
+            assert torch.allclose(mine, right, rtol=1e-9, atol=1e-14)
+
+
+def test_the_half_plane_is_the_hermitian_part_of_the_plane() -> None:
+    torch.manual_seed(0)
+    for size in ((6, 8), (5, 7), (4, 1), (1, 6)):
+        generator = FilterGenerator((2,), mlp="small", dtype=torch.float64)
+        with torch.no_grad():
+            plane = generator.full_plane(*size, torch.float64)
+            mirrored = torch.roll(plane.flip(-2, -1), (1, 1), (-2, -1))
+            hermitian_part = (plane + mirrored.conj()) / 2
+            half = generator.half_plane(*size, torch.float64)
+        assert relative(half, hermitian_part[..., : size[1] // 2 + 1]) < 1e-12
+
+
+def test_every_engine_is_offered_where_it_runs() -> None:
+    small, large = images(1, 1, 8, 8), images(1, 1, 8, 65)
+    native = ["native"] if build.unavailable() is None else []
+    assert auto.candidates(small) == ["fused", "dft", *native]
+    assert auto.candidates(large) == ["fused", *native]
+    assert auto.candidates(torch.empty(1, 1, 8, 8, device="meta")) == ["fused", "dft"]
