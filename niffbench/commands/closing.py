@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import sys
+import time
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -16,11 +19,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from niffbench import report
 from niffbench.commands.progress import Bar, clock
 from niffbench.errors import FingerprintsDiffer, NiffbenchError, NothingMeasured
 from niffbench.records import REGIMES, Record, Run, read
 from niffbench.report import text
 from niffbench.report.metrics import latency_of
+from niffbench.report.writing import PAGE
 from niffbench.runner.campaign import Campaign
 from niffbench.runner.interrupts import INTERRUPTED, Interrupted
 from niffbench.runner.outcome import Outcome, outcome
@@ -28,6 +33,10 @@ from niffbench.runner.sitting import Observer
 from niffbench.suite import Regime
 
 _MOST_LINES = 20
+_MOMENT = 1.2
+"""Seconds that an interrupted run waits for its report."""
+_LONGEST_REPORT = 600
+"""Seconds after which a report that is written aside is given up."""
 _PIPE_WIDTH = 120
 """Columns of a table that goes to a file or a pipe."""
 
@@ -43,10 +52,18 @@ def console(*, stderr: bool = False) -> Console:
 class Screen:
     """Results go to standard output, everything else to standard error; ``quiet`` prints neither."""
 
-    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+    def __init__(self, *, as_json: bool, quiet: bool, report: bool) -> None:
         self._as_json = as_json
         self._quiet = quiet
+        self._report = report
         self._out, self._err = console(), console(stderr=True)
+
+    def warm_up(self) -> None:
+        """Import what a report needs, so that an interrupted run need not wait for it; half a second."""
+        if self._report:
+            import seaborn  # noqa: F401
+
+            import niffbench.report.writing  # noqa: F401
 
     def opening(self, campaign: Campaign) -> AbstractContextManager[Observer]:
         """Say what is going to be measured; returns the progress bar, or on no terminal a silent observer."""
@@ -67,44 +84,46 @@ class Screen:
         labels = {forecast.case.id: forecast.label for forecast in campaign.plan.forecasts}
         return Bar(self._err, campaign.plan, labels, total, total - campaign.missing)
 
-    def closing(self, directory: Path, stopped: NiffbenchError | None, suite: str | None, *, report: bool) -> int:
+    def closing(self, campaign: Campaign, stopped: NiffbenchError | None, suite: str | None) -> int:
         """Write the report and print the result; returns the exit status. Raises NothingMeasured."""
-        run = read(directory)
+        if isinstance(stopped, Interrupted) and not self._as_json:
+            self._part(campaign, stopped, suite)
+            return INTERRUPTED
+        run = read(campaign.directory)
         found = outcome(run)
-        page = self._report(run) if report and found.measured else None
+        page = report.write(run, run.path) if self._report and found.measured else None
         if self._as_json:
             sys.stdout.write(json.dumps(_as_json(run, found, page), indent=1, allow_nan=False) + "\n")
         elif not self._quiet:
             self._show(run, found)
         if page is not None:
             self._tell(f"report: {page}")
-        if found.missing:
-            again = shlex.join(["niffbench", "run", suite or run.manifest.suite.name, "--resume", str(directory)])
-            self._err.print(
-                Text(f"{stopped}; {len(run.records)} records are kept, {found.missing} are missing; go on with:")
-            )
-            self._err.print(Text(f"  {again}"), soft_wrap=True)
-        if isinstance(stopped, FingerprintsDiffer):
-            return stopped.exit_code
-        if isinstance(stopped, Interrupted) or (stopped is not None and found.measured):
-            return INTERRUPTED
-        if stopped is not None:
-            return stopped.exit_code
-        if not found.measured:
+        if stopped is None and not found.measured:
             first = found.failures[0]
             raise NothingMeasured(
                 f"nothing could be measured; {first.label} at {first.problem}: {first.status}, {first.reason}"
             )
-        return 0
+        if stopped is None:
+            return 0
+        self._say_how_to_go_on(campaign, stopped, suite)
+        return INTERRUPTED if found.measured and not isinstance(stopped, FingerprintsDiffer) else stopped.exit_code
 
-    def _report(self, run: Run) -> Path:
-        from niffbench import report
+    def _part(self, campaign: Campaign, stopped: NiffbenchError, suite: str | None) -> None:
+        """Take leave of somebody in a hurry: a process of its own writes the report, and is waited for briefly."""
+        writer = _write_aside(campaign.directory) if self._report and campaign.kept else None
+        self._say_how_to_go_on(campaign, stopped, suite)
+        if writer is not None:
+            done = _is_done(writer)
+            self._tell(f"report: {campaign.directory / PAGE}" + ("" if done else ", which is still being written"))
 
-        return report.write(run, run.path)
+    def _say_how_to_go_on(self, campaign: Campaign, stopped: NiffbenchError, suite: str | None) -> None:
+        """Even when quiet: this is the only way to what was measured."""
+        again = ["niffbench", "run", suite or campaign.manifest.suite.name, "--resume", str(campaign.directory)]
+        told = f"{stopped}; {campaign.kept} records are kept, {campaign.missing} are missing; go on with:"
+        self._err.print(Text(text.clean(told, 2000)), soft_wrap=True)
+        self._err.print(Text(f"  {shlex.join(again)}"), soft_wrap=True)
 
     def _show(self, run: Run, found: Outcome) -> None:
-        from niffbench import report
-
         if found.measured:
             self._out.print(report.terminal(run))
         if found.failures:
@@ -115,6 +134,32 @@ class Screen:
     def _tell(self, line: str) -> None:
         if not self._quiet:
             self._err.print(Text(text.clean(line, 1000)), soft_wrap=True)
+
+
+def _write_aside(directory: Path) -> int:
+    """Begin to write the report in a process that outlives this one; returns its process id."""
+    if (writer := os.fork()) != 0:
+        return writer
+    try:
+        os.setsid()
+        signal.alarm(_LONGEST_REPORT)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        os.dup2(os.open(os.devnull, os.O_RDWR), 2)
+        run = read(directory)
+        report.write(run, run.path)
+    finally:
+        os._exit(0)
+
+
+def _is_done(writer: int) -> bool:
+    """Whether it ends within a moment."""
+    end = time.monotonic() + _MOMENT
+    while time.monotonic() < end:
+        if os.waitpid(writer, os.WNOHANG) != (0, 0):
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def _failures(found: Outcome) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 from niffbench.commands.options import measure_options, suite_options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from niffbench.runner.campaign import Campaign
@@ -64,7 +66,6 @@ def command(
       4    --resume on another machine
       130  interrupted; --resume goes on
     """
-    import sys
     import time
     from contextlib import ExitStack
 
@@ -75,15 +76,17 @@ def command(
     from niffbench.runner.journal import JournalLost
 
     began = time.monotonic()
-    screen = Screen(as_json=as_json, quiet=quiet)
+    screen = Screen(as_json=as_json, quiet=quiet, report=report)
     stopped: NiffbenchError | None = None
     with Interrupts() as stop:
         with ExitStack() as held:
             if resume is not None:
                 _check_unasked(context)
-                campaign = held.enter_context(_resumed(resume, suite, wishes["device"], stop, began))
+                campaign = held.enter_context(
+                    _resumed(resume, suite, wishes["device"], stop, began, screen.warm_up)
+                )
             else:
-                campaign = held.enter_context(_begun(suite, out, wishes, stop, began, sys.argv[1:]))
+                campaign = held.enter_context(_begun(suite, out, wishes, stop, began, screen.warm_up))
             observer = held.enter_context(screen.opening(campaign))
             try:
                 campaign.measure(catalogue(), stop, observer=observer)
@@ -91,7 +94,7 @@ def command(
                 raise
             except NiffbenchError as error:
                 stopped = error
-        return screen.closing(campaign.directory, stopped, suite, report=report)
+        return screen.closing(campaign, stopped, suite)
 
 
 def _begun(
@@ -100,7 +103,7 @@ def _begun(
     wishes: dict[str, Any],
     stop: Interrupts,
     began: float,
-    argv: list[str],
+    meanwhile: Callable[[], None],
 ) -> AbstractContextManager[Campaign]:
     """A new run, surveyed and planned; nothing is written when that fails."""
     from niffbench.commands.options import loader, wished
@@ -115,12 +118,17 @@ def _begun(
     name = load(kind_of(asked.device)).name
     place = _default(name) if out is None else out
     directory.check_vacant(place)
-    prepared = campaign.prepare(load, asked, catalogue(), stop)
-    return campaign.begin(place, prepared, ["niffbench", *argv], began)
+    prepared = campaign.prepare(load, asked, catalogue(), stop, meanwhile=meanwhile)
+    return campaign.begin(place, prepared, ["niffbench", *sys.argv[1:]], began)
 
 
 def _resumed(
-    place: Path, suite: str | None, device: str | None, stop: Interrupts, began: float
+    place: Path,
+    suite: str | None,
+    device: str | None,
+    stop: Interrupts,
+    began: float,
+    meanwhile: Callable[[], None],
 ) -> AbstractContextManager[Campaign]:
     """An interrupted run, surveyed and planned anew for what is missing in it."""
     from niffbench.commands.options import loader
@@ -136,7 +144,7 @@ def _resumed(
             f"{place}: suite '{echo.name}' was given by its path; give that again: run PATH --resume DIR"
         )
     load = loader(echo.name if suite is None else suite, tuple(echo.only))
-    return campaign.resume(place, load, catalogue(), stop, began, device=device)
+    return campaign.resume(place, load, catalogue(), stop, began, device=device, meanwhile=meanwhile)
 
 
 def _check_unasked(context: click.Context) -> None:

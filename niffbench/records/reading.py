@@ -7,13 +7,12 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from pydantic import ValidationError
 
-from niffbench.case import Case
 from niffbench.errors import UsageError
 from niffbench.records.manifest import Manifest, explain, read_manifest
 from niffbench.records.record import Record, parse
@@ -65,8 +64,7 @@ def _read_journal(path: Path, manifest: Manifest) -> tuple[tuple[Record, ...], i
                     torn = len(line)
                     break
                 try:
-                    record = parse(line)
-                    check(record)
+                    record = check(parse(line))
                 except ValidationError as error:
                     raise UsageError(f"{path}, line {number}: {explain(error)}") from error
                 except ValueError as error:
@@ -95,20 +93,27 @@ class _Checker:
     def __init__(self, manifest: Manifest) -> None:
         self._rounds = manifest.rounds
         self._expected = set(manifest.suite.cases)
-        self._cases: dict[str, Case] = {}
+        self._first: dict[str, Record] = {}  # of each case
         self._seen: set[tuple[str, int]] = set()
 
-    def __call__(self, record: Record) -> None:
-        """Raises ValueError saying what is wrong."""
-        if (known := self._cases.get(record.id)) is None:
+    def __call__(self, record: Record) -> Record:
+        """The record, sharing with the first of its case what does not change from round to round: memory.
+
+        Raises ValueError saying what is wrong.
+        """
+        if (known := self._first.get(record.id)) is None:
             self._admit(record)
-        elif known != record.case:
+            known = self._first[record.id] = record
+        elif known.case != record.case:
             raise ValueError(f"key 'id': {record.id} is the id of another case")
         if record.round >= self._rounds:
             raise ValueError(f"key 'round': the run has {self._rounds} rounds, counted from 0, got {record.round}")
         if (key := (record.id, record.round)) in self._seen:
             raise ValueError(f"a second record of case {record.id} in round {record.round}")
         self._seen.add(key)
+        traits = known.traits if known.traits == record.traits else record.traits
+        cost = known.cost if known.cost == record.cost else record.cost
+        return replace(record, case=known.case, traits=traits, cost=cost)
 
     def _admit(self, record: Record) -> None:
         problem = record.case.problem
@@ -120,7 +125,6 @@ class _Checker:
             raise ValueError(f"key 'id': the case's id is {record.case.id}, got {record.id[:40]!r}")
         if record.id not in self._expected:
             raise ValueError(f"key 'id': case {record.id} is not one of the run's suite")
-        self._cases[record.id] = record.case
 
 
 @contextmanager

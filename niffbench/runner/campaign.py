@@ -49,11 +49,15 @@ def prepare(
     stop: Interrupts,
     *,
     command: Sequence[str] = WORKER,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Prepared:
-    """Survey the machine and plan the suite on it; nothing is written. Raises what :func:`survey` raises."""
+    """Survey the machine and plan the suite on it; nothing is written. Raises what :func:`survey` raises.
+
+    ``meanwhile`` is called while the worker starts.
+    """
     suite = load(kind_of(wishes.device))
     settings = settle(suite, wishes)
-    found = survey(suite.cases, settings, stop, command=command)
+    found = survey(suite.cases, settings, stop, command=command, meanwhile=meanwhile)
     if settings.device == "auto" and (kind := kind_of(found.fingerprint.must.get("device"))) is not None:
         suite = load(kind)
         settings = replace(settings, device=kind)
@@ -70,11 +74,17 @@ class Campaign:
     manifest: Manifest
     done: tuple[Record, ...]
     began: float
+    written: int = 0  # records, in this sitting
+
+    @property
+    def kept(self) -> int:
+        """Records that are there."""
+        return len(self.done) + self.written
 
     @property
     def missing(self) -> int:
         """Records that are not there yet."""
-        return len(self.manifest.suite.cases) * self.manifest.rounds - len(self.done)
+        return len(self.manifest.suite.cases) * self.manifest.rounds - self.kept
 
     def measure(
         self,
@@ -107,16 +117,17 @@ class Campaign:
             except JournalLost:  # then the manifest cannot be written either
                 raise
             except BaseException:
-                self._conclude(before, manager.notes, complete=False)
+                self._conclude(before, manager)
                 raise
-            self._conclude(before, manager.notes, complete=True)
+            self._conclude(before, manager)
 
-    def _conclude(self, before: float, notes: Sequence[str], *, complete: bool) -> None:
+    def _conclude(self, before: float, manager: Manager) -> None:
+        self.written = manager.written
         self.manifest = self.manifest.model_copy(
             update={
                 "wall": before + time.monotonic() - self.began,
-                "finished": _now() if complete else None,
-                "notes": [*self.manifest.notes, *notes],
+                "finished": None if self.missing else _now(),
+                "notes": [*self.manifest.notes, *manager.notes],
             }
         )
         place.write_manifest(self.directory, self.manifest)
@@ -144,6 +155,7 @@ def resume(
     *,
     device: str | None = None,
     command: Sequence[str] = WORKER,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Iterator[Campaign]:
     """What is left of the run in ``directory``; ``device`` only says where it is now, a replay file moved, say.
 
@@ -175,7 +187,7 @@ def resume(
         # A killed run could not write down how long it took; its records know of most of it.
         spent = max(manifest.wall or 0.0, sum(record.elapsed for record in run.records))
         manifest = manifest.model_copy(update={"wall": spent})
-        found = _survey_rest(suite, run.records, manifest, settings, stop, command)
+        found = _survey_rest(suite, run.records, manifest, settings, stop, command, meanwhile)
         plan = _plan(suite, found, operators, settings)
         yield Campaign(directory, settings, plan, manifest, run.records, began)
 
@@ -187,6 +199,7 @@ def _survey_rest(
     settings: Settings,
     stop: Interrupts,
     command: Sequence[str],
+    meanwhile: Callable[[], None] | None,
 ) -> Survey:
     """Ask again what is not in the manifest, for the cases that lack a record."""
     counts: dict[str, int] = {}
@@ -195,7 +208,7 @@ def _survey_rest(
     left = [case for case in suite.cases if counts.get(case.id, 0) < manifest.rounds]
     if not left:
         return Survey(manifest.fingerprint, ceilings=manifest.ceilings)
-    found = survey(left, settings, stop, ceilings=False, command=command)
+    found = survey(left, settings, stop, ceilings=False, command=command, meanwhile=meanwhile)
     if unlike := differences(manifest.fingerprint.must, found.fingerprint.must):
         told = "; ".join(f"{key} was {was!r} and is {now!r}" for key, (was, now) in unlike.items())
         raise FingerprintsDiffer(f"this is not the machine the run was begun on, so it cannot go on here: {told}")

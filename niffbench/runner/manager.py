@@ -67,6 +67,7 @@ class Manager:
         self._deaths = self._blameless = 0
         self._last_good = time.monotonic()  # when a worker last got anywhere
         self.notes: list[str] = []
+        self.written = 0  # records
 
     def run(self) -> None:
         """Measure until no record is missing.
@@ -231,6 +232,7 @@ class Manager:
 
     def _write(self, record: Record) -> None:
         self._journal.append(record)
+        self.written += 1
         if record.elapsed > 0:
             self._visits.append(record)
         if record.cost is not None:

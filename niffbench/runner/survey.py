@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from niffbench.case import Case
@@ -46,8 +46,9 @@ def survey(
     *,
     ceilings: bool = True,
     command: Sequence[str] = WORKER,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Survey:
-    """Ask a worker of its own.
+    """Ask a worker of its own; ``meanwhile`` is called while it starts.
 
     A case whose prediction kills or hangs the worker has no prediction. Raises TaskRefused, WorkerBroken when no
     worker starts, and Interrupted.
@@ -65,6 +66,8 @@ def survey(
         )
         with Worker(task, stop.descriptor, command) as worker:
             stop.at_once = worker.kill
+            if meanwhile is not None and attempt == 0:
+                meanwhile()
             if asked.ask(worker, stop, settings.measure.case_timeout, last=attempt == _ATTEMPTS - 1):
                 break
     stop.at_once = None
