@@ -128,3 +128,12 @@ def test_each_niff_layer_is_judged_by_its_own_best_form() -> None:
     assert sum(sentence.startswith("In inference, niff-full/rfft takes") for sentence in said) == 1
     (against,) = (s for s in said if s.startswith("In inference, niff-full/published takes"))
     assert "of niff-full/rfft for the same function" in against
+
+
+def test_a_form_that_wins_here_and_loses_there_has_both_said_in_full() -> None:
+    """Latency, memory and FLOPs all change sides between two sizes: six amounts, none counted as "others"."""
+    bent = Planted("niff-depthwise/rfft", "niff", "circular", "n", Law(4e-11, size=3.0), Law(0.3, size=3.0))
+    world = World(operators=(bent, WORLD[3]), sizes=(7, 224), kernels={"depthwise": (7,)}, faults=())
+    (sentence,) = _said(world, "In inference, niff-depthwise/rfft takes")
+    assert "others" not in sentence
+    assert sentence.count("at 1 of 2 problems") >= 4

@@ -20,7 +20,8 @@ def test_they_are_found_by_name() -> None:
 def test_every_case_is_one_its_operator_takes(name: str, device: str) -> None:
     suite = load(name, catalogue(), device=device)  # type: ignore[arg-type]
     assert suite.cases
-    assert {case.problem.mode for case in suite.cases} >= {"inference", "training"}
+    if name in NAMES:
+        assert {case.problem.mode for case in suite.cases} == {"inference", "training"}
     for case in suite.cases:
         problem = case.problem
         assert problem.batch * problem.channels * problem.height * problem.width * 4 < MOST_BYTES

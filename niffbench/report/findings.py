@@ -121,7 +121,7 @@ def _against_baseline(digest: Digest, setting: Setting, settings: Settings, form
         said += _at_problems(rows, metric, of)
     if said:
         unlike = "" if all(row.like_baseline for row in rows) else "; the two compute different functions"
-        yield Finding(f"{_in(setting)}, {form} takes {text.listing(said)}{unlike}.", "overview", form)
+        yield Finding(f"{_in(setting)}, {form} takes {text.listing(said, len(said))}{unlike}.", "overview", form)
 
 
 def _at_problems(rows: Sequence[Row], metric: Metric, of: str) -> list[str]:

@@ -41,7 +41,7 @@ def overview(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
     shown = {label: style for label, style in styles.items() if label in present}
     width = 9.6
     names = max(len(group.label) for group in groups) * 0.068 + 0.3
-    margins = Margins(left=min(names, 3.0), right=0.1, bottom=0.3, across=0.25)
+    margins = Margins(left=min(names, 3.0), right=0.25, bottom=0.3, across=0.25)
     panel = ((width - margins.left - margins.right - margins.across * (len(quantities) - 1)) / len(quantities),
              0.42 * len(groups) + 0.1)  # fmt: skip
     figure, axes = sheet(1, len(quantities), panel, margins, below=legend_height(list(shown), width))
