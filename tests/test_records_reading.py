@@ -133,9 +133,7 @@ def test_a_line_without_end(run: Run) -> None:
     assert "is longer than 32,000,000 bytes" in complaint(run.path)
 
 
-@pytest.mark.parametrize(
-    "damage", [b"no gzip", gzip.compress(b"{}\n" * 1000)[:-20], b"\x1f\x8b\x08" + b"\0" * 50]
-)
+@pytest.mark.parametrize("damage", [b"no gzip", gzip.compress(b"{}\n" * 1000)[:-20], b"\x1f\x8b\x08" + b"\0" * 50])
 def test_a_damaged_package(run: Run, damage: bytes) -> None:
     (run.path / RECORDS).unlink()
     (run.path / COMPRESSED).write_bytes(damage)

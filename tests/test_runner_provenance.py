@@ -36,7 +36,9 @@ def test_text_is_made_discreet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "rack-17")
     provenance._secrets.cache_clear()
     try:
-        text = 'File "/opt/torch/conv.py" on rack-17, in /home/ada/src/a.py \x1b[31mred\x1b[0m\x07, 3/4 of niff/rfft'
+        text = (
+            'File "/opt/torch/conv.py" on rack-17, in /home/ada/src/a.py \x1b[31mred\x1b[0m\x07, 3/4 of niff/rfft'
+        )
         assert discreet(text) == 'File "conv.py" on <host>, in ~/src/a.py red, 3/4 of niff/rfft'
     finally:
         provenance._secrets.cache_clear()
