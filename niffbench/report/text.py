@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from math import floor, isfinite, log10
+from math import isfinite
 
 from niffbench.stats.intervals import Interval
 
@@ -24,12 +24,11 @@ def digits(value: float, significant: int = 3) -> str:
         return MISSING
     if value == 0:
         return "0"
-    magnitude = floor(log10(abs(value)))
-    rounded = round(value, significant - 1 - magnitude)
-    magnitude = floor(log10(abs(rounded)))
+    rounded = f"{value:.{significant - 1}e}"
+    magnitude = int(rounded.partition("e")[2])
     if not -5 <= magnitude < 6:
-        return f"{value:.{significant - 1}e}"
-    return f"{rounded:.{max(significant - 1 - magnitude, 0)}f}"
+        return rounded
+    return f"{float(rounded):.{max(significant - 1 - magnitude, 0)}f}"
 
 
 def _scaled(value: float | None, units: Sequence[tuple[float, str]], suffix: str = "") -> str:
