@@ -73,6 +73,27 @@ def test_a_case_slower_than_the_cap_still_gets_a_sample() -> None:
     assert found.stopped == "time"
 
 
+class _Counted:
+    """A runner of which it is known how often the device was asked to run it, by the device's own clock."""
+
+    def __init__(self, nominal: float, guess: float, measure: Measure = MEASURE) -> None:
+        self.device = _device(_series(median=nominal))
+        self.sampler = Sampler(self.device, _runner(self.device, nominal), "steady", measure, guess)
+        begun = self.device.clock()
+        self.sampler.step()
+        self.calls = round((self.device.clock() - begun) / nominal)
+
+
+def test_a_long_call_that_was_made_before_is_not_warmed_up() -> None:
+    assert _Counted(30.0, guess=29.0).calls == 1
+    assert _Counted(30.0, guess=0.0).calls == 2  # what the first call took says nothing: it compiles and tunes
+
+
+def test_a_call_that_caches_matter_to_is_warmed_up_however_short_the_sampling() -> None:
+    short = MEASURE.model_copy(update={"min_time": 0.01, "max_time": 0.03, "min_samples": 1})
+    assert _Counted(0.05, guess=0.05, measure=short).calls == 2
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.floats(1e-7, 10.0),

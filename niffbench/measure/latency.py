@@ -33,6 +33,9 @@ WARM_TIME = 0.01
 """Seconds of calls before the first block of a regime (at least one call): thread pools, clocks, caches. Plans and
 autotuning were done with in the calls that checked the numerics and measured the memory."""
 
+LONG = 0.5
+"""Seconds of a call beside which filling the caches again (tens of MB at 10 GB/s and more) is below 1 %."""
+
 THROTTLE_REPEATS = 3
 THROTTLE_REST = 1.0
 """So often in a series a throttled block is dropped and repeated after a rest; then it is kept and labelled."""
@@ -51,7 +54,7 @@ class Sampler:
 
     The rule: not before ``min_time`` and ``min_samples``; then as soon as the median is known to ``precision``, at
     the latest after ``max_time`` (seconds inside blocks, flushes included) or :data:`MOST_SAMPLES`. ``guess``:
-    seconds a call took once, so that a cold series needs no trial.
+    seconds a call is known to take, so that a cold series needs no trial and a long call no warm-up; 0 if unknown.
     """
 
     def __init__(
@@ -106,8 +109,11 @@ class Sampler:
         return median(self._samples)
 
     def _prepare(self) -> None:
-        """Warm up; choose how many calls a sample is the mean of, and guess how long one takes."""
-        if self.regime == "cold" and self._each > 0:
+        """Warm up; choose how many calls a sample is the mean of, and guess how long one takes.
+
+        A call longer than all the sampling may last, and than :data:`LONG`, is not made once more for nothing.
+        """
+        if self._each > 0 and (self.regime == "cold" or self._each >= max(LONG, self._measure.max_time)):
             return
         call = warm_up(self._device, self._runner)
         if self.regime != "cold" and call > 0:

@@ -186,7 +186,7 @@ class Round:
                     visit.note = f"no graph: {explain(error).reason}"
                     visit.latency["graph"] = Latency(samples=[], flags=[NOT_CAPTURED])
                     return None
-        sampler = latency.Sampler(self._device, runner, regime, self._task.measure, visit.first)
+        sampler = latency.Sampler(self._device, runner, regime, self._task.measure, visit.pace(regime))
         return Turn(visit, runner, sampler)
 
     def _step(self, turn: Turn) -> bool:

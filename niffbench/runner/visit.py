@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import median
 
 from niffbench.case import Case
 from niffbench.measure.bench import Prediction, Subject
@@ -36,6 +37,17 @@ class Visit:
     note: str | None = None
     elapsed: float = 0.0
     measuring: float = 0.0
+
+    def pace(self, regime: Regime) -> float:
+        """Seconds a call is known to take before ``regime`` is sampled; 0 if unknown.
+
+        The first call tells enough for a cold series; for a warm one only the cold series does, because first
+        calls compile and tune.
+        """
+        if regime == "cold":
+            return self.first
+        cold = self.latency.get("cold")
+        return median(cold.samples) if cold is not None else 0.0
 
     def record(self, round_: int, failure: Failure | None = None) -> Record:
         """The record of this visit: ``ok``, or what ``failure`` says."""
