@@ -9,10 +9,11 @@ import pytest
 from synthetic import CROSSOVER, WORLD, Law, Planted, World, make
 
 from niffbench.report.digest import Digest
-from niffbench.report.findings import Finding, findings
+from niffbench.report.findings import Finding, findings, outcome
 from niffbench.report.gather import gather
 from niffbench.report.slices import Axis, slices
 from niffbench.report.trends import all_slices, exchanges, growths
+from niffbench.stats.crossovers import crossover
 
 KERNELS = {"depthwise": (3, 7, 11, 15, 21, 31)}
 RFFT = tuple(o for o in WORLD if o.operator in ("niff-depthwise/rfft", "depthwise"))
@@ -47,6 +48,16 @@ def test_the_planted_crossover_is_found_with_the_flop_crossover_beside_it() -> N
     flops = {row.label: row.cost.closed for row in _digest(world).rows if row.cost}
     expected = (flops["niff-depthwise/rfft"] / (flops["depthwise-k3"] / 9)) ** 0.5
     assert by_flops == pytest.approx(expected, rel=0.01)
+
+
+def test_an_undecided_crossover_names_who_wins_where_that_is_known() -> None:
+    rounds = [[0.5, 0.51, 0.49], [0.7, 0.71, 0.69], [0.9, 1.15, 1.0], [0.9, 1.2, 1.0]]
+    partly = crossover([3, 5, 7, 9], rounds, [[1.0, 1.01, 0.99]] * 4, shared=False)
+    assert outcome(partly, "NIFF", "depthwise") == (
+        "undecided: in part of the range the two cannot be told apart, elsewhere NIFF wins"
+    )
+    same = crossover([3, 5], [[1.0, 1.1, 0.9]] * 2, [[1.0, 0.9, 1.1]] * 2)
+    assert outcome(same, "NIFF", "depthwise") == "undecided: throughout the two cannot be told apart"
 
 
 def test_the_baseline_sentence_gives_the_planted_ratio() -> None:

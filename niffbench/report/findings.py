@@ -305,9 +305,11 @@ def _counters(digest: Digest) -> Iterator[Finding]:
 
 def outcome(crossover: Crossover, niff: str, spatial: str) -> str:
     """A crossover's outcome in a few words, for a table."""
-    if crossover.outcome == "none":
-        cheaper = niff if crossover.cheaper == "a" else spatial
-        return f"none in the range measured: {cheaper} wins throughout"
+    names = {"a": niff, "b": spatial}
+    if crossover.cheaper is not None:
+        return f"none in the range measured: {names[crossover.cheaper]} wins throughout"
     if crossover.outcome == "undecided":
-        return f"undecided: {crossover.reason}"
+        winner = next((names[part.cheaper] for part in crossover.stretches if part.cheaper is not None), None)
+        elsewhere = "" if winner is None else f", elsewhere {winner} wins"
+        return f"undecided: {crossover.reason}{elsewhere}"
     return ""

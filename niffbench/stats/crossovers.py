@@ -121,9 +121,8 @@ def crossover(
     if crossings:
         outcome: Outcome = "crossover" if len(crossings) == 1 else "several"
         return Crossover(outcome, crossings, None, stretches, roots, confidence)
-    shown = [stretch.cheaper for stretch in stretches if stretch.cheaper is not None]
-    reason = f"{shown[0]} is cheaper in part of the range, elsewhere" if shown else "throughout"
-    return Crossover("undecided", (), None, stretches, roots, confidence, f"{reason} the two cannot be told apart")
+    where = "in part of the range" if any(stretch.cheaper for stretch in stretches) else "throughout"
+    return Crossover("undecided", (), None, stretches, roots, confidence, f"{where} the two cannot be told apart")
 
 
 @dataclass(frozen=True)
