@@ -231,6 +231,12 @@ def test_the_launch_share_is_what_a_graph_saves() -> None:
     assert latency.launch_share(device, runner, 2e-3, 10) == 0.0
 
 
+@pytest.mark.parametrize("graph", [0.0, float("nan"), float("inf"), -1e-3])
+def test_a_graph_that_a_broken_timer_timed_has_no_launch_share(graph: float) -> None:
+    device = _device()
+    assert latency.launch_share(device, _runner(device), graph, 10) is None
+
+
 def test_the_machine_around_a_case_is_at_its_worst() -> None:
     assert around([]) is None
     states = [

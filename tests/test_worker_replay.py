@@ -88,7 +88,11 @@ def test_drift_throttling_and_broken_timers_are_labelled(tmp_path: Path) -> None
             {"label": "*-k5", "states": [{"throttle": ["hw_slowdown"]}]},
             {
                 "label": "*-k7",
-                "latency": {"steady": {"samples": [[0.0]]}, "cold": {"samples": [[float("nan"), 0.1]]}},
+                "latency": {
+                    "steady": {"samples": [[0.0]]},
+                    "cold": {"samples": [[float("nan"), 0.1]]},
+                    "graph": {"samples": [[0.0]]},
+                },
             },
         ],
     }
@@ -98,6 +102,8 @@ def test_drift_throttling_and_broken_timers_are_labelled(tmp_path: Path) -> None
     assert found[B.id].machine.throttle == ["hw_slowdown"]
     assert "stuck" in found[C.id].latency["steady"].flags
     assert "invalid" in found[C.id].latency["cold"].flags
+    assert "stuck" in found[C.id].latency["graph"].flags
+    assert found[C.id].latency["graph"].launch_share is None
     assert all(record.status == "ok" for record in found.values())
 
 

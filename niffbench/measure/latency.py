@@ -189,9 +189,14 @@ def turns(waiting: Sequence[T], rng: random.Random, step: Callable[[T], bool]) -
 
 
 def launch_share(device: Device, runner: Runner, graph_latency: float, calls: int) -> float | None:
-    """The share of the eager wall time that is launching: what a graph of the same call does without."""
+    """The share of the eager wall time that is launching: what a graph of the same call does without.
+
+    None where either time is none (a stuck or broken timer).
+    """
     seconds, _ = device.timed(runner, calls)
-    return max(0.0, 1.0 - graph_latency * calls / seconds) if seconds > 0 else None
+    if not all(isfinite(time) and time > 0 for time in (graph_latency, seconds)):
+        return None
+    return max(0.0, 1.0 - graph_latency * calls / seconds)
 
 
 def around(states: Sequence[MachineState]) -> MachineState | None:
