@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from niffbench.device import host, timer
+from niffbench.device import Processor, host, timer
+from niffbench.device.base import LEAST_WATCHED
 
 
 def _cache(folder: Path, **sizes: str) -> Path:
@@ -49,3 +51,39 @@ def test_there_is_at_least_one_core_and_a_fine_timer() -> None:
     assert 1 <= host.cores() <= (psutil.cpu_count() or 1)
     assert host.load() >= 0
     assert 0 < timer.quantum() < 1e-3
+
+
+def test_others_are_what_the_system_used_and_this_process_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steal counts, somebody else had it; waiting for a disk does not, nor do guests, who are in ``user``."""
+    names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest")
+    counts = (100.0, 5.0, 30.0, 900.0, 7.0, 0.5, 0.5, 2.0, 1.0), (103.0, 5.5, 30.2, 905.0, 8.0, 0.6, 0.7, 3.0, 1.5)
+    times = [SimpleNamespace(**dict(zip(names, told, strict=True))) for told in counts]
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
+    for clock, readings in (("process_time", [20.0, 21.0]), ("perf_counter", [1000.0, 1002.0])):
+        monkeypatch.setattr(f"time.{clock}", iter(readings).__next__)
+    monkeypatch.setattr(psutil, "cpu_times", iter(times).__next__)
+    before = host.processor()
+    spent = host.processor() - before
+    assert spent.others == pytest.approx((3.0 + 0.5 + 0.2 + 0.1 + 0.2 + 1.0 - 1.0) / 4)
+    assert spent.watched == pytest.approx(2.0)
+    assert spent.share == 0.5
+
+
+def test_a_platform_that_shows_no_counts_knows_of_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "cpu_times", lambda: SimpleNamespace(user=0.0, system=0.0, idle=0.0))
+    before = host.processor()
+    assert (host.processor() - before).share is None
+
+
+@pytest.mark.parametrize(
+    ("spent", "share"),
+    [
+        (Processor(0.25, 1.0), 0.25),
+        (Processor(-0.01, 1.0), 0.0),
+        (Processor(1.03, 1.0), 1.0),
+        (Processor(0.2, 0.9 * LEAST_WATCHED), None),
+        (Processor(), None),
+    ],
+)
+def test_a_share_lies_between_nothing_and_all_and_needs_its_time(spent: Processor, share: float | None) -> None:
+    assert spent.share == share

@@ -116,6 +116,18 @@ def test_states_are_read_one_a_time_and_the_last_one_stays() -> None:
     assert clocks == [1000.0, 1900.0, 1900.0]
 
 
+def test_others_use_the_processor_while_a_block_lasts_as_its_state_says() -> None:
+    device = _device(cases=[{"states": [{"others": 0.4}, {}, {"others": 0.1}]}])
+    runner = _runner(device)
+    begun = device.clock()
+    for _ in range(4):
+        _steady(device, runner, 1000)
+        device.state()
+    told = device.processor()
+    assert told.watched == pytest.approx((device.clock() - begun) * 3 / 4, rel=0.01)
+    assert told.share == pytest.approx(0.2, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("entry", "fits"),
     [

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from working import case_of
 
+from niffbench.device import Processor
 from niffbench.device.replay import ReplayDevice, ReplayRunner, Trace
 from niffbench.measure import latency
 from niffbench.measure.latency import QUANTA, THROTTLE_REPEATS, THROTTLE_REST, Sampler, around, turns, warm_up
@@ -246,3 +247,12 @@ def test_the_machine_around_a_case_is_at_its_worst() -> None:
     assert around(states) == MachineState(
         load=0.9, sm_clock=1500, temperature=70, power=300, throttle=["hw_slowdown", "sw_power_cap"]
     )
+
+
+def test_others_are_watched_from_the_first_block_to_the_last() -> None:
+    readings = [Processor(10.0, 100.0), Processor(10.1, 100.2), Processor(10.5, 102.0)]
+    state = around([MachineState(load=0.1)], readings)
+    assert state == MachineState(load=0.1, others=0.25)
+    for too_short in ([], readings[:1], readings[:2]):
+        state = around([MachineState(load=0.1)], too_short)
+        assert state == MachineState(load=0.1)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from working import QUICK, TESTS, Said, case_of, work
 
+from niffbench.device import Processor, host
 from niffbench.records import Record
 from niffbench.runner import messages
 from niffbench.stats.intervals import spread
@@ -47,6 +48,27 @@ def test_every_case_gets_one_complete_record(said: Said) -> None:
         assert record.cost.closed == record.cost.counted
         assert 0 < record.measuring <= record.elapsed
         assert record.machine is not None
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) != os.cpu_count(), reason="some cores are out of reach")
+def test_busy_neighbours_are_noticed() -> None:
+    """One on every core: the worker's single thread cannot have half of what there is."""
+    if host.processor() == Processor():
+        pytest.skip("the platform does not tell")
+    idler = [sys.executable, "-c", "while True: pass"]
+    neighbours = [subprocess.Popen(idler) for _ in range(os.cpu_count() or 1)]
+    try:
+        long = QUICK.model_copy(update={"regimes": ["first", "steady"], "min_time": 0.8, "max_time": 1.0})
+        record = work([case_of("depthwise", 3)], measure=long).only()
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.wait()
+    assert record.machine is not None
+    assert record.machine.others is not None
+    assert record.machine.others > 0.15
+    assert "busy" in record.latency["steady"].flags
+    assert "busy" not in record.latency["first"].flags
 
 
 def test_every_stage_of_a_case_is_announced_and_numerics_come_before_time(said: Said) -> None:

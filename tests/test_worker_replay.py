@@ -107,6 +107,28 @@ def test_drift_throttling_and_broken_timers_are_labelled(tmp_path: Path) -> None
     assert all(record.status == "ok" for record in found.values())
 
 
+def test_what_was_sampled_beside_busy_neighbours_is_flagged(tmp_path: Path) -> None:
+    """One case a problem, so that none takes turns with another."""
+    calm, busy, short, untold = (case_of("depthwise", 3, channels=16, size=size) for size in (8, 9, 10, 11))
+    trace = {
+        "cases": [
+            {"problem": "B1 16@8", "states": [{"others": 0.02}]},
+            {"problem": "B1 16@9", "states": [{"others": 0.4}]},
+            {"problem": "B1 16@10", "states": [{"others": 0.4}]},
+        ]
+    }
+    long = ALL.model_copy(update={"min_time": 0.6, "max_time": 1.0})
+    found = _by_case(_play(tmp_path, trace, [calm, busy, untold], long))
+    assert found[calm.id].machine.others == pytest.approx(0.02, abs=0.001)
+    assert found[busy.id].machine.others == pytest.approx(0.4, abs=0.001)
+    assert found[untold.id].machine.others is None
+    flagged = {id_: {regime for regime, s in r.latency.items() if "busy" in s.flags} for id_, r in found.items()}
+    assert flagged == {calm.id: set(), busy.id: {"cold", "steady"}, untold.id: set()}
+    hasty = _play(tmp_path, trace, [short], ALL).only()
+    assert hasty.machine.others is None
+    assert not any("busy" in series.flags for series in hasty.latency.values())
+
+
 def test_a_wrong_case_is_not_timed(tmp_path: Path) -> None:
     said = _play(tmp_path, {"cases": [{"label": "*-k5", "numerics": {"l2": 0.1, "max": 0.1}}]})
     assert _by_case(said)[B.id].status == "wrong"

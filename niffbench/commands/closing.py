@@ -221,7 +221,7 @@ def _as_json(run: Run, found: Outcome, page: Path | None) -> dict[str, Any]:
 
 
 def _case_as_json(records: list[Record]) -> dict[str, Any]:
-    """One case over its rounds."""
+    """One case over its rounds; ``others`` is the largest share of the processor that other processes used."""
     case, measured = records[0].case, [record for record in records if record.status == "ok"]
     told = measured[0] if measured else None
     return {
@@ -233,6 +233,9 @@ def _case_as_json(records: list[Record]) -> dict[str, Any]:
         "execution": case.execution,
         "records": dict(Counter(record.status for record in records)),
         "reasons": sorted({record.reason for record in records if record.reason}),
+        "others": max(
+            (r.machine.others for r in measured if r.machine and r.machine.others is not None), default=None
+        ),
         "latency": {regime: value for regime in REGIMES if (value := _latency(measured, regime)) is not None},
         "memory_peak": None if told is None or told.memory is None else told.memory.peak,
         "flops": None if told is None or told.cost is None else told.cost.closed,

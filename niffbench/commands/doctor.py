@@ -68,6 +68,7 @@ def _print(found: dict[str, Any]) -> None:
     machine, quiet = found["fingerprint"], found["quiet"]
     facts = [(key, str(value)) for tier in ("must", "should") for key, value in machine[tier].items()]
     _show(console, f"Machine (fingerprint {machine['hash']})", facts)
+    others = "not told here" if quiet["others"] is None else f"{quiet['others']:.0%} of the processor"
     verdict = "quiet" if not quiet["remarks"] else "noisy: " + "; ".join(quiet["remarks"])
     _show(
         console,
@@ -75,7 +76,7 @@ def _print(found: dict[str, Any]) -> None:
         [
             ("verdict", verdict),
             ("load per core, last minute", f"{quiet['load']:.2f}"),
-            ("other processes", f"{quiet['others']:.0%} of the processor"),
+            ("other processes", others),
             ("jitter (5 % to 95 %)", f"{quiet['jitter']:.1%}"),
             ("slowest of a few hundred", f"{quiet['worst']:.1f} × the median"),
             ("timer's resolution", text.seconds(found["timer_resolution"])),

@@ -59,6 +59,33 @@ class Usage:
     device_delta: int | None = None
 
 
+LEAST_WATCHED = 0.5
+"""Seconds that the processor must be watched for a share of it to mean anything: the kernel counts in steps of
+10 ms and charges a core by whole ticks of 4 or 10 ms, so that a share of half a second may be off by 5 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """Time of the host's processor, in seconds of all its logical cores, since whenever: take differences.
+
+    ``others``: what processes other than this one used, and what the hypervisor took away (steal); ``watched``:
+    the time that went by. Both stand still where the platform does not tell.
+    """
+
+    others: float = 0.0
+    watched: float = 0.0
+
+    def __sub__(self, earlier: Processor) -> Processor:
+        return Processor(self.others - earlier.others, self.watched - earlier.watched)
+
+    @property
+    def share(self) -> float | None:
+        """Others' share, 0 to 1; None for less than :data:`LEAST_WATCHED`."""
+        if self.watched < LEAST_WATCHED:
+            return None
+        return round(min(max(self.others / self.watched, 0.0), 1.0), 3)
+
+
 class Device(Protocol):
     """Where cases run. Measuring functions reach clocks, caches and counters through this and nothing else."""
 
@@ -114,6 +141,9 @@ class Device(Protocol):
 
     def state(self) -> MachineState:
         """Load, clocks, temperature, power and throttle reasons, now."""
+
+    def processor(self) -> Processor:
+        """A running total of what other processes use of the host's processor. Never read it while timing."""
 
     def joules(self) -> float | None:
         """A running total of the energy used; None where there is no counter."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from niffbench.device import host, timer
-from niffbench.device.base import DEFAULT_CACHE, FLUSH_FACTOR, Block, Kind, Runner, Usage
+from niffbench.device.base import DEFAULT_CACHE, FLUSH_FACTOR, Block, Kind, Processor, Runner, Usage
 from niffbench.device.settings import torch_facts
 from niffbench.fingerprint import Fact, host_facts
 from niffbench.records import MachineState
@@ -109,6 +109,9 @@ class CpuDevice:
     def state(self) -> MachineState:
         """The load."""
         return MachineState(load=host.load())
+
+    def processor(self) -> Processor:
+        return host.processor()
 
     def joules(self) -> float | None:
         return None

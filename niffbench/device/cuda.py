@@ -15,7 +15,7 @@ from math import ceil
 import torch
 
 from niffbench.device import host
-from niffbench.device.base import DEFAULT_CACHE, FLUSH_FACTOR, Block, Kind, Runner, Usage
+from niffbench.device.base import DEFAULT_CACHE, FLUSH_FACTOR, Block, Kind, Processor, Runner, Usage
 from niffbench.device.nvml import Nvml
 from niffbench.device.settings import torch_facts
 from niffbench.fingerprint import Fact
@@ -246,6 +246,9 @@ class CudaDevice:
     def probe(self) -> dict[str, bool]:
         """Which of NVML's counters answer; empty without NVML."""
         return self._nvml.probe() if self._nvml else {}
+
+    def processor(self) -> Processor:
+        return host.processor()
 
     def joules(self) -> float | None:
         """NVML's energy counter, after the GPU is idle."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import psutil
 
+from niffbench.device.base import Processor
+
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _CGROUP = Path("/sys/fs/cgroup")
+_BUSY = ("user", "nice", "system", "irq", "softirq", "steal")  # of the kernel's counts; a platform may lack some
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -51,6 +55,15 @@ def _reclaimable(cgroup: Path) -> int:
 def load() -> float:
     """The one-minute load average per core this process may run on."""
     return os.getloadavg()[0] / cores()
+
+
+def processor() -> Processor:
+    """What the system has used of all logical cores less what this process and its threads have: some 20 µs."""
+    times, own, now = psutil.cpu_times(), time.process_time(), time.perf_counter()
+    busy = sum(getattr(times, name, 0.0) for name in _BUSY)
+    if not busy:  # a sandbox that shows no counts
+        return Processor()
+    return Processor((busy - own) / (psutil.cpu_count() or 1), now)
 
 
 def _read(path: Path) -> str:

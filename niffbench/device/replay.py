@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from niffbench.case import Case
-from niffbench.device.base import Block, Kind, Runner, Usage
+from niffbench.device.base import Block, Kind, Processor, Runner, Usage
 from niffbench.errors import UsageError
 from niffbench.fingerprint import Fact
 from niffbench.records import Ceilings, MachineState
@@ -98,8 +98,9 @@ class NumericsTrace(_Model):
 class CaseTrace(_Model):
     """What is known of the cases that match: globs for label, operator and problem label, or a case's id.
 
-    ``states`` are read one after another, one per block of samples; the last one stays. ``rounds`` limits all
-    of it to these rounds.
+    ``states`` are read one after another, one per block of samples; the last one stays. ``others`` of a state is
+    the share of the processor that other processes use during its block. ``rounds`` limits all of it to these
+    rounds.
     """
 
     id: str | None = None
@@ -175,6 +176,12 @@ class ReplayRunner:
             self._made[regime] = _samples(self.entry.latency.get(regime, Series()), self, regime, seed)
         return next(self._made[regime])
 
+    @property
+    def state(self) -> MachineState:
+        """The state of the block of samples that is taken now, or was taken last."""
+        states = self.entry.states
+        return states[min(self.states_read, len(states) - 1)] if states else MachineState(load=0.0)
+
     def scope(self) -> AbstractContextManager[object]:
         return nullcontext()
 
@@ -213,6 +220,7 @@ class ReplayDevice:
         self.highest_clock = trace.highest_clock
         self.has_graphs = trace.like == "cuda"
         self._now = 0.0
+        self._processor = Processor()
         self._current: ReplayRunner | None = None  # whose states are read
 
     @classmethod
@@ -261,7 +269,12 @@ class ReplayDevice:
         replayed.reach(regime)
         self._current = replayed
         flags = replayed.entry.latency.get(regime, Series()).flags
-        return Block(tuple(self._take(replayed, regime, count, calls)), frozenset(flags))
+        begun = self._now
+        block = Block(tuple(self._take(replayed, regime, count, calls)), frozenset(flags))
+        if (others := replayed.state.others) is not None:
+            spent, so_far = self._now - begun, self._processor
+            self._processor = Processor(so_far.others + others * spent, so_far.watched + spent)
+        return block
 
     def _take(self, runner: ReplayRunner, regime: Regime, count: int, calls: int) -> list[float]:
         values = [runner.sample(regime, self.trace.seed) for _ in range(count)]
@@ -295,11 +308,15 @@ class ReplayDevice:
     def state(self) -> MachineState:
         """The next state of the case whose samples were last taken; the last one stays."""
         runner = self._current
-        if runner is None or not runner.entry.states:
+        if runner is None:
             return MachineState(load=0.0)
-        states = runner.entry.states
+        state = runner.state
         runner.states_read += 1
-        return states[min(runner.states_read, len(states)) - 1]
+        return state
+
+    def processor(self) -> Processor:
+        """The time of all samples whose state tells of ``others``."""
+        return self._processor
 
     def joules(self) -> float | None:
         return None if self.trace.watts is None else self.trace.watts * self._now

@@ -7,32 +7,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter, sleep
 
-import psutil
 import torch
 from torch import nn
 
 from niffbench.cost import counters, fvcore
 from niffbench.device import Device, host, timer
 from niffbench.measure.probe import Probe
+from niffbench.records import is_busy
 from niffbench.stats.intervals import spread
 
 WATCHED = 1.0
 """Seconds in which other processes' use of the processor is watched."""
 
-BUSY_OTHERS = 0.05
 SHAKY = 0.10
-"""Other processes' share of the processor, and the jitter, from which a machine is called noisy."""
+"""The jitter from which a machine is called noisy."""
 
 _WORK = 300  # samples of the fixed piece of work
 
 
 @dataclass(frozen=True)
 class Quiet:
-    """``others``: share of all cores that other processes use; ``jitter``: 5 % to 95 % range of a fixed piece of
-    work's time, relative to its median; ``worst``: the slowest sample relative to the median."""
+    """``others``: share of all cores that other processes use (None: the platform does not tell);
+    ``jitter``: 5 % to 95 % range of a fixed piece of work's time, relative to its median; ``worst``: the slowest
+    sample relative to the median."""
 
     load: float
-    others: float
+    others: float | None
     jitter: float
     worst: float
     governor: str | None
@@ -55,7 +55,7 @@ def quiet(governor: str | None) -> Quiet:
     taken = spread(samples)
     jitter, worst = (taken.high - taken.low) / taken.median, max(samples) / taken.median
     remarks = []
-    if others > BUSY_OTHERS:
+    if others is not None and is_busy(others):
         remarks.append(f"other processes use {others:.0%} of the processor")
     if jitter > SHAKY:
         remarks.append(f"a fixed piece of work varies by {jitter:.0%}")
@@ -64,11 +64,11 @@ def quiet(governor: str | None) -> Quiet:
     return Quiet(host.load(), others, jitter, worst, governor, tuple(remarks))
 
 
-def _others() -> float:
-    """The share of all cores that was busy while this process slept."""
-    psutil.cpu_percent()
+def _others() -> float | None:
+    """Other processes' share of all cores while this one sleeps."""
+    before = host.processor()
     sleep(WATCHED)
-    return float(psutil.cpu_percent()) / 100
+    return (host.processor() - before).share
 
 
 def _samples() -> list[float]:

@@ -12,7 +12,7 @@ from math import ceil, isfinite
 from statistics import median
 from typing import Literal, TypeVar
 
-from niffbench.device import Block, Device, Runner
+from niffbench.device import Block, Device, Processor, Runner
 from niffbench.device.base import is_throttled
 from niffbench.records import Latency, MachineState
 from niffbench.stats.series import ENOUGH, check, precision
@@ -65,6 +65,7 @@ class Sampler:
         self.calls = 1  # that a sample is the mean of
         self.seconds = 0.0  # wall time inside blocks
         self.states: list[MachineState] = []
+        self.processor: list[Processor] = []  # before the first block, and after each
         self._device = device
         self._runner = runner
         self._measure = measure
@@ -86,6 +87,7 @@ class Sampler:
                 self._device.timed(self._runner)  # the others' blocks have had the caches
         else:
             self._prepare()
+            self.processor.append(self._device.processor())
         block = self._sound_block(self._count())
         self._samples += block.samples
         self._blocks.append(len(block.samples))
@@ -141,6 +143,7 @@ class Sampler:
             self._each = min(self._each, spent / count) if self._blocks else spent / count
             state = self._device.state()
             self.states.append(state)
+            self.processor.append(self._device.processor())
             if not is_throttled(self._device, state):
                 return block
             if self._repeats == THROTTLE_REPEATS:
@@ -199,8 +202,13 @@ def launch_share(device: Device, runner: Runner, graph_latency: float, calls: in
     return max(0.0, 1.0 - graph_latency * calls / seconds)
 
 
-def around(states: Sequence[MachineState]) -> MachineState | None:
-    """The machine around a case: last load, lowest clock, highest heat and power, all throttle reasons."""
+def around(states: Sequence[MachineState], processor: Sequence[Processor] = ()) -> MachineState | None:
+    """The machine around a case: last load, lowest clock, highest heat and power, all throttle reasons.
+
+    ``processor``: the readings in their order. Others' share is taken from the first to the last, and not block by
+    block: a block lasts but a few of the kernel's ticks, so that their sum would be mostly rounding. What lies
+    between are the blocks of the cases it takes turns with, whose time is this process's own.
+    """
     if not states:
         return None
     clocks = [state.sm_clock for state in states if state.sm_clock is not None]
@@ -208,6 +216,7 @@ def around(states: Sequence[MachineState]) -> MachineState | None:
     power = [state.power for state in states if state.power is not None]
     return replace(
         states[-1],
+        others=(processor[-1] - processor[0]).share if processor else None,
         sm_clock=min(clocks, default=None),
         temperature=max(heat, default=None),
         power=max(power, default=None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from niffbench.records.frame import frame, row
 from niffbench.records.manifest import MANIFEST, SCHEMA, Ceilings, ExcludedCase, Manifest, SuiteEcho, read_manifest
+from niffbench.records.neighbours import Neighbours, is_busy, neighbours
 from niffbench.records.reading import COMPRESSED, RECORDS, Run, read
 from niffbench.records.record import (
     REGIMES,
@@ -33,6 +34,7 @@ __all__ = [
     "MachineState",
     "Manifest",
     "Memory",
+    "Neighbours",
     "Numerics",
     "Record",
     "Run",
@@ -42,6 +44,8 @@ __all__ = [
     "Traits",
     "dump",
     "frame",
+    "is_busy",
+    "neighbours",
     "parse",
     "read",
     "read_manifest",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MEMORY = tuple(part.name for part in fields(Memory))
-_NUMERIC = {"kernel", "parameters", "energy", "elapsed", "measuring", "needed", "available"}
+_NUMERIC = {"kernel", "parameters", "energy", "others", "elapsed", "measuring", "needed", "available"}
 _NUMERIC_PREFIXES = ("latency_", "samples_", "memory_", "flops", "bytes_", "error_")
 
 
@@ -47,6 +47,7 @@ def row(record: Record) -> dict[str, Any]:
         "options": ", ".join(f"{key}={value}" for key, value in record.case.options),
         "parameters": record.parameters,
         "energy": record.energy,
+        "others": record.machine.others if record.machine else None,
         "elapsed": record.elapsed,
         "measuring": record.measuring,
         "needed": record.needed,
@@ -82,7 +83,8 @@ def frame(run: Run, extra: Mapping[str, Any] | None = None) -> pd.DataFrame:
     """The run as a data frame: one row per case and round.
 
     Latencies (``latency_<regime>``, the round's median) in seconds, memory and bytes in bytes, FLOPs real and
-    for the whole mode. What was not measured is NaN or None. ``extra`` adds constant columns (a run's name).
+    for the whole mode; ``others`` is other processes' share of the processor, 0 to 1. What was not measured is NaN
+    or None. ``extra`` adds constant columns (a run's name).
     """
     import pandas as pd
 

@@ -42,7 +42,7 @@ class Latency(_Part):
 
     ``calls`` is the number of back-to-back calls one sample is the mean of (1 for cold and first); ``blocks``
     the lengths of the interleaved blocks the series consists of; ``stopped`` what ended the sampling;
-    ``flags`` what is wrong with the series (``drift``, ``stuck``, ``throttled``, ``noisy`` …).
+    ``flags`` what is wrong with the series (``drift``, ``stuck``, ``throttled``, ``busy`` …).
     ``launch_share`` (graph regime): the share of the eager time that the launches took.
     """
 
@@ -118,9 +118,14 @@ class Numerics(_Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineState(_Part):
-    """The machine around a case: load average per core, SM clock in MHz, °C, watts and throttle reasons."""
+    """The machine around a case: load average per core, SM clock in MHz, °C, watts and throttle reasons.
+
+    ``others``: the share of the processor, 0 to 1, that other processes and the hypervisor used from the case's
+    first sample to its last; None where the platform does not tell, or in too short a time to mean anything.
+    """
 
     load: float | None = None
+    others: Annotated[float, Field(ge=0, le=1)] | None = None
     sm_clock: float | None = None
     temperature: float | None = None
     power: float | None = None

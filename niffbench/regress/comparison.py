@@ -8,7 +8,7 @@ from typing import Literal
 
 from niffbench.errors import FingerprintsDiffer, NothingMeasured
 from niffbench.fingerprint import Fact, differences
-from niffbench.records import Manifest, Run
+from niffbench.records import Manifest, Run, neighbours
 from niffbench.regress import invariants, latencies
 from niffbench.regress.findings import VERDICTS, Comparison, Difference, Subject
 from niffbench.regress.latencies import Pairing
@@ -138,6 +138,10 @@ def _notes(sides: tuple[Side, Side], rules: Rules, paired: bool) -> Iterator[str
             yield f"{role} ({run.name}) ends in a torn line of {run.torn} bytes, which is left out"
         if run.manifest.dirty:
             yield f"{role} ({run.name}) was measured on uncommitted changes"
+    for role, side in zip(("BASE", "HEAD"), sides, strict=True):
+        beside = neighbours(record for known in side.values() for record in known.records.values())
+        if beside is not None:
+            yield f"{role} ({side.run.name}): {beside}" + ("" if paired else "; ab measures both sides in turn")
     everything = [(known.case, known.label) for side in sides for known in side.values()]
     for where in rules.unused(everything):
         yield f"{where} fits no case of either run"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from niffbench.records import neighbours
 from niffbench.report import text
 from niffbench.report.digest import Digest
 
@@ -68,6 +69,10 @@ def notices(digest: Digest) -> tuple[str, ...]:
         )
     if digest.rows and not any(group.baseline is not None for group in digest.groups):
         found.append(f"The baseline {digest.baseline} is not among the cases, so there are no ratios.")
+    if (beside := neighbours(run.records)) is not None:
+        found.append(
+            f"{text.capital(str(beside))}: repeat the run on a quiet machine, or compare versions with ab."
+        )
     flagged = [row for row in digest.rows if row.flags]
     if flagged:
         kinds = Counter(flag for row in flagged for flag in row.flags)

@@ -202,6 +202,7 @@ class Round:
         visit, sampler, subject = turn.visit, turn.sampler, turn.visit.subject
         assert subject is not None
         visit.states += sampler.states
+        visit.processor += sampler.processor
         visit.measuring += sampler.seconds
         share = None
         with self._stage(visit, sampler.regime):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from niffbench.case import Case
+from niffbench.device import Processor
 from niffbench.measure.bench import Prediction, Subject
 from niffbench.measure.failures import Failure
 from niffbench.measure.latency import around
 from niffbench.operators.base import Operator
-from niffbench.records import CostRecord, Latency, MachineState, Memory, Numerics, Record, Status, Traits
+from niffbench.records import CostRecord, Latency, MachineState, Memory, Numerics, Record, Status, Traits, is_busy
 from niffbench.runner.provenance import discreet
 from niffbench.suite import Regime
 
@@ -34,6 +35,7 @@ class Visit:
     latency: dict[Regime, Latency] = field(default_factory=dict)
     energy: float | None = None
     states: list[MachineState] = field(default_factory=list)
+    processor: list[Processor] = field(default_factory=list)
     note: str | None = None
     elapsed: float = 0.0
     measuring: float = 0.0
@@ -53,6 +55,8 @@ class Visit:
         """The record of this visit: ``ok``, or what ``failure`` says."""
         status: Status = "ok" if failure is None else failure.status
         reason = self.note if failure is None else failure.reason
+        machine = around(self.states, self.processor)
+        busy = machine is not None and is_busy(machine.others)
         return Record(
             case=self.case,
             id=self.case.id,
@@ -62,16 +66,26 @@ class Visit:
             traits=traits(self.operator, self.case),
             parameters=self.parameters,
             cost=self.cost,
-            latency=self.latency,
+            latency=_beside_busy(self.latency) if busy else self.latency,
             memory=self.memory,
             numerics=self.numerics,
             energy=self.energy,
-            machine=around(self.states),
+            machine=machine,
             needed=None if failure is None else failure.needed,
             available=None if failure is None else failure.available,
             elapsed=self.elapsed,
             measuring=self.measuring,
         )
+
+
+def _beside_busy(latency: dict[Regime, Latency]) -> dict[Regime, Latency]:
+    """The series that were sampled beside busy neighbours, flagged; ``first`` comes before all sampling."""
+    return {
+        regime: replace(series, flags=sorted({*series.flags, "busy"}))
+        if series.samples and regime != "first"
+        else series
+        for regime, series in latency.items()
+    }
 
 
 def traits(operator: Operator, case: Case) -> Traits:
