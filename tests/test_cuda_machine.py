@@ -196,7 +196,7 @@ def test_too_little_memory_is_said_before_anything_is_allocated(cli: Cli, tmp_pa
     assert {record.status for record in read(out).records} == {"skipped"}
 
 
-def test_a_profile_names_the_kernels(cli: Cli, tmp_path: Path) -> None:
+def test_a_profile_names_the_kernels_and_the_memory_of_the_steps(cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "profile"
     arguments = ("--size", "56", "--batch", "8", "--device", "cuda", "--out", str(out), "--json")
     done = cli("profile", "niff-depthwise/published", "depthwise-k7", *arguments, timeout=300)
@@ -205,3 +205,5 @@ def test_a_profile_names_the_kernels(cli: Cli, tmp_path: Path) -> None:
     assert {"forward fft", "inverse fft", "filter generation"} <= {phase["name"] for phase in published["phases"]}
     assert any(phase["kernels"] for phase in published["phases"])
     assert any(phase["kernels"] for phase in depthwise["phases"])
+    spectra = {phase["name"]: phase for phase in published["phases"]}["forward fft"]
+    assert spectra["peak"] >= spectra["kept"] >= published["case"]["problem"]["channels"] * 8 * 56 * 56 * 8

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import EventList, FunctionEvent
 from working import case_of
 
 from niffbench.device.cpu import CpuDevice
-from niffbench.measure.phases import Phases, library, profile
+from niffbench.measure.phases import CALL, Phases, library, profile, take_apart
 from niffbench.measure.torch_bench import TorchBench
-from niffbench.niff.steps import STEPS
+from niffbench.niff.steps import PREFIX, STEPS
 from niffbench.operators.catalogue import catalogue
 
 SIZE = 16
@@ -87,6 +92,81 @@ def test_memory_of_a_step_is_what_it_allocates(bench: TorchBench) -> None:
     assert found["forward fft"].kept == spectrum
     assert found["forward fft"].peak == 2 * spectrum
     assert found["real part"].peak == 0
+
+
+@dataclass(frozen=True)
+class _Allocated:
+    """An allocator's event as a profile holds it; ``moment`` in µs from the profile's start."""
+
+    moment: int
+    size: int
+    device: DeviceType
+
+    def name(self) -> str:
+        return "[memory]"
+
+    def start_ns(self) -> int:
+        return BEGUN + 1000 * self.moment
+
+    def nbytes(self) -> int:
+        return self.size
+
+    def device_type(self) -> DeviceType:
+        return self.device
+
+
+BEGUN = 10**15
+CPU, CUDA = DeviceType.CPU, DeviceType.CUDA
+ALLOCATED = [
+    _Allocated(20, 999_424, CUDA),  # of an earlier call
+    _Allocated(111, 1024, CUDA),
+    _Allocated(112, 48, CPU),
+    _Allocated(115, 512, CUDA),
+    _Allocated(116, -48, CPU),
+    _Allocated(120, -512, CUDA),
+    _Allocated(125, 16, CPU),
+    _Allocated(135, 4096, CUDA),  # between the steps
+    _Allocated(152, -4096, CUDA),
+    _Allocated(148, -1024, CUDA),  # a profile is not sorted
+    _Allocated(145, 2048, CUDA),
+    _Allocated(155, 200, CPU),
+    _Allocated(172, 3072, CUDA),
+    _Allocated(175, -2048, CUDA),
+]
+
+
+def _recorded() -> Any:
+    """Two calls of a training step: FFT and product forward, then the product's node backward."""
+    spans = [
+        (CALL, 0, 100, -1),
+        (CALL, 100, 200, -1),
+        (PREFIX + "forward fft", 110, 130, -1),
+        (PREFIX + "product", 140, 160, -1),
+        ("aten::mul", 141, 159, 7),
+        ("autograd::engine::evaluate_function: MulBackward0", 170, 190, 7),
+    ]
+    events = EventList([FunctionEvent(i, name, 1, a, b, sequence_nr=n) for i, (name, a, b, n) in enumerate(spans)])
+    events._build_tree()  # type: ignore[no-untyped-call]
+    results = SimpleNamespace(trace_start_ns=lambda: BEGUN, events=lambda: ALLOCATED)
+    return SimpleNamespace(events=lambda: events, profiler=SimpleNamespace(kineto_results=results))
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "expected"),
+    [
+        # the FFT's 1024 and 512 above nothing; the product's 2048 - 1024 - 4096; its gradient's 3072 - 2048
+        (True, [(1536, 1024), (2048, -3072), (3072, 1024)]),
+        (False, [(48, 16), (200, 200), (0, 0)]),
+    ],
+)
+def test_the_memory_of_a_step_is_that_of_the_device_it_runs_on(
+    on_gpu: bool, expected: list[tuple[int, int]]
+) -> None:
+    case = case_of("niff-depthwise/published", channels=8, size=SIZE, mode="training")
+    found = take_apart(_recorded(), on_gpu, 1e-4, catalogue()[case.operator].cost(case)).phases
+    steps = [("forward fft", "forward"), ("product", "forward"), ("product", "backward")]
+    assert [(phase.name, phase.direction) for phase in found] == steps
+    assert [(phase.peak, phase.kept) for phase in found] == expected
 
 
 def test_a_convolution_is_one_step_by_its_own_kernel(bench: TorchBench) -> None:

@@ -49,7 +49,8 @@ class Kernel:
 class Phase:
     """One step of one direction. Seconds a call; bytes at most above the step's start, and bytes it leaves.
 
-    ``flops`` and ``bytes`` are the closed form's; None where it has no such step.
+    ``flops`` and ``bytes`` are the closed form's; None where it has no such step. ``peak`` and ``kept`` are the
+    device's memory; None where its allocator told nothing. CUDA's hands out whole blocks of 512 bytes.
     """
 
     name: str
@@ -112,10 +113,12 @@ def profile(device: Device, subject: TorchSubject, cost: Cost, trace: Path | Non
     if trace is not None:
         recorded.export_chrome_trace(str(trace))
         _scrub(trace)
-    memory = [] if on_gpu else _memory(recorded)
-    events = recorded.events()
-    assert events is not None
-    return _assemble(_Timeline(events, on_gpu), memory, median(plain), cost)
+    return take_apart(recorded, on_gpu, median(plain), cost)
+
+
+def take_apart(recorded: Any, on_gpu: bool, steady: float, cost: Cost) -> Phases:
+    """The phases of the calls in a finished profile with memory; ``steady``: seconds of an uninstrumented call."""
+    return _assemble(_Timeline(recorded.events(), on_gpu), _memory(recorded, on_gpu), steady, cost)
 
 
 @dataclass(frozen=True)
@@ -299,11 +302,21 @@ def _space(parts: Sequence[_Part], memory: Sequence[tuple[float, int]]) -> dict[
     return found
 
 
-def _memory(recorded: Any) -> list[tuple[float, int]]:
-    """Allocations and frees in bytes with their time in µs on the events' clock, sorted."""
+def _memory(recorded: Any, on_gpu: bool) -> list[tuple[float, int]]:
+    """The device's allocations and frees in bytes with their time in µs on the events' clock, sorted.
+
+    A profile holds the events of the host's and of the GPU's allocator side by side. Both are of the host's time,
+    when a tensor was made or dropped, so that they fall into the step that did it although its kernels run later.
+    """
+    from torch.autograd import DeviceType  # type: ignore[attr-defined]
+
     results = recorded.profiler.kineto_results
-    begun = results.trace_start_ns()
-    found = [((e.start_ns() - begun) / 1000, e.nbytes()) for e in results.events() if e.name() == "[memory]"]
+    begun, where = results.trace_start_ns(), DeviceType.CUDA if on_gpu else DeviceType.CPU
+    found = [
+        ((event.start_ns() - begun) / 1000, event.nbytes())
+        for event in results.events()
+        if event.name() == "[memory]" and event.device_type() == where
+    ]
     return sorted(found, key=lambda event: event[0])
 
 
