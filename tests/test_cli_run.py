@@ -131,6 +131,20 @@ def test_the_precision_that_was_not_reached_is_said(cli: Cli, place: Path) -> No
     assert re.search(r"precision: \d+ of \d+ series did not reach ±2 %; the worst is depthwise-k5", done.stdout)
 
 
+def test_busy_neighbours_are_said_at_the_end_and_in_the_result(cli: Cli, place: Path) -> None:
+    """Cases of one problem take turns, so they have their neighbours in common."""
+    replay(place, cases=[{"problem": "B1 4@9", "states": [{"others": 0.37}]}, {"states": [{"others": 0.01}]}])
+    options = ("--rounds", "1", *("--only", "size=9"), *("--only", "size=14"), *("--only", "mode=inference"))
+    options = (*options, "--min-time", "500ms", "--max-time", "1s", "--no-report")
+    done = cli(*RUN, *options)
+    assert done.returncode == 0, done.stderr
+    told = "Other processes used up to 37 % of the processor while 3 of 6 cases were sampled"
+    assert told in " ".join(done.stdout.split())
+    done = cli(*RUN[:-1], "json", *options, "--json")
+    others = {(case["problem"]["height"], case["others"]) for case in json.loads(done.stdout)["cases"]}
+    assert others == {(9, 0.37), (14, 0.01)}
+
+
 def test_an_interrupted_run_says_how_to_go_on(place: Path) -> None:
     """Ctrl-C: the end in a moment, with a report; what it prints resumes the run."""
     replay(place, pace=2.0)
