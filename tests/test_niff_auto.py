@@ -54,7 +54,7 @@ def inputs(size: int = 6, dtype: torch.dtype = torch.float32) -> tuple[Tensor, T
 def chosen_by(engines: Engines, *tensors: Tensor) -> str:
     """Which engine a call goes to, and to no other."""
     engines.calls.clear()
-    auto.convolve(*tensors, Remembered())
+    auto.convolve(*tensors, auto.Constants())
     (name,) = engines.calls
     assert engines.calls[name] == 1
     return name
@@ -62,7 +62,7 @@ def chosen_by(engines: Engines, *tensors: Tensor) -> str:
 
 def test_the_fastest_is_chosen_once_and_for_all(planted: Engines) -> None:
     x, half = inputs()
-    auto.convolve(x, half, Remembered())
+    auto.convolve(x, half, auto.Constants())
     assert set(planted.calls) == {"fused", "dft", "native"}
     assert chosen_by(planted, x, half) == "dft"
     assert chosen_by(planted, torch.randn_like(x), half) == "dft"
@@ -70,13 +70,13 @@ def test_the_fastest_is_chosen_once_and_for_all(planted: Engines) -> None:
     planted.seconds["dft"] = 0.08
     assert chosen_by(planted, x, half) == "dft", "remembered, not measured again"
     auto.forget()
-    auto.convolve(x, half, Remembered())
+    auto.convolve(x, half, auto.Constants())
     assert chosen_by(planted, x, half) == "fused"
 
 
 def test_another_kind_of_call_is_another_choice(planted: Engines) -> None:
     x, half = inputs()
-    auto.convolve(x, half, Remembered())
+    auto.convolve(x, half, auto.Constants())
     planted.seconds.update(dft=0.08)
     wanted = x.clone().requires_grad_()
     others = [
@@ -87,7 +87,7 @@ def test_another_kind_of_call_is_another_choice(planted: Engines) -> None:
         (x, half.clone().requires_grad_()),
     ]
     for other in others:
-        auto.convolve(*other, Remembered())
+        auto.convolve(*other, auto.Constants())
         assert chosen_by(planted, *other) == "fused"
     with torch.no_grad():
         assert chosen_by(planted, wanted, half) == "dft", "no gradient is wanted here"
@@ -101,7 +101,7 @@ def test_measuring_a_call_that_trains_leaves_its_graph_alone(planted: Engines) -
     half.requires_grad_()
     seen: list[Tensor] = []
     x.register_hook(seen.append)
-    auto.convolve(x, half, Remembered()).sum().backward()
+    auto.convolve(x, half, auto.Constants()).sum().backward()
     assert len(seen) == 1
     assert x.grad is not None
     expected = torch.autograd.grad(fused.convolve(x, half).sum(), [x, half])
@@ -115,14 +115,14 @@ def test_the_numbers_drawn_at_random_do_not_depend_on_measuring(planted: Engines
     first = torch.randn(1)
     auto.forget()
     torch.manual_seed(3)
-    auto.convolve(x, half, Remembered())
+    auto.convolve(x, half, auto.Constants())
     assert torch.equal(torch.randn(1), first)
 
 
 def test_an_engine_that_fails_is_passed_over(planted: Engines) -> None:
     planted.seconds.update(dft=-1)
     x, half = inputs()
-    auto.convolve(x, half, Remembered())
+    auto.convolve(x, half, auto.Constants())
     assert chosen_by(planted, x, half) == "fused"
 
 
@@ -132,7 +132,7 @@ def test_threads_that_come_together_measure_once(planted: Engines) -> None:
 
     def call() -> None:
         barrier.wait()
-        auto.convolve(x, half, Remembered())
+        auto.convolve(x, half, auto.Constants())
 
     workers = [threading.Thread(target=call) for _ in range(4)]
     for worker in workers:
@@ -157,10 +157,10 @@ def test_nothing_is_measured_where_it_would_mislead(planted: Engines) -> None:
     with FakeTensorMode():
         assert chosen_by(planted, *inputs()) == "fused"
     planted.calls.clear()
-    torch.func.grad(lambda x: auto.convolve(x, half, Remembered()).sum())(x)
+    torch.func.grad(lambda x: auto.convolve(x, half, auto.Constants()).sum())(x)
     assert set(planted.calls) == {"fused"}
     assert not auto.choices()
-    auto.convolve(x, half, Remembered())
+    auto.convolve(x, half, auto.Constants())
     with Passing():
         assert chosen_by(planted, x, half) == "dft", "what is known already may be used"
 

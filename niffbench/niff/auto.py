@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -42,7 +43,13 @@ _lock = threading.Lock()
 _choices: dict[tuple[object, ...], str] = {}
 
 
-def convolve(x: Tensor, half: Tensor, constants: Remembered) -> Tensor:
+class Constants(Remembered):
+    """What one layer's engines keep; ``chosen`` is the engine that its last call took by measurement."""
+
+    chosen: str | None = None
+
+
+def convolve(x: Tensor, half: Tensor, constants: Constants) -> Tensor:
     """As :func:`niffbench.niff.fused.convolve`, by the engine that is fastest for such a call.
 
     Where nothing can be measured it is, in a graph that is being compiled, the kernel if there is one; and
@@ -70,32 +77,44 @@ def candidates(x: Tensor) -> list[str]:
     names = ["fused"]
     if max(x.shape[-2:]) <= LARGEST_DFT:
         names.append("dft")
-    if x.device.type == "cpu" and build.unavailable() is None:
+    if _has_kernel(x.device.type):
         names.append("native")
     return names
 
 
-def _engine(x: Tensor, half: Tensor, constants: Remembered) -> str:
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def when_compiled(device: str) -> str:
+    """The engine in a graph that is being compiled, where nothing can be measured: the kernel if there is one."""
+    return "native" if _has_kernel(device) else "fused"
+
+
+def _has_kernel(device: str) -> bool:
+    """Whether the C kernel runs there; a warning where only a compiler is missing, as slower engines step in."""
+    if device != "cpu":
+        return False
+    why = build.unavailable()
+    if why is not None:
+        warnings.warn(f"auto does without its C kernel, mostly the fastest: {why}", RuntimeWarning, stacklevel=2)
+    return why is None
+
+
+def _engine(x: Tensor, half: Tensor, constants: Constants) -> str:
     if compiling():
-        compiled: str = _when_compiled(x.device.type)
+        compiled: str = when_compiled(x.device.type)
         return compiled
     if watched() or type(x) not in (Tensor, nn.Parameter):
         return "fused"
     key = _kind(x, half)
     chosen = _choices.get(key)
-    if chosen is not None:
-        return chosen
-    if _get_current_dispatch_mode() is not None or x.device.type == "meta" or _capturing(x) or not x.numel():
-        return "fused"
-    with _lock:  # Another thread that comes with the same kind of call waits for the outcome.
-        if key not in _choices:
-            _choices[key] = _fastest(x, half, constants)
-        return _choices[key]
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _when_compiled(device: str) -> str:
-    return "native" if device == "cpu" and build.unavailable() is None else "fused"
+    if chosen is None:
+        if _get_current_dispatch_mode() is not None or x.device.type == "meta" or _capturing(x) or not x.numel():
+            return "fused"
+        with _lock:  # Another thread that comes with the same kind of call waits for the outcome.
+            if key not in _choices:
+                _choices[key] = _fastest(x, half, constants)
+            chosen = _choices[key]
+    constants.chosen = chosen
+    return chosen
 
 
 def _kind(x: Tensor, half: Tensor) -> tuple[object, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from niffbench.errors import did_you_mean
@@ -47,6 +47,7 @@ _RFFT = Form("rfft", "real FFTs and the filter's Hermitian half plane")
 _CACHED = Form("cached", "rfft, the filter kept until weights, size, dtype or device change", keeps_filter=True)
 
 _KEPT = "the filter kept"
+_THEN_MIXED = "then an ordinary 1×1 convolution"
 _FUSED = "real FFTs in place, 1/HW in the filter, a backward of real FFTs only, a generation of few operations"
 _DFT = "matrix products instead of FFTs, for small maps"
 _NATIVE = "one C kernel, compiled on first use, that does everything while an image is in the cache"
@@ -77,9 +78,11 @@ FORMS: Mapping[str, tuple[Form, ...]] = MappingProxyType(
             _FFT,
             _RFFT,
             _CACHED,
-            Form("elided", "the depthwise layer as rfft, then an ordinary 1×1 convolution"),
-            Form("auto", "the depthwise layer as auto, then an ordinary 1×1 convolution", engine="auto"),
-            Form("auto-cached", f"auto, {_KEPT}", engine="auto", keeps_filter=True),
+            Form("elided", f"the depthwise layer as rfft, {_THEN_MIXED}"),
+            *(
+                replace(form, description=f"the depthwise layer as {form.name}, {_THEN_MIXED}")
+                for form in _ENGINES
+            ),
         ),
     }
 )
@@ -163,6 +166,12 @@ def form_of(kind: str, name: str) -> Form:
     """
     known(name, forms_of(kind), f"form of the {kind} layer")
     return next(form for form in FORMS[kind] if form.name == name)
+
+
+def settled(kind: str, name: str, engine: str) -> str:
+    """The form that always does what the form ``name`` (an ``auto``) does once it has chosen ``engine``."""
+    keeps = form_of(kind, name).keeps_filter
+    return next(form.name for form in FORMS[kind] if (form.engine, form.keeps_filter) == (engine, keeps))
 
 
 def known(name: str, names: Iterable[str], what: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Unpack
+
 from torch import Tensor
 
 from niffbench.niff import spectral
-from niffbench.niff.layer import FilteringLayer
+from niffbench.niff.layer import FilteringLayer, Settings
 
 
 class NiffDepthwise(FilteringLayer):
@@ -17,9 +18,10 @@ class NiffDepthwise(FilteringLayer):
 
     Args:
         channels: C.
-        mlp: the filter MLP, ``tiny``, ``small`` (ResNet, DenseNet, MobileNet) or ``big`` (ConvNeXt).
-        grid: ``paper`` or ``centred``; see :mod:`niffbench.niff.grid`.
-        form: one of ``forms_of("depthwise")``.
+        mlp: the filter MLP, ``tiny``, ``small`` (ResNet, DenseNet, MobileNet; the default) or ``big`` (ConvNeXt).
+        grid: ``paper`` (the default) or ``centred``; see :mod:`niffbench.niff.grid`.
+        form: one of ``forms_of("depthwise")``, ``rfft`` unless given.
+        device, dtype: of the weights.
 
     Raises:
         ValueError: for an unknown MLP, grid or form; in ``forward`` for an input that does not fit.
@@ -28,17 +30,8 @@ class NiffDepthwise(FilteringLayer):
 
     kind = "depthwise"
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        mlp: str = "small",
-        grid: str = "paper",
-        form: str = "rfft",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(channels, channels, form, (channels,), mlp=mlp, grid=grid, device=device, dtype=dtype)
+    def __init__(self, channels: int, **settings: Unpack[Settings]) -> None:
+        super().__init__(channels, channels, **settings)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, form={self.form!r}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from niffbench.niff import spectral
@@ -18,28 +17,19 @@ class NiffFull(FilteringLayer):
     Args:
         in_channels: Ci.
         out_channels: Co.
-        mlp, grid: as in :class:`~niffbench.niff.NiffDepthwise`.
-        form: one of ``forms_of("full")``.
+        mlp: the filter MLP, ``tiny`` unless given.
+        grid, device, dtype: as in :class:`~niffbench.niff.NiffDepthwise`.
+        form: one of ``forms_of("full")``, ``rfft`` unless given.
 
     Raises:
         ValueError: for an unknown MLP, grid or form; in ``forward`` for an input that does not fit.
     """
 
     kind = "full"
+    default_mlp = "tiny"
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        mlp: str = "tiny",
-        grid: str = "paper",
-        form: str = "rfft",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        shape = (in_channels, out_channels)
-        super().__init__(in_channels, out_channels, form, shape, mlp=mlp, grid=grid, device=device, dtype=dtype)
+    def _planes(self) -> tuple[int, ...]:
+        return self.in_channels, self.out_channels
 
     def _execute(self, x: Tensor) -> Tensor:
         if self.form == "published":

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -103,8 +104,8 @@ class Remembered:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Remembered:
-        return Remembered(self._capacity)
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        return type(self)(self._capacity)
 
-    def __reduce__(self) -> tuple[type[Remembered], tuple[int]]:
-        return (Remembered, (self._capacity,))
+    def __reduce__(self) -> tuple[type[Self], tuple[int]]:
+        return (type(self), (self._capacity,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from niffbench.niff import auto, spectral
 from niffbench.niff.catalogue import Form, form_of
 from niffbench.niff.filters import FilterGenerator
-from niffbench.niff.grid import Remembered
 from niffbench.niff.steps import step
 
 
@@ -86,24 +85,49 @@ class SpectralLayer(nn.Module):
         raise NotImplementedError
 
 
+class Settings(TypedDict, total=False):
+    """What a layer with a filter can be given beside its channels; see :class:`niffbench.niff.NiffDepthwise`."""
+
+    mlp: str
+    grid: str
+    form: str
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+
+
 class FilteringLayer(SpectralLayer):
-    """A layer with a generated frequency filter, whose planes have the leading dimensions ``shape``."""
+    """A layer with a generated frequency filter; ``default_mlp`` is the one that it has unless told otherwise."""
+
+    default_mlp: ClassVar[str] = "small"
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        form: str,
-        shape: tuple[int, ...],
         *,
-        mlp: str,
-        grid: str,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        mlp: str | None = None,
+        grid: str = "paper",
+        form: str = "rfft",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_channels, out_channels, form)
-        self._constants = Remembered()
-        self.generator = FilterGenerator(shape, mlp=mlp, grid=grid, device=device, dtype=dtype)
+        self._constants = auto.Constants()
+        mlp = self.default_mlp if mlp is None else mlp
+        self.generator = FilterGenerator(self._planes(), mlp=mlp, grid=grid, device=device, dtype=dtype)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the form leaves it to :mod:`niffbench.niff.auto` which engine convolves."""
+        return self._how.engine == "auto"
+
+    @property
+    def chosen(self) -> str | None:
+        """The engine that the last call took by measurement, its own or one remembered; None before there was one.
+
+        A compiled graph does not measure: see :func:`niffbench.niff.auto.when_compiled`.
+        """
+        return self._constants.chosen if self.chooses else None
 
     def filter(self, height: int, width: int) -> Tensor:
         """W at every frequency in unshifted order; complex ``(*planes, height, width)``.
@@ -120,6 +144,10 @@ class FilteringLayer(SpectralLayer):
         """
         kernel = torch.real(torch.fft.ifft2(self.filter(height, width)))
         return torch.roll(kernel, (height // 2, width // 2), dims=(-2, -1))
+
+    def _planes(self) -> tuple[int, ...]:
+        """The leading dimensions of the filter's planes."""
+        return (self.in_channels,)
 
     def _weights_dtype(self) -> torch.dtype:
         return self.generator.dtype
@@ -148,6 +176,6 @@ class FilteringLayer(SpectralLayer):
         if self._how.engine is None:
             return spectral.real_depthwise(x, self._half_plane(x))
         half = self._half_plane(x, scaled=True)
-        if self._how.engine == "auto":
+        if self.chooses:
             return auto.convolve(x, half, self._constants)
         return auto.ENGINES[self._how.engine](x, half, self._constants)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from niffbench.niff.catalogue import EXECUTIONS, NETWORKS, Network, execution_of, form_of, known
 from niffbench.niff.depthwise import NiffDepthwise
 from niffbench.niff.full import NiffFull
-from niffbench.niff.layer import SpectralLayer
+from niffbench.niff.layer import FilteringLayer, SpectralLayer
 from niffbench.niff.pointwise import NiffPointwise
 from niffbench.niff.split import NiffSplit
 
@@ -225,6 +225,11 @@ def niff_layers(model: nn.Module) -> Iterator[tuple[str, SpectralLayer]]:
     for name, module in model.named_modules():
         if isinstance(module, SpectralLayer):
             yield name, module
+
+
+def choosing_layers(model: nn.Module) -> list[FilteringLayer]:
+    """The layers of a model, in its order, that leave it to ``auto`` which engine convolves."""
+    return [layer for _, layer in niff_layers(model) if isinstance(layer, FilteringLayer) and layer.chooses]
 
 
 def execute_as(model: nn.Module, execution: str) -> nn.Module:

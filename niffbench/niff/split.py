@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from niffbench.niff import spectral
-from niffbench.niff.layer import FilteringLayer
+from niffbench.niff.layer import FilteringLayer, Settings
 
 
 class NiffSplit(FilteringLayer):
@@ -20,8 +21,8 @@ class NiffSplit(FilteringLayer):
     Args:
         in_channels: Ci.
         out_channels: Co.
-        mlp, grid: as in :class:`~niffbench.niff.NiffDepthwise`.
-        form: one of ``forms_of("split")``.
+        mlp, grid, device, dtype: as in :class:`~niffbench.niff.NiffDepthwise`.
+        form: one of ``forms_of("split")``, ``rfft`` unless given.
 
     Raises:
         ValueError: for an unknown MLP, grid or form; in ``forward`` for an input that does not fit.
@@ -29,20 +30,10 @@ class NiffSplit(FilteringLayer):
 
     kind = "split"
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        mlp: str = "small",
-        grid: str = "paper",
-        form: str = "rfft",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        shape = (in_channels,)
-        super().__init__(in_channels, out_channels, form, shape, mlp=mlp, grid=grid, device=device, dtype=dtype)
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, device=device, dtype=dtype))
+    def __init__(self, in_channels: int, out_channels: int, **settings: Unpack[Settings]) -> None:
+        super().__init__(in_channels, out_channels, **settings)
+        weight = torch.empty(out_channels, in_channels, device=settings.get("device"), dtype=settings.get("dtype"))
+        self.weight = nn.Parameter(weight)
         bound = 1 / math.sqrt(in_channels)
         nn.init.uniform_(self.weight, -bound, bound)
 

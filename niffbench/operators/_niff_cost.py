@@ -14,11 +14,12 @@ from types import MappingProxyType
 from niffbench.case import Problem
 from niffbench.cost.closed import NOTHING, Work, bilinear
 from niffbench.cost.parts import Transform, batch_sum, casts, compute_bytes, contraction, spectral_product
-from niffbench.niff.catalogue import HIDDEN_WIDTHS
+from niffbench.niff.catalogue import HIDDEN_WIDTHS, settled
 
 Pair = tuple[Work, Work]
 Parts = dict[str, Pair]
 """Step → forward and backward, in the order of the forward pass."""
+FormParts = Callable[["Layer"], Parts]
 
 
 @dataclass(frozen=True)
@@ -210,17 +211,34 @@ def native(layer: Layer) -> Parts:
     }
 
 
-def auto(layer: Layer) -> Parts:
-    """As fused, whatever is chosen: a figure that does not depend on the machine. For split, then a 1×1."""
-    within = replace(layer.problem, channels_out=layer.problem.channels)
-    parts = fused(Layer(within, "depthwise", layer.mlp))
-    transformed = [parts.pop(name) for name in ("forward fft", "product", "inverse fft")]
-    forward, backward = (sum(works, NOTHING) for works in zip(*transformed, strict=True))
-    parts |= {"cast": layer.casts, "convolution": (forward, backward)}
-    return parts | {"mixing": elided(layer)["mixing"]} if layer.maps_channels else parts
+def then_mixed(engine: FormParts) -> FormParts:
+    """The closed form of ``engine``, and for split of the 1×1 convolution that follows."""
+
+    def parts(layer: Layer) -> Parts:
+        if not layer.maps_channels:
+            return engine(layer)
+        within = replace(layer.problem, channels_out=layer.problem.channels)
+        found = engine(Layer(within, "depthwise", layer.mlp))
+        return found | {"cast": layer.casts, "mixing": elided(layer)["mixing"]}
+
+    return parts
 
 
-def kept(form: Callable[[Layer], Parts]) -> Callable[[Layer], Parts]:
+def auto(form: FormParts) -> FormParts:
+    """The closed form of auto where it does as ``form``: its transforms and its product are one step."""
+
+    def parts(layer: Layer) -> Parts:
+        found: Parts = {}
+        for name, (forward, backward) in form(layer).items():
+            whole = "convolution" if name in ("forward fft", "product", "inverse fft") else name
+            there, back = found.get(whole, (NOTHING, NOTHING))
+            found[whole] = (there + forward, back + backward)
+        return found
+
+    return parts
+
+
+def kept(form: FormParts) -> FormParts:
     """The closed form of ``form`` with its filter kept: at hand where no gradient is wanted."""
 
     def parts(layer: Layer) -> Parts:
@@ -236,24 +254,30 @@ def kept(form: Callable[[Layer], Parts]) -> Callable[[Layer], Parts]:
     return parts
 
 
-FORM_PARTS: Mapping[str, Callable[[Layer], Parts]] = MappingProxyType(
+ENGINE_PARTS: Mapping[str, FormParts] = MappingProxyType(
+    {engine: then_mixed(parts) for engine, parts in {"fused": fused, "dft": dft, "native": native}.items()}
+)
+"""Engine → the closed form of a layer that it executes."""
+
+FORM_PARTS: Mapping[str, FormParts] = MappingProxyType(
     {
         "published": published,
         "fft": fft,
         "rfft": rfft,
         "cached": cached,
         "elided": elided,
-        "fused": fused,
-        "fused-cached": kept(fused),
-        "dft": dft,
-        "dft-cached": kept(dft),
-        "native": native,
-        "native-cached": kept(native),
-        "auto": auto,
-        "auto-cached": kept(auto),
+        **ENGINE_PARTS,
+        **{f"{engine}-cached": kept(parts) for engine, parts in ENGINE_PARTS.items()},
+        "auto": auto(ENGINE_PARTS["fused"]),
+        "auto-cached": auto(kept(ENGINE_PARTS["fused"])),
     }
 )
-"""Form → its closed form."""
+"""Form → its closed form. While auto has chosen nothing it is as fused: a figure that depends on no machine."""
+
+
+def form_parts(kind: str, form: str, engine: str | None) -> FormParts:
+    """The closed form of one form of a kind of layer; of an ``auto`` that chose ``engine``, where one is given."""
+    return FORM_PARTS[form] if engine is None else auto(FORM_PARTS[settled(kind, form, engine)])
 
 
 def complex_fft(layer: Layer) -> Pair:
