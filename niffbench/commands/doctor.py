@@ -55,6 +55,7 @@ def _examine(spec: str, threads: int | None) -> dict[str, Any]:
             "nvml": device.probe() if isinstance(device, cuda.CudaDevice) else {},
         },
         "compiler": checkup.compiler(),
+        "kernel": checkup.kernel(),
         "counters": [asdict(counter) for counter in checkup.check_counters(device)],
     }
 
@@ -87,6 +88,7 @@ def _print(found: dict[str, Any]) -> None:
     works += [(f"NVML {name}", "works" if fine else "no answer") for name, fine in found["cuda"]["nvml"].items()]
     works += [(counter["name"], counter["detail"]) for counter in found["counters"]]
     works += [("C++ compiler for torch.compile", found["compiler"] or "none found")]
+    works += [("NIFF's C kernel", found["kernel"])]
     _show(console, "What works", works)
 
 

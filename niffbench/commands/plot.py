@@ -53,9 +53,8 @@ def command(
     COLUMN is any column of the frame (`niffbench export RUN --format csv` shows them), or latency, memory or
     error for the main one of its kind. Points are medians over rounds with 95 % intervals. Fonts are embedded.
     """
-    from niffbench.records import frame, read
+    from niffbench.records import frame, main_regime, read
     from niffbench.report.files import write_whole
-    from niffbench.report.gather import main_regime
     from niffbench.report.plots.custom import FORMATS, Request, draw, pooled, resolve
     from niffbench.suite import Selection
 

@@ -173,7 +173,9 @@ def _profiled(device: Device, case: Case, out: Path) -> Profiled:
         numerics = bench.numerics(subject, output)
         del output
         if not tolerance.is_wrong(numerics):
-            return Profiled(case, label, trace, phases.profile(device, subject, operator.cost(case), trace))
+            choice = bench.choice(subject)
+            cost = (operator if choice is None else choice.operator).cost(case)
+            return Profiled(case, label, trace, phases.profile(device, subject, cost, trace))
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written ({error.strerror})") from error
     except Exception as error:

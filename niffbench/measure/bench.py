@@ -11,6 +11,7 @@ from typing import Protocol
 from niffbench.case import Case
 from niffbench.device import Device, Runner
 from niffbench.device.replay import ReplayDevice
+from niffbench.operators.base import Choice
 from niffbench.records import Ceilings, CostRecord, Numerics
 
 
@@ -71,8 +72,11 @@ class Bench(Protocol):
     def numerics(self, subject: Subject, output: object) -> Numerics:
         """The error of ``output``, the subject's own, against float64."""
 
-    def cost(self, case: Case) -> CostRecord:
-        """The witnesses' statements; never touches a subject."""
+    def choice(self, subject: Subject) -> Choice | None:
+        """What the subject, called once, turned out to be; None where there is nothing to choose."""
+
+    def cost(self, case: Case, choice: Choice | None) -> CostRecord:
+        """The witnesses' statements on what was chosen; never touches a subject."""
 
     def forget(self) -> None:
         """Drop the weights and references that cases of one problem share."""

@@ -13,6 +13,7 @@ from torch import nn
 from niffbench.cost import counters, fvcore
 from niffbench.device import Device, host, timer
 from niffbench.measure.probe import Probe
+from niffbench.niff.native import build
 from niffbench.records import is_busy
 from niffbench.stats.intervals import spread
 
@@ -89,6 +90,12 @@ def resolution() -> float:
 def compiler() -> str | None:
     """The C++ compiler torch.compile would use on a CPU; None when there is none."""
     return next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+
+
+def kernel() -> str:
+    """Whether NIFF's C kernel, which auto and native go by on a CPU, can be compiled here; if not, why."""
+    why = build.unavailable()
+    return "works" if why is None else f"none, so auto is slower: {why}"
 
 
 def check_counters(device: Device) -> list[Counter]:

@@ -8,6 +8,7 @@ from niffbench.case import Case
 from niffbench.device.replay import CaseTrace, ReplayDevice, ReplayRunner
 from niffbench.measure.bench import Footprint, Prediction, Subject
 from niffbench.measure.tolerance import tolerance
+from niffbench.operators.base import Choice
 from niffbench.operators.catalogue import catalogue
 from niffbench.records import Ceilings, CostRecord, Numerics, StepCost
 
@@ -77,7 +78,11 @@ class ReplayBench:
             return Numerics(l2=allowed / 100, max=allowed / 100, tolerance=allowed)
         return Numerics(l2=told.l2, max=told.max, tolerance=allowed)
 
-    def cost(self, case: Case) -> CostRecord:
+    def choice(self, subject: Subject) -> Choice | None:
+        """Nothing is called, so nothing is chosen."""
+        return None
+
+    def cost(self, case: Case, choice: Choice | None) -> CostRecord:
         """The closed form alone: the counters need torch."""
         cost = catalogue()[case.operator].cost(case)
         return CostRecord(

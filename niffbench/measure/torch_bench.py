@@ -17,6 +17,7 @@ from niffbench.measure.bench import Prediction, Subject
 from niffbench.measure.shared import Store
 from niffbench.measure.subject import TorchSubject, build, noise
 from niffbench.measure.tolerance import tolerance
+from niffbench.operators.base import Choice
 from niffbench.operators.catalogue import catalogue
 from niffbench.records import Ceilings, CostRecord, Numerics
 
@@ -72,8 +73,12 @@ class TorchBench:
         with torch.no_grad(), place:
             return operator.reference(case, state, x).cpu()
 
-    def cost(self, case: Case) -> CostRecord:
-        return witness.witnesses(catalogue()[case.operator], case)
+    def choice(self, subject: Subject) -> Choice | None:
+        assert isinstance(subject, TorchSubject)
+        return catalogue()[subject.case.operator].choice(subject.case, subject.module)
+
+    def cost(self, case: Case, choice: Choice | None) -> CostRecord:
+        return witness.witnesses(catalogue()[case.operator] if choice is None else choice.operator, case)
 
     def forget(self) -> None:
         """Drop what is old, and collect garbage; what lives on is not looked through again."""

@@ -26,11 +26,24 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What an operator that measures and chooses turned out to be.
+
+    ``engines``: what each of its layers that choose took, in their order. ``operator`` costs and builds what they
+    then do.
+    """
+
+    engines: tuple[str, ...]
+    operator: Operator
+
+
+@dataclass(frozen=True)
 class Operator(ABC):
     """A row of the tables. Instances are immutable and carry no tensors; importing one does not load torch.
 
     ``name`` is the catalogue name (``depthwise``, ``niff-depthwise/rfft``), ``family`` groups operators for
-    colours and legends, ``summary`` is one line for ``niffbench list operators``.
+    colours and legends, ``summary`` is one line for ``niffbench list operators``; ``base`` names the operator that
+    it was made from and is compared with beside the suite's baseline, as a network's original.
     """
 
     name: str
@@ -38,6 +51,7 @@ class Operator(ABC):
     summary: str
     boundary: Boundary
     takes_kernel: bool = False
+    base: str | None = None
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
     dtypes: ClassVar[frozenset[str]] = frozenset({"float64", "float32", "float16", "bfloat16"})
 
@@ -66,6 +80,10 @@ class Operator(ABC):
     def error_growth(self, case: Case) -> float:
         """How many times the rounding errors of one layer the result may be off."""
         return 1.0
+
+    def choice(self, case: Case, module: nn.Module) -> Choice | None:
+        """What ``case`` turned out to be, where only a first call of its ``module`` tells, and there was one."""
+        return None
 
     @abstractmethod
     def equivalence(self, case: Case) -> str:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from niffbench.case import Case, Problem
 from niffbench.cost.closed import NOTHING, Cost, Work, bilinear, steps
-from niffbench.niff.catalogue import EXECUTIONS, GRIDS, NETWORKS, Network
+from niffbench.niff.catalogue import EXECUTIONS, GRIDS, NETWORKS, Network, form_of, settled
 from niffbench.operators._architectures import STRIDE, Convolution, Linear, Norm, Scale, Site, sites, with_kernel
-from niffbench.operators._niff_cost import FORM_PARTS, Layer, Pair
-from niffbench.operators.base import Operator, Option
+from niffbench.operators._niff_cost import Layer, Pair, form_parts
+from niffbench.operators.base import Choice, Operator, Option
+from niffbench.operators.niff import engines_of, evaluate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,9 +29,13 @@ class WholeNetwork(Operator):
     ``channels`` is 3, ``channels_out`` the number of classes. In ``training`` its normalisations use the batch's
     statistics; dropout and stochastic depth are off, so that every call computes the same. The optimiser's
     learning rate and weight decay are 0: it does all its work and changes no weight.
+
+    ``engines`` is what each layer of form ``auto`` has chosen, in the network's order; empty where there is none,
+    and while nothing is chosen.
     """
 
     network: Network = field(default_factory=lambda: NETWORKS["resnet18"])
+    engines: tuple[str, ...] = ()
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
 
     def refusal(self, case: Case) -> str | None:
@@ -69,6 +74,7 @@ class WholeNetwork(Operator):
     def cost(self, case: Case) -> Cost:
         p = case.problem
         forms = EXECUTIONS[str(case.option("execution"))] if "execution" in self.options else {}
+        engines = iter(self.engines)
         forward: dict[str, Work] = {}
         backward: dict[str, Work] = {}
         parameters, lengths = 0, set[int]()
@@ -80,7 +86,8 @@ class WholeNetwork(Operator):
                 parts, learnable = _site_parts(site, p), _site_parameters(site)
             else:
                 layer = _layer(site, kind, p, "big" if self.network.base.startswith("convnext") else "small")
-                parts, learnable = FORM_PARTS[forms[kind]](layer), layer.parameters
+                engine = next(engines, None) if form_of(kind, forms[kind]).engine == "auto" else None
+                parts, learnable = form_parts(kind, forms[kind], engine)(layer), layer.parameters
                 if (kind, forms[kind]) != ("pointwise", "elided"):
                     lengths |= set(layer.transform.lengths)
             parameters += learnable
@@ -123,7 +130,7 @@ class WholeNetwork(Operator):
         import torch
         from torchvision.ops import StochasticDepth
 
-        from niffbench.niff.networks import build
+        from niffbench.niff.networks import build, choosing_layers
 
         p = case.problem
         settings = {name: str(case.option(name)) for name in ("execution", "grid") if name in self.options}
@@ -131,7 +138,14 @@ class WholeNetwork(Operator):
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout | StochasticDepth):
                 module.p = 0.0
+        if self.engines:
+            for layer, engine in zip(choosing_layers(model), self.engines, strict=True):
+                layer.form = settled(layer.kind, layer.form, engine)
         return model.train(p.mode == "training")
+
+    def choice(self, case: Case, module: nn.Module) -> Choice | None:
+        engines = engines_of(case, module)
+        return Choice(engines, replace(self, engines=engines)) if engines else None
 
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The network in float64, each NIFF layer computed from the definition of its filter."""
@@ -147,7 +161,6 @@ class WholeNetwork(Operator):
 
 def _by_definition(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     from niffbench.niff.layer import FilteringLayer, SpectralLayer
-    from niffbench.operators.niff import evaluate
 
     assert isinstance(layer, SpectralLayer)
     last = layer.channel_dimension == 3
@@ -246,6 +259,7 @@ def _operators() -> Iterator[WholeNetwork]:
             family="network",
             summary=summaries.get(network.variant, f"{network.base} with NIFF layers ({network.variant})"),
             boundary="circular" if spectral else "zero",
+            base=None if network.variant == "original" else f"network/{network.base}",
             options={"execution": _EXECUTION, "grid": _GRID, "optimiser": _OPTIMISER}
             if spectral
             else {"optimiser": _OPTIMISER},

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from niffbench.case import Case
 from niffbench.cost.closed import Cost, floor_bytes, steps
-from niffbench.niff.catalogue import FORMS, GRIDS, HIDDEN_WIDTHS, LAYOUTS
-from niffbench.operators._niff_cost import FORM_PARTS, Layer
-from niffbench.operators.base import Operator, Option
+from niffbench.niff.catalogue import FORMS, GRIDS, HIDDEN_WIDTHS, LAYOUTS, settled
+from niffbench.operators._niff_cost import Layer, form_parts
+from niffbench.operators.base import Choice, Operator, Option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,10 +27,14 @@ _OPTIONS: dict[str, dict[str, Option]] = {
 
 @dataclass(frozen=True)
 class Niff(Operator):
-    """One layer of :mod:`niffbench.niff` in one form. float16 and bfloat16 are computed in float32."""
+    """One layer of :mod:`niffbench.niff` in one form. float16 and bfloat16 are computed in float32.
+
+    ``engine`` is what a form ``auto`` has chosen; None of other forms, and while nothing is chosen.
+    """
 
     kind: str = "depthwise"
     form: str = "published"
+    engine: str | None = None
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
 
     def refusal(self, case: Case) -> str | None:
@@ -47,7 +51,7 @@ class Niff(Operator):
         p = case.problem
         mlp = str(case.option("mlp")) if "mlp" in self.options else None
         layer = Layer(p, self.kind, mlp)
-        parts = FORM_PARTS[self.form](layer)
+        parts = form_parts(self.kind, self.form, self.engine)(layer)
         elided = self.kind == "pointwise" and self.form == "elided"
         return Cost(
             steps=steps(
@@ -65,17 +69,22 @@ class Niff(Operator):
 
         p = case.problem
         settings: dict[str, Any] = {name: case.option(name) for name in self.options}
+        settings["form"] = self.form if self.engine is None else settled(self.kind, self.form, self.engine)
         if self.kind == "depthwise":
-            return niff.NiffDepthwise(p.channels, form=self.form, **settings)
+            return niff.NiffDepthwise(p.channels, **settings)
         if self.kind == "full":
-            return niff.NiffFull(p.channels, p.channels_out, form=self.form, **settings)
+            return niff.NiffFull(p.channels, p.channels_out, **settings)
         if self.kind == "split":
-            return niff.NiffSplit(p.channels, p.channels_out, form=self.form, **settings)
-        layer = niff.NiffPointwise(p.channels, p.channels_out, form=self.form, **settings)
+            return niff.NiffSplit(p.channels, p.channels_out, **settings)
+        layer = niff.NiffPointwise(p.channels, p.channels_out, **settings)
         if settings["layout"] == "nhwc":
             layer.register_forward_pre_hook(_channels_last)
             layer.register_forward_hook(_channels_first)
         return layer
+
+    def choice(self, case: Case, module: nn.Module) -> Choice | None:
+        engines = engines_of(case, module)
+        return Choice(engines, replace(self, engine=engines[0])) if engines else None
 
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         return evaluate(self.kind, state, x, str(case.option("grid")) if "grid" in self.options else "paper")
@@ -92,6 +101,22 @@ def evaluate(kind: str, state: Mapping[str, Tensor], x: Tensor, grid: str) -> Te
         planes = (x.shape[1], -1) if kind == "full" else (x.shape[1],)
         x = filtered(x, _filter(state, height, width, grid).view(*planes, height, width))
     return torch.einsum("bihw,oi->bohw", x, state["weight"]) if kind in ("pointwise", "split") else x
+
+
+def engines_of(case: Case, module: nn.Module) -> tuple[str, ...]:
+    """The engine of each layer of ``module`` that chooses one, in their order; none while any has not chosen."""
+    from niffbench.niff.auto import when_compiled
+    from niffbench.niff.networks import choosing_layers
+
+    found: list[str] = []
+    for layer in choosing_layers(module):
+        chosen = layer.chosen
+        if chosen is None and case.execution == "compiled":
+            chosen = when_compiled(next(layer.parameters()).device.type)
+        if chosen is None:
+            return ()
+        found.append(chosen)
+    return tuple(found)
 
 
 def _channels_last(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ from niffbench.records.manifest import MANIFEST, SCHEMA, Ceilings, ExcludedCase,
 from niffbench.records.neighbours import Neighbours, is_busy, neighbours
 from niffbench.records.reading import COMPRESSED, RECORDS, Run, read
 from niffbench.records.record import (
+    REGIME_ORDER,
     REGIMES,
     CostRecord,
     Latency,
@@ -18,6 +19,8 @@ from niffbench.records.record import (
     StepCost,
     Traits,
     dump,
+    in_words,
+    main_regime,
     parse,
 )
 
@@ -26,6 +29,7 @@ __all__ = [
     "MANIFEST",
     "RECORDS",
     "REGIMES",
+    "REGIME_ORDER",
     "SCHEMA",
     "Ceilings",
     "CostRecord",
@@ -44,7 +48,9 @@ __all__ = [
     "Traits",
     "dump",
     "frame",
+    "in_words",
     "is_busy",
+    "main_regime",
     "neighbours",
     "parse",
     "read",

@@ -9,13 +9,15 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from niffbench.records.reading import Run
-from niffbench.records.record import REGIMES, Memory, Record
+from niffbench.records.record import REGIMES, Memory, Record, in_words, main_regime
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _MEMORY = tuple(part.name for part in fields(Memory))
-_NUMERIC = {"kernel", "parameters", "energy", "others", "elapsed", "measuring", "needed", "available"}
+_NUMERIC = {
+    "kernel", "parameters", "energy", "others", "elapsed", "measuring", "needed", "available", "images_per_second",
+}  # fmt: skip
 _NUMERIC_PREFIXES = ("latency_", "samples_", "memory_", "flops", "bytes_", "error_")
 
 
@@ -46,6 +48,7 @@ def row(record: Record) -> dict[str, Any]:
         "execution": record.case.execution,
         "options": ", ".join(f"{key}={value}" for key, value in record.case.options),
         "parameters": record.parameters,
+        "chosen": in_words(record.chosen),
         "energy": record.energy,
         "others": record.machine.others if record.machine else None,
         "elapsed": record.elapsed,
@@ -83,14 +86,18 @@ def frame(run: Run, extra: Mapping[str, Any] | None = None) -> pd.DataFrame:
     """The run as a data frame: one row per case and round.
 
     Latencies (``latency_<regime>``, the round's median) in seconds, memory and bytes in bytes, FLOPs real and
-    for the whole mode; ``others`` is other processes' share of the processor, 0 to 1. What was not measured is NaN
-    or None. ``extra`` adds constant columns (a run's name).
+    for the whole mode; ``others`` is other processes' share of the processor, 0 to 1; ``images_per_second`` is
+    batch over latency in the run's main regime (steady, else cold, else graph, else first). What was not measured
+    is NaN or None. ``extra`` adds constant columns (a run's name).
     """
     import pandas as pd
 
+    main = f"latency_{main_regime(run.records)}"
     columns: dict[str, list[Any]] = {}
     for record in run.records:
-        for name, value in row(record).items():
+        flat = row(record)
+        flat["images_per_second"] = flat["batch"] / flat[main] if flat[main] else None
+        for name, value in flat.items():
             columns.setdefault(name, []).append(value)
     table = pd.DataFrame(
         {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -12,6 +14,8 @@ from niffbench.suite import Regime
 
 Status = Literal["ok", "oom", "timeout", "crashed", "unsupported", "skipped", "wrong"]
 REGIMES: tuple[Regime, ...] = ("first", "cold", "steady", "graph")
+REGIME_ORDER: tuple[Regime, ...] = ("steady", "cold", "graph", "first")
+"""The regime that is meant where one number must stand for latency: the first of these that was measured."""
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -28,12 +32,16 @@ class _Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits(_Part):
-    """What tables need to know of an operator without asking the catalogue."""
+    """What tables need to know of an operator without asking the catalogue.
+
+    ``base`` is the operator it was made from, by its name: of a network, torchvision's original.
+    """
 
     label: str
     family: str
     boundary: Literal["circular", "zero", "none"]
     equivalence: str
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +147,8 @@ class Record(_Part):
     ``status`` other than ``ok`` comes with ``reason``; then what was not measured is None, never 0.
     ``needed`` and ``available`` (bytes) explain ``oom`` and ``skipped``. ``elapsed`` is the wall time of the case
     in this round in seconds, ``measuring`` the part of it inside sampling. ``energy`` is in joules per call.
+    ``chosen``: the engine of each layer that chooses one by measuring (NIFF's ``auto``), in the network's order;
+    the cost is then that of these.
     """
 
     case: Case
@@ -148,6 +158,7 @@ class Record(_Part):
     reason: str | None = None
     traits: Traits
     parameters: Count | None = None
+    chosen: list[str] | None = None
     cost: CostRecord | None = None
     latency: dict[Regime, Latency] = field(default_factory=dict)
     memory: Memory | None = None
@@ -161,6 +172,19 @@ class Record(_Part):
 
 
 _RECORD: TypeAdapter[Record] = TypeAdapter(Record)
+
+
+def in_words(chosen: Sequence[str] | None) -> str | None:
+    """Choices in short, the most frequent first: ``native``, of several layers ``native 14, dft 2``."""
+    if not chosen or len(chosen) == 1:
+        return chosen[0] if chosen else None
+    return ", ".join(f"{engine} {number}" for engine, number in Counter(chosen).most_common())
+
+
+def main_regime(records: Iterable[Record]) -> Regime:
+    """The regime that stands for latency in a run: the first of REGIME_ORDER that any record has."""
+    present = {regime for record in records for regime in record.latency}
+    return next((regime for regime in REGIME_ORDER if regime in present), "steady")
 
 
 def dump(record: Record) -> bytes:

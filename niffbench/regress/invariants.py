@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
+from niffbench.records import in_words
 from niffbench.regress.findings import Finding, Verdict
 from niffbench.regress.rules import Rules
 from niffbench.regress.sides import BYTES, EXACT, Known, Side
@@ -17,6 +18,9 @@ def judge(id_: str, base: Side, head: Side, rules: Rules, *, memory: bool) -> It
     if one is None or two is None or not one.ok or not two.ok:
         return
     for name, read in EXACT.items():
+        if one.chosen != two.chosen and name.startswith("flops"):
+            yield two.finding(name, "incomparable", f"BASE chose {_choices(one)}, HEAD {_choices(two)}")
+            continue
         yield from _interval(two, name, one.values(read), two.values(read), 0.0)
     for name, read in BYTES.items():
         values = one.values(read), two.values(read)
@@ -24,6 +28,10 @@ def judge(id_: str, base: Side, head: Side, rules: Rules, *, memory: bool) -> It
             yield from _interval(two, name, *values, rules.memory_tolerance_of(two.case, two.label, name))
         elif any(values):
             yield two.finding(name, "incomparable", "memory of unlike kinds of device")
+
+
+def _choices(known: Known) -> str:
+    return " or ".join(sorted(in_words(chosen) or "nothing that is known" for chosen in known.chosen))
 
 
 def _coverage(id_: str, base: Side, head: Side) -> Finding:

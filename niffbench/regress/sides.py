@@ -106,6 +106,11 @@ class Known:
         harmless = ("ok", "skipped") if self.ok else ("ok",)
         return tuple(record for record in self.records.values() if record.status not in harmless)
 
+    @cached_property
+    def chosen(self) -> frozenset[tuple[str, ...]]:
+        """What was chosen in the rounds that measured it; their FLOPs are those of the choice."""
+        return frozenset(tuple(record.chosen or ()) for record in self.ok)
+
     def failure(self) -> str:
         """The first failure in words: its status, and its reason cut to one short line."""
         first = self.failures[0]

@@ -6,7 +6,8 @@ import csv
 import io
 from collections.abc import Sequence
 
-from niffbench.report import metrics, text
+from niffbench.records import REGIME_ORDER
+from niffbench.report import text
 from niffbench.report.digest import Cell, Digest, Group, Row
 from niffbench.report.machine import over_floor
 
@@ -56,7 +57,7 @@ def _line(digest: Digest, group: Group, row: Row) -> dict[str, object]:
     }
     for key in _KEYS:
         line |= _cell(key, row.cells.get(key))  # type: ignore[call-overload]
-    for regime in metrics.REGIME_ORDER:
+    for regime in REGIME_ORDER:
         line[f"latency_{regime}"] = row.regimes.get(regime)
     line |= {
         "parameters": row.parameters,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from niffbench.case import Case, Execution, Problem
-from niffbench.records import Ceilings, CostRecord, Run, Traits
+from niffbench.records import REGIME_ORDER, Ceilings, CostRecord, Run, Traits
 from niffbench.report import metrics
 from niffbench.report.metrics import Key, Metric
 from niffbench.report.text import clean
@@ -204,7 +204,7 @@ class Digest:
     def regimes(self) -> tuple[Regime, ...]:
         """The regimes that any row has, the main one first."""
         present = {regime for row in self.rows for regime in row.regimes}
-        return tuple(regime for regime in metrics.REGIME_ORDER if regime in present)
+        return tuple(regime for regime in REGIME_ORDER if regime in present)
 
     @cached_property
     def families(self) -> tuple[str, ...]:

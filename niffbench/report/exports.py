@@ -9,7 +9,7 @@ from typing import Any
 
 from niffbench import __version__
 from niffbench.errors import NothingMeasured, UsageError
-from niffbench.records import Run, frame
+from niffbench.records import REGIME_ORDER, Run, frame
 from niffbench.report import metrics, text
 from niffbench.report.digest import Digest, Group, Row
 from niffbench.report.gather import gather
@@ -62,7 +62,7 @@ def _pytest_benchmark(digest: Digest) -> dict[str, Any]:
     benchmarks = []
     for group in digest.groups:
         for row in group.rows:
-            for regime in metrics.REGIME_ORDER:
+            for regime in REGIME_ORDER:
                 if (row.id, regime) not in samples:
                     continue
                 stats: Any = new_stats()

@@ -9,7 +9,7 @@ from math import isfinite
 from statistics import median
 
 from niffbench.case import Execution, Problem
-from niffbench.records import Record, Run
+from niffbench.records import REGIME_ORDER, Record, Run, main_regime
 from niffbench.report import metrics
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, Winner, compare
 from niffbench.report.metrics import Key
@@ -44,12 +44,6 @@ def gather(run: Run) -> Digest:
         ),
         missing=max(len(order) * run.manifest.rounds - len(run.records), 0),
     )
-
-
-def main_regime(records: Iterable[Record]) -> Regime:
-    """The regime that stands for latency in a run: the first of REGIME_ORDER that any record has."""
-    present = {regime for record in records for regime in record.latency}
-    return next((regime for regime in metrics.REGIME_ORDER if regime in present), "steady")
 
 
 def _group(
@@ -127,7 +121,7 @@ def _against(row: Row, base: Row) -> Row:
 
 def _regimes(measured: Sequence[Record]) -> Mapping[Regime, float]:
     found: dict[Regime, float] = {}
-    for regime in metrics.REGIME_ORDER:
+    for regime in REGIME_ORDER:
         typical = _typical(metrics.latency_of(record, regime) for record in measured)
         if typical is not None:
             found[regime] = typical

@@ -14,9 +14,6 @@ from niffbench.suite import Regime
 
 Key = Literal["latency", "memory", "flops", "bytes"]
 
-REGIME_ORDER: tuple[Regime, ...] = ("steady", "cold", "graph", "first")
-"""The regime that is meant where one number must stand for latency: the first of these that was measured."""
-
 PLAUSIBLE = (1e-12, 1e9)
 """Seconds. What lies outside is no latency but a broken clock, or a joke."""
 

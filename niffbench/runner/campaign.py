@@ -127,7 +127,7 @@ class Campaign:
             update={
                 "wall": before + time.monotonic() - self.began,
                 "finished": None if self.missing else _now(),
-                "notes": [*self.manifest.notes, *manager.notes],
+                "notes": list(dict.fromkeys([*self.manifest.notes, *manager.notes])),
             }
         )
         place.write_manifest(self.directory, self.manifest)

@@ -9,6 +9,7 @@ from math import inf
 
 from niffbench.case import Case
 from niffbench.fingerprint import Fingerprint
+from niffbench.niff.native import build
 from niffbench.operators.base import Operator
 from niffbench.records import Record, Status, Traits
 from niffbench.runner import messages
@@ -62,8 +63,9 @@ class Manager:
         self._command = command
         self._done = {(record.id, record.round) for record in done}
         self._visits = [record for record in done if record.elapsed > 0]
-        self._costs = {record.id: record.cost for record in done if record.cost is not None}
+        self._costs = {record.id: record.cost for record in done if record.cost and record.chosen is None}
         self._unfit = [record.case for record in done if record.status == "oom"]
+        self._chose = False  # whether any case of this sitting chose an engine
         self._deaths = self._blameless = 0
         self._last_good = time.monotonic()  # when a worker last got anywhere
         self.notes: list[str] = []
@@ -80,6 +82,7 @@ class Manager:
                 self._round(number)
         finally:
             self._stop.at_once = None
+            self._note_missing_kernel()
 
     def _round(self, number: int) -> None:
         pending = {
@@ -100,6 +103,11 @@ class Manager:
             self._skip_dominating(pending, number)
             if pending:
                 self._sit(number, pending, allowed.measure)
+
+    def _note_missing_kernel(self) -> None:
+        """Say when what ``auto`` chose, on a CPU, was chosen without the engine that is mostly the fastest."""
+        if self._chose and self._fingerprint.must.get("device") == "cpu" and (why := build.unavailable()):
+            self.notes.append(f"auto had to do without its C kernel, mostly the fastest on a CPU: {why}")
 
     def _share(self, number: int, visits: int) -> Share:
         """What the budget leaves for this round and those after it; the first round is always made."""
@@ -223,6 +231,7 @@ class Manager:
                     family=operator.family,
                     boundary=operator.boundary,
                     equivalence=operator.equivalence(case),
+                    base=operator.base,
                 ),
                 needed=why.needed,
                 available=why.available,
@@ -235,6 +244,7 @@ class Manager:
         self.written += 1
         if record.elapsed > 0:
             self._visits.append(record)
-        if record.cost is not None:
+        self._chose = self._chose or record.chosen is not None
+        if record.cost is not None and record.chosen is None:
             self._costs[record.id] = record.cost
         self._observer.record(record)

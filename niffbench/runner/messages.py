@@ -38,7 +38,8 @@ class Task(_Message):
     ``ceilings`` is set. ``round``: measure each case once, problems in random order, the operators of one
     problem interleaved, all drawn from ``seed`` and ``round``. ``device``: ``cpu``, ``cuda``, ``cuda:1`` or
     ``replay:FILE``. ``memory_limit`` in bytes; None is the device's free memory. ``predictions`` (the survey's)
-    and ``costs`` (an earlier round's, by case id) depend on the case alone and are not worked out again.
+    and ``costs`` (an earlier round's, by case id, of what chooses nothing) depend on the case alone and are not
+    worked out again.
     """
 
     kind: Literal["survey", "round"]

@@ -137,6 +137,8 @@ class Round:
                 visit.parameters = subject.parameters
             with self._stage(visit, "first"):
                 visit.first, output = self._device.timed(subject)
+            choice = bench.choice(subject)
+            visit.chosen = None if choice is None else list(choice.engines)
             with self._stage(visit, "numerics"):
                 visit.numerics = bench.numerics(subject, output)
                 del output
@@ -145,10 +147,10 @@ class Round:
             if "first" in self._task.measure.regimes:
                 visit.latency["first"] = latency.first(visit.first)
                 visit.measuring += visit.first
-            visit.cost = self._task.costs.get(case.id)
+            visit.cost = self._task.costs.get(case.id) if choice is None else None
             if visit.cost is None:
                 with self._stage(visit, "cost"):
-                    visit.cost = bench.cost(case)
+                    visit.cost = bench.cost(case, choice)
             with self._stage(visit, "memory"):
                 visit.memory = memory.measure(self._device, subject, visit.prediction)
                 subject.reset()

@@ -28,6 +28,7 @@ class Visit:
     subject: Subject | None = None
     prediction: Prediction | None = None
     parameters: int | None = None
+    chosen: list[str] | None = None
     first: float = 0.0
     numerics: Numerics | None = None
     cost: CostRecord | None = None
@@ -65,6 +66,7 @@ class Visit:
             reason=None if reason is None else discreet(reason),
             traits=traits(self.operator, self.case),
             parameters=self.parameters,
+            chosen=self.chosen,
             cost=self.cost,
             latency=_beside_busy(self.latency) if busy else self.latency,
             memory=self.memory,
@@ -95,4 +97,5 @@ def traits(operator: Operator, case: Case) -> Traits:
         family=operator.family,
         boundary=operator.boundary,
         equivalence=operator.equivalence(case),
+        base=operator.base,
     )
