@@ -74,6 +74,8 @@ class Planted:
     memory: Law  # bytes of the peak
     kernels: tuple[int, ...] = ()
     missed: tuple[str, ...] = ()  # ops that stock counters count as nothing
+    base: str | None = None
+    chosen: tuple[str, ...] = ()  # what each of its layers chose
 
     def flops(self, case: Case) -> dict[str, int]:
         """Forward FLOPs by step."""
@@ -161,6 +163,41 @@ WORLD: tuple[Planted, ...] = (
         "attention", "attention", "none", "attention", Law(1.5e-12, size=4.0), Law(4.0, channels=0.0, size=4.0)
     ),
 )
+
+
+NETWORKS: tuple[Planted, ...] = (
+    Planted("network/resnet18", "network", "zero", "network-resnet18", Law(2e-6), _IO),
+    Planted(
+        "network/resnet18-split",
+        "network",
+        "circular",
+        "network-resnet18-split",
+        Law(5e-6),
+        _IO,
+        base="network/resnet18",
+        chosen=("native",) * 12 + ("dft",),
+    ),
+    Planted("network/convnext_tiny", "network", "zero", "network-convnext_tiny", Law(4e-6), _IO),
+    Planted(
+        "network/convnext_tiny-niff",
+        "network",
+        "circular",
+        "network-convnext_tiny-niff",
+        Law(5e-6),
+        _IO,
+        base="network/convnext_tiny",
+    ),
+    Planted(
+        "network/convnext_tiny-k31",
+        "network",
+        "zero",
+        "network-convnext_tiny-k31",
+        Law(12e-6),
+        _IO,
+        base="network/convnext_tiny",
+    ),
+)
+"""Two originals, and what was made from them."""
 
 
 @dataclass(frozen=True)
@@ -295,7 +332,11 @@ def _label(case: Case) -> str:
 
 def _record(world: World, planted: Planted, case: Case, round_: int) -> Record:
     traits = Traits(
-        label=_label(case), family=planted.family, boundary=planted.boundary, equivalence=planted.equivalence
+        label=_label(case),
+        family=planted.family,
+        boundary=planted.boundary,
+        equivalence=planted.equivalence,
+        base=planted.base,
     )
     fault = next((f for f in world.faults if f.hits(case, round_)), None)
     problem = case.problem
@@ -356,6 +397,7 @@ def _record(world: World, planted: Planted, case: Case, round_: int) -> Record:
         round=round_,
         status="ok",
         traits=traits,
+        chosen=list(planted.chosen) or None,
         parameters=120 + 10 * planes if planted.family == "niff" else planes * (case.kernel or 1) ** 2,
         cost=cost,
         latency=latency,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import pty
@@ -258,3 +259,40 @@ def test_a_real_run_survives_the_death_of_its_worker(place: Path) -> None:
     assert told["ok"] >= 2
     assert told["ok"] + told.get("crashed", 0) == 3
     assert begun.returncode == 0
+
+
+def test_a_real_run_of_networks_tells_images_per_second_and_what_auto_chose(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "networks.toml").write_text(
+        """
+        description = "made up"
+        baseline = "network/resnet18"
+        rounds = 1
+        axes = {channels = 3, channels_out = 10, size = 32}
+        [[operators]]
+        name = "network/resnet18"
+        [[operators]]
+        name = "network/resnet18-split"
+        options = {execution = "auto-cached"}
+        [measure]
+        regimes = ["steady"]
+        min_time = 0.01
+        max_time = 0.02
+        min_samples = 3
+        """
+    )
+    done = cli("run", "networks.toml", "--device", "cpu", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    assert "images/s" in done.stdout
+    with (tmp_path / "out" / "table.csv").open() as file:
+        original, niff = csv.DictReader(file)
+    assert float(niff["images_per_second"]) == pytest.approx(1 / float(niff["latency"]))
+    assert original["chosen"] == ""
+    engines = dict(part.split() for part in niff["chosen"].split(", "))
+    assert engines.keys() <= {"native", "dft", "fused"}
+    assert sum(map(int, engines.values())) == 13
+    report = (tmp_path / "out" / "report.md").read_text().replace("\\", "")
+    assert f"network/resnet18-split execution=auto-cached chose {niff['chosen']} at the one problem." in report
+    assert "the FLOPs of network/resnet18" in report
+    plotted = cli("plot", "out", "--x", "label", "--y", "images_per_second", "--out", "fig.svg")
+    assert plotted.returncode == 0, plotted.stderr
+    assert "images/s" in (tmp_path / "fig.svg").read_text()

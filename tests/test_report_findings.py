@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic import CROSSOVER, WORLD, Law, Planted, World, make
+from synthetic import CROSSOVER, NETWORKS, WORLD, Law, Planted, World, make
 
+from niffbench.records import Run
 from niffbench.report.digest import Digest
-from niffbench.report.findings import Finding, findings, outcome
+from niffbench.report.findings import Finding, _original, findings, outcome
 from niffbench.report.gather import gather
 from niffbench.report.slices import Axis, slices
 from niffbench.report.trends import all_slices, exchanges, growths
@@ -148,3 +150,53 @@ def test_a_form_that_wins_here_and_loses_there_has_both_said_in_full() -> None:
     (sentence,) = _said(world, "In inference, niff-depthwise/rfft takes")
     assert "others" not in sentence
     assert sentence.count("at 1 of 2 problems") >= 4
+
+
+def test_each_network_is_held_against_its_own_original() -> None:
+    world = World(operators=NETWORKS, sizes=(32, 64), faults=(), baseline="network/resnet18")
+    planted = {
+        "network/resnet18-split": ("network/resnet18", 5 / 2),
+        "network/convnext_tiny-niff": ("network/convnext_tiny", 5 / 4),
+        "network/convnext_tiny-k31": ("network/convnext_tiny", 3.0),
+    }
+    for name, (original, ratio) in planted.items():
+        (sentence,) = _said(world, f"In inference, {name} takes")
+        assert f"the steady latency of {original} at both problems" in sentence
+        found = re.findall(r"takes ([\d.]+)×(?: to ([\d.]+)×)?", sentence)[0]
+        assert all(float(number) == pytest.approx(ratio, rel=0.05) for number in found if number)
+    assert not _said(world, "In inference, network/convnext_tiny takes")
+
+
+def test_a_network_is_compared_with_the_original_of_the_same_optimiser() -> None:
+    digest = _digest(World(operators=NETWORKS[:2], sizes=(32,), faults=(), baseline="network/resnet18"))
+    (group,) = digest.groups
+    for options, original in (((("optimiser", "sgd"),), "sgd"), ((("optimiser", "adamw"),), "adamw")):
+        rows = [
+            replace(row, case=replace(row.case, options=(("optimiser", name),)))
+            for row in group.rows[:1]
+            for name in ("sgd", "adamw")
+        ]
+        niff = replace(group.rows[1], case=replace(group.rows[1].case, options=(("grid", "paper"), *options)))
+        found = _original(replace(group, rows=(*rows, niff)), niff)
+        assert found is not None
+        assert found.case.option("optimiser") == original
+
+
+def test_what_auto_chose_is_said() -> None:
+    """In which problems which engine; where the rounds disagree, the usual one, whose cost the row has."""
+    run = make(World(operators=NETWORKS[:2], sizes=(32, 64), faults=()), Path("made-up"))
+    said = "network/resnet18-split chose native 12, dft 1 at both problems."
+    assert said in [finding.sentence for finding in _findings(gather(run))]
+    records = tuple(
+        replace(r, chosen=["native"] * 13, cost=replace(r.cost, closed=7))
+        if r.chosen and r.case.problem.height == 32 and r.round == 0 and r.cost
+        else r
+        for r in run.records
+    )
+    digest = gather(Run(run.path, run.manifest, records))
+    rows = {row.case.problem.height: row for row in digest.rows if row.choices}
+    assert rows[32].chosen == "native 12, dft 1 in 2 of 3 rounds; native 13 in 1"
+    assert rows[32].cost is not None
+    assert rows[32].cost.closed != 7
+    assert not rows[32].cells["flops"].exact
+    assert rows[64].cells["flops"].exact

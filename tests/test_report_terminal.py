@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from synthetic import World, make
+from synthetic import NETWORKS, World, make
 
 from niffbench import report
 from niffbench.records import Run
+from niffbench.report import text
+from niffbench.report.gather import gather
 
 
 def _printed(run: Run) -> str:
@@ -56,3 +58,16 @@ def test_escape_codes_in_records_do_not_reach_the_terminal() -> None:
     printed = _printed(Run(run.path, run.manifest, records))
     assert "\x1b" not in printed
     assert "[bold]" in printed  # markup of rich is text here
+
+
+def test_networks_are_told_in_images_per_second_too_and_what_was_chosen_in_brackets() -> None:
+    world = World(operators=NETWORKS, sizes=(32,), batches=(8,), faults=(), baseline="network/resnet18")
+    run = make(world, Path("made-up"))
+    printed = _printed(run)
+    assert max(map(len, printed.splitlines())) <= 100
+    assert "…" not in printed
+    assert "images/s" in printed
+    speed = next(row.images_per_second for row in gather(run).rows)
+    assert f" {text.plain(speed)} " in next(line for line in printed.splitlines() if "network/resnet18 " in line)
+    assert "(native 12, dft 1)" in " ".join(printed.split())
+    assert "images/s" not in _printed(make(World(sizes=(28,)), Path("made-up")))

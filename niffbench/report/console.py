@@ -10,7 +10,7 @@ from rich.text import Text
 from niffbench.records import Run
 from niffbench.report import text
 from niffbench.report.digest import Digest, Group, Row
-from niffbench.report.facts import measured, notices
+from niffbench.report.facts import choices, measured, notices
 from niffbench.report.gather import gather
 from niffbench.report.metrics import Metric
 from niffbench.report.tables import UNLIKE
@@ -27,6 +27,7 @@ def closing(run: Run) -> RenderableType:
         parts += [_operators(digest, group) for group in digest.groups]
     else:
         parts.append(_problems(digest))
+        parts += [Text(sentence) for _, sentence in choices(digest)]
     parts.append(Text(_legend(digest), style="dim"))
     parts.append(Text(f"Measured: {measured(digest)}"))
     parts += [Text(notice, style="yellow") for notice in notices(digest)]
@@ -38,6 +39,8 @@ def _legend(digest: Digest) -> str:
         f"Latency: {digest.regime}, median of {text.plural(digest.rounds, 'round')}; memory: peak above inputs."
     ]
     said.append(f"×: ratio to {digest.baseline} [95 % interval]. ★: best, or not to be told from the best.")
+    if len(digest.rows) <= MOST_ROWS and any(row.chosen for row in digest.rows):
+        said.append("In brackets: the engine that auto chose.")
     if any(not row.like_baseline for row in digest.rows):
         said.append(f"{UNLIKE}: computes another function than the baseline.")
     return " ".join(said)
@@ -47,17 +50,22 @@ def _operators(digest: Digest, group: Group) -> Table:
     table = Table(title=f"\n{group.label}", title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.title_style = "bold"
     table.add_column("operator", overflow="fold", max_width=40)
-    for heading in ("latency", "×", "memory", "×", "FLOPs", "×"):
+    headings = ["latency", "×", *(["images/s"] if digest.has_networks else []), "memory", "×", "FLOPs", "×"]
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in group.rows:
         is_base = group.baseline is not None and row.id == group.baseline.id
         name = Text(row.label + ("" if row.like_baseline else f" {UNLIKE}"), style="bold" if is_base else "")
+        if row.chosen:
+            name.append(f" ({row.chosen})", style="dim")
         if not row.ok:
             table.add_row(name, Text(row.status, style="red"))
             continue
         cells: list[Text] = []
         for metric in digest.metrics:
             cells += _pair(row, group, metric)
+            if metric.key == "latency" and digest.has_networks:
+                cells.append(Text(text.plain(row.images_per_second)))
         table.add_row(name, *cells)
     return table
 

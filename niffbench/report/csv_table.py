@@ -60,6 +60,8 @@ def _line(digest: Digest, group: Group, row: Row) -> dict[str, object]:
     for regime in REGIME_ORDER:
         line[f"latency_{regime}"] = row.regimes.get(regime)
     line |= {
+        "images_per_second": row.images_per_second,
+        "chosen": row.chosen,
         "parameters": row.parameters,
         "error_l2": row.error,
         "energy": row.energy,

@@ -62,9 +62,10 @@ class Row:
     """One case: an operator on the group's problem, with all that its rounds learned.
 
     ``regimes``: the median latency of every regime, in seconds. ``statuses`` counts rounds by status;
-    ``reasons`` maps each status other than ``ok`` to its first reason. ``like_baseline`` is False where the row
-    computes another function than the baseline, or at another boundary: its ratio is then one of unlike things,
-    and marked.
+    ``reasons`` maps each status other than ``ok`` to its first reason. ``choices``: what was chosen by
+    measurement, in short, and in how many rounds; the most frequent comes first, and ``cost`` is its.
+    ``like_baseline`` is False where the row computes another function than the baseline, or at another boundary:
+    its ratio is then one of unlike things, and marked.
     """
 
     case: Case
@@ -75,6 +76,7 @@ class Row:
     statuses: Mapping[str, int]
     reasons: Mapping[str, str]
     flags: Mapping[str, int]
+    choices: Mapping[str, int]
     cost: CostRecord | None
     parameters: int | None
     error: float | None
@@ -99,6 +101,21 @@ class Row:
         if self.traits.boundary == "circular":
             return "niff"
         return "depthwise" if _LARGE_KERNEL.search(self.traits.label) else "dense"
+
+    @property
+    def chosen(self) -> str:
+        """What was chosen, fit to show: ``native``, or ``native in 2 of 3 rounds; dft in 1``; else empty."""
+        if len(self.choices) <= 1:
+            return next(iter(self.choices), "")
+        (usual, often), *others = self.choices.items()
+        first = f"{usual} in {often} of {sum(self.choices.values())} rounds"
+        return "; ".join([first, *(f"{what} in {number}" for what, number in others)])
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Batch over latency in the run's main regime."""
+        latency = self.cells.get("latency")
+        return self.case.problem.batch / latency.estimate if latency and latency.estimate else None
 
     @property
     def ok(self) -> bool:
@@ -179,6 +196,11 @@ class Digest:
     def metrics(self) -> tuple[Metric, Metric, Metric]:
         """What groups are judged by: latency in the run's main regime, memory, FLOPs."""
         return metrics.latency(self.regime), metrics.MEMORY, metrics.FLOPS
+
+    @property
+    def has_networks(self) -> bool:
+        """Whether any row is a whole network, whose speed is also told in images per second."""
+        return any(row.traits.family == "network" for row in self.rows)
 
     @property
     def baseline(self) -> str:

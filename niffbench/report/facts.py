@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from niffbench.records import neighbours
 from niffbench.report import text
@@ -47,6 +48,17 @@ def measured(digest: Digest) -> str:
     parts += [f"{partly} in some"] if partly else []
     parts += [f"{number} {status}" for status, number in sorted(lost.items())]
     return ", ".join(parts)
+
+
+def choices(digest: Digest) -> Iterator[tuple[str, str]]:
+    """Each row that chooses how to execute, by its label, and a sentence on what it chose and how often."""
+    found: dict[str, Counter[str]] = {}
+    for row in digest.rows:
+        if row.choices:
+            found.setdefault(row.label, Counter())[next(iter(row.choices))] += 1
+    for label, chosen in found.items():
+        places = [f"{what} at {text.of_problems(number, chosen.total())}" for what, number in chosen.most_common()]
+        yield label, f"{label} chose {'; '.join(places)}."
 
 
 def notices(digest: Digest) -> tuple[str, ...]:

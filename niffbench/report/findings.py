@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
-from niffbench.report import metrics, text
-from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, aligned
-from niffbench.report.metrics import Metric
+from niffbench.report import text
+from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, aligned, compare
+from niffbench.report.facts import choices
+from niffbench.report.metrics import Key, Metric
 from niffbench.report.plots.scaling import representative
 from niffbench.report.slices import WORDS, Axis, Slice
 from niffbench.report.trends import Exchange, Growth, is_niff
@@ -44,8 +45,8 @@ def findings(
     found: list[Finding] = []
     others: list[Finding] = []  # of the NIFF layers after the first
     forms: set[str] = set()
-    for place, kind in enumerate(_kinds(digest)):
-        best = {setting: _best_form(groups, digest.metrics[0], kind) for setting, groups in settings.items()}
+    for place, labels in enumerate(_kinds(digest)):
+        best = {setting: _best_form(groups, digest.metrics[0], labels) for setting, groups in settings.items()}
         said = [
             f for setting, form in best.items() if form for f in _against_baseline(digest, setting, settings, form)
         ]
@@ -57,12 +58,16 @@ def findings(
         ]
         (others if place else found).extend(said)
         forms |= {form for form in best.values() if form}
+    for setting, groups in settings.items():
+        for niff, finding in _against_originals(digest, setting, groups):
+            (found if niff else others).append(finding)
     first, rest = _crossovers(slices, [e for e in exchanges if e.niff in forms])
     found += first
     for setting, groups in settings.items():
         found += _winners(digest, setting, groups)
     found += _exponents(slices, [g for g in growths if g.operator in {*forms, digest.baseline}])
     found += _primes(growths, digest)
+    found += [Finding(sentence, "overview", label) for label, sentence in choices(digest)]
     found += _counters(digest)
     return (*found, *others, *rest)
 
@@ -91,17 +96,21 @@ def _in(setting: Setting) -> str:
     return "In " + ", ".join([mode if mode != "forward" else "forward passes", *unusual])
 
 
-def _kinds(digest: Digest) -> list[str]:
-    """The NIFF layers of a run: the equivalence classes of its forms, in the suite's order."""
-    return list(dict.fromkeys(row.traits.equivalence for row in digest.rows if is_niff(row)))
+def _kinds(digest: Digest) -> list[set[str]]:
+    """The NIFF layers of a run in the suite's order: of each, an equivalence class, the labels of its forms."""
+    found: dict[str, set[str]] = {}
+    for row in digest.rows:
+        if is_niff(row):
+            found.setdefault(row.traits.equivalence, set()).add(row.label)
+    return list(found.values())
 
 
-def _best_form(groups: Sequence[Group], metric: Metric, kind: str) -> str | None:
-    """The form of a NIFF layer of least geometric mean, among those measured most often; a choice, not a claim."""
+def _best_form(groups: Sequence[Group], metric: Metric, labels: Collection[str]) -> str | None:
+    """The row of least geometric mean, among those measured most often; a choice, not a claim."""
     found: dict[str, list[float]] = {}
     for group in groups:
         for row in group.rows:
-            if is_niff(row) and row.ok and row.traits.equivalence == kind and metric.key in row.cells:
+            if row.ok and row.label in labels and metric.key in row.cells:
                 found.setdefault(row.label, []).append(log(row.cells[metric.key].estimate))
     most = max(map(len, found.values()), default=0)
     full = [label for label, logs in found.items() if len(logs) == most]
@@ -115,22 +124,76 @@ def _row(group: Group, label: str) -> Row | None:
 def _against_baseline(digest: Digest, setting: Setting, settings: Settings, form: str) -> Iterator[Finding]:
     """The best NIFF form against the baseline, over all problems of a setting, in each quantity."""
     rows = [row for group in settings[setting] if (row := _row(group, form)) and row.label != digest.baseline]
+    ratios = {m.key: [row.cells[m.key].ratio for row in rows if m.key in row.cells] for m in digest.metrics}
+    alike = all(row.like_baseline for row in rows)
+    yield from _against(digest, setting, form, digest.baseline, ratios, alike=alike)
+
+
+def _against(
+    digest: Digest,
+    setting: Setting,
+    form: str,
+    base: str,
+    ratios: Mapping[Key, Sequence[Interval | None]],
+    *,
+    alike: bool,
+) -> Iterator[Finding]:
+    """One row against another over all problems of a setting, in each quantity, by its ``ratios`` to ``base``."""
     said: list[str] = []
     for metric in digest.metrics:
-        of = f"its {metric.noun}" if said else f"the {metric.noun} of {digest.baseline}"
-        said += _at_problems(rows, metric, of)
+        of = f"its {metric.noun}" if said else f"the {metric.noun} of {base}"
+        said += _at_problems(ratios[metric.key], of)
     if said:
-        unlike = "" if all(row.like_baseline for row in rows) else "; the two compute different functions"
+        unlike = "" if alike else "; the two compute different functions"
         yield Finding(f"{_in(setting)}, {form} takes {text.listing(said, len(said))}{unlike}.", "overview", form)
 
 
-def _at_problems(rows: Sequence[Row], metric: Metric, of: str) -> list[str]:
+def _against_originals(
+    digest: Digest, setting: Setting, groups: Sequence[Group]
+) -> Iterator[tuple[bool, Finding]]:
+    """Each network, in its fastest form, against the original that it was made from; whether it is NIFF's."""
+    kinds: dict[tuple[str, str], dict[str, list[tuple[Row, Row]]]] = {}
+    for group in groups:
+        for row in group.rows:
+            if row.ok and (original := _original(group, row)) is not None:
+                kind = kinds.setdefault((row.traits.equivalence, original.label), {})
+                kind.setdefault(row.label, []).append((original, row))
+    for (_, base), found in kinds.items():
+        form = _best_form(groups, digest.metrics[0], found)
+        if form is None:
+            continue
+        pairs = found[form]
+        ratios = {
+            m.key: [
+                compare(one.cells[m.key], two.cells[m.key])
+                for one, two in pairs
+                if m.key in one.cells and m.key in two.cells
+            ]
+            for m in digest.metrics
+        }
+        for finding in _against(digest, setting, form, base, ratios, alike=False):
+            yield pairs[0][1].kin == "niff", finding
+
+
+def _original(group: Group, row: Row) -> Row | None:
+    """What ``row`` was made from, with the same settings as far as both have them, where it was measured."""
+    options = set(row.case.options)
+    return next(
+        (
+            o
+            for o in group.rows
+            if o.ok and o.case.operator == row.traits.base and options.issuperset(o.case.options)
+        ),
+        None,
+    )
+
+
+def _at_problems(ratios: Sequence[Interval | None], of: str) -> list[str]:
     """By how much, and how often, a quantity differs from the baseline's where its interval leaves no doubt."""
-    ratios = [row.cells[metric.key].ratio for row in rows if metric.key in row.cells]
     known = [ratio for ratio in ratios if ratio is not None and ratio.estimate]
     sure = [r.estimate for r in known if r.estimate and r.excludes(1.0) and _worth(r.estimate)]
     sides = [side for side in ([r for r in sure if r < 1], [r for r in sure if r > 1]) if side]
-    places = [(_range(side), _of(len(side), len(known))) for side in sides]
+    places = [(_range(side), text.of_problems(len(side), len(known))) for side in sides]
     return [f"{places[0][0]} {of} at {places[0][1]}", *(f"{r} at {at}" for r, at in places[1:])] if places else []
 
 
@@ -142,12 +205,6 @@ def _range(ratios: Sequence[float]) -> str:
 def _worth(ratio: float) -> bool:
     """Whether a difference, however certain, is worth a sentence."""
     return abs(log(ratio)) >= LEAST
-
-
-def _of(some: int, all_: int) -> str:
-    if some < all_:
-        return f"{some} of {all_} problems"
-    return "the one problem" if all_ == 1 else f"all {all_} problems" if all_ > 2 else "both problems"
 
 
 def _against_published(digest: Digest, setting: Setting, settings: Settings, form: str) -> Iterator[Finding]:
@@ -167,7 +224,7 @@ def _against_published(digest: Digest, setting: Setting, settings: Settings, for
             if not whole:
                 continue
             ratio = mean_ratio([f for _, f in whole], [o for o, _ in whole])
-            exact = metric.key in metrics.EXACT
+            exact = all(cell.exact for pair in whole for cell in pair)
             if ratio.estimate and _worth(ratio.estimate) and (exact or ratio.excludes(1.0)):
                 said.append(f"{text.times(ratio.estimate) if exact else text.ratio(ratio)} the {metric.noun}")
         if said:
@@ -192,7 +249,7 @@ def _winners(digest: Digest, setting: Setting, groups: Sequence[Group]) -> Itera
                     wins[winner.row.label] = wins.get(winner.row.label, 0) + 1
         if sum(wins.values()) * 2 >= max(judged, 1):
             ranked = sorted(wins.items(), key=lambda item: -item[1])
-            said = [f"{label} at {_of(number, judged)}" for label, number in ranked]
+            said = [f"{label} at {text.of_problems(number, judged)}" for label, number in ranked]
             yield Finding(
                 f"{_in(setting)}, the {metric.best} of all operators is {text.listing(said)}.",
                 "overview",

@@ -9,7 +9,7 @@ from math import isfinite
 from statistics import median
 
 from niffbench.case import Execution, Problem
-from niffbench.records import REGIME_ORDER, Record, Run, main_regime
+from niffbench.records import REGIME_ORDER, Record, Run, in_words, main_regime
 from niffbench.report import metrics
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, Winner, compare
 from niffbench.report.metrics import Key
@@ -71,6 +71,8 @@ def _is(record: Record, baseline: str) -> bool:
 def _row(records: Sequence[Record], regime: Regime) -> Row:
     measured = [record for record in records if record.status == "ok"]
     best = measured[0] if measured else records[0]
+    choices = Counter(words for record in measured if (words := in_words(record.chosen)))
+    usual = next((words for words, _ in choices.most_common(1)), None)
     reasons: dict[str, str] = {}
     for record in records:
         if record.status != "ok":
@@ -84,7 +86,8 @@ def _row(records: Sequence[Record], regime: Regime) -> Row:
         statuses=Counter(record.status for record in records),
         reasons=reasons,
         flags=Counter(clean(flag, 40) for record in measured for flag in _flags(record, regime)),
-        cost=next((record.cost for record in records if record.cost), None),
+        choices={clean(words, 60): number for words, number in choices.most_common()},
+        cost=next((r.cost for r in records if r.cost and usual in (None, in_words(r.chosen))), None),
         parameters=best.parameters,
         error=max((r.numerics.l2 for r in records if r.numerics and r.numerics.l2 < _ABSURD), default=None),
         energy=_typical(record.energy for record in measured),
@@ -101,7 +104,8 @@ def _cell(records: Iterable[Record], key: Key, regime: Regime) -> Cell | None:
     rounds = {round_: value for round_, value in found.items() if value is not None}
     if not rounds:
         return None
-    if exact := key in metrics.EXACT:
+    # What is chosen by measuring may differ from round to round, and its closed form then does.
+    if exact := key in metrics.EXACT and len(set(rounds.values())) == 1:
         return Cell(rounds, exactly(median(rounds.values()), CONFIDENCE), exact)
     return Cell(rounds, median_of_rounds(list(rounds.values()), confidence=CONFIDENCE), exact)
 

@@ -119,12 +119,14 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
     main, *others = digest.regimes or (digest.regime,)
     energy = any(row.energy is not None for row in digest.rows)
     launches = any(row.launch_share is not None for row in digest.rows)
+    images = digest.has_networks
     relative = f"ratio to {digest.baseline}, 95 % interval"
     columns = (
         Column("problem"),
         Column("operator"),
         Column(f"{main} latency", True, "median of round medians, 95 % interval over rounds"),
         Column("×", True, f"{main} latency: {relative}"),
+        *((Column("images/s", True, f"batch over {main} latency"),) * images),
         *(Column(f"{regime}", True, f"{regime} latency") for regime in others),
         *((Column("launches", True, "share of the eager time that launches took, from CUDA graphs"),) * launches),
         Column("peak memory", True, "above the resident inputs and weights"),
@@ -148,6 +150,7 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
                     Item(group.label),
                     _operator(row, group, colours.get(row.kin, "")),
                     *_pair(row, group, digest.metrics[0]),
+                    *((Item(text.plain(speed := row.images_per_second), sort=speed),) * images),
                     *(Item(text.seconds(row.regimes.get(r)), sort=row.regimes.get(r)) for r in others),
                     *((Item(text.percent(row.launch_share), sort=row.launch_share),) * launches),
                     *_pair(row, group, digest.metrics[1]),
@@ -174,9 +177,11 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
 
 
 def _operator(row: Row, group: Group, colour: str) -> Item:
-    note = [row.traits.boundary] if row.traits.boundary != "none" else []
     is_base = group.baseline is not None and row.id == group.baseline.id
-    return Item(row.label, ", ".join([*(["baseline"] if is_base else []), *note]), mark="base" if is_base else "",
+    note = ["baseline"] if is_base else []
+    note += [row.traits.boundary] if row.traits.boundary != "none" else []
+    note += [f"chose {row.chosen}"] if row.chosen else []
+    return Item(row.label, ", ".join(note), mark="base" if is_base else "",
                 colour=colour)  # fmt: skip
 
 

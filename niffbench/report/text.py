@@ -151,6 +151,13 @@ def capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
+def of_problems(some: int, all_: int) -> str:
+    """``2 of 3 problems``, ``both problems``."""
+    if some < all_:
+        return f"{some} of {all_} problems"
+    return "the one problem" if all_ == 1 else f"all {all_} problems" if all_ > 2 else "both problems"
+
+
 def plural(number: int, noun: str) -> str:
     """``1 case``, ``1,234 cases``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -42,6 +42,7 @@ _MEASURED_TICKS = 12
 _SPELT: Mapping[str, str] = {
     **{str(axis): words for axis, words in AXES.items()},
     "flops": "FLOPs",
+    "images_per_second": "images/s",
     "error_l2": "relative L2 error",
     "error_max": "maximum error",
 }
