@@ -122,6 +122,8 @@ class Fake:
             if what not in ("oom", "stranger"):
                 cost = {"closed": 4, "closed_forward": 4, "steps": [], "bytes_floor": 8, "bytes_own": 8}
                 more = {"cost": cost} if self.script.get("cost") else {}
+                if chosen := self.script.get("chosen", {}).get(case["operator"]):
+                    more["chosen"] = chosen
                 self.send(type="finished", record=record(case, self.task["round"], **more))
 
     def run(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from niffbench.commands import doctor
+from niffbench.niff.native import build
 
 pytest_plugins = ["calling"]
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -25,6 +26,7 @@ def test_doctor_says_what_works_as_json_and_for_people(call: Call, capsys: pytes
     assert {counter["name"]: counter["works"] for counter in found["counters"]}["memory of a call"]
     assert set(found["quiet"]) == {"load", "others", "jitter", "worst", "governor", "remarks"}
     assert isinstance(found["cuda"]["usable"], bool)
+    assert (found["kernel"] == "works") == (build.unavailable() is None)
     assert os.uname().nodename not in done.stdout.split('"')
     doctor._print(found)
     printed = capsys.readouterr().out

@@ -16,6 +16,7 @@ from niffbench.cost.counters import Counted, count
 from niffbench.cost.subject import fake
 from niffbench.cost.witness import Disagreement, witnesses
 from niffbench.operators.catalogue import catalogue
+from niffbench.operators.niff import Niff
 from niffbench.records import CostRecord
 
 PROBLEM = Problem(2, 8, 8, 12, 10)
@@ -164,3 +165,19 @@ def test_counting_changes_nothing_that_could_be_timed(case: Case) -> None:
     assert torch.get_default_dtype() == torch.float32
     assert torch._C._len_torch_dispatch_stack() == 0
     assert type(torch.zeros(1)) is Tensor
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("name", ["niff-depthwise/auto", "niff-depthwise/auto-cached", "niff-split/auto-cached"])
+def test_what_is_chosen_is_what_is_counted(name: str, mode: Mode) -> None:
+    """The closed form of each choice holds to the counters, under auto's own steps; dft costs more than an FFT."""
+    case = case_of(name, replace(PROBLEM, mode=mode))
+    operator = catalogue()[name]
+    assert isinstance(operator, Niff)
+    records = {engine: witnesses(replace(operator, engine=engine), case) for engine in ("fused", "dft", "native")}
+    for record in records.values():
+        assert record.disagreement is None
+        assert record.counted == record.closed
+        assert [step.name for step in record.steps] == [step.name for step in told(case).steps]
+    assert records["fused"].closed == told(case).closed, "what is said while nothing is chosen"
+    assert records["dft"].closed > records["native"].closed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections import Counter
@@ -143,6 +144,20 @@ def test_threads_that_come_together_measure_once(planted: Engines) -> None:
     assert list(auto.choices().values()) == ["dft"]
 
 
+def test_a_layer_says_what_was_chosen_for_it(planted: Engines) -> None:
+    layer, other = NiffDepthwise(3, form="auto"), NiffDepthwise(3, form="auto")
+    x, _ = inputs()
+    assert layer.chosen is None
+    with torch.no_grad():
+        layer(x)
+        assert layer.chosen == "dft"
+        assert other.chosen is None, "it was not called"
+        other(x)
+        assert other.chosen == "dft", "remembered from the first layer's call"
+    assert copy.deepcopy(layer).chosen is None
+    assert layer.with_form("native").chosen is None, "that is no choice"
+
+
 class Passing(TorchDispatchMode):
     """A mode that looks at every operation, as a counter does."""
 
@@ -173,3 +188,4 @@ def test_a_compiled_layer_measures_nothing() -> None:
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     assert torch.allclose(compiled(x), layer.with_form("fft")(x), atol=1e-4)
     assert not auto.choices()
+    assert layer.chosen is None

@@ -209,9 +209,10 @@ def test_without_the_kernel_everything_else_works(monkeypatch: pytest.MonkeyPatc
     auto.forget()
     x = torch.randn(1, 3, 6, 6)
     layer = NiffDepthwise(3, form="auto")
-    with torch.no_grad():
+    with torch.no_grad(), pytest.warns(RuntimeWarning, match="without its C kernel.*no compiler"):
         assert torch.allclose(layer(x), layer.with_form("fft")(x), atol=1e-4)
     assert set(auto.choices().values()) <= {"fused", "dft"}
+    assert layer.chosen in ("fused", "dft")
     with pytest.raises(NotImplementedError, match="no compiler"):
         layer.with_form("native")(x)
     auto.forget()

@@ -15,7 +15,9 @@ from niffbench.cost.memory import predict
 from niffbench.cost.witness import witnesses
 from niffbench.measure.tolerance import tolerance
 from niffbench.niff.catalogue import NETWORKS
+from niffbench.niff.networks import choosing_layers
 from niffbench.operators.catalogue import catalogue
+from niffbench.operators.network import WholeNetwork
 
 IMAGES = Problem(2, 3, 10, 64, 64)
 FULL = Problem(1, 3, 1000, 224, 224)
@@ -162,3 +164,29 @@ def test_an_optimiser_needs_training() -> None:
     refusal = catalogue()[case.operator].refusal(case)
     assert refusal is not None
     assert "training" in refusal
+
+
+def test_a_network_whose_layers_chose_costs_what_each_of_them_chose() -> None:
+    """Choices are read off the called module in the order in which the closed form spends them."""
+    case = network("mobilenet_v2-niff", replace(IMAGES, mode="inference"), execution="auto-cached")
+    operator = catalogue()[case.operator]
+    assert isinstance(operator, WholeNetwork)
+    module = operator.build(case)
+    assert operator.choice(case, module) is None, "nothing was called"
+    with torch.inference_mode():
+        module(torch.randn(2, 3, 64, 64))
+    choice = operator.choice(case, module)
+    assert choice is not None
+    assert set(choice.engines) <= {"fused", "dft", "native"}
+    layers = len(choice.engines)
+    assert layers == len(choosing_layers(module)) > 4
+    for engines in (("dft",) + ("native",) * (layers - 1), ("native",) * (layers - 1) + ("dft",)):
+        record = witnesses(replace(operator, engines=engines), case)
+        assert record.disagreement is None
+        assert record.counted == record.closed
+
+
+def test_a_network_names_the_original_it_was_made_from() -> None:
+    known = catalogue()
+    assert known["network/resnet18-split"].base == known["network/resnet18-kmap"].base == "network/resnet18"
+    assert known["network/resnet18"].base is None

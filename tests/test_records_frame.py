@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 import pandas as pd
-from synthetic import World, make
+from synthetic import NETWORKS, World, make
 
-from niffbench.records import Latency, Run, frame
+from niffbench.records import Latency, Run, dump, frame, parse
 
 RUN = make(World(sizes=(14, 28), rounds=2, samples=5, modes=("inference", "training")), Path("made-up"))
 
@@ -52,3 +53,28 @@ def test_a_series_with_a_sample_that_is_none_has_no_median() -> None:
 
 def test_a_run_without_records_is_an_empty_frame() -> None:
     assert frame(Run(RUN.path, RUN.manifest, ())).empty
+
+
+def test_images_per_second_are_of_the_regime_that_stands_for_latency() -> None:
+    table = frame(make(World(sizes=(14,), batches=(4,), faults=()), Path("made-up")))
+    assert (table["images_per_second"] == 4 / table["latency_steady"]).all()
+    measured = next(record for record in RUN.records if record.status == "ok")
+    graph = replace(measured, latency={"graph": Latency(samples=[0.5])})
+    assert frame(Run(RUN.path, RUN.manifest, (graph,)))["images_per_second"].tolist() == [2.0]
+    assert frame(RUN)["images_per_second"].isna().equals(frame(RUN)["latency_steady"].isna())
+
+
+def test_choices_are_told_in_short() -> None:
+    table = frame(make(World(sizes=(14,), operators=NETWORKS, faults=(), rounds=1), Path("made-up")))
+    told = dict(zip(table["operator"], table["chosen"], strict=True))
+    assert told["network/resnet18-split"] == "native 12, dft 1"
+    assert pd.isna(told["network/resnet18"])
+    one = replace(next(record for record in RUN.records if record.status == "ok"), chosen=["native"])
+    assert frame(Run(RUN.path, RUN.manifest, (one,)))["chosen"].tolist() == ["native"]
+
+
+def test_a_record_from_before_there_were_choices_is_read() -> None:
+    line = json.loads(dump(next(record for record in RUN.records if record.status == "ok")))
+    del line["chosen"], line["traits"]["base"]
+    old = parse(json.dumps(line).encode())
+    assert (old.chosen, old.traits.base) == (None, None)

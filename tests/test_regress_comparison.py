@@ -129,6 +129,27 @@ def test_flops_are_exact_in_both_directions(delta: int) -> None:
     assert comparison.exit_code == (1 if delta > 0 else 0)
 
 
+@pytest.mark.parametrize("before", [None, ["dft"]])
+def test_flops_of_another_choice_are_no_change_of_the_code(before: list[str] | None) -> None:
+    """Nor are those of a run from before choices were recorded; the same choice is judged as ever."""
+
+    def chose(engine: list[str] | None, more: int) -> Callable[[Record], Record]:
+        def change(record: Record) -> Record:
+            assert record.cost is not None
+            return replace(record, chosen=engine, cost=replace(record.cost, closed=record.cost.closed + more))
+
+        return change
+
+    old, new = changed(base(), chose(before, 0)), changed(head(), chose(["native"], 9))
+    comparison = compare(old, new, Rules())
+    for quantity in ("flops", "flops_counted"):
+        assert verdicts(found(comparison, quantity)) == {"incomparable"}
+    assert f"BASE chose {before[0] if before else 'nothing'}" in found(comparison, "flops")[0].reason
+    assert comparison.exit_code == 0
+    same = compare(changed(base(), chose(["native"], 0)), new, Rules())
+    assert verdicts(found(same, "flops")) == {"regressed"}
+
+
 @pytest.mark.parametrize(
     ("factor", "tolerance", "verdict"),
     [(1.009, 0.01, "equivalent"), (1.02, 0.01, "regressed"), (1.02, 0.05, "equivalent"), (0.9, 0.01, "improved")],

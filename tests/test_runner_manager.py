@@ -14,6 +14,7 @@ import pytest
 from managed import COMMAND, Attempt, all_keys, keys, suite_of
 
 from niffbench.errors import FingerprintsDiffer
+from niffbench.niff.native import build
 from niffbench.records import Record, Run
 from niffbench.runner import messages
 from niffbench.runner.process import WorkerBroken
@@ -177,21 +178,46 @@ def test_what_is_larger_than_an_out_of_memory_is_skipped_in_later_rounds(tmp_pat
     assert (second[3, 28].needed, second[3, 28].available) == (9, 3)
 
 
+class Spy(Observer):
+    """Reads what the worker of the second round was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[messages.Task] = []
+
+    def record(self, record: Record) -> None:
+        if record.round == 1 and not self.sent:
+            path = Path(f"/proc/{fakes()[0]}/fd/0")
+            self.sent.append(messages.Task.model_validate_json(path.read_bytes()))
+
+
 def test_what_depends_on_the_case_alone_is_found_out_once(tmp_path: Path) -> None:
     """Predictions come from the survey, costs from the first round that has them."""
-    sent: list[messages.Task] = []
-
-    class Spy(Observer):
-        def record(self, record: Record) -> None:
-            if record.round == 1 and not sent:
-                path = Path(f"/proc/{fakes()[0]}/fd/0")
-                sent.append(messages.Task.model_validate_json(path.read_bytes()))
-
+    spy = Spy()
     script = {"predict": {"depthwise": 5000}, "cost": True, "pause": 0.05}
-    run = Attempt(tmp_path, suite_of(), script, observer=Spy()).begin()
-    assert {told.peak for told in sent[0].predictions} == {5000}
-    assert sent[0].costs == {record.id: record.cost for record in run.records}
-    assert len(sent[0].costs) == 4
+    run = Attempt(tmp_path, suite_of(), script, observer=spy).begin()
+    assert {told.peak for told in spy.sent[0].predictions} == {5000}
+    assert spy.sent[0].costs == {record.id: record.cost for record in run.records}
+    assert len(spy.sent[0].costs) == 4
+
+
+def test_the_cost_of_a_choice_is_not_handed_on(tmp_path: Path) -> None:
+    """Another round may choose otherwise; what has nothing to choose is still counted once."""
+    spy = Spy()
+    script = {"cost": True, "pause": 0.05, "chosen": {"depthwise": ["native"]}}
+    Attempt(tmp_path, suite_of(), script, observer=spy).begin()
+    assert spy.sent[0].costs == {}
+
+
+@pytest.mark.parametrize("why", [None, "no compiler"])
+def test_a_run_notes_that_auto_had_no_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str | None
+) -> None:
+    monkeypatch.setattr(build, "unavailable", lambda: why)
+    script = {"must": {"device": "cpu"}, "chosen": {"depthwise": ["fused"]}}
+    run = Attempt(tmp_path, suite_of(), script).begin()
+    assert any("without its C kernel" in note and "no compiler" in note for note in run.manifest.notes) == bool(
+        why
+    )
 
 
 def fakes() -> list[int]:

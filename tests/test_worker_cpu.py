@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from working import QUICK, TESTS, Said, case_of, work
 
 from niffbench.device import Processor, host
-from niffbench.records import Record
+from niffbench.operators.catalogue import catalogue
+from niffbench.operators.niff import Niff
+from niffbench.records import CostRecord, Record
 from niffbench.runner import messages
 from niffbench.stats.intervals import spread
 
@@ -314,3 +317,26 @@ def test_series_are_kept_raw(said: Said) -> None:
     assert steady.calls >= 1
     assert len(steady.samples) == sum(steady.blocks)
     assert spread(steady.samples).median < record.latency["first"].samples[0] * 10
+
+
+def test_what_auto_chose_is_recorded_and_costs_what_it_is() -> None:
+    """A cost handed over from another round may be another choice's, and is not taken."""
+    case = case_of("niff-depthwise/auto-cached", size=6)
+    operator = catalogue()[case.operator]
+    assert isinstance(operator, Niff)
+    foreign = CostRecord(closed=1, closed_forward=1, steps=[], bytes_floor=1, bytes_own=1)
+    compiled = replace(case, execution="compiled")
+    records = {r.case.execution: r for r in work([case, compiled], costs={case.id: foreign}).records}
+    for execution, record in records.items():
+        assert (record.status, record.cost is None) == ("ok", False), record.reason
+        assert record.chosen is not None
+        [engine] = record.chosen
+        assert execution == "eager" or engine != "dft"
+        assert record.cost is not None
+        assert record.cost.closed == record.cost.counted == replace(operator, engine=engine).cost(case).flops()
+
+
+def test_without_a_compiler_the_record_names_what_stepped_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    record = work([case_of("niff-depthwise/auto")]).only()
+    assert record.chosen in (["fused"], ["dft"])

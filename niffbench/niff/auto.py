@@ -94,7 +94,7 @@ def _has_kernel(device: str) -> bool:
         return False
     why = build.unavailable()
     if why is not None:
-        warnings.warn(f"auto does without its C kernel, mostly the fastest: {why}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"auto goes without its C kernel, mostly the fastest: {why}", RuntimeWarning, stacklevel=2)
     return why is None
 
 

@@ -94,7 +94,10 @@ class Operator(ABC):
 
     @abstractmethod
     def cost(self, case: Case) -> Cost:
-        """Closed-form FLOPs, bytes and parameters, step by step, forward and backward (:mod:`niffbench.cost`)."""
+        """Closed-form FLOPs, bytes and parameters, step by step, forward and backward (:mod:`niffbench.cost`).
+
+        Of one that has yet to choose (see :meth:`choice`) a figure that does not depend on the machine.
+        """
 
     @abstractmethod
     def build(self, case: Case) -> nn.Module:

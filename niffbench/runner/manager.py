@@ -107,7 +107,7 @@ class Manager:
     def _note_missing_kernel(self) -> None:
         """Say when what ``auto`` chose, on a CPU, was chosen without the engine that is mostly the fastest."""
         if self._chose and self._fingerprint.must.get("device") == "cpu" and (why := build.unavailable()):
-            self.notes.append(f"auto had to do without its C kernel, mostly the fastest on a CPU: {why}")
+            self.notes.append(f"auto went without its C kernel, mostly the fastest on a CPU: {why}")
 
     def _share(self, number: int, visits: int) -> Share:
         """What the budget leaves for this round and those after it; the first round is always made."""
