@@ -1,6 +1,15 @@
-"""Numerics come before time: the output of an operator's first call against a plain float64 reference."""
+"""Numerics come before time: what an operator's first call gives against a plain float64 reference.
+
+That is the output, and in training the gradients of the input and of every weight. Of a batch the first and the
+last image are compared; in the first call the gradient of the output is zero on the others, so that the gradients
+of the weights are sums over the compared images alone.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -11,9 +20,21 @@ CHECKED = 2
 """Images of a batch that are compared, first and last: operators treat images alike, references are slow."""
 
 
+INPUT = "input"
+"""The name of the input's gradient; parameters have their own."""
+
+
 def images(x: Tensor) -> Tensor:
     """The images of a batch that are compared."""
     return x if x.shape[0] <= CHECKED else x[[0, -1]]
+
+
+def masked(gradient: Tensor) -> Tensor:
+    """The gradient of an output, zero on the images that are not compared."""
+    result = torch.zeros_like(gradient)
+    for compared in (0, -1):
+        result[compared] = gradient[compared]
+    return result
 
 
 def compare(output: Tensor, reference: Tensor, tolerance: float) -> Numerics:
@@ -22,13 +43,47 @@ def compare(output: Tensor, reference: Tensor, tolerance: float) -> Numerics:
     ``output``: the whole batch; ``reference``: float64, of the whole batch or of :func:`images`. An output that is
     not finite or has another shape is infinitely wrong. A reference of zeros makes errors absolute.
     """
-    whole = output.detach()
+    l2, largest = _errors(output, reference)
+    return Numerics(l2=l2, max=largest, tolerance=tolerance)
+
+
+@dataclass(frozen=True, slots=True)
+class GradientError:
+    """The gradient that is furthest from its reference: whose it is, and both errors as of an output."""
+
+    name: str
+    l2: float
+    max: float
+
+
+def compare_gradients(found: Mapping[str, Tensor | None], reference: Mapping[str, Tensor]) -> GradientError:
+    """The worst of the gradients: of the input, and of every parameter in ``reference``.
+
+    Errors are relative as in :func:`compare`, but a parameter's to no less than the root mean square of all
+    parameters' gradients: some are 0 but for rounding, as those of a shift that a normalisation takes away again.
+    A gradient that is missing is infinitely wrong, unless it is 0.
+    """
+    parameters = [truth.flatten() for name, truth in reference.items() if name != INPUT]
+    typical = float(torch.cat(parameters).square().mean().sqrt()) if parameters else 0.0
+    errors = (
+        GradientError(name, *_errors(found.get(name), truth, 0.0 if name == INPUT else typical))
+        for name, truth in reference.items()
+    )
+    return max(errors, key=lambda error: max(error.l2, error.max))
+
+
+def _errors(result: Tensor | None, reference: Tensor, least: float = 0.0) -> tuple[float, float]:
+    """Relative L2 and largest error; values of the reference count as at least ``least`` each."""
+    if result is None:
+        return (inf, inf) if bool(reference.any()) else (0.0, 0.0)
+    whole = result.detach()
     compared = whole if whole.shape == reference.shape else images(whole)
     compared = compared.to(device=reference.device, dtype=torch.float64)
     if compared.shape != reference.shape:
-        return Numerics(l2=float("inf"), max=float("inf"), tolerance=tolerance)
+        return inf, inf
     difference = compared - reference
-    l2 = difference.norm() / (reference.norm() or 1.0)
-    largest = difference.abs().max() / (reference.abs().max() or 1.0)
-    bound = torch.stack([l2, largest]).nan_to_num(nan=float("inf"), posinf=float("inf")).tolist()
-    return Numerics(l2=bound[0], max=bound[1], tolerance=tolerance)
+    norm, highest = float(reference.norm()), float(reference.abs().max())
+    l2 = difference.norm() / (max(norm, least * reference.numel() ** 0.5) or 1.0)
+    largest = difference.abs().max() / (max(highest, least) or 1.0)
+    bound: list[float] = torch.stack([l2, largest]).nan_to_num(nan=inf, posinf=inf).tolist()
+    return bound[0], bound[1]

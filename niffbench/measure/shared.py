@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from torch import Tensor
 
 from niffbench.case import Case, Problem
+
+Made: TypeAlias = tuple[Tensor, Mapping[str, Tensor]]
+"""A reference, and the gradients of what went into it."""
 
 KEPT_BYTES = 256 * 2**20
 """Weights and references kept for later problems of the same shape, which differ in the mode only."""
@@ -16,15 +20,17 @@ KEPT_BYTES = 256 * 2**20
 
 @dataclass
 class Shared:
-    """Weights in float32 on the CPU; ``reference`` once somebody asked for it."""
+    """Weights in float32 on the CPU; ``reference`` and ``gradients`` once somebody asked for them."""
 
     weights: Mapping[str, Tensor]
     reference: Tensor | None = None
+    gradients: Mapping[str, Tensor] | None = None
 
     @property
     def bytes(self) -> int:
-        """Bytes of both."""
-        tensors = [*self.weights.values(), *([] if self.reference is None else [self.reference])]
+        """Bytes of all."""
+        references = [] if self.reference is None else [self.reference]
+        tensors = [*self.weights.values(), *references, *(self.gradients or {}).values()]
         return sum(tensor.nbytes for tensor in tensors)
 
 
@@ -49,6 +55,13 @@ class Store:
         if shared.reference is None:
             shared.reference = make(shared.weights)
         return shared.reference
+
+    def gradients(self, case: Case, equivalence: str, make: Callable[[Mapping[str, Tensor]], Made]) -> Made:
+        """The reference with its gradients, by name; what ``make`` computes when they are not there yet."""
+        shared = self._kept[_key(case, equivalence)]
+        if shared.reference is None or shared.gradients is None:
+            shared.reference, shared.gradients = make(shared.weights)
+        return shared.reference, shared.gradients
 
     def trim(self) -> None:
         """Keep the latest, :data:`KEPT_BYTES` of them."""

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from niffbench.case import Case
 from niffbench.measure.bench import Footprint
+from niffbench.measure.numerics import INPUT, masked
 from niffbench.operators.base import Operator
 from niffbench.operators.catalogue import catalogue
 
@@ -31,7 +32,8 @@ class TorchSubject:
 
     ``inference`` runs under ``torch.inference_mode``. Otherwise the input asks for a gradient, as it does inside a
     network. ``training`` is: forget the gradients (set to None, as optimizers do by default, so backward writes
-    them instead of adding), forward, backward from a fixed gradient of the output.
+    them instead of adding), forward, backward from a fixed gradient of the output. Until :meth:`checked` that is
+    zero on the images whose numerics are not compared.
     """
 
     def __init__(self, case: Case, module: nn.Module, x: Tensor, device: torch.device) -> None:
@@ -44,7 +46,7 @@ class TorchSubject:
         self.call: Callable[[], Tensor]
         if case.problem.mode == "training":
             self.x.requires_grad_()
-            self.gradient = self._output_gradient()
+            self.gradient = self._first_gradient()
             self.call = _training(forward, self.x, self.gradient, self.leaves())
         else:
             self.x.requires_grad_(case.problem.mode == "forward")
@@ -63,6 +65,20 @@ class TorchSubject:
         """Forget the gradients."""
         for leaf in self.leaves():
             leaf.grad = None
+
+    def gradients(self) -> dict[str, Tensor | None]:
+        """What the last call left: of the input, as ``input``, and of every parameter that wants a gradient."""
+        wanting = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        return {INPUT: self.x.grad, **{name: parameter.grad for name, parameter in wanting.items()}}
+
+    def checked(self) -> None:
+        """Forget the gradients that were compared; from now on the whole batch has a gradient.
+
+        It is written into the place of the first one: what is called stays what it is, its graphs included.
+        """
+        self.reset()
+        if self.gradient is not None:
+            self.gradient.copy_(output_gradient(self.case))
 
     def leaves(self) -> list[Tensor]:
         """What gets a gradient in training."""
@@ -89,10 +105,11 @@ class TorchSubject:
             saved=sum(kept.values()) if told else None,
         )
 
-    def _output_gradient(self) -> Tensor:
-        """Random, in the output's shape, always the same."""
-        shape = catalogue()[self.case.operator].output_shape(self.case)
-        return noise(f"gradient/{shape}", shape).to(self.x)
+    def _first_gradient(self) -> Tensor:
+        """Of the call that is checked."""
+        whole = output_gradient(self.case)
+        mixing = catalogue()[self.case.operator].mixes_images(self.case)
+        return (whole if mixing else masked(whole)).to(self.x)
 
 
 def _forward(module: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]:
@@ -140,6 +157,12 @@ def build(operator: Operator, case: Case, state: Mapping[str, Tensor] | None) ->
     if state is not None:
         module.load_state_dict(state)
     return module
+
+
+def output_gradient(case: Case) -> Tensor:
+    """Where backward starts from in training: random, in the output's shape, always the same."""
+    shape = catalogue()[case.operator].output_shape(case)
+    return noise(f"gradient/{shape}", shape)
 
 
 def noise(key: str, shape: tuple[int, ...]) -> Tensor:

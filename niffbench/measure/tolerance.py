@@ -1,6 +1,8 @@
-"""How far from float64 an output may be before the operator is called wrong."""
+"""How far from float64 an output or a gradient may be before the operator is called wrong."""
 
 from __future__ import annotations
+
+from math import sqrt
 
 from niffbench.records import Numerics
 
@@ -20,14 +22,54 @@ def tolerance(dtype: str, tf32: bool = False) -> float:
     return TF32 if tf32 and dtype == "float32" else TOLERANCE[dtype]
 
 
+HOPELESS = 0.5
+"""A bound on a gradient's error from which on wrong gradients could not be told from right ones."""
+
+_SUMMED_AT_ONCE = 256  # products that libraries sum in one lane or block
+
+
+def tolerance_of_gradients(allowed: float, dtype: str, *, terms: int, switches: bool) -> float:
+    """The bound for gradients where an output may be off by ``allowed``: :func:`tolerance`, grown with the layers.
+
+    Twice that, because backward rounds what forward has rounded before. A weight's gradient is moreover a sum over
+    ``terms`` = images · height · width products; summed block by block in the precision of the products, a
+    sum's rounding errors are √(blocks) times those of a block. The half precisions are summed in float32.
+
+    ``switches``: a ReLU or a maximum goes over where its input is within a rounding error ε of its threshold. That
+    befalls a share of about ε of the units, whose gradients are then wrong altogether: a relative L2 error of √ε,
+    which normalisations over few values make up to eight times as large.
+    """
+    if switches:
+        return 8 * sqrt(allowed)
+    blocks = terms / _SUMMED_AT_ONCE if dtype in ("float64", "float32") else 0.0
+    return 2 * allowed * sqrt(1 + blocks)
+
+
 def is_wrong(numerics: Numerics) -> bool:
-    """Whether either error is beyond the tolerance; a NaN is."""
-    return not (numerics.l2 <= numerics.tolerance and numerics.max <= numerics.tolerance)
+    """Whether any error is beyond its tolerance; a NaN is."""
+    return _fault(numerics) is not None
 
 
 def verdict(numerics: Numerics) -> str:
-    """The reason of a ``wrong`` record."""
+    """The reason of a ``wrong`` record: the output's error, else that of the worst gradient."""
+    return f"{_fault(numerics)}; not timed"
+
+
+def _fault(numerics: Numerics) -> str | None:
+    """What is beyond its tolerance."""
+    fault = _beyond(numerics.l2, numerics.max, numerics.tolerance)
+    if fault is not None:
+        return fault
+    l2, largest, allowed = numerics.gradient_l2, numerics.gradient_max, numerics.gradient_tolerance
+    if l2 is None or largest is None or allowed is None:
+        return None  # not compared
+    fault = _beyond(l2, largest, allowed)
+    return None if fault is None else f"gradient of {numerics.gradient}: {fault}"
+
+
+def _beyond(l2: float, largest: float, allowed: float) -> str | None:
+    if l2 <= allowed and largest <= allowed:
+        return None
     return (
-        f"error against float64 beyond the tolerance of {numerics.tolerance:.0e}: "
-        f"relative L2 {numerics.l2:.2e}, largest {numerics.max:.2e}; not timed"
+        f"error against float64 beyond the tolerance of {allowed:.0e}: relative L2 {l2:.2e}, largest {largest:.2e}"
     )

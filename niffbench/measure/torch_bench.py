@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,15 +16,24 @@ from niffbench.cost import witness
 from niffbench.device import Device
 from niffbench.measure import ceilings, numerics
 from niffbench.measure.bench import Prediction, Subject
-from niffbench.measure.shared import Store
-from niffbench.measure.subject import TorchSubject, build, noise
-from niffbench.measure.tolerance import tolerance
+from niffbench.measure.shared import Made, Store
+from niffbench.measure.subject import TorchSubject, build, noise, output_gradient
+from niffbench.measure.tolerance import HOPELESS, tolerance, tolerance_of_gradients
 from niffbench.operators.base import Choice
 from niffbench.operators.catalogue import catalogue
 from niffbench.records import Ceilings, CostRecord, Numerics
 
 HEAVY = 5e9
 """FLOPs from which a reference is computed on the GPU, in float64 too, rather than on the CPU."""
+
+
+MOST = {"cpu": 1e11, "cuda": 2e12}
+"""FLOPs of the closed form, for the images compared, up to which gradients are computed in float64 there.
+
+Two CPU cores take 10 to 30 s for as many, once per class, shape and round: layers stay far below, and so does a
+training step of ResNet-18 on eight images of 224². Beyond it, as for networks at batch 32, the record says that
+gradients were left out.
+"""
 
 
 class TorchBench:
@@ -52,26 +63,86 @@ class TorchBench:
         return TorchSubject(case, module, self._input(case), self._place)
 
     def numerics(self, subject: Subject, output: object) -> Numerics:
-        """``output`` is what the first call gave; the reference is computed once per class and shape."""
+        """``output`` is what the first call gave, and in training the subject still holds the gradients of it.
+
+        References are computed once per class and shape. Afterwards the subject is ready to be timed.
+        """
         assert isinstance(subject, TorchSubject)
         assert isinstance(output, Tensor)
         case = subject.case
-        equivalence = catalogue()[case.operator].equivalence(case)
+        operator = catalogue()[case.operator]
+        equivalence = operator.equivalence(case)
+        allowed = operator.error_growth(case) * tolerance(case.problem.dtype, self.device.tf32)
+        compared: dict[str, Any] = {}
+        if case.problem.mode == "training":
+            compared = self._gradients(subject, equivalence, allowed)
+            subject.checked()
         reference = self._store.reference(case, equivalence, lambda weights: self._reference(case, weights))
-        growth = catalogue()[case.operator].error_growth(case)
-        return numerics.compare(output, reference, growth * tolerance(case.problem.dtype, self.device.tf32))
+        return replace(numerics.compare(output, reference, allowed), **compared)
+
+    def _gradients(self, subject: TorchSubject, equivalence: str, allowed: float) -> dict[str, Any]:
+        """What the record says of the gradients that the first call left, or why it says nothing of them."""
+        case = subject.case
+        operator, problem = catalogue()[case.operator], case.problem
+        images = problem.batch if operator.mixes_images(case) else min(problem.batch, numerics.CHECKED)
+        bound = tolerance_of_gradients(
+            allowed,
+            problem.dtype,
+            terms=images * problem.height * problem.width,
+            switches=operator.switches(case),
+        )
+        work = operator.cost(case).flops() * images / problem.batch
+        most = MOST[self._where(case).type]
+        if bound >= HOPELESS:
+            return {"gradients_left_out": f"in {problem.dtype}, units that rounding switches move them at random"}
+        if work > most:
+            return {"gradients_left_out": f"float64 would take {work:.1e} FLOPs for them, over {most:.0e}"}
+        found = subject.gradients()
+        _, truth = self._store.gradients(
+            case, equivalence, lambda weights: self._reference_gradients(case, weights, found.keys())
+        )
+        worst = numerics.compare_gradients(found, truth)
+        return {
+            "gradient": worst.name,
+            "gradient_l2": worst.l2,
+            "gradient_max": worst.max,
+            "gradient_tolerance": bound,
+        }
 
     def _reference(self, case: Case, weights: Mapping[str, Tensor]) -> Tensor:
         """In float64 from the weights and the input as rounded to the case's dtype."""
-        operator = catalogue()[case.operator]
-        dtype = getattr(torch, case.problem.dtype)
-        heavy = self.device.kind == "cuda" and operator.cost(case).flops("forward") > HEAVY
-        place = self._place if heavy else torch.device("cpu")
+        state, x = self._exact(case, weights)
+        with torch.no_grad(), self._where(case):
+            return catalogue()[case.operator].reference(case, state, x).cpu()
+
+    def _reference_gradients(self, case: Case, weights: Mapping[str, Tensor], names: Iterable[str]) -> Made:
+        """The reference, and by autograd through it the gradients of the input and of the weights in ``names``."""
+        state, x = self._exact(case, weights)
+        leaves = {name: x if name == numerics.INPUT else state[name] for name in names}
+        for leaf in leaves.values():
+            leaf.requires_grad_()
+        gradient = self._compared(case, output_gradient(case))
+        with torch.enable_grad(), self._where(case):
+            output = catalogue()[case.operator].reference(case, state, x)
+            found = torch.autograd.grad(output, list(leaves.values()), gradient, materialize_grads=True)
+        return output.detach().cpu(), {name: value.cpu() for name, value in zip(leaves, found, strict=True)}
+
+    def _exact(self, case: Case, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """What a reference is computed from: the state, and the input of the compared images."""
+        dtype, place = getattr(torch, case.problem.dtype), self._where(case)
         state = {name: _rounded(value, dtype).to(place) for name, value in weights.items()}
-        x = _rounded(self._input(case), dtype).to(place)
-        x = x if operator.mixes_images(case) else numerics.images(x)
-        with torch.no_grad(), place:
-            return operator.reference(case, state, x).cpu()
+        return state, self._compared(case, self._input(case))
+
+    def _compared(self, case: Case, batch: Tensor) -> Tensor:
+        """Of a batch as made up, the compared images as rounded to the case's dtype."""
+        mixing = catalogue()[case.operator].mixes_images(case)
+        images = batch if mixing else numerics.images(batch)
+        return _rounded(images, getattr(torch, case.problem.dtype)).to(self._where(case))
+
+    def _where(self, case: Case) -> torch.device:
+        """Where the case's references are computed."""
+        heavy = self.device.kind == "cuda" and catalogue()[case.operator].cost(case).flops("forward") > HEAVY
+        return self._place if heavy else torch.device("cpu")
 
     def choice(self, subject: Subject) -> Choice | None:
         assert isinstance(subject, TorchSubject)

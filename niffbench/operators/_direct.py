@@ -8,6 +8,7 @@ Everything runs on the device that its arguments are on.
 from __future__ import annotations
 
 from math import log2, prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,18 +34,53 @@ def convolve(x: Tensor, weight: Tensor, *, circular: bool, depthwise: bool = Fal
 
 def by_sum(x: Tensor, weight: Tensor, *, circular: bool, depthwise: bool) -> Tensor:
     """The definition, one row of taps after the other."""
-    *_, height, width = x.shape
-    rows, columns = weight.shape[-2] // 2, weight.shape[-1] // 2
-    padded = _extended(x, rows, columns, circular)
-    y = x.new_zeros(x.shape[0], weight.shape[0], height, width)
-    for m in range(weight.shape[-2]):
-        band = padded[..., m : m + height, :]
-        if not depthwise:  # a row of taps at once: one large matrix product
-            y += torch.einsum("bihwn,oin->bohw", band.unfold(-1, weight.shape[-1], 1), weight[..., m, :])
-            continue
-        for n in range(weight.shape[-1]):
-            y.addcmul_(band[..., n : n + width], weight[:, 0, m, n, None, None])
+    padded = _extended(x, weight.shape[-2] // 2, weight.shape[-1] // 2, circular)
+    y: Tensor = _Sum.apply(padded, weight, depthwise)
     return y
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the taps of an extended image; of its gradients too, each is a sum like it.
+
+    Written out because autograd would keep a copy of the image for every tap, and clear a gradient of the
+    whole image and of the whole kernel for each.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, weight: Tensor, depthwise: bool) -> Tensor:
+        ctx.save_for_backward(padded, weight)
+        ctx.depthwise = depthwise
+        k, l = weight.shape[-2:]  # noqa: E741 - the kernel's sides
+        height, width = padded.shape[-2] - k + 1, padded.shape[-1] - l + 1
+        y = padded.new_zeros(padded.shape[0], weight.shape[0], height, width)
+        for m in range(k):
+            band = padded[..., m : m + height, :]
+            if not depthwise:  # a row of taps at once: one large matrix product
+                y += torch.einsum("bihwn,oin->bohw", band.unfold(-1, l, 1), weight[..., m, :])
+                continue
+            for n in range(l):
+                y.addcmul_(band[..., n : n + width], weight[:, 0, m, n, None, None])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        padded, weight = ctx.saved_tensors
+        (to_y,) = gradients
+        height, width = to_y.shape[-2:]
+        to_padded, to_weight = torch.zeros_like(padded), torch.empty_like(weight)
+        for m in range(weight.shape[-2]):
+            band, to_band = padded[..., m : m + height, :], to_padded[..., m : m + height, :]
+            if not ctx.depthwise:
+                taps = band.unfold(-1, weight.shape[-1], 1)
+                to_weight[..., m, :] = torch.einsum("bohw,bihwn->oin", to_y, taps)
+                to_taps = torch.einsum("bohw,oin->nbihw", to_y, weight[..., m, :])
+            for n in range(weight.shape[-1]):
+                if not ctx.depthwise:
+                    to_band[..., n : n + width] += to_taps[n]
+                    continue
+                to_band[..., n : n + width].addcmul_(to_y, weight[:, 0, m, n, None, None])
+                to_weight[:, 0, m, n] = torch.einsum("bchw,bchw->c", to_y, band[..., n : n + width])
+        return to_padded, to_weight, None
 
 
 def by_transform(x: Tensor, weight: Tensor, *, circular: bool, depthwise: bool) -> Tensor:
@@ -91,12 +127,9 @@ def full_plane(half: Tensor, width: int) -> Tensor:
     The missing columns mirror the given ones. Column 0 and, for even ``width``, the last one are their own
     mirror images: of those a real result sees only the Hermitian part.
     """
-    height = half.shape[-2]
-    mirror = -torch.arange(height, device=half.device) % height
-    plane = half.new_zeros(*half.shape[:-1], width)
-    plane[..., : half.shape[-1]] = half
-    for column in range(half.shape[-1], width):
-        plane[..., column] = half[..., mirror, width - column].conj()
-    for column in {0, width // 2} if width % 2 == 0 else {0}:
-        plane[..., column] = (half[..., column] + half[..., mirror, column].conj()) / 2
-    return plane
+    mirror = -torch.arange(half.shape[-2], device=half.device) % half.shape[-2]
+    opposite = half[..., mirror, :].conj()
+    columns = torch.arange(half.shape[-1], device=half.device)
+    own = (columns == 0) | (2 * columns == width)
+    missing = opposite[..., width - torch.arange(half.shape[-1], width, device=half.device)]
+    return torch.cat((torch.where(own, (half + opposite) / 2, half), missing), -1)

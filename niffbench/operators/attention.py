@@ -96,20 +96,27 @@ class Attention(Operator):
 
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         import torch
+        from torch.utils.checkpoint import checkpoint
 
         heads, channels = int(case.option("heads")), case.problem.channels
         tokens = x.flatten(2)
         query, key, value = (
             (part @ tokens).view(-1, heads, channels // heads, tokens.shape[-1]) for part in state["qkv"].chunk(3)
         )
-        seen = torch.empty_like(query)
+
+        def attended(some: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            scores = some.T @ key * (channels // heads) ** -0.5
+            weights = (scores - scores.amax(1, keepdim=True)).exp()
+            result: Tensor = value @ (weights / weights.sum(1, keepdim=True)).T
+            return result
+
+        seen: list[Tensor] = []
         rows = max(1, 2**24 // tokens.shape[-1])  # The scores of that many queries are stored at a time.
         for image, head in itertools.product(range(x.shape[0]), range(heads)):
-            for some in torch.split(torch.arange(tokens.shape[-1], device=x.device), rows):
-                scores = query[image, head][:, some].T @ key[image, head] * (channels // heads) ** -0.5
-                weights = (scores - scores.amax(1, keepdim=True)).exp()
-                seen[image, head][:, some] = value[image, head] @ (weights / weights.sum(1, keepdim=True)).T
-        out: Tensor = state["projection"] @ seen.flatten(1, 2)
+            keyed = key[image, head], value[image, head]
+            parts = torch.split(query[image, head], rows, dim=1)
+            seen.append(torch.cat([checkpoint(attended, some, *keyed, use_reentrant=False) for some in parts], 1))
+        out: Tensor = state["projection"] @ torch.cat(seen).view(x.shape[0], channels, -1)
         return out.view(x.shape[0], -1, *x.shape[-2:])
 
 

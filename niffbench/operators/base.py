@@ -85,6 +85,10 @@ class Operator(ABC):
         """What ``case`` turned out to be, where only a first call of its ``module`` tells, and there was one."""
         return None
 
+    def switches(self, case: Case) -> bool:
+        """Whether units switch on and off, as ReLUs do: rounding then moves gradients further than outputs."""
+        return False
+
     @abstractmethod
     def equivalence(self, case: Case) -> str:
         """The equivalence class: operators with equal classes, given equal weights, compute one function.
@@ -110,5 +114,6 @@ class Operator(ABC):
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The same function in float64, written plainly and independently of :meth:`build`.
 
-        ``state`` is the module's state dict and ``x`` the input, both float64 on the CPU.
+        ``state`` is the module's state dict and ``x`` the input, both float64 on the CPU. Autograd must be able to
+        follow it: the gradients that the module's are compared with are made by it.
         """

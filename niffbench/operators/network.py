@@ -64,6 +64,10 @@ class WholeNetwork(Operator):
     def mixes_images(self, case: Case) -> bool:
         return case.problem.mode == "training"
 
+    def switches(self, case: Case) -> bool:
+        """All do but ConvNeXt, whose GELUs are smooth."""
+        return not self.network.base.startswith("convnext")
+
     def error_growth(self, case: Case) -> float:
         """One layer's errors after another; in half precision, where that would allow anything, at random."""
         p = case.problem
@@ -149,13 +153,16 @@ class WholeNetwork(Operator):
 
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The network in float64, each NIFF layer computed from the definition of its filter."""
+        import torch
+
         from niffbench.niff.networks import niff_layers
 
         model = self._model(case).to(x)
         model.load_state_dict(state)
         for _, layer in niff_layers(model):
             layer.forward = _by_definition(layer)  # type: ignore[assignment,method-assign]
-        out: Tensor = model(x)
+        parameters = {name: state[name] for name, _ in model.named_parameters()}  # which ask for the gradients
+        out: Tensor = torch.func.functional_call(model, parameters, x)
         return out
 
 
@@ -168,7 +175,7 @@ def _by_definition(layer: nn.Module) -> Callable[[Tensor], Tensor]:
 
     def forward(x: Tensor) -> Tensor:
         images = x.permute(0, 3, 1, 2) if last else x
-        y = evaluate(layer.kind, layer.state_dict(), images, grid)
+        y = evaluate(layer.kind, layer.state_dict(keep_vars=True), images, grid)
         return y.permute(0, 2, 3, 1) if last else y
 
     return forward

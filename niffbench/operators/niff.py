@@ -150,7 +150,7 @@ def _filter(state: Mapping[str, Tensor], height: int, width: int, grid: str) -> 
             weight, bias = state[f"generator.weight{layer}"][part], state[f"generator.bias{layer}"][part]
             values = weight @ values + bias[:, None]
             if layer < depth:
-                values = values / (1 + (-values).exp())
+                values = values * torch.sigmoid(values)
         parts.append(values)
     return torch.complex(*parts).view(-1, height, width)
 

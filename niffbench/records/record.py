@@ -117,11 +117,20 @@ class CostRecord(_Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numerics(_Part):
-    """Error of the output against float64: relative L2, and maximum relative to the reference's largest value."""
+    """Error of the output against float64: relative L2, and maximum relative to the reference's largest value.
+
+    In training the same of the gradients: ``gradient`` names the worst of them, ``input`` or a parameter, or
+    ``gradients_left_out`` says why they were not compared.
+    """
 
     l2: float
     max: float
     tolerance: float
+    gradient: str | None = None
+    gradient_l2: float | None = None
+    gradient_max: float | None = None
+    gradient_tolerance: float | None = None
+    gradients_left_out: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
