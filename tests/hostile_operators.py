@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Doubling(Operator):
-    """``2 x``, with ``fault`` applied to the result on the way."""
+    """``2 x``, with ``fault`` applied to the result on the way, and ``weigh`` to the weight."""
 
     fault: Callable[[Tensor], Tensor] = lambda y: y
+    weigh: Callable[[Tensor], Tensor] = lambda weight: weight
 
     def equivalence(self, case: Case) -> str:
         return "doubling"
@@ -42,7 +43,7 @@ class Doubling(Operator):
         import torch
         from torch import nn
 
-        fault = self.fault
+        fault, weigh = self.fault, self.weigh
 
         class Module(nn.Module):
             def __init__(self) -> None:
@@ -50,7 +51,7 @@ class Doubling(Operator):
                 self.weight = nn.Parameter(torch.tensor(2.0))
 
             def forward(self, x: Tensor) -> Tensor:
-                y = x * self.weight
+                y = x * weigh(self.weight)
                 # Only on real tensors: predictions and counters run fake ones and traces.
                 return fault(y) if type(y) is torch.Tensor and not torch.jit.is_tracing() else y
 
@@ -72,6 +73,17 @@ def _one_wrong_pixel(y: Tensor) -> Tensor:
 
 def _not_a_number(y: Tensor) -> Tensor:
     return y / 0 * 0
+
+
+def _backwards(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Leaves the result alone, and changes the gradient on its way back."""
+
+    def fault(y: Tensor) -> Tensor:
+        if y.requires_grad:
+            y.register_hook(change)
+        return y
+
+    return fault
 
 
 def _segfault(y: Tensor) -> Tensor:
@@ -107,6 +119,13 @@ OPERATORS = (
     _named("wrong", _wrong),
     _named("pixel", _one_wrong_pixel),
     _named("nan", _not_a_number),
+    _named("gradient-scaled", _backwards(lambda gradient: gradient * 1.01)),
+    _named("gradient-shifted", _backwards(lambda gradient: gradient.roll(1, -1))),
+    _named("gradient-transposed", _backwards(lambda gradient: gradient.mT)),
+    _named("gradient-nan", _backwards(_not_a_number)),
+    Doubling(
+        "hostile/gradient-missing", "hostile", "its weight learns nothing", "none", weigh=lambda w: w.detach()
+    ),
     _named("segfault", _segfault),
     _named("hang", _hang),
     _named("hungry", _hungry),

@@ -47,6 +47,9 @@ def test_every_case_gets_one_complete_record(said: Said) -> None:
         assert record.memory.peak >= record.memory.output > 0
         assert record.numerics is not None
         assert record.numerics.l2 < 1e-5
+        gradient = record.numerics.gradient
+        assert (gradient is not None) == (record.case.problem.mode == "training")
+        assert gradient is None or 0 < gradient.l2 < gradient.tolerance
         assert record.cost is not None
         assert record.cost.closed == record.cost.counted
         assert 0 < record.measuring <= record.elapsed
@@ -125,6 +128,13 @@ def misbehaved() -> Said:
     return work([case_of(f"hostile/{name}") for name in names], hostile=True)
 
 
+@pytest.fixture(scope="module")
+def backward() -> Said:
+    names = [f"hostile/gradient-{name}" for name in ("scaled", "shifted", "transposed", "nan", "missing")]
+    cases = [case_of(name, mode=mode, batch=3) for name in names for mode in ("inference", "training")]
+    return work(cases, hostile=True)
+
+
 def _of(said: Said, name: str) -> Record:
     return next(record for record in said.records if record.traits.label == f"hostile/{name}")
 
@@ -142,6 +152,29 @@ def test_a_wrong_operator_is_not_timed(misbehaved: Said, name: str) -> None:
     assert record.latency == {}
     stages = {m.stage for m in misbehaved.of("begin") if m.case == record.id}
     assert not {"cold", "steady"} & stages
+
+
+@pytest.mark.parametrize("name", ["scaled", "shifted", "transposed", "nan", "missing"])
+def test_a_wrong_gradient_is_not_timed(backward: Said, name: str) -> None:
+    """The output is right: in inference the same operator is timed."""
+    wrong, right = sorted(
+        (record for record in backward.records if record.traits.label == f"hostile/gradient-{name}"),
+        key=lambda record: record.status,
+        reverse=True,
+    )
+    assert (wrong.case.problem.mode, wrong.status) == ("training", "wrong")
+    assert wrong.latency == {}
+    assert wrong.numerics is not None
+    assert wrong.numerics.l2 <= wrong.numerics.tolerance
+    assert wrong.numerics.gradient is not None
+    assert wrong.reason is not None
+    assert wrong.reason.startswith(f"gradient of {wrong.numerics.gradient.name}: error against float64")
+    assert name != "missing" or wrong.numerics.gradient.name == "weight"
+    stages = {m.stage for m in backward.of("begin") if m.case == wrong.id}
+    assert not {"memory", "cold", "steady"} & stages
+    assert (right.case.problem.mode, right.status) == ("inference", "ok")
+    assert right.numerics is not None
+    assert right.numerics.gradient is None
 
 
 def test_what_the_device_lacks_is_unsupported(misbehaved: Said) -> None:

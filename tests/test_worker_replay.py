@@ -135,6 +135,20 @@ def test_a_wrong_case_is_not_timed(tmp_path: Path) -> None:
     assert _by_case(said)[B.id].latency == {}
 
 
+def test_a_wrong_gradient_is_not_timed_in_training(tmp_path: Path) -> None:
+    wrong, fine = (case_of("depthwise", kernel, channels=16, size=14, mode="training") for kernel in (5, 7))
+    numerics = {"l2": 1e-7, "max": 1e-7, "gradient": {"name": "weight", "l2": 0.1, "max": 0.2}}
+    said = _play(tmp_path, {"cases": [{"label": "*-k5", "numerics": numerics}]}, [B, wrong, fine])
+    found = _by_case(said)
+    assert (found[B.id].status, found[B.id].numerics.gradient) == ("ok", None)
+    assert found[wrong.id].status == "wrong"
+    assert found[wrong.id].reason.startswith("gradient of weight: ")
+    assert (found[wrong.id].numerics.gradient.l2, found[wrong.id].numerics.gradient.max) == (0.1, 0.2)
+    assert found[wrong.id].latency == {}
+    assert found[fine.id].status == "ok"
+    assert 0 < found[fine.id].numerics.gradient.l2 < found[fine.id].numerics.gradient.tolerance
+
+
 @pytest.mark.parametrize("stage", ["build", "first", "memory", "cold", "steady"])
 def test_out_of_memory_costs_one_case_and_is_told_in_bytes(tmp_path: Path, stage: str) -> None:
     failure = {"kind": "oom", "stage": stage, "requested": 12345, "available": 678}

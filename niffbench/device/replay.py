@@ -88,11 +88,20 @@ class MemoryTrace(_Model):
     device_delta: int | None = None
 
 
+class GradientTrace(_Model):
+    """Errors of the worst gradient against float64; ``name`` says whose."""
+
+    name: str = "input"
+    l2: float
+    max: float
+
+
 class NumericsTrace(_Model):
-    """Errors against float64; outside the tolerance the case is wrong."""
+    """Errors against float64; outside the tolerance the case is wrong. ``gradient`` counts in training only."""
 
     l2: float
     max: float
+    gradient: GradientTrace | None = None
 
 
 class CaseTrace(_Model):

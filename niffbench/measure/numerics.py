@@ -8,13 +8,12 @@ of the weights are sums over the compared images alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import inf
 
 import torch
 from torch import Tensor
 
-from niffbench.records import Numerics
+from niffbench.records import GradientError, Numerics
 
 CHECKED = 2
 """Images of a batch that are compared, first and last: operators treat images alike, references are slow."""
@@ -47,16 +46,9 @@ def compare(output: Tensor, reference: Tensor, tolerance: float) -> Numerics:
     return Numerics(l2=l2, max=largest, tolerance=tolerance)
 
 
-@dataclass(frozen=True, slots=True)
-class GradientError:
-    """The gradient that is furthest from its reference: whose it is, and both errors as of an output."""
-
-    name: str
-    l2: float
-    max: float
-
-
-def compare_gradients(found: Mapping[str, Tensor | None], reference: Mapping[str, Tensor]) -> GradientError:
+def compare_gradients(
+    found: Mapping[str, Tensor | None], reference: Mapping[str, Tensor], tolerance: float
+) -> GradientError:
     """The worst of the gradients: of the input, and of every parameter in ``reference``.
 
     Errors are relative as in :func:`compare`, but a parameter's to no less than the root mean square of all
@@ -65,11 +57,13 @@ def compare_gradients(found: Mapping[str, Tensor | None], reference: Mapping[str
     """
     parameters = [truth.flatten() for name, truth in reference.items() if name != INPUT]
     typical = float(torch.cat(parameters).square().mean().sqrt()) if parameters else 0.0
-    errors = (
-        GradientError(name, *_errors(found.get(name), truth, 0.0 if name == INPUT else typical))
+    errors = {
+        name: _errors(found.get(name), truth, 0.0 if name == INPUT else typical)
         for name, truth in reference.items()
-    )
-    return max(errors, key=lambda error: max(error.l2, error.max))
+    }
+    worst = max(errors, key=lambda name: max(errors[name]))
+    l2, largest = errors[worst]
+    return GradientError(name=worst, l2=l2, max=largest, tolerance=tolerance)
 
 
 def _errors(result: Tensor | None, reference: Tensor, least: float = 0.0) -> tuple[float, float]:

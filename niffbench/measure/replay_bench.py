@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from niffbench.case import Case
-from niffbench.device.replay import CaseTrace, ReplayDevice, ReplayRunner
+from niffbench.device.replay import CaseTrace, GradientTrace, NumericsTrace, ReplayDevice, ReplayRunner
 from niffbench.measure.bench import Footprint, Prediction, Subject
-from niffbench.measure.tolerance import tolerance
+from niffbench.measure.tolerance import tolerance, tolerance_of_gradients
 from niffbench.operators.base import Choice
 from niffbench.operators.catalogue import catalogue
-from niffbench.records import Ceilings, CostRecord, Numerics, StepCost
+from niffbench.records import Ceilings, CostRecord, GradientError, Numerics, StepCost
 
 
 @dataclass
@@ -73,10 +73,9 @@ class ReplayBench:
         assert isinstance(subject, ReplaySubject)
         subject.reach("numerics")
         allowed = tolerance(subject.case.problem.dtype, self.device.tf32)
-        told = subject.entry.numerics
-        if told is None:
-            return Numerics(l2=allowed / 100, max=allowed / 100, tolerance=allowed)
-        return Numerics(l2=told.l2, max=told.max, tolerance=allowed)
+        told = subject.entry.numerics or NumericsTrace(l2=allowed / 100, max=allowed / 100)
+        gradient = _gradient(subject.case, told.gradient, allowed)
+        return Numerics(l2=told.l2, max=told.max, tolerance=allowed, gradient=gradient)
 
     def choice(self, subject: Subject) -> Choice | None:
         """Nothing is called, so nothing is chosen."""
@@ -98,6 +97,16 @@ class ReplayBench:
 
     def _entry(self, case: Case) -> CaseTrace:
         return self.device.entry(case, catalogue()[case.operator].label(case), self._round)
+
+
+def _gradient(case: Case, told: GradientTrace | None, allowed: float) -> GradientError | None:
+    """In training the file's error of the worst gradient, else a hundredth of the tolerance."""
+    problem, switches = case.problem, catalogue()[case.operator].switches(case)
+    if problem.mode != "training":
+        return None
+    bound = tolerance_of_gradients(allowed, problem, images=problem.batch, switches=switches)
+    told = told or GradientTrace(l2=bound / 100, max=bound / 100)
+    return GradientError(name=told.name, l2=told.l2, max=told.max, tolerance=bound)
 
 
 def _sizes(case: Case) -> tuple[int, int]:

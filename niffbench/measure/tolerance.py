@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import sqrt
 
+from niffbench.case import Problem
 from niffbench.records import Numerics
 
 TOLERANCE: dict[str, float] = {"float64": 1e-11, "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
@@ -28,12 +29,12 @@ HOPELESS = 0.5
 _SUMMED_AT_ONCE = 256  # products that libraries sum in one lane or block
 
 
-def tolerance_of_gradients(allowed: float, dtype: str, *, terms: int, switches: bool) -> float:
-    """The bound for gradients where an output may be off by ``allowed``: :func:`tolerance`, grown with the layers.
+def tolerance_of_gradients(allowed: float, problem: Problem, *, images: int, switches: bool) -> float:
+    """The bound for gradients where an output may be off by ``allowed``; ``images`` have a gradient.
 
     Twice that, because backward rounds what forward has rounded before. A weight's gradient is moreover a sum over
-    ``terms`` = images · height · width products; summed block by block in the precision of the products, a
-    sum's rounding errors are √(blocks) times those of a block. The half precisions are summed in float32.
+    images · height · width products; summed block by block in the precision of the products, a sum's rounding
+    errors are √(blocks) times those of a block. The half precisions are summed in float32.
 
     ``switches``: a ReLU or a maximum goes over where its input is within a rounding error ε of its threshold. That
     befalls a share of about ε of the units, whose gradients are then wrong altogether: a relative L2 error of √ε,
@@ -41,8 +42,8 @@ def tolerance_of_gradients(allowed: float, dtype: str, *, terms: int, switches: 
     """
     if switches:
         return 8 * sqrt(allowed)
-    blocks = terms / _SUMMED_AT_ONCE if dtype in ("float64", "float32") else 0.0
-    return 2 * allowed * sqrt(1 + blocks)
+    terms = images * problem.height * problem.width if problem.element_bytes >= 4 else 0
+    return 2 * allowed * sqrt(1 + terms / _SUMMED_AT_ONCE)
 
 
 def is_wrong(numerics: Numerics) -> bool:
@@ -60,11 +61,9 @@ def _fault(numerics: Numerics) -> str | None:
     fault = _beyond(numerics.l2, numerics.max, numerics.tolerance)
     if fault is not None:
         return fault
-    l2, largest, allowed = numerics.gradient_l2, numerics.gradient_max, numerics.gradient_tolerance
-    if l2 is None or largest is None or allowed is None:
-        return None  # not compared
-    fault = _beyond(l2, largest, allowed)
-    return None if fault is None else f"gradient of {numerics.gradient}: {fault}"
+    worst = numerics.gradient
+    fault = None if worst is None else _beyond(worst.l2, worst.max, worst.tolerance)
+    return None if worst is None or fault is None else f"gradient of {worst.name}: {fault}"
 
 
 def _beyond(l2: float, largest: float, allowed: float) -> str | None:

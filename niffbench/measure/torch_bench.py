@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +15,13 @@ from niffbench.cost import witness
 from niffbench.device import Device
 from niffbench.measure import ceilings, numerics
 from niffbench.measure.bench import Prediction, Subject
+from niffbench.measure.failures import explain
 from niffbench.measure.shared import Made, Store
 from niffbench.measure.subject import TorchSubject, build, noise, output_gradient
 from niffbench.measure.tolerance import HOPELESS, tolerance, tolerance_of_gradients
 from niffbench.operators.base import Choice
 from niffbench.operators.catalogue import catalogue
-from niffbench.records import Ceilings, CostRecord, Numerics
+from niffbench.records import Ceilings, CostRecord, GradientError, Numerics
 
 HEAVY = 5e9
 """FLOPs from which a reference is computed on the GPU, in float64 too, rather than on the CPU."""
@@ -73,41 +73,40 @@ class TorchBench:
         operator = catalogue()[case.operator]
         equivalence = operator.equivalence(case)
         allowed = operator.error_growth(case) * tolerance(case.problem.dtype, self.device.tf32)
-        compared: dict[str, Any] = {}
+        gradient: GradientError | None = None
+        left_out: str | None = None
         if case.problem.mode == "training":
-            compared = self._gradients(subject, equivalence, allowed)
+            try:
+                gradient = self._worst_gradient(subject, equivalence, allowed)
+            except _LeftOut as reason:
+                left_out = str(reason)
             subject.checked()
         reference = self._store.reference(case, equivalence, lambda weights: self._reference(case, weights))
-        return replace(numerics.compare(output, reference, allowed), **compared)
+        found = numerics.compare(output, reference, allowed)
+        return replace(found, gradient=gradient, gradients_left_out=left_out)
 
-    def _gradients(self, subject: TorchSubject, equivalence: str, allowed: float) -> dict[str, Any]:
-        """What the record says of the gradients that the first call left, or why it says nothing of them."""
+    def _worst_gradient(self, subject: TorchSubject, equivalence: str, allowed: float) -> GradientError:
+        """Of those that the first call left. Raises _LeftOut when they cannot be compared."""
         case = subject.case
         operator, problem = catalogue()[case.operator], case.problem
         images = problem.batch if operator.mixes_images(case) else min(problem.batch, numerics.CHECKED)
-        bound = tolerance_of_gradients(
-            allowed,
-            problem.dtype,
-            terms=images * problem.height * problem.width,
-            switches=operator.switches(case),
-        )
+        bound = tolerance_of_gradients(allowed, problem, images=images, switches=operator.switches(case))
+        if bound >= HOPELESS:
+            raise _LeftOut(f"rounding to {problem.dtype} alone may move them by {bound:.0%}")
         work = operator.cost(case).flops() * images / problem.batch
         most = MOST[self._where(case).type]
-        if bound >= HOPELESS:
-            return {"gradients_left_out": f"in {problem.dtype}, units that rounding switches move them at random"}
         if work > most:
-            return {"gradients_left_out": f"float64 would take {work:.1e} FLOPs for them, over {most:.0e}"}
+            raise _LeftOut(f"float64 would take {work:.1e} FLOPs for them, over {most:.0e}")
         found = subject.gradients()
-        _, truth = self._store.gradients(
-            case, equivalence, lambda weights: self._reference_gradients(case, weights, found.keys())
-        )
-        worst = numerics.compare_gradients(found, truth)
-        return {
-            "gradient": worst.name,
-            "gradient_l2": worst.l2,
-            "gradient_max": worst.max,
-            "gradient_tolerance": bound,
-        }
+        try:
+            _, truth = self._store.gradients(
+                case, equivalence, lambda weights: self._reference_gradients(case, weights, found.keys())
+            )
+        except Exception as error:
+            if explain(error).status == "oom":  # which is no fault of the case, that has run
+                raise _LeftOut("no memory for them in float64") from error
+            raise
+        return numerics.compare_gradients(found, truth, bound)
 
     def _reference(self, case: Case, weights: Mapping[str, Tensor]) -> Tensor:
         """In float64 from the weights and the input as rounded to the case's dtype."""
@@ -162,6 +161,10 @@ class TorchBench:
         problem = case.problem
         shape = (problem.batch, problem.channels, problem.height, problem.width)
         return noise(f"input/{shape}", shape)
+
+
+class _LeftOut(Exception):
+    """Why the gradients of a case are not compared."""
 
 
 def _wake(place: torch.device) -> None:

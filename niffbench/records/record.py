@@ -116,20 +116,27 @@ class CostRecord(_Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GradientError(_Part):
+    """Errors of one gradient as of an output; ``name`` says whose it is: ``input``'s or a parameter's."""
+
+    name: str
+    l2: float
+    max: float
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Numerics(_Part):
     """Error of the output against float64: relative L2, and maximum relative to the reference's largest value.
 
-    In training the same of the gradients: ``gradient`` names the worst of them, ``input`` or a parameter, or
-    ``gradients_left_out`` says why they were not compared.
+    In training ``gradient`` is the one that is furthest from float64, or ``gradients_left_out`` says why none was
+    compared. Records of before there were such checks have neither.
     """
 
     l2: float
     max: float
     tolerance: float
-    gradient: str | None = None
-    gradient_l2: float | None = None
-    gradient_max: float | None = None
-    gradient_tolerance: float | None = None
+    gradient: GradientError | None = None
     gradients_left_out: str | None = None
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from niffbench.case import Case, Execution, Problem
-from niffbench.records import REGIME_ORDER, Ceilings, CostRecord, Run, Traits
+from niffbench.records import REGIME_ORDER, Ceilings, CostRecord, GradientError, Run, Traits
 from niffbench.report import metrics
 from niffbench.report.metrics import Key, Metric
 from niffbench.report.text import clean
@@ -65,7 +65,8 @@ class Row:
     ``reasons`` maps each status other than ``ok`` to its first reason. ``choices``: what was chosen by
     measurement, in short, and in how many rounds; the most frequent comes first, and ``cost`` is its.
     ``like_baseline`` is False where the row computes another function than the baseline, or at another boundary:
-    its ratio is then one of unlike things, and marked.
+    its ratio is then one of unlike things, and marked. ``error`` and ``gradient`` are the largest of all rounds,
+    in relative L2.
     """
 
     case: Case
@@ -80,6 +81,8 @@ class Row:
     cost: CostRecord | None
     parameters: int | None
     error: float | None
+    gradient: GradientError | None
+    gradients_left_out: str | None
     energy: float | None
     launch_share: float | None
     resident: int | None
@@ -132,6 +135,12 @@ class Row:
         if len(failed) == 1 and total in failed.values():
             return next(iter(failed))
         return ", ".join(f"{status} {number} of {total}" for status, number in failed.items())
+
+    @property
+    def largest_error(self) -> float | None:
+        """Relative L2 of the output or, in training where that is worse, of a gradient."""
+        known = [self.error, None if self.gradient is None else self.gradient.l2]
+        return max((error for error in known if error is not None), default=None)
 
     @property
     def stock_share(self) -> float | None:

@@ -73,6 +73,7 @@ def _row(records: Sequence[Record], regime: Regime) -> Row:
     best = measured[0] if measured else records[0]
     choices = Counter(words for record in measured if (words := in_words(record.chosen)))
     usual = next((words for words, _ in choices.most_common(1)), None)
+    numerics = [record.numerics for record in records if record.numerics]
     reasons: dict[str, str] = {}
     for record in records:
         if record.status != "ok":
@@ -89,7 +90,15 @@ def _row(records: Sequence[Record], regime: Regime) -> Row:
         choices={clean(words, 60): number for words, number in choices.most_common()},
         cost=next((r.cost for r in records if r.cost and usual in (None, in_words(r.chosen))), None),
         parameters=best.parameters,
-        error=max((r.numerics.l2 for r in records if r.numerics and r.numerics.l2 < _ABSURD), default=None),
+        error=max((found.l2 for found in numerics if found.l2 < _ABSURD), default=None),
+        gradient=max(
+            (found.gradient for found in numerics if found.gradient and found.gradient.l2 < _ABSURD),
+            key=lambda gradient: gradient.l2,
+            default=None,
+        ),
+        gradients_left_out=next(
+            (found.gradients_left_out for found in numerics if found.gradients_left_out), None
+        ),
         energy=_typical(record.energy for record in measured),
         launch_share=_typical(r.latency["graph"].launch_share for r in measured if "graph" in r.latency),
         resident=best.memory.resident if best.memory else None,

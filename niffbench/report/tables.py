@@ -120,6 +120,7 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
     energy = any(row.energy is not None for row in digest.rows)
     launches = any(row.launch_share is not None for row in digest.rows)
     images = digest.has_networks
+    gradients = any(row.gradient is not None or row.gradients_left_out is not None for row in digest.rows)
     relative = f"ratio to {digest.baseline}, 95 % interval"
     columns = (
         Column("problem"),
@@ -136,7 +137,8 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
         Column("×", True, f"FLOPs: ratio to {digest.baseline}"),
         Column("own traffic", True, "bytes that the form's steps read and write"),
         Column("parameters", True),
-        Column("error", True, "relative L2 against float64"),
+        Column("error", True, "relative L2 of the output against float64"),
+        *((Column("gradient error", True, "relative L2 against float64 of the worst gradient"),) * gradients),
         Column("over floor", True, "latency over the least time at this machine's measured rates"),
         *((Column("energy", True, "joules per call"),) * energy),
         Column("status"),
@@ -159,6 +161,7 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
                     _plain(row, metrics.BYTES),
                     Item(text.count(row.parameters), sort=row.parameters),
                     Item(text.power_of_ten(row.error), sort=row.error),
+                    *((_gradient(row),) * gradients),
                     Item(text.times(over := over_floor(row, digest.ceilings)), sort=over),
                     *((Item(text.rate(row.energy, "J"), sort=row.energy),) * energy),
                     _status(row),
@@ -183,6 +186,15 @@ def _operator(row: Row, group: Group, colour: str) -> Item:
     note += [f"chose {row.chosen}"] if row.chosen else []
     return Item(row.label, ", ".join(note), mark="base" if is_base else "",
                 colour=colour)  # fmt: skip
+
+
+def _gradient(row: Row) -> Item:
+    """The worst gradient's error and whose it is, or why there is none."""
+    if row.gradient is None:
+        reason = row.gradients_left_out
+        return Item(text.MISSING) if reason is None else Item("not compared", text.clean(reason), mark="quiet")
+    worst = row.gradient
+    return Item(text.power_of_ten(worst.l2), text.clean(worst.name, 60), sort=worst.l2)
 
 
 def _pair(row: Row, group: Group, metric: Metric) -> tuple[Item, Item]:

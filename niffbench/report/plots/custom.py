@@ -45,6 +45,8 @@ _SPELT: Mapping[str, str] = {
     "images_per_second": "images/s",
     "error_l2": "relative L2 error",
     "error_max": "maximum error",
+    "error_gradient_l2": "relative L2 error of the worst gradient",
+    "error_gradient_max": "maximum error of the worst gradient",
 }
 
 

@@ -34,17 +34,18 @@ def pareto(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
 
 
 def errors(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
-    """Latency against the relative L2 error to float64."""
+    """Latency against the relative L2 error to float64, in training that of the worst gradient if it is larger."""
     return _panels(
         digest,
         styles,
-        lambda row: row.error,
+        lambda row: row.largest_error,
         name="error",
         title="Latency against error",
         noun="relative L2 error",
         show=text.power_of_ten,
         base=10,
-        caption="Error of the output against float64; an operator outside its tolerance is not timed.",
+        caption="Error against float64 of the output, in training of a gradient where that is larger; an operator "
+        "outside its tolerance is not timed.",
         front=False,
     )
 
