@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from working import case_of
 
-from niffbench.case import Mode
+from niffbench.case import Case, DType, Mode
 from niffbench.device.cpu import CpuDevice
 from niffbench.measure import memory
 from niffbench.measure.shared import Store
 from niffbench.measure.subject import TorchSubject, noise, seed_of
-from niffbench.measure.torch_bench import TorchBench
+from niffbench.measure.torch_bench import MOST, TorchBench
+from niffbench.operators.catalogue import catalogue
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +81,24 @@ def test_training_forgets_the_gradients_instead_of_adding_to_them(bench: TorchBe
         assert torch.equal(leaf.grad, before)
 
 
-def test_memory_format_and_dtype_reach_input_and_weights(bench: TorchBench) -> None:
-    from dataclasses import replace
+def test_only_the_compared_images_have_a_gradient_until_they_are_checked(bench: TorchBench) -> None:
+    """And afterwards all, in the same place, where compiled code and graphs will look for it."""
+    subject = bench.subject(case_of("depthwise", 3, mode="training", batch=5))
+    assert subject.gradient is not None
+    place = subject.gradient.data_ptr()
+    output = _output(subject)
+    assert subject.x.grad is not None
+    assert [bool(image.any()) for image in subject.x.grad] == [True, False, False, False, True]
+    found = bench.numerics(subject, output)
+    assert found.gradient is not None
+    assert found.gradient.l2 < 1e-5
+    assert all(leaf.grad is None for leaf in subject.leaves())
+    _output(subject)
+    assert all(bool(image.any()) for image in subject.x.grad)
+    assert subject.gradient.data_ptr() == place
 
+
+def test_memory_format_and_dtype_reach_input_and_weights(bench: TorchBench) -> None:
     case = case_of("dense", 3, dtype="bfloat16")
     last = replace(case, problem=replace(case.problem, memory_format="channels_last"))
     subject = bench.subject(last)
@@ -110,6 +127,81 @@ def test_references_are_shared_by_class_and_shape_and_across_modes(
     subject = bench.subject(case_of("niff-depthwise/rfft", size=12))
     bench.numerics(subject, _output(subject))
     assert len(made) == 2
+
+
+def test_gradients_are_shared_by_class_and_shape_and_only_computed_for_training(
+    bench: TorchBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    original = TorchBench._reference_gradients
+
+    def counted(self: TorchBench, case: Case, *of: object) -> object:
+        made.append(case.problem.mode)
+        return original(self, case, *of)  # type: ignore[arg-type]
+
+    def fails(*_: object) -> Tensor:
+        raise AssertionError("the gradients' pass has given the output too")
+
+    monkeypatch.setattr(TorchBench, "_reference_gradients", counted)
+    monkeypatch.setattr(TorchBench, "_reference", fails)
+    for mode in ("training", "inference", "training"):
+        for form in ("rfft", "published"):
+            subject = bench.subject(case_of(f"niff-depthwise/{form}", size=13, mode=mode))  # type: ignore[arg-type]
+            found = bench.numerics(subject, _output(subject))
+            assert found.l2 < 1e-5
+            assert (found.gradient is None) == (mode == "inference")
+        bench.forget()
+    assert made == ["training"]
+
+
+def test_gradients_count_in_what_the_store_keeps() -> None:
+    store, case = Store(), case_of("depthwise", 3, mode="training")
+    store.add(case, "class", {"weight": torch.zeros(10)})
+    kept = store.find(case, "class")
+    assert kept is not None
+    before = kept.bytes
+    store.gradients(
+        case, "class", lambda weights: (torch.zeros(5), {"weight": torch.zeros(10), "input": torch.ones(2)})
+    )
+    assert kept.bytes - before == 4 * (5 + 10 + 2)
+
+
+@pytest.mark.parametrize(
+    ("operator", "dtype", "told"),
+    [
+        ("network/resnet18-split", "bfloat16", "rounding to bfloat16 alone may move them by "),
+        ("depthwise", "float32", "float64 would take 1.7e+03 FLOPs for them, over 1e+02"),
+    ],
+)
+def test_gradients_that_cannot_be_compared_are_said_to_be_left_out(
+    bench: TorchBench, monkeypatch: pytest.MonkeyPatch, operator: str, dtype: DType, told: str
+) -> None:
+    monkeypatch.setitem(MOST, "cpu", 100.0)
+    known = catalogue()[operator]
+    case = case_of(operator, 3 if known.takes_kernel else None, size=2, batch=3, mode="training", dtype=dtype)
+    if known.family == "network":
+        case = replace(case, problem=replace(case.problem, channels=3, height=64, width=64))
+    subject = bench.subject(case)
+    found = bench.numerics(subject, _output(subject))
+    assert found.gradient is None
+    assert found.gradients_left_out is not None
+    assert found.gradients_left_out.startswith(told)
+    assert found.l2 < found.tolerance
+    assert subject.gradient is not None
+    assert all(bool(image.any()) for image in subject.gradient)
+
+
+def test_float64_that_does_not_fit_is_no_fault_of_the_case(
+    bench: TorchBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(TorchBench, "_reference_gradients", full)
+    subject = bench.subject(case_of("depthwise", 5, mode="training"))
+    found = bench.numerics(subject, _output(subject))
+    assert found.gradients_left_out == "no memory for them in float64"
+    assert found.l2 < 1e-5
 
 
 def test_the_store_keeps_the_latest_up_to_its_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,13 @@ def test_both_ways_agree(
     torch.manual_seed(0)
     x = random(2, 3, height, width)
     weight = random(*((3, 1) if depthwise else (4, 3)), 2 * rows + 1, 2 * columns + 1)
+    leaves = (x.requires_grad_(), weight.requires_grad_())
     direct = by_sum(x, weight, circular=circular, depthwise=depthwise)
-    assert close(by_transform(x, weight, circular=circular, depthwise=depthwise), direct)
+    transformed = by_transform(x, weight, circular=circular, depthwise=depthwise)
+    assert close(transformed, direct)
+    gradient = torch.randn_like(direct)
+    of_direct, of_transformed = (torch.autograd.grad(y, leaves, gradient) for y in (direct, transformed))
+    assert all(close(*pair) for pair in zip(of_transformed, of_direct, strict=True))
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -47,6 +52,14 @@ def test_direct_sum_is_torchs_convolution(groups: int, k: int) -> None:
     circular = by_sum(x, weight, circular=True, depthwise=groups > 1)
     padded = F.pad(x, (k // 2,) * 4, mode="circular")
     assert close(circular, F.conv2d(padded, weight, groups=groups))
+
+
+@pytest.mark.parametrize("depthwise", [True, False])
+def test_gradients_of_the_direct_sum_are_those_of_finite_differences(depthwise: bool) -> None:
+    torch.manual_seed(0)
+    x, weight = random(2, 3, 4, 5), random(3, 1 if depthwise else 3, 3, 5)
+    leaves = (x.requires_grad_(), weight.requires_grad_())
+    assert torch.autograd.gradcheck(lambda *of: by_sum(*of, circular=True, depthwise=depthwise), leaves)
 
 
 @settings(max_examples=30, deadline=None)

@@ -10,10 +10,12 @@ from operator_cases import case_of
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from niffbench.case import Case, Mode, OptionValue, Problem
+from niffbench.case import Case, DType, Mode, OptionValue, Problem
 from niffbench.cost.memory import predict
 from niffbench.cost.witness import witnesses
-from niffbench.measure.tolerance import tolerance
+from niffbench.device.cpu import CpuDevice
+from niffbench.measure.tolerance import is_wrong, tolerance, verdict
+from niffbench.measure.torch_bench import TorchBench
 from niffbench.niff.catalogue import NETWORKS
 from niffbench.niff.networks import choosing_layers
 from niffbench.operators.catalogue import catalogue
@@ -109,6 +111,34 @@ def test_training_agrees_with_float64(name: str) -> None:
     growth = catalogue()[case.operator].error_growth(case)
     assert (said.double() - truth).norm() / truth.norm() < tolerance("float32") * growth
     assert catalogue()[case.operator].mixes_images(case)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("resnet18", "float32"),
+        ("resnet18-split", "float32"),
+        ("resnet18-split", "float64"),
+        ("mobilenet_v2-niff", "float32"),
+        ("convnext_tiny-niff", "float32"),
+    ],
+)
+def test_gradients_agree_with_float64_and_a_wrong_one_is_found(name: str, dtype: DType) -> None:
+    """Though ReLUs that rounding has switched, and shifts that a norm takes away, have noisy gradients."""
+    before = torch.get_num_threads()
+    bench = TorchBench(CpuDevice(threads=1))
+    case = network(name, replace(IMAGES, batch=4, mode="training", dtype=dtype))
+    for fault in (None, "reversed", "missing"):
+        subject = bench.subject(case)
+        output = subject.call()
+        first = subject.leaves()[1]
+        assert first.grad is not None
+        if fault:
+            first.grad = None if fault == "missing" else first.grad.flip(2)
+        found = bench.numerics(subject, output)
+        assert is_wrong(found) == bool(fault), verdict(found)
+        assert found.gradient is not None
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])

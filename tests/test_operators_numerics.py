@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -14,7 +16,10 @@ from operator_cases import LAYERS, case_of, cases
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from niffbench.case import Case, OptionValue, Problem
+from niffbench.case import Case, DType, OptionValue, Problem
+from niffbench.device.cpu import CpuDevice
+from niffbench.measure.tolerance import is_wrong, verdict
+from niffbench.measure.torch_bench import TorchBench
 from niffbench.niff import recording
 from niffbench.niff.steps import PREFIX
 from niffbench.operators.catalogue import catalogue
@@ -127,6 +132,57 @@ def test_gradients_are_those_of_the_reference(name: str) -> None:
     numeric = (moved(step) - moved(-step)) / (2 * step)
     analytic = sum((leaf.grad * d).sum() for leaf, d in zip(leaves, along, strict=True) if leaf.grad is not None)
     assert float(analytic) == pytest.approx(float(numeric), rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[TorchBench]:
+    before = torch.get_num_threads()
+    yield TorchBench(CpuDevice(threads=1))
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", get_args(DType))
+@pytest.mark.parametrize("name", LAYERS)
+def test_no_right_gradient_is_called_wrong(bench: TorchBench, name: str, dtype: DType) -> None:
+    for problem in (PROBLEM, replace(PROBLEM, batch=3, height=28, width=26), replace(PROBLEM, batch=1, width=7)):
+        case = replace(ordinary(name), problem=replace(problem, dtype=dtype, mode="training"))
+        subject = bench.subject(case)
+        found = bench.numerics(subject, subject.call())
+        assert not is_wrong(found), verdict(found)
+        assert found.gradient is not None
+        assert max(found.gradient.l2, found.gradient.max) < 0.6 * found.gradient.tolerance
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(modes=("training",)))
+def test_no_right_gradient_is_called_wrong_at_odd_shapes(case: Case) -> None:
+    bench = TorchBench(CpuDevice(threads=1))
+    subject = bench.subject(case)
+    found = bench.numerics(subject, subject.call())
+    assert not is_wrong(found), verdict(found)
+
+
+PLANTED: dict[str, Callable[[Tensor], Tensor | None]] = {
+    "scaled": lambda gradient: gradient * 1.01,
+    "reversed": lambda gradient: gradient.flatten().flip(0).view_as(gradient),
+    "not a number": lambda gradient: gradient * torch.nan,
+    "missing": lambda gradient: None,
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_wrong_gradient_is_found_whosever_it_is(bench: TorchBench, name: str, fault: str) -> None:
+    case = replace(ordinary(name), problem=replace(PROBLEM, batch=3, mode="training"))
+    for number, whose in enumerate(bench.subject(case).gradients()):
+        subject = bench.subject(case)
+        output = subject.call()
+        leaf = subject.leaves()[number]
+        assert leaf.grad is not None
+        leaf.grad = PLANTED[fault](leaf.grad.contiguous())
+        found = bench.numerics(subject, output)
+        assert is_wrong(found)
+        assert verdict(found).startswith(f"gradient of {whose}: ")
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -93,7 +93,7 @@ class GradientTrace(_Model):
 
     name: str = "input"
     l2: float
-    max: float
+    max: float | None = None
 
 
 class NumericsTrace(_Model):

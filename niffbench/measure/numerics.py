@@ -47,13 +47,18 @@ def compare(output: Tensor, reference: Tensor, tolerance: float) -> Numerics:
 
 
 def compare_gradients(
-    found: Mapping[str, Tensor | None], reference: Mapping[str, Tensor], tolerance: float
+    found: Mapping[str, Tensor | None],
+    reference: Mapping[str, Tensor],
+    tolerance: float,
+    *,
+    switches: bool = False,
 ) -> GradientError:
     """The worst of the gradients: of the input, and of every parameter in ``reference``.
 
     Errors are relative as in :func:`compare`, but a parameter's to no less than the root mean square of all
     parameters' gradients: some are 0 but for rounding, as those of a shift that a normalisation takes away again.
-    A gradient that is missing is infinitely wrong, unless it is 0.
+    A gradient that is missing is infinitely wrong, unless it is 0. ``switches``: of
+    :func:`~niffbench.measure.tolerance.tolerance_of_gradients`; then only relative L2 errors count.
     """
     parameters = [truth.flatten() for name, truth in reference.items() if name != INPUT]
     typical = float(torch.cat(parameters).square().mean().sqrt()) if parameters else 0.0
@@ -61,9 +66,9 @@ def compare_gradients(
         name: _errors(found.get(name), truth, 0.0 if name == INPUT else typical)
         for name, truth in reference.items()
     }
-    worst = max(errors, key=lambda name: max(errors[name]))
+    worst = max(errors, key=lambda name: errors[name][0] if switches else max(errors[name]))
     l2, largest = errors[worst]
-    return GradientError(name=worst, l2=l2, max=largest, tolerance=tolerance)
+    return GradientError(name=worst, l2=l2, max=None if switches else largest, tolerance=tolerance)
 
 
 def _errors(result: Tensor | None, reference: Tensor, least: float = 0.0) -> tuple[float, float]:

@@ -105,7 +105,7 @@ def _gradient(case: Case, told: GradientTrace | None, allowed: float) -> Gradien
     if problem.mode != "training":
         return None
     bound = tolerance_of_gradients(allowed, problem, images=problem.batch, switches=switches)
-    told = told or GradientTrace(l2=bound / 100, max=bound / 100)
+    told = told or GradientTrace(l2=bound / 100, max=None if switches else bound / 100)
     return GradientError(name=told.name, l2=told.l2, max=told.max, tolerance=bound)
 
 

@@ -90,7 +90,8 @@ class TorchBench:
         case = subject.case
         operator, problem = catalogue()[case.operator], case.problem
         images = problem.batch if operator.mixes_images(case) else min(problem.batch, numerics.CHECKED)
-        bound = tolerance_of_gradients(allowed, problem, images=images, switches=operator.switches(case))
+        switches = operator.switches(case)
+        bound = tolerance_of_gradients(allowed, problem, images=images, switches=switches)
         if bound >= HOPELESS:
             raise _LeftOut(f"rounding to {problem.dtype} alone may move them by {bound:.0%}")
         work = operator.cost(case).flops() * images / problem.batch
@@ -106,7 +107,7 @@ class TorchBench:
             if explain(error).status == "oom":  # which is no fault of the case, that has run
                 raise _LeftOut("no memory for them in float64") from error
             raise
-        return numerics.compare_gradients(found, truth, bound)
+        return numerics.compare_gradients(found, truth, bound, switches=switches)
 
     def _reference(self, case: Case, weights: Mapping[str, Tensor]) -> Tensor:
         """In float64 from the weights and the input as rounded to the case's dtype."""

@@ -117,11 +117,14 @@ class CostRecord(_Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientError(_Part):
-    """Errors of one gradient as of an output; ``name`` says whose it is: ``input``'s or a parameter's."""
+    """Errors of one gradient as of an output; ``name`` says whose it is: ``input``'s or a parameter's.
+
+    ``max`` is None where units switch: of one that rounding has switched the gradient is wrong altogether.
+    """
 
     name: str
     l2: float
-    max: float
+    max: float | None
     tolerance: float
 
 
