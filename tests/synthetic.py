@@ -22,6 +22,7 @@ from niffbench.records import (
     Ceilings,
     CostRecord,
     ExcludedCase,
+    GradientError,
     Latency,
     MachineState,
     Manifest,
@@ -402,7 +403,14 @@ def _record(world: World, planted: Planted, case: Case, round_: int) -> Record:
         cost=cost,
         latency=latency,
         memory=Memory(peak=peak, resident=elements, output=elements, predicted=peak, workspace=0),
-        numerics=Numerics(l2=2e-7 * (1 + len(forward)), max=1e-6, tolerance=1e-5),
+        numerics=Numerics(
+            l2=2e-7 * (1 + len(forward)),
+            max=1e-6,
+            tolerance=1e-5,
+            gradient=GradientError(name="weight", l2=3e-6, max=4e-6, tolerance=3e-5)
+            if problem.mode == "training"
+            else None,
+        ),
         machine=MachineState(load=0.1),
         elapsed=measuring + 0.02,
         measuring=measuring,

@@ -45,6 +45,14 @@ def test_what_was_not_measured_is_not_a_number() -> None:
             assert pd.api.types.is_numeric_dtype(table[name]), name
 
 
+def test_the_worst_gradient_of_training_has_columns() -> None:
+    table = frame(RUN)
+    told = table[table["gradient"].notna()]
+    assert set(told["mode"]) == {"training"}
+    assert set(told["error_gradient_l2"]) == {3e-6}
+    assert table[table["mode"] == "inference"]["error_gradient_max"].isna().all()
+
+
 def test_a_series_with_a_sample_that_is_none_has_no_median() -> None:
     measured = next(record for record in RUN.records if record.status == "ok")
     odd = replace(measured, latency={"steady": Latency(samples=[1.0, math.nan, 3.0])})

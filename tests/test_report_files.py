@@ -19,7 +19,7 @@ from synthetic import WORLD, World, make, write
 
 from niffbench import report
 from niffbench.errors import UsageError
-from niffbench.records import Ceilings, Run
+from niffbench.records import Ceilings, GradientError, Record, Run
 from niffbench.report.comparison import unlike
 from niffbench.report.files import write_whole
 from niffbench.report.gather import gather
@@ -81,7 +81,10 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         latency = {name: replace(series, flags=[word]) for name, series in record.latency.items()}
         kind = HOSTILE[sorted(operator.family for operator in WORLD).index(record.traits.family) % len(HOSTILE)]
         traits = replace(record.traits, label=f"{word} {record.traits.label}", family=kind, equivalence=word)
-        records.append(replace(record, reason=word, cost=cost, latency=latency, traits=traits))
+        gradient = GradientError(name=word, l2=1e-6, max=1e-6, tolerance=1e-5) if place % 2 else None
+        numerics = record.numerics and replace(record.numerics, gradient=gradient, gradients_left_out=word)
+        told = {"cost": cost, "latency": latency, "traits": traits, "numerics": numerics}
+        records.append(replace(record, reason=word, **told))
     print_ = run.manifest.fingerprint.model_copy(update={"must": {word[:200]: word for word in HOSTILE}})
     suite = run.manifest.suite.model_copy(update={"description": HOSTILE[1], "baseline": HOSTILE[0]})
     manifest = run.manifest.model_copy(
@@ -177,6 +180,36 @@ def test_the_table_holds_every_case_in_base_units(rich: Path) -> None:
         if line["status"] == "oom":
             assert (line["latency"], line["memory"]) == ("", "")
             assert line["reason"]
+
+
+def test_the_worst_gradient_is_shown_or_why_there_is_none(tmp_path: Path) -> None:
+    run = make(World(modes=("inference", "training"), rounds=2, samples=3), tmp_path)
+    name = next(r.traits.label for r in run.records if r.case.problem.mode == "training" and r.status == "ok")
+
+    def changed(record: Record) -> Record:
+        if record.traits.label != name or record.numerics is None or record.numerics.gradient is None:
+            return record
+        return replace(record, numerics=replace(record.numerics, gradient=None, gradients_left_out="too | much"))
+
+    report.write(replace(run, records=tuple(map(changed, run.records))), tmp_path)
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
+    compared = [line for line in lines if line["gradient"]]
+    left_out = [line for line in lines if line["gradients_left_out"]]
+    assert {(line["mode"], line["gradient"], line["error_gradient_l2"]) for line in compared} == {
+        ("training", "weight", "3e-06")
+    }
+    assert {(line["mode"], line["label"], line["gradients_left_out"]) for line in left_out} == {
+        ("training", name, "too | much")
+    }
+    html = (tmp_path / "report.html").read_text()
+    assert "gradient error" in html
+    assert html.count("not compared") == len(left_out)
+
+
+def test_gradients_take_no_room_where_none_was_compared(tmp_path: Path) -> None:
+    """As in runs of before there were such checks."""
+    report.write(make(World(modes=("inference",), rounds=1, samples=3), tmp_path), tmp_path)
+    assert "gradient error" not in (tmp_path / "report.html").read_text()
 
 
 def test_hostile_text_makes_no_element_and_no_handler(hostile: Path, rich: Path) -> None:

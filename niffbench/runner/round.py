@@ -1,6 +1,6 @@
 """One round in a worker: every case once, problems in random order, the operators of a problem interleaved.
 
-A problem's cases are first set up one by one: built, called once (the regime ``first``), that output checked
+A problem's cases are first set up one by one: built, called once (the regime ``first``), what that gave checked
 against float64, the cost counted, the memory measured. Only then, with nothing else going on, their latencies are
 sampled in turns. A case that is wrong is not timed.
 """
