@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from niffbench.case import Case, OptionValue
 from niffbench.cost.closed import Cost
+from niffbench.records import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,6 +68,16 @@ class Operator(ABC):
         kernel = f"-k{case.kernel}" if case.kernel is not None else ""
         extra = [f"{k}={v}" for k, v in case.options if v != self.options[k].default]
         return " ".join([self.name + kernel, *extra])
+
+    def traits(self, case: Case) -> Traits:
+        """What the tables need to know of this operator, as a record keeps it."""
+        return Traits(
+            label=self.label(case),
+            family=self.family,
+            boundary=self.boundary,
+            equivalence=self.equivalence(case),
+            base=self.base,
+        )
 
     def output_shape(self, case: Case) -> tuple[int, ...]:
         """The output's shape: an image for each image, unless the operator is a whole network."""

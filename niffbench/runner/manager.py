@@ -11,7 +11,7 @@ from niffbench.case import Case
 from niffbench.fingerprint import Fingerprint
 from niffbench.niff.native import build
 from niffbench.operators.base import Operator
-from niffbench.records import Record, Status, Traits
+from niffbench.records import Record, Status
 from niffbench.runner import messages
 from niffbench.runner.budget import CLOSING, Share, share
 from niffbench.runner.dominance import dominated
@@ -218,7 +218,6 @@ class Manager:
 
     def _give_up(self, case: Case, number: int, status: Status, why: Skip, elapsed: float = 0.0) -> None:
         """Write the record of a case that no worker will."""
-        operator = self._operators[case.operator]
         self._write(
             Record(
                 case=case,
@@ -226,13 +225,7 @@ class Manager:
                 round=number,
                 status=status,
                 reason=why.reason,
-                traits=Traits(
-                    label=operator.label(case),
-                    family=operator.family,
-                    boundary=operator.boundary,
-                    equivalence=operator.equivalence(case),
-                    base=operator.base,
-                ),
+                traits=self._operators[case.operator].traits(case),
                 needed=why.needed,
                 available=why.available,
                 elapsed=elapsed,

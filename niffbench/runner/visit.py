@@ -11,7 +11,7 @@ from niffbench.measure.bench import Prediction, Subject
 from niffbench.measure.failures import Failure
 from niffbench.measure.latency import around
 from niffbench.operators.base import Operator
-from niffbench.records import CostRecord, Latency, MachineState, Memory, Numerics, Record, Status, Traits, is_busy
+from niffbench.records import CostRecord, Latency, MachineState, Memory, Numerics, Record, Status, is_busy
 from niffbench.runner.provenance import discreet
 from niffbench.suite import Regime
 
@@ -64,7 +64,7 @@ class Visit:
             round=round_,
             status=status,
             reason=None if reason is None else discreet(reason),
-            traits=traits(self.operator, self.case),
+            traits=self.operator.traits(self.case),
             parameters=self.parameters,
             chosen=self.chosen,
             cost=self.cost,
@@ -88,14 +88,3 @@ def _beside_busy(latency: dict[Regime, Latency]) -> dict[Regime, Latency]:
         else series
         for regime, series in latency.items()
     }
-
-
-def traits(operator: Operator, case: Case) -> Traits:
-    """What the tables need to know of the operator."""
-    return Traits(
-        label=operator.label(case),
-        family=operator.family,
-        boundary=operator.boundary,
-        equivalence=operator.equivalence(case),
-        base=operator.base,
-    )
