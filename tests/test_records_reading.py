@@ -52,7 +52,7 @@ def test_a_packed_journal_is_read(run: Run) -> None:
 
 def test_a_broken_clocks_samples_survive(run: Run) -> None:
     odd = replace(run.records[0], latency={"steady": Latency(samples=[0.0, -1.0, math.inf, math.nan, 1e-9])})
-    samples = parse(dump(odd)).latency["steady"].samples
+    samples = list(parse(dump(odd)).latency["steady"].samples)
     assert samples[:3] == [0.0, -1.0, math.inf]
     assert math.isnan(samples[3])
 

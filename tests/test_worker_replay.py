@@ -51,7 +51,7 @@ def test_recorded_figures_come_out_as_they_went_in(tmp_path: Path) -> None:
     said = _play(tmp_path, {"like": "cuda", "watts": 100.0, "cases": [entry]}, round=0)
     record = _by_case(said)[B.id]
     assert record.status == "ok"
-    assert record.latency["first"].samples == [0.5]
+    assert list(record.latency["first"].samples) == [0.5]
     assert set(record.latency["steady"].samples) == {0.001, 0.0011}
     assert set(record.latency) == {"first", "cold", "steady", "graph"}
     assert record.latency["graph"].launch_share is not None
@@ -216,7 +216,7 @@ def test_a_graph_that_cannot_be_captured_is_said_and_the_rest_is_kept(tmp_path: 
     trace = {"like": "cuda", "cases": [{"label": "*-k5", "failure": {"kind": "error", "stage": "graph"}}]}
     found = _by_case(_play(tmp_path, trace))
     assert found[B.id].status == "ok"
-    assert found[B.id].latency["graph"].samples == []
+    assert list(found[B.id].latency["graph"].samples) == []
     assert found[B.id].latency["graph"].flags == ["not captured"]
     assert found[B.id].latency["steady"].samples
     assert found[A.id].latency["graph"].samples

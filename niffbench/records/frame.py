@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from math import isfinite, nan
 from statistics import median
@@ -82,7 +82,7 @@ def row(record: Record) -> dict[str, Any]:
     }
 
 
-def _median(samples: list[float]) -> float:
+def _median(samples: Sequence[float]) -> float:
     """NaN when a sample is none: sorting NaNs would give any value."""
     return median(samples) if isfinite(sum(samples)) else nan
 
@@ -105,12 +105,11 @@ def frame(run: Run, extra: Mapping[str, Any] | None = None) -> pd.DataFrame:
         flat["images_per_second"] = flat["batch"] / flat[main] if flat[main] else None
         for name, value in flat.items():
             columns.setdefault(name, []).append(value)
-    table = pd.DataFrame(
-        {
-            name: pd.to_numeric(pd.Series(values)) if _is_numeric(name) else values
-            for name, values in columns.items()
-        }
-    )
+    series = {}
+    for name in list(columns):  # each list is dropped as soon as its series is there
+        values = pd.Series(columns.pop(name))
+        series[name] = pd.to_numeric(values) if _is_numeric(name) else values
+    table = pd.DataFrame(series, copy=False)
     return table.assign(**(extra or {}))
 
 

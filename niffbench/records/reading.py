@@ -21,6 +21,8 @@ RECORDS = "records.jsonl"
 COMPRESSED = RECORDS + ".gz"
 MAX_LINE_BYTES = 32_000_000
 MAX_SIDE = 2**24
+_CONSTANT = ("id", "traits", "cost", "memory", "numerics")
+"""Parts of a record that rarely change from round to round."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,8 @@ class _Checker:
         if (key := (record.id, record.round)) in self._seen:
             raise ValueError(f"a second record of case {record.id} in round {record.round}")
         self._seen.add(key)
-        traits = known.traits if known.traits == record.traits else record.traits
-        cost = known.cost if known.cost == record.cost else record.cost
-        return replace(record, case=known.case, traits=traits, cost=cost)
+        same = {name: part for name in _CONSTANT if (part := getattr(known, name)) == getattr(record, name)}
+        return replace(record, case=known.case, **same)
 
     def _admit(self, record: Record) -> None:
         problem = record.case.problem
