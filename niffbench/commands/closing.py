@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -25,9 +25,8 @@ from niffbench.errors import FingerprintsDiffer, NiffbenchError, NothingMeasured
 from niffbench.records import REGIMES, Record, Run, read
 from niffbench.report import text
 from niffbench.report.metrics import latency_of
-from niffbench.report.writing import PAGE
 from niffbench.runner.campaign import Campaign
-from niffbench.runner.interrupts import INTERRUPTED, Interrupted
+from niffbench.runner.interrupts import INTERRUPTED, Interrupted, Interrupts
 from niffbench.runner.outcome import Outcome, outcome
 from niffbench.runner.sitting import Observer
 from niffbench.suite import Regime
@@ -84,18 +83,22 @@ class Screen:
         labels = {forecast.case.id: forecast.label for forecast in campaign.plan.forecasts}
         return Bar(self._err, campaign.plan, labels, total, total - campaign.missing)
 
-    def closing(self, campaign: Campaign, stopped: NiffbenchError | None, suite: str | None) -> int:
+    def closing(
+        self, campaign: Campaign, stopped: NiffbenchError | None, suite: str | None, stop: Interrupts
+    ) -> int:
         """Write the report and print the result; returns the exit status. Raises NothingMeasured."""
-        if isinstance(stopped, Interrupted) and not self._as_json:
-            self._part(campaign, stopped, suite)
+        try:
+            if isinstance(stopped, Interrupted):
+                raise stopped
+            with stop.at_any_moment():
+                run = read(campaign.directory)
+                found = outcome(run)
+                page = report.write(run, run.path) if self._report and found.measured else None
+                result = self._result(run, found, page)
+        except Interrupted as interrupted:
+            self._part(campaign, interrupted, suite)
             return INTERRUPTED
-        run = read(campaign.directory)
-        found = outcome(run)
-        page = report.write(run, run.path) if self._report and found.measured else None
-        if self._as_json:
-            sys.stdout.write(json.dumps(_as_json(run, found, page), indent=1, allow_nan=False) + "\n")
-        elif not self._quiet:
-            self._show(run, found)
+        self._print(result)
         if page is not None:
             self._tell(f"report: {page}")
         if stopped is None and not found.measured:
@@ -110,11 +113,16 @@ class Screen:
 
     def _part(self, campaign: Campaign, stopped: NiffbenchError, suite: str | None) -> None:
         """Take leave of somebody in a hurry: a process of its own writes the report, and is waited for briefly."""
+        from niffbench.report.writing import PAGE
+
         writer = _write_aside(campaign.directory) if self._report and campaign.kept else None
         self._say_how_to_go_on(campaign, stopped, suite)
+        done = writer is not None and _is_done(writer)
         if writer is not None:
-            done = _is_done(writer)
             self._tell(f"report: {campaign.directory / PAGE}" + ("" if done else ", which is still being written"))
+        if self._as_json:
+            run = read(campaign.directory)
+            self._print(self._result(run, outcome(run), campaign.directory / PAGE if done else None))
 
     def _say_how_to_go_on(self, campaign: Campaign, stopped: NiffbenchError, suite: str | None) -> None:
         """Even when quiet: this is the only way to what was measured."""
@@ -123,13 +131,22 @@ class Screen:
         self._err.print(Text(text.clean(told, 2000)), soft_wrap=True)
         self._err.print(Text(f"  {shlex.join(again)}"), soft_wrap=True)
 
-    def _show(self, run: Run, found: Outcome) -> None:
-        if found.measured:
-            self._out.print(report.terminal(run))
-        if found.failures:
-            self._out.print(_failures(found))
-        for line in _remarks(run, found):
-            self._out.print(Text(line))
+    def _result(self, run: Run, found: Outcome, page: Path | None) -> list[RenderableType]:
+        """What standard output is to show."""
+        if self._as_json:
+            return [json.dumps(_as_json(run, found, page), indent=1, allow_nan=False)]
+        if self._quiet:
+            return []
+        tables = [report.terminal(run)] if found.measured else []
+        tables += [_failures(found)] if found.failures else []
+        return [*tables, *map(Text, _remarks(run, found))]
+
+    def _print(self, result: list[RenderableType]) -> None:
+        for part in result:
+            if isinstance(part, str):
+                sys.stdout.write(part + "\n")
+            else:
+                self._out.print(part)
 
     def _tell(self, line: str) -> None:
         if not self._quiet:
@@ -145,7 +162,9 @@ def _write_aside(directory: Path) -> int:
         signal.alarm(_LONGEST_REPORT)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        os.dup2(os.open(os.devnull, os.O_RDWR), 2)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in range(3):  # who reads our output in a pipe is not kept waiting
+            os.dup2(nothing, descriptor)
         run = read(directory)
         report.write(run, run.path)
     finally:

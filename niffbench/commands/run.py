@@ -94,7 +94,7 @@ def command(
                 raise
             except NiffbenchError as error:
                 stopped = error
-        return screen.closing(campaign, stopped, suite)
+        return screen.closing(campaign, stopped, suite, stop)
 
 
 def _begun(

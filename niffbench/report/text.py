@@ -6,8 +6,10 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from math import isfinite
+from typing import TYPE_CHECKING
 
-from niffbench.stats.intervals import Interval
+if TYPE_CHECKING:
+    from niffbench.stats.intervals import Interval
 
 MISSING = "–"
 LONGEST = 120

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -23,13 +24,15 @@ class Interrupted(NiffbenchError):
 class Interrupts:
     """While entered, a first signal only sets ``requested`` and makes ``descriptor`` readable.
 
-    Nothing is torn in the middle of a write that way; whoever sleeps on ``descriptor`` wakes at once. A second
-    signal calls ``at_once`` (which kills the worker) and ends the process with status 130.
+    Nothing is torn in the middle of a write that way; whoever sleeps on ``descriptor`` wakes at once, and work
+    that may be torn is done in :meth:`at_any_moment`. A second signal calls ``at_once`` (which kills the worker)
+    and ends the process with status 130.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self.at_once: Callable[[], None] | None = None
+        self._tearing = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -48,6 +51,19 @@ class Interrupts:
         os.close(self.descriptor)
         os.close(self._write)
 
+    @contextmanager
+    def at_any_moment(self) -> Iterator[None]:
+        """For long work that may be left wherever it is: raises Interrupted out of the middle of it."""
+        try:
+            self._tearing = True
+            if self.requested:
+                raise KeyboardInterrupt
+            yield
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
+        finally:
+            self._tearing = False
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             if self.at_once:
@@ -55,3 +71,5 @@ class Interrupts:
             os._exit(INTERRUPTED)
         self.requested = True
         os.write(self._write, b"!")
+        if self._tearing:
+            raise KeyboardInterrupt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from niffbench.case import Case
@@ -67,7 +68,8 @@ def survey(
         with Worker(task, stop.descriptor, command) as worker:
             stop.at_once = worker.kill
             if meanwhile is not None and attempt == 0:
-                meanwhile()
+                with suppress(Interrupted), stop.at_any_moment():
+                    meanwhile()
             if asked.ask(worker, stop, settings.measure.case_timeout, last=attempt == _ATTEMPTS - 1):
                 break
     stop.at_once = None

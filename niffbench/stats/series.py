@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-from scipy.special import ndtri
 
-from niffbench.stats.contrasts import FloatArray
+if TYPE_CHECKING:  # scipy, which comes with it, is half of a worker's start
+    from niffbench.stats.contrasts import FloatArray
 
-Samples = Sequence[float] | FloatArray
+Samples: TypeAlias = "Sequence[float] | FloatArray"
 Flag = Literal["invalid", "stuck", "coarse", "drift", "outliers", "correlated", "bimodal"]
 
 ENOUGH = 10
@@ -115,7 +116,7 @@ def precision(
         raise ValueError("there is no sample yet")
     median = float(np.median(values))
     time = autocorrelation_time(np.sign(values - median))
-    reach = float(ndtri((1 + confidence) / 2)) * np.sqrt(n * time) / 2
+    reach = NormalDist().inv_cdf((1 + confidence) / 2) * np.sqrt(n * time) / 2
     rank = int((n + 1) / 2 - reach)  # of the lower end, counted from 1
     if rank < 1:
         return Precision(median, None, None, None, n / time, False)
