@@ -24,7 +24,7 @@ _TRIES = 120.0  # seconds after which something that was waited for does not hap
 
 
 def suite(place: Path, sizes: Iterable[int], *, rounds: int = 2, **measure: Any) -> list[str]:
-    """Write ``made-up.toml``, three cases a size, and ``r.json``; returns the arguments that run it into ``out``."""
+    """Write ``made-up.toml``, three cases a size, and ``r.json``; returns the arguments that run it."""
     settings = {"min_time": 0.01, "max_time": 0.05, "min_samples": 5, "case_timeout": 60, **measure}
     (place / "made-up.toml").write_text(
         'description = "made up"\n'

@@ -22,7 +22,7 @@ from niffbench.errors import FingerprintsDiffer, UsageError
 from niffbench.fingerprint import Fingerprint
 from niffbench.records import MANIFEST, RECORDS, Record, dump, read, read_manifest
 from niffbench.runner.campaign import Prepared, begin
-from niffbench.runner.directory import write_manifest
+from niffbench.runner.directory import check_vacant, write_manifest
 from niffbench.runner.interrupts import Interrupted, Interrupts
 from niffbench.runner.plan import Plan
 from niffbench.runner.settings import Wishes, settle
@@ -194,6 +194,13 @@ def test_a_directory_that_fills_up_in_the_meantime(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not empty any more"):
         Attempt(place, SUITE).begin()
     assert sorted(path.name for path in place.iterdir()) == ["mine.txt"]
+
+
+def test_a_kill_before_the_manifest_was_there_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("12345\n")
+    (tmp_path / "run.tmp").write_text("half of a manif")
+    check_vacant(tmp_path)
+    assert keys(Attempt(tmp_path, SUITE).begin()) == all_keys(SUITE)
 
 
 def test_the_manifest_is_replaced_whole(tmp_path: Path) -> None:

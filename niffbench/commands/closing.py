@@ -9,11 +9,11 @@ import signal
 import sys
 import time
 from collections import Counter
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -21,7 +21,7 @@ from rich.text import Text
 
 from niffbench import report
 from niffbench.commands.progress import Bar, clock
-from niffbench.errors import FingerprintsDiffer, NiffbenchError, NothingMeasured
+from niffbench.errors import FingerprintsDiffer, NiffbenchError, NothingMeasured, UsageError
 from niffbench.records import REGIMES, Record, Run, read
 from niffbench.report import text
 from niffbench.report.metrics import latency_of
@@ -32,10 +32,12 @@ from niffbench.runner.sitting import Observer
 from niffbench.suite import Regime
 
 _MOST_LINES = 20
-_MOMENT = 1.2
-"""Seconds that an interrupted run waits for its report."""
+_MOMENT = 0.8
+"""Seconds after an interrupt until which its report is waited for."""
 _LONGEST_REPORT = 600
 """Seconds after which a report that is written aside is given up."""
+_POLITE = 5
+"""How much a report that is written aside lets others go first, its parent above all."""
 _PIPE_WIDTH = 120
 """Columns of a table that goes to a file or a pipe."""
 
@@ -93,11 +95,10 @@ class Screen:
             with stop.at_any_moment():
                 run = read(campaign.directory)
                 found = outcome(run)
-                page = report.write(run, run.path) if self._report and found.measured else None
+                page = _write(run) if self._report and found.measured else None
                 result = self._result(run, found, page)
         except Interrupted as interrupted:
-            self._part(campaign, interrupted, suite)
-            return INTERRUPTED
+            self._part(campaign, interrupted, suite, stop.when + _MOMENT)
         self._print(result)
         if page is not None:
             self._tell(f"report: {page}")
@@ -111,18 +112,23 @@ class Screen:
         self._say_how_to_go_on(campaign, stopped, suite)
         return INTERRUPTED if found.measured and not isinstance(stopped, FingerprintsDiffer) else stopped.exit_code
 
-    def _part(self, campaign: Campaign, stopped: NiffbenchError, suite: str | None) -> None:
-        """Take leave of somebody in a hurry: a process of its own writes the report, and is waited for briefly."""
+    def _part(self, campaign: Campaign, stopped: NiffbenchError, suite: str | None, deadline: float) -> NoReturn:
+        """Take leave of somebody in a hurry: a process of its own writes the report, and is waited for until
+        ``deadline`` (``time.monotonic``).
+        """
         from niffbench.report.writing import PAGE
 
         writer = _write_aside(campaign.directory) if self._report and campaign.kept else None
         self._say_how_to_go_on(campaign, stopped, suite)
-        done = writer is not None and _is_done(writer)
+        done = writer is not None and _is_done(writer, deadline)
         if writer is not None:
             self._tell(f"report: {campaign.directory / PAGE}" + ("" if done else ", which is still being written"))
         if self._as_json:
             run = read(campaign.directory)
             self._print(self._result(run, outcome(run), campaign.directory / PAGE if done else None))
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(INTERRUPTED)  # taking the interpreter down can take as long as all of this
 
     def _say_how_to_go_on(self, campaign: Campaign, stopped: NiffbenchError, suite: str | None) -> None:
         """Even when quiet: this is the only way to what was measured."""
@@ -153,12 +159,22 @@ class Screen:
             self._err.print(Text(text.clean(line, 1000)), soft_wrap=True)
 
 
+def _write(run: Run) -> Path:
+    """Write the report; who cannot have it is told how to get it later."""
+    try:
+        return report.write(run, run.path)
+    except UsageError as error:
+        later = shlex.join(["niffbench", "report", str(run.path)])
+        raise UsageError(f"{error}; the records are kept, so when that is mended: {later}") from error
+
+
 def _write_aside(directory: Path) -> int:
     """Begin to write the report in a process that outlives this one; returns its process id."""
     if (writer := os.fork()) != 0:
         return writer
     try:
         os.setsid()
+        os.nice(_POLITE)
         signal.alarm(_LONGEST_REPORT)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -171,10 +187,9 @@ def _write_aside(directory: Path) -> int:
         os._exit(0)
 
 
-def _is_done(writer: int) -> bool:
-    """Whether it ends within a moment."""
-    end = time.monotonic() + _MOMENT
-    while time.monotonic() < end:
+def _is_done(writer: int, deadline: float) -> bool:
+    """Whether it ends until then."""
+    while time.monotonic() < deadline:
         if os.waitpid(writer, os.WNOHANG) != (0, 0):
             return True
         time.sleep(0.02)

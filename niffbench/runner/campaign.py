@@ -20,7 +20,7 @@ from niffbench.runner import plan as planning
 from niffbench.runner import provenance
 from niffbench.runner.interrupts import Interrupts
 from niffbench.runner.journal import Journal, JournalLost
-from niffbench.runner.lock import LOCK, Lock
+from niffbench.runner.lock import Lock
 from niffbench.runner.manager import Manager
 from niffbench.runner.process import WORKER
 from niffbench.runner.settings import Settings, Wishes, kind_of, settle
@@ -138,7 +138,7 @@ def begin(out: Path, prepared: Prepared, argv: Sequence[str], began: float) -> I
     """A new run in ``out``, which must be vacant. Raises UsageError when it is not, or cannot be made."""
     place.make(out)
     with Lock(out):
-        if any(path.name != LOCK for path in out.iterdir()):
+        if not place.is_vacant(out):
             raise UsageError(f"--out {out}: is not empty any more; name a new directory, or --resume it")
         manifest = _manifest(prepared, argv)
         place.write_manifest(out, manifest)

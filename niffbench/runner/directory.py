@@ -8,13 +8,21 @@ from pathlib import Path
 from niffbench.errors import UsageError
 from niffbench.records import MANIFEST, Manifest
 from niffbench.runner.journal import JournalLost, sync_directory
+from niffbench.runner.lock import LOCK
+
+_DRAFT = Path(MANIFEST).with_suffix(".tmp").name
+
+
+def is_vacant(directory: Path) -> bool:
+    """Whether it holds nothing, or only what a run leaves that was killed before its manifest was there."""
+    return all(path.name in (LOCK, _DRAFT) for path in directory.iterdir())
 
 
 def check_vacant(directory: Path) -> None:
     """Raise UsageError unless ``directory`` is empty, or can be made; nothing is written."""
     try:
         if directory.is_dir():
-            if any(directory.iterdir()):
+            if not is_vacant(directory):
                 raise UsageError(f"--out {directory}: is not empty; name a new directory, or --resume it")
         elif directory.exists() or directory.is_symlink():
             raise UsageError(f"--out {directory}: is not a directory")
@@ -38,7 +46,7 @@ def make(directory: Path) -> None:
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write ``run.json`` whole or not at all: a reader sees the old one or the new one. Raises JournalLost."""
     path = directory / MANIFEST
-    draft = path.with_suffix(".tmp")
+    draft = directory / _DRAFT
     try:
         with draft.open("w", encoding="utf-8") as file:
             file.write(manifest.model_dump_json(indent=1) + "\n")

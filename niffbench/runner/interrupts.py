@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -31,6 +33,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.requested = False
+        self.when = inf  # the first signal came (``time.monotonic``)
         self.at_once: Callable[[], None] | None = None
         self._tearing = False
         self._previous: dict[int, Any] = {}
@@ -70,6 +73,7 @@ class Interrupts:
                 self.at_once()
             os._exit(INTERRUPTED)
         self.requested = True
+        self.when = time.monotonic()
         os.write(self._write, b"!")
         if self._tearing:
             raise KeyboardInterrupt

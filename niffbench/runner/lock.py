@@ -43,8 +43,12 @@ class Lock:
             if self._is_current():
                 break
             os.close(self._descriptor)  # its last holder removed it between our open and our lock
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            self.__exit__(None, None, None)
+            raise UsageError(f"{self._directory}: cannot be locked ({error.strerror})") from error
         return self
 
     def __exit__(
