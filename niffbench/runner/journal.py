@@ -117,7 +117,8 @@ class Journal:
         return path
 
     def _lost(self, error: OSError) -> JournalLost:
-        return JournalLost(f"{self._path}: cannot be written ({error.strerror}); what it held before is kept")
+        kept = "" if error.errno == errno.ENOENT else "; what it held before is kept"
+        return JournalLost(f"{self._path}: cannot be written ({error.strerror}){kept}")
 
 
 def _is_record(line: bytes) -> bool:
