@@ -97,7 +97,8 @@ class Misstated:
         return Cost((Step("convolution", "forward", self.stated, 0),), 0, 0)
 
     def build(self, case: Case) -> nn.Module:
-        return _Cumulative() if self.operation == "cumsum" else nn.Conv2d(8, 8, 1, bias=False)
+        made: dict[str, type[nn.Module]] = {"cumsum": _Cumulative, "unlike": _Unlike}
+        return made[self.operation]() if self.operation in made else nn.Conv2d(8, 8, 1, bias=False)
 
 
 class _Cumulative(nn.Module):
@@ -121,6 +122,27 @@ def test_an_unpriced_operation_is_found_out() -> None:
     assert reason is not None
     assert reason.startswith(Disagreement.UNPRICED)
     assert "cumsum" in reason
+
+
+class _Unlike(nn.Module):
+    """A convolution, of which a trace sees nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(8, 8, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = x if torch.jit.is_tracing() else self.inner(x)
+        return found
+
+
+def test_a_third_witness_that_says_otherwise_is_heard() -> None:
+    record = witnesses(Misstated(2 * 64 * 2 * 120, "unlike"), Case("misstated", PROBLEM))
+    assert record.counted == record.closed
+    assert record.fvcore == 0
+    assert record.disagreement is not None
+    assert record.disagreement.startswith(Disagreement.UNEXPLAINED)
+    assert "fvcore 0" in record.disagreement
 
 
 def test_stock_counters_see_nothing_of_a_cached_layer() -> None:

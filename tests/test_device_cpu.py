@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 import torch
 
-from niffbench.device.base import DEFAULT_CACHE, FLUSH_FACTOR, fingerprint
+from niffbench.device.base import DEFAULT_CACHE, fingerprint
 from niffbench.device.cpu import CpuDevice
 from niffbench.measure.probe import Probe
 
@@ -71,7 +71,7 @@ def test_a_cache_of_no_or_any_size_is_flushed(cache: int) -> None:
     small = CpuDevice(threads=1, cache=cache)
     small.flush()
     assert small._sweep is not None
-    assert small._sweep.nbytes == FLUSH_FACTOR * (cache or DEFAULT_CACHE) // 4 * 4
+    assert small._sweep.nbytes == 2 * (cache or DEFAULT_CACHE) // 4 * 4
 
 
 def test_peak_and_kept_are_those_of_the_allocations(device: CpuDevice) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from niffbench.device import cuda
-from niffbench.device.base import DEFAULT_CACHE, FLUSH_FACTOR
+from niffbench.device.base import DEFAULT_CACHE
 from niffbench.device.cuda import CudaDevice
 from niffbench.measure.probe import Probe
 
@@ -186,7 +186,7 @@ def test_an_l2_of_no_size_is_flushed_all_the_same(
     torch.set_num_threads(before)
     made.flush()
     made.flush()
-    assert asked == [FLUSH_FACTOR * flushed]
+    assert asked == [2 * flushed]
 
 
 def test_tf32_is_by_flag_card_and_drivers_override(device: CudaDevice, monkeypatch: pytest.MonkeyPatch) -> None:

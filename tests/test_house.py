@@ -99,9 +99,31 @@ def test_light_modules_load_no_torch(module: str) -> None:
     assert done.stdout.strip() == ""
 
 
+def test_no_module_of_the_light_rooms_loads_torch_by_any_chain() -> None:
+    """They must run on a machine without torch, to judge and report what another one measured."""
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for room in ("stats", "report", "regress", "records", "suite")
+        for path in sorted((PACKAGE / room).rglob("*.py"))
+    ]
+    code = (
+        f"import importlib, sys\nfor name in {names}:\n    importlib.import_module(name)\n"
+        "    assert 'torch' not in sys.modules, name"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_niff_is_a_library_of_its_own() -> None:
+    """It knows nothing of benchmarking, so that people can import it on its own."""
+    for path in (PACKAGE / "niff").rglob("*.py"):
+        assert _imports(path) <= {"niff", "cost", "errors"}, path
+
+
 def test_package_and_command_line_load_neither_torch_nor_pandas() -> None:
     code = (
-        "import niffbench.cli, sys; print(*sorted({'torch', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)))"
+        "import niffbench, niffbench.cli, sys\n"
+        "print(*sorted({'torch', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -218,6 +219,30 @@ def test_turns_interleave_in_random_order_and_end() -> None:
     rounds = ["".join(taken[:4]), "".join(taken[4:8])] + [taken[8 + 3 * i : 11 + 3 * i] for i in range(4)]
     assert all(len(set(once)) == len(once) for once in rounds)
     assert len({"".join(once) for once in rounds[2:]}) > 1
+
+
+@pytest.mark.parametrize("regime", ["cold", "steady"])
+def test_a_call_that_is_no_sample_comes_before_every_block(regime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first the warm-up; before each further one a call, because the others have had the caches since.
+
+    Cold samples are flushed each for itself, so that they need a call before the first block alone.
+    """
+    device, log = _device({"latency": {regime: {"median": 1e-3, "sigma": 0.2}}}), []
+    timed, samples = device.timed, device.samples
+    monkeypatch.setattr(device, "timed", lambda *given: (log.append("call"), timed(*given))[1])
+    monkeypatch.setattr(device, "samples", lambda *given: (log.append("block"), samples(*given))[1])
+    found = _sample(device, regime)
+    assert len(found.blocks) > 2
+    before = [earlier for earlier, later in pairwise(["", *log]) if later == "block"]
+    assert before == ["call", *(["call" if regime == "steady" else "block"] * (len(found.blocks) - 1))]
+
+
+def test_samples_are_kept_as_they_came() -> None:
+    """In their order, the slowest and the fastest among them: nothing is sorted, trimmed or summed up."""
+    recorded = [0.003, 0.001, 0.9, 0.002, 0.0001, 0.0015]
+    found = _sample(_device(_series(samples=[recorded])))
+    assert len(found.samples) > len(recorded)
+    assert found.samples == [recorded[place % len(recorded)] for place in range(len(found.samples))]
 
 
 def test_samples_are_kept_to_six_digits() -> None:

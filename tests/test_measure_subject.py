@@ -15,7 +15,9 @@ from niffbench.device.cpu import CpuDevice
 from niffbench.measure import memory
 from niffbench.measure.shared import Store
 from niffbench.measure.subject import TorchSubject, noise, seed_of
+from niffbench.measure.tolerance import is_wrong
 from niffbench.measure.torch_bench import MOST, TorchBench
+from niffbench.operators.base import Operator
 from niffbench.operators.catalogue import catalogue
 
 
@@ -40,6 +42,28 @@ def test_operators_of_a_class_get_the_same_weights_and_so_agree(bench: TorchBenc
     outputs = [_output(subject) for subject in forms]
     for output in outputs[1:]:
         assert float((output - outputs[0]).norm() / outputs[0].norm()) < 1e-5
+
+
+def test_a_form_that_would_draw_other_weights_gets_those_of_its_class(
+    bench: TorchBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(catalogue()["fft-depthwise"])
+    build = kind.build
+
+    def disturbed(self: Operator, case: Case) -> nn.Module:
+        torch.rand(1)
+        return build(self, case)
+
+    monkeypatch.setattr(kind, "build", disturbed)
+    for name in ("depthwise-circular", "fft-depthwise"):
+        subject = bench.subject(case_of(name, 3, size=9))
+        assert not is_wrong(bench.numerics(subject, _output(subject)))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_the_reference_is_as_exact_as_float64_is(bench: TorchBench, dtype: DType) -> None:
+    subject = bench.subject(case_of("depthwise", 5, size=14, dtype=dtype))
+    assert not is_wrong(bench.numerics(subject, _output(subject)))
 
 
 def test_building_leaves_torchs_own_randomness_alone(bench: TorchBench) -> None:
@@ -245,6 +269,20 @@ def test_counting_before_timing_does_not_change_what_is_executed(
     block = bench.device.samples(subject, "steady", 2, 3)
     assert len(block.samples) == 3
     assert runs == ["compiled"] * 6
+
+
+def test_counting_before_timing_touches_no_eager_case(bench: TorchBench) -> None:
+    """Rule 6 again: what is timed is not run for its cost, and afterwards no mode is there to slow it down."""
+    case = case_of("depthwise", 3, size=15)
+    subject = bench.subject(case)
+    modes: list[int] = []
+    subject.module.register_forward_pre_hook(lambda *_: modes.append(torch._C._len_torch_dispatch_stack()))
+    bench.cost(case)
+    assert modes == []
+    memory.measure(bench.device, subject, bench.predict(case))
+    modes.clear()
+    bench.device.samples(subject, "steady", 2, 3)
+    assert modes == [0] * 6
 
 
 def test_many_shapes_are_each_compiled_and_none_silently_runs_eagerly(

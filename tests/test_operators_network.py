@@ -95,6 +95,16 @@ def test_witnesses_agree_on_networks(name: str, mode: Mode) -> None:
     assert operator.cost(case).parameters == learnable
 
 
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_witnesses_agree_whatever_updates_the_weights(optimiser: str) -> None:
+    """The update itself counts nothing, and nothing in it is unpriced."""
+    training = replace(IMAGES, mode="training")
+    plain, stepping = (network("resnet18", training, optimiser=name) for name in ("none", optimiser))
+    record = witnesses(catalogue()["network/resnet18"], stepping)
+    assert record.disagreement is None
+    assert record.counted == record.closed == witnesses(catalogue()["network/resnet18"], plain).counted
+
+
 @pytest.mark.parametrize("execution", ["published", "rfft", "elided", "cached"])
 def test_every_execution_agrees_with_float64(execution: str) -> None:
     case = network("resnet18-split", execution=execution)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 
 import pandas as pd
 from synthetic import NETWORKS, World, make
 
-from niffbench.records import Latency, Run, dump, frame, parse
+from niffbench.case import Problem
+from niffbench.records import Latency, Run, Traits, dump, frame, parse
+from niffbench.records.record import REGIMES
 
 RUN = make(World(sizes=(14, 28), rounds=2, samples=5, modes=("inference", "training")), Path("made-up"))
 
@@ -51,6 +53,24 @@ def test_the_worst_gradient_of_training_has_columns() -> None:
     assert set(told["mode"]) == {"training"}
     assert set(told["error_gradient_l2"]) == {3e-6}
     assert table[table["mode"] == "inference"]["error_gradient_max"].isna().all()
+
+
+def test_all_that_tells_cases_apart_is_a_column() -> None:
+    """So that unlike is never pooled by accident: boundary, class, dtype, mode, form, regime and the rest."""
+    case = replace(
+        RUN.records[0].case,
+        problem=Problem(2, 3, 5, 7, 11, "bfloat16", "channels_last", "training"),
+        kernel=9,
+        options=(("mlp", "big"),),
+        execution="compiled",
+    )
+    traits = Traits(label="a mlp=big", family="niff", boundary="circular", equivalence="one")
+    series = {regime: Latency(samples=[float(place + 1)]) for place, regime in enumerate(REGIMES)}
+    odd = replace(RUN.records[0], case=case, id=case.id, traits=traits, latency=series, status="ok")
+    row = frame(Run(RUN.path, RUN.manifest, (odd,))).to_dict("records")[0]
+    expected = asdict(case.problem) | asdict(traits) | {f"latency_{r}": s.samples[0] for r, s in series.items()}
+    expected |= {"operator": case.operator, "kernel": 9, "options": "mlp=big", "execution": "compiled"}
+    assert {name: row[name] for name in expected} == expected
 
 
 def test_a_series_with_a_sample_that_is_none_has_no_median() -> None:

@@ -9,8 +9,11 @@ import pytest
 from synthetic import FAULTS, WORLD, Fault, Noise, World, make, truth
 
 from niffbench.records import Run
+from niffbench.report.comparison import pairs, table, unlike
 from niffbench.report.digest import Digest, Group, Row
 from niffbench.report.gather import gather
+from niffbench.report.tables import witnesses
+from niffbench.report.text import MISSING
 
 QUIET = Noise(between=0.001, within=0.001)
 
@@ -62,6 +65,30 @@ def test_groups_keep_problems_and_executions_apart() -> None:
     assert all(row.case.problem == group.problem for group in digest.groups for row in group.rows)
 
 
+def test_compiled_and_eager_are_never_one_group() -> None:
+    run = make(World(sizes=(28,)), Path("made-up"))
+    cases = [replace(record.case, execution="compiled") for record in run.records]
+    compiled = [replace(record, case=case, id=case.id) for record, case in zip(run.records, cases, strict=True)]
+    groups = gather(Run(run.path, run.manifest, (*run.records, *compiled))).groups
+    assert [group.execution for group in groups] == ["eager", "compiled"]
+    assert all(row.case.execution == group.execution for group in groups for row in group.rows)
+
+
+def test_latencies_of_unlike_regimes_are_not_compared_between_runs() -> None:
+    run = make(World(sizes=(28,)), Path("one"))
+    cold = [
+        replace(record, latency={name: series for name, series in record.latency.items() if name != "steady"})
+        for record in run.records
+    ]
+    digests = gather(run), gather(Run(Path("other"), run.manifest, tuple(cold)))
+    assert [digest.regime for digest in digests] == ["steady", "cold"]
+    assert any("main regimes differ" in sentence for sentence in unlike(digests))
+    compared = table(digests, pairs(digests))
+    latency, memory = ([c.title for c in compared.columns].index(f"× {noun}") for noun in ("latency", "memory"))
+    assert {row[latency].show for row in compared.rows} == {MISSING}
+    assert {row[memory].show for row in compared.rows if row[1].show == "depthwise-k3"} == {"1.00×"}
+
+
 def test_the_fastest_wins_and_equals_are_named_as_equal() -> None:
     group = _digest(World(sizes=(56,), noise=QUIET)).groups[0]
     assert group.winners["latency"].row.label == "depthwise-k3"
@@ -89,6 +116,35 @@ def test_rows_that_compute_something_else_are_marked() -> None:
     group = _digest(World(sizes=(28,))).groups[0]
     assert not _row(group, "niff-depthwise/rfft").like_baseline
     assert _row(group, "depthwise-k3").like_baseline  # planted: one class, one boundary
+
+
+@pytest.mark.parametrize("change", [{"boundary": "circular"}, {"equivalence": "another"}])
+def test_another_boundary_or_another_class_alone_makes_unlike(change: dict[str, str]) -> None:
+    run = make(World(sizes=(28,)), Path("made-up"))
+    records = [
+        replace(record, traits=replace(record.traits, **change))  # type: ignore[arg-type]
+        if record.case.kernel == 3
+        else record
+        for record in run.records
+    ]
+    group = gather(Run(run.path, run.manifest, tuple(records))).groups[0]
+    assert not _row(group, "depthwise-k3").like_baseline
+    assert _row(group, "depthwise-k15").like_baseline
+
+
+def test_a_disagreement_of_the_witnesses_is_shown_beside_its_operator() -> None:
+    """Also where it is one problem of several that has it."""
+    run = make(World(sizes=(14, 28, 56)), Path("made-up"))
+    records = [
+        replace(record, cost=record.cost and replace(record.cost, disagreement="unexplained (1 and 2)"))
+        if (record.traits.label, record.case.problem.height) == ("depthwise-k3", 28)
+        else record
+        for record in run.records
+    ]
+    rows = witnesses(gather(Run(run.path, run.manifest, tuple(records)))).rows
+    told = [(row[0].show, row[1].show) for row in rows if "unexplained (1 and 2)" in {item.show for item in row}]
+    assert told == [("depthwise-k3", "B1 64@28")]
+    assert [row[1].show for row in rows if row[0].show == "depthwise-k7"] == ["B1 64@14"]
 
 
 def test_failures_keep_their_reasons_and_no_numbers() -> None:

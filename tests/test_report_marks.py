@@ -59,7 +59,8 @@ def _of_markdown(told: str) -> list[Table]:
     found: list[Table] = []
     for block in re.findall(r"(?:^\|.*\n)+", told, re.MULTILINE):
         head, _, *rows = [
-            [cell.strip().replace("\\", "") for cell in line.strip("|").split(" | ")] for line in block.splitlines()
+            [cell.strip().replace("\\", "") for cell in line.strip("|").split(" | ")]
+            for line in block.splitlines()
         ]
         found.append((head, rows))
     return found

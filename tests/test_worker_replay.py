@@ -129,6 +129,21 @@ def test_what_was_sampled_beside_busy_neighbours_is_flagged(tmp_path: Path) -> N
     assert not any("busy" in series.flags for series in hasty.latency.values())
 
 
+def test_the_operators_of_a_problem_take_turns_in_an_order_drawn_from_the_seed(tmp_path: Path) -> None:
+    """No operator has the machine to itself while another waits: what drifts meets all of them."""
+
+    def turns(seed: int) -> list[tuple[str, ...]]:
+        said = _play(tmp_path, {}, measure=Measure(regimes=["steady"], min_time=0.4, max_time=4), seed=seed)
+        steady = [m.case for m in said.of("begin") if m.stage == "steady"]
+        return [tuple(steady[place : place + 3]) for place in range(0, 9, 3)]
+
+    once = turns(1)
+    assert all(sorted(turn) == sorted((A.id, B.id, C.id)) for turn in once)
+    assert len(set(once)) > 1
+    assert once == turns(1)
+    assert once != turns(2)
+
+
 def test_a_wrong_case_is_not_timed(tmp_path: Path) -> None:
     said = _play(tmp_path, {"cases": [{"label": "*-k5", "numerics": {"l2": 0.1, "max": 0.1}}]})
     assert _by_case(said)[B.id].status == "wrong"

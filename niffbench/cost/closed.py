@@ -3,7 +3,8 @@
 Unit: real FLOPs, nominal. What counts: transforms (:func:`fft_flops`), convolutions and matrix products (a
 multiply-add is 2, a complex one 8), products of two tensors element by element (1, complex × real 2, complex 6)
 and the additions of a sum that ends a contraction (1 for each element that enters it, complex 2). What counts
-nothing, as in every FLOP counter: activations, normalisations, elementwise sums, scaling by a constant, copies.
+nothing, as in every FLOP counter: activations, normalisations, elementwise sums, scaling by a constant, copies,
+an optimiser's update of the weights.
 
 Bytes: the form's own traffic. Each step reads what it is given once and writes what it makes once, whatever
 passes its library makes inside, with three exceptions that are passes of their own on a GPU: a roll makes one

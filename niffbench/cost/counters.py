@@ -80,7 +80,7 @@ class _Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-_NO_DATA = {"prim.device"} | {
+_NO_DATA = {"prim.device", "profiler._record_function_enter_new", "profiler._record_function_exit"} | {
     f"aten.{name}"
     for name in (
         "empty",

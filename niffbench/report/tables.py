@@ -364,9 +364,12 @@ def witnesses(digest: Digest) -> Table:
     for group in digest.groups:
         for row in group.rows:
             cost = row.cost
-            if cost is None or (row.label, group.problem.mode) in seen:
+            if cost is None:
                 continue
-            seen.add((row.label, group.problem.mode))
+            if cost.disagreement is None:  # one problem stands for all; a disagreement stands for itself
+                if (row.label, group.problem.mode) in seen:
+                    continue
+                seen.add((row.label, group.problem.mode))
             stock = _share(cost.stock_torch, cost.closed)
             stock_fvcore = _share(cost.stock_fvcore, cost.closed_forward)
             rows.append(
