@@ -130,15 +130,16 @@ _PRICED: dict[Formula, tuple[Any, ...]] = {
 _FREE = """
 _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _conj _conj_physical _local_scalar_dense _log_softmax
 _log_softmax_backward_data _native_batch_norm_legit _native_batch_norm_legit_functional
-_native_batch_norm_legit_no_training _softmax _softmax_backward_data _to_copy _unsafe_view add add_ addcdiv_
-addcmul_ arange as_strided_ avg_pool2d avg_pool2d_backward bernoulli_ cat clamp clamp_ clone complex
-conj_physical constant_pad_nd copy copy_ detach div div_ empty empty_like empty_strided eq fill fill_ flip
-full full_like gelu gelu_backward gt hardtanh hardtanh_ hardtanh_backward index_select le lerp_ lift_fresh
-max_pool2d_with_indices max_pool2d_with_indices_backward mean native_batch_norm native_batch_norm_backward
-native_dropout native_dropout_backward native_layer_norm native_layer_norm_backward ne neg new_empty
-new_empty_strided new_full new_ones new_zeros normal_ ones ones_like pow rand randn relu relu_ resolve_conj
-resolve_neg roll rsqrt scalar_tensor select_backward silu silu_ silu_backward slice_backward sqrt stack sub
-sub_ threshold_backward uniform_ where zero_ zeros zeros_like
+_native_batch_norm_legit_no_training _softmax _softmax_backward_data _to_copy _unsafe_view add add_ arange
+as_strided_ avg_pool2d avg_pool2d_backward bernoulli_ cat clamp clamp_ clone complex conj_physical
+constant_pad_nd copy copy_ detach div div_ empty empty_like empty_strided eq fill fill_ flip full full_like
+gelu gelu_backward gt hardtanh hardtanh_ hardtanh_backward index_select le lift_fresh max_pool2d_with_indices
+max_pool2d_with_indices_backward mean native_batch_norm native_batch_norm_backward native_dropout
+native_dropout_backward native_layer_norm native_layer_norm_backward ne neg new_empty new_empty_strided
+new_full new_ones new_zeros normal_ ones ones_like pow rand randn relu relu_ resolve_conj resolve_neg roll
+rsqrt scalar_tensor select_backward silu silu_ silu_backward slice_backward stack sub sub_ threshold_backward
+uniform_ where zero_ zeros zeros_like
+addcdiv_ addcmul_ lerp_ sqrt
 """
 
 
