@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
-from niffbench.case import Case, DType, MemoryFormat, Mode, OptionValue, Problem
+from niffbench.case import Case, DType, Execution, MemoryFormat, Mode, OptionValue, Problem
 from niffbench.operators.base import Operator
 from niffbench.operators.catalogue import catalogue
 
@@ -41,17 +43,20 @@ def cases(draw: st.DrawFn, names: tuple[str, ...] = LAYERS, *, modes: tuple[Mode
         mode=draw(st.sampled_from(modes or ("inference", "forward", "training"))),
     )
     kernel = 2 * draw(st.integers(0, min(height, width) - 1)) + 1
-    drawn = case_of(name, problem, kernel, **{key: draw(_values(operator, key)) for key in operator.options})
+    executions: tuple[Execution, ...] = ("eager", "compiled")
+    options = {key: draw(st.sampled_from(values(operator, key))) for key in operator.options}
+    drawn = replace(case_of(name, problem, kernel, **options), execution=draw(st.sampled_from(executions)))
     if refusal := operator.refusal(drawn):
         # The common reasons, mended; what is left is a genuine refusal.
         problem = Problem(
             problem.batch, 8, 8, max(height, 8), max(width, 8), problem.dtype, problem.memory_format, problem.mode
         )
-        drawn = Case(name, problem, drawn.kernel, drawn.options)
+        drawn = replace(drawn, problem=problem)
         assert operator.refusal(drawn) is None, refusal
     return drawn
 
 
-def _values(operator: Operator, key: str) -> st.SearchStrategy[OptionValue]:
+def values(operator: Operator, key: str) -> tuple[OptionValue, ...]:
+    """Values of an option: all of them, or some where any number will do."""
     choices = operator.options[key].choices
-    return st.sampled_from(choices if choices is not None else (1, 2, 4))
+    return choices if choices is not None else (1, 2, 4)

@@ -263,8 +263,13 @@ def test_counting_before_timing_does_not_change_what_is_executed(
     subject = bench.subject(case)
     _output(subject)
     assert runs == ["compiled"]
+    modes: list[int] = []
+    call = subject.call
+    monkeypatch.setattr(subject, "call", lambda: (modes.append(torch._C._len_torch_dispatch_stack()), call())[1])
     bench.cost(case)
+    assert modes == []
     memory.measure(bench.device, subject, bench.predict(case))
+    assert set(modes) == {0}
     runs.clear()
     block = bench.device.samples(subject, "steady", 2, 3)
     assert len(block.samples) == 3

@@ -279,6 +279,14 @@ def test_unlike_fingerprints_are_refused_with_the_fields() -> None:
     assert "--across-machines" in str(refusal.value)
 
 
+def test_a_fact_that_only_one_run_has_makes_fingerprints_unlike() -> None:
+    """A variable of the environment, say, that was not set for the other."""
+    run = head()
+    must = {**run.manifest.fingerprint.must, "nvidia_tf32_override": "0"}
+    with pytest.raises(FingerprintsDiffer, match="nvidia_tf32_override"):
+        compare(base(), remade(run, fingerprint={**run.manifest.fingerprint.model_dump(), "must": must}), Rules())
+
+
 def test_across_machines_judges_ratios_within_runs_and_what_is_exact() -> None:
     still = replace(QUIET, noise=Noise(0.003, 0.003))
     faster = replace(still, torch="2.14.0", slower=dict.fromkeys((p.operator for p in QUIET.operators), 0.5))

@@ -130,6 +130,12 @@ def test_slices_hold_everything_else_fixed() -> None:
             assert len(held) == 1
 
 
+def test_no_slice_joins_dtypes() -> None:
+    found = slices(_digest(World(sizes=(14, 28, 56), dtypes=("float32", "bfloat16"))), "size")
+    dtypes = [{point.group.problem.dtype for point in slice_.points} for slice_ in found]
+    assert sorted(map(sorted, dtypes)) == [["bfloat16"], ["float32"]]
+
+
 def test_each_niff_layer_is_judged_by_its_own_best_form() -> None:
     full = [
         Planted(f"niff-full/{form}", "niff", "circular", "niff-full", Law(scale), Law(48.0))
