@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from niffbench.fingerprint import Fingerprint
+
 PACKAGE = Path(__file__).parents[1] / "niffbench"
 ROOT = PACKAGE.parent
 
@@ -127,6 +129,53 @@ def test_package_and_command_line_load_neither_torch_nor_pandas() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def _names(path: Path) -> set[str]:
+    """What a module defines: functions, classes, constants, and ``Class.method``."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            methods = [item.name for item in node.body if isinstance(item, ast.FunctionDef)]
+            found |= {node.name, *methods, *(f"{node.name}.{name}" for name in methods)}
+        elif isinstance(node, ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def _claims() -> list[tuple[str, str, str]]:
+    """The rows of the table of rules that are no headings: claim, code, test."""
+    page = (PACKAGE / "ARCHITECTURE.md").read_text()
+    table = page.partition("## Where each rule stands")[2].partition("\n## ")[0]
+    rows = [re.split(r"\s*\|\s*", line)[1:4] for line in table.splitlines() if line.startswith("| ")]
+    return [(claim, code, test) for claim, code, test in rows[1:] if code]
+
+
+def test_every_rule_has_its_place_and_its_test() -> None:
+    claims = _claims()
+    assert len(claims) > 40
+    for claim, code, test in claims:
+        places = re.findall(r"`([\w./]+\.(?:py|md))`(?:: `([\w.]+)`)?", code)
+        tests = re.findall(r"`(test_\w+\.py)::(test_\w+)`", test)
+        assert places, claim
+        assert tests, claim
+        for file, name in places:
+            path = PACKAGE / file
+            assert path.is_file(), f"{claim}: {file}"
+            assert not name or name in _names(path), f"{claim}: {file} has no {name}"
+        for file, name in tests:
+            path = PACKAGE.parent / "tests" / file
+            assert path.is_file(), f"{claim}: {file}"
+            assert name in _names(path), f"{claim}: {file} has no {name}"
+
+
+def test_only_what_must_match_is_hashed() -> None:
+    one = Fingerprint(must={"torch": "2.15.0"}, should={"kernel": "6.1"})
+    assert one.hash == Fingerprint(must={"torch": "2.15.0"}, should={"kernel": "6.2"}).hash
+    assert one.hash != Fingerprint(must={"torch": "2.15.1"}, should={"kernel": "6.1"}).hash
 
 
 def test_top_level_holds_only_what_it_should() -> None:

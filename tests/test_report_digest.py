@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from synthetic import FAULTS, WORLD, Fault, Noise, World, make, truth
 
-from niffbench.records import Run
+from niffbench.records import MachineState, Run
 from niffbench.report.comparison import pairs, table, unlike
 from niffbench.report.digest import Digest, Group, Row
+from niffbench.report.facts import notices
 from niffbench.report.gather import gather
 from niffbench.report.tables import witnesses
 from niffbench.report.text import MISSING
+from niffbench.stats.intervals import median_of_rounds
 
 QUIET = Noise(between=0.001, within=0.001)
 
@@ -112,6 +114,16 @@ def test_one_round_makes_no_winner_certain_but_flops_are_exact() -> None:
     assert group.winners["flops"].certain
 
 
+def test_many_samples_of_one_process_make_no_interval() -> None:
+    """An interval is over rounds: what another process would give, the scatter within one does not tell."""
+    one, three = (_digest(World(sizes=(28,), rounds=rounds, samples=200, faults=())) for rounds in (1, 3))
+    for row in one.rows:
+        assert (row.cells["latency"].value.low, row.cells["latency"].value.rounds) == (None, 1)
+    for row in three.rows:
+        medians = [row.cells["latency"].rounds[number] for number in range(3)]
+        assert row.cells["latency"].value == median_of_rounds(medians)
+
+
 def test_rows_that_compute_something_else_are_marked() -> None:
     group = _digest(World(sizes=(28,))).groups[0]
     assert not _row(group, "niff-depthwise/rfft").like_baseline
@@ -145,6 +157,18 @@ def test_a_disagreement_of_the_witnesses_is_shown_beside_its_operator() -> None:
     told = [(row[0].show, row[1].show) for row in rows if "unexplained (1 and 2)" in {item.show for item in row}]
     assert told == [("depthwise-k3", "B1 64@28")]
     assert [row[1].show for row in rows if row[0].show == "depthwise-k7"] == ["B1 64@14"]
+
+
+def test_flagged_series_are_told() -> None:
+    """A drift that the sampler found, and a card that was held back, cast doubt on the run in its own words."""
+    run = make(World(sizes=(28,), faults=()), Path("made-up"))
+    records = list(run.records)
+    drifting = {"steady": replace(records[0].latency["steady"], flags=["drift"])}
+    records[0] = replace(records[0], latency=drifting)
+    records[1] = replace(records[1], machine=MachineState(throttle=["hw_slowdown"]))
+    [told] = [said for said in notices(gather(Run(run.path, run.manifest, tuple(records)))) if "flagged" in said]
+    assert "drift (1)" in told
+    assert "throttled (1)" in told
 
 
 def test_failures_keep_their_reasons_and_no_numbers() -> None:
