@@ -130,17 +130,21 @@ class Transform:
         return self.r2c(planes, scaled=scaled) + Work(0, 2 * doubled)
 
 
-def spectral_product(batch: int, planes: int, points: int, number: int) -> tuple[Work, Work]:
+def spectral_product(
+    batch: int, planes: int, points: int, number: int, *, batched: bool = False
+) -> tuple[Work, Work]:
     """The complex product of ``batch × planes`` spectra with ``planes`` filters, forward and backward.
 
     ``points`` complex numbers of ``number`` bytes a plane. Backward conjugates (copies) both factors, makes two
-    products, and sums the filter's gradient over the batch.
+    products, and sums the filter's gradient over the batch: over one image too, which is a copy, unless the filter
+    is ``batched``, stored with a batch of one.
     """
     spectra, filters = batch * planes * points, planes * points
     forward = Work(6 * spectra, (2 * spectra + filters) * number)
     conjugates = Work(0, 2 * (spectra + filters) * number)
     products = Work(12 * spectra, (5 * spectra + filters) * number)
-    return forward, conjugates + products + batch_sum(batch, filters, number)
+    summed = Work(0, 2 * filters * number) if batch == 1 and not batched else batch_sum(batch, filters, number)
+    return forward, conjugates + products + summed
 
 
 def contraction(problem: Problem, points: int, number: int) -> tuple[Work, Work]:

@@ -1,7 +1,8 @@
 """Closed forms of NIFF's layers: what each form does, part by part, forward and backward.
 
-FLOPs follow the formulas of NIFF's cost table and are exact; so are the bytes of the forward pass. Backward bytes
-state the passes over tensors as large as the image, the spectrum or the filter.
+FLOPs follow the formulas of NIFF's cost table and are exact; so are the bytes, but for a few numbers, unless there
+is but one channel, where torch takes other ways than stated here. A leaf's gradient may be put in order as well,
+which is not the form's.
 """
 
 from __future__ import annotations
@@ -67,11 +68,14 @@ class Layer:
         return () if self.mlp is None else (2, *HIDDEN_WIDTHS[self.mlp], self.planes)
 
     @property
+    def mapping(self) -> int:
+        """Learnable scalars of the linear map alone."""
+        return self.problem.channels * self.problem.channels_out if self.maps_channels else 0
+
+    @property
     def parameters(self) -> int:
         """Learnable scalars: two MLPs with biases, and the linear map."""
-        p = self.problem
-        mapping = p.channels * p.channels_out if self.maps_channels else 0
-        return mapping + 2 * sum(a * b + b for a, b in itertools.pairwise(self.widths))
+        return self.mapping + 2 * sum(a * b + b for a, b in itertools.pairwise(self.widths))
 
     @property
     def casts(self) -> Pair:
@@ -90,7 +94,7 @@ def published(layer: Layer) -> Parts:
         # Each way forward and back, a pass a dimension; the way back of split moves the channels that go out.
         rolls = Work(0, 8 * transform.full_spectra(layer.into + layer.out))
         parts["shift"] = (rolls, rolls)
-    parts |= filtering(layer, transform.points)
+    parts |= filtering(layer, transform.points, batched=True)
     if layer.maps_channels:
         parts["mixing"] = published_map(layer)
     return parts | complex_ifft(layer)
@@ -127,7 +131,7 @@ def cached(layer: Layer) -> Parts:
     parts = rfft(layer)
     if layer.problem.mode == "inference":
         del parts["filter generation"]
-        parts["cast"] = casts(layer.problem, 0)
+        parts["cast"] = casts(layer.problem, layer.mapping)
     else:
         generation, backward = parts["filter generation"]
         # What could be kept is copied out of the view that it is.
@@ -162,7 +166,10 @@ def fused(layer: Layer) -> Parts:
     spectra, filters = transform.spectra(layer.into), transform.spectra(layer.planes)
     # The image's spectrum conjugated, times the gradient's, summed; then twice the columns that stand for two.
     for_filter = Work(6 * layer.into * transform.half, 5 * spectra)
-    for_filter += batch_sum(p.batch, layer.planes * transform.half, transform.complex)
+    if p.batch > 1:
+        for_filter += batch_sum(p.batch, layer.planes * transform.half, transform.complex)
+    else:  # a sum over one image, which is a copy
+        for_filter += Work(0, 2 * filters)
     doubled = Work(0, 2 * layer.planes * p.height * ((p.width - 1) // 2) * transform.complex)
     for_image = Work(6 * layer.into * transform.half, 3 * filters + 2 * spectra)
     return {
@@ -186,12 +193,15 @@ def dft(layer: Layer) -> Parts:
         down = _matrix(planes * columns, 2 * p.height, 2 * p.height)
         there = back = rows + down
     there, back = _sized(there, layer.real), _sized(back, layer.real)
+    forward, backward = spectral_product(p.batch, p.channels, half, transform.complex)
+    # Rows and columns change places in what comes out of the second product, and is put in order.
+    ordering = 2 * transform.spectra(planes) if points > 256 else 0
     return {
         "cast": layer.casts,
         "filter generation": lean_generation(layer),
         "forward fft": (there, there),
-        "product": spectral_product(p.batch, p.channels, half, transform.complex),
-        "inverse fft": (back, back),
+        "product": (forward, backward + Work(0, 2 * transform.spectra(layer.planes) if points > 256 else 0)),
+        "inverse fft": (back, back + Work(0, ordering)),
     }
 
 
@@ -245,8 +255,7 @@ def kept(form: FormParts) -> FormParts:
         found = form(layer)
         generation, backward = found["filter generation"]
         if layer.problem.mode == "inference":
-            mapping = layer.problem.channels * layer.problem.channels_out if layer.maps_channels else 0
-            return found | {"filter generation": (NOTHING, NOTHING), "cast": casts(layer.problem, mapping)}
+            return found | {"filter generation": (NOTHING, NOTHING), "cast": casts(layer.problem, layer.mapping)}
         # What could be kept is copied out of the view that it is.
         copied = generation + Work(0, 2 * layer.transform.spectra(layer.planes))
         return found | {"filter generation": (copied, backward)}
@@ -295,37 +304,49 @@ def complex_ifft(layer: Layer) -> Parts:
     return {"inverse fft": (once, once), "real part": (NOTHING, spread)}
 
 
-def filtering(layer: Layer, points: int) -> Parts:
+def filtering(layer: Layer, points: int, *, batched: bool = False) -> Parts:
     """The spectrum times the filter, ``points`` frequencies a plane, by channel or contracted over channels."""
     p, number = layer.problem, layer.transform.complex
     if layer.kind == "full":
         return {"mixing": contraction(p, points, number)}
     if layer.mlp is None:
         return {}
-    return {"product": spectral_product(p.batch, p.channels, points, number)}
+    return {"product": spectral_product(p.batch, p.channels, points, number, batched=batched)}
 
 
 def published_map(layer: Layer) -> Pair:
-    """The linear map on real and on imaginary parts: each copied with channels last, multiplied, put together."""
+    """The linear map on real and on imaginary parts: each copied with channels last, multiplied, put together.
+
+    Of a single image channels last is a view, and no copy.
+    """
     p, pixels = layer.problem, layer.transform.points
     into, out = (planes * pixels * layer.real for planes in (layer.into, layer.out))
     flops = 2 * layer.into * p.channels_out * pixels
     forward, backward = bilinear(flops, into, p.channels * p.channels_out * layer.real, out)
-    copies, joining = Work(0, 2 * into), Work(0, 4 * out)
+    several = p.batch > 1
+    copies, joining = Work(0, 2 * into * several), Work(0, 4 * out)
     # Backward each gradient is copied likewise, and both gradients of the spectrum are spread and added.
-    gathering = Work(0, 2 * out + 3 * into)
-    adding = Work(0, 6 * into)
+    gathering = Work(0, 2 * out * several + 3 * into)
+    adding = Work(0, 6 * into + 3 * p.channels * p.channels_out * layer.real)
     return 2 * (copies + forward) + joining, 2 * (gathering + backward) + adding
 
 
 def spectrum_map(layer: Layer, points: int) -> Pair:
-    """The linear map as one real product on the stored numbers, copied with channels last and back."""
+    """The linear map as one real product on the stored numbers, copied with channels last and back.
+
+    Of a single image channels last is a view, and the way there, and backward both ways, no copy. Where weights ask
+    for no gradient, as cast ones in inference, ``torch.matmul`` takes the images one by one and copies nothing.
+    """
     p = layer.problem
     into, out = (planes * 2 * points * layer.real for planes in (layer.into, layer.out))
     flops = 4 * layer.into * p.channels_out * points
     forward, backward = bilinear(flops, into, p.channels * p.channels_out * layer.real, out)
-    copies = Work(0, 2 * (into + out))
-    return copies + forward, copies + backward
+    there, back = Work(0, 2 * into), Work(0, 2 * out)
+    if p.mode == "inference" and p.element_bytes < layer.real:
+        return forward, backward
+    if p.batch == 1:
+        return back + forward, backward
+    return there + back + forward, there + back + backward
 
 
 def published_generation(layer: Layer) -> Pair:
@@ -338,9 +359,12 @@ def published_generation(layer: Layer) -> Pair:
     for last, (a, b) in _layers(layer.widths):
         product, back = bilinear(2 * a * b * points, a * points, a * b, b * points)
         forward += product + Work(0, b) + (NOTHING if last else Work(0, 2 * b * points))
-        backward += back + Work(0, b) + (NOTHING if last else Work(0, 3 * b * points))
+        # Both MLPs' parameters are parts of one, over which their gradients are spread and added; the grid's too.
+        shared = Work(0, 6 * (a * b + b))
+        backward += back + Work(0, b) + shared + (NOTHING if last else Work(0, 3 * b * points))
     joining = Work(0, 4 * layer.planes * points)
-    return _sized(2 * forward + joining, layer.real), _sized(2 * backward, layer.real)
+    grid = Work(0, 3 * layer.widths[0] * points)
+    return _sized(2 * forward + joining, layer.real), _sized(2 * backward + grid, layer.real)
 
 
 def plane_generation(layer: Layer) -> Pair:
@@ -367,8 +391,9 @@ def half_generation(layer: Layer) -> Pair:
     rows = 2 * k + 1
     product, back = bilinear(4 * planes * rows * half, planes * rows, rows * 2 * half, planes * 2 * half)
     assembling = Work(0, (27 * k + 9) * half + 2 * planes * rows)
-    # Backward through even and odd parts: two scaled, one negated, four spread over zeros, two sums, one stack.
-    taking_apart = Work(0, 34 * k * half)
+    # Backward through even and odd parts: two scaled, one negated, four spread over zeros, two sums, one stack;
+    # and of both MLPs' weights and a bias, which are put together.
+    taking_apart = Work(0, 38 * k * half + planes * (12 * k + 3))
     # A contraction leaves the filter's gradient in another order than the product wants it.
     ordering = Work(0, 4 * planes * half if layer.kind == "full" else 0)
     return (

@@ -69,7 +69,8 @@ class SpatialFFT(Operator):
         if transform.points != p.height * p.width:
             padding = unpadding = Work(0, into * image + transform.images(into))
             cropping = Work(0, 2 * out * image)
-            uncropping = Work(0, out * image + 2 * transform.images(out))
+            wide = p.height * transform.width * real  # backward first along the width, then along the height
+            uncropping = Work(0, out * (image + 2 * wide) + transform.images(out))
         cast, uncast = casts(p, 0 if keeps else filters * k * k)
         return Cost(
             steps=steps(
@@ -100,11 +101,13 @@ class SpatialFFT(Operator):
         """The kernel flipped and scaled, folded into place along both axes, and transformed; and the gradient."""
         k = case.kernel or 1
         rows, columns = transform.height, transform.width
-        moved = 4 * k * k
+        # Backward a depthwise kernel's gradient is also spread over its axis of one input channel.
+        moved, gathered = 4 * k * k, (6 if self.depthwise else 4) * k * k
         for kept, side in ((k, columns), (columns, rows)):
             moved += kept * (3 * side - k if k <= side else 5 * side + k)
-        placing = Work(0, filters * moved * transform.real)
-        return placing + transform.r2c(filters), placing + transform.r2c_backward(filters)
+            gathered += kept * (6 * k if k <= side else 2 * side + 7 * k)  # two spread over zeros, one sum
+        placing, gathering = (Work(0, filters * numbers * transform.real) for numbers in (moved, gathered))
+        return placing + transform.r2c(filters), gathering + transform.r2c_backward(filters)
 
     def build(self, case: Case) -> nn.Module:
         import torch
