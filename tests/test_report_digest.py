@@ -186,6 +186,15 @@ def test_failures_keep_their_reasons_and_no_numbers() -> None:
         assert fault.status in digest.statuses
 
 
+def test_what_was_measured_before_a_case_failed_is_no_result() -> None:
+    """Out of memory in its last regime, say: the samples of the others stay in the record and out of the tables."""
+    run = make(World(sizes=(28,), faults=()), Path("made-up"))
+    records = [replace(r, status="oom", reason="x") if r.case.kernel == 3 else r for r in run.records]
+    row = _row(gather(Run(run.path, run.manifest, tuple(records))).groups[0], "depthwise-k3")
+    assert not row.ok
+    assert not {"latency", "memory"} & set(row.cells)
+
+
 def test_a_failed_row_never_wins_however_few_its_flops() -> None:
     fault = Fault("wrong", "off by a sign", "depthwise", kernel=3)
     group = _digest(World(sizes=(28,), faults=(fault,))).groups[0]

@@ -334,8 +334,8 @@ def published_map(layer: Layer) -> Pair:
 def spectrum_map(layer: Layer, points: int) -> Pair:
     """The linear map as one real product on the stored numbers, copied with channels last and back.
 
-    Of a single image channels last is a view, and the way there, and backward both ways, no copy. Where weights ask
-    for no gradient, as cast ones in inference, ``torch.matmul`` takes the images one by one and copies nothing.
+    Of a single image channels last is a view, and the way there, and backward both ways, no copy. Where weights
+    ask for no gradient, as cast ones in inference, ``torch.matmul`` takes images one by one and copies nothing.
     """
     p = layer.problem
     into, out = (planes * 2 * points * layer.real for planes in (layer.into, layer.out))
