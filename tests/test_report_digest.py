@@ -187,7 +187,7 @@ def test_failures_keep_their_reasons_and_no_numbers() -> None:
 
 
 def test_what_was_measured_before_a_case_failed_is_no_result() -> None:
-    """Out of memory in its last regime, say: the samples of the others stay in the record and out of the tables."""
+    """Out of memory in its last regime, say: samples of the others stay in the record, and out of the tables."""
     run = make(World(sizes=(28,), faults=()), Path("made-up"))
     records = [replace(r, status="oom", reason="x") if r.case.kernel == 3 else r for r in run.records]
     row = _row(gather(Run(run.path, run.manifest, tuple(records))).groups[0], "depthwise-k3")

@@ -144,6 +144,14 @@ def test_the_operators_of_a_problem_take_turns_in_an_order_drawn_from_the_seed(t
     assert once != turns(2)
 
 
+def test_the_operators_of_a_problem_are_set_up_in_an_order_drawn_from_the_seed(tmp_path: Path) -> None:
+    def order(seed: int) -> tuple[str, ...]:
+        return tuple(m.case for m in _play(tmp_path, {}, seed=seed).of("begin") if m.stage == "build")
+
+    assert order(1) == order(1)
+    assert len({order(seed) for seed in range(5)}) > 1
+
+
 def test_a_wrong_case_is_not_timed(tmp_path: Path) -> None:
     said = _play(tmp_path, {"cases": [{"label": "*-k5", "numerics": {"l2": 0.1, "max": 0.1}}]})
     assert _by_case(said)[B.id].status == "wrong"
