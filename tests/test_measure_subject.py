@@ -266,7 +266,7 @@ def test_counting_before_timing_does_not_change_what_is_executed(
     modes: list[int] = []
     call = subject.call
     monkeypatch.setattr(subject, "call", lambda: (modes.append(torch._C._len_torch_dispatch_stack()), call())[1])
-    bench.cost(case)
+    bench.cost(case, None)
     assert modes == []
     memory.measure(bench.device, subject, bench.predict(case))
     assert set(modes) == {0}
@@ -282,7 +282,7 @@ def test_counting_before_timing_touches_no_eager_case(bench: TorchBench) -> None
     subject = bench.subject(case)
     modes: list[int] = []
     subject.module.register_forward_pre_hook(lambda *_: modes.append(torch._C._len_torch_dispatch_stack()))
-    bench.cost(case)
+    bench.cost(case, None)
     assert modes == []
     memory.measure(bench.device, subject, bench.predict(case))
     modes.clear()

@@ -35,6 +35,7 @@ def row(record: Record) -> dict[str, Any]:
         "family": record.traits.family,
         "boundary": record.traits.boundary,
         "equivalence": record.traits.equivalence,
+        "base": record.traits.base,
         "problem": problem.label,
         "kernel": record.case.kernel,
         "batch": problem.batch,
