@@ -194,6 +194,13 @@ def test_stock_counters_see_nothing_of_a_cached_layer() -> None:
     assert "aten::fft_irfft2" in record.missed
 
 
+def test_stock_counters_do_not_know_our_own_kernel() -> None:
+    """Its formula is in torch's registry once the library is imported; as torch comes, it is not."""
+    record = told(case_of("niff-depthwise/native-cached", PROBLEM))
+    assert record.stock_torch == record.stock_fvcore == 0
+    assert "niffbench.circular_convolution" in record.missed
+
+
 def test_stock_torch_over_counts_depthwise_training() -> None:
     record = told(case_of("depthwise", replace(PROBLEM, mode="training"), 7))
     assert record.stock_torch is not None
