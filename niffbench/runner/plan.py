@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from niffbench.case import Case
 from niffbench.cost.closed import Cost
@@ -17,13 +18,17 @@ from niffbench.suite import Measure, Suite
 
 LAUNCH = 5e-6
 """Seconds of a step that no roofline knows: dispatch, allocation, a kernel's launch."""
-SHORTFALL = 4.0
-"""How many times longer than its roofline floor an operator typically takes: convolutions and FFTs on CPUs and
-GPUs reach between a tenth and a half of what a matrix product or a copy does."""
-VISIT = 0.03
+SHORTFALL: Mapping[str, float] = MappingProxyType(
+    {"dense": 0.6, "depthwise": 5.0, "strip": 12.0, "spectral": 7.0, "attention": 4.0, "network": 1.5}
+)
+"""How many times longer than at the roofline the operators of a family take: medians over the suites quick and
+stages on two CPU cores, attention and networks guessed. Below 1: a convolution in a transformed domain."""
+TYPICAL_SHORTFALL = 2.0
+"""... and those of the other families, which are made of FFTs."""
+VISIT = 0.08
 """Seconds a visit costs beside calls of the operator: building it, its input, its weights, the counters."""
-EXTRA_CALLS = 6
-"""Calls' worth of a visit that are no samples: warm-up, the memory pass, the float64 reference."""
+EXTRA_CALLS = 10
+"""Calls' worth of a visit that are no samples: first call, warm-up, the memory pass, the float64 reference."""
 WORKER = 4.0
 """Seconds a worker needs to import torch and open its device."""
 
@@ -104,7 +109,7 @@ def make(
     forecasts = []
     for case in suite.cases:
         cost = operators[case.operator].cost(case)
-        call = call_time(case, cost, survey.ceilings)
+        call = call_time(case, cost, survey.ceilings, operators[case.operator].family)
         forecasts.append(
             Forecast(
                 case=case,
@@ -145,17 +150,20 @@ def too_large(unfit: Case, label: str) -> Skip:
     return Skip(f"at least as large on every axis as {label} at {unfit.problem.label}, which does not fit")
 
 
-def call_time(case: Case, cost: Cost, ceilings: Ceilings | None) -> float:
-    """Expected seconds of one steady call: its steps at their roofs, times a typical shortfall, plus launches."""
+def call_time(case: Case, cost: Cost, ceilings: Ceilings | None, family: str) -> float:
+    """Expected seconds of one steady call: its steps at their roofs, times its family's shortfall, plus launches."""
     roof = steps_time(cost.steps, ceilings, case.problem.dtype) if ceilings else 0.0
-    return SHORTFALL * roof + LAUNCH * len(cost.steps)
+    return SHORTFALL.get(family, TYPICAL_SHORTFALL) * roof + LAUNCH * len(cost.steps)
 
 
 def sampling_time(call: float, measure: Measure) -> float:
-    """Expected seconds of sampling in one visit: each regime its least time or least samples, within the most."""
+    """Expected seconds of sampling in one visit: each regime half-way between its least time and its most.
+
+    A quiet machine reaches the precision asked for soon, a noisy one never.
+    """
     sampled = [regime for regime in measure.regimes if regime != "first"]
     least = max(measure.min_time, min(measure.min_samples * call, measure.max_time))
-    return len(sampled) * max(least, call)
+    return len(sampled) * max((least + measure.max_time) / 2, call)
 
 
 def size(count: int) -> str:
