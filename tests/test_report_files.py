@@ -209,7 +209,10 @@ def test_the_worst_gradient_is_shown_or_why_there_is_none(tmp_path: Path) -> Non
 def test_gradients_take_no_room_where_none_was_compared(tmp_path: Path) -> None:
     """As in runs of before there were such checks."""
     report.write(make(World(modes=("inference",), rounds=1, samples=3), tmp_path), tmp_path)
-    assert "gradient error" not in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "gradient error" not in page
+    assert "Bars: no intervals, there was one round" in page
+    assert "95 % intervals over 1" not in page
 
 
 def test_hostile_text_makes_no_element_and_no_handler(hostile: Path, rich: Path) -> None:

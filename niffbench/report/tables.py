@@ -78,7 +78,7 @@ def answers(digest: Digest) -> Table:
             ),
         ),
         tuple(rows),
-        f"Ratios are to {digest.baseline}, with 95 % intervals over {text.plural(digest.rounds, 'round')}. "
+        f"Ratios are to {digest.baseline}, with {text.intervals(digest.rounds)}. "
         f"≈ names operators that the rounds cannot tell from the winner; {UNLIKE} computes another function than "
         "the baseline.",
         filters=len(rows) > 12,

@@ -160,6 +160,11 @@ def of_problems(some: int, all_: int) -> str:
     return "the one problem" if all_ == 1 else f"all {all_} problems" if all_ > 2 else "both problems"
 
 
+def intervals(rounds: int) -> str:
+    """What the intervals of a run of ``rounds`` rounds are, or that there are none."""
+    return f"95 % intervals over {rounds:,} rounds" if rounds > 1 else "no intervals, there was one round"
+
+
 def plural(number: int, noun: str) -> str:
     """``1 case``, ``1,234 cases``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -65,7 +65,7 @@ def overview(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
         alt=f"Dot plot: {text.listing([m.noun for m in quantities], 5)} of {len(shown)} operators at "
         f"{len(groups)} problems, {against}; lower values are to the left. The tables below hold the numbers.",
         caption=f"{text.capital(text.listing([m.noun for m in quantities]))} {against}; further left is less. "
-        f"Bars: 95 % intervals over {text.plural(digest.rounds, 'round')}.{left_out}",
+        f"Bars: {text.intervals(digest.rounds)}.{left_out}",
     )
 
 

@@ -77,8 +77,8 @@ def scaling(
         title=f"Scaling with {word}",
         alt=f"Log–log plots of {text.listing([m.noun for m in metrics])} against {word} for "
         f"{text.listing(list(used), 20)}; the table of exponents holds the fitted slopes.",
-        caption=f"The number at a line's end is its fitted log–log slope. Bars: 95 % intervals over "
-        f"{text.plural(digest.rounds, 'round')}.{more}",
+        caption=f"The number at a line's end is its fitted log–log slope. Bars: "
+        f"{text.intervals(digest.rounds)}.{more}",
     )
 
 
