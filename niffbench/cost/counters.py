@@ -56,7 +56,7 @@ def _by_op(counter: FlopCounterMode) -> dict[str, int]:
 
 
 OURS = "niffbench"
-"""Namespace of our own operations: their formulas stand in torch's registry, but no stock counter comes with them."""
+"""Namespace of our own operations: their formulas stand in torch's registry, but come with no stock counter."""
 
 
 class _Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
