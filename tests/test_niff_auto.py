@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -125,6 +127,44 @@ def test_an_engine_that_fails_is_passed_over(planted: Engines) -> None:
     x, half = inputs()
     auto.convolve(x, half, auto.Constants())
     assert chosen_by(planted, x, half) == "fused"
+
+
+def test_where_every_engine_fails_nothing_is_remembered(planted: Engines) -> None:
+    x, half = inputs()
+    planted.seconds.update(fused=-1, dft=-1, native=-1)
+    with pytest.raises(RuntimeError, match="not on this machine"):
+        auto.convolve(x, half, auto.Constants())
+    assert not auto.choices()
+    planted.seconds.update(dft=0)
+    auto.convolve(x, half, auto.Constants())
+    assert list(auto.choices().values()) == ["dft"]
+
+
+CHECKPOINTED = """
+import torch
+from torch.utils.checkpoint import checkpoint
+from niffbench.niff import NiffDepthwise
+
+layer = NiffDepthwise(3, form="auto")
+x = torch.randn(2, 3, 6, 6, requires_grad=True)
+checkpoint(layer, x, use_reentrant=False).sum().backward()
+leaves = [x, *layer.parameters()]
+right = torch.autograd.grad(layer.with_form("rfft")(x).sum(), leaves)
+print(all(torch.allclose(one.grad, two, rtol=1e-4, atol=1e-4) for one, two in zip(leaves, right)), layer.chosen)
+"""
+
+
+def test_measuring_inside_a_checkpoint_comes_to_an_end() -> None:
+    """Unpacking what a checkpoint saves computes its region again, which must not wait for the choice.
+
+    In a process of its own, because a thread that waits for ever would keep the lock.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", CHECKPOINTED], capture_output=True, text=True, check=True, timeout=120
+    )
+    alike, chosen = done.stdout.split()
+    assert alike == "True"
+    assert chosen in auto.ENGINES
 
 
 def test_threads_that_come_together_measure_once(planted: Engines) -> None:

@@ -110,9 +110,10 @@ def _engine(x: Tensor, half: Tensor, constants: Constants) -> str:
         if _get_current_dispatch_mode() is not None or x.device.type == "meta" or _capturing(x) or not x.numel():
             return "fused"
         with _lock:  # Another thread that comes with the same kind of call waits for the outcome.
-            if key not in _choices:
-                _choices[key] = _fastest(x, half, constants)
-            chosen = _choices[key]
+            chosen = _choices.get(key) or _fastest(x, half, constants)
+            if chosen is None:  # All failed (memory was short, say): another call may try again.
+                return "fused"
+            _choices[key] = chosen
     constants.chosen = chosen
     return chosen
 
@@ -134,8 +135,8 @@ def _capturing(x: Tensor) -> bool:
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def _fastest(x: Tensor, half: Tensor, constants: Remembered) -> str:
-    """The engine whose best time is the shortest; rounds are interleaved, so that all meet the same machine."""
+def _fastest(x: Tensor, half: Tensor, constants: Remembered) -> str | None:
+    """The engine of the shortest best time, or None if all failed; interleaved rounds meet the same machine."""
     calls: dict[str, Callable[[], object]] = {}
     for name in candidates(x):
         call = _call(ENGINES[name], x, half, constants)
@@ -152,7 +153,7 @@ def _fastest(x: Tensor, half: Tensor, constants: Remembered) -> str:
             break
         for name, call in calls.items():
             best[name] = min(best[name], _seconds(call, x.device))
-    return min(best, key=best.__getitem__, default="fused")
+    return min(best, key=best.__getitem__, default=None)
 
 
 def _call(engine: Convolution, x: Tensor, half: Tensor, constants: Remembered) -> Callable[[], object]:
@@ -165,8 +166,11 @@ def _call(engine: Convolution, x: Tensor, half: Tensor, constants: Remembered) -
     leaves = [tensor for tensor in inputs if tensor.requires_grad]
 
     def call() -> object:
-        y = engine(inputs[0], inputs[1], constants)
-        return torch.autograd.grad(y, leaves, y.detach())
+        # Hooks of the caller are not for what a trial saves: a checkpoint's would compute all of its region again,
+        # and wait there for this very choice. The innermost pair is the one that applies.
+        with torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
+            y = engine(inputs[0], inputs[1], constants)
+            return torch.autograd.grad(y, leaves, y.detach())
 
     return call
 
@@ -183,3 +187,7 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
 
 def _nothing() -> None:
     pass
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
