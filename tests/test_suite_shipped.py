@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from niffbench.case import Case
 from niffbench.operators.catalogue import catalogue
+from niffbench.operators.niff import Niff
 from niffbench.suite import available, load
 
-NAMES = ("channels", "kernels", "quick", "resolution", "smoke", "stages")
+NAMES = ("channels", "kernels", "networks", "pointwise", "quick", "resolution", "smoke", "stages", "training")
 MOST_BYTES = 2**33  # of one tensor
 
 
 def test_they_are_found_by_name() -> None:
-    assert set(NAMES) <= set(available())
+    assert set(NAMES) == set(available())
 
 
 @pytest.mark.parametrize("name", sorted(available()))
@@ -20,8 +22,8 @@ def test_they_are_found_by_name() -> None:
 def test_every_case_is_one_its_operator_takes(name: str, device: str) -> None:
     suite = load(name, catalogue(), device=device)  # type: ignore[arg-type]
     assert suite.cases
-    if name in NAMES:
-        assert {case.problem.mode for case in suite.cases} == {"inference", "training"}
+    modes = {case.problem.mode for case in suite.cases}
+    assert modes == ({"training"} if name == "training" else {"inference", "training"})
     for case in suite.cases:
         problem = case.problem
         assert problem.batch * problem.channels * problem.height * problem.width * 4 < MOST_BYTES
@@ -36,6 +38,26 @@ def test_what_is_excluded_has_a_reason_and_a_gpu_is_spared_less(name: str) -> No
     on_cpu, on_cuda = (load(name, catalogue(), device=device) for device in ("cpu", "cuda"))
     assert all(len(excluded.reason) > 20 for excluded in on_cpu.excluded)
     assert {case.id for case in on_cpu.cases} <= {case.id for case in on_cuda.cases}
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"smoke"}))
+def test_every_suite_with_niff_filters_runs_the_fastest_form_in_every_mode(name: str) -> None:
+    """All but smoke, where code is judged before and after: each case must execute the same every time."""
+    forms: dict[str, set[str]] = {}
+    for case in load(name, catalogue()).cases:
+        if (form := form_of(case)) is not None:
+            forms.setdefault(case.problem.mode, set()).add(form)
+    assert forms
+    for found in forms.values():
+        assert "auto" in found
+
+
+def form_of(case: Case) -> str | None:
+    """How the filters of a case are executed; None where there is none."""
+    operator = catalogue()[case.operator]
+    if isinstance(operator, Niff):
+        return operator.form if operator.kind != "pointwise" else None
+    return str(case.option("execution")) if "execution" in operator.options else None
 
 
 def test_the_ranges_that_are_asked_for() -> None:
