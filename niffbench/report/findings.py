@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
+from niffbench.niff.catalogue import FORMS
 from niffbench.report import text
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, aligned, compare
 from niffbench.report.facts import choices
@@ -19,6 +20,8 @@ from niffbench.stats.intervals import Interval, combination, exponential
 Setting = tuple[str, ...]
 Settings = Mapping[Setting, Sequence[Group]]
 
+KEEPING = frozenset(form.name for forms in FORMS.values() for form in forms if form.keeps_filter)
+"""Forms that keep their filter between calls of inference, so do less than the published one does in each."""
 LEAST = 0.005
 """Differences of a ratio below this (relative) are not worth a sentence, however certain."""
 LEAST_SLOPE = 0.05
@@ -42,6 +45,7 @@ def findings(
 ) -> tuple[Finding, ...]:
     """All that the intervals support, the most asked for first."""
     settings = _settings(digest)
+    kept = {row.label for row in digest.rows if row.case.operator.rpartition("/")[2] in KEEPING}
     found: list[Finding] = []
     others: list[Finding] = []  # of the NIFF layers after the first
     forms: set[str] = set()
@@ -50,12 +54,10 @@ def findings(
         said = [
             f for setting, form in best.items() if form for f in _against_baseline(digest, setting, settings, form)
         ]
-        said += [
-            f
-            for setting, form in best.items()
-            if form
-            for f in _against_published(digest, setting, settings, form)
-        ]
+        for setting, groups in settings.items():
+            for some in (labels - kept, labels & kept):
+                if form := _best_form(groups, digest.metrics[0], some):
+                    said += _against_published(digest, setting, settings, form, keeps=form in kept)
         (others if place else found).extend(said)
         forms |= {form for form in best.values() if form}
     for setting, groups in settings.items():
@@ -207,8 +209,10 @@ def _worth(ratio: float) -> bool:
     return abs(log(ratio)) >= LEAST
 
 
-def _against_published(digest: Digest, setting: Setting, settings: Settings, form: str) -> Iterator[Finding]:
-    """The fastest NIFF form against the published one of the same equivalence class."""
+def _against_published(
+    digest: Digest, setting: Setting, settings: Settings, form: str, *, keeps: bool
+) -> Iterator[Finding]:
+    """The fastest NIFF form that keeps its filter, or that does not, against the published one of its class."""
     pairs: dict[str, list[tuple[Row, Row]]] = {}
     for group in settings[setting]:
         ours = _row(group, form)
@@ -229,8 +233,9 @@ def _against_published(digest: Digest, setting: Setting, settings: Settings, for
                 said.append(f"{text.times(ratio.estimate) if exact else text.ratio(ratio)} the {metric.noun}")
         if said:
             over = f"geometric mean over {text.plural(len(rows), 'problem')}"
+            ours = f"{form}, which keeps its filter," if keeps else form
             yield Finding(
-                f"{_in(setting)}, {label} takes {text.listing(said)} of {form} for the same function ({over}).",
+                f"{_in(setting)}, {label} takes {text.listing(said)} of {ours} for the same function ({over}).",
                 "overview",
                 label.partition("/")[0],
             )
