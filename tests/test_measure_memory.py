@@ -15,10 +15,14 @@ from niffbench.measure import memory
 from niffbench.measure.bench import Prediction
 from niffbench.measure.subject import TorchSubject
 from niffbench.measure.torch_bench import TorchBench
+from niffbench.niff import auto
+from niffbench.niff.native import build
 from niffbench.records import Memory
 
 SIZE = 16
 N = 4 * SIZE * SIZE * 4  # four channels of float32
+
+needs_kernel = pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
 
 
 class Calling(nn.Module):
@@ -108,17 +112,46 @@ def test_calls_do_not_pile_up(device: CpuDevice) -> None:
     assert first.predicted is first.workspace is None
 
 
-def test_what_a_form_keeps_between_calls_is_resident(device: CpuDevice) -> None:
-    """The cached form holds its filter's half plane: C·H·(W/2+1) complex numbers, beside input and weights."""
+@pytest.mark.parametrize(
+    ("form", "keeping"),
+    [
+        ("rfft", "cached"),
+        pytest.param("native", "native-cached", marks=needs_kernel),
+        ("auto", "auto-cached"),
+    ],
+)
+def test_what_a_form_keeps_between_calls_is_resident(
+    device: CpuDevice, monkeypatch: pytest.MonkeyPatch, form: str, keeping: str
+) -> None:
+    """One that keeps its filter holds a half plane, C·H·(W/2+1) complex numbers, beside input and weights."""
+    monkeypatch.setattr(auto, "candidates", lambda x: ["fused"])  # Another might hold constants of its own.
+    auto.forget()
     bench = TorchBench(device)
     found = {}
-    for form in ("rfft", "cached"):
-        subject = bench.subject(case_of(f"niff-depthwise/{form}", channels=4, size=SIZE))
+    for name in (form, keeping):
+        subject = bench.subject(case_of(f"niff-depthwise/{name}", channels=4, size=SIZE))
         device.timed(subject)
-        found[form] = memory.measure(device, subject, None)
+        found[name] = memory.measure(device, subject, None)
     half = 4 * SIZE * (SIZE // 2 + 1) * 8
-    assert found["cached"].resident == N + 4 * subject.parameters + half
-    assert found["cached"].peak < found["rfft"].peak
+    auto.forget()
+    assert found[keeping].resident == N + 4 * subject.parameters + half
+    assert found[keeping].peak < found[form].peak
+
+
+@needs_kernel
+@pytest.mark.parametrize("form", ["native", "auto"])
+@pytest.mark.parametrize(("channels", "size"), [(64, 56), (128, 28), (512, 7)])
+def test_the_kernel_needs_half_the_memory_of_the_published_form_at_most(
+    device: CpuDevice, form: str, channels: int, size: int
+) -> None:
+    """The peak above input and weights, at stages of ResNet, one image: counted, not timed."""
+    bench = TorchBench(device)
+    peaks = {}
+    for name in ("published", form):
+        subject = bench.subject(case_of(f"niff-depthwise/{name}", channels=channels, size=size))
+        device.timed(subject)
+        peaks[name] = device.usage(subject).peak
+    assert peaks[form] <= 0.5 * peaks["published"]
 
 
 def test_a_compiled_forward_pass_tells_saved_by_what_stays(

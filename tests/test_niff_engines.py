@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from niffbench.niff import NiffDepthwise, auto
 from niffbench.niff.auto import ENGINES
@@ -160,6 +162,27 @@ def test_a_compiled_graph_holds_the_kernel_and_trains() -> None:
     found = torch.autograd.grad(function(x, kernels).square().sum(), [x, kernels])
     right = torch.autograd.grad(truth(x, torch.fft.rfft2(kernels)).square().sum(), [x, kernels])
     assert all(relative(*pair) < 1e-12 for pair in zip(found, right, strict=True))
+
+
+def test_a_flop_counter_sees_the_kernel_at_work_on_real_tensors() -> None:
+    """Forward two real FFTs and a complex product; backward three FFTs, two products and a sum over images."""
+    batch, channels, height, width = 2, 3, 8, 5
+    x, half = images(batch, channels, height, width), filters(channels, height, width, torch.float64)
+    planes, half_plane = batch * channels, height * (width // 2 + 1)
+    transform = planes * round(2.5 * height * width * math.log2(height * width))
+    with FlopCounterMode(display=False) as counter:
+        y = kernel.convolve(x, half)
+    forward = counter.get_total_flops()
+    assert forward == 2 * transform + 6 * planes * half_plane
+    assert torch.equal(y, kernel.convolve(x, half))
+
+    inputs = [x.requires_grad_(), half.requires_grad_()]
+    with FlopCounterMode(display=False) as counter:
+        found = torch.autograd.grad(kernel.convolve(x, half), inputs, y)
+    backward = counter.get_total_flops() - forward
+    assert backward == 3 * transform + 14 * planes * half_plane
+    for mine, right in zip(found, torch.autograd.grad(kernel.convolve(x, half), inputs, y), strict=True):
+        assert torch.equal(mine, right)
 
 
 def test_the_kernel_as_an_operator_of_torch() -> None:

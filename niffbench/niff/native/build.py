@@ -86,7 +86,8 @@ def _built(real: str) -> Path:
 def _identity(command: list[str]) -> str:
     """A name for all that the compiled file depends on."""
     version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
-    parts = [SOURCE.read_text(), version, *command, *FLAGS, platform.machine(), _cpu()]
+    tunings = [" ".join(tuning) for tuning in TUNINGS]
+    parts = [SOURCE.read_text(), version, *command, *FLAGS, *tunings, platform.machine(), _cpu()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -117,6 +118,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     roots_memory_threads = pointer * 3 + small
     library.niff_workspace.restype = ctypes.c_int64
     library.niff_workspace.argtypes = small * 3
+    library.niff_convolve.restype = library.niff_gradient.restype = None
     library.niff_convolve.argtypes = pointer * 3 + large * 2 + small * 3 + roots_memory_threads
     library.niff_gradient.argtypes = pointer * 5 + large * 2 + small * 4 + roots_memory_threads
     return library

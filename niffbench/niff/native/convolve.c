@@ -6,7 +6,7 @@
  * channels, so that the FFT is written as for scalars and needs no shuffles; images are transposed on the way in
  * and out, unless channels already lie side by side (channels-last).
  *
- * Compiled once per element type: REAL is float or double. Functions return 0, or 1 for a problem they cannot take.
+ * Compiled once per element type: REAL is float or double. Nothing is checked here: the caller has seen to it.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -488,8 +488,8 @@ int64_t niff_workspace(int height, int width, int planes) {
 /* y = H · W · irfft2(filter · rfft2(x)), that is, 1 / (H · W) is expected in the filter. x and y are (B, C, H, W), or
  * (B, H, W, C) if channels_last; filter is (C, H, W / 2 + 1) complex. `down` and `along` are the roots of unity of a
  * column and of a row. */
-int niff_convolve(const REAL *x, const REAL *filter, REAL *y, int64_t batch, int64_t channels, int height, int width,
-                  int channels_last, const REAL *down, const REAL *along, char *memory, int threads) {
+void niff_convolve(const REAL *x, const REAL *filter, REAL *y, int64_t batch, int64_t channels, int height, int width,
+                   int channels_last, const REAL *down, const REAL *along, char *memory, int threads) {
     const Shape shape = make_shape(height, width, down, along);
     const int64_t image = (int64_t)height * width, plane = (int64_t)height * shape.columns;
     const int64_t tasks = (channels + LANES - 1) / LANES * batch;
@@ -521,15 +521,14 @@ int niff_convolve(const REAL *x, const REAL *filter, REAL *y, int64_t batch, int
             rows_inverse(y + from, layout, &shape, &work, work.spectrum);
         }
     }
-    return 0;
 }
 
 /* Gradients of niff_convolve. `output` is the gradient of y, `input` receives that of x unless it is null. The
  * batch is divided into `parts`; part i's share of the filter's gradient goes to filter_out[i], (parts, C, H, W/2+1)
  * complex, unless it is null: the caller adds them up. */
-int niff_gradient(const REAL *x, const REAL *filter, const REAL *output, REAL *input, REAL *filter_out, int64_t batch,
-                  int64_t channels, int height, int width, int channels_last, int parts, const REAL *down,
-                  const REAL *along, char *memory, int threads) {
+void niff_gradient(const REAL *x, const REAL *filter, const REAL *output, REAL *input, REAL *filter_out, int64_t batch,
+                   int64_t channels, int height, int width, int channels_last, int parts, const REAL *down,
+                   const REAL *along, char *memory, int threads) {
     const Shape shape = make_shape(height, width, down, along);
     const int64_t image = (int64_t)height * width, plane = (int64_t)height * shape.columns;
     const int64_t tasks = (channels + LANES - 1) / LANES * parts, all = batch * channels * image;
@@ -574,5 +573,4 @@ int niff_gradient(const REAL *x, const REAL *filter, const REAL *output, REAL *i
                 unpack(work.gradient, spectral, &shape, filter_out + (part * channels + channel) * plane * 2);
         }
     }
-    return 0;
 }
