@@ -24,7 +24,8 @@ class NiffDepthwise(FilteringLayer):
         device, dtype: of the weights.
 
     Raises:
-        ValueError: for an unknown MLP, grid or form; in ``forward`` for an input that does not fit.
+        ValueError: for an unknown MLP, grid or form, or what NIFF does not define, ``stride`` say; in ``forward``
+            for an input that does not fit.
         niffbench.niff.native.build.Unavailable: in ``forward``, for the form ``native`` without a C compiler.
     """
 

@@ -22,7 +22,8 @@ class NiffFull(FilteringLayer):
         form: one of ``forms_of("full")``, ``rfft`` unless given.
 
     Raises:
-        ValueError: for an unknown MLP, grid or form; in ``forward`` for an input that does not fit.
+        ValueError: for an unknown MLP, grid or form, or what NIFF does not define, ``stride`` say; in ``forward``
+            for an input that does not fit.
     """
 
     kind = "full"

@@ -27,8 +27,13 @@ class SpectralLayer(nn.Module):
     channel_dimension = 1
     _how: Form
 
-    def __init__(self, in_channels: int, out_channels: int, form: str) -> None:
+    def __init__(self, in_channels: int, out_channels: int, form: str, **undefined: object) -> None:
         super().__init__()
+        if undefined:  # What a convolution has, mostly.
+            raise ValueError(
+                f"NIFF does not define {', '.join(undefined)}: its layers are circular, as large as the image, of "
+                "stride 1, and without groups, dilation and bias"
+            )
         if in_channels < 1 or out_channels < 1:
             raise ValueError(f"a layer needs at least one channel, got {in_channels} to {out_channels}")
         self.in_channels = in_channels
@@ -110,8 +115,9 @@ class FilteringLayer(SpectralLayer):
         form: str = "rfft",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **undefined: object,
     ) -> None:
-        super().__init__(in_channels, out_channels, form)
+        super().__init__(in_channels, out_channels, form, **undefined)
         self._constants = auto.Constants()
         mlp = self.default_mlp if mlp is None else mlp
         self.generator = FilterGenerator(self._planes(), mlp=mlp, grid=grid, device=device, dtype=dtype)

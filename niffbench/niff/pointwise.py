@@ -30,7 +30,8 @@ class NiffPointwise(SpectralLayer):
         form: one of ``forms_of("pointwise")``.
 
     Raises:
-        ValueError: for an unknown layout or form; in ``forward`` for an input that does not fit.
+        ValueError: for an unknown layout or form, or what NIFF does not define, ``stride`` say; in ``forward``
+            for an input that does not fit.
     """
 
     kind = "pointwise"
@@ -44,8 +45,9 @@ class NiffPointwise(SpectralLayer):
         form: str = "rfft",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **undefined: object,
     ) -> None:
-        super().__init__(in_channels, out_channels, form)
+        super().__init__(in_channels, out_channels, form, **undefined)
         self.layout = known(layout, LAYOUTS, "layout")
         self.channel_dimension = 1 if layout == "nchw" else 3
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, device=device, dtype=dtype))
