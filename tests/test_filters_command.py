@@ -118,6 +118,18 @@ def test_a_network_by_name_lands_in_reports(
     assert (written / "report.md").is_file()
 
 
+def test_layers_can_be_left_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    patterns = ["features.?.*", "features.10.*"]
+    keep = [word for pattern in patterns for word in ("--keep", pattern)]
+    assert main(["filters", "squeezenet1_1-split", "--size", "64", "--json", *keep]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [layer["layer"] for layer in found["layers"]] == ["features.11.expand3x3", "features.12.expand3x3"]
+    assert found["weights"].endswith(f"{', '.join(patterns)} not converted")
+
+
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with files that are no use."""
@@ -145,6 +157,18 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         (["resnet18-split", "--size", "64", "--layer", "layer1.0.conv3"], "did you mean 'layer1.0.conv"),
         (["resnet18-split", "--execution", "rft"], "unknown execution 'rft'; did you mean 'rfft'?"),
+        (
+            ["inception_v3-split", "--size", "96"],
+            "Conv2d_2a_3x3.conv has padding (0, 0) for a (3, 3) kernel, which changes the size, and NIFF does not "
+            "define that; name it in keep to leave it alone",
+        ),
+        (["resnet18-split", "--keep", "layer1.0.conv9"], "keep layer1.0.conv9: ResNet has no such layer; did you"),
+        (
+            ["digits-niff", "--keep", "stem"],
+            "digits-niff is made as it is, not converted: there is nothing to keep",
+        ),
+        (["--train", "digits", "--keep", "stem"], "--keep is for networks that are converted"),
+        (["maxvit_t-split", "--size", "256"], "MaxVit cannot take an input of 256×256: "),
         (["resnet18-split", "--error", "0"], "should be a share between 0 and 1"),
         (["resnet18-split", "--out", "full"], "--out full: is not empty"),
         (["resnet18-split", "--network", "resnet18-full"], "'resnet18-split' is no file"),

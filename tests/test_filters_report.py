@@ -29,7 +29,7 @@ def _layer(
         kind="depthwise",
         form="rfft",
         size=FilterSize(height, width, 24, tuple(np.linspace(0.2, 1, rings)), (0.6, 0.25, 0.1), (0.8, 0.2), 9),
-        truncation=Truncation(height, width, side, error, 1, 1, 360, 216),
+        truncation=Truncation(height, width, side, error, 1, 360, 216),
         flops_form=now,
         flops_truncated=then,
         pictures=rng.normal(size=(4, height, width)),

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from niffbench.errors import UsageError
 from niffbench.measure.filters import natural_noise, study, with_truncated
-from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit
+from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit, auto
+from niffbench.niff.catalogue import settled
+from niffbench.niff.effective import truncation_errors
 from niffbench.niff.layer import FilteringLayer
 
 
@@ -105,6 +107,43 @@ def test_a_kernel_as_large_as_an_odd_map_is_the_layer_itself_and_costs_what_it_c
     assert isinstance(model[1], NiffDepthwise)  # a copy was changed
 
 
+def test_each_layer_is_looked_at_on_what_it_is_given_on_the_grid_it_runs_at() -> None:
+    torch.manual_seed(0)
+    model = _network(NiffSplit(4, 4), nn.MaxPool2d(2), NiffPointwise(4, 5), NiffFull(5, 2)).eval()
+    x = torch.randn(2, 3, 24, 36)
+    first, second = study(model, x, 0.3)
+    for layer, name, grid, kernels in ((first, "1", (12, 18), 4), (second, "4", (6, 9), 10)):
+        assert (layer.name, layer.size.kernels) == (name, kernels)
+        assert (layer.size.height, layer.size.width) == grid
+        ratios = list(layer.size.mass_ratio)
+        assert ratios == sorted(ratios)
+        assert layer.size.side(1.0) == 2 * len(ratios) - 1
+        assert layer.size.side(ratios[1]) == 3
+    with torch.no_grad():
+        given = model[:4](x)
+    assert isinstance(model[4], FilteringLayer)
+    (error,) = truncation_errors(model[4], given, [second.truncation.side or 5])
+    assert error == pytest.approx(second.truncation.error, rel=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["fused", "dft"])
+@pytest.mark.parametrize("form", ["auto", "auto-cached"])
+def test_the_cost_of_auto_is_that_of_what_it_chose(
+    monkeypatch: pytest.MonkeyPatch, engine: str, form: str
+) -> None:
+    monkeypatch.setattr(auto, "candidates", lambda x: [engine])
+    auto.forget()
+    model = _network(NiffDepthwise(4, form=form))
+    (chosen,) = study(model, _images(), 0.3)
+    auto.forget()
+    model[1].form = settled("depthwise", form, engine)
+    (same,) = study(model, _images(), 0.3)
+    assert chosen.flops_form == same.flops_form
+    model[1].form = settled("depthwise", form, "native")
+    (other,) = study(model, _images(), 0.3)
+    assert (chosen.flops_form == other.flops_form) == (engine == "fused")
+
+
 def test_some_layers_can_be_chosen_by_name() -> None:
     model = _network(NiffDepthwise(4), nn.Sequential(NiffSplit(4, 4), NiffPointwise(4, 5)))
     told: list[tuple[str, int]] = []
@@ -122,8 +161,20 @@ def test_a_network_is_left_as_it_was() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     study(model, _images(), 0.1)
     assert [module.training for module in model] == [True, True, False]
-    assert not model[1]._forward_pre_hooks
+    assert not model[1]._forward_hooks
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_network_that_overflows_is_refused_by_the_layer_that_does() -> None:
+    model = _network(_delta(NiffDepthwise(4)), NiffFull(4, 4), NiffFull(4, 4))
+    with torch.no_grad():
+        model[0].weight.mul_(1e30)
+        model[2].generator.weight2.mul_(1e6)
+        model[3].generator.weight2.mul_(1e6)
+    with pytest.raises(
+        ValueError, match="what 3 computes is not finite: with these weights the network overflows"
+    ):
+        study(model, _images(), 0.1)
 
 
 def test_a_network_without_filters_is_refused() -> None:

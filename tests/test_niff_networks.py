@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit
+from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit, stored
 from niffbench.niff.catalogue import EXECUTIONS, KINDS, NETWORKS
 from niffbench.niff.networks import (
     Rule,
@@ -178,6 +178,54 @@ def test_strides() -> None:
     assert stride_of(nn.Conv2d(3, 3, 3, padding=1)) == 1
 
 
+FAMILIES = {
+    "alexnet": None,
+    "convnext_tiny": None,
+    "densenet121": None,
+    "efficientnet_b0": None,
+    "efficientnet_v2_s": None,
+    "googlenet": None,
+    "inception_v3": "Conv2d_2a_3x3.conv has padding",
+    "maxvit_t": None,
+    "mnasnet0_5": None,
+    "mobilenet_v2": None,
+    "mobilenet_v3_small": None,
+    "regnet_y_400mf": "groups of .* channels",
+    "resnext50_32x4d": "32 groups of 128 channels",
+    "shufflenet_v2_x0_5": None,
+    "squeezenet1_0": None,
+    "swin_t": "no convolution that this rule replaces",
+    "vgg11": None,
+    "vit_b_16": "no convolution that this rule replaces",
+    "wide_resnet50_2": None,
+}
+"""torchvision's families of classifiers, and why one cannot be converted."""
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization of")
+@pytest.mark.parametrize(("base", "refused"), FAMILIES.items())
+def test_any_network_of_torchvision_is_converted_or_refused_clearly(base: str, refused: str | None) -> None:
+    with torch.device("cpu" if base.startswith("regnet") else "meta"):  # A RegNet computes its widths in torch.
+        if refused is not None:
+            with pytest.raises(ValueError, match=refused):
+                stored.build(f"{base}-split")
+            return
+        model = stored.build(f"{base}-split")
+    sizes = feature_maps(model, 224, 224)
+    layers = dict(niff_layers(model))
+    assert layers
+    unreached = layers.keys() - sizes.keys()
+    assert all(name.startswith("aux") for name in unreached), "but for heads of training alone, each has its grid"
+
+
+def test_a_network_that_takes_one_size_says_so_of_another() -> None:
+    with torch.device("meta"):
+        model = stored.build("maxvit_t-split")
+    assert stride_of(model) == 32
+    with pytest.raises(ValueError, match=r"^MaxVit cannot take an input of 256×256: "):
+        feature_maps(model, 256, 256)
+
+
 def test_the_catalogue_of_networks() -> None:
     for name, network in NETWORKS.items():
         assert network.name == name
@@ -210,6 +258,10 @@ def test_the_catalogue_of_networks() -> None:
         (
             lambda: convert(nn.Sequential(nn.Conv2d(4, 8, 3, padding=1, groups=4)), Rule(spatial="full")),
             "2 outputs for each channel",
+        ),
+        (
+            lambda: convert(nn.Sequential(nn.Conv2d(4, 4, 1)), Rule(keep=("1",))),
+            "keep 1: Sequential has no such layer",
         ),
         (lambda: Rule(spatial="ful"), "unknown replacement .*'full'"),
         (lambda: Rule(forms={"pointwise": "cached"}), "unknown form of the pointwise layer 'cached'"),

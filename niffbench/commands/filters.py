@@ -33,6 +33,12 @@ SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 @click.option("--epochs", type=click.IntRange(1, 1000), metavar="N", help="Epochs of --train.  [default: 10]")
 @click.option("--layer", "only", multiple=True, metavar="NAME", help="Look at this layer only.  Repeatable.")
 @click.option(
+    "--keep",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave layers of such names as they are, 'layer4.*' say, when converting NETWORK.  Repeatable.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -65,7 +71,7 @@ SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
     default="rfft",
     show_default=True,
     metavar="NAME",
-    help="The forms that layers execute as: published, fft, rfft, elided, cached, …",
+    help="The forms that layers execute as: published, fft, rfft, elided, cached, auto (full layers: rfft), …",
 )
 @click.option(
     "--seed",
@@ -82,6 +88,7 @@ def command(
     train: str | None,
     epochs: int | None,
     only: tuple[str, ...],
+    keep: tuple[str, ...],
     out: Path | None,
     tolerance: float,
     size: int | None,
@@ -101,10 +108,10 @@ def command(
     """
     from niffbench.runner.directory import check_vacant, make
 
-    _refuse(subject, network, train, epochs)
+    _refuse(subject, network, train, epochs, keep)
     if out is not None:
         check_vacant(out)
-    asked = Asked(only, tolerance, size, batch, boundary, execution, seed)
+    asked = Asked(only, keep, tolerance, size, batch, boundary, execution, seed)
     if subject is None:
         report, networks = _trained(asked, epochs)
     else:
@@ -122,6 +129,7 @@ class Asked:
     """What the options say of any network."""
 
     only: tuple[str, ...]
+    keep: tuple[str, ...]
     tolerance: float
     size: int | None
     batch: int | None
@@ -130,12 +138,16 @@ class Asked:
     seed: int
 
 
-def _refuse(subject: str | None, network: str | None, train: str | None, epochs: int | None) -> None:
+def _refuse(
+    subject: str | None, network: str | None, train: str | None, epochs: int | None, keep: tuple[str, ...]
+) -> None:
     """Raise UsageError for arguments that do not go together."""
     if train is not None and (subject is not None or network is not None):
         raise UsageError("--train trains a network of its own; give no CHECKPOINT, NETWORK or --network with it")
     if train is None and subject is None:
         raise UsageError("filters of what? Give a CHECKPOINT or a NETWORK, or --train digits")
+    if train is not None and keep:
+        raise UsageError("--keep is for networks that are converted, which those of --train are not")
     if train is None and epochs is not None:
         raise UsageError("--epochs are those of --train")
     if subject is not None and network is not None and not _is_file(subject):
@@ -160,15 +172,18 @@ def _looked_at(subject: str, network: str | None, asked: Asked) -> FilterReport:
             name, weights = network or checkpoint.network, f"weights of {Path(subject).name}"
             if name is None:
                 raise UsageError(f"{subject}: does not say which network it is of; give --network NAME")
-            model = stored.restore(checkpoint, name, execution=asked.execution, size=_size(asked, name))
+            model = stored.restore(
+                checkpoint, name, execution=asked.execution, keep=asked.keep, size=_size(asked, name)
+            )
         else:
             name, weights = subject, f"untrained, random weights of seed {asked.seed}"
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(asked.seed)
-                model = stored.build(name, execution=asked.execution, size=_size(asked, name))
+                model = stored.build(name, execution=asked.execution, keep=asked.keep, size=_size(asked, name))
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return _studied(name, weights, model, asked)
+    kept = f", {', '.join(asked.keep)} not converted" if asked.keep else ""
+    return _studied(name, weights + kept, model, asked)
 
 
 def _on_digits(name: str) -> bool:
@@ -207,13 +222,11 @@ def _input(name: str, model: nn.Module, asked: Asked) -> tuple[Tensor, str]:
         from niffbench.niff.digits import load
 
         return load().test_images[: asked.batch or IMAGES], "test digits"
-    from torch import nn
-
     from niffbench.measure.filters import natural_noise
+    from niffbench.niff.networks import image_channels
 
     size = _size(asked, name)
-    channels = next(module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
-    noise = natural_noise(channels, size, size, batch=asked.batch or 1, seed=asked.seed)
+    noise = natural_noise(image_channels(model), size, size, batch=asked.batch or 1, seed=asked.seed)
     return noise, "noise with the spectrum of photographs"
 
 
@@ -294,7 +307,7 @@ def _write(out: Path, report: FilterReport, networks: Mapping[str, nn.Module]) -
     files = {
         "report.md": filter_tables.markdown(report, drawn).encode(),
         "table.csv": filter_tables.comma_separated(report).encode(),
-        "filters.json": (json.dumps(filter_tables.plain(report), indent=1) + "\n").encode(),
+        "filters.json": (json.dumps(filter_tables.plain(report), indent=1, allow_nan=False) + "\n").encode(),
     }
     for plot in drawn:
         files |= {f"plots/{plot.name}.svg": plot.svg.encode(), f"plots/{plot.name}.png": plot.png}
@@ -316,7 +329,7 @@ def _print(out: Path, report: FilterReport, as_json: bool) -> None:
     from niffbench.report import filter_tables
 
     if as_json:
-        click.echo(json.dumps(filter_tables.plain(report), indent=1))
+        click.echo(json.dumps(filter_tables.plain(report), indent=1, allow_nan=False))
         return
     console = Console()
     console.print(filter_tables.table(report))

@@ -80,7 +80,8 @@ def study(
         on_layer: told each layer's name, and how many there are, before it is looked at.
 
     Raises:
-        ValueError: if no layer has a filter, or ``x`` is smaller than the network's stride.
+        ValueError: if no layer has a filter, ``x`` is smaller than the network's stride, or what a layer computes
+            is not finite.
         UsageError: for a name in ``only`` that no such layer has.
     """
     layers = effective.filtering_layers(model)
@@ -90,15 +91,17 @@ def study(
     chosen = {name: layer for name, layer in layers.items() if not only or name in only}
     found: dict[str, LayerStudy] = {}
 
-    def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if not bool(torch.isfinite(output).all()):
+                raise ValueError(f"what {name} computes is not finite: with these weights the network overflows")
             if on_layer is not None:
                 on_layer(name, len(chosen))
             found[name] = _study_layer(name, chosen[name], inputs[0], tolerance, boundary)
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(look(name)) for name, layer in chosen.items()]
+    handles = [layer.register_forward_hook(look(name)) for name, layer in chosen.items()]
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
@@ -128,13 +131,15 @@ def _study_layer(name: str, layer: FilteringLayer, x: Tensor, tolerance: float, 
 
 
 def _form_flops(layer: FilteringLayer, x: Tensor) -> int:
-    """Forward FLOPs by the closed form of the operator that this layer is."""
+    """Forward FLOPs by the closed form of the operator that this layer is, or that it chose to be when called."""
     operator = catalogue()[f"niff-{layer.kind}/{layer.form}"]
     settings = {"mlp": layer.generator.mlp, "grid": layer.generator.grid}
     options = {name: settings.get(name, option.default) for name, option in operator.options.items()}
     batch, _, height, width = x.shape
     problem = Problem(batch, layer.in_channels, layer.out_channels, height, width)
-    return operator.cost(Case(operator.name, problem, options=tuple(sorted(options.items())))).flops("forward")
+    case = Case(operator.name, problem, options=tuple(sorted(options.items())))
+    choice = operator.choice(case, layer)
+    return (operator if choice is None else choice.operator).cost(case).flops("forward")
 
 
 def _pictures(kernels: Tensor) -> NDArray[np.float64]:

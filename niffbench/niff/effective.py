@@ -11,18 +11,17 @@ channel for depthwise and split layers, one per pair of channels for full ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from niffbench.cost.closed import fft_flops
 from niffbench.niff import spectral
 from niffbench.niff.catalogue import known
 from niffbench.niff.layer import FilteringLayer
-from niffbench.niff.networks import feature_maps, niff_layers
+from niffbench.niff.networks import niff_layers
 from niffbench.niff.split import NiffSplit
 
 BOUNDARIES = ("circular", "zeros")
@@ -59,7 +58,7 @@ class Truncation:
     Attributes:
         side: k, the smallest odd one whose ``error`` is within the tolerance; ``None`` if none is.
         error: ``‖y - y_k‖ / ‖y‖`` over one batch of inputs of the layer, at ``side`` (else at the largest tried).
-        flops_now, flops_then: per image, forward: real FFTs with the filter kept, against the k×k convolution.
+        flops_then: per image, forward, of the k×k convolution.
         parameters_now, parameters_then: learnable scalars.
     """
 
@@ -67,7 +66,6 @@ class Truncation:
     width: int
     side: int | None
     error: float
-    flops_now: int
     flops_then: int
     parameters_now: int
     parameters_then: int
@@ -159,13 +157,31 @@ def truncated(
         return nn.Sequential(spatial, mixing)
 
 
-def truncation_error(layer: FilteringLayer, x: Tensor, side: int, *, boundary: str = "circular") -> float:
-    """``‖y - y_k‖ / ‖y‖``: the relative error of :func:`truncated` on the input ``x`` of the layer.
+def truncation_errors(
+    layer: FilteringLayer, x: Tensor, sides: Iterable[int], *, boundary: str = "circular"
+) -> Iterator[float]:
+    """``‖y - y_k‖ / ‖y‖``, the relative error of :func:`truncated` on the input ``x`` of the layer, for each side.
+
+    By FFT, whose cost does not grow with the side.
 
     Raises:
         ValueError: as :func:`truncated`.
     """
-    return next(_truncation_errors(layer, x, [side], boundary))
+    known(boundary, BOUNDARIES, "boundary")
+    height, width = x.shape[-2:]
+    with torch.no_grad():
+        kernel = layer.spatial_kernel(height, width)
+        x = x.to(kernel.dtype)
+        truth = _convolved(layer, x, kernel)
+        size = float(torch.linalg.vector_norm(truth, dtype=torch.float64))
+    for side in sides:
+        _check_fit(side, height, width)
+        margin = side // 2 if boundary == "zeros" else 0
+        with torch.no_grad():
+            padded = F.pad(x, (0, margin, 0, margin))
+            small = _convolved(layer, padded, crop(kernel, side))[..., :height, :width]
+            error = float(torch.linalg.vector_norm(truth - small, dtype=torch.float64))
+        yield 0.0 if size == 0 else error / size
 
 
 def smallest_truncation(
@@ -183,7 +199,7 @@ def smallest_truncation(
     height, width = x.shape[-2:]
     sides = range(1, min(height, width) + 1, 2)
     tried: list[float] = []
-    for error in _truncation_errors(layer, x, sides, boundary):
+    for error in truncation_errors(layer, x, sides, boundary=boundary):
         tried.append(error)
         if error <= tolerance:
             break
@@ -195,7 +211,6 @@ def smallest_truncation(
         width=width,
         side=side if error <= tolerance else None,
         error=error,
-        flops_now=_spectral_flops(layer, height, width),
         flops_then=2 * height * width * (side**2 * planes + mixing),
         parameters_now=sum(parameter.numel() for parameter in layer.parameters()),
         parameters_then=side**2 * planes + mixing,
@@ -218,59 +233,6 @@ def analyse_layer(
     )
 
 
-def analyse(
-    model: nn.Module, height: int, width: int, *, components: int = 10, crop_side: int = 9
-) -> dict[str, FilterSize]:
-    """:func:`analyse_layer` for every layer of a network that has a filter, on the grid that it really runs at.
-
-    Args:
-        height, width: the network's input.
-
-    Raises:
-        ValueError: if no layer has a filter, or the input is smaller than the network's stride.
-    """
-    layers = filtering_layers(model)
-    sizes = feature_maps(model, height, width)
-    return {
-        name: analyse_layer(layer, *sizes[name], components=components, crop_side=crop_side)
-        for name, layer in layers.items()
-    }
-
-
-def truncations(
-    model: nn.Module, x: Tensor, tolerance: float, *, boundary: str = "circular"
-) -> dict[str, Truncation]:
-    """:func:`smallest_truncation` for every layer of a network that has a filter, on what it is really given.
-
-    The network runs once on ``x``, in evaluation mode and without any truncation in place.
-
-    Raises:
-        ValueError: if no layer has a filter; as :func:`smallest_truncation`.
-    """
-    found: dict[str, Truncation] = {}
-
-    def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-            assert isinstance(layer, FilteringLayer)
-            found[name] = smallest_truncation(layer, inputs[0], tolerance, boundary=boundary)
-
-        return hook
-
-    layers = filtering_layers(model)
-    handles = {name: layer.register_forward_hook(look(name)) for name, layer in layers.items()}
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with torch.no_grad():
-            model(x)
-    finally:
-        for handle in handles.values():
-            handle.remove()
-        for module, mode in modes:
-            module.training = mode
-    return found
-
-
 def filtering_layers(model: nn.Module) -> Mapping[str, FilteringLayer]:
     """The layers of a network that have a filter, by name.
 
@@ -281,25 +243,6 @@ def filtering_layers(model: nn.Module) -> Mapping[str, FilteringLayer]:
     if not found:
         raise ValueError(f"{type(model).__name__} has no layer with a frequency filter")
     return found
-
-
-def _truncation_errors(layer: FilteringLayer, x: Tensor, sides: Iterable[int], boundary: str) -> Iterator[float]:
-    """The relative error of truncating to each side. By FFT, whose cost does not grow with the side."""
-    known(boundary, BOUNDARIES, "boundary")
-    height, width = x.shape[-2:]
-    with torch.no_grad():
-        kernel = layer.spatial_kernel(height, width)
-        x = x.to(kernel.dtype)
-        truth = _convolved(layer, x, kernel)
-        size = float(torch.linalg.vector_norm(truth))
-    for side in sides:
-        _check_fit(side, height, width)
-        margin = side // 2 if boundary == "zeros" else 0
-        with torch.no_grad():
-            padded = F.pad(x, (0, margin, 0, margin))
-            small = _convolved(layer, padded, crop(kernel, side))[..., :height, :width]
-            error = float(torch.linalg.vector_norm(truth - small))
-        yield error / size if size > 0 else 0.0
 
 
 def _convolved(layer: FilteringLayer, x: Tensor, kernel: Tensor) -> Tensor:
@@ -316,15 +259,3 @@ def _convolved(layer: FilteringLayer, x: Tensor, kernel: Tensor) -> Tensor:
 def _check_fit(side: int, height: int, width: int) -> None:
     if side > min(height, width):
         raise ValueError(f"a {side}×{side} kernel does not fit a grid of {height}×{width}")
-
-
-def _spectral_flops(layer: FilteringLayer, height: int, width: int) -> int:
-    """Forward FLOPs per image with real FFTs and the filter kept; one complex product is 6."""
-    frequencies = height * (width // 2 + 1)
-    inner, outer = layer.in_channels, layer.out_channels
-    transforms = fft_flops(height * width, inner + outer, real=True)
-    if isinstance(layer, NiffSplit):
-        return transforms + frequencies * (6 * inner + 4 * inner * outer)
-    if layer.kind == "depthwise":
-        return transforms + frequencies * 6 * inner
-    return transforms + frequencies * 8 * inner * outer

@@ -7,12 +7,13 @@ stride-1 convolutions become NIFF layers, the stem, pools, strided convolutions 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from niffbench.errors import did_you_mean
 from niffbench.niff.catalogue import EXECUTIONS, NETWORKS, Network, execution_of, form_of, known
 from niffbench.niff.depthwise import NiffDepthwise
 from niffbench.niff.full import NiffFull
@@ -116,8 +117,10 @@ def replaced_by(model: nn.Module, rule: Rule) -> dict[str, str]:
     """The layers of ``model`` that ``rule`` replaces: name to kind, in the model's order.
 
     Raises:
-        ValueError: if there are none, or one does something NIFF does not define.
+        ValueError: if there are none, one does something NIFF does not define, or a pattern of ``rule.keep`` fits
+            no convolution or linear layer.
     """
+    _check_patterns(model, rule)
     kinds = {name: rule.kind_of(name, module) for name, module in model.named_modules()}
     found = {name: kind for name, kind in kinds.items() if kind is not None}
     if not found:
@@ -180,6 +183,7 @@ def build(
     *,
     execution: str = "rfft",
     grid: str = "paper",
+    keep: Sequence[str] = (),
     input_size: int = 224,
     num_classes: int = 1000,
     device: torch.device | str | None = None,
@@ -190,10 +194,11 @@ def build(
         name: one of ``catalogue.NETWORKS``, e.g. ``resnet18-full``, ``convnext_tiny-niff``, ``resnet50-k31``.
         execution: which form each kind of layer takes, one of ``catalogue.EXECUTIONS``.
         grid: ``paper`` or ``centred``.
+        keep: name patterns of layers to leave alone, which the paper replaces.
         input_size: side of the square input it is meant for; ``-kmap`` networks depend on it.
 
     Raises:
-        ValueError: for an unknown name, execution or grid, or an input smaller than the network's stride.
+        ValueError: for an unknown name, execution, grid or pattern, or an input smaller than the network's stride.
     """
     entry = NETWORKS[known(name, NETWORKS, "network")]
     forms = execution_of(execution)
@@ -204,7 +209,7 @@ def build(
     check_input(model, input_size, input_size)
     if entry.variant == "original":
         return model
-    rule = paper_rule(entry, grid=grid, forms=forms)
+    rule = replace(paper_rule(entry, grid=grid, forms=forms), keep=tuple(keep))
     if entry.kernel is not None:
         return with_kernel(model, rule, entry.kernel, input_size=input_size)
     return convert(model, rule)
@@ -253,30 +258,54 @@ def feature_maps(model: nn.Module, height: int, width: int) -> FeatureMaps:
     The network is run on meta tensors: nothing is computed, and its weights are not touched.
 
     Raises:
-        ValueError: for an input smaller than the network's stride.
+        ValueError: for an input smaller than the network's stride, or another that it cannot take.
     """
-    check_input(model, height, width)
-    return _traced(model, height, width)
-
-
-def stride_of(model: nn.Module) -> int:
-    """How many times smaller than its input the network's smallest feature map is (pooling to 1×1 apart)."""
-    reference = 256
-    sides = [min(size) for size in _traced(model, reference, reference).values()]
-    return reference // min((side for side in sides if side > 1), default=reference)
-
-
-def check_input(model: nn.Module, height: int, width: int) -> None:
-    """Raise ValueError if an H×W input is smaller than the network's stride."""
-    stride = stride_of(model)
+    try:
+        stride = stride_of(model)
+    except ValueError:  # It takes neither size: whether it takes this one is seen below.
+        stride = 1
     if min(height, width) < stride:
         name = type(model).__name__
         raise ValueError(
             f"an input of {height}×{width} is smaller than the stride of {name}: give at least {stride}×{stride}"
         )
+    return _traced(model, height, width)
+
+
+def stride_of(model: nn.Module) -> int:
+    """How many times smaller than its input the network's smallest feature map is (pooling to 1×1 apart).
+
+    Raises:
+        ValueError: for a network that takes images of neither 256×256 nor 224×224.
+    """
+    try:
+        reference, sizes = 256, _traced(model, 256, 256)
+    except ValueError:  # Some are built for 224×224, the size of ImageNet's crops, and no other.
+        reference, sizes = 224, _traced(model, 224, 224)
+    sides = [min(size) for size in sizes.values()]
+    return reference // min((side for side in sides if side > 1), default=reference)
+
+
+def check_input(model: nn.Module, height: int, width: int) -> None:
+    """Raise ValueError if an H×W input is smaller than the network's stride, or another that it cannot take."""
+    feature_maps(model, height, width)
+
+
+def image_channels(model: nn.Module) -> int:
+    """Channels of the images that a network takes: those of its first convolution or NIFF layer.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | SpectralLayer):
+            return module.in_channels
+    raise ValueError(f"{type(model).__name__} has no convolution")
 
 
 def _traced(model: nn.Module, height: int, width: int) -> dict[str, tuple[int, int]]:
+    """The sizes that :func:`feature_maps` tells; ValueError if the network cannot take such an input."""
+    images = torch.empty(1, image_channels(model), height, width, device="meta")
     sizes: dict[str, tuple[int, int]] = {}
     handles = []
     for name, module in model.named_modules():
@@ -291,17 +320,28 @@ def _traced(model: nn.Module, height: int, width: int) -> dict[str, tuple[int, i
     modes = [(module, module.training) for module in model.modules()]
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     weights = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
-    channels = next(module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
     try:
         model.eval()
         with torch.no_grad():
-            torch.func.functional_call(model, weights, (torch.empty(1, channels, height, width, device="meta"),))
+            torch.func.functional_call(model, weights, (images,))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{type(model).__name__} cannot take an input of {height}×{width}: {reason}") from error
     finally:
         for handle in handles:
             handle.remove()
         for module, mode in modes:
             module.training = mode
     return sizes
+
+
+def _check_patterns(model: nn.Module, rule: Rule) -> None:
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    for pattern in rule.keep:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            raise ValueError(
+                f"keep {pattern}: {type(model).__name__} has no such layer{did_you_mean(pattern, names)}"
+            )
 
 
 def _refuse_undefined(name: str, module: nn.Conv2d) -> None:

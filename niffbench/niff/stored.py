@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,20 +38,25 @@ def names() -> tuple[str, ...]:
     return (*NETWORKS, *(_PREFIX + variant for variant in digits.VARIANTS))
 
 
-def build(name: str, *, execution: str = "rfft", size: int = 224, classes: int = 1000) -> nn.Module:
+def build(
+    name: str, *, execution: str = "rfft", keep: Sequence[str] = (), size: int = 224, classes: int = 1000
+) -> nn.Module:
     """A network with fresh weights: of the catalogue, one for digits, or any of torchvision's converted.
 
     ``NAME-full`` and ``NAME-split`` convert torchvision's network NAME: dense convolutions of stride 1 become full
     or split NIFF layers, the others as in MobileNet-v2. The networks for digits have a fixed number of classes.
 
     Args:
+        keep: name patterns of layers to leave alone.
         size: side of the square input it is meant for.
 
     Raises:
-        ValueError: for an unknown name or execution, a network without replaceable convolution, or a size smaller
-            than the network's stride.
+        ValueError: for an unknown name, execution or pattern, a network without replaceable convolution, or a
+            size that is smaller than the network's stride or that it cannot take.
     """
     if name.startswith(_PREFIX) and name in names():
+        if keep:
+            raise ValueError(f"{name} is made as it is, not converted: there is nothing to keep")
         variant = name.removeprefix(_PREFIX)
         model = digits.network(variant)
         networks.check_input(model, size, size)
@@ -60,11 +65,11 @@ def build(name: str, *, execution: str = "rfft", size: int = 224, classes: int =
     if name in NETWORKS or variant not in ("full", "split") or base not in _bases():
         if name not in NETWORKS:
             raise ValueError(f"no network named '{name}'{did_you_mean(name, names())}")
-        return networks.build(name, execution=execution, input_size=size, num_classes=classes)
+        return networks.build(name, execution=execution, keep=keep, input_size=size, num_classes=classes)
     import torchvision.models
 
     model = torchvision.models.get_model(base, weights=None, num_classes=classes)
-    converted = networks.convert(model, Rule(spatial=variant, forms=execution_of(execution)))
+    converted = networks.convert(model, Rule(spatial=variant, keep=tuple(keep), forms=execution_of(execution)))
     networks.check_input(converted, size, size)
     return converted
 
@@ -142,7 +147,9 @@ def _checked(path: Path, key: object, value: object) -> Tensor:
     return value
 
 
-def restore(checkpoint: Checkpoint, name: str, *, execution: str = "rfft", size: int = 224) -> nn.Module:
+def restore(
+    checkpoint: Checkpoint, name: str, *, execution: str = "rfft", keep: Sequence[str] = (), size: int = 224
+) -> nn.Module:
     """The network ``name`` with the weights of a file.
 
     State dicts laid out like ours load as they are, and NIFF layers laid out like the published code's too.
@@ -151,7 +158,8 @@ def restore(checkpoint: Checkpoint, name: str, *, execution: str = "rfft", size:
         ValueError: as :func:`build`, or for weights of another architecture. The message names the file.
     """
     classes = _classes(checkpoint.state)
-    model = build(name, execution=execution, size=size, **({} if classes is None else {"classes": classes}))
+    sized = {"size": size} if classes is None else {"size": size, "classes": classes}
+    model = build(name, execution=execution, keep=keep, **sized)
     _load(checkpoint.path, name, model, checkpoint.state)
     return model
 
