@@ -233,9 +233,9 @@ def _against_published(
                 said.append(f"{text.times(ratio.estimate) if exact else text.ratio(ratio)} the {metric.noun}")
         if said:
             over = f"geometric mean over {text.plural(len(rows), 'problem')}"
-            ours = f"{form}, which keeps its filter," if keeps else form
+            best = f"{form}, which keeps its filter," if keeps else form
             yield Finding(
-                f"{_in(setting)}, {label} takes {text.listing(said)} of {ours} for the same function ({over}).",
+                f"{_in(setting)}, {label} takes {text.listing(said)} of {best} for the same function ({over}).",
                 "overview",
                 label.partition("/")[0],
             )
