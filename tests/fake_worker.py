@@ -4,8 +4,8 @@ in milliseconds. ``FAKE_WORKER`` holds its script, JSON:
     {"pause": 0.001, "free": 1000, "must": {"device": "fake"}, "predict": {"depthwise": 100},
      "start": "exit", "faults": [{"kernel": 7, "round": 0, "height": 14, "do": "kill", "once": "FILE"}]}
 
-``pause``: seconds a case takes. ``start``: what happens instead of hello. A fault strikes the cases and rounds it
-fits (keys left out fit all), each time, or only until ``once`` exists.
+``pause``: seconds a case takes. ``note``: what it says of its round. ``start``: what happens instead of hello. A
+fault strikes the cases and rounds it fits (keys left out fit all), each time, or only until ``once`` exists.
 """
 
 from __future__ import annotations
@@ -110,6 +110,8 @@ class Fake:
             self.send(type="roofline", ceilings={"copy_bandwidth": 1e10, "matmul": {"float32": 1e11}})
 
     def round(self) -> None:
+        if note := self.script.get("note"):
+            self.send(type="note", text=note)
         cases = list(self.task["cases"])
         random.Random(f"{self.task['seed']}/{self.task['round']}").shuffle(cases)
         for case in cases:

@@ -14,7 +14,6 @@ import pytest
 from managed import COMMAND, Attempt, all_keys, keys, suite_of
 
 from niffbench.errors import FingerprintsDiffer
-from niffbench.niff.native import build
 from niffbench.records import Record, Run
 from niffbench.runner import messages
 from niffbench.runner.process import WorkerBroken
@@ -208,16 +207,11 @@ def test_the_cost_of_a_choice_is_not_handed_on(tmp_path: Path) -> None:
     assert spy.sent[0].costs == {}
 
 
-@pytest.mark.parametrize("why", [None, "no compiler"])
-def test_a_run_notes_that_auto_had_no_kernel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str | None
-) -> None:
-    monkeypatch.setattr(build, "unavailable", lambda: why)
-    script = {"must": {"device": "cpu"}, "chosen": {"depthwise": ["fused"]}}
-    run = Attempt(tmp_path, suite_of(), script).begin()
-    assert any("without its C kernel" in note and "no compiler" in note for note in run.manifest.notes) == bool(
-        why
-    )
+def test_what_workers_note_is_said_once_and_without_whose_machine_it_is(tmp_path: Path) -> None:
+    note = f"{Path.home()}/bin/cc could not compile the kernel"
+    run = Attempt(tmp_path, suite_of(rounds=2), {"note": note}).begin()
+    assert keys(run) == all_keys(suite_of(rounds=2))
+    assert run.manifest.notes == ["~/bin/cc could not compile the kernel"]
 
 
 def fakes() -> list[int]:

@@ -182,6 +182,41 @@ def test_out_of_memory_costs_one_case_and_is_told_in_bytes(tmp_path: Path, stage
     assert said.status == 0
 
 
+@pytest.mark.parametrize("stage", ["first", "memory", "cold", "steady", "graph"])
+def test_what_runs_out_of_memory_only_beside_others_is_measured_alone(tmp_path: Path, stage: str) -> None:
+    """Whatever holds the others' memory is given up by then, or the second try would fail as the first did."""
+    trace = {
+        "like": "cuda",
+        "cases": [{"label": "*-k5", "failure": {"kind": "oom", "stage": stage, "crowded": True}}],
+    }
+    for seed in range(6):  # in some order or other it is set up, and ends, before others and after them
+        said = _play(tmp_path, trace, [A, B, C, LARGER], seed=seed)
+        assert [record.status for record in said.records] == ["ok"] * 4
+        record = _by_case(said)[B.id]
+        assert all(record.latency[regime].samples for regime in ("first", "cold", "steady", "graph"))
+        assert "not captured" not in record.latency["graph"].flags
+        assert record.elapsed >= record.measuring
+
+
+def test_a_graph_that_does_not_fit_alone_either_is_not_captured(tmp_path: Path) -> None:
+    trace = {"like": "cuda", "cases": [{"label": "*-k5", "failure": {"kind": "oom", "stage": "graph"}}]}
+    record = _by_case(_play(tmp_path, trace))[B.id]
+    assert (record.status, record.latency["graph"].flags) == ("ok", ["not captured"])
+    assert record.latency["steady"].samples
+
+
+@pytest.mark.parametrize(("regimes", "together"), [(["steady"], 3), (["steady", "graph"], 2)])
+def test_graphs_stay_in_memory_when_cases_are_held_together(
+    tmp_path: Path, regimes: list[Any], together: int
+) -> None:
+    """Three cases of 100 bytes and a peak of 50: all fit in 400, but with the memory of their graphs only two."""
+    memory = {"resident": 100, "predicted": 50, "peak": 50}
+    trace = {"like": "cuda", "free_memory": 400, "cases": [{"memory": memory}]}
+    measure = ALL.model_copy(update={"regimes": regimes})
+    stages = [m.stage for m in _play(tmp_path, trace, measure=measure).of("begin")]
+    assert stages[: stages.index("steady")].count("build") == together
+
+
 def test_what_dominates_a_case_that_ran_out_of_memory_is_skipped_naming_it(tmp_path: Path) -> None:
     failure = {"kind": "oom", "stage": "memory", "requested": 1, "available": 0}
     trace = {"cases": [{"label": "*-k7", "problem": "B1 16@14", "failure": failure}]}

@@ -19,6 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Literal
+from weakref import WeakSet
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -64,11 +65,13 @@ class Failure(_Model):
 
     ``oom``: out of memory, ``requested`` and ``available`` in bytes. ``unsupported``: the device lacks it.
     ``lost``: the GPU is gone. ``error``: any exception, ``message``. ``hang``: forever. ``signal``: the worker
-    kills itself with ``signal``. ``exit``: it exits with ``status``.
+    kills itself with ``signal``. ``exit``: it exits with ``status``. ``crowded``: all that only while another case
+    is set up beside it.
     """
 
     kind: Literal["oom", "unsupported", "lost", "error", "hang", "signal", "exit"]
     stage: Stage = "memory"
+    crowded: bool = False
     requested: Bytes | None = None
     available: Bytes | None = None
     message: str = "replayed"
@@ -165,9 +168,12 @@ class Trace(_Model):
     cases: list[CaseTrace] = []
 
 
-@dataclass
+@dataclass(eq=False)
 class ReplayRunner:
-    """A case to be replayed: the entry that speaks of it, and its nominal latency in seconds."""
+    """A case to be replayed: the entry that speaks of it, and its nominal latency in seconds.
+
+    ``held`` are all that are set up on the device, this one too.
+    """
 
     case: Case
     round: int
@@ -175,14 +181,20 @@ class ReplayRunner:
     nominal: float
     peak: int
     kept: int
+    held: WeakSet[ReplayRunner] = field(default_factory=WeakSet)
     begun: bool = False
     states_read: int = 0
     _made: dict[Regime, Iterator[float]] = field(default_factory=dict)  # samples to come, by regime
 
+    def __post_init__(self) -> None:
+        self.held.add(self)
+
     def sample(self, regime: Regime, seed: int) -> float:
         """The next sample of ``regime`` in seconds."""
         if regime not in self._made:
-            self._made[regime] = _samples(self.entry.latency.get(regime, Series()), self, regime, seed)
+            series = self.entry.latency.get(regime, Series())
+            origin = f"{seed}/{self.case.id}/{regime}/{self.round}"
+            self._made[regime] = _samples(series, self.round, self.nominal * REGIME_FACTOR[regime], origin)
         return next(self._made[regime])
 
     @property
@@ -203,7 +215,7 @@ class ReplayRunner:
     def reach(self, stage: str) -> None:
         """Fail here if the entry says so. Raises, hangs or ends the process."""
         failure = self.entry.failure
-        if failure is not None and failure.stage == stage:
+        if failure is not None and failure.stage == stage and (len(self.held) > 1 or not failure.crowded):
             fail(failure)
 
 
@@ -231,6 +243,7 @@ class ReplayDevice:
         self._now = 0.0
         self._processor = Processor()
         self._current: ReplayRunner | None = None  # whose states are read
+        self.held: WeakSet[ReplayRunner] = WeakSet()
 
     @classmethod
     def load(cls, path: str) -> ReplayDevice:
@@ -334,7 +347,7 @@ class ReplayDevice:
         self._pass(seconds)
 
     def release(self) -> None:
-        """Nothing is held."""
+        self._current = None
 
 
 def _replayed(runner: Runner) -> ReplayRunner:
@@ -343,13 +356,12 @@ def _replayed(runner: Runner) -> ReplayRunner:
     return runner
 
 
-def _samples(series: Series, runner: ReplayRunner, regime: Regime, seed: int) -> Iterator[float]:
-    """Without end: the recorded ones over and over, or new ones."""
+def _samples(series: Series, round_: int, nominal: float, origin: str) -> Iterator[float]:
+    """Without end: the recorded ones over and over, or new ones around ``nominal`` seconds, by ``origin``."""
     if series.samples is not None:
-        yield from itertools.cycle(series.samples[runner.round % len(series.samples)])
-    rng = random.Random(f"{seed}/{runner.case.id}/{regime}/{runner.round}")
-    level = series.median or runner.nominal * REGIME_FACTOR[regime]
-    level *= math.exp(rng.gauss(0.0, series.between))
+        yield from itertools.cycle(series.samples[round_ % len(series.samples)])
+    rng = random.Random(origin)
+    level = (series.median or nominal) * math.exp(rng.gauss(0.0, series.between))
     for index in itertools.count():
         yield level * math.exp(rng.gauss(0.0, series.sigma)) * max(0.01, 1.0 + series.drift * index)
 

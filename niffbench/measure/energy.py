@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 from niffbench.device import Device, Runner
 
 LEAST_TIME = 0.5
@@ -9,12 +11,12 @@ LEAST_TIME = 0.5
 
 
 def per_call(device: Device, runner: Runner, latency: float) -> float | None:
-    """Joules of one warm call, over back-to-back calls; None where there is no counter, or it stands still.
+    """Joules of one warm call, over back-to-back calls; None without a counter or clock that moves.
 
     ``latency``: seconds a call is known to take, to choose how many calls are made.
     """
     before = device.joules()
-    if before is None or latency <= 0:
+    if before is None or not (isfinite(latency) and latency > 0):
         return None
     calls, spent = 0, 0.0
     while spent < LEAST_TIME:

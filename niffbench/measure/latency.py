@@ -94,7 +94,7 @@ class Sampler:
         self._flags |= block.flags
         self.stopped = self._verdict()
 
-    def result(self, launch_share: float | None = None) -> Latency:
+    def result(self) -> Latency:
         """The series as recorded, samples to six digits."""
         assert self.stopped is not None
         return Latency(
@@ -103,7 +103,6 @@ class Sampler:
             blocks=self._blocks,
             stopped=self.stopped,
             flags=_flags(self._samples, self._flags),
-            launch_share=launch_share,
         )
 
     def median(self) -> float:

@@ -13,7 +13,7 @@ from niffbench.operators.catalogue import catalogue
 from niffbench.records import Ceilings, CostRecord, GradientError, Numerics, StepCost
 
 
-@dataclass
+@dataclass(eq=False)
 class ReplaySubject(ReplayRunner):
     """A replayed case; ``parameters`` as its closed form counts them."""
 
@@ -63,6 +63,7 @@ class ReplayBench:
             nominal=entry.steady(self._round) or trace.overhead + work,
             peak=2 * output if entry.memory.peak is None else entry.memory.peak,
             kept=output if entry.memory.output is None else entry.memory.output,
+            held=self.device.held,
             parameters=cost.parameters,
         )
         subject.reach("build")

@@ -9,13 +9,12 @@ from math import inf
 
 from niffbench.case import Case
 from niffbench.fingerprint import Fingerprint
-from niffbench.niff.native import build
 from niffbench.operators.base import Operator
 from niffbench.records import Record, Status
 from niffbench.runner import messages
 from niffbench.runner.budget import CLOSING, Share, share
 from niffbench.runner.dominance import dominated
-from niffbench.runner.interrupts import Interrupts
+from niffbench.runner.interrupts import Interrupted, Interrupts
 from niffbench.runner.journal import Journal
 from niffbench.runner.plan import Plan, Skip, too_large
 from niffbench.runner.process import WORKER, Worker, WorkerBroken
@@ -64,8 +63,7 @@ class Manager:
         self._done = {(record.id, record.round) for record in done}
         self._visits = [record for record in done if record.elapsed > 0]
         self._costs = {record.id: record.cost for record in done if record.cost and record.chosen is None}
-        self._unfit = [record.case for record in done if record.status == "oom"]
-        self._chose = False  # whether any case of this sitting chose an engine
+        self._unfit = list(dict.fromkeys(record.case for record in done if record.status == "oom"))
         self._deaths = self._blameless = 0
         self._last_good = time.monotonic()  # when a worker last got anywhere
         self.notes: list[str] = []
@@ -82,7 +80,6 @@ class Manager:
                 self._round(number)
         finally:
             self._stop.at_once = None
-            self._note_missing_kernel()
 
     def _round(self, number: int) -> None:
         pending = {
@@ -103,11 +100,6 @@ class Manager:
             self._skip_dominating(pending, number)
             if pending:
                 self._sit(number, pending, allowed.measure)
-
-    def _note_missing_kernel(self) -> None:
-        """Say when what ``auto`` chose, on a CPU, was chosen without the engine that is mostly the fastest."""
-        if self._chose and self._fingerprint.must.get("device") == "cpu" and (why := build.unavailable()):
-            self.notes.append(f"auto went without its C kernel, mostly the fastest on a CPU: {why}")
 
     def _share(self, number: int, visits: int) -> Share:
         """What the budget leaves for this round and those after it; the first round is always made."""
@@ -155,7 +147,7 @@ class Manager:
             del pending[record.id]
             self._deaths = self._blameless = 0
             self._last_good = time.monotonic()
-            if record.status == "oom":
+            if record.status == "oom" and record.case not in self._unfit:
                 self._unfit.append(record.case)
 
         with Worker(task, self._stop.descriptor, self._command) as worker:
@@ -170,6 +162,7 @@ class Manager:
                 case_timeout=self._settings.measure.case_timeout,
                 deadline=self._deadline(number),
                 take=take,
+                note=lambda text: self.notes.append(discreet(text)),
             ).listen()
         if failed is not None:
             self._bear(failed, number, pending)
@@ -217,7 +210,9 @@ class Manager:
         pending.clear()
 
     def _give_up(self, case: Case, number: int, status: Status, why: Skip, elapsed: float = 0.0) -> None:
-        """Write the record of a case that no worker will."""
+        """Write the record of a case that no worker will. Raises Interrupted: of these there may be thousands."""
+        if self._stop.requested:
+            raise Interrupted("interrupted")
         self._write(
             Record(
                 case=case,
@@ -237,7 +232,6 @@ class Manager:
         self.written += 1
         if record.elapsed > 0:
             self._visits.append(record)
-        self._chose = self._chose or record.chosen is not None
         if record.cost is not None and record.chosen is None:
             self._costs[record.id] = record.cost
         self._observer.record(record)

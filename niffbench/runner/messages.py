@@ -63,7 +63,7 @@ class Hello(_Message):
 
 
 class Begin(_Message):
-    """The worker turns to ``case``; until the next message it alone is to blame for a death or a hang."""
+    """The worker turns to ``case``; until the next message (a note is none) it is to blame for a death or a hang."""
 
     type: Literal["begin"] = "begin"
     case: str
@@ -84,6 +84,13 @@ class Finished(_Message):
     record: Record
 
 
+class Note(_Message):
+    """What the manifest should say of the round, once for all of them."""
+
+    type: Literal["note"] = "note"
+    text: str
+
+
 class Refused(_Message):
     """The whole task cannot be done (no such device, say); the worker exits after it."""
 
@@ -98,7 +105,9 @@ class End(_Message):
     type: Literal["end"] = "end"
 
 
-Reply = Annotated[Hello | Begin | Predicted | Roofline | Finished | Refused | End, Field(discriminator="type")]
+Reply = Annotated[
+    Hello | Begin | Predicted | Roofline | Finished | Note | Refused | End, Field(discriminator="type")
+]
 REPLIES: TypeAdapter[Reply] = TypeAdapter(Reply)
 
 

@@ -123,6 +123,14 @@ class Worker:
                 return None
         return self._replies.popleft() if self._replies else self._death()
 
+    def unheard(self) -> list[messages.Reply]:
+        """The messages that have arrived already, which :meth:`next` would give one by one."""
+        if not self._ended:
+            self._hear()
+        arrived = list(self._replies)
+        self._replies.clear()
+        return arrived
+
     def kill(self) -> None:
         """End the process and everything it started, now."""
         if self._killed:  # its number may be another's by now

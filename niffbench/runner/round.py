@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
 
 from pydantic import BaseModel
 
@@ -19,10 +20,12 @@ from niffbench.device import Runner
 from niffbench.measure import energy, latency, memory, tolerance
 from niffbench.measure.bench import Bench, Prediction
 from niffbench.measure.failures import Failure, explain
+from niffbench.niff.native import build
 from niffbench.operators.catalogue import catalogue
 from niffbench.records import Latency
 from niffbench.runner import messages
 from niffbench.runner.dominance import dominated
+from niffbench.runner.provenance import discreet
 from niffbench.runner.visit import Visit
 from niffbench.suite import Regime
 
@@ -41,16 +44,31 @@ class Round:
         self._rng = random.Random(f"{task.seed}/{task.round}")
         self._unfit: list[Case] = []
         self._predicted = {told.case: told for told in task.predictions}
+        self._noted = False  # whether it was said that there is no kernel
+        asked = task.measure.regimes
+        self._regimes: list[Regime] = [r for r in ("cold", "steady") if r in asked]
+        if "graph" in asked and self._device.has_graphs:
+            self._regimes.append("graph")
 
     def run(self) -> None:
         """Every case; sends a record of each."""
+        self._take_flush_buffer()
         for problem in self._problems():
             alone: list[Visit] = []
             for together in self._fitting(problem):
                 alone += self._measure(together)
             for visit in alone:  # ran out of memory beside others
-                self._measure([Visit(visit.case, visit.operator, prediction=visit.prediction)])
+                again = Visit(visit.case, visit.operator, prediction=visit.prediction, elapsed=visit.elapsed)
+                self._measure([again])
             self._bench.forget()
+
+    def _take_flush_buffer(self) -> None:
+        """Flush once, so that what a cold series holds for that is not taken for free memory."""
+        if "cold" in self._regimes:
+            try:
+                self._device.flush()
+            except Exception as error:
+                explain(error)  # the cases will say themselves what they lack
 
     def _problems(self) -> list[list[Case]]:
         groups: dict[Problem, list[Case]] = {}
@@ -63,20 +81,24 @@ class Round:
         return order
 
     def _fitting(self, cases: Sequence[Case]) -> Iterator[list[Visit]]:
-        """The cases of a problem in lots that fit in memory together: all residents and the largest peak."""
+        """The cases of a problem in lots that fit in memory together: all that stays, and the largest peak.
+
+        A case's input and weights stay, and a captured graph's memory, which is as much as its peak.
+        """
         limit = self._limit()
         lot: list[Visit] = []
-        resident = peak = 0
+        staying = peak = 0
         for case in cases:
             visit = self._admit(case, limit)
             if visit is None:
                 continue
             told = visit.prediction
             if told is not None:
-                resident, peak = resident + told.resident, max(peak, told.peak)
-                if lot and limit is not None and resident + peak > limit:
+                stays = told.total if "graph" in self._regimes else told.resident
+                if lot and limit is not None and staying + stays + max(peak, told.peak) > limit:
                     yield lot
-                    lot, resident, peak = [], told.resident, told.peak
+                    lot, staying, peak = [], 0, 0
+                staying, peak = staying + stays, max(peak, told.peak)
             lot.append(visit)
         if lot:
             yield lot
@@ -111,21 +133,14 @@ class Round:
         return None
 
     def _measure(self, visits: Sequence[Visit]) -> list[Visit]:
-        """Set up and time; returns those that ran out of memory only because the others were there."""
-        ready: list[Visit] = []
+        """Set up and sample; returns those that ran out of memory only because the others were there."""
+        held: list[Visit] = []
         crowded: list[Visit] = []
         for visit in visits:
-            failure = self._set_up(visit)
-            if failure is None:
-                ready.append(visit)
-                continue
-            visit.subject = None
-            self._device.release()
-            if failure.status == "oom" and ready:
-                crowded.append(visit)
-            else:
-                self._close(visit, failure)
-        self._time(ready)
+            held.append(visit)
+            if (failure := self._set_up(visit)) is not None:
+                self._lose(visit, failure, held, crowded)
+        self._sample(held, crowded)
         return crowded
 
     def _set_up(self, visit: Visit) -> Failure | None:
@@ -138,7 +153,9 @@ class Round:
             with self._stage(visit, "first"):
                 visit.first, output = self._device.timed(subject)
             choice = bench.choice(subject)
-            visit.chosen = None if choice is None else list(choice.engines)
+            if choice is not None:
+                visit.chosen = list(choice.engines)
+                self._note_missing_kernel()
             with self._stage(visit, "numerics"):
                 visit.numerics = bench.numerics(subject, output)
                 del output
@@ -146,7 +163,8 @@ class Round:
                     return Failure("wrong", tolerance.verdict(visit.numerics))
             if "first" in self._task.measure.regimes:
                 visit.latency["first"] = latency.first(visit.first)
-                visit.measuring += visit.first
+                if visit.first > 0 and isfinite(visit.first):  # else the timer is broken
+                    visit.measuring += visit.first
             visit.cost = self._task.costs.get(case.id) if choice is None else None
             if visit.cost is None:
                 with self._stage(visit, "cost"):
@@ -158,26 +176,39 @@ class Round:
             return explain(error, self._device.free_memory())
         return None
 
-    def _time(self, visits: Sequence[Visit]) -> None:
-        """Sample the regimes one after another, the cases in turns; send each record when its last is done."""
-        asked = self._task.measure.regimes
-        regimes: list[Regime] = [r for r in ("cold", "steady") if r in asked]
-        if "graph" in asked and self._device.has_graphs:
-            regimes.append("graph")
-        left = list(visits)
-        for regime in regimes:
-            waiting = [turn for visit in list(left) if (turn := self._turn(visit, regime)) is not None]
+    def _note_missing_kernel(self) -> None:
+        """Say, once, when what was chosen on a CPU was chosen without the engine that is mostly the fastest."""
+        if not self._noted and self._device.kind == "cpu" and (why := build.unavailable()):
+            self._noted = True
+            text = f"auto went without its C kernel, mostly the fastest on a CPU: {why}"
+            self._send(messages.Note(text=discreet(text)))
+
+    def _sample(self, held: list[Visit], crowded: list[Visit]) -> None:
+        """The regimes one after another, the cases in turns; a record is sent when the last is done."""
+        for regime in self._regimes:
+            waiting: list[Turn] = []
+            for visit in list(held):
+                turn = self._turn(visit, regime, beside=len(held) > 1)
+                if turn.failure is not None:
+                    self._lose(visit, turn.failure, held, crowded)
+                elif turn.sampler is not None:
+                    waiting.append(turn)
             for turn in latency.turns(waiting, self._rng, self._step):
-                if turn.failure is None:
-                    self._keep(turn)
-                if turn.failure is not None or regime == regimes[-1]:
-                    left.remove(turn.visit)
-                    self._close(turn.visit, turn.failure)
-        for visit in left:
+                turn.sampler = None  # with it goes the case, or its graph
+                if turn.failure is not None:
+                    self._lose(turn.visit, turn.failure, held, crowded)
+                elif regime == self._regimes[-1]:
+                    self._let_go(turn.visit, held)
+                    self._close(turn.visit)
+        for visit in list(held):
+            self._let_go(visit, held)
             self._close(visit)
 
-    def _turn(self, visit: Visit, regime: Regime) -> Turn | None:
-        """What to sample for one regime of one case; None when a graph was asked for and cannot be captured."""
+    def _turn(self, visit: Visit, regime: Regime, *, beside: bool) -> Turn:
+        """What to sample for one regime of one case: nothing when a graph was asked for and cannot be captured.
+
+        A graph that ran out of memory ``beside`` others is a failure.
+        """
         assert visit.subject is not None
         runner: Runner = visit.subject
         if regime == "graph":
@@ -185,39 +216,62 @@ class Round:
                 try:
                     runner = self._device.capture(runner)
                 except Exception as error:
-                    visit.note = f"no graph: {explain(error).reason}"
+                    failure = explain(error, self._device.free_memory())
+                    if failure.status == "oom" and beside:
+                        return Turn(visit, failure=failure)
+                    visit.note = f"no graph: {failure.reason}"
                     visit.latency["graph"] = Latency(samples=[], flags=[NOT_CAPTURED])
-                    return None
+                    return Turn(visit)
         sampler = latency.Sampler(self._device, runner, regime, self._task.measure, visit.pace(regime))
-        return Turn(visit, runner, sampler)
+        return Turn(visit, sampler)
 
     def _step(self, turn: Turn) -> bool:
-        with self._stage(turn.visit, turn.sampler.regime):
+        """One block, and after the last what hangs on the series; whether that was the end, good or bad."""
+        sampler = turn.sampler
+        assert sampler is not None
+        with self._stage(turn.visit, sampler.regime):
             try:
-                turn.sampler.step()
+                sampler.step()
+                if sampler.done:
+                    self._keep(turn.visit, sampler)
             except Exception as error:
                 turn.failure = explain(error, self._device.free_memory())
-        return turn.failure is not None or turn.sampler.done
+        return turn.failure is not None or sampler.done
 
-    def _keep(self, turn: Turn) -> None:
-        """Take over a finished series, and what hangs on it: the launch share of a graph, the energy of a call."""
-        visit, sampler, subject = turn.visit, turn.sampler, turn.visit.subject
+    def _keep(self, visit: Visit, sampler: latency.Sampler) -> None:
+        """Take over a finished series, then measure the launch share of a graph and the energy of a call.
+
+        The series is kept whatever becomes of these.
+        """
+        subject = visit.subject
         assert subject is not None
         visit.states += sampler.states
         visit.processor += sampler.processor
         visit.measuring += sampler.seconds
-        share = None
-        with self._stage(visit, sampler.regime):
-            if sampler.regime == "graph":
-                share = latency.launch_share(self._device, subject, sampler.median(), sampler.calls)
-            if sampler.regime == "steady":
-                visit.energy = energy.per_call(self._device, subject, sampler.median())
-        visit.latency[sampler.regime] = sampler.result(share)
+        visit.latency[sampler.regime] = series = sampler.result()
+        if sampler.regime == "graph":
+            share = latency.launch_share(self._device, subject, sampler.median(), sampler.calls)
+            visit.latency["graph"] = replace(series, launch_share=share)
+        if sampler.regime == "steady":
+            visit.energy = energy.per_call(self._device, subject, sampler.median())
+
+    def _lose(self, visit: Visit, failure: Failure, held: list[Visit], crowded: list[Visit]) -> None:
+        """A visit failed; one that ran out of memory beside others is ``crowded``, and not yet closed."""
+        self._let_go(visit, held)
+        if failure.status == "oom" and held:
+            crowded.append(visit)
+        else:
+            self._close(visit, failure)
+
+    def _let_go(self, visit: Visit, held: list[Visit]) -> None:
+        """Give back what a visit holds, for the others to use."""
+        held.remove(visit)
+        visit.subject = None
+        self._device.release()
 
     def _close(self, visit: Visit, failure: Failure | None = None) -> None:
         if failure is not None and failure.status == "oom":
             self._unfit.append(visit.case)
-        visit.subject = None
         self._send(messages.Finished(record=visit.record(self._task.round, failure)))
 
     @contextmanager
@@ -233,9 +287,8 @@ class Round:
 
 @dataclass
 class Turn:
-    """One regime of one case, being sampled."""
+    """One regime of one case, being sampled; ``sampler`` is there while it is."""
 
     visit: Visit
-    runner: Runner
-    sampler: latency.Sampler
+    sampler: latency.Sampler | None = None
     failure: Failure | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from niffbench.case import Case
@@ -69,8 +69,8 @@ class Clock:
 class Sitting:
     """Listens to ``worker``, which was given the cases of ``pending`` in round ``number``.
 
-    ``take`` journals a finished record and removes it from ``pending``. ``deadline`` (``time.monotonic``) ends the
-    sitting whatever is pending.
+    ``take`` journals a finished record and removes it from ``pending``; ``note`` hears what the manifest should
+    say. ``deadline`` (``time.monotonic``) ends the sitting whatever is pending.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Sitting:
         case_timeout: float,
         deadline: float,
         take: Callable[[Record], None],
+        note: Callable[[str], None],
     ) -> None:
         self._worker = worker
         self._pending = pending
@@ -95,6 +96,7 @@ class Sitting:
         self._case_timeout = case_timeout
         self._deadline = deadline
         self._take = take
+        self._note = note
         self._patience = STARTUP  # seconds of silence allowed when no case is being worked at
         self._clock = Clock(time.monotonic())
 
@@ -107,6 +109,7 @@ class Sitting:
             heard = self._worker.next(self._next_look())
             now = time.monotonic()
             if self._stop.requested:
+                self._save([heard, *self._worker.unheard()])
                 raise Interrupted("interrupted")
             match heard:
                 case None if now >= self._limit():
@@ -127,6 +130,8 @@ class Sitting:
                     self._take(record)
                     if not self._pending:
                         self._patience = FAREWELL
+                case messages.Note():
+                    self._note(heard.text)
                 case messages.Refused():
                     raise TaskRefused(heard)
                 case messages.End() if self._pending:
@@ -137,6 +142,12 @@ class Sitting:
                     return self._death(heard, now) if self._pending else None
                 case _:
                     return Failed(f"the worker sent '{heard.type}' of a case it was not asked for")
+
+    def _save(self, heard: Sequence[messages.Reply | Death | None]) -> None:
+        """Take what was finished before the end was asked for: it is measured."""
+        for reply in heard:
+            if isinstance(reply, messages.Finished) and self._is_asked_for(reply.record):
+                self._take(reply.record)
 
     def _limit(self) -> float:
         """When the worker has hung."""
