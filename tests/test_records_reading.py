@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from synthetic import World, make, save
 
 from niffbench.errors import UsageError
-from niffbench.records import COMPRESSED, MANIFEST, RECORDS, Latency, Run, dump, parse, read
+from niffbench.records import COMPRESSED, MANIFEST, RECORDS, SCHEMA, Latency, Run, dump, parse, read, reading
 
 WORLD = World(sizes=(14, 28), rounds=2, samples=4)
 
@@ -41,6 +41,15 @@ def test_what_was_written_comes_back(run: Run) -> None:
     assert again.records == run.records
     assert again.manifest == run.manifest
     assert again.torn == 0
+
+
+def test_a_run_of_the_schema_before_is_read(run: Run) -> None:
+    """It lacks what came since."""
+    manifest = json.loads((run.path / MANIFEST).read_text())
+    assert manifest["schema_version"] == SCHEMA
+    (run.path / MANIFEST).write_text(json.dumps({**manifest, "schema_version": SCHEMA - 1}))
+    edit(run, 0, traits={"label": "a", "family": "a", "boundary": "zero", "equivalence": "a"})
+    assert read(run.path).records[0].traits.base is None
 
 
 def test_a_packed_journal_is_read(run: Run) -> None:
@@ -99,9 +108,13 @@ def edit(run: Run, line: int, **changes: Any) -> None:
         ({"case__problem__dtype": "float31"}, "key 'case.problem.dtype'"),
         ({"case__problem__colour": "red"}, "key 'case.problem.colour'"),
         ({"parameters": -1}, "key 'parameters'"),
+        ({"elapsed": math.inf}, "key 'elapsed'"),
+        ({"measuring": math.nan}, "key 'measuring'"),
+        ({"measuring": -1.0}, "key 'measuring'"),
         ({"parameters": 2**70}, "key 'parameters'"),
         ({"latency": {"warm": {"samples": []}}}, "key 'latency.warm"),
         ({"latency": {"steady": {"samples": ["fast"]}}}, "key 'latency.steady.samples.0'"),
+        ({"latency": {"steady": {"samples": [0] * 1_000_001}}}, "key 'latency.steady.samples'"),
         ({"traits__boundary": "open"}, "key 'traits.boundary'"),
     ],
 )
@@ -133,6 +146,16 @@ def test_a_line_without_end(run: Run) -> None:
     assert "is longer than 32,000,000 bytes" in complaint(run.path)
 
 
+def test_a_package_of_more_than_anyone_measured(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = (run.path / RECORDS).read_bytes()
+    (run.path / RECORDS).unlink()
+    (run.path / COMPRESSED).write_bytes(gzip.compress(content))
+    monkeypatch.setattr(reading, "MAX_UNPACKED_BYTES", len(content))
+    assert len(read(run.path).records) == len(run.records)
+    monkeypatch.setattr(reading, "MAX_UNPACKED_BYTES", len(content) - 1)
+    assert f"{COMPRESSED}: holds more than" in complaint(run.path)
+
+
 @pytest.mark.parametrize("damage", [b"no gzip", gzip.compress(b"{}\n" * 1000)[:-20], b"\x1f\x8b\x08" + b"\0" * 50])
 def test_a_damaged_package(run: Run, damage: bytes) -> None:
     (run.path / RECORDS).unlink()
@@ -146,9 +169,9 @@ def test_a_damaged_package(run: Run, damage: bytes) -> None:
         (None, f"is not a run (it has no {MANIFEST})"),
         (b"", "run.json: "),
         (b"{}", "key 'schema_version': Field required"),
-        (b'{"schema_version": 99}', "schema 99 is newer than this niffbench knows (1); upgrade niffbench"),
+        (b'{"schema_version": 99}', f"schema 99 is newer than this niffbench knows ({SCHEMA}); upgrade niffbench"),
         (b'{"schema_version": 0}', "schema 0 is older"),
-        (b'{"schema_version": 1}', "Field required"),
+        (b'{"schema_version": 1}', "key 'niffbench': Field required"),
         (b"\xff\xfe{", "run.json: "),
         (b"[" * 100_000, "run.json: "),
     ],

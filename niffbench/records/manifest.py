@@ -11,7 +11,10 @@ from niffbench.errors import UsageError
 from niffbench.fingerprint import Fact, Fingerprint
 from niffbench.suite import Measure
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of what is written. A new field raises it, so that a niffbench that does not know the field says so."""
+OLDEST_SCHEMA = 1
+"""That is still read: every field it lacks has a default."""
 MANIFEST = "run.json"
 MAX_MANIFEST_BYTES = 64_000_000
 
@@ -107,8 +110,8 @@ def read_manifest(directory: Path) -> Manifest:
             raise UsageError(
                 f"{path}: schema {version} is newer than this niffbench knows ({SCHEMA}); upgrade niffbench"
             )
-        if version < SCHEMA:
-            raise UsageError(f"{path}: schema {version} is older than this niffbench reads ({SCHEMA})")
+        if version < OLDEST_SCHEMA:
+            raise UsageError(f"{path}: schema {version} is older than this niffbench reads ({OLDEST_SCHEMA})")
         return Manifest.model_validate_json(text)
     except ValidationError as error:
         raise UsageError(f"{path}: {explain(error)}") from error

@@ -20,6 +20,8 @@ from niffbench.records.record import Record, parse
 RECORDS = "records.jsonl"
 COMPRESSED = RECORDS + ".gz"
 MAX_LINE_BYTES = 32_000_000
+MAX_UNPACKED_BYTES = 4_000_000_000
+"""Of a packed journal: a thousandth of it can be the file that a stranger sends."""
 MAX_SIDE = 2**24
 _CONSTANT = ("id", "traits", "cost", "memory", "numerics")
 """Parts of a record that rarely change from round to round."""
@@ -61,7 +63,8 @@ def _read_journal(path: Path, manifest: Manifest) -> tuple[tuple[Record, ...], i
     torn = 0
     try:
         with cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(lines(file, path), start=1):
+            most = MAX_UNPACKED_BYTES if path.suffix == ".gz" else None
+            for number, line in enumerate(lines(file, path, most), start=1):
                 if not line.endswith(b"\n"):
                     torn = len(line)
                     break
@@ -79,14 +82,19 @@ def _read_journal(path: Path, manifest: Manifest) -> tuple[tuple[Record, ...], i
     return tuple(records), torn
 
 
-def lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    """The lines of a journal, the last perhaps without its newline: then it is torn."""
+def lines(file: BinaryIO, path: Path, most: int | None = None) -> Iterator[bytes]:
+    """The lines of a journal, the last perhaps without its newline: then it is torn.
+
+    Raises UsageError for a line that is too long, and when there are more than ``most`` bytes of them.
+    """
     offset = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         if len(line) > MAX_LINE_BYTES:
             raise UsageError(f"{path}: the line at byte {offset} is longer than {MAX_LINE_BYTES:,} bytes")
-        yield line
         offset += len(line)
+        if most is not None and offset > most:
+            raise UsageError(f"{path}: holds more than {most:,} bytes")
+        yield line
 
 
 class _Checker:

@@ -17,10 +17,14 @@ Status = Literal["ok", "oom", "timeout", "crashed", "unsupported", "skipped", "w
 REGIMES: tuple[Regime, ...] = ("first", "cold", "steady", "graph")
 REGIME_ORDER: tuple[Regime, ...] = ("steady", "cold", "graph", "first")
 """The regime that is meant where one number must stand for latency: the first of these that was measured."""
+MAX_SAMPLES = 1_000_000
+"""Of one series in a file; the sampler takes a few thousand."""
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+Seconds = Annotated[float, Field(ge=0, lt=1e12, allow_inf_nan=False)]
+"""Of wall time, so that those of all records add up; a sample may be anything."""
 Doubles = Annotated[
     Sequence[float],
-    GetPydanticSchema(lambda _, handler: handler(list[float])),
+    GetPydanticSchema(lambda _, handler: handler(Annotated[list[float], Field(max_length=MAX_SAMPLES)])),
     PlainSerializer(list, return_type=list[float]),
 ]
 """Numbers that are kept as an array of doubles: a quarter of a list's memory. In a file they are a list."""
@@ -196,8 +200,8 @@ class Record(_Part):
     machine: MachineState | None = None
     needed: Count | None = None
     available: Count | None = None
-    elapsed: float = 0.0
-    measuring: float = 0.0
+    elapsed: Seconds = 0.0
+    measuring: Seconds = 0.0
 
 
 _RECORD: TypeAdapter[Record] = TypeAdapter(Record)

@@ -41,9 +41,9 @@ class Journal:
         self._path = directory / RECORDS
         try:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            sync_directory(directory)
         except OSError as error:
             raise self._lost(error) from error
-        sync_directory(directory)
 
     def __enter__(self) -> Journal:
         return self
@@ -69,7 +69,10 @@ class Journal:
             raise self._lost(error) from error
 
     def repair(self) -> Torn | None:
-        """Cut a torn last line off, its bytes kept in a side file; complete one that lacks only its newline."""
+        """Cut a torn last line off, its bytes kept in a side file; complete one that lacks only its newline.
+
+        A line that has its newline was written whole: what is wrong with it is not for this to mend.
+        """
         try:
             return self._repair()
         except OSError as error:
@@ -79,9 +82,9 @@ class Journal:
         size = os.fstat(self._descriptor).st_size
         start = self._line_start(size)
         tail = os.pread(self._descriptor, size - start, start)
-        if not tail or (tail.endswith(b"\n") and _is_record(tail)):
+        if not tail or tail.endswith(b"\n"):
             return None
-        if not tail.endswith(b"\n") and _is_record(tail):
+        if _is_record(tail):
             self._write(b"\n")
             return Torn(len(tail), None)
         kept = self._side_file()
@@ -130,9 +133,12 @@ def _is_record(line: bytes) -> bool:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make a new name in a directory survive a power cut."""
+    """Make a new name in a directory survive a power cut, where the file system can."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network and user-space file systems
+            raise
     finally:
         os.close(descriptor)
