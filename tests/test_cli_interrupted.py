@@ -19,7 +19,7 @@ from statistics import median
 import pytest
 from struck import Started, busy, count, interrupt, replay, suite, wait_for
 
-from niffbench.records import read, read_manifest
+from niffbench.records import RECORDS, read, read_manifest
 
 ALLOWED = 10.0  # seconds; the promise is 2 on a machine that is not overloaded
 SIZES = (9, 14)
@@ -29,12 +29,16 @@ RESUME = "niffbench run made-up.toml --resume out"
 
 @dataclass(frozen=True)
 class Moment:
-    """Something a run is in the middle of: how it gets there, and whether there is anything to go on with."""
+    """Something a run is in the middle of: how it gets there, and whether there is anything to go on with.
+
+    ``earlier``: records there are already, and it is gone on with.
+    """
 
     device: str
     trace: dict[str, object]
     reached: Callable[[Started, Path], object]
     resumable: bool = True
+    earlier: int = 0
 
 
 def _is_drawing(started: Started, place: Path) -> bool:
@@ -44,6 +48,7 @@ def _is_drawing(started: Started, place: Path) -> bool:
 
 MOMENTS = {
     "survey": Moment("cpu", {}, lambda started, place: started.workers(), resumable=False),
+    "resumed survey": Moment("replay:r.json", {}, lambda started, place: started.workers(), earlier=3),
     "cpu": Moment("cpu", {}, lambda started, place: count(place / "out") > 0),
     "hang": Moment(
         "replay:r.json",
@@ -54,18 +59,31 @@ MOMENTS = {
 }
 
 
-def interrupted(place: Path, name: str, later: float = 0.0) -> tuple[float, int, str]:
-    """Interrupt a new run at one of MOMENTS, ``later`` seconds after; how long it took, its status and words."""
+def interrupted(place: Path, name: str, later: float = 0.0, damage: bytes | None = None) -> tuple[float, int, str]:
+    """Interrupt a run at one of MOMENTS, ``later`` seconds after; how long it took, its status and words.
+
+    ``damage``: what is added to the journal before.
+    """
     moment = MOMENTS[name]
     arguments = suite(place, SIZES, rounds=1, max_time=0.3, precision=0.0001)
+    if moment.earlier:
+        with Started(place, [*arguments, "--no-report"]) as whole:
+            assert whole.end() == 0, whole.said()
+        lines = (place / "out" / RECORDS).read_bytes().splitlines(keepends=True)
+        (place / "out" / RECORDS).write_bytes(b"".join(lines[: moment.earlier]))
+        arguments = RESUME.split()[1:]
+    else:
+        arguments[arguments.index("replay:r.json")] = moment.device
     replay(place, **moment.trace)
-    arguments[arguments.index("replay:r.json")] = moment.device
     with Started(place, arguments) as started:
         wait_for(lambda: moment.reached(started, place))
+        if damage is not None:
+            with (place / "out" / RECORDS).open("ab") as journal:
+                journal.write(damage)
         time.sleep(later)
         taken = interrupt(started)
         assert not started.workers()
-        if moment.resumable:
+        if moment.resumable and damage is None:
             wait_for((place / "out" / "report.html").exists)  # it may be written aside
         return taken, started.process.returncode, started.said()
 
@@ -81,6 +99,7 @@ def test_an_interrupt_ends_the_run_and_it_can_go_on(tmp_path: Path, name: str) -
         assert not (tmp_path / "out").exists()
         return
     kept = count(tmp_path / "out")
+    assert kept >= MOMENTS[name].earlier
     assert f"interrupted; {kept} records are kept, {RECORDS_OF_ALL - kept} are missing; go on with:" in said
     command = next(line.strip() for line in said.splitlines() if "--resume" in line)
     assert command == RESUME
@@ -91,6 +110,12 @@ def test_an_interrupt_ends_the_run_and_it_can_go_on(tmp_path: Path, name: str) -
     after = read(tmp_path / "out").records
     assert after[:kept] == before
     assert len({(record.id, record.round) for record in after}) == len(after) == RECORDS_OF_ALL
+
+
+def test_a_report_that_could_not_be_written_is_not_said_to_be_there(tmp_path: Path) -> None:
+    _, status, said = interrupted(tmp_path, "hang", damage=b"no record\n")
+    assert status == 130
+    assert said.splitlines()[-1] == "the report could not be written; when that is mended: niffbench report out"
 
 
 @pytest.mark.parametrize("name", ["survey", "hang", "report"])

@@ -12,14 +12,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from conftest import Cli
+from struck import count, wait_for
 
 from niffbench.records import RECORDS, Run, read
 
@@ -70,6 +69,20 @@ def test_a_run_ends_with_a_table_and_a_report(cli: Cli, place: Path) -> None:
         p.name for p in (place / "out").iterdir()
     }
     assert "\x1b" not in done.stdout + done.stderr  # no terminal, so no colours and no bar
+
+
+def test_a_broken_clock_is_flagged_and_its_result_is_json_all_the_same(cli: Cli, place: Path) -> None:
+    """A first call that took no number of seconds."""
+    replay(place, cases=[{"label": "depthwise-k5", "latency": {"first": {"samples": [[float("nan")]]}}}])
+    done = cli(*RUN, "--json", "--no-report", "--rounds", "1", "--only", "size=9", "--only", "mode=inference")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert told["records"] == {"ok": 3}
+    assert 0 < told["measuring_share"] < 1e9
+    broken = next(case for case in told["cases"] if case["label"] == "depthwise-k5")
+    assert broken["latency"].keys() == {"cold", "steady"}
+    records = read(place / "out").records
+    assert all("invalid" in r.latency["first"].flags for r in records if r.traits.label == "depthwise-k5")
 
 
 def test_json_is_all_there_is_on_standard_output(cli: Cli, place: Path) -> None:
@@ -150,18 +163,20 @@ def test_an_interrupted_run_says_how_to_go_on(place: Path) -> None:
     """Ctrl-C: the end in a moment, with a report; what it prints resumes the run."""
     replay(place, pace=2.0)
     begun = subprocess.Popen(
-        [sys.executable, "-m", "niffbench.cli", *RUN],
+        [sys.executable, "-m", "niffbench.cli", *RUN, "--json"],
         cwd=place,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "COLUMNS": "200"},
     )
-    wait_for_records(place / "out", 4)
+    wait_for(lambda: count(place / "out") >= 4)
     begun.send_signal(signal.SIGINT)
-    _, told = begun.communicate(timeout=60)
+    out, told = begun.communicate(timeout=60)
     assert begun.returncode == 130, told
     kept = len(read(place / "out").records)
+    result = json.loads(out)
+    assert (result["kept"], result["missing"], result["complete"]) == (kept, 2 * CASES - kept, False)
     assert f"interrupted; {kept} records are kept, {2 * CASES - kept} are missing; go on with:" in told
     wait_for((place / "out" / "report.html").exists)  # it may outlast the run by a moment
     command = next(line.strip() for line in told.splitlines() if "--resume" in line)
@@ -178,38 +193,12 @@ def test_an_interrupted_run_says_how_to_go_on(place: Path) -> None:
     assert complete(read(place / "out"))
 
 
-def wait_for(what: Callable[[], bool]) -> None:
-    for _ in range(2400):
-        with contextlib.suppress(FileNotFoundError):
-            if what():
-                return
-        time.sleep(0.05)
-    raise AssertionError("it does not get anywhere")
-
-
-def wait_for_records(directory: Path, count: int) -> None:
-    wait_for(lambda: (directory / RECORDS).read_bytes().count(b"\n") >= count)
-
-
-def test_a_full_disk_is_one_clear_message(place: Path) -> None:
-    """As a limit on the size of files, which a journal outgrows."""
-    script = f"ulimit -f 40; exec {sys.executable} -m niffbench.cli {' '.join(RUN)}"
-    done = subprocess.run(["bash", "-c", script], cwd=place, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("niffbench: out/records.jsonl: cannot be written (File too large)")
-    assert "Traceback" not in done.stderr
-    kept = read(place / "out")
-    assert kept.torn == 0
-    assert 0 < len(kept.records) < 2 * CASES
-
-
 def test_a_directory_that_is_removed_is_one_clear_message(place: Path) -> None:
     replay(place, pace=2.0)
     begun = subprocess.Popen(
         [sys.executable, "-m", "niffbench.cli", *RUN], cwd=place, stderr=subprocess.PIPE, text=True
     )
-    wait_for_records(place / "out", 2)
+    wait_for(lambda: count(place / "out") >= 2)
     shutil.rmtree(place / "out")
     _, told = begun.communicate(timeout=60)
     assert begun.returncode == 2
@@ -249,7 +238,7 @@ def test_a_real_run_survives_the_death_of_its_worker(place: Path) -> None:
     begun = subprocess.Popen(
         [sys.executable, "-m", "niffbench.cli", *arguments], cwd=place, stdout=subprocess.PIPE, text=True
     )
-    wait_for_records(place / "out", 1)
+    wait_for(lambda: count(place / "out") >= 1)
     for child in psutil.Process(begun.pid).children():
         with contextlib.suppress(psutil.Error):
             child.kill()

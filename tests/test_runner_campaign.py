@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,13 +21,15 @@ from managed import COMMAND, Attempt, all_keys, keys, suite_of
 
 from niffbench.errors import FingerprintsDiffer, UsageError
 from niffbench.fingerprint import Fingerprint
+from niffbench.operators.catalogue import catalogue
 from niffbench.records import MANIFEST, RECORDS, Record, dump, read, read_manifest
-from niffbench.runner.campaign import Prepared, begin
+from niffbench.runner.campaign import Prepared, begin, resume
 from niffbench.runner.directory import check_vacant, write_manifest
 from niffbench.runner.interrupts import Interrupted, Interrupts
 from niffbench.runner.plan import Plan
 from niffbench.runner.settings import Wishes, settle
 from niffbench.runner.sitting import Observer
+from niffbench.runner.standing import standing
 from niffbench.runner.survey import Survey
 
 SUITE = suite_of(sizes=range(8, 18), kernels=(3, 5, 7), rounds=2)  # 60 records
@@ -154,22 +157,99 @@ def interrupted(place: Path) -> Attempt:
     return attempt
 
 
+@contextlib.contextmanager
+def nothing_changed(place: Path, torn: bytes = b'{"case": {"oper') -> Iterator[None]:
+    """No byte of a run whose last line is ``torn``, which would be mended if the run could be gone on with."""
+    with (place / RECORDS).open("ab") as journal:
+        journal.write(torn)
+
+    def tree() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in place.iterdir()}
+
+    before = tree()
+    yield
+    assert tree() == before
+
+
 def test_another_machine_is_refused(tmp_path: Path) -> None:
     attempt = interrupted(tmp_path)
     attempt.script = {"must": {"device": "other"}}
-    before = (tmp_path / RECORDS).read_bytes()
-    with pytest.raises(FingerprintsDiffer, match="device was 'fake' and is 'other'") as caught:
+    message = "device was 'fake' and is 'other'"
+    with nothing_changed(tmp_path), pytest.raises(FingerprintsDiffer, match=message) as caught:
         attempt.resume()
     assert caught.value.exit_code == 4
-    assert (tmp_path / RECORDS).read_bytes() == before
 
 
 def test_an_edited_suite_is_refused(tmp_path: Path) -> None:
     attempt = interrupted(tmp_path)
     attempt.suite = suite_of(sizes=range(8, 18), kernels=(3, 5, 9), rounds=2)
-    with pytest.raises(UsageError, match="suite 'made-up' was edited since the run began") as caught:
+    message = "suite 'made-up' was edited since the run began"
+    with nothing_changed(tmp_path), pytest.raises(UsageError, match=message) as caught:
         attempt.resume()
     assert caught.value.exit_code == 2
+
+
+def test_a_record_that_a_newer_version_wrote_is_refused_and_kept(tmp_path: Path) -> None:
+    attempt = interrupted(tmp_path)
+    last = (tmp_path / RECORDS).read_bytes().splitlines(keepends=True)[-1]
+    newer = last.replace(b'"case":', b'"colour":"red","case":', 1)
+    with nothing_changed(tmp_path, newer), pytest.raises(UsageError, match="key 'colour'"):
+        attempt.resume()
+
+
+def test_an_overlong_line_is_refused_and_kept(tmp_path: Path) -> None:
+    attempt = interrupted(tmp_path)
+    with nothing_changed(tmp_path, b"x" * 32_000_001), pytest.raises(UsageError, match="is longer than"):
+        attempt.resume()
+
+
+def test_an_interruption_of_a_resumed_survey_changes_nothing(tmp_path: Path) -> None:
+    attempt = interrupted(tmp_path)
+    attempt.script = {"faults": [{"do": "hang"}], "survey_faults": True}
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with nothing_changed(tmp_path), pytest.raises(Interrupted):
+        attempt.resume()
+    assert standing(tmp_path).kept == len(read(tmp_path).records)
+
+
+def test_what_was_torn_is_noted_even_if_the_run_is_killed_at_once(tmp_path: Path) -> None:
+    attempt = interrupted(tmp_path)
+    with (tmp_path / RECORDS).open("ab") as journal:
+        journal.write(b"torn")
+    os.environ["FAKE_WORKER"] = "{}"
+    with Interrupts() as stop, resume(tmp_path, attempt.load, catalogue(), stop, 0.0, command=COMMAND):
+        assert any("torn (4 bytes" in note for note in read_manifest(tmp_path).notes)
+
+
+def test_a_last_record_without_its_newline_is_kept_and_not_measured_again(tmp_path: Path) -> None:
+    Attempt(tmp_path, SUITE).begin()
+    content = (tmp_path / RECORDS).read_bytes()
+    (tmp_path / RECORDS).write_bytes(content[:-1])
+    run = Attempt(tmp_path, SUITE).resume()
+    assert (tmp_path / RECORDS).read_bytes() == content
+    assert any("completed" in note for note in run.manifest.notes)
+
+
+def test_an_interruption_ends_thousands_of_skips(tmp_path: Path) -> None:
+    """Records of cases that no worker gets: none is written after the end was asked for."""
+    attempt = Attempt(tmp_path, SUITE, {"predict": {"depthwise": 10}}, Wishes(memory_limit=1), StopAfter(3))
+    with pytest.raises(Interrupted):
+        attempt.begin()
+    assert len(read(tmp_path).records) == 3
+
+
+def test_what_was_finished_before_the_interruption_is_kept(tmp_path: Path) -> None:
+    """The worker has sent all its records by the time the first of them is heard."""
+
+    class Slow(StopAfter):
+        def record(self, record: Record) -> None:
+            time.sleep(1.0)
+            super().record(record)
+
+    suite = suite_of(rounds=1)
+    with pytest.raises(Interrupted):
+        Attempt(tmp_path, suite, observer=Slow(1)).begin()
+    assert keys(read(tmp_path)) == all_keys(suite)
 
 
 def test_another_version_is_refused(tmp_path: Path) -> None:

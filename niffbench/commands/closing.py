@@ -15,20 +15,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NoReturn
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from niffbench import report
 from niffbench.commands.progress import Bar, clock
 from niffbench.errors import FingerprintsDiffer, NiffbenchError, NothingMeasured, UsageError
-from niffbench.records import REGIMES, Record, Run, read
+from niffbench.records import RECORDS, REGIMES, Manifest, Record, Run, read
 from niffbench.report import text
 from niffbench.report.metrics import latency_of
 from niffbench.runner.campaign import Campaign
 from niffbench.runner.interrupts import INTERRUPTED, Interrupted, Interrupts
+from niffbench.runner.lock import Lock
 from niffbench.runner.outcome import Outcome, outcome
 from niffbench.runner.sitting import Observer
+from niffbench.runner.standing import Standing
 from niffbench.suite import Regime
 
 _MOST_LINES = 20
@@ -68,22 +70,22 @@ class Screen:
 
     def opening(self, campaign: Campaign) -> AbstractContextManager[Observer]:
         """Say what is going to be measured; returns the progress bar, or on no terminal a silent observer."""
-        manifest = campaign.manifest
+        manifest, missing = campaign.manifest, campaign.standing.missing
         facts = manifest.fingerprint.must
         machine = facts.get("gpu") or facts.get("processor") or facts.get("device")
         skipped = sum(forecast.skip is not None for forecast in campaign.plan.forecasts)
         total = len(manifest.suite.cases) * manifest.rounds
-        left = campaign.plan.seconds * campaign.missing / max(total, 1)
+        left = campaign.plan.seconds * missing / max(total, 1)
         self._tell(
             f"{manifest.suite.name}: {len(manifest.suite.cases)} cases × {manifest.rounds} rounds on {machine}"
-            + (f", {total - campaign.missing} of {total} records are there" if campaign.done else "")
+            + (f", {total - missing} of {total} records are there" if campaign.done else "")
             + (f", {skipped} cases will be skipped" if skipped else "")
-            + (f"; about {clock(left)}" if campaign.missing else "; nothing is missing")
+            + (f"; about {clock(left)}" if missing else "; nothing is missing")
         )
-        if self._quiet or not self._err.is_terminal or not campaign.missing:
+        if self._quiet or not self._err.is_terminal or not missing:
             return nullcontext(Observer())
         labels = {forecast.case.id: forecast.label for forecast in campaign.plan.forecasts}
-        return Bar(self._err, campaign.plan, labels, total, total - campaign.missing)
+        return Bar(self._err, campaign.plan, labels, total, total - missing)
 
     def closing(
         self, campaign: Campaign, stopped: NiffbenchError | None, suite: str | None, stop: Interrupts
@@ -98,8 +100,8 @@ class Screen:
                 page = _write(run) if self._report and found.measured else None
                 result = self._result(run, found, page)
         except Interrupted as interrupted:
-            self._part(campaign, interrupted, suite, stop.when + _MOMENT)
-        self._print(result)
+            self.part(campaign.standing, interrupted, suite, stop)
+        sys.stdout.write(result)
         if page is not None:
             self._tell(f"report: {page}")
         if stopped is None and not found.measured:
@@ -109,50 +111,55 @@ class Screen:
             )
         if stopped is None:
             return 0
-        self._say_how_to_go_on(campaign, stopped, suite)
+        self._say_how_to_go_on(campaign.standing, stopped, suite)
         return INTERRUPTED if found.measured and not isinstance(stopped, FingerprintsDiffer) else stopped.exit_code
 
-    def _part(self, campaign: Campaign, stopped: NiffbenchError, suite: str | None, deadline: float) -> NoReturn:
-        """Take leave of somebody in a hurry: a process of its own writes the report, and is waited for until
-        ``deadline`` (``time.monotonic``).
+    def part(self, left: Standing, stopped: NiffbenchError, suite: str | None, stop: Interrupts) -> NoReturn:
+        """Take leave of somebody in a hurry, however large the run is: none of its records is read here.
+
+        A process of its own writes the report, and is waited for for a moment.
         """
         from niffbench.report.writing import PAGE
 
-        writer = _write_aside(campaign.directory) if self._report and campaign.kept else None
-        self._say_how_to_go_on(campaign, stopped, suite)
-        done = writer is not None and _is_done(writer, deadline)
+        writer = _write_aside(left.directory) if self._report and left.kept else None
+        self._say_how_to_go_on(left, stopped, suite)
+        page = None
         if writer is not None:
-            self._tell(f"report: {campaign.directory / PAGE}" + ("" if done else ", which is still being written"))
+            page = left.directory / PAGE
+            status = _status(writer, stop.when + _MOMENT)
+            if status:
+                self._tell(f"the report could not be written; when that is mended: {_later(left.directory)}")
+            else:
+                self._tell(f"report: {page}" + (", which is still being written" if status is None else ""))
+            page = page if status == 0 else None
         if self._as_json:
-            run = read(campaign.directory)
-            self._print(self._result(run, outcome(run), campaign.directory / PAGE if done else None))
+            told = {**_head(left.directory, left.manifest, left.missing, page), "kept": left.kept}
+            sys.stdout.write(_dumps(told))
         with suppress(OSError):
             sys.stdout.flush()
         os._exit(INTERRUPTED)  # taking the interpreter down can take as long as all of this
 
-    def _say_how_to_go_on(self, campaign: Campaign, stopped: NiffbenchError, suite: str | None) -> None:
+    def _say_how_to_go_on(self, left: Standing, stopped: NiffbenchError, suite: str | None) -> None:
         """Even when quiet: this is the only way to what was measured."""
-        again = ["niffbench", "run", suite or campaign.manifest.suite.name, "--resume", str(campaign.directory)]
-        told = f"{stopped}; {campaign.kept} records are kept, {campaign.missing} are missing; go on with:"
+        again = ["niffbench", "run", suite or left.manifest.suite.name, "--resume", str(left.directory)]
+        told = f"{stopped}; {left.kept} records are kept, {left.missing} are missing; go on with:"
         self._err.print(Text(text.clean(told, 2000)), soft_wrap=True)
         self._err.print(Text(f"  {shlex.join(again)}"), soft_wrap=True)
 
-    def _result(self, run: Run, found: Outcome, page: Path | None) -> list[RenderableType]:
+    def _result(self, run: Run, found: Outcome, page: Path | None) -> str:
         """What standard output is to show."""
         if self._as_json:
-            return [json.dumps(_as_json(run, found, page), indent=1, allow_nan=False)]
+            return _dumps(_as_json(run, found, page))
         if self._quiet:
-            return []
-        tables = [report.terminal(run)] if found.measured else []
-        tables += [_failures(found)] if found.failures else []
-        return [*tables, *map(Text, _remarks(run, found))]
-
-    def _print(self, result: list[RenderableType]) -> None:
-        for part in result:
-            if isinstance(part, str):
-                sys.stdout.write(part + "\n")
-            else:
-                self._out.print(part)
+            return ""
+        with self._out.capture() as drawn:
+            if found.measured:
+                self._out.print(report.terminal(run))
+            if found.failures:
+                self._out.print(_failures(found))
+            for remark in _remarks(run, found):
+                self._out.print(Text(remark))
+        return drawn.get()
 
     def _tell(self, line: str) -> None:
         if not self._quiet:
@@ -164,14 +171,24 @@ def _write(run: Run) -> Path:
     try:
         return report.write(run, run.path)
     except UsageError as error:
-        later = shlex.join(["niffbench", "report", str(run.path)])
+        later = _later(run.path)
         raise UsageError(f"{error}; the records are kept, so when that is mended: {later}") from error
 
 
+def _later(directory: Path) -> str:
+    """The command that writes the report of a run."""
+    return shlex.join(["niffbench", "report", str(directory)])
+
+
 def _write_aside(directory: Path) -> int:
-    """Begin to write the report in a process that outlives this one; returns its process id."""
+    """Begin to write the report in a process that outlives this one; returns its process id.
+
+    It ends with status 0 when the report is there. Drawn is what there is now, and nothing is written when the run
+    has gone on meanwhile, or is doing so.
+    """
     if (writer := os.fork()) != 0:
         return writer
+    status = 1
     try:
         os.setsid()
         os.nice(_POLITE)
@@ -181,19 +198,25 @@ def _write_aside(directory: Path) -> int:
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in range(3):  # who reads our output in a pipe is not kept waiting
             os.dup2(nothing, descriptor)
-        run = read(directory)
-        report.write(run, run.path)
+        journal = directory / RECORDS
+        size = journal.stat().st_size
+        files = report.draw(read(directory))
+        with Lock(directory):
+            if journal.stat().st_size == size:
+                report.save(files, directory)
+                status = 0
     finally:
-        os._exit(0)
+        os._exit(status)
 
 
-def _is_done(writer: int, deadline: float) -> bool:
-    """Whether it ends until then."""
+def _status(writer: int, deadline: float) -> int | None:
+    """Its exit status, not 0 when a signal ended it; None when it is at work until ``deadline``."""
     while time.monotonic() < deadline:
-        if os.waitpid(writer, os.WNOHANG) != (0, 0):
-            return True
+        ended, status = os.waitpid(writer, os.WNOHANG)
+        if ended:
+            return status
         time.sleep(0.02)
-    return False
+    return None
 
 
 def _failures(found: Outcome) -> Table:
@@ -230,12 +253,26 @@ def _remarks(run: Run, found: Outcome) -> list[str]:
 
 def _as_json(run: Run, found: Outcome, page: Path | None) -> dict[str, Any]:
     """The result for a machine: latencies in seconds (medians of round medians), memory in bytes, real FLOPs."""
-    manifest = run.manifest
     cases: dict[str, list[Record]] = {}
     for record in run.records:
         cases.setdefault(record.id, []).append(record)
     return {
-        "directory": str(run.path),
+        **_head(run.path, run.manifest, found.missing, page),
+        "records": dict(found.counts),
+        "measuring_share": found.share,
+        "imprecise": [asdict(one) for one in found.imprecise],
+        "cases": [_case_as_json(records) for records in cases.values()],
+    }
+
+
+def _dumps(told: dict[str, Any]) -> str:
+    return json.dumps(told, indent=1, allow_nan=False) + "\n"
+
+
+def _head(directory: Path, manifest: Manifest, missing: int, page: Path | None) -> dict[str, Any]:
+    """What the result says of the run as a whole, which no record needs to be read for."""
+    return {
+        "directory": str(directory),
         "report": None if page is None else str(page),
         "suite": manifest.suite.name,
         "baseline": manifest.suite.baseline,
@@ -243,14 +280,10 @@ def _as_json(run: Run, found: Outcome, page: Path | None) -> dict[str, Any]:
         "fingerprint": manifest.fingerprint.hash,
         "rounds": manifest.rounds,
         "seed": manifest.seed,
-        "complete": found.missing == 0,
-        "missing": found.missing,
-        "records": dict(found.counts),
+        "complete": missing == 0,
+        "missing": missing,
         "wall": manifest.wall,
-        "measuring_share": found.share,
         "notes": manifest.notes,
-        "imprecise": [asdict(one) for one in found.imprecise],
-        "cases": [_case_as_json(records) for records in cases.values()],
     }
 
 

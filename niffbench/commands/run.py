@@ -72,8 +72,9 @@ def command(
     from niffbench.commands.closing import Screen
     from niffbench.errors import NiffbenchError
     from niffbench.operators.catalogue import catalogue
-    from niffbench.runner.interrupts import Interrupts
+    from niffbench.runner.interrupts import Interrupted, Interrupts
     from niffbench.runner.journal import JournalLost
+    from niffbench.runner.standing import standing
 
     began = time.monotonic()
     screen = Screen(as_json=as_json, quiet=quiet, report=report)
@@ -82,9 +83,11 @@ def command(
         with ExitStack() as held:
             if resume is not None:
                 _check_unasked(context)
-                campaign = held.enter_context(
-                    _resumed(resume, suite, wishes["device"], stop, began, screen.warm_up)
-                )
+                going_on = _resumed(resume, suite, wishes["device"], stop, began, screen.warm_up)
+                try:
+                    campaign = held.enter_context(going_on)
+                except Interrupted as interrupted:
+                    screen.part(standing(resume), interrupted, suite, stop)
             else:
                 campaign = held.enter_context(_begun(suite, out, wishes, stop, began, screen.warm_up))
             observer = held.enter_context(screen.opening(campaign))

@@ -6,7 +6,7 @@ Heavy libraries (matplotlib, pandas) are loaded by the calls, not by the import.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from niffbench.records import Run
 
-__all__ = ["terminal", "write"]
+__all__ = ["draw", "save", "terminal", "write"]
 
 
 def write(runs: Run | Sequence[Run], directory: Path) -> Path:
@@ -27,9 +27,21 @@ def write(runs: Run | Sequence[Run], directory: Path) -> Path:
 
     Raises UsageError when ``directory`` cannot be written, ValueError without a run.
     """
-    from niffbench.report.writing import write as write_files
+    return save(draw(runs), directory)
 
-    return write_files(runs, directory)
+
+def draw(runs: Run | Sequence[Run]) -> dict[str, str | bytes]:
+    """What :func:`write` writes, by the files' paths in the report's directory; this is what takes its time."""
+    from niffbench.report.writing import draw as draw_files
+
+    return draw_files(runs)
+
+
+def save(files: Mapping[str, str | bytes], directory: Path) -> Path:
+    """Write what :func:`draw` gave."""
+    from niffbench.report.writing import save as save_files
+
+    return save_files(files, directory)
 
 
 def terminal(run: Run) -> RenderableType:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from niffbench.report.view import View, view
 PAGE = "report.html"
 
 
-def write(runs: Run | Sequence[Run], directory: Path) -> Path:
-    """See :func:`niffbench.report.write`."""
+def draw(runs: Run | Sequence[Run]) -> dict[str, str | bytes]:
+    """See :func:`niffbench.report.draw`."""
     import matplotlib
 
     given = [runs] if isinstance(runs, Run) else list(runs)
@@ -34,14 +34,24 @@ def write(runs: Run | Sequence[Run], directory: Path) -> Path:
         drawn = styles((row.label, row.kin) for digest in digests for row in digest.rows)
         with matplotlib.rc_context(dict(settings())):
             side = side_by_side(digests, pairs(digests), drawn)
-    files = {f"{prefix}{plot.name}": plot for prefix, each in _prefixed(views) for plot in each.plots}
-    files |= {side.name: side} if side else {}
-    for name, plot in files.items():
-        write_whole(directory / "plots" / f"{name}.svg", plot.svg)
-        write_whole(directory / "plots" / f"{name}.png", plot.png)
-    write_whole(directory / "table.csv", csv_table(digests))
-    write_whole(directory / "report.md", document(views, side))
-    write_whole(directory / PAGE, page(views, side))
+    plots = {f"{prefix}{plot.name}": plot for prefix, each in _prefixed(views) for plot in each.plots}
+    plots |= {side.name: side} if side else {}
+    files: dict[str, str | bytes] = {}
+    for name, plot in plots.items():
+        files[f"plots/{name}.svg"] = plot.svg
+        files[f"plots/{name}.png"] = plot.png
+    return {
+        **files,
+        "table.csv": csv_table(digests),
+        "report.md": document(views, side),
+        PAGE: page(views, side),
+    }
+
+
+def save(files: Mapping[str, str | bytes], directory: Path) -> Path:
+    """See :func:`niffbench.report.save`."""
+    for name, content in files.items():
+        write_whole(directory / name, content)
     return directory / PAGE
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,17 +14,28 @@ from niffbench import __version__
 from niffbench.errors import FingerprintsDiffer, UsageError
 from niffbench.fingerprint import differences
 from niffbench.operators.base import Operator
-from niffbench.records import COMPRESSED, RECORDS, ExcludedCase, Manifest, Record, SuiteEcho, read, read_manifest
+from niffbench.records import (
+    COMPRESSED,
+    RECORDS,
+    SCHEMA,
+    ExcludedCase,
+    Manifest,
+    Record,
+    SuiteEcho,
+    read,
+    read_manifest,
+)
 from niffbench.runner import directory as place
 from niffbench.runner import plan as planning
 from niffbench.runner import provenance
-from niffbench.runner.interrupts import Interrupts
+from niffbench.runner.interrupts import Interrupted, Interrupts
 from niffbench.runner.journal import Journal, JournalLost
 from niffbench.runner.lock import Lock
 from niffbench.runner.manager import Manager
 from niffbench.runner.process import WORKER
 from niffbench.runner.settings import Settings, Wishes, kind_of, settle
 from niffbench.runner.sitting import Observer
+from niffbench.runner.standing import Standing
 from niffbench.runner.survey import Survey, survey
 from niffbench.suite import DeviceType, Suite
 
@@ -53,15 +64,24 @@ def prepare(
 ) -> Prepared:
     """Survey the machine and plan the suite on it; nothing is written. Raises what :func:`survey` raises.
 
-    ``meanwhile`` is called while the worker starts.
+    ``meanwhile`` is called while the worker starts, and left in the middle at an interrupt.
     """
+
+    def tearable() -> None:
+        if meanwhile is not None:
+            with suppress(Interrupted), stop.at_any_moment():
+                meanwhile()
+
     suite = load(kind_of(wishes.device))
     settings = settle(suite, wishes)
-    found = survey(suite.cases, settings, stop, command=command, meanwhile=meanwhile)
-    if settings.device == "auto" and (kind := kind_of(found.fingerprint.must.get("device"))) is not None:
-        suite = load(kind)
-        settings = replace(settings, device=kind)
-    return Prepared(suite, settings, found, _plan(suite, found, operators, settings))
+    try:
+        found = survey(suite.cases, settings, stop, command=command, meanwhile=tearable)
+        if settings.device == "auto" and (kind := kind_of(found.fingerprint.must.get("device"))) is not None:
+            suite = load(kind)
+            settings = replace(settings, device=kind)
+        return Prepared(suite, settings, found, _plan(suite, found, operators, settings, stop))
+    except Interrupted:
+        raise Interrupted("interrupted before anything was measured") from None
 
 
 @dataclass
@@ -77,14 +97,9 @@ class Campaign:
     written: int = 0  # records, in this sitting
 
     @property
-    def kept(self) -> int:
-        """Records that are there."""
-        return len(self.done) + self.written
-
-    @property
-    def missing(self) -> int:
-        """Records that are not there yet."""
-        return len(self.manifest.suite.cases) * self.manifest.rounds - self.kept
+    def standing(self) -> Standing:
+        """How far it has come."""
+        return Standing(self.directory, self.manifest, len(self.done) + self.written)
 
     def measure(
         self,
@@ -126,7 +141,7 @@ class Campaign:
         self.manifest = self.manifest.model_copy(
             update={
                 "wall": before + time.monotonic() - self.began,
-                "finished": None if self.missing else _now(),
+                "finished": None if self.standing.missing else _now(),
                 "notes": list(dict.fromkeys([*self.manifest.notes, *manager.notes])),
             }
         )
@@ -159,21 +174,19 @@ def resume(
 ) -> Iterator[Campaign]:
     """What is left of the run in ``directory``; ``device`` only says where it is now, a replay file moved, say.
 
-    A torn last line is repaired first. Raises UsageError when ``directory`` is no run, is being written to, or
-    its suite has changed since; FingerprintsDiffer on another machine; and what :func:`survey` raises.
+    ``meanwhile`` is called while the worker starts, and not left in the middle: parting needs what it imports.
+
+    A torn last line is repaired, but not before all else is known to be right: nothing is changed in a run that
+    cannot be gone on with. Raises UsageError when ``directory`` is no run, is being written to, or its suite has
+    changed since; FingerprintsDiffer on another machine; Interrupted; and what :func:`survey` raises.
     """
     read_manifest(directory)
     with Lock(directory):
         if not (directory / RECORDS).exists() and (directory / COMPRESSED).exists():
             raise UsageError(f"{directory}: its records are packed; unpack {COMPRESSED} to resume it")
-        with Journal(directory) as journal:
-            torn = journal.repair()
-        run = read(directory)
+        with stop.at_any_moment():
+            run = read(directory)
         manifest = run.manifest
-        if torn is not None:
-            fate = f"kept in {torn.kept.name}" if torn.kept else "whole but for its newline, and completed"
-            note = f"the journal's last line was torn ({torn.bytes:,} bytes, {fate})"
-            manifest = manifest.model_copy(update={"notes": [*manifest.notes, note]})
         suite = load(kind_of(manifest.fingerprint.must.get("device")))
         _check_unchanged(directory, manifest, suite)
         settings = Settings(
@@ -184,11 +197,20 @@ def resume(
             memory_limit=manifest.memory_limit,
             budget=manifest.budget,
         )
+        found = _survey_rest(suite, run.records, manifest, settings, stop, command, meanwhile)
+        plan = _plan(suite, found, operators, settings, stop)
+        notes = list(manifest.notes)
+        with Journal(directory) as journal:
+            torn = journal.repair()
+        if torn is not None:
+            fate = f"kept in {torn.kept.name}" if torn.kept else "whole but for its newline, and completed"
+            notes.append(f"the journal's last line was torn ({torn.bytes:,} bytes, {fate})")
+            with stop.at_any_moment():
+                run = read(directory)
         # A killed run could not write down how long it took; its records know of most of it.
         spent = max(manifest.wall or 0.0, sum(record.elapsed for record in run.records))
-        manifest = manifest.model_copy(update={"wall": spent})
-        found = _survey_rest(suite, run.records, manifest, settings, stop, command, meanwhile)
-        plan = _plan(suite, found, operators, settings)
+        manifest = manifest.model_copy(update={"schema_version": SCHEMA, "wall": spent, "notes": notes})
+        place.write_manifest(directory, manifest)
         yield Campaign(directory, settings, plan, manifest, run.records, began)
 
 
@@ -227,15 +249,18 @@ def _check_unchanged(directory: Path, manifest: Manifest, suite: Suite) -> None:
         raise UsageError(f"{directory}: suite '{suite.name}' stands for other cases now; begin a new run")
 
 
-def _plan(suite: Suite, found: Survey, operators: Mapping[str, Operator], settings: Settings) -> planning.Plan:
-    return planning.make(
-        suite,
-        found,
-        operators,
-        measure=settings.measure,
-        rounds=settings.rounds,
-        memory_limit=settings.memory_limit,
-    )
+def _plan(
+    suite: Suite, found: Survey, operators: Mapping[str, Operator], settings: Settings, stop: Interrupts
+) -> planning.Plan:
+    with stop.at_any_moment():
+        return planning.make(
+            suite,
+            found,
+            operators,
+            measure=settings.measure,
+            rounds=settings.rounds,
+            memory_limit=settings.memory_limit,
+        )
 
 
 def _manifest(prepared: Prepared, argv: Sequence[str]) -> Manifest:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from niffbench.case import Case
@@ -68,8 +67,7 @@ def survey(
         with Worker(task, stop.descriptor, command) as worker:
             stop.at_once = worker.kill
             if meanwhile is not None and attempt == 0:
-                with suppress(Interrupted), stop.at_any_moment():
-                    meanwhile()
+                meanwhile()
             if asked.ask(worker, stop, settings.measure.case_timeout, last=attempt == _ATTEMPTS - 1):
                 break
     stop.at_once = None
@@ -89,14 +87,15 @@ class _Questioning:
     def ask(self, worker: Worker, stop: Interrupts, patience: float, *, last: bool) -> bool:
         """Listen to one worker until its end; True when it had nothing left to say.
 
+        ``patience``: seconds a case may take; for the start, and for the ceilings, there are :data:`STARTUP`.
         Raises WorkerBroken for one that does not say hello, unless it died and another may be tried.
         """
         greeted = False
         suspect: str | None = None
         while True:
-            heard = worker.next(time.monotonic() + (patience if greeted else STARTUP))
+            heard = worker.next(time.monotonic() + (STARTUP if suspect is None else patience))
             if stop.requested:
-                raise Interrupted("interrupted before anything was measured")
+                raise Interrupted("interrupted")
             match heard:
                 case messages.Hello():
                     self.hello, greeted = heard, True
