@@ -102,6 +102,12 @@ def _hungry(y: Tensor) -> Tensor:
     return y + torch.ones(2**31, dtype=torch.uint8)[0] * 0
 
 
+def _ravenous(y: Tensor) -> Tensor:
+    import torch
+
+    return y + torch.empty(2**37, dtype=torch.uint8)[0] * 0
+
+
 def _unsupported(y: Tensor) -> Tensor:
     raise RuntimeError("\"doubling_cpu\" not implemented for 'Half'")
 
@@ -129,6 +135,7 @@ OPERATORS = (
     _named("segfault", _segfault),
     _named("hang", _hang),
     _named("hungry", _hungry),
+    _named("ravenous", _ravenous),
     _named("unsupported", _unsupported),
     _named("broken", _broken),
 )

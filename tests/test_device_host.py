@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,6 +46,15 @@ def test_a_container_without_limit_leaves_the_machines_memory(tmp_path: Path) ->
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("2500000\n")
     assert 0 < host.free_memory(tmp_path) <= psutil.virtual_memory().total
+
+
+def test_free_memory_is_what_the_limit_on_the_address_space_leaves(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2**26, before[1]))
+    try:
+        assert 0 < host.free_memory(tmp_path) <= 2**26
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_there_is_at_least_one_core_and_a_fine_timer() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -35,11 +36,16 @@ def last_level_cache(folder: Path = _CACHES) -> int:
 
 
 def free_memory(cgroup: Path = _CGROUP) -> int:
-    """Bytes that can be allocated without swapping: the machine's, or the container's where that is less."""
+    """Bytes that can be allocated without swapping: the machine's, or the container's or what the process's limit
+    on its address space leaves, where that is less.
+    """
     free = int(psutil.virtual_memory().available)
     limit, used = _read(cgroup / "memory.max"), _read(cgroup / "memory.current")
     if limit.isdecimal() and used.isdecimal():
         free = min(free, max(0, int(limit) - int(used) + _reclaimable(cgroup)))
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if space != resource.RLIM_INFINITY:
+        free = min(free, max(0, space - psutil.Process().memory_info().vms))
     return free
 
 
