@@ -63,7 +63,7 @@ class Hello(_Message):
 
 
 class Begin(_Message):
-    """The worker turns to ``case``; until the next message (a note is none) it is to blame for a death or a hang."""
+    """The worker turns to ``case``; until the next message but a note it is to blame for a death or a hang."""
 
     type: Literal["begin"] = "begin"
     case: str
