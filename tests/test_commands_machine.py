@@ -47,12 +47,24 @@ def test_profile_takes_two_operators_apart_side_by_side(call: Call, tmp_path: Pa
     first = document["cases"][0]
     total = sum(phase["seconds"] for phase in first["phases"]) + first["remainder"]
     assert total == pytest.approx(first["instrumented"])
+    assert first["gap"] == pytest.approx(1 - total / first["whole"])
+    assert abs(first["gap"]) < 0.01
+    assert "FFTs, shifts and real parts are" in done.stdout
     assert (tmp_path / "apart" / first["trace"]).stat().st_size > 1000
     assert (tmp_path / "apart" / "phases.png").read_bytes().startswith(b"\x89PNG")
     assert "forward fft" in (tmp_path / "apart" / "phases.svg").read_text()
     everything = "".join(path.read_text(errors="replace") for path in (tmp_path / "apart").glob("*.json"))
     assert str(tmp_path) not in everything
     assert f'"{os.uname().nodename}"' not in everything
+
+
+@pytest.mark.parametrize("form", ["native", "auto"])
+def test_profile_does_not_call_hidden_transforms_none(call: Call, form: str) -> None:
+    done = call("profile", f"niff-depthwise/{form}", "--channels", "4", "--size", "8", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "cannot be told apart; profile niff-depthwise/rfft for the split" in told
+    assert "FFTs, shifts and real parts are" not in told
 
 
 @pytest.mark.parametrize(

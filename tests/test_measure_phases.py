@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from torch.autograd.profiler_util import EventList, FunctionEvent
 from working import case_of
 
 from niffbench.device.cpu import CpuDevice
+from niffbench.measure import phases
 from niffbench.measure.phases import CALL, Phases, library, profile, take_apart
 from niffbench.measure.torch_bench import TorchBench
 from niffbench.niff.steps import PREFIX, STEPS
@@ -67,6 +68,44 @@ def test_backward_work_is_attributed_to_the_step_that_caused_it(training: Phases
     assert not any("_fft" in kernel.name for kernel in backward["product"].kernels)
 
 
+@pytest.mark.parametrize("form", ["fused", "dft", "native", "auto"])
+def test_the_backward_of_a_form_with_its_own_is_no_forward_work(bench: TorchBench, form: str) -> None:
+    """What these forms do backward are steps inside a node that no step made, or in auto the convolution's own."""
+    case = case_of(f"niff-depthwise/{form}", channels=8, size=SIZE, mode="training")
+    subject = bench.subject(case)
+    bench.device.timed(subject)
+    choice = bench.choice(subject)
+    cost = (catalogue()[case.operator] if choice is None else choice.operator).cost(case)
+    found = profile(bench.device, subject, cost)
+    rows = {(phase.name, phase.direction): phase for phase in found.phases}
+    assert {(step.name, step.direction) for step in cost.steps if step.flops} <= set(rows)
+    assert sum(step.flops for step in cost.steps) == sum(phase.flops or 0 for phase in found.phases)
+    for (name, direction), phase in rows.items():
+        assert direction == "backward" or not any("vecdot" in kernel.name for kernel in phase.kernels)
+        if form == "fused" and name in ("forward fft", "inverse fft"):
+            assert any("_fft_" in kernel.name for kernel in phase.kernels), "in both directions"
+
+
+def test_a_step_inside_another_steps_node_is_that_ones(bench: TorchBench) -> None:
+    """Backward auto takes fused's steps in its own node, and its memory is counted once."""
+    cost = catalogue()["niff-depthwise/auto"].cost(case_of("niff-depthwise/auto", channels=8, size=SIZE))
+    node = "autograd::engine::evaluate_function: _ConvolutionBackward"
+    spans = [
+        (CALL, 0, 100, -1),
+        (PREFIX + "convolution", 10, 40, -1),
+        ("_Convolution", 11, 39, 5),
+        (node, 50, 90, 5),
+        (PREFIX + "forward fft", 55, 65, -1),
+        ("aten::_fft_r2c", 56, 64, -1),
+    ]
+    [forward, backward] = take_apart(_recorded(spans, [_Allocated(60, 64, CPU)]), False, 1e-4, cost).phases
+    assert (forward.name, forward.direction) == ("convolution", "forward")
+    assert (backward.name, backward.direction) == ("convolution", "backward")
+    assert (forward.seconds, backward.seconds) == pytest.approx((30e-6, 40e-6))
+    assert "aten::_fft_r2c" in [kernel.name for kernel in backward.kernels]
+    assert (backward.peak, backward.kept) == (64, 64)
+
+
 def test_flops_and_bytes_are_the_closed_forms(training: Phases) -> None:
     case = case_of("niff-depthwise/published", channels=8, size=SIZE, mode="training")
     closed = {(s.name, s.direction): (s.flops, s.bytes) for s in catalogue()[case.operator].cost(case).steps}
@@ -79,10 +118,24 @@ def test_the_sum_is_reconciled_with_the_whole(training: Phases) -> None:
     parts = sum(phase.seconds for phase in training.phases)
     assert training.instrumented == pytest.approx(parts + training.remainder)
     assert 0 <= training.remainder < training.instrumented
+    assert abs(training.gap) < 0.01
     assert training.steady > 0
     for phase in training.phases:
         assert phase.seconds >= 0
         assert sum(kernel.seconds for kernel in phase.kernels) <= phase.seconds * 1.5
+
+
+def test_a_part_that_is_lost_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = catalogue()["niff-depthwise/published"].cost(case_of("niff-depthwise/published", channels=8, size=SIZE))
+    assert take_apart(_recorded(), False, 1e-4, cost).gap == pytest.approx(0)
+    every = phases._Timeline.parts
+    lost = ("forward fft", "forward")
+    monkeypatch.setattr(
+        phases._Timeline, "parts", lambda timeline: [part for part in every(timeline) if part.step != lost]
+    )
+    found = take_apart(_recorded(), False, 1e-4, cost)
+    assert found.whole == pytest.approx(100e-6)
+    assert found.gap == pytest.approx(0.2)
 
 
 def test_memory_of_a_step_is_what_it_allocates(bench: TorchBench) -> None:
@@ -135,19 +188,25 @@ ALLOCATED = [
 ]
 
 
-def _recorded() -> Any:
-    """Two calls of a training step: FFT and product forward, then the product's node backward."""
-    spans = [
-        (CALL, 0, 100, -1),
-        (CALL, 100, 200, -1),
-        (PREFIX + "forward fft", 110, 130, -1),
-        (PREFIX + "product", 140, 160, -1),
-        ("aten::mul", 141, 159, 7),
-        ("autograd::engine::evaluate_function: MulBackward0", 170, 190, 7),
-    ]
+SPANS = [
+    (CALL, 0, 100, -1),
+    (PREFIX + "forward fft", 10, 30, -1),
+    (CALL, 100, 200, -1),
+    (PREFIX + "forward fft", 110, 130, -1),
+    (PREFIX + "product", 140, 160, -1),
+    ("aten::mul", 141, 159, 7),
+    ("autograd::engine::evaluate_function: MulBackward0", 170, 190, 7),
+]
+"""Name, begin and end in µs, and number of the node: two calls, the second a training step."""
+
+
+def _recorded(
+    spans: Sequence[tuple[str, int, int, int]] = SPANS, allocated: Sequence[_Allocated] = ALLOCATED
+) -> Any:
+    """A finished profile."""
     events = EventList([FunctionEvent(i, name, 1, a, b, sequence_nr=n) for i, (name, a, b, n) in enumerate(spans)])
     events._build_tree()  # type: ignore[no-untyped-call]
-    results = SimpleNamespace(trace_start_ns=lambda: BEGUN, events=lambda: ALLOCATED)
+    results = SimpleNamespace(trace_start_ns=lambda: BEGUN, events=lambda: allocated)
     return SimpleNamespace(events=lambda: events, profiler=SimpleNamespace(kineto_results=results))
 
 
@@ -204,5 +263,12 @@ def test_the_trace_opens_as_chromes_and_says_not_whose_machine_it_was(bench: Tor
         ("triton_poi_fused_mul_0", "Triton"),
     ],
 )
-def test_kernels_are_told_by_library(name: str, origin: str) -> None:
+def test_kernels_are_told_by_library(monkeypatch: pytest.MonkeyPatch, name: str, origin: str) -> None:
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert library(name) == origin
+
+
+@pytest.mark.parametrize(("name", "origin"), [("aten::_fft_c2c", "PocketFFT"), ("aten::mm", "BLAS")])
+def test_without_mkl_nothing_is_said_to_be_its(monkeypatch: pytest.MonkeyPatch, name: str, origin: str) -> None:
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     assert library(name) == origin

@@ -2,8 +2,9 @@
 
 Operators wrap what they do in named ranges (:mod:`niffbench.niff.steps`); torch's profiler records them with the
 operations inside. A backward operation belongs to the step whose forward operation made its node in autograd's
-graph: profiler events carry the node's sequence number. What lies outside every step is the remainder, and the
-instrumented call is set beside the uninstrumented one, because recording takes time too.
+graph: profiler events carry the node's sequence number. A node that no step made, as of an operator with its own
+backward, has the steps that are taken inside it. What lies outside every step is the remainder; the sum of it all
+is set beside the call as a whole, and that beside the uninstrumented one, because recording takes time too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from niffbench.cost.closed import Cost, Direction
@@ -65,21 +66,28 @@ class Phase:
 
 @dataclass(frozen=True)
 class Phases:
-    """A case taken apart, in medians over the calls.
+    """A case taken apart, in means over the middle half of the calls by length: unlike medians, they add up.
 
-    ``steady``: seconds of an uninstrumented call. ``remainder``: seconds of an instrumented call outside every
-    step, and ``outside`` what ran there. On a GPU phases and remainder are the GPU's time, launches left out.
+    ``steady``: seconds of an uninstrumented call. ``whole``: seconds of an instrumented one, measured as one.
+    ``remainder``: seconds of it outside every step, and ``outside`` what ran there. On a GPU whole, phases and
+    remainder are the GPU's time, launches left out.
     """
 
     steady: float
+    whole: float
     phases: tuple[Phase, ...]
     remainder: float
     outside: tuple[Kernel, ...]
 
     @property
     def instrumented(self) -> float:
-        """Seconds of an instrumented call: all steps and the remainder."""
+        """Seconds of an instrumented call, added up: all steps and the remainder."""
         return sum(phase.seconds for phase in self.phases) + self.remainder
+
+    @property
+    def gap(self) -> float:
+        """The share of the whole that steps and remainder do not account for; negative where they say too much."""
+        return 1 - self.instrumented / self.whole if self.whole > 0 else 0.0
 
 
 def profile(device: Device, subject: TorchSubject, cost: Cost, trace: Path | None = None) -> Phases:
@@ -152,11 +160,23 @@ class _Timeline:
         for event in self.events:
             if event.name == CALL:
                 found.append(self._part(event, None))
-            elif self._is_step(event):
-                found.append(self._part(event, (event.name.removeprefix(self._prefix), "forward")))
             elif event.name.startswith(_BACKWARD):
                 step = self._step_of_node.get(event.sequence_nr)
                 found.append(self._part(event, None if step is None else (step, "backward")))
+            elif self._is_part(event):
+                direction: Direction = "forward" if self._node_above(event) is None else "backward"
+                found.append(self._part(event, (event.name.removeprefix(self._prefix), direction)))
+        return found
+
+    def wholes(self) -> list[float]:
+        """Each call as one: its duration, or on a GPU what its kernels took, in whatever part or thread."""
+        if not self._on_gpu:
+            return [call.cpu_time_total for call in self.calls]
+        found = [0.0] * len(self.calls)
+        for event in self.events:
+            # A range is on the GPU's timeline once more, as if it were a kernel.
+            if event.kernels and event.name != CALL and not self._is_step(event):
+                found[self._call_of(event.time_range.start)] += sum(kernel.duration for kernel in event.kernels)
         return found
 
     def _part(self, event: FunctionEvent, step: Step | None) -> _Part:
@@ -201,7 +221,11 @@ class _Timeline:
         return event.name.startswith(self._prefix) and event.name != CALL
 
     def _is_part(self, event: FunctionEvent) -> bool:
-        return self._is_step(event) or event.name.startswith(_BACKWARD)
+        """A step or a node; a step inside a node that is some step's own belongs to that one."""
+        if not self._is_step(event):
+            return bool(event.name.startswith(_BACKWARD))
+        node = self._node_above(event)
+        return node is None or node.sequence_nr not in self._step_of_node
 
     def _call_of(self, start: float) -> int:
         return bisect_right(self._starts, start) - 1
@@ -211,15 +235,14 @@ class _Timeline:
 
         An operation carries the number that the next node will get; the last one with a number makes the node.
         """
-        steps: dict[int, tuple[float, str]] = {}
+        steps: dict[int, tuple[float, str | None]] = {}
         for event in self.events:
-            if event.sequence_nr < 0 or self._in_backward(event):
+            if event.sequence_nr < 0 or self._node_above(event) is not None:
                 continue
-            step = self._step_above(event)
             known = steps.get(event.sequence_nr)
-            if step is not None and (known is None or known[0] < event.time_range.start):
-                steps[event.sequence_nr] = (event.time_range.start, step)
-        return {number: step for number, (_, step) in steps.items()}
+            if known is None or known[0] < event.time_range.start:
+                steps[event.sequence_nr] = (event.time_range.start, self._step_above(event))
+        return {number: step for number, (_, step) in steps.items() if step is not None}
 
     def _step_above(self, event: FunctionEvent) -> str | None:
         parent = event.cpu_parent
@@ -230,13 +253,12 @@ class _Timeline:
         return None
 
     @staticmethod
-    def _in_backward(event: FunctionEvent) -> bool:
+    def _node_above(event: FunctionEvent) -> FunctionEvent | None:
+        """The node of autograd's graph that ``event`` is, or is inside of; None in a forward pass."""
         above: FunctionEvent | None = event
-        while above is not None:
-            if above.name.startswith(_BACKWARD):
-                return True
+        while above is not None and not above.name.startswith(_BACKWARD):
             above = above.cpu_parent
-        return False
+        return above
 
 
 def _is_host(event: FunctionEvent) -> bool:
@@ -244,8 +266,9 @@ def _is_host(event: FunctionEvent) -> bool:
 
 
 def _assemble(timeline: _Timeline, memory: Sequence[tuple[float, int]], steady: float, cost: Cost) -> Phases:
-    calls = len(timeline.calls)
-    parts = timeline.parts()
+    wholes, parts = timeline.wholes(), timeline.parts()
+    calls = len(wholes)
+    middle = _middle(wholes)
     times: dict[Step | None, list[float]] = defaultdict(lambda: [0.0] * calls)
     kernels: dict[Step | None, dict[tuple[str, str], list[float]]] = defaultdict(dict)
     for part in parts:
@@ -262,24 +285,42 @@ def _assemble(timeline: _Timeline, memory: Sequence[tuple[float, int]], steady: 
             Phase(
                 name=key[0],
                 direction=key[1],
-                seconds=median(times[key]) * 1e-6,
+                seconds=_typical(times[key], middle),
                 flops=None if told is None else told.flops,
                 bytes=None if told is None else told.bytes,
                 peak=peak,
                 kept=kept,
-                kernels=_listed(kernels[key]),
+                kernels=_listed(kernels[key], middle),
             )
         )
-    return Phases(steady, tuple(phases), median(times[None]) * 1e-6, _listed(kernels[None]))
+    return Phases(
+        steady=steady,
+        whole=_typical(wholes, middle),
+        phases=tuple(phases),
+        remainder=_typical(times[None], middle),
+        outside=_listed(kernels[None], middle),
+    )
 
 
 def _first(parts: Sequence[_Part], key: Step) -> float:
     return min(part.start for part in parts if part.step == key)
 
 
-def _listed(found: dict[tuple[str, str], list[float]]) -> tuple[Kernel, ...]:
-    """Kernels with their median time a call, the longest first; without those of less than 1 % of it all."""
-    spent = {key: median(times) * 1e-6 for key, times in found.items()}
+def _middle(wholes: Sequence[float]) -> list[int]:
+    """The calls left when the shortest and the longest quarter are taken away."""
+    order = sorted(range(len(wholes)), key=wholes.__getitem__)
+    quarter = len(order) // 4
+    return order[quarter : len(order) - quarter]
+
+
+def _typical(times: Sequence[float], calls: Sequence[int]) -> float:
+    """Seconds a call, of the times in µs of all calls."""
+    return fmean(times[call] for call in calls) * 1e-6
+
+
+def _listed(found: dict[tuple[str, str], list[float]], calls: Sequence[int]) -> tuple[Kernel, ...]:
+    """Kernels with their time a call, the longest first; without those of less than 1 % of it all."""
+    spent = {key: _typical(times, calls) for key, times in found.items()}
     least = 0.01 * sum(spent.values())
     ordered = sorted(spent.items(), key=lambda item: -item[1])
     return tuple(Kernel(name, origin, time) for (name, origin), time in ordered if time >= least)
@@ -345,7 +386,12 @@ _LIBRARIES = (
 
 def library(name: str) -> str:
     """Where a kernel (by its name on a GPU) or an operation (on a CPU) comes from; ``native`` is torch itself."""
-    return next((origin for mark, origin in _LIBRARIES if mark in name), "native")
+    import torch
+
+    origin = next((origin for mark, origin in _LIBRARIES if mark in name), "native")
+    if origin == "MKL" and not torch.backends.mkl.is_available():
+        return "PocketFFT" if "_fft_" in name else "BLAS"
+    return origin
 
 
 def _scrub(trace: Path) -> None:
