@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from niffbench.measure.shared import Store
 from niffbench.measure.subject import TorchSubject, noise, seed_of
 from niffbench.measure.tolerance import is_wrong
 from niffbench.measure.torch_bench import MOST, TorchBench
+from niffbench.niff import auto
 from niffbench.operators.base import Operator
 from niffbench.operators.catalogue import catalogue
 
@@ -288,6 +290,29 @@ def test_counting_before_timing_touches_no_eager_case(bench: TorchBench) -> None
     modes.clear()
     bench.device.samples(subject, "steady", 2, 3)
     assert modes == [0] * 6
+
+
+def test_every_case_of_auto_tunes_in_its_own_first_call_and_never_again(
+    bench: TorchBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of cases decides nothing: what one has chosen is forgotten before the next, and it keeps to it."""
+    tuned: list[str] = []
+    fastest = auto._fastest
+
+    def noted(*arguments: Any) -> str:
+        tuned.append(stage)
+        return fastest(*arguments)
+
+    monkeypatch.setattr(auto, "_fastest", noted)
+    subjects = []
+    for form in ("auto", "auto-cached"):
+        stage = f"first of {form}"
+        subjects.append(bench.subject(case_of(f"niff-depthwise/{form}", channels=3, size=6)))
+        bench.device.timed(subjects[-1])
+    stage = "sampling"
+    for subject in subjects:
+        bench.device.samples(subject, "steady", 1, 2)
+    assert tuned == ["first of auto", "first of auto-cached"]
 
 
 def test_many_shapes_are_each_compiled_and_none_silently_runs_eagerly(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from working import QUICK, TESTS, Said, case_of, work
 
+from niffbench.cost.memory import predict
 from niffbench.device import Processor, host
 from niffbench.operators.catalogue import catalogue
 from niffbench.operators.niff import Niff
@@ -352,7 +353,7 @@ def test_series_are_kept_raw(said: Said) -> None:
     assert spread(steady.samples).median < record.latency["first"].samples[0] * 10
 
 
-def test_what_auto_chose_is_recorded_and_costs_what_it_is() -> None:
+def test_what_auto_chose_is_recorded_and_costs_and_needs_what_it_is() -> None:
     """A cost handed over from another round may be another choice's, and is not taken."""
     case = case_of("niff-depthwise/auto-cached", size=6)
     operator = catalogue()[case.operator]
@@ -366,7 +367,10 @@ def test_what_auto_chose_is_recorded_and_costs_what_it_is() -> None:
         [engine] = record.chosen
         assert execution == "eager" or engine != "dft"
         assert record.cost is not None
-        assert record.cost.closed == record.cost.counted == replace(operator, engine=engine).cost(case).flops()
+        chosen = replace(operator, engine=engine)
+        assert record.cost.closed == record.cost.counted == chosen.cost(case).flops()
+        assert record.memory is not None
+        assert record.memory.predicted == predict(chosen, record.case).peak, "workspace is what this engine takes"
 
 
 def test_without_a_compiler_the_record_names_what_stepped_in(monkeypatch: pytest.MonkeyPatch) -> None:

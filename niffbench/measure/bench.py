@@ -60,8 +60,11 @@ class Bench(Protocol):
     @property
     def device(self) -> Device: ...
 
-    def predict(self, case: Case) -> Prediction:
-        """The memory ``case`` needs; allocates nothing. Raises whatever the operator does for want of support."""
+    def predict(self, case: Case, choice: Choice | None = None) -> Prediction:
+        """The memory ``case`` needs, by what was chosen if that is known; allocates nothing.
+
+        Raises whatever the operator does for want of support.
+        """
 
     def ceilings(self, dtypes: frozenset[str]) -> Ceilings:
         """The machine's roofline, measured in a second or two."""

@@ -36,7 +36,7 @@ class ReplayBench:
         self.device = device
         self._round = round_
 
-    def predict(self, case: Case) -> Prediction:
+    def predict(self, case: Case, choice: Choice | None = None) -> Prediction:
         """The file's figures, else inputs, weights and output at their closed-form sizes."""
         memory = self._entry(case).memory
         sizes = _sizes(case)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -19,6 +20,8 @@ from niffbench.measure.failures import explain
 from niffbench.measure.shared import Made, Store
 from niffbench.measure.subject import TorchSubject, build, noise, output_gradient
 from niffbench.measure.tolerance import HOPELESS, tolerance, tolerance_of_gradients
+from niffbench.niff import auto
+from niffbench.niff.native import build as native
 from niffbench.operators.base import Choice
 from niffbench.operators.catalogue import catalogue
 from niffbench.records import Ceilings, CostRecord, GradientError, Numerics
@@ -45,15 +48,21 @@ class TorchBench:
         self._store = Store()
         _wake(self._place)
 
-    def predict(self, case: Case) -> Prediction:
-        told = fake_memory.predict(catalogue()[case.operator], case)
+    def predict(self, case: Case, choice: Choice | None = None) -> Prediction:
+        told = fake_memory.predict(catalogue()[case.operator] if choice is None else choice.operator, case)
         return Prediction(resident=told.resident, peak=told.peak)
 
     def ceilings(self, dtypes: frozenset[str]) -> Ceilings:
         return ceilings.measure(self.device, self._place, dtypes)
 
     def subject(self, case: Case) -> TorchSubject:
-        """Build ``case``; the first of its class makes the weights, the others load them."""
+        """Build ``case``; the first of its class makes the weights, the others load them.
+
+        Its first call then tunes and plans for itself, whatever cases were called before it.
+        """
+        auto.forget()
+        if self._place.type == "cuda":
+            torch.backends.cuda.cufft_plan_cache[self._place].clear()
         operator = catalogue()[case.operator]
         equivalence = operator.equivalence(case)
         shared = self._store.find(case, equivalence)
@@ -175,6 +184,10 @@ def _wake(place: torch.device) -> None:
         torch.nn.functional.conv2d(x, torch.ones(8, 8, 3, 3, device=place))
         torch.fft.irfft2(torch.fft.rfft2(x) * 2)
         torch.mm(x.view(32, 64), x.view(64, 32)).sum().item()
+    if place.type == "cpu":
+        for real in native.REALS:
+            with suppress(native.Unavailable):
+                native.load(real)
 
 
 def _rounded(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -44,9 +44,15 @@ _choices: dict[tuple[object, ...], str] = {}
 
 
 class Constants(Remembered):
-    """What one layer's engines keep; ``chosen`` is the engine that its last call took by measurement."""
+    """What one layer's engines keep; ``chosen`` is the engine that its last call took by measurement.
 
-    chosen: str | None = None
+    ``engines``: the layer's own choices, kind of call to engine, which stay when the process forgets its.
+    """
+
+    def __init__(self, capacity: int = 8) -> None:
+        super().__init__(capacity)
+        self.chosen: str | None = None
+        self.engines: dict[tuple[object, ...], str] = {}
 
 
 def convolve(x: Tensor, half: Tensor, constants: Constants) -> Tensor:
@@ -67,7 +73,7 @@ def choices() -> Mapping[tuple[object, ...], str]:
 
 
 def forget() -> None:
-    """Measure again, as if nothing had been chosen."""
+    """Measure again, as if nothing had been chosen; layers keep to what they have chosen themselves."""
     with _lock:
         _choices.clear()
 
@@ -105,7 +111,7 @@ def _engine(x: Tensor, half: Tensor, constants: Constants) -> str:
     if watched() or type(x) not in (Tensor, nn.Parameter):
         return "fused"
     key = _kind(x, half)
-    chosen = _choices.get(key)
+    chosen = constants.engines.get(key) or _choices.get(key)
     if chosen is None:
         if _get_current_dispatch_mode() is not None or x.device.type == "meta" or _capturing(x) or not x.numel():
             return "fused"
@@ -114,7 +120,7 @@ def _engine(x: Tensor, half: Tensor, constants: Constants) -> str:
             if chosen is None:  # All failed (memory was short, say): another call may try again.
                 return "fused"
             _choices[key] = chosen
-    constants.chosen = chosen
+    constants.chosen = constants.engines[key] = chosen
     return chosen
 
 

@@ -170,7 +170,10 @@ class Round:
                 with self._stage(visit, "cost"):
                     visit.cost = bench.cost(case, choice)
             with self._stage(visit, "memory"):
-                visit.memory = memory.measure(self._device, subject, visit.prediction)
+                told = visit.prediction
+                if told is not None and choice is not None:  # it was admitted by what it might choose
+                    told = bench.predict(case, choice)
+                visit.memory = memory.measure(self._device, subject, told)
                 subject.reset()
         except Exception as error:
             return explain(error, self._device.free_memory())
