@@ -13,10 +13,12 @@ from niffbench.device import Processor, host, timer
 from niffbench.device.base import LEAST_WATCHED
 
 
-def _cache(folder: Path, **sizes: str) -> Path:
+def _cache(folder: Path, cpu: int = 0, shared: str = "0", **sizes: str) -> Path:
     for name, text in sizes.items():
-        (folder / name).mkdir()
-        (folder / name / "size").write_text(text)
+        place = folder / f"cpu{cpu}" / "cache" / name
+        place.mkdir(parents=True)
+        (place / "size").write_text(text)
+        (place / "shared_cpu_list").write_text(shared)
     return folder
 
 
@@ -32,7 +34,16 @@ def _cache(folder: Path, **sizes: str) -> Path:
 def test_the_largest_cache_is_found_and_nonsense_is_none(
     tmp_path: Path, sizes: dict[str, str], expected: int
 ) -> None:
-    assert host.last_level_cache(_cache(tmp_path, **sizes)) == expected
+    assert host.last_level_cache(_cache(tmp_path, **sizes), [0]) == expected
+
+
+def test_every_last_level_cache_counts_once(tmp_path: Path) -> None:
+    """Two dies of two cores: the process has the cores of both, or of one alone."""
+    for cpu, shared in enumerate(["0-1\n", "0-1\n", "2-3\n", "2-3\n"]):
+        _cache(tmp_path, cpu, shared, index0="48K\n", index3="32M\n")
+    assert host.last_level_cache(tmp_path, range(4)) == 64 * 2**20
+    assert host.last_level_cache(tmp_path, [1, 2]) == 64 * 2**20
+    assert host.last_level_cache(tmp_path, [2, 3]) == 32 * 2**20
 
 
 def test_free_memory_is_the_containers_where_that_is_less(tmp_path: Path) -> None:

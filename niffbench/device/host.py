@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import psutil
 
 from niffbench.device.base import Processor
 
-_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_CPUS = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
 _BUSY = ("user", "nice", "system", "irq", "softirq", "steal")  # of the kernel's counts; a platform may lack some
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
@@ -19,20 +20,40 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 def cores() -> int:
     """Physical cores this process may run on (logical ones where that is not known), at least 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = len(_allowed())
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
-def last_level_cache(folder: Path = _CACHES) -> int:
-    """Bytes of the largest cache the first core sees; 0 where the kernel does not tell."""
-    sizes = [0]
-    for path in folder.glob("index*/size"):
-        text = _read(path)
-        if text[:-1].isdecimal() and text[-1:] in _UNITS:
-            sizes.append(int(text[:-1]) * _UNITS[text[-1]])
-        elif text.isdecimal():
-            sizes.append(int(text))
-    return max(sizes)
+def last_level_cache(folder: Path = _CPUS, cpus: Collection[int] | None = None) -> int:
+    """Bytes of the largest caches that ``cpus`` see, each once, together; 0 where the kernel does not tell.
+
+    A processor of several dies, and a machine of several processors, has a last-level cache for each. ``cpus``: by
+    default those this process may run on.
+    """
+    found: dict[str, int] = {}
+    for cpu in _allowed() if cpus is None else cpus:
+        size, sharers = max(
+            (
+                (_size(path / "size"), _read(path / "shared_cpu_list"))
+                for path in folder.glob(f"cpu{cpu}/cache/index*")
+            ),
+            default=(0, ""),
+        )
+        found[sharers] = max(size, found.get(sharers, 0))
+    return sum(found.values())
+
+
+def _size(path: Path) -> int:
+    """Bytes as the kernel writes them, ``32768K``; 0 for anything else."""
+    text = _read(path)
+    if text[:-1].isdecimal() and text[-1:] in _UNITS:
+        return int(text[:-1]) * _UNITS[text[-1]]
+    return int(text) if text.isdecimal() else 0
+
+
+def _allowed() -> Collection[int]:
+    """The logical cores this process may run on."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
 
 
 def free_memory(cgroup: Path = _CGROUP) -> int:
