@@ -37,7 +37,8 @@ def test_energy_is_power_times_the_time_of_a_call(nominal: float, guess: float) 
 def test_without_a_counter_or_with_one_that_stands_still_there_is_no_energy() -> None:
     assert energy.per_call(ReplayDevice(Trace()), _runner(1e-3), 1e-3) is None
     assert energy.per_call(ReplayDevice(Trace(watts=0.0)), _runner(1e-3), 1e-3) is None
-    assert energy.per_call(ReplayDevice(Trace(watts=1.0)), _runner(1e-3), 0.0) is None
+    for broken in (0.0, float("nan"), float("inf")):
+        assert energy.per_call(ReplayDevice(Trace(watts=1.0)), _runner(1e-3), broken) is None
 
 
 def test_ceilings_are_rates_of_what_was_asked_for(cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:

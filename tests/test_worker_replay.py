@@ -107,6 +107,14 @@ def test_drift_throttling_and_broken_timers_are_labelled(tmp_path: Path) -> None
     assert all(record.status == "ok" for record in found.values())
 
 
+def test_a_broken_timer_costs_no_worker_and_has_no_energy(tmp_path: Path) -> None:
+    broken = {"label": "*-k5", "latency": {"steady": {"samples": [[float("nan")]]}}}
+    found = _by_case(_play(tmp_path, {"watts": 100.0, "cases": [broken]}))
+    assert all(record.status == "ok" for record in found.values())
+    assert found[B.id].energy is None
+    assert found[A.id].energy > 0
+
+
 def test_what_was_sampled_beside_busy_neighbours_is_flagged(tmp_path: Path) -> None:
     """One case a problem, so that none takes turns with another."""
     calm, busy, short, untold = (case_of("depthwise", 3, channels=16, size=size) for size in (8, 9, 10, 11))
