@@ -40,7 +40,7 @@ def witnesses(operator: Costed, case: Case) -> CostRecord:
         stock_torch=sum(counted.stock.values()),
         stock_fvcore=traced.stock,
         missed=sorted(missed),
-        disagreement=disagreement(case, closed, counted, traced),
+        disagreement=disagreement(closed, counted, traced),
         bytes_floor=closed.bytes_floor,
         bytes_own=closed.bytes_own,
         largest_prime_factor=max(map(largest_prime_factor, closed.transform_lengths), default=None),
@@ -50,14 +50,11 @@ def witnesses(operator: Costed, case: Case) -> CostRecord:
 class Disagreement(StrEnum):
     """The known reasons for which the witnesses' figures differ."""
 
-    ONE_CHANNEL = (
-        "one channel: torch.einsum has nothing to add, and multiplies where the closed form multiply-adds"
-    )
     UNPRICED = "an operation that nobody priced, so the counters may be too low"
     UNEXPLAINED = "unexplained"
 
 
-def disagreement(case: Case, closed: Cost, counted: counters.Counted, traced: fvcore.Traced) -> str | None:
+def disagreement(closed: Cost, counted: counters.Counted, traced: fvcore.Traced) -> str | None:
     """Why the witnesses' figures differ, or None when they agree to the last FLOP.
 
     The text begins with a :class:`Disagreement` and ends with the figures.
@@ -68,7 +65,5 @@ def disagreement(case: Case, closed: Cost, counted: counters.Counted, traced: fv
     forward = (closed.flops("forward"), counted.flops - backward, traced.flops)
     if len(set(forward)) == 1:
         return None
-    one_channel = case.problem.channels == 1 and max(forward) == forward[0]
-    reason = Disagreement.ONE_CHANNEL if one_channel else Disagreement.UNEXPLAINED
     told = f"closed form {closed.flops():,}, counted {counted.flops:,}"
-    return f"{reason} ({told}; forward alone {forward[0]:,}, fvcore {traced.flops:,})"
+    return f"{Disagreement.UNEXPLAINED} ({told}; forward alone {forward[0]:,}, fvcore {traced.flops:,})"

@@ -25,11 +25,12 @@ FormParts = Callable[["Layer"], Parts]
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer on one problem; ``mlp`` is None for a layer without a filter."""
+    """One layer on one problem; ``mlp`` is None for a layer without a filter, ``layout`` is its images'."""
 
     problem: Problem
     kind: str
     mlp: str | None
+    layout: str = "nchw"
 
     @property
     def transform(self) -> Transform:
@@ -341,6 +342,10 @@ def spectrum_map(layer: Layer, points: int) -> Pair:
     into, out = (planes * 2 * points * layer.real for planes in (layer.into, layer.out))
     flops = 4 * layer.into * p.channels_out * points
     forward, backward = bilinear(flops, into, p.channels * p.channels_out * layer.real, out)
+    if layer.layout == "nhwc" and p.channels == 1:
+        # torch.einsum over one channel multiplies, with nothing to add; nor has backward, if one channel goes out.
+        forward = replace(forward, flops=forward.flops - flops // 2)
+        backward = replace(backward, flops=backward.flops - (flops // 2 if p.channels_out == 1 else 0))
     there, back = Work(0, 2 * into), Work(0, 2 * out)
     if p.mode == "inference" and p.element_bytes < layer.real:
         return forward, backward

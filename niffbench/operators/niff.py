@@ -50,7 +50,8 @@ class Niff(Operator):
     def cost(self, case: Case) -> Cost:
         p = case.problem
         mlp = str(case.option("mlp")) if "mlp" in self.options else None
-        layer = Layer(p, self.kind, mlp)
+        layout = str(case.option("layout")) if "layout" in self.options else "nchw"
+        layer = Layer(p, self.kind, mlp, layout)
         parts = form_parts(self.kind, self.form, self.engine)(layer)
         elided = self.kind == "pointwise" and self.form == "elided"
         return Cost(
