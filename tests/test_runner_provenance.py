@@ -44,6 +44,18 @@ def test_text_is_made_discreet(monkeypatch: pytest.MonkeyPatch) -> None:
         provenance._secrets.cache_clear()
 
 
+def test_a_short_host_name_is_hidden_where_it_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "ci")
+    monkeypatch.setattr(Path, "home", lambda: Path("/"))
+    provenance._secrets.cache_clear()
+    try:
+        assert discreet("on ci: a precise circle, ci.local, niff/rfft") == (
+            "on <host>: a precise circle, <host>.local, niff/rfft"
+        )
+    finally:
+        provenance._secrets.cache_clear()
+
+
 def git(place: Path, *arguments: str) -> None:
     identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
     subprocess.run(["git", *identity, *arguments], cwd=place, check=True, capture_output=True)

@@ -86,14 +86,20 @@ def discreet(text: str) -> str:
     """``text`` without terminal codes, and without the paths and names that tell whose machine it was."""
     text = _CONTROL.sub("", text)
     for secret, stand_in in _secrets():
-        text = text.replace(secret, stand_in)
+        text = secret.sub(stand_in, text)
     return _PATH.sub(lambda match: match[0].rpartition("/")[2], text)
 
 
 @cache
-def _secrets() -> tuple[tuple[str, str], ...]:
-    """What is hidden and what stands in for it, the longest first."""
+def _secrets() -> tuple[tuple[re.Pattern[str], str], ...]:
+    """What is hidden and what stands in for it, the longest first.
+
+    A short name ("gpu", "ci") may be part of another word, and is hidden where it stands alone.
+    """
     found = {str(Path.home()): "~", socket.gethostname(): "<host>"}
-    # A short name ("a", "ci") is a word of its own: hiding it would maim messages.
-    named = {secret: stand_in for secret, stand_in in found.items() if len(secret) > 4}
-    return tuple(sorted(named.items(), key=lambda pair: -len(pair[0])))
+    named = [(secret, stand_in) for secret, stand_in in found.items() if secret not in ("", "/")]
+    named.sort(key=lambda pair: -len(pair[0]))
+    return tuple(
+        (re.compile(re.escape(secret) if len(secret) > 4 else rf"(?<!\w){re.escape(secret)}(?!\w)"), stand_in)
+        for secret, stand_in in named
+    )
