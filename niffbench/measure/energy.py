@@ -11,7 +11,7 @@ LEAST_TIME = 0.5
 
 
 def per_call(device: Device, runner: Runner, latency: float) -> float | None:
-    """Joules of one warm call, over back-to-back calls; None without a counter that moves, or a latency that can be.
+    """Joules of one warm call, over back-to-back calls; None without a counter that moves, or a usable latency.
 
     ``latency``: seconds a call is known to take, to choose how many calls are made.
     """
