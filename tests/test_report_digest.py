@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from synthetic import FAULTS, WORLD, Fault, Noise, World, make, truth
 
-from niffbench.records import MachineState, Run
+from niffbench.records import MachineState, Memory, Run, frame
 from niffbench.report.comparison import pairs, table, unlike
+from niffbench.report.csv_table import csv_table
 from niffbench.report.digest import Digest, Group, Row
 from niffbench.report.facts import notices
 from niffbench.report.gather import gather
-from niffbench.report.tables import witnesses
+from niffbench.report.tables import cases, memory, witnesses
 from niffbench.report.text import MISSING
 from niffbench.stats.intervals import median_of_rounds
 
@@ -157,6 +160,34 @@ def test_a_disagreement_of_the_witnesses_is_shown_beside_its_operator() -> None:
     told = [(row[0].show, row[1].show) for row in rows if "unexplained (1 and 2)" in {item.show for item in row}]
     assert told == [("depthwise-k3", "B1 64@28")]
     assert [row[1].show for row in rows if row[0].show == "depthwise-k7"] == ["B1 64@14"]
+
+
+def test_energy_is_told_of_a_call_and_of_an_image() -> None:
+    run = make(World(sizes=(28,)), Path("made-up"))
+    problem = replace(run.records[0].case.problem, batch=4)
+    case = replace(run.records[0].case, problem=problem)
+    record = replace(run.records[0], case=case, id=case.id, status="ok", energy=2.0)
+    run = Run(run.path, run.manifest, (record,))
+    digest = gather(run)
+    [told] = csv.DictReader(io.StringIO(csv_table([digest])))
+    assert (float(told["energy"]), float(told["energy_per_image"])) == (2.0, 0.5)
+    assert list(frame(run)["energy_per_image"]) == [0.5]
+    found = cases(digest)
+    shown = dict(zip([column.title for column in found.columns], found.rows[0], strict=True))
+    assert (shown["energy"].sort, shown["energy/image"].sort) == (2.0, 0.5)
+
+
+def test_all_of_a_cases_memory_is_told() -> None:
+    """The card's own figures only where there are any."""
+    run = make(World(sizes=(28,)), Path("made-up"))
+    record = next(record for record in run.records if record.memory and record.status == "ok")
+    told = Memory(peak=70, resident=10, output=30, saved=20, predicted=50, workspace=20)
+    titles = ["problem", "operator", "peak", "predicted", "workspace", "resident", "saved", "output"]
+    for more, sizes in (({}, []), ({"reserved": 90, "device_delta": -5}, [90, -5])):
+        found = replace(record, memory=replace(told, **more))
+        table = memory(gather(Run(run.path, run.manifest, (found,))))
+        assert [column.title for column in table.columns] == [*titles, *(["reserved", "device"] if sizes else [])]
+        assert [item.sort for item in table.rows[0][2:]] == [70, 50, 20, 10, 20, 30, *sizes]
 
 
 def test_flagged_series_are_told() -> None:

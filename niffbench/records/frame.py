@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 _MEMORY = tuple(part.name for part in fields(Memory))
 _NUMERIC = {
-    "kernel", "parameters", "energy", "others", "elapsed", "measuring", "needed", "available", "images_per_second",
+    "kernel", "parameters", "energy", "energy_per_image", "others", "elapsed", "measuring", "needed", "available",
+    "images_per_second",
 }  # fmt: skip
 _NUMERIC_PREFIXES = ("latency_", "samples_", "memory_", "flops", "bytes_", "error_")
 
@@ -52,6 +53,7 @@ def row(record: Record) -> dict[str, Any]:
         "parameters": record.parameters,
         "chosen": in_words(record.chosen),
         "energy": record.energy,
+        "energy_per_image": None if record.energy is None else record.energy / problem.batch,
         "others": record.machine.others if record.machine else None,
         "elapsed": record.elapsed,
         "measuring": record.measuring,
@@ -95,7 +97,8 @@ def frame(run: Run, extra: Mapping[str, Any] | None = None) -> pd.DataFrame:
     for the whole mode; ``others`` is other processes' share of the processor, 0 to 1; ``images_per_second`` is
     batch over latency in the run's main regime (steady, else cold, else graph, else first); ``gradient`` names the
     worst gradient, whose errors are ``error_gradient_l2`` and ``_max``. What was not measured is NaN or None.
-    ``extra`` adds constant columns (a run's name).
+    ``energy`` is in joules of a call, ``energy_per_image`` that over the batch. ``extra`` adds constant columns (a
+    run's name).
     """
     import pandas as pd
 

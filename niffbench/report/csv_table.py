@@ -68,6 +68,7 @@ def _line(digest: Digest, group: Group, row: Row) -> dict[str, object]:
         "gradient": row.gradient.name if row.gradient else None,
         "gradients_left_out": row.gradients_left_out,
         "energy": row.energy,
+        "energy_per_image": row.energy_per_image,
         "stock_counter_share": row.stock_share,
         "over_floor": over_floor(row, digest.ceilings),
         "needed": row.needed,

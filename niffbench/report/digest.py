@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from niffbench.case import Case, Execution, Problem
-from niffbench.records import REGIME_ORDER, Ceilings, CostRecord, GradientError, Run, Traits
+from niffbench.records import REGIME_ORDER, Ceilings, CostRecord, GradientError, Memory, Run, Traits
 from niffbench.report import metrics
 from niffbench.report.metrics import Key, Metric
 from niffbench.report.text import clean
@@ -85,8 +85,7 @@ class Row:
     gradients_left_out: str | None
     energy: float | None
     launch_share: float | None
-    resident: int | None
-    predicted: int | None
+    memory: Memory | None
     needed: int | None
     available: int | None
     like_baseline: bool = True
@@ -119,6 +118,21 @@ class Row:
         """Batch over latency in the run's main regime."""
         latency = self.cells.get("latency")
         return self.case.problem.batch / latency.estimate if latency and latency.estimate else None
+
+    @property
+    def resident(self) -> int | None:
+        """Bytes of inputs and weights."""
+        return self.memory.resident if self.memory else None
+
+    @property
+    def predicted(self) -> int | None:
+        """Bytes of the peak that fake tensors foretold."""
+        return self.memory.predicted if self.memory else None
+
+    @property
+    def energy_per_image(self) -> float | None:
+        """Joules of a call over its batch."""
+        return None if self.energy is None else self.energy / self.case.problem.batch
 
     @property
     def ok(self) -> bool:

@@ -101,8 +101,7 @@ def _row(records: Sequence[Record], regime: Regime) -> Row:
         ),
         energy=_typical(record.energy for record in measured),
         launch_share=_typical(r.latency["graph"].launch_share for r in measured if "graph" in r.latency),
-        resident=best.memory.resident if best.memory else None,
-        predicted=best.memory.predicted if best.memory else None,
+        memory=best.memory,
         needed=next((record.needed for record in records if record.needed is not None), None),
         available=next((record.available for record in records if record.available is not None), None),
     )

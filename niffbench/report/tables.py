@@ -140,7 +140,7 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
         Column("error", True, "relative L2 of the output against float64"),
         *((Column("gradient error", True, "relative L2 against float64 of the worst gradient"),) * gradients),
         Column("over floor", True, "latency over the least time at this machine's measured rates"),
-        *((Column("energy", True, "joules per call"),) * energy),
+        *((Column("energy", True, "joules per call"), Column("energy/image", True, "joules per image")) * energy),
         Column("status"),
     )
     rows, anchors = [], []
@@ -163,7 +163,7 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
                     Item(text.power_of_ten(row.error), sort=row.error),
                     *((_gradient(row),) * gradients),
                     Item(text.times(over := over_floor(row, digest.ceilings)), sort=over),
-                    *((Item(text.rate(row.energy, "J"), sort=row.energy),) * energy),
+                    *((_joules(row.energy), _joules(row.energy_per_image)) * energy),
                     _status(row),
                 )
             )
@@ -186,6 +186,10 @@ def _operator(row: Row, group: Group, colour: str) -> Item:
     note += [f"chose {row.chosen}"] if row.chosen else []
     return Item(row.label, ", ".join(note), mark="base" if is_base else "",
                 colour=colour)  # fmt: skip
+
+
+def _joules(energy: float | None) -> Item:
+    return Item(text.rate(energy, "J"), sort=energy)
 
 
 def _gradient(row: Row) -> Item:
@@ -401,6 +405,44 @@ def witnesses(digest: Digest) -> Table:
         ),
         tuple(rows),
         "Real FLOPs: a multiply-add is 2, a complex product 6, an FFT nominally 5 N log2 N, half for real data.",
+        filters=len(rows) > 12,
+    )
+
+
+def memory(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
+    """All that was measured of each case's memory; on CUDA the pool's growth and the card's loss too."""
+    told = [
+        (group, row, row.memory)
+        for group in (groups if groups is not None else digest.groups)
+        for row in group.rows
+        if row.memory is not None
+    ]
+    on_card = any(found.reserved is not None or found.device_delta is not None for *_, found in told)
+    rows = []
+    for group, row, found in told:
+        sizes = [found.peak, found.predicted, found.workspace, found.resident, found.saved, found.output]
+        sizes += [found.reserved, found.device_delta] if on_card else []
+        rows.append((Item(group.label), Item(row.label), *(Item(text.size_of(size), sort=size) for size in sizes)))
+    card = (
+        Column("reserved", True, "what the allocator's pool grew by"),
+        Column("device", True, "what the card as a whole lost: pool, plans, libraries' own memory"),
+    )
+    return Table(
+        "footprint",
+        "Memory of every case",
+        (
+            Column("problem"),
+            Column("operator"),
+            Column("peak", True, "above the resident inputs and weights"),
+            Column("predicted", True, "the peak that fake tensors foretold"),
+            Column("workspace", True, "peak without what was predicted: what kernels took inside"),
+            Column("resident", True, "inputs and weights"),
+            Column("saved", True, "what autograd kept for backward"),
+            Column("output", True),
+            *(card if on_card else ()),
+        ),
+        tuple(rows),
+        "Of one round; measured in a pass that never times.",
         filters=len(rows) > 12,
     )
 

@@ -108,7 +108,7 @@ def view(run: Run) -> View:
                 [tables.achieved_rates(digest, shown)],
             ),
             _section("tradeoffs", "What is traded for what", [pareto(digest, drawn), errors(digest, drawn)]),
-            _section("memory", "Where memory ended", [walls(digest, drawn)]),
+            _section("memory", "Where memory went", [walls(digest, drawn)], [tables.memory(digest, shown)]),
         ]
     return View(
         digest=digest,
