@@ -242,7 +242,7 @@ def test_samples_are_kept_as_they_came() -> None:
     recorded = [0.003, 0.001, 0.9, 0.002, 0.0001, 0.0015]
     found = _sample(_device(_series(samples=[recorded])))
     assert len(found.samples) > len(recorded)
-    assert found.samples == [recorded[place % len(recorded)] for place in range(len(found.samples))]
+    assert list(found.samples) == [recorded[place % len(recorded)] for place in range(len(found.samples))]
 
 
 def test_samples_are_kept_to_six_digits() -> None:
