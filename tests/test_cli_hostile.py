@@ -15,7 +15,9 @@ description = "what may go wrong"
 baseline = "hostile/fine"
 rounds = 1
 axes = {channels = 2, size = 4}
-operators = [{name = "hostile/fine"}, {name = "hostile/segfault"}, {name = "hostile/hang"}, {name = "hostile/ravenous"}]
+operators = [
+    {name = "hostile/fine"}, {name = "hostile/segfault"}, {name = "hostile/hang"}, {name = "hostile/ravenous"},
+]
 measure = {regimes = ["steady"], min_time = 0.01, max_time = 0.05, min_samples = 3, case_timeout = 5, threads = 1}
 """
 SPACE = 64  # GiB of addresses: torch is content with them, and one operator is not
