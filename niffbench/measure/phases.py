@@ -389,7 +389,7 @@ def library(name: str) -> str:
     import torch
 
     origin = next((origin for mark, origin in _LIBRARIES if mark in name), "native")
-    if origin == "MKL" and not torch.backends.mkl.is_available():
+    if origin == "MKL" and not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         return "PocketFFT" if "_fft_" in name else "BLAS"
     return origin
 
