@@ -5,7 +5,7 @@ Blocks of both alternate, so that whatever else the machine does befalls both al
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from statistics import median
 
 import pytest
@@ -20,7 +20,8 @@ from niffbench.measure.torch_bench import TorchBench
 from niffbench.suite import Measure
 
 WITHIN = 0.05
-ATTEMPTS = 6
+ATTEMPTS = (3, 9)
+"""At least, so that no lucky one decides, and at most: a busy machine may need more for a steady median."""
 BLOCKS = 8
 MEASURE = Measure(min_time=0.08, max_time=10.0, min_samples=10_000, threads=1)
 
@@ -32,11 +33,21 @@ def bench() -> Iterator[TorchBench]:
     torch.set_num_threads(before)
 
 
-def _ratio(bench: TorchBench, subject: TorchSubject) -> float:
-    """Our median over the Timer's, of blocks that alternate; each takes the lead in turn."""
+def _agreed(bench: TorchBench, subject: TorchSubject, timed: Callable[[], object]) -> tuple[bool, list[float]]:
+    """Whether the median of several ratios is within the bound, and the ratios."""
+    ratios: list[float] = []
+    while len(ratios) < ATTEMPTS[1]:
+        ratios.append(_ratio(bench, subject, timed))
+        if len(ratios) >= ATTEMPTS[0] and abs(median(ratios) - 1) <= WITHIN:
+            return True, ratios
+    return False, ratios
+
+
+def _ratio(bench: TorchBench, subject: TorchSubject, timed: Callable[[], object]) -> float:
+    """Our median of ``subject`` over the Timer's of ``timed``, of blocks that alternate and lead in turn."""
     ours = Sampler(bench.device, subject, "steady", MEASURE)
     ours.step()
-    timer = Timer("call()", globals={"call": subject.call}, num_threads=1)
+    timer = Timer("call()", globals={"call": timed}, num_threads=1)
     theirs: list[float] = []
     ratios: list[float] = []
     for block in range(BLOCKS):
@@ -63,28 +74,20 @@ def _ratio(bench: TorchBench, subject: TorchSubject) -> float:
 )
 def test_our_steady_median_is_the_timers(bench: TorchBench, operator: str, kernel: int | None, size: int) -> None:
     subject = bench.subject(case_of(operator, kernel, channels=32, size=size))
-    ratios: list[float] = []
-    while not any(abs(ratio - 1) <= WITHIN for ratio in ratios) and len(ratios) < ATTEMPTS:
-        ratios.append(_ratio(bench, subject))
-    assert abs(ratios[-1] - 1) <= WITHIN, ratios
+    agreed, ratios = _agreed(bench, subject, subject.call)
+    assert agreed, ratios
 
 
 def test_the_test_could_fail(bench: TorchBench) -> None:
-    """A call that is a fifth longer for the one than for the other is told apart."""
+    """A call that every fifth time is made twice, for the one and not for the other, is told apart."""
     subject = bench.subject(case_of("depthwise", 7, channels=32, size=28))
-    plain = subject.call
-    twice = [True]
+    made = [0]
 
     def now_and_then() -> object:
-        twice[0] = not twice[0]
-        if twice[0]:
-            plain()
-        return plain()
+        made[0] += 1
+        if made[0] % 5 == 0:
+            subject.call()
+        return subject.call()
 
-    longer = Sampler(bench.device, subject, "steady", MEASURE)
-    longer.step()
-    honest = longer.median()
-    subject.call = now_and_then  # type: ignore[assignment]
-    slower = Sampler(bench.device, subject, "steady", MEASURE)
-    slower.step()
-    assert slower.median() > (1 + 2 * WITHIN) * honest
+    agreed, ratios = _agreed(bench, subject, now_and_then)
+    assert not agreed, ratios

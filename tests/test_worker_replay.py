@@ -125,7 +125,7 @@ def test_what_was_sampled_beside_busy_neighbours_is_flagged(tmp_path: Path) -> N
             {"problem": "B1 16@10", "states": [{"others": 0.4}]},
         ]
     }
-    long = ALL.model_copy(update={"min_time": 0.6, "max_time": 1.0})
+    long = ALL.model_copy(update={"min_time": 1.2, "max_time": 2.0})
     found = _by_case(_play(tmp_path, trace, [calm, busy, untold], long))
     assert found[calm.id].machine.others == pytest.approx(0.02, abs=0.001)
     assert found[busy.id].machine.others == pytest.approx(0.4, abs=0.001)

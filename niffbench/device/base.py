@@ -59,9 +59,9 @@ class Usage:
     device_delta: int | None = None
 
 
-LEAST_WATCHED = 0.5
+LEAST_WATCHED = 1.0
 """Seconds that the processor must be watched for a share of it to mean anything: the kernel counts in steps of
-10 ms and charges a core by whole ticks of 4 or 10 ms, so that a share of half a second may be off by 5 %."""
+10 ms and charges a core by whole ticks of 4 or 10 ms, so that a share of a second may be off by 2 or 3 %."""
 
 
 @dataclass(frozen=True, slots=True)
