@@ -16,8 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import World, make, save
 
-from niffbench.errors import UsageError
+from niffbench import report
+from niffbench.commands.closing import _as_json, _remarks
+from niffbench.errors import NothingMeasured, UsageError
 from niffbench.records import COMPRESSED, MANIFEST, RECORDS, SCHEMA, Latency, Run, dump, parse, read, reading
+from niffbench.regress.comparison import compare
+from niffbench.regress.rules import Rules
+from niffbench.report.gather import gather
+from niffbench.runner.outcome import outcome
 
 WORLD = World(sizes=(14, 28), rounds=2, samples=4)
 
@@ -229,6 +235,32 @@ def test_a_mutated_run_is_read_or_refused(tmp_path_factory: pytest.TempPathFacto
     with contextlib.suppress(UsageError):
         run = read(directory)
         assert all(one.id == one.case.id for one in run.records)
+        used(run)
+
+
+def used(run: Run) -> None:
+    """What is done with a run that was read: its end on the terminal and in JSON, its digest, a comparison."""
+    found = outcome(run)
+    json.loads(json.dumps(_as_json(run, found, None), allow_nan=False))
+    _remarks(run, found)
+    gather(run)
+    with contextlib.suppress(NothingMeasured):
+        compare(run, run, Rules())
+
+
+@given(st.data())
+@settings(max_examples=4, deadline=None)
+def test_a_mutated_record_is_reported_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    directory = tmp_path_factory.mktemp("run")
+    save(make(replace(WORLD, sizes=(14,), rounds=1), directory))
+    lines = (directory / RECORDS).read_bytes().splitlines()
+    record = json.loads(lines[0])
+    mutate(record, data)
+    (directory / RECORDS).write_bytes(b"\n".join([json.dumps(record).encode(), *lines[1:]]) + b"\n")
+    with contextlib.suppress(UsageError):
+        report.write(read(directory), directory)
 
 
 @given(st.binary(max_size=300))
