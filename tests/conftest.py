@@ -10,6 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine that is busy with something else makes drawing slow, which says nothing of what is tested.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
