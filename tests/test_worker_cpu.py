@@ -65,7 +65,7 @@ def test_busy_neighbours_are_noticed() -> None:
     idler = [sys.executable, "-c", "while True: pass"]
     neighbours = [subprocess.Popen(idler) for _ in range(os.cpu_count() or 1)]
     try:
-        long = QUICK.model_copy(update={"regimes": ["first", "steady"], "min_time": 0.8, "max_time": 1.0})
+        long = QUICK.model_copy(update={"regimes": ["first", "steady"], "min_time": 1.3, "max_time": 1.6})
         record = work([case_of("depthwise", 3)], measure=long).only()
     finally:
         for neighbour in neighbours:
