@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ class Weighted(nn.Module):
     """Calls ``forward(x, **parameters)``; the parameters are registered under their names.
 
     Copies share the function, which must therefore keep no tensors; what it wants to remember between calls
-    belongs into a :class:`Kept`.
+    belongs into a :class:`niffbench.niff.kept.Kept`.
     """
 
     def __init__(self, forward: Callable[..., Tensor], **parameters: Tensor) -> None:
@@ -25,35 +25,6 @@ class Weighted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self._function(x, **{name: getattr(self, name) for name in self._names})
         return out
-
-
-class Kept:
-    """One tensor derived from one weight, remembered until the weight changes or another key is asked for.
-
-    Nothing is kept where the weight needs a gradient. A weight counts as changed when it is another object,
-    moved, cast, or written in place with autograd's version counter told (optimisers, ``load_state_dict``).
-    """
-
-    def __init__(self) -> None:
-        self._of: tuple[Hashable, ...] = ()
-        self._weight: Tensor | None = None
-        self._value: Tensor | None = None
-
-    def get(self, weight: Tensor, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """``make()``, or what it made last time for the same weight and ``key``."""
-        if torch.is_grad_enabled() and weight.requires_grad:
-            return make()
-        value: Tensor = self._look_up(weight, key, make)
-        return value
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _look_up(self, weight: Tensor, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        of = (key, weight._version, weight.dtype, weight.device)
-        if self._value is None or self._weight is not weight or self._of != of:
-            with torch.inference_mode(False), torch.no_grad():
-                self._value = make()
-            self._of, self._weight = of, weight
-        return self._value
 
 
 def uniform(*shape: int, fan_in: int) -> Tensor:

@@ -113,13 +113,14 @@ class SpatialFFT(Operator):
         import torch
         from torch.nn import functional as F
 
+        from niffbench.niff.kept import Kept
         from niffbench.niff.steps import step
-        from niffbench.operators._weighted import Kept, Weighted, uniform
+        from niffbench.operators._weighted import Weighted, uniform
 
         p, k = case.problem, case.kernel or 1
         rows, columns = self.size(case)
         down, right = (0, 0) if self.boundary == "circular" else (rows - p.height, columns - p.width)
-        depthwise, keep, kept = self.depthwise, bool(case.option("cached")), Kept()
+        depthwise, keep, kept = self.depthwise, bool(case.option("cached")), Kept(capacity=1)
 
         def place(kernel: Tensor, dim: int, side: int) -> Tensor:
             """Put a flipped kernel's centre at 0 on a circle of ``side`` points, what is before it at the end."""
@@ -150,7 +151,9 @@ class SpatialFFT(Operator):
                 def make() -> Tensor:
                     return spectrum_of(weight.float() if weight.dtype.itemsize < 4 else weight)
 
-                filter_ = kept.get(weight, x.dtype, make) if keep else make()
+                learns = torch.is_grad_enabled() and weight.requires_grad
+                key = (x.dtype, weight.dtype, weight.device)
+                filter_ = kept.get((weight,), key, make) if keep and not learns else make()
             if down or right:
                 with step("padding"):
                     x = F.pad(x, (0, right, 0, down))
