@@ -18,7 +18,7 @@ Fact: TypeAlias = str | int | float | bool | None
 class Fingerprint(BaseModel):
     """The machine and the settings, in two tiers.
 
-    ``must``: accelerator, library versions, precision and determinism flags, threads; another value makes
+    ``must``: accelerator, libraries, C compiler, precision and determinism flags, threads; another value makes
     latencies incomparable. ``should``: host CPU, kernel, governor, Python; another value is said, not refused.
     No hostname, user name or path is ever in it: it is meant to be committed.
     """

@@ -12,7 +12,7 @@ import pytest
 import torch
 from gpu_cases import case, opened
 
-from niffbench.device.base import fingerprint, is_throttled
+from niffbench.device.base import is_throttled
 from niffbench.device.cuda import CudaDevice
 from niffbench.device.nvml import REASONS, Nvml
 from niffbench.measure import energy
@@ -21,6 +21,7 @@ from niffbench.measure.failures import explain
 from niffbench.measure.probe import Probe
 from niffbench.measure.torch_bench import TorchBench
 from niffbench.records import REGIMES, read
+from niffbench.runner.machine import fingerprint
 
 pytestmark = pytest.mark.cuda
 

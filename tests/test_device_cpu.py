@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 import torch
 
-from niffbench.device.base import DEFAULT_CACHE, fingerprint
+from niffbench.device.base import DEFAULT_CACHE
 from niffbench.device.cpu import CpuDevice
 from niffbench.measure.probe import Probe
+from niffbench.runner.machine import fingerprint
 
 
 @pytest.fixture(scope="module")

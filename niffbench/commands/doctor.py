@@ -34,9 +34,9 @@ def _examine(spec: str, threads: int | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     from niffbench.device import cuda, open_device
-    from niffbench.device.base import fingerprint
     from niffbench.errors import UsageError
     from niffbench.measure import checkup
+    from niffbench.runner.machine import fingerprint
 
     if spec.startswith("replay"):
         raise UsageError(f"--device {spec}: a replay has nothing to examine; take auto, cpu, cuda or cuda:N")

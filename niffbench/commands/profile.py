@@ -187,7 +187,7 @@ def _profiled(device: Device, case: Case, out: Path) -> Profiled:
 
 
 def _document(device: Device, profiled: list[Profiled]) -> dict[str, Any]:
-    from niffbench.device.base import fingerprint
+    from niffbench.runner.machine import fingerprint
 
     return {
         "fingerprint": fingerprint(device).model_dump(),

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from niffbench.fingerprint import Fact, Fingerprint
+from niffbench.fingerprint import Fact
 from niffbench.records import MachineState
 from niffbench.suite import Regime
 
@@ -113,7 +113,7 @@ class Device(Protocol):
         """Whether :meth:`capture` works here."""
 
     def facts(self) -> Mapping[str, Fact]:
-        """The ``must`` tier of the fingerprint."""
+        """What the fingerprint's ``must`` tier says of the device, its libraries and settings."""
 
     def free_memory(self) -> int | None:
         """Bytes that can still be allocated; None where nobody knows."""
@@ -167,10 +167,3 @@ def is_throttled(device: Device, state: MachineState) -> bool:
     highest, clock = device.highest_clock, state.sm_clock
     slow = highest is not None and clock is not None and clock < LOW_CLOCK * highest
     return bool(THROTTLED & set(state.throttle)) or (slow and bool(state.throttle))
-
-
-def fingerprint(device: Device) -> Fingerprint:
-    """The fingerprint of measurements on ``device``."""
-    from niffbench.fingerprint import host_facts
-
-    return Fingerprint(must=dict(device.facts()), should=host_facts())

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from niffbench.device import Device, open_device
-from niffbench.device.base import fingerprint
 from niffbench.errors import NiffbenchError, UsageError, did_you_mean
 from niffbench.measure.bench import Bench, open_bench
 from niffbench.measure.failures import DeviceLost, explain
 from niffbench.operators.catalogue import catalogue
 from niffbench.runner import messages
+from niffbench.runner.machine import fingerprint
 from niffbench.runner.provenance import discreet
 from niffbench.runner.round import Round
 

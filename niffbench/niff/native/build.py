@@ -37,6 +37,14 @@ def unavailable() -> str | None:
     return None
 
 
+def compiler() -> str | None:
+    """The C compiler's name and version, the first line of what it says of itself; ``None`` if there is none."""
+    try:
+        return _version(_command()).partition("\n")[0].strip() or None
+    except (Unavailable, OSError):
+        return None
+
+
 def load(real: str) -> ctypes.CDLL:
     """The kernel for one element type of :data:`REALS`; the outcome is remembered for the process.
 
@@ -59,11 +67,7 @@ def _outcome(real: str) -> ctypes.CDLL | str:
 
 
 def _built(real: str) -> Path:
-    command = shlex.split(os.environ.get("CC", "cc"))
-    compiler = shutil.which(command[0]) if command else None
-    if compiler is None:
-        raise Unavailable("no C compiler was found: install one (cc), or name it in the environment's CC")
-    command[0] = compiler
+    command = _command()
     name = f"convolve-{real}-{_identity(command)}.so"
     directory = _cache()
     if (directory / name).exists():
@@ -80,14 +84,26 @@ def _built(real: str) -> Path:
                 made.replace(directory / name)  # Atomic: other processes may be building the same file.
                 return directory / name
             messages.append(done.stderr.strip().splitlines()[-1:] or ["no message"])
-    raise Unavailable(f"{compiler} could not compile the kernel: {messages[-1][0]}")
+    raise Unavailable(f"{command[0]} could not compile the kernel: {messages[-1][0]}")
+
+
+def _command() -> list[str]:
+    """The compiler, and what the environment's CC gives it. Raises Unavailable if there is none."""
+    command = shlex.split(os.environ.get("CC", "cc"))
+    found = shutil.which(command[0]) if command else None
+    if found is None:
+        raise Unavailable("no C compiler was found: install one (cc), or name it in the environment's CC")
+    return [found, *command[1:]]
+
+
+def _version(command: list[str]) -> str:
+    return subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
 
 
 def _identity(command: list[str]) -> str:
     """A name for all that the compiled file depends on."""
-    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
     tunings = [" ".join(tuning) for tuning in TUNINGS]
-    parts = [SOURCE.read_text(), version, *command, *FLAGS, *tunings, platform.machine(), _cpu()]
+    parts = [SOURCE.read_text(), _version(command), *command, *FLAGS, *tunings, platform.machine(), _cpu()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

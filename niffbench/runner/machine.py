@@ -1,0 +1,26 @@
+"""The machine as a run states it: the fingerprint that workers begin with, and ``doctor`` and ``profile`` show."""
+
+from __future__ import annotations
+
+from niffbench.device import Device
+from niffbench.fingerprint import Fact, Fingerprint, host_facts
+from niffbench.niff.native import build
+from niffbench.runner.provenance import discreet
+
+
+def fingerprint(device: Device) -> Fingerprint:
+    """The fingerprint of measurements on ``device``; on a CPU NIFF's C kernel is compiled to find out about it."""
+    kernel = kernel_facts() if device.kind == "cpu" else {}
+    return Fingerprint(must={**device.facts(), **kernel}, should=host_facts())
+
+
+def kernel_facts() -> dict[str, Fact]:
+    """Whether NIFF's C kernel, mostly the fastest on a CPU, runs here, and the compiler by its name and version.
+
+    Why it does not is no fact: a compiler's complaint differs from one time to the next. ``doctor`` tells it.
+    """
+    compiler = build.compiler()
+    return {
+        "c_kernel": build.unavailable() is None,
+        "c_compiler": None if compiler is None else discreet(compiler),
+    }
