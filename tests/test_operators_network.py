@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from operator_cases import case_of
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from niffbench.case import Case, DType, Mode, OptionValue, Problem
@@ -15,7 +15,7 @@ from niffbench.cost.memory import predict
 from niffbench.cost.witness import witnesses
 from niffbench.device.cpu import CpuDevice
 from niffbench.measure.tolerance import is_wrong, tolerance, verdict
-from niffbench.measure.torch_bench import TorchBench
+from niffbench.measure.torch_bench import MOST, TorchBench
 from niffbench.niff.catalogue import NETWORKS
 from niffbench.niff.networks import choosing_layers
 from niffbench.operators.catalogue import catalogue
@@ -148,6 +148,58 @@ def test_gradients_agree_with_float64_and_a_wrong_one_is_found(name: str, dtype:
         found = bench.numerics(subject, output)
         assert is_wrong(found) == bool(fault), verdict(found)
         assert found.gradient is not None
+        exact = found.exact_gradient
+        assert (exact is not None) == catalogue()[case.operator].switches(case)
+        assert exact is None or exact.l2 < 1e-11
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("resnet18", "float32"), ("resnet18-split", "float32"), ("resnet18", "bfloat16")]
+)
+def test_a_small_error_of_a_gradient_is_found_behind_what_rounding_switches(
+    monkeypatch: pytest.MonkeyPatch, name: str, dtype: DType
+) -> None:
+    """Of 2 %, in one layer: the bound on the case's own gradients lets it pass, or there can be none."""
+    before = torch.get_num_threads()
+    bench = TorchBench(CpuDevice(threads=1))
+    case = network(name, replace(IMAGES, mode="training", dtype=dtype))
+    right = WholeNetwork.build
+    subject = bench.subject(case)
+    found = bench.numerics(subject, subject.call())
+    assert found.exact_gradient is not None
+    assert found.exact_gradient.l2 < 1e-11
+
+    def planted(operator: WholeNetwork, case: Case) -> nn.Module:
+        module = right(operator, case)
+        module.get_parameter("layer2.0.conv1.weight").register_hook(lambda gradient: 1.02 * gradient)
+        return module
+
+    monkeypatch.setattr(WholeNetwork, "build", planted)
+    subject = bench.subject(case)
+    found = bench.numerics(subject, subject.call())
+    assert not is_wrong(replace(found, exact_gradient=None))
+    assert (found.gradient is None) == (dtype == "bfloat16")
+    assert is_wrong(found)
+    assert verdict(found).startswith("gradient of layer2.0.conv1.weight in float64: error")
+    assert found.exact_gradient is not None
+    assert found.exact_gradient.l2 == pytest.approx(0.02, rel=1e-6)
+    torch.set_num_threads(before)
+
+
+def test_an_operator_is_run_in_float64_only_where_that_and_its_reference_are_affordable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = torch.get_num_threads()
+    bench = TorchBench(CpuDevice(threads=1))
+    case = network("resnet18", replace(IMAGES, mode="training"))
+    work = catalogue()[case.operator].cost(case).flops()
+    for affordable, compared, exactly in ((2.1, True, True), (1.9, True, False), (0.9, False, False)):
+        monkeypatch.setitem(MOST, "cpu", affordable * work)
+        subject = bench.subject(case)
+        found = bench.numerics(subject, subject.call())
+        assert (found.gradient is not None, found.exact_gradient is not None) == (compared, exactly)
+        assert (found.gradients_left_out is None) == compared
     torch.set_num_threads(before)
 
 

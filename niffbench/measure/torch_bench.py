@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from niffbench.measure.bench import Prediction, Subject
 from niffbench.measure.failures import explain
 from niffbench.measure.shared import Made, Store
 from niffbench.measure.subject import TorchSubject, build, noise, output_gradient
-from niffbench.measure.tolerance import HOPELESS, tolerance, tolerance_of_gradients
+from niffbench.measure.tolerance import EXACT, HOPELESS, tolerance, tolerance_of_gradients
 from niffbench.niff import auto
 from niffbench.niff.native import build as native
 from niffbench.operators.base import Choice
@@ -35,7 +35,7 @@ MOST = {"cpu": 1e11, "cuda": 2e12}
 
 Two CPU cores take 10 to 30 s for as many, once per class, shape and round: layers stay far below, and so does a
 training step of ResNet-18 on eight images of 224². Beyond it, as for networks at batch 32, the record says that
-gradients were left out.
+gradients were left out. Where the operator is run in float64 besides, both together stay below.
 """
 
 
@@ -82,41 +82,65 @@ class TorchBench:
         operator = catalogue()[case.operator]
         equivalence = operator.equivalence(case)
         allowed = operator.error_growth(case) * tolerance(case.problem.dtype, self.device.tf32)
-        gradient: GradientError | None = None
-        left_out: str | None = None
+        gradients = _Gradients()
         if case.problem.mode == "training":
-            try:
-                gradient = self._worst_gradient(subject, equivalence, allowed)
-            except _LeftOut as reason:
-                left_out = str(reason)
+            gradients = self._gradients(subject, equivalence, allowed)
             subject.checked()
         reference = self._store.reference(case, equivalence, lambda weights: self._reference(case, weights))
         found = numerics.compare(output, reference, allowed)
-        return replace(found, gradient=gradient, gradients_left_out=left_out)
+        return replace(
+            found,
+            gradient=gradients.worst,
+            exact_gradient=gradients.exact,
+            gradients_left_out=gradients.left_out,
+        )
 
-    def _worst_gradient(self, subject: TorchSubject, equivalence: str, allowed: float) -> GradientError:
-        """Of those that the first call left. Raises _LeftOut when they cannot be compared."""
+    def _gradients(self, subject: TorchSubject, equivalence: str, allowed: float) -> _Gradients:
+        """Compare those that the first call left; where units switch those of the operator in float64, too."""
         case = subject.case
         operator, problem = catalogue()[case.operator], case.problem
         images = problem.batch if operator.mixes_images(case) else min(problem.batch, numerics.CHECKED)
         switches = operator.switches(case)
         bound = tolerance_of_gradients(allowed, problem, images=images, switches=switches)
-        if bound >= HOPELESS:
-            raise _LeftOut(f"rounding to {problem.dtype} alone may move them by {bound:.0%}")
+        hopeless = f"rounding to {problem.dtype} alone may move them by {bound:.0%}" if bound >= HOPELESS else None
         work = operator.cost(case).flops() * images / problem.batch
         most = MOST[self._where(case).type]
+        exactly = switches and "float64" in operator.dtypes and 2 * work <= most
+        if hopeless and not exactly:
+            return _Gradients(left_out=hopeless)
         if work > most:
-            raise _LeftOut(f"float64 would take {work:.1e} FLOPs for them, over {most:.0e}")
+            return _Gradients(left_out=f"float64 would take {work:.1e} FLOPs for them, over {most:.0e}")
         found = subject.gradients()
         try:
             _, truth = self._store.gradients(
                 case, equivalence, lambda weights: self._reference_gradients(case, weights, found.keys())
             )
+            exact = self._exact_gradient(subject, equivalence, truth) if exactly else None
         except Exception as error:
             if explain(error).status == "oom":  # which is no fault of the case, that has run
-                raise _LeftOut("no memory for them in float64") from error
+                return _Gradients(left_out="no memory for them in float64")
             raise
-        return numerics.compare_gradients(found, truth, bound, switches=switches)
+        worst = None if hopeless else numerics.compare_gradients(found, truth, bound, switches=switches)
+        return _Gradients(worst, exact, hopeless)
+
+    def _exact_gradient(
+        self, subject: TorchSubject, equivalence: str, truth: Mapping[str, Tensor]
+    ) -> GradientError:
+        """The worst of the operator itself, or of what it chose to be, run eagerly in float64 where it was run."""
+        case, choice = subject.case, self.choice(subject)
+        operator = catalogue()[case.operator] if choice is None else choice.operator
+        shared = self._store.find(case, equivalence)
+        assert shared is not None
+        state, _ = self._exact(case, shared.weights)
+        twin = replace(case, execution="eager", problem=replace(case.problem, dtype="float64"))
+        module = build(operator, twin, None).double()
+        module.load_state_dict(state)
+        exact = TorchSubject(twin, module, _rounded(self._input(case), subject.x.dtype), self._place)
+        assert exact.gradient is not None
+        exact.gradient.copy_(_rounded(exact.gradient, subject.x.dtype))
+        with exact.scope():
+            exact.call()
+        return numerics.compare_gradients(exact.gradients(), truth, EXACT)
 
     def _reference(self, case: Case, weights: Mapping[str, Tensor]) -> Tensor:
         """In float64 from the weights and the input as rounded to the case's dtype."""
@@ -173,8 +197,13 @@ class TorchBench:
         return noise(f"input/{shape}", shape)
 
 
-class _LeftOut(Exception):
-    """Why the gradients of a case are not compared."""
+@dataclass(frozen=True)
+class _Gradients:
+    """What was found out about a case's gradients; see :class:`~niffbench.records.Numerics`."""
+
+    worst: GradientError | None = None
+    exact: GradientError | None = None
+    left_out: str | None = None
 
 
 def _wake(place: torch.device) -> None:

@@ -26,6 +26,7 @@ def row(record: Record) -> dict[str, Any]:
     """One record as a flat row of the frame; see :func:`frame` for the columns."""
     problem, cost, numerics = record.case.problem, record.cost, record.numerics
     gradient = numerics.gradient if numerics else None
+    exact = numerics.exact_gradient if numerics else None
     flat: dict[str, Any] = {
         "case": record.id,
         "round": record.round,
@@ -80,6 +81,7 @@ def row(record: Record) -> dict[str, Any]:
         "error_max": numerics.max if numerics else None,
         "error_gradient_l2": gradient.l2 if gradient else None,
         "error_gradient_max": gradient.max if gradient else None,
+        "error_gradient_exact": exact.l2 if exact else None,
         "gradient": gradient.name if gradient else None,
         "gradients_left_out": numerics.gradients_left_out if numerics else None,
     }
@@ -96,7 +98,8 @@ def frame(run: Run, extra: Mapping[str, Any] | None = None) -> pd.DataFrame:
     Latencies (``latency_<regime>``, the round's median) in seconds, memory and bytes in bytes, FLOPs real and
     for the whole mode; ``others`` is other processes' share of the processor, 0 to 1; ``images_per_second`` is
     batch over latency in the run's main regime (steady, else cold, else graph, else first); ``gradient`` names the
-    worst gradient, whose errors are ``error_gradient_l2`` and ``_max``. What was not measured is NaN or None.
+    worst gradient, whose errors are ``error_gradient_l2`` and ``_max``; ``error_gradient_exact`` is that of the
+    operator run in float64, where units switch. What was not measured is NaN or None.
     ``energy`` is in joules of a call, ``energy_per_image`` that over the batch. ``extra`` adds constant columns (a
     run's name).
     """

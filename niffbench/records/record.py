@@ -147,13 +147,15 @@ class Numerics(_Part):
     """Error of the output against float64: relative L2, and maximum relative to the reference's largest value.
 
     In training ``gradient`` is the one that is furthest from float64, or ``gradients_left_out`` says why none was
-    compared. Records of before there were such checks have neither.
+    compared. Where units switch, ``exact_gradient`` is the furthest when the operator itself runs in float64: what
+    rounding switches hides errors of ``gradient``, not of this. Records of before such checks have neither.
     """
 
     l2: float
     max: float
     tolerance: float
     gradient: GradientError | None = None
+    exact_gradient: GradientError | None = None
     gradients_left_out: str | None = None
 
 

@@ -47,6 +47,7 @@ _SPELT: Mapping[str, str] = {
     "error_max": "maximum error",
     "error_gradient_l2": "relative L2 error of the worst gradient",
     "error_gradient_max": "maximum error of the worst gradient",
+    "error_gradient_exact": "relative L2 error of the worst gradient, run in float64",
 }
 
 
