@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,6 +106,53 @@ def test_a_step_inside_another_steps_node_is_that_ones(bench: TorchBench) -> Non
     assert (backward.peak, backward.kept) == (64, 64)
 
 
+NODE = "autograd::engine::evaluate_function: "
+OWN_BACKWARD = [
+    (CALL, 0, 100, -1),
+    ("_Convolution", 5, 40, 5),
+    (PREFIX + "forward fft", 6, 15, -1),
+    ("aten::_fft_r2c", 7, 14, -1),
+    (PREFIX + "inverse fft", 20, 39, -1),
+    ("aten::_fft_c2r", 21, 38, -1),
+    (NODE + "_ConvolutionBackward", 50, 80, 5),
+    ("_ConvolutionBackward", 51, 79, 5),
+    (PREFIX + "product", 52, 60, -1),
+    ("aten::linalg_vecdot", 53, 59, -1),
+    (PREFIX + "inverse fft", 62, 78, -1),
+    ("aten::irfft2", 63, 77, -1),
+    (NODE + "torch::autograd::AccumulateGrad", 82, 90, -1),
+    ("aten::detach", 83, 89, -1),
+]
+"""A training step on a GPU of a form with its own autograd: the node is made outside the steps, which it takes
+itself. Times are the host's; the kernels, which run whenever the GPU gets to them, hang on what launched them."""
+LAUNCHED = {
+    PREFIX + "forward fft": [(PREFIX + "forward fft", 300)],  # the range's own double on the GPU's timeline
+    PREFIX + "inverse fft": [(PREFIX + "inverse fft", 700)],
+    "aten::_fft_r2c": [("regular_fft", 30)],
+    "aten::_fft_c2r": [("regular_fft", 20)],
+    "aten::linalg_vecdot": [("at::native::mul", 200), ("at::native::reduce", 50)],
+    "aten::irfft2": [("vector_fft", 400)],
+    "aten::detach": [("at::native::copy", 10)],
+}
+
+
+@pytest.mark.parametrize("elsewhere", [None, 50])
+def test_a_backward_kernel_finds_the_step_its_own_node_launched_it_in(elsewhere: int | None) -> None:
+    """Whichever thread autograd runs the node in."""
+    cost = catalogue()["niff-depthwise/fused"].cost(case_of("niff-depthwise/fused", mode="training"))
+    found = take_apart(_recorded(OWN_BACKWARD, [], LAUNCHED, elsewhere), True, 1e-3, cost)
+    assert {(phase.name, phase.direction): round(phase.seconds * 1e6) for phase in found.phases} == {
+        ("forward fft", "forward"): 30,
+        ("inverse fft", "forward"): 20,
+        ("product", "backward"): 250,
+        ("inverse fft", "backward"): 400,
+    }
+    assert [kernel.name for kernel in found.phases[-2].kernels] == ["at::native::mul", "at::native::reduce"]
+    assert found.remainder == pytest.approx(10e-6)
+    assert [kernel.name for kernel in found.outside] == ["at::native::copy"]
+    assert (found.whole, found.gap) == pytest.approx((710e-6, 0))
+
+
 def test_flops_and_bytes_are_the_closed_forms(training: Phases) -> None:
     case = case_of("niff-depthwise/published", channels=8, size=SIZE, mode="training")
     closed = {(s.name, s.direction): (s.flops, s.bytes) for s in catalogue()[case.operator].cost(case).steps}
@@ -201,10 +248,23 @@ SPANS = [
 
 
 def _recorded(
-    spans: Sequence[tuple[str, int, int, int]] = SPANS, allocated: Sequence[_Allocated] = ALLOCATED
+    spans: Sequence[tuple[str, int, int, int]] = SPANS,
+    allocated: Sequence[_Allocated] = ALLOCATED,
+    kernels: Mapping[str, Sequence[tuple[str, int]]] | None = None,
+    elsewhere: int | None = None,
 ) -> Any:
-    """A finished profile."""
-    events = EventList([FunctionEvent(i, name, 1, a, b, sequence_nr=n) for i, (name, a, b, n) in enumerate(spans)])
+    """A finished profile. ``kernels``: what each operation launched, as the profiler attached it, with its µs;
+    ``elsewhere``: from when on spans are another thread's."""
+    thread = {False: 1, True: 2}
+    events = EventList(
+        [
+            FunctionEvent(i, name, thread[elsewhere is not None and a >= elsewhere], a, b, sequence_nr=n)
+            for i, (name, a, b, n) in enumerate(spans)
+        ]
+    )
+    for event in events:
+        for name, duration in (kernels or {}).get(event.name, ()):
+            event.append_kernel(name, 0, duration)
     events._build_tree()  # type: ignore[no-untyped-call]
     results = SimpleNamespace(trace_start_ns=lambda: BEGUN, events=lambda: allocated)
     return SimpleNamespace(events=lambda: events, profiler=SimpleNamespace(kineto_results=results))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +77,32 @@ def test_the_switch_belongs_to_one_thread_and_is_restored() -> None:
     with pytest.raises(RuntimeError), recording():
         raise RuntimeError
     assert step("product") is off
+
+
+def test_a_backward_pass_takes_its_steps_in_the_thread_that_records_them() -> None:
+    """On an accelerator too, where autograd has threads of its own unless it is told not to use them."""
+    off = step("product")
+    seen: list[tuple[bool, bool, int]] = []
+
+    class Own(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+            handed_over = torch._C._is_multithreading_enabled()
+            seen.append((step("product") is not off, handed_over, threading.get_ident()))
+            return gradient
+
+    def train() -> None:
+        Own.apply(torch.ones(1, requires_grad=True)).backward()
+
+    with recording():
+        train()
+    train()
+    here = threading.get_ident()
+    assert seen == [(True, False, here), (False, True, here)]
 
 
 def test_a_misspelt_step_is_refused_while_recording() -> None:

@@ -3,8 +3,10 @@
 Operators wrap what they do in named ranges (:mod:`niffbench.niff.steps`); torch's profiler records them with the
 operations inside. A backward operation belongs to the step whose forward operation made its node in autograd's
 graph: profiler events carry the node's sequence number. A node that no step made, as of an operator with its own
-backward, has the steps that are taken inside it. What lies outside every step is the remainder; the sum of it all
-is set beside the call as a whole, and that beside the uninstrumented one, because recording takes time too.
+backward, has the steps that are taken inside it. A GPU kernel, whenever it runs, is in the step of the operation
+that launched it: the profiler knows that by the launch's correlation number. What lies outside every step is the
+remainder; the sum of it all is set beside the call as a whole, and that beside the uninstrumented one, because
+recording takes time too.
 """
 
 from __future__ import annotations

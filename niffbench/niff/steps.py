@@ -73,11 +73,13 @@ def _as_one(name: str) -> Iterator[None]:
 def recording() -> Iterator[None]:
     """Record the steps that this thread takes inside the block (other threads are not affected).
 
-    A backward pass on an accelerator runs in autograd's own threads, so its steps are not recorded.
+    A backward pass that it begins runs in it, too: on an accelerator autograd has threads of its own, where the
+    steps of a form's own backward would not be recorded. What the accelerator does stays the same.
     """
     before = _switch.on
     _switch.on = True
     try:
-        yield
+        with torch.autograd.set_multithreading_enabled(False):
+            yield
     finally:
         _switch.on = before
