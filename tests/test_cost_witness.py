@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -75,29 +76,52 @@ SCALARS = 256
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"batch": 1}, {"batch": 3, "height": 13, "width": 17, "dtype": "bfloat16"}],
+    [
+        {},
+        {"batch": 1},
+        {"batch": 3, "height": 13, "width": 17, "dtype": "bfloat16"},
+        {"memory_format": "channels_last"},
+        {"memory_format": "channels_last", "batch": 1, "height": 21, "width": 20},
+        {"channels": 1, "channels_out": 1},
+        {"channels": 1, "channels_out": 1, "batch": 1, "height": 17, "width": 13},
+        {"channels": 1, "channels_out": 5, "height": 9, "width": 16},
+        {"channels": 5, "channels_out": 1, "height": 16, "width": 19},
+        {"channels": 8, "channels_out": 5, "height": 13, "width": 16, "memory_format": "channels_last"},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("name", LAYERS)
 def test_bytes_are_what_the_dispatcher_moves(name: str, change: dict[str, object]) -> None:
     """Forward and backward, without what putting a leaf's gradient in order moves: inside a network it is none."""
-    options = {"modes": 4} if name == "spectral" else {}
+    operator, base = catalogue()[name], {"modes": 4} if name == "spectral" else {}
     problem = replace(Problem(2, 16, 16, 28, 28), **change)  # type: ignore[arg-type]
-    for mode in ("inference", "training"):
-        case = case_of(name, replace(problem, mode=mode), 5, **options)
-        operator = catalogue()[name]
+    layouts = [{"layout": value} for value in values(operator, "layout")] if "layout" in operator.options else [{}]
+    for mode, layout in product(("inference", "training"), layouts):
+        case = case_of(name, replace(problem, mode=mode), 5, **base, **layout)
         if operator.refusal(case):
             continue
         with fake(operator, case) as call:
             moved = count(call if mode == "inference" else partial(_without_leaves, call)).traffic
-        assert told(case).bytes_own == pytest.approx(moved, rel=0, abs=SCALARS), mode
+        own = operator.cost(case).bytes_own
+        if _reorders(case):
+            assert own < moved < 1.28 * own
+        else:
+            assert own == pytest.approx(moved, rel=0, abs=SCALARS), (mode, layout)
+
+
+def _reorders(case: Case) -> bool:
+    """The exception: backward, ``torch.einsum`` over the last dimension copies gradients once more."""
+    p = case.problem
+    einsum = case.operator in ("niff-pointwise/fft", "niff-pointwise/rfft", "niff-pointwise/cached")
+    several = p.channels_out > 1 or p.channels == 1
+    return einsum and case.option("layout") == "nhwc" and p.mode == "training" and several
 
 
 def _without_leaves(call: Call) -> None:
     """Forward and backward; what arrives at a leaf is replaced by what costs nothing and is in order."""
     out = call.forward()
     hooks = [
-        leaf.register_hook(lambda gradient: torch.empty(gradient.shape, dtype=gradient.dtype))
+        leaf.register_hook(lambda gradient, leaf=leaf: torch.empty_like(leaf, dtype=gradient.dtype))
         for leaf in (call.x, *call.module.parameters())
     ]
     out.backward(call.gradient)  # type: ignore[no-untyped-call]

@@ -151,16 +151,19 @@ def contraction(problem: Problem, points: int, number: int) -> tuple[Work, Work]
     """Complex matrices over the channels, one for each of ``points`` frequencies: ``bihw,iohw->bohw``.
 
     ``number`` bytes a complex number. Over a single channel there is nothing to contract: ``torch.einsum`` then
-    multiplies element by element, and backward sums what it had spread out.
+    multiplies element by element; backward conjugates both factors, makes two products as large as all that was
+    multiplied, and sums what had been spread out.
     """
     batch, into, out = problem.batch, problem.channels, problem.channels_out
     spectra, matrices, results = (count * points * number for count in (batch * into, into * out, batch * out))
     products = batch * into * out * points
     if into > 1:
         return bilinear(8 * products, spectra, matrices, results)
-    forward, backward = bilinear(6 * products, spectra, matrices, results)
+    forward, _ = bilinear(6 * products, spectra, matrices, results)
+    conjugates = Work(0, 2 * (spectra + matrices))
+    backward = Work(12 * products, 4 * results + spectra + matrices)
     sums = batch_sum(out, batch * points, number) + batch_sum(batch, out * points, number)
-    return forward, backward + sums
+    return forward, conjugates + backward + sums
 
 
 def batch_sum(batch: int, elements: int, number: int, *, complex_: bool = True) -> Work:

@@ -154,7 +154,10 @@ def elided(layer: Layer) -> Parts:
         layer.out * pixels * real,
     )
     if layer.kind == "pointwise":
-        return {"mixing": mixing}
+        # Channels are taken to the end of several images by a copy, unless they are there.
+        moved = p.batch > 1 and p.channels > 1 and p.memory_format == "contiguous" and layer.layout == "nhwc"
+        forward, backward = mixing
+        return {"mixing": (forward + Work(0, 2 * layer.into * pixels * real * moved), backward)}
     within = Problem(p.batch, p.channels, p.channels, p.height, p.width, p.dtype, p.memory_format, p.mode)
     return rfft(Layer(within, "depthwise", layer.mlp)) | {"cast": layer.casts, "mixing": mixing}
 
@@ -195,12 +198,15 @@ def dft(layer: Layer) -> Parts:
         there = back = rows + down
     there, back = _sized(there, layer.real), _sized(back, layer.real)
     forward, backward = spectral_product(p.batch, p.channels, half, transform.complex)
+    # Rows of pixels are taken from several images with channels last by a copy.
+    gathered = p.batch > 1 and p.channels > 1 and p.memory_format == "channels_last"
+    gathering = Work(0, 2 * transform.images(planes) * gathered)
     # Rows and columns change places in what comes out of the second product, and is put in order.
     ordering = 2 * transform.spectra(planes) if points > 256 else 0
     return {
         "cast": layer.casts,
         "filter generation": lean_generation(layer),
-        "forward fft": (there, there),
+        "forward fft": (gathering + there, there),
         "product": (forward, backward + Work(0, 2 * transform.spectra(layer.planes) if points > 256 else 0)),
         "inverse fft": (back, back + Work(0, ordering)),
     }
@@ -318,16 +324,16 @@ def filtering(layer: Layer, points: int, *, batched: bool = False) -> Parts:
 def published_map(layer: Layer) -> Pair:
     """The linear map on real and on imaginary parts: each copied with channels last, multiplied, put together.
 
-    Of a single image channels last is a view, and no copy.
+    Of a single image channels last is a view, and no copy; so it is of images of a single channel.
     """
     p, pixels = layer.problem, layer.transform.points
     into, out = (planes * pixels * layer.real for planes in (layer.into, layer.out))
     flops = 2 * layer.into * p.channels_out * pixels
     forward, backward = bilinear(flops, into, p.channels * p.channels_out * layer.real, out)
     several = p.batch > 1
-    copies, joining = Work(0, 2 * into * several), Work(0, 4 * out)
+    copies, joining = Work(0, 2 * into * (several and p.channels > 1)), Work(0, 4 * out)
     # Backward each gradient is copied likewise, and both gradients of the spectrum are spread and added.
-    gathering = Work(0, 2 * out * several + 3 * into)
+    gathering = Work(0, 2 * out * (several and p.channels_out > 1) + 3 * into)
     adding = Work(0, 6 * into + 3 * p.channels * p.channels_out * layer.real)
     return 2 * (copies + forward) + joining, 2 * (gathering + backward) + adding
 
@@ -335,8 +341,10 @@ def published_map(layer: Layer) -> Pair:
 def spectrum_map(layer: Layer, points: int) -> Pair:
     """The linear map as one real product on the stored numbers, copied with channels last and back.
 
-    Of a single image channels last is a view, and the way there, and backward both ways, no copy. Where weights
-    ask for no gradient, as cast ones in inference, ``torch.matmul`` takes images one by one and copies nothing.
+    Of a single image channels last is a view, and the way there, and backward both ways, no copy; of a single
+    channel no way is one. Where weights ask for no gradient, as cast ones in inference, ``torch.matmul`` takes
+    images one by one and copies nothing. With layout ``nhwc`` it is ``torch.einsum``, which backward puts
+    gradients in order once more than is counted here: up to a fifth of all that moves.
     """
     p = layer.problem
     into, out = (planes * 2 * points * layer.real for planes in (layer.into, layer.out))
@@ -346,8 +354,8 @@ def spectrum_map(layer: Layer, points: int) -> Pair:
         # torch.einsum over one channel multiplies, with nothing to add; nor has backward, if one channel goes out.
         forward = replace(forward, flops=forward.flops - flops // 2)
         backward = replace(backward, flops=backward.flops - (flops // 2 if p.channels_out == 1 else 0))
-    there, back = Work(0, 2 * into), Work(0, 2 * out)
-    if p.mode == "inference" and p.element_bytes < layer.real:
+    there, back = Work(0, 2 * into * (p.channels > 1)), Work(0, 2 * out * (p.channels_out > 1))
+    if p.mode == "inference" and p.element_bytes < layer.real and layer.layout == "nchw":
         return forward, backward
     if p.batch == 1:
         return back + forward, backward
@@ -400,7 +408,8 @@ def half_generation(layer: Layer) -> Pair:
     # and of both MLPs' weights and a bias, which are put together.
     taking_apart = Work(0, 38 * k * half + planes * (12 * k + 3))
     # A contraction leaves the filter's gradient in another order than the product wants it.
-    ordering = Work(0, 4 * planes * half if layer.kind == "full" else 0)
+    contracted = layer.kind == "full" and layer.problem.channels > 1
+    ordering = Work(0, 4 * planes * half if contracted else 0)
     return (
         hidden + _sized(assembling + product, layer.real),
         unhidden + _sized(ordering + back + taking_apart, layer.real),

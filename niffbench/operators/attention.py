@@ -48,8 +48,9 @@ class Attention(Operator):
         products = 4 * p.batch * tokens * tokens * channels
         # What a fused kernel keeps of the scores: the logarithm of each row's sum, in at least float32.
         logarithms = p.batch * int(case.option("heads")) * tokens * max(real, 4)
-        # Channels to the end: a copy, unless a batched product takes them as they are.
-        tokenising = Work(0, 2 * into * real if p.mode != "inference" and p.batch > 1 else 0)
+        # Channels to the end: a copy, unless they are there or a batched product takes them as they are.
+        copied = p.mode != "inference" and p.batch > 1 and p.memory_format == "contiguous"
+        tokenising = Work(0, 2 * into * real * copied)
         # The three gradients are put together, then in the order that the product wants.
         gathering = Work(0, 12 * into * real)
         return Cost(

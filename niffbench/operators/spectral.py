@@ -47,8 +47,9 @@ class Spectral(Operator):
         number = transform.complex
         blocks_in, blocks_out = into * kept * number, out * kept * number
         mixing, unmixing = contraction(p, kept, number)
-        # Both blocks are copied out of the spectrum, and their products into an empty one.
-        moving = Work(0, 2 * blocks_in + transform.spectra(out) + 2 * blocks_out)
+        # Both blocks are copied out of the spectrum, to be contracted, and their products into an empty one.
+        copied = 2 * blocks_in if p.channels > 1 else 0
+        moving = Work(0, copied + transform.spectra(out) + 2 * blocks_out)
         # Backward, autograd copies the gradient and clears a block for each copy in, spreads each block over a
         # gradient full of zeros for each copy out, adds those, and puts the weight's two gradients together.
         unmoving = Work(
