@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -39,6 +40,18 @@ def test_without_a_counter_or_with_one_that_stands_still_there_is_no_energy() ->
     assert energy.per_call(ReplayDevice(Trace(watts=0.0)), _runner(1e-3), 1e-3) is None
     for broken in (0.0, float("nan"), float("inf")):
         assert energy.per_call(ReplayDevice(Trace(watts=1.0)), _runner(1e-3), broken) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(5.0, None), (5.0, math.nan), (math.nan, 5.0), (5.0, math.inf), (-math.inf, 5.0), (5.0, 4.0), (-1.0, -1.0)],
+)
+def test_a_counter_that_fails_or_goes_backwards_gives_no_energy(
+    monkeypatch: pytest.MonkeyPatch, before: float, after: float | None
+) -> None:
+    device, readings = ReplayDevice(Trace(watts=300.0)), iter((before, after))
+    monkeypatch.setattr(device, "joules", lambda: next(readings))
+    assert energy.per_call(device, _runner(1e-3), 1e-3) is None
 
 
 def test_ceilings_are_rates_of_what_was_asked_for(cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,6 +163,14 @@ def test_no_right_gradient_is_called_wrong_at_odd_shapes(case: Case) -> None:
     assert not is_wrong(found), verdict(found)
 
 
+def test_no_right_gradient_of_a_compiled_form_is_called_wrong_at_an_odd_shape(bench: TorchBench) -> None:
+    problem = replace(PROBLEM, batch=1, channels=3, channels_out=3, height=7, width=9, mode="training")
+    subject = bench.subject(replace(case_of("niff-depthwise/rfft", problem), execution="compiled"))
+    found = bench.numerics(subject, subject.call())
+    assert not is_wrong(found), verdict(found)
+    assert found.gradient is not None
+
+
 PLANTED: dict[str, Callable[[Tensor], Tensor | None]] = {
     "scaled": lambda gradient: gradient * 1.01,
     "reversed": lambda gradient: gradient.flatten().flip(0).view_as(gradient),

@@ -49,8 +49,9 @@ class Usage:
     """Memory of one call above what was allocated before it: the allocator's peak, and on CUDA two more figures.
 
     ``kept`` is what is still allocated after the call while its output is alive. ``reserved`` is what the
-    allocator's pool grew to above where it stood, ``device_delta`` what the device as a whole lost (pool, plans
-    and libraries' own memory).
+    allocator's pool grew to above where it stood, ``device_delta`` the device's free memory before the call less
+    that after it: of this warm call alone, not of the process, whose context, plans and libraries took theirs in
+    earlier calls; what others on the device take or free meanwhile is in it.
     """
 
     peak: int

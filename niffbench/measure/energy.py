@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import isfinite, nan
 
 from niffbench.device import Device, Runner
 
@@ -25,4 +25,5 @@ def per_call(device: Device, runner: Runner, latency: float) -> float | None:
         spent += max(seconds, latency * count)
         calls += count
     after = device.joules()
-    return None if after is None or after <= before else (after - before) / calls
+    used = nan if after is None else after - before
+    return used / calls if isfinite(used) and used > 0 else None

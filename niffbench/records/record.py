@@ -81,8 +81,9 @@ class Memory(_Part):
     """Bytes. ``peak`` is above ``resident`` (inputs, weights and, in training, gradients present before the call).
 
     ``saved`` is what autograd kept for backward, ``output`` the result. ``predicted`` is the dispatch-visible
-    peak from fake tensors; ``workspace`` = peak − predicted is what kernels took inside. ``reserved`` and
-    ``device_delta`` are CUDA's.
+    peak from fake tensors; ``workspace`` = peak − predicted is what kernels took inside. CUDA's are ``reserved``,
+    by which the allocator's pool grew, and ``device_delta``, by which the device's free memory shrank: both in one
+    warm call, so that neither holds what the process took before (its context, libraries, plans).
     """
 
     peak: Count
