@@ -263,6 +263,15 @@ def test_a_graph_that_a_broken_timer_timed_has_no_launch_share(graph: float) -> 
     assert latency.launch_share(device, _runner(device), graph, 10) is None
 
 
+@pytest.mark.parametrize("eager", [0.0, float("nan"), float("inf"), -1e-3])
+def test_an_eager_call_that_a_broken_timer_timed_has_no_launch_share(
+    monkeypatch: pytest.MonkeyPatch, eager: float
+) -> None:
+    device = _device()
+    monkeypatch.setattr(device, "timed", lambda runner, calls: (eager, None))
+    assert latency.launch_share(device, _runner(device), 1e-3, 10) is None
+
+
 def test_the_machine_around_a_case_is_at_its_worst() -> None:
     assert around([]) is None
     states = [
