@@ -65,6 +65,21 @@ def test_recorded_figures_come_out_as_they_went_in(tmp_path: Path) -> None:
     assert set(_by_case(_play(tmp_path, {"cases": [entry]}, round=1))[B.id].latency["steady"].samples) == {0.009}
 
 
+def test_what_hangs_on_a_series_may_fail_without_it(tmp_path: Path) -> None:
+    """A counter that cannot be read costs its own figure, and the record says so."""
+    broken = {
+        "label": "depthwise-k5",
+        "failure": {"kind": "error", "stage": "energy", "message": "no such counter"},
+    }
+    found = _by_case(_play(tmp_path, {"like": "cuda", "watts": 100.0, "cases": [broken]}))
+    record = found[B.id]
+    assert record.status == "ok"
+    assert {regime for regime, series in record.latency.items() if series.samples} == {*ALL.regimes}
+    assert record.energy is None
+    assert record.reason == "no energy: RuntimeError: no such counter"
+    assert found[A.id].energy > 0
+
+
 def test_the_same_task_gives_the_same_records(tmp_path: Path) -> None:
     first, second = (_by_case(_play(tmp_path, {"seed": 4}, seed=9, round=1)) for _ in range(2))
     assert first == second

@@ -36,7 +36,7 @@ REGIME_FACTOR: dict[str, float] = {"first": 20.0, "cold": 1.5, "steady": 1.0, "g
 
 Bytes = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Stage = Literal["build", "first", "numerics", "cost", "memory", "cold", "steady", "graph"]
+Stage = Literal["build", "first", "numerics", "cost", "memory", "cold", "steady", "graph", "energy"]
 
 
 class _Model(BaseModel):
@@ -341,6 +341,8 @@ class ReplayDevice:
         return self._processor
 
     def joules(self) -> float | None:
+        if self._current is not None:
+            self._current.reach("energy")
         return None if self.trace.watts is None else self.trace.watts * self._now
 
     def rest(self, seconds: float) -> None:

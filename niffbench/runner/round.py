@@ -222,7 +222,7 @@ class Round:
                     failure = explain(error, self._device.free_memory())
                     if failure.status == "oom" and beside:
                         return Turn(visit, failure=failure)
-                    visit.note = f"no graph: {failure.reason}"
+                    visit.remark(f"no graph: {failure.reason}")
                     visit.latency["graph"] = Latency(samples=[], flags=[NOT_CAPTURED])
                     return Turn(visit)
         sampler = latency.Sampler(self._device, runner, regime, self._task.measure, visit.pace(regime))
@@ -244,7 +244,7 @@ class Round:
     def _keep(self, visit: Visit, sampler: latency.Sampler) -> None:
         """Take over a finished series, then measure the launch share of a graph and the energy of a call.
 
-        The series is kept whatever becomes of these.
+        The series is kept whatever becomes of these, and so is the record.
         """
         subject = visit.subject
         assert subject is not None
@@ -253,10 +253,20 @@ class Round:
         visit.measuring += sampler.seconds
         visit.latency[sampler.regime] = series = sampler.result()
         if sampler.regime == "graph":
-            share = latency.launch_share(self._device, subject, sampler.median(), sampler.calls)
-            visit.latency["graph"] = replace(series, launch_share=share)
+            with self._besides(visit, "launch share"):
+                share = latency.launch_share(self._device, subject, sampler.median(), sampler.calls)
+                visit.latency["graph"] = replace(series, launch_share=share)
         if sampler.regime == "steady":
-            visit.energy = energy.per_call(self._device, subject, sampler.median())
+            with self._besides(visit, "energy"):
+                visit.energy = energy.per_call(self._device, subject, sampler.median())
+
+    @contextmanager
+    def _besides(self, visit: Visit, what: str) -> Iterator[None]:
+        """What a finished series can do without: its failure is a remark, unless the device is lost with it."""
+        try:
+            yield
+        except Exception as error:
+            visit.remark(f"no {what}: {explain(error).reason}")
 
     def _lose(self, visit: Visit, failure: Failure, held: list[Visit], crowded: list[Visit]) -> None:
         """A visit failed; one that ran out of memory beside others is ``crowded``, and not yet closed."""

@@ -52,6 +52,10 @@ class Visit:
         cold = self.latency.get("cold")
         return median(cold.samples) if cold is not None else 0.0
 
+    def remark(self, text: str) -> None:
+        """Say beside the figures that there are why one is missing."""
+        self.note = text if self.note is None else f"{self.note}; {text}"
+
     def record(self, round_: int, failure: Failure | None = None) -> Record:
         """The record of this visit: ``ok``, or what ``failure`` says."""
         status: Status = "ok" if failure is None else failure.status
