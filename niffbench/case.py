@@ -53,8 +53,15 @@ class Problem:
         return DTYPE_BYTES[self.dtype]
 
 
+class _Known:
+    """Room beside a case's fields for what has been worked out of them."""
+
+    __slots__ = ("_id",)
+    _id: str
+
+
 @dataclass(frozen=True, slots=True, order=True)
-class Case:
+class Case(_Known):
     """Operator × problem × execution.
 
     ``operator`` is a name of the catalogue (``niff-depthwise/rfft``, ``depthwise``); ``kernel`` the side of the
@@ -70,9 +77,16 @@ class Case:
 
     @property
     def id(self) -> str:
-        """Twelve hexadecimal digits of a SHA-256 over the content; equal content, equal id, on any machine."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        """Twelve hexadecimal digits of a SHA-256 over the content; equal content, equal id, on any machine.
+
+        It is worked out once: a run asks for it a dozen times a case.
+        """
+        try:
+            return self._id
+        except AttributeError:
+            canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+            object.__setattr__(self, "_id", hashlib.sha256(canonical.encode()).hexdigest()[:12])
+            return self._id
 
     def option(self, name: str) -> OptionValue:
         """The value of option ``name``; KeyError if the case has none of that name."""

@@ -1,4 +1,8 @@
-"""Loading grows as the number of records; ``python tests/test_records_scale.py`` prints it, up to 100,000."""
+"""Writing, resuming, loading and reporting grow as the number of records.
+
+``python tests/test_records_scale.py`` prints it: of 1,000 and 10,000 records, and loading up to 100,000. Appending
+takes as long as the disk takes to be sure of so many lines: see its processor time for what is ours.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +13,85 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import FrameType
+from typing import TypeVar
 
 import pytest
-from synthetic import World, make
+from managed import Attempt, all_keys, keys, suite_of
+from synthetic import WORLD, World, make, save
 
+import niffbench
+from niffbench import report
 from niffbench.case import Case, Problem
-from niffbench.records import MANIFEST, RECORDS, Run, dump, frame, read
+from niffbench.records import MANIFEST, RECORDS, Record, Run, dump, frame, read
+from niffbench.report import view
+from niffbench.runner.campaign import begin
+from niffbench.runner.interrupts import Interrupts
+from niffbench.runner.journal import Journal
 
 SAMPLES = 60
+ROUNDS = 5
+PACKAGE = str(Path(niffbench.__file__).parent)
+Result = TypeVar("Result")
 
 
 def write(directory: Path, count: int) -> None:
     """A run of ``count`` records with 60 samples each in steady and cold, some 3 kB a record."""
-    rounds = 5
-    pattern = make(World(sizes=(14,), rounds=1, samples=SAMPLES, faults=()), directory)
-    record = next(record for record in pattern.records if record.case.kernel == 7)
-    cases = [replace(record.case, problem=Problem(1, 1 + i, 1 + i, 14, 14)) for i in range(count // rounds)]
-    echo = pattern.manifest.suite.model_copy(update={"cases": [case.id for case in cases]})
-    manifest = pattern.manifest.model_copy(update={"suite": echo, "rounds": rounds})
+    run = pattern(directory)
+    record = typical(run)
+    cases = [replace(record.case, problem=Problem(1, 1 + i, 1 + i, 14, 14)) for i in range(count // ROUNDS)]
+    echo = run.manifest.suite.model_copy(update={"cases": [case.id for case in cases]})
+    manifest = run.manifest.model_copy(update={"suite": echo, "rounds": ROUNDS})
     (directory / MANIFEST).write_text(manifest.model_dump_json())
     with (directory / RECORDS).open("wb") as journal:
-        for number in range(rounds):
-            for case in cases:
-                journal.write(dump(replace(record, case=case, id=case.id, round=number)))
+        journal.writelines(dump(each) for each in repeated(record, cases))
+
+
+def pattern(directory: Path) -> Run:
+    """A run of one problem and one round; nothing is written."""
+    return make(World(sizes=(14,), rounds=1, samples=SAMPLES, faults=()), directory)
+
+
+def typical(run: Run) -> Record:
+    return next(record for record in run.records if record.case.kernel == 7)
+
+
+def repeated(record: Record, cases: Iterable[Case]) -> Iterator[Record]:
+    """The same of every case in every round."""
+    for number in range(ROUNDS):
+        for case in cases:
+            yield replace(record, case=case, id=case.id, round=number)
+
+
+def interrupted(directory: Path, count: int) -> tuple[Attempt, list[Record]]:
+    """A run that was begun and nothing of which is there yet, and the records it shall have, but for the last."""
+    attempt = Attempt(directory, suite_of(range(16, 16 + count // ROUNDS), kernels=(7,), rounds=ROUNDS))
+    with Interrupts() as stop, begin(directory, attempt.prepare(stop), ["niffbench", "run"], 0.0):
+        pass
+    return attempt, list(repeated(typical(pattern(directory)), attempt.suite.cases))[:-1]
+
+
+def append(directory: Path, records: Iterable[Record]) -> None:
+    with Journal(directory) as journal:
+        for record in records:
+            journal.append(record)
+
+
+def reported(directory: Path, problems: int) -> Run:
+    """A run of eight operators at so many problems, read from where it was written."""
+    channels = tuple(8 * (1 + i) for i in range(-(-problems // 4)))
+    operators = tuple(one for one in WORLD if one.operator in ("niff-depthwise/rfft", "depthwise", "dense"))
+    kernels = {"dense": (3, 7, 15)}
+    save(
+        make(
+            World(channels=channels, rounds=ROUNDS, samples=SAMPLES, operators=operators, kernels=kernels),
+            directory,
+        )
+    )
+    return read(directory)
 
 
 def load(directory: Path) -> tuple[Run, float]:
@@ -75,29 +133,119 @@ def test_loading_a_thousand_records(benchmark: object, tmp_path: Path) -> None:
     assert isinstance(run.records[0].case, Case)
 
 
-def measure(count: int) -> dict[str, float]:
-    """Load ``count`` records in this fresh process; seconds and the process's peak in GB."""
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        subprocess.run([sys.executable, __file__, "write", name, str(count)], check=True)
-        run, loading = load(directory)
-        begun = time.process_time()
-        table = frame(run)
-        framing = time.process_time() - begun
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        size = (directory / RECORDS).stat().st_size / 1e6
-        return {"records": len(table), "MB": size, "load s": loading, "frame s": framing, "peak GB": peak}
+def calls(work: Callable[[], object]) -> int:
+    """How often ``work`` calls functions, in the package's own code: of any language, but not what those call."""
+    made = 0
+
+    def see(frame: FrameType, event: str, _: object) -> None:
+        nonlocal made
+        made += event in ("call", "c_call") and frame.f_code.co_filename.startswith(PACKAGE)
+
+    sys.setprofile(see)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return made
+
+
+def test_a_resumed_run_does_so_much_for_each_record(tmp_path: Path) -> None:
+    made = []
+    for count in (200, 800):
+        attempt, records = interrupted(tmp_path / str(count), count)
+        with (attempt.place / RECORDS).open("wb") as journal:
+            journal.writelines(map(dump, records))
+        made.append(calls(attempt.resume))
+        assert keys(read(attempt.place)) == all_keys(attempt.suite)
+    print(made)
+    assert made[1] < 4.2 * made[0]  # what is quadratic would be sixteen times, what is done once a run once
+
+
+PLOTS = ("overview", "scaling", "winners", "ratios", "steps", "roofline", "pareto", "errors", "walls")
+
+
+def test_a_report_does_so_much_for_each_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for its plots: their number is fixed, and a call of matplotlib's says little."""
+    for name in PLOTS:
+        monkeypatch.setattr(view, name, lambda *_: None)
+    made = []
+    for problems in (4, 16):
+        run = reported(tmp_path / str(problems), problems)
+        made.append(calls(lambda run=run: report.draw(run)))  # type: ignore[misc]
+    print(made)
+    assert made[1] < 4.2 * made[0]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What was done with so many records, in seconds of wall and processor time."""
+
+    name: str
+    records: int
+    megabytes: float
+    wall: float
+    processor: float
+    peak: float  # of the process's memory until now, in GB
+
+
+def timed(name: str, directory: Path, work: Callable[[], Result]) -> tuple[Result, Step]:
+    wall, processor = time.perf_counter(), time.process_time()
+    result = work()
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    content = (directory / RECORDS).read_bytes()
+    return result, Step(name, content.count(b"\n"), len(content) / 1e6, wall, processor, peak)
+
+
+def measure(name: str, count: int) -> list[Step]:
+    """Do it with ``count`` records, in this fresh process."""
+    with tempfile.TemporaryDirectory() as place:
+        directory = Path(place) / "run"
+        directory.mkdir()
+        if name == "append":
+            attempt, records = interrupted(directory, count)
+            _, written = timed("append", directory, lambda: append(directory, records))
+            _, resumed = timed("resume", directory, attempt.resume)
+            return [written, resumed]
+        if name == "report":
+            run = reported(directory, count // (8 * ROUNDS))
+            return [timed("report", directory, lambda: report.draw(run))[1]]
+        subprocess.run([sys.executable, __file__, "write", str(directory), str(count)], check=True)
+        run, loaded = timed("load", directory, lambda: read(directory))
+        return [loaded, timed("frame", directory, lambda: frame(run))[1]]
 
 
 def main() -> None:
+    """Each step of each size in a process of its own, and its growth from the size before."""
     if sys.argv[1:2] == ["write"]:
-        write(Path(sys.argv[2]), int(sys.argv[3]))
-    elif sys.argv[1:2] == ["load"]:
-        print(json.dumps(measure(int(sys.argv[2]))))
-    else:
-        for count in (1000, 10_000, 100_000):
-            out = subprocess.run([sys.executable, __file__, "load", str(count)], check=True, capture_output=True)
-            print("  ".join(f"{key} {value:.3g}" for key, value in json.loads(out.stdout).items()), flush=True)
+        return write(Path(sys.argv[2]), int(sys.argv[3]))
+    if len(sys.argv) == 3:
+        return print(json.dumps([asdict(step) for step in measure(sys.argv[1], int(sys.argv[2]))]))
+    before: dict[str, Step] = {}
+    for name, counts in (
+        ("append", (1000, 10_000)),
+        ("load", (1000, 10_000, 100_000)),
+        ("report", (1000, 10_000)),
+    ):
+        for count in counts:
+            command = [sys.executable, __file__, name, str(count)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+            for step in (Step(**told) for told in json.loads(done.stdout)):
+                print(_line(step, before.get(step.name)), flush=True)
+                before[step.name] = step
+    return None
+
+
+def _line(step: Step, smaller: Step | None) -> str:
+    told = (
+        f"{step.name:6} {step.records:7,} records {step.megabytes:6.1f} MB  {step.wall:7.2f} s, "
+        f"{step.processor:6.2f} s of a processor, peak {step.peak:.2f} GB"
+    )
+    if smaller is None:
+        return told
+    growth = step.records / smaller.records
+    wall, processor = step.wall / smaller.wall, step.processor / smaller.processor
+    return f"{told}; {growth:.0f} times the records: {wall:.1f} times, {processor:.1f} of a processor"
 
 
 if __name__ == "__main__":
