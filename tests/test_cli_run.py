@@ -93,6 +93,7 @@ def test_json_is_all_there_is_on_standard_output(cli: Cli, place: Path) -> None:
     told = json.loads(done.stdout)
     assert done.returncode == 0
     assert (told["directory"], told["report"], told["seed"], told["complete"]) == ("out", None, 5, True)
+    assert told["resume"] is None
     assert told["records"] == {"ok": CASES - 1, "oom": 1}
     failed = next(case for case in told["cases"] if case["records"] == {"oom": 1})
     assert failed["latency"] == {}
@@ -177,10 +178,13 @@ def test_an_interrupted_run_says_how_to_go_on(place: Path) -> None:
     kept = len(read(place / "out").records)
     result = json.loads(out)
     assert (result["kept"], result["missing"], result["complete"]) == (kept, 2 * CASES - kept, False)
+    assert result["records"] == {"ok": kept}
+    assert sum(case["records"]["ok"] for case in result["cases"]) == kept
+    assert all(case["latency"]["steady"] > 0 for case in result["cases"])
     assert f"interrupted; {kept} records are kept, {2 * CASES - kept} are missing; go on with:" in told
     wait_for((place / "out" / "report.html").exists)  # it may outlast the run by a moment
     command = next(line.strip() for line in told.splitlines() if "--resume" in line)
-    assert command == "niffbench run made-up.toml --resume out"
+    assert result["resume"] == command == "niffbench run made-up.toml --resume out"
     replay(place)
     resumed = subprocess.run(
         [sys.executable, "-m", "niffbench.cli", *command.split()[1:], "--quiet", "--no-report"],

@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -36,6 +37,8 @@ from niffbench.suite import Regime
 _MOST_LINES = 20
 _MOMENT = 0.8
 """Seconds after an interrupt until which its report is waited for."""
+_READING = 1.1
+"""Seconds after an interrupt until which its records are read for --json: those of a run of some 10,000."""
 _LONGEST_REPORT = 600
 """Seconds after which a report that is written aside is given up."""
 _POLITE = 5
@@ -98,7 +101,7 @@ class Screen:
                 run = read(campaign.directory)
                 found = outcome(run)
                 page = _write(run) if self._report and found.measured else None
-                result = self._result(run, found, page)
+                result = self._result(run, found, page, _again(campaign.standing, suite))
         except Interrupted as interrupted:
             self.part(campaign.standing, interrupted, suite, stop)
         sys.stdout.write(result)
@@ -115,13 +118,15 @@ class Screen:
         return INTERRUPTED if found.measured and not isinstance(stopped, FingerprintsDiffer) else stopped.exit_code
 
     def part(self, left: Standing, stopped: NiffbenchError, suite: str | None, stop: Interrupts) -> NoReturn:
-        """Take leave of somebody in a hurry, however large the run is: none of its records is read here.
+        """Take leave of somebody in a hurry, however large the run is.
 
-        A process of its own writes the report, and is waited for for a moment.
+        A process of its own writes the report, and is waited for for a moment; so is the reading of the records
+        for --json, which tells of the run as a whole and no ``cases`` when they are too many.
         """
         from niffbench.report.writing import PAGE
 
         writer = _write_aside(left.directory) if self._report and left.kept else None
+        reading = _Reading(left.directory, _again(left, suite)) if self._as_json else None
         self._say_how_to_go_on(left, stopped, suite)
         page = None
         if writer is not None:
@@ -132,24 +137,24 @@ class Screen:
             else:
                 self._tell(f"report: {page}" + (", which is still being written" if status is None else ""))
             page = page if status == 0 else None
-        if self._as_json:
-            told = {**_head(left.directory, left.manifest, left.missing, page), "kept": left.kept}
-            sys.stdout.write(_dumps(told))
+        if reading is not None:
+            told = reading.result(stop.when + _READING)
+            told = told or _head(left.directory, left.manifest, left.missing, None, _again(left, suite))
+            sys.stdout.write(_dumps({**told, "report": None if page is None else str(page)}))
         with suppress(OSError):
             sys.stdout.flush()
         os._exit(INTERRUPTED)  # taking the interpreter down can take as long as all of this
 
     def _say_how_to_go_on(self, left: Standing, stopped: NiffbenchError, suite: str | None) -> None:
         """Even when quiet: this is the only way to what was measured."""
-        again = ["niffbench", "run", suite or left.manifest.suite.name, "--resume", str(left.directory)]
         told = f"{stopped}; {left.kept} records are kept, {left.missing} are missing; go on with:"
         self._err.print(Text(text.clean(told, 2000)), soft_wrap=True)
-        self._err.print(Text(f"  {shlex.join(again)}"), soft_wrap=True)
+        self._err.print(Text(f"  {_again(left, suite)}"), soft_wrap=True)
 
-    def _result(self, run: Run, found: Outcome, page: Path | None) -> str:
+    def _result(self, run: Run, found: Outcome, page: Path | None, again: str) -> str:
         """What standard output is to show."""
         if self._as_json:
-            return _dumps(_as_json(run, found, page))
+            return _dumps(_as_json(run, found, page, again))
         if self._quiet:
             return ""
         with self._out.capture() as drawn:
@@ -164,6 +169,30 @@ class Screen:
     def _tell(self, line: str) -> None:
         if not self._quiet:
             self._err.print(Text(text.clean(line, 1000)), soft_wrap=True)
+
+
+class _Reading:
+    """The result of what there is, for a machine, worked out beside what is done meanwhile."""
+
+    def __init__(self, directory: Path, again: str) -> None:
+        self._found: dict[str, Any] | None = None
+        self._thread = threading.Thread(target=self._read, args=(directory, again), daemon=True)
+        self._thread.start()
+
+    def result(self, deadline: float) -> dict[str, Any] | None:
+        """None when it is not there by ``deadline`` (``time.monotonic``), or the records cannot be read."""
+        self._thread.join(max(deadline - time.monotonic(), 0.0))
+        return self._found
+
+    def _read(self, directory: Path, again: str) -> None:
+        with suppress(NiffbenchError):
+            run = read(directory)
+            self._found = _as_json(run, outcome(run), None, again)
+
+
+def _again(left: Standing, suite: str | None) -> str:
+    """The command that goes on with a run, ``suite`` being how it was named this time."""
+    return shlex.join(["niffbench", "run", suite or left.manifest.suite.name, "--resume", str(left.directory)])
 
 
 def _write(run: Run) -> Path:
@@ -251,13 +280,13 @@ def _remarks(run: Run, found: Outcome) -> list[str]:
     return [text.clean(line, 400) for line in lines]
 
 
-def _as_json(run: Run, found: Outcome, page: Path | None) -> dict[str, Any]:
+def _as_json(run: Run, found: Outcome, page: Path | None, again: str) -> dict[str, Any]:
     """The result for a machine: latencies in seconds (medians of round medians), memory in bytes, real FLOPs."""
     cases: dict[str, list[Record]] = {}
     for record in run.records:
         cases.setdefault(record.id, []).append(record)
     return {
-        **_head(run.path, run.manifest, found.missing, page),
+        **_head(run.path, run.manifest, found.missing, page, again),
         "records": dict(found.counts),
         "measuring_share": found.share,
         "imprecise": [asdict(one) for one in found.imprecise],
@@ -269,8 +298,11 @@ def _dumps(told: dict[str, Any]) -> str:
     return json.dumps(told, indent=1, allow_nan=False) + "\n"
 
 
-def _head(directory: Path, manifest: Manifest, missing: int, page: Path | None) -> dict[str, Any]:
-    """What the result says of the run as a whole, which no record needs to be read for."""
+def _head(directory: Path, manifest: Manifest, missing: int, page: Path | None, again: str) -> dict[str, Any]:
+    """What the result says of the run as a whole, which no record needs to be read for.
+
+    ``again`` is the command that goes on with it.
+    """
     return {
         "directory": str(directory),
         "report": None if page is None else str(page),
@@ -282,6 +314,8 @@ def _head(directory: Path, manifest: Manifest, missing: int, page: Path | None) 
         "seed": manifest.seed,
         "complete": missing == 0,
         "missing": missing,
+        "kept": len(manifest.suite.cases) * manifest.rounds - missing,
+        "resume": again if missing else None,
         "wall": manifest.wall,
         "notes": manifest.notes,
     }
