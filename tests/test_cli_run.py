@@ -211,6 +211,24 @@ def test_a_directory_that_is_removed_is_one_clear_message(place: Path) -> None:
     assert not (place / "out").exists()
 
 
+def test_a_directory_that_is_removed_while_the_report_is_drawn_is_not_made_anew(place: Path) -> None:
+    begun = subprocess.Popen(
+        [sys.executable, "-m", "niffbench.cli", *RUN, "--rounds", "1"],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    manifest = place / "out" / "run.json"
+    wait_for(lambda: manifest.exists() and json.loads(manifest.read_text())["finished"])
+    shutil.rmtree(place / "out")
+    out, told = begun.communicate(timeout=60)
+    assert (begun.returncode, out) == (2, ""), told
+    assert re.fullmatch(r"niffbench: out: (was removed|there is no such directory).*", told.splitlines()[-1])
+    assert "Traceback" not in told
+    assert not (place / "out").exists()
+
+
 def test_a_terminal_gets_a_progress_bar_with_the_time_left(place: Path) -> None:
     replay(place, pace=1.0)
     leader, follower = pty.openpty()

@@ -200,6 +200,8 @@ def _write(run: Run) -> Path:
     try:
         return report.write(run, run.path)
     except UsageError as error:
+        if not run.path.is_dir():
+            raise
         later = _later(run.path)
         raise UsageError(f"{error}; the records are kept, so when that is mended: {later}") from error
 

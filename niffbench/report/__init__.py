@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from niffbench.errors import UsageError
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -25,9 +27,14 @@ def write(runs: Run | Sequence[Run], directory: Path) -> Path:
     Several runs are put side by side, the first being what the others are compared with. Each file is written
     whole or not at all, the page last; equal runs give equal bytes.
 
-    Raises UsageError when ``directory`` cannot be written, ValueError without a run.
+    Raises UsageError when ``directory`` cannot be written, or was removed meanwhile: a run's directory is not
+    made anew without its records. ValueError without a run.
     """
-    return save(draw(runs), directory)
+    was_there = directory.is_dir()
+    files = draw(runs)
+    if was_there and not directory.is_dir():
+        raise UsageError(f"{directory}: was removed while the report was drawn; nothing was written")
+    return save(files, directory)
 
 
 def draw(runs: Run | Sequence[Run]) -> dict[str, str | bytes]:
