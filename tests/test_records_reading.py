@@ -241,7 +241,7 @@ def test_a_mutated_run_is_read_or_refused(tmp_path_factory: pytest.TempPathFacto
 def used(run: Run) -> None:
     """What is done with a run that was read: its end on the terminal and in JSON, its digest, a comparison."""
     found = outcome(run)
-    json.loads(json.dumps(_as_json(run, found, None), allow_nan=False))
+    json.loads(json.dumps(_as_json(run, found, None, "again"), allow_nan=False))
     _remarks(run, found)
     gather(run)
     with contextlib.suppress(NothingMeasured):

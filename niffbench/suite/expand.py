@@ -17,6 +17,8 @@ from niffbench.suite.schema import AXES, DeviceType, Exclusion, Measure, Operato
 from niffbench.suite.select import Selection, matches, side
 
 MAX_CASES = 100_000
+MAX_COMPARISONS = 20_000_000
+"""Of a case with a condition of an exclusion: some seconds. The suites of this package need a few thousand."""
 
 _DEFAULTS: dict[str, Any] = {
     "batch": 1,
@@ -96,8 +98,7 @@ def expand(
     device: DeviceType | None = None,
 ) -> Suite:
     """Turn a parsed file into cases. Raises UsageError for anything no operator can make sense of."""
-    _check_axes(file, where)
-    _check_exclusions(file, where)
+    _check_exclusions(file, where, _check_axes(file, where))
     baseline = _baseline(file, where, catalogue)
     rules = [rule for rule in file.exclude if rule.device in (None, device)]
     chosen = Selection(only)
@@ -174,7 +175,8 @@ def _baseline(file: SuiteFile, where: str, catalogue: Mapping[str, OperatorInfo]
     return " ".join([name, *options])
 
 
-def _check_axes(file: SuiteFile, where: str) -> None:
+def _check_axes(file: SuiteFile, where: str) -> int:
+    """How many cases the axes multiply to, with those that are left out or the same."""
     seen: dict[str, str] = dict.fromkeys(file.axes.given(), "axes")
     for i, group in enumerate(file.zip):
         given = group.given()
@@ -194,14 +196,24 @@ def _check_axes(file: SuiteFile, where: str) -> None:
             if axis not in seen and axis not in entry.given():
                 raise UsageError(f"{where}: axis '{axis}' has no values (axes.{axis}, or operators[{i}].{axis})")
         total += prod(len(group) for group in _groups(file, entry))
-    if total > MAX_CASES:
-        raise UsageError(f"{where}: its axes multiply to {total:,} cases, more than {MAX_CASES:,}; narrow an axis")
+        if total > MAX_CASES:  # at once: a file may name a thousand operators
+            raise UsageError(
+                f"{where}: its axes multiply to {total:,} cases, more than {MAX_CASES:,}; narrow an axis"
+            )
+    return total
 
 
-def _check_exclusions(file: SuiteFile, where: str) -> None:
+def _check_exclusions(file: SuiteFile, where: str, cases: int) -> None:
+    conditions = 0
     for i, rule in enumerate(file.exclude):
-        if not rule.where.given():
+        given = rule.where.given()
+        if not given:
             raise UsageError(f"{where}: exclude[{i}].where is empty and would exclude everything")
+        conditions += sum(len(wanted) if isinstance(wanted, list) else 1 for wanted in given.values())
+    if cases * conditions > MAX_COMPARISONS:
+        raise UsageError(
+            f"{where}: {conditions:,} conditions of exclusions are too many for {cases:,} cases; narrow an axis"
+        )
 
 
 def _check_patterns(rules: Sequence[Exclusion], names: set[str], where: str) -> None:
