@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic import World, make
 
 from niffbench.case import Case, Problem
-from niffbench.records import RECORDS, Latency, Record, Traits, dump, parse
+from niffbench.records import RECORDS, Latency, Record, Traits, dump, parse, read_manifest
+from niffbench.runner.directory import write_manifest
 from niffbench.runner.journal import Journal, JournalLost
 
 
@@ -30,6 +34,28 @@ def record(number: int, samples: int = 3) -> Record:
     )
 
 
+class Disk:
+    """What the journal asks of the system, in order; ``fault`` (an errno) befalls who syncs a directory."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fault: int | None = None) -> None:
+        self.asked: list[str] = []
+        write, fsync = os.write, os.fsync
+
+        def see_write(descriptor: int, data: bytes) -> int:
+            self.asked.append("write")
+            return write(descriptor, data)
+
+        def see_fsync(descriptor: int) -> None:
+            directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+            self.asked.append("sync directory" if directory else "sync")
+            if directory and fault is not None:
+                raise OSError(fault, os.strerror(fault))
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "write", see_write)
+        monkeypatch.setattr(os, "fsync", see_fsync)
+
+
 def written(directory: Path) -> list[Record]:
     return [parse(line) for line in (directory / RECORDS).read_bytes().splitlines()]
 
@@ -43,6 +69,40 @@ def test_records_are_on_the_disk_in_order(tmp_path: Path) -> None:
         assert journal.repair() is None
         journal.append(record(5))
     assert [one.round for one in written(tmp_path)] == list(range(6))
+
+
+def test_a_record_is_on_the_disk_before_it_counts_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut takes what was only written: every record is synced, and the journal's name before the first."""
+    disk = Disk(monkeypatch)
+    with Journal(tmp_path) as journal:
+        for number in range(2):
+            disk.asked.append("append")
+            journal.append(record(number))
+    assert disk.asked == ["sync directory", *["append", "write", "sync"] * 2]
+
+
+@pytest.mark.parametrize("fault", [errno.EINVAL, errno.ENOTSUP])
+def test_a_directory_that_cannot_be_synced_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int
+) -> None:
+    """As on some network file systems."""
+    disk = Disk(monkeypatch, fault)
+    (tmp_path / RECORDS).write_bytes(b"torn")
+    with Journal(tmp_path) as journal:
+        assert journal.repair() is not None
+        journal.append(record(0))
+    assert disk.asked.count("sync directory") == 2
+    assert written(tmp_path) == [record(0)]
+    write_manifest(tmp_path, make(World(sizes=(14,), rounds=1, faults=()), tmp_path).manifest)
+    assert read_manifest(tmp_path).rounds == 1
+
+
+def test_a_directory_that_is_broken_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Disk(monkeypatch, errno.EIO)
+    with pytest.raises(JournalLost, match=r"records.jsonl: cannot be written \(Input/output error\)"):
+        Journal(tmp_path)
 
 
 @given(whole=st.integers(0, 3), cut=st.integers(1, 400), long=st.booleans())
