@@ -4,8 +4,9 @@ in milliseconds. ``FAKE_WORKER`` holds its script, JSON:
     {"pause": 0.001, "free": 1000, "must": {"device": "fake"}, "predict": {"depthwise": 100},
      "start": "exit", "faults": [{"kernel": 7, "round": 0, "height": 14, "do": "kill", "once": "FILE"}]}
 
-``pause``: seconds a case takes. ``note``: what it says of its round. ``start``: what happens instead of hello. A
-fault strikes the cases and rounds it fits (keys left out fit all), each time, or only until ``once`` exists.
+``pause``: seconds a case takes. ``note``: what it says of its round. ``start``: what happens instead of hello,
+``ceilings`` instead of their measurement. A fault strikes the cases and rounds it fits (keys left out fit all), each
+time, or only until ``once`` exists.
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ class Fake:
             peak = self.script.get("predict", {}).get(case["operator"])
             self.send(type="predicted", case=case_id(case), resident=0, peak=peak, reason=None if peak else "fake")
         if self.task["ceilings"]:
+            self.happen(self.script.get("ceilings", ""), {})
             self.send(type="roofline", ceilings={"copy_bandwidth": 1e10, "matmul": {"float32": 1e11}})
 
     def round(self) -> None:

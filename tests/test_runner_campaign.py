@@ -93,6 +93,23 @@ def test_an_interruption_of_the_survey_leaves_nothing(tmp_path: Path) -> None:
     assert not place.exists()
 
 
+@pytest.mark.parametrize(
+    ("what", "told"), [("kill", "killed by SIGKILL"), ("exit", "status 3"), ("hang", "did not answer in time")]
+)
+def test_ceilings_that_cannot_be_measured_cost_no_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, told: str
+) -> None:
+    monkeypatch.setattr("niffbench.runner.survey.CEILINGS", 1.0)
+    suite = suite_of()
+    run = Attempt(tmp_path, suite, {"ceilings": what}).begin()
+    assert keys(run) == all_keys(suite)
+    assert {record.status for record in run.records} == {"ok"}
+    assert run.manifest.ceilings is None
+    [note] = run.manifest.notes
+    assert note.startswith("the machine's roofline could not be measured: ")
+    assert told in note
+
+
 def test_a_second_interruption_ends_the_process_at_once() -> None:
     def stubborn() -> None:
         with Interrupts() as stop:

@@ -291,6 +291,7 @@ def _manifest(prepared: Prepared, argv: Sequence[str]) -> Manifest:
         budget=settings.budget,
         memory_limit=settings.memory_limit,
         ceilings=prepared.survey.ceilings,
+        notes=[prepared.survey.note] if prepared.survey.note else [],
         ci=provenance.ci(os.environ),
     )
 

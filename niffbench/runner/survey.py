@@ -18,6 +18,9 @@ from niffbench.runner.settings import Settings
 STARTUP = 300.0
 """Seconds a worker may take to say hello: importing torch from a cold network disk takes minutes."""
 
+CEILINGS = 120.0
+"""Seconds the roofline may take to be measured: two, and what a library takes to load."""
+
 _ATTEMPTS = 3
 
 
@@ -31,12 +34,16 @@ class TaskRefused(NiffbenchError):
 
 @dataclass(frozen=True)
 class Survey:
-    """``free_memory`` in bytes; ``predictions`` by case id, complete unless the worker kept dying over them."""
+    """``free_memory`` in bytes; ``predictions`` by case id, complete unless the worker kept dying over them.
+
+    ``note`` says why there are no ``ceilings`` where they were asked for.
+    """
 
     fingerprint: Fingerprint
     free_memory: int | None = None
     predictions: Mapping[str, messages.Predicted] = field(default_factory=dict)
     ceilings: Ceilings | None = None
+    note: str | None = None
 
 
 def survey(
@@ -50,7 +57,8 @@ def survey(
 ) -> Survey:
     """Ask a worker of its own; ``meanwhile`` is called while it starts.
 
-    A case whose prediction kills or hangs the worker has no prediction. Raises TaskRefused, WorkerBroken when no
+    A case whose prediction kills or hangs the worker has no prediction, and a machine whose roofline does has no
+    ceilings. Raises TaskRefused, WorkerBroken when no
     worker starts, and Interrupted.
     """
     asked = _Questioning(list(cases), ceilings)
@@ -72,7 +80,7 @@ def survey(
                 break
     stop.at_once = None
     assert asked.hello is not None  # the last attempt raises when there is none
-    return Survey(asked.hello.fingerprint, asked.hello.free_memory, asked.predictions, asked.ceilings)
+    return Survey(asked.hello.fingerprint, asked.hello.free_memory, asked.predictions, asked.ceilings, asked.note)
 
 
 class _Questioning:
@@ -82,18 +90,22 @@ class _Questioning:
         self.hello: messages.Hello | None = None
         self.predictions: dict[str, messages.Predicted] = {}
         self.ceilings: Ceilings | None = None
+        self.note: str | None = None
         self._cases = cases
+        self._wanted = ceilings
 
     def ask(self, worker: Worker, stop: Interrupts, patience: float, *, last: bool) -> bool:
         """Listen to one worker until its end; True when it had nothing left to say.
 
-        ``patience``: seconds a case may take; for the start, and for the ceilings, there are :data:`STARTUP`.
-        Raises WorkerBroken for one that does not say hello, unless it died and another may be tried.
+        ``patience``: seconds a case may take; for the start there are :data:`STARTUP`, for the ceilings
+        :data:`CEILINGS`. Raises WorkerBroken for one that does not say hello, unless it died and another may be
+        tried.
         """
         greeted = False
         suspect: str | None = None
         while True:
-            heard = worker.next(time.monotonic() + (STARTUP if suspect is None else patience))
+            silence = patience if suspect else CEILINGS if greeted and self._all_told else STARTUP
+            heard = worker.next(time.monotonic() + silence)
             if stop.requested:
                 raise Interrupted("interrupted")
             match heard:
@@ -112,6 +124,10 @@ class _Questioning:
                     return True
                 case Death() | None:
                     end = heard or "it did not answer in time"
+                    if greeted and self._all_told:  # another worker would fare no better
+                        if self._wanted and self.ceilings is None:
+                            self.note = f"the machine's roofline could not be measured: {end}"
+                        return True
                     if greeted:
                         self._blame(suspect, str(end))
                     elif last or heard is None:
@@ -121,6 +137,10 @@ class _Questioning:
     def _blame(self, suspect: str | None, end: str) -> None:
         """Do not ask again what ended the worker: the case it named, else the first it had not answered."""
         left = [case.id for case in self._cases if case.id not in self.predictions]
-        if suspect in left or left:
-            blamed = suspect if suspect in left else left[0]
-            self.predictions[blamed] = messages.Predicted(case=blamed, reason=f"the prediction failed: {end}")
+        blamed = suspect if suspect in left else left[0]
+        self.predictions[blamed] = messages.Predicted(case=blamed, reason=f"the prediction failed: {end}")
+
+    @property
+    def _all_told(self) -> bool:
+        """Whether every case has its answer, so that only the ceilings are to come."""
+        return len(self.predictions) == len(self._cases)
