@@ -5,8 +5,8 @@ in milliseconds. ``FAKE_WORKER`` holds its script, JSON:
      "start": "exit", "faults": [{"kernel": 7, "round": 0, "height": 14, "do": "kill", "once": "FILE"}]}
 
 ``pause``: seconds a case takes. ``note``: what it says of its round. ``start``: what happens instead of hello,
-``ceilings`` instead of their measurement. A fault strikes the cases and rounds it fits (keys left out fit all), each
-time, or only until ``once`` exists.
+``ceilings`` instead of their measurement. A fault strikes the cases and rounds it fits (keys left out fit all),
+each time, or only until ``once`` exists.
 """
 
 from __future__ import annotations

@@ -1,18 +1,24 @@
-"""The report of an interrupted run, written by a process of its own, after which nobody looks."""
+"""The end of an interrupted run: its report, written by a process of its own, after which nobody looks."""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic import World, make, save
 
 from niffbench import report
-from niffbench.commands.closing import _write_aside
+from niffbench.commands.closing import Screen, _write_aside
 from niffbench.records import RECORDS, Run
+from niffbench.runner.interrupts import INTERRUPTED, Interrupted, Interrupts
 from niffbench.runner.lock import Lock
+from niffbench.runner.standing import standing
 
 Draw = Callable[[Run], dict[str, str]]
 
@@ -55,3 +61,40 @@ def test_a_run_that_has_gone_on_keeps_its_report(run: Run, monkeypatch: pytest.M
         return {"report.html": "old"}
 
     assert not written(run, monkeypatch, late)
+
+
+def parted(run: Run) -> tuple[dict[str, Any], list[str]]:
+    """What one is told who is patient, though interrupted: the result as JSON, and lines on standard error."""
+    out, err = run.path.with_name("out"), run.path.with_name("err")
+    if (child := os.fork()) == 0:
+        try:
+            sys.stdout, sys.stderr = out.open("w"), err.open("w")
+            with Interrupts() as stop:
+                stop.when = time.monotonic() + 60
+                screen = Screen(as_json=True, quiet=False, report=True)
+                screen.part(standing(run.path), Interrupted("interrupted"), None, stop)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == INTERRUPTED
+    return json.loads(out.read_text()), err.read_text().splitlines()
+
+
+def test_who_is_interrupted_is_told_of_the_report_and_of_what_was_measured(run: Run) -> None:
+    told, lines = parted(run)
+    page = run.path / "report.html"
+    assert page.exists()
+    assert (lines[-1], told["report"]) == (f"report: {page}", str(page))
+    assert sum(told["records"].values()) == told["kept"] == len(run.records)
+    assert {case["id"] for case in told["cases"]} == set(run.manifest.suite.cases)
+
+
+def test_a_report_that_could_not_be_written_is_not_said_to_be_there(run: Run) -> None:
+    """Nor are records that cannot be read: what is told then is what the manifest and the lines say."""
+    with (run.path / RECORDS).open("ab") as journal:
+        journal.write(b"no record\n")
+    told, lines = parted(run)
+    again = f"niffbench report {run.path}"
+    assert lines[-1] == f"the report could not be written; when that is mended: {again}"
+    assert (told["report"], told["kept"]) == (None, len(run.records) + 1)
+    assert "cases" not in told

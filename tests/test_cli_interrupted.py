@@ -59,11 +59,8 @@ MOMENTS = {
 }
 
 
-def interrupted(place: Path, name: str, later: float = 0.0, damage: bytes | None = None) -> tuple[float, int, str]:
-    """Interrupt a run at one of MOMENTS, ``later`` seconds after; how long it took, its status and words.
-
-    ``damage``: what is added to the journal before.
-    """
+def interrupted(place: Path, name: str, later: float = 0.0) -> tuple[float, int, str]:
+    """Interrupt a run at one of MOMENTS, ``later`` seconds after; how long it took, its status and words."""
     moment = MOMENTS[name]
     arguments = suite(place, SIZES, rounds=1, max_time=0.3, precision=0.0001)
     if moment.earlier:
@@ -77,13 +74,10 @@ def interrupted(place: Path, name: str, later: float = 0.0, damage: bytes | None
     replay(place, **moment.trace)
     with Started(place, arguments) as started:
         wait_for(lambda: moment.reached(started, place))
-        if damage is not None:
-            with (place / "out" / RECORDS).open("ab") as journal:
-                journal.write(damage)
         time.sleep(later)
         taken = interrupt(started)
         assert not started.workers()
-        if moment.resumable and damage is None:
+        if moment.resumable:
             wait_for((place / "out" / "report.html").exists)  # it may be written aside
         return taken, started.process.returncode, started.said()
 
@@ -110,12 +104,6 @@ def test_an_interrupt_ends_the_run_and_it_can_go_on(tmp_path: Path, name: str) -
     after = read(tmp_path / "out").records
     assert after[:kept] == before
     assert len({(record.id, record.round) for record in after}) == len(after) == RECORDS_OF_ALL
-
-
-def test_a_report_that_could_not_be_written_is_not_said_to_be_there(tmp_path: Path) -> None:
-    _, status, said = interrupted(tmp_path, "hang", damage=b"no record\n")
-    assert status == 130
-    assert said.splitlines()[-1] == "the report could not be written; when that is mended: niffbench report out"
 
 
 @pytest.mark.parametrize("name", ["survey", "hang", "report"])
