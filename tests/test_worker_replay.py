@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import time
@@ -173,6 +174,20 @@ def test_the_operators_of_a_problem_are_set_up_in_an_order_drawn_from_the_seed(t
 
     assert order(1) == order(1)
     assert len({order(seed) for seed in range(5)}) > 1
+
+
+def test_networks_of_one_original_are_measured_before_those_of_another_are_set_up(tmp_path: Path) -> None:
+    """Whole networks are large: records come as it goes, and no more than one original and its kin is held."""
+    names = [f"{base}{tail}" for base in ("resnet18", "mobilenet_v2") for tail in ("", "-k7", "-kmap")]
+    cases = [case_of(f"network/{name}", channels=3, size=64) for name in names]
+    for seed in range(3):
+        said = _play(tmp_path, {}, cases, Measure(regimes=["steady"], min_time=0.4, max_time=4), seed=seed)
+        bases = ["resnet18" in {case.id: case.operator for case in cases}[m.case] for m in said.of("begin")]
+        assert sum(one != next_ for one, next_ in itertools.pairwise(bases)) == 1
+        built = [place for place, m in enumerate(said.of("begin")) if m.stage == "build"]
+        sampled = [place for place, m in enumerate(said.of("begin")) if m.stage == "steady"]
+        assert built[2] < sampled[0] < built[3]  # but the three of one original do take turns
+        assert len(said.records) == 6
 
 
 def test_a_wrong_case_is_not_timed(tmp_path: Path) -> None:

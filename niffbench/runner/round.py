@@ -1,17 +1,19 @@
 """One round in a worker: every case once, problems in random order, the operators of a problem interleaved.
 
-A problem's cases are first set up one by one: built, called once (the regime ``first``), what that gave checked
-against float64, the cost counted, the memory measured. Only then, with nothing else going on, their latencies are
-sampled in turns. A case that is wrong is not timed.
+Where operators of a problem are made from others, as networks from their originals, each original and its kin are
+a group of their own; otherwise a problem is one group. A group's cases are first set up one by one: built, called
+once (the regime ``first``), what that gave checked against float64, the cost counted, the memory measured. Only
+then, with nothing else going on, their latencies are sampled in turns. A case that is wrong is not timed.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isfinite
+from typing import TypeVar
 
 from pydantic import BaseModel
 
@@ -28,6 +30,8 @@ from niffbench.runner.dominance import dominated
 from niffbench.runner.provenance import discreet
 from niffbench.runner.visit import Visit
 from niffbench.suite import Regime
+
+T = TypeVar("T")
 
 NOT_CAPTURED = "not captured"
 """Flag of the regime ``graph`` where a case cannot be captured as a CUDA graph."""
@@ -53,9 +57,9 @@ class Round:
     def run(self) -> None:
         """Every case; sends a record of each."""
         self._take_flush_buffer()
-        for problem in self._problems():
+        for group in self._groups():
             alone: list[Visit] = []
-            for together in self._fitting(problem):
+            for together in self._fitting(group):
                 alone += self._measure(together)
             for visit in alone:  # ran out of memory beside others
                 again = Visit(visit.case, visit.operator, prediction=visit.prediction, elapsed=visit.elapsed)
@@ -70,18 +74,29 @@ class Round:
             except Exception as error:
                 explain(error)  # the cases will say themselves what they lack
 
-    def _problems(self) -> list[list[Case]]:
-        groups: dict[Problem, list[Case]] = {}
+    def _groups(self) -> list[list[Case]]:
+        """The cases that take turns, in random order: of each problem those of one base.
+
+        Whole networks are too many and too large to wait for one another: the first record of a problem would come
+        when all had been set up, and all would be held until then.
+        """
+        bases = {catalogue()[case.operator].base for case in self._task.cases}
+        problems: dict[Problem, dict[str | None, list[Case]]] = {}
         for case in self._task.cases:
-            groups.setdefault(case.problem, []).append(case)
-        order = list(groups.values())
+            base = catalogue()[case.operator].base or (case.operator if case.operator in bases else None)
+            problems.setdefault(case.problem, {}).setdefault(base, []).append(case)
+        order: list[list[Case]] = []
+        for groups in self._shuffled(problems.values()):
+            order += [self._shuffled(cases) for cases in self._shuffled(groups.values())]
+        return order
+
+    def _shuffled(self, things: Iterable[T]) -> list[T]:
+        order = list(things)
         self._rng.shuffle(order)
-        for cases in order:
-            self._rng.shuffle(cases)
         return order
 
     def _fitting(self, cases: Sequence[Case]) -> Iterator[list[Visit]]:
-        """The cases of a problem in lots that fit in memory together: all that stays, and the largest peak.
+        """The cases of a group in lots that fit in memory together: all that stays, and the largest peak.
 
         A case's input and weights stay, and a captured graph's memory, which is as much as its peak.
         """
