@@ -67,6 +67,28 @@ def test_what_is_replaced_is_what_the_paper_replaces() -> None:
     assert isinstance(convnext.classifier[2], nn.Linear)
 
 
+@pytest.mark.parametrize("name", ["resnet18-full", "resnet152-full", "densenet121-full"])
+def test_fresh_full_networks_compute_what_their_originals_might(name: str) -> None:
+    """Fresh normalisations do nothing in evaluation, and full layers as published would then overflow float32."""
+    found = []
+    for one in (name, NETWORKS[name].base):
+        torch.manual_seed(0)
+        model = build(one, input_size=64).eval()
+        with torch.inference_mode():
+            found.append(model(torch.randn(1, 3, 64, 64)).norm())
+    assert 1e-6 < found[0] / found[1] < 10
+
+
+def test_scaling_filters_leaves_their_shape() -> None:
+    torch.manual_seed(0)
+    generator = NiffFull(5, 6).generator
+    before = generator.full_plane(7, 10, torch.float32)
+    generator.level(7, 10, power=0.4)
+    after = generator.full_plane(7, 10, torch.float32)
+    torch.testing.assert_close(after.abs().square().mean(), torch.tensor(0.4))
+    torch.testing.assert_close(after / after.abs().max(), before / before.abs().max())
+
+
 @pytest.mark.parametrize("base", ["resnet18", "mobilenet_v2", "convnext_tiny"])
 def test_baselines_change_the_kernel_and_nothing_else(base: str) -> None:
     original = dict(build(base, device="meta").named_modules())

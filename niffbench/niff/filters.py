@@ -75,6 +75,24 @@ class FilterGenerator(nn.Module):
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
 
+    @torch.no_grad()
+    def level(self, height: int, width: int, power: float) -> None:
+        """Scale the last layer of both MLPs so that the mean of |W|² over planes and frequencies is ``power``.
+
+        What the filters look like, their scale apart, stays as it is.
+        """
+        *inner_layers, (weight, bias) = self._layers()
+        hidden = grids.plane(height, width, self.grid, device=weight.device, dtype=weight.dtype).flatten(1)
+        hidden = hidden.expand(2, -1, -1)
+        for inner, offset in inner_layers:
+            hidden = F.silu(torch.baddbmm(offset[:, :, None], inner, hidden))
+        # W is linear in the last hidden layer and a constant: no plane need be made to know their mean square.
+        hidden = torch.cat((hidden, torch.ones_like(hidden[:, :1])), dim=1)
+        planes = torch.cat((weight, bias[:, :, None]), dim=2)
+        square = ((planes.mT @ planes) * (hidden @ hidden.mT)).sum() / (self.planes * height * width)
+        for tensor in (weight, bias):
+            tensor.mul_((power / square).sqrt())
+
     @property
     def dtype(self) -> torch.dtype:
         """The parameters' dtype."""

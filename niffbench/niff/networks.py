@@ -190,6 +190,10 @@ def build(
 ) -> nn.Module:
     """A network of the catalogue with fresh weights.
 
+    They are drawn as torchvision and the published layers draw theirs, but the filters of full layers are scaled
+    to keep the size of what flows through them: as drawn, they make it hundreds of times larger, and a deep network
+    in evaluation, whose fresh normalisations do nothing, overflows.
+
     Args:
         name: one of ``catalogue.NETWORKS``, e.g. ``resnet18-full``, ``convnext_tiny-niff``, ``resnet50-k31``.
         execution: which form each kind of layer takes, one of ``catalogue.EXECUTIONS``.
@@ -206,13 +210,17 @@ def build(
 
     with torch.device(device or torch.get_default_device()):
         model: nn.Module = torchvision.models.get_model(entry.base, weights=None, num_classes=num_classes)
-    check_input(model, input_size, input_size)
+    sizes = feature_maps(model, input_size, input_size)
     if entry.variant == "original":
         return model
     rule = replace(paper_rule(entry, grid=grid, forms=forms), keep=tuple(keep))
     if entry.kernel is not None:
         return with_kernel(model, rule, entry.kernel, input_size=input_size)
-    return convert(model, rule)
+    model = convert(model, rule)
+    for name, layer in niff_layers(model):
+        if isinstance(layer, NiffFull):  # E|W|² = 2 / Ci: He's gain for what a ReLU halves, at every frequency
+            layer.generator.level(*sizes[name], power=2 / layer.in_channels)
+    return model
 
 
 def paper_rule(entry: Network, *, grid: str = "paper", forms: Mapping[str, str] | None = None) -> Rule:
