@@ -183,6 +183,35 @@ def test_each_network_is_held_against_its_own_original() -> None:
     assert not _said(world, "In inference, network/convnext_tiny takes")
 
 
+def test_networks_as_published_are_held_against_auto_all_together() -> None:
+    """Two networks, 3 and 5 times slower as published and 2 times larger: √15 and 2 on the average."""
+    slower = {"network/resnet18-split": 3.0, "network/convnext_tiny-niff": 5.0}
+    run = make(World(operators=NETWORKS, sizes=(32, 64), faults=()), Path("made-up"))
+    records = []
+    for record in run.records:
+        times = slower.get(record.case.operator)
+        if times is None or record.memory is None:
+            records.append(record)
+            continue
+        for execution, factor, larger in (("published", times * (1 + record.round / 100), 2), ("auto", 1.0, 1)):
+            case = replace(record.case, options=(("execution", execution),))
+            latency = {k: replace(v, samples=[factor * x for x in v.samples]) for k, v in record.latency.items()}
+            memory = replace(record.memory, peak=larger * record.memory.peak)
+            traits = replace(record.traits, label=f"{case.operator} execution={execution}")
+            new = replace(record, case=case, id=case.id, latency=latency, memory=memory, traits=traits)
+            records.append(new)
+    (sentence,) = [
+        f.sentence
+        for f in _findings(gather(Run(run.path, run.manifest, tuple(records))))
+        if f.sentence.startswith("In inference, networks as published take")
+    ]
+    times, low, high = map(float, re.findall(r"take ([\d.]+)× \[([\d.]+), ([\d.]+)\] the steady", sentence)[0])
+    assert times == pytest.approx(15**0.5, rel=0.03)
+    assert low < times < high
+    assert re.search(r" 2(?:\.0+)?×(?: \[[\d., ]+\])? the peak memory of the same in auto ", sentence)
+    assert sentence.endswith("(geometric mean over 2 networks at 2 problems).")
+
+
 def test_a_network_is_compared_with_the_original_of_the_same_optimiser() -> None:
     digest = _digest(World(operators=NETWORKS[:2], sizes=(32,), faults=(), baseline="network/resnet18"))
     (group,) = digest.groups

@@ -191,8 +191,8 @@ def build(
     """A network of the catalogue with fresh weights.
 
     They are drawn as torchvision and the published layers draw theirs, but the filters of full layers are scaled
-    to keep the size of what flows through them: as drawn, they make it hundreds of times larger, and a deep network
-    in evaluation, whose fresh normalisations do nothing, overflows.
+    to keep the size of what flows through them: as drawn, they make it hundreds of times larger, and a deep
+    network in evaluation, whose fresh normalisations do nothing, overflows.
 
     Args:
         name: one of ``catalogue.NETWORKS``, e.g. ``resnet18-full``, ``convnext_tiny-niff``, ``resnet50-k31``.

@@ -63,6 +63,7 @@ def findings(
     for setting, groups in settings.items():
         for niff, finding in _against_originals(digest, setting, groups):
             (found if niff else others).append(finding)
+        found += _networks_as_published(digest, setting, groups)
     first, rest = _crossovers(slices, [e for e in exchanges if e.niff in forms])
     found += first
     for setting, groups in settings.items():
@@ -221,16 +222,7 @@ def _against_published(
             if ours and same and row.ok and row.label != form and "published" in row.label:
                 pairs.setdefault(row.label, []).append((row, ours))
     for label, rows in pairs.items():
-        said = []
-        for metric in digest.metrics:
-            cells = [(o.cells.get(metric.key), f.cells.get(metric.key)) for o, f in rows]
-            whole = [(o, f) for o, f in cells if o is not None and f is not None]
-            if not whole:
-                continue
-            ratio = mean_ratio([f for _, f in whole], [o for o, _ in whole])
-            exact = all(cell.exact for pair in whole for cell in pair)
-            if ratio.estimate and _worth(ratio.estimate) and (exact or ratio.excludes(1.0)):
-                said.append(f"{text.times(ratio.estimate) if exact else text.ratio(ratio)} the {metric.noun}")
+        said = _means(digest, rows)
         if said:
             over = f"geometric mean over {text.plural(len(rows), 'problem')}"
             best = f"{form}, which keeps its filter," if keeps else form
@@ -239,6 +231,55 @@ def _against_published(
                 "overview",
                 label.partition("/")[0],
             )
+
+
+def _networks_as_published(digest: Digest, setting: Setting, groups: Sequence[Group]) -> Iterator[Finding]:
+    """All networks in their published form together, against the same in ``auto``, its filters kept or not."""
+    for execution in ("auto", "auto-cached"):
+        pairs = [
+            (row, same)
+            for group in groups
+            for row in group.rows
+            if row.ok and ("execution", "published") in row.case.options
+            if (same := _executed(group, row, execution)) is not None
+        ]
+        if said := _means(digest, pairs):
+            networks = text.plural(len({row.case.operator for row, _ in pairs}), "network")
+            problems = text.plural(len({row.case.problem for row, _ in pairs}), "problem")
+            yield Finding(
+                f"{_in(setting)}, networks as published take {text.listing(said)} of the same in {execution} "
+                f"(geometric mean over {networks} at {problems}).",
+                "overview",
+                "execution=published",
+            )
+
+
+def _executed(group: Group, row: Row, execution: str) -> Row | None:
+    """The same network as ``row``, in another execution, where it was measured."""
+    options = {**dict(row.case.options), "execution": execution}
+    return next(
+        (
+            o
+            for o in group.rows
+            if o.ok and o.case.operator == row.case.operator and dict(o.case.options) == options
+        ),
+        None,
+    )
+
+
+def _means(digest: Digest, pairs: Sequence[tuple[Row, Row]]) -> list[str]:
+    """How many times each quantity the first of ``pairs`` take of the second, where that leaves no doubt."""
+    said = []
+    for metric in digest.metrics:
+        cells = [(one.cells.get(metric.key), two.cells.get(metric.key)) for one, two in pairs]
+        whole = [(one, two) for one, two in cells if one is not None and two is not None]
+        if not whole:
+            continue
+        ratio = mean_ratio([two for _, two in whole], [one for one, _ in whole])
+        exact = all(cell.exact for pair in whole for cell in pair)
+        if ratio.estimate and _worth(ratio.estimate) and (exact or ratio.excludes(1.0)):
+            said.append(f"{text.times(ratio.estimate) if exact else text.ratio(ratio)} the {metric.noun}")
+    return said
 
 
 def _winners(digest: Digest, setting: Setting, groups: Sequence[Group]) -> Iterator[Finding]:
