@@ -76,6 +76,11 @@ def test_advice_names_what_would_not_pay() -> None:
     )
 
 
+def test_layers_left_out_are_said() -> None:
+    *_, said = filter_tables.advice(replace(_report(CUT), unreached=("aux1.conv", "aux2.conv")))
+    assert said == "Left out, because evaluation never reaches them: aux1.conv and aux2.conv."
+
+
 def test_what_was_learned_is_said_with_its_twin() -> None:
     said = filter_tables.advice(_report(CUT, DEAR, WIDE, learned=LEARNED))[2:]
     assert said == [

@@ -37,6 +37,26 @@ def _images(batch: int = 2, side: int = 24) -> Tensor:
     return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
+class _WithAuxiliary(nn.Module):
+    """As GoogLeNet: a head that only training runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = NiffDepthwise(3)
+        self.trunk = NiffDepthwise(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.trunk(x) + self.auxiliary(x) if self.training else self.trunk(x)
+
+
+def test_a_layer_that_evaluation_never_reaches_is_left_out() -> None:
+    model = _WithAuxiliary()
+    assert [layer.name for layer in study(model, _images(), 0.5)] == ["trunk"]
+    with pytest.raises(ValueError, match="evaluation reaches none of auxiliary"):
+        study(model, _images(), 0.5, only=["auxiliary"])
+    assert model.training
+
+
 def test_a_delta_is_found_to_be_one() -> None:
     model = _network(_delta(NiffDepthwise(4)), _delta(NiffSplit(4, 6)), _delta(NiffFull(6, 2)))
     first, second, third = study(model, _images(), 0.01)

@@ -203,6 +203,7 @@ def _size(asked: Asked, name: str) -> int:
 
 def _studied(name: str, weights: str, model: nn.Module, asked: Asked) -> FilterReport:
     from niffbench.measure.filters import study
+    from niffbench.niff.effective import filtering_layers
     from niffbench.report.filter_tables import FilterReport
 
     x, what = _input(name, model, asked)
@@ -211,8 +212,19 @@ def _studied(name: str, weights: str, model: nn.Module, asked: Asked) -> FilterR
             layers = study(model, x, asked.tolerance, boundary=asked.boundary, only=asked.only, on_layer=tell)
         except ValueError as error:
             raise UsageError(f"{name}: {error}{_with_filters(name)}") from error
-    size = _size(asked, name)
-    return FilterReport(name, weights, what, size, len(x), asked.tolerance, asked.boundary, layers)
+    seen = {layer.name for layer in layers}
+    wanted = asked.only or filtering_layers(model)
+    return FilterReport(
+        name,
+        weights,
+        what,
+        _size(asked, name),
+        len(x),
+        asked.tolerance,
+        asked.boundary,
+        layers,
+        unreached=tuple(one for one in wanted if one not in seen),
+    )
 
 
 def _input(name: str, model: nn.Module, asked: Asked) -> tuple[Tensor, str]:

@@ -72,6 +72,8 @@ def study(
 ) -> tuple[LayerStudy, ...]:
     """Look at the layers of ``model`` that have a filter while it runs once on ``x``, in the network's order.
 
+    A layer that evaluation does not reach, as an auxiliary classifier's, runs on no grid and is left out.
+
     Args:
         x: a batch of the network's input; FLOPs are of that batch.
         tolerance: relative L2 error of a layer's output that a truncated kernel may make.
@@ -80,8 +82,8 @@ def study(
         on_layer: told each layer's name, and how many there are, before it is looked at.
 
     Raises:
-        ValueError: if no layer has a filter, ``x`` is smaller than the network's stride, or what a layer computes
-            is not finite.
+        ValueError: if no layer has a filter or evaluation reaches none, ``x`` is smaller than the network's
+            stride, or what a layer computes is not finite.
         UsageError: for a name in ``only`` that no such layer has.
     """
     layers = effective.filtering_layers(model)
@@ -112,7 +114,9 @@ def study(
             handle.remove()
         for module, mode in modes:
             module.training = mode
-    return tuple(found[name] for name in chosen)
+    if not found:
+        raise ValueError(f"evaluation reaches none of {', '.join(chosen)}")
+    return tuple(found[name] for name in chosen if name in found)
 
 
 def _study_layer(name: str, layer: FilteringLayer, x: Tensor, tolerance: float, boundary: str) -> LayerStudy:

@@ -52,7 +52,10 @@ _TERMINAL = (
 
 @dataclass(frozen=True)
 class FilterReport:
-    """One network's filters. ``input`` is what it was run on, ``size`` its side, ``weights`` whose they are."""
+    """One network's filters. ``input`` is what it was run on, ``size`` its side, ``weights`` whose they are.
+
+    ``unreached`` names the layers that evaluation never reaches.
+    """
 
     network: str
     weights: str
@@ -63,6 +66,7 @@ class FilterReport:
     boundary: str
     layers: tuple[LayerStudy, ...]
     learned: Learned | None = None
+    unreached: tuple[str, ...] = ()
 
 
 def advice(report: FilterReport) -> list[str]:
@@ -90,6 +94,8 @@ def advice(report: FilterReport) -> list[str]:
         )
     elif within:
         said.append("None of them would save FLOPs: the kernel it takes costs more than the FFTs do.")
+    if report.unreached:
+        said.append(f"Left out, because evaluation never reaches them: {text.listing(report.unreached, 4)}.")
     if report.learned is not None:
         said += _learned(report.learned, error)
     return said
