@@ -43,6 +43,12 @@ def output(case: Case, x: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
         return module(x), truth
 
 
+def test_the_reference_of_large_kernels_is_the_convolution_that_is_timed() -> None:
+    """It is computed by transforms, which would show in every pixel if they wrapped or were a pixel off."""
+    found, truth = output(network("convnext_tiny-k31"), torch.randn(2, 3, 64, 64))
+    torch.testing.assert_close(found.double(), truth, rtol=1e-4, atol=1e-5)
+
+
 def test_every_network_is_an_operator() -> None:
     assert {f"network/{name}" for name in NETWORKS} <= set(catalogue())
 
