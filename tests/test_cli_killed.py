@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 from struck import Started, count, replay, suite, wait_for
 
-from niffbench.records import MANIFEST, Record, Run, read
+from niffbench.records import MANIFEST, Record, Run, read, read_manifest
 
 PACE = 0.3
 RESUME = ("run", "made-up.toml", "--resume", "out")
@@ -46,31 +47,33 @@ class Lives:
         self.rng = random.Random(seed)
         self.kills = 0
 
-    def start(self, *extra: str) -> Started:
-        return Started(self.place, [*(RESUME if (self.out / MANIFEST).exists() else self.arguments), *extra])
+    def start(self) -> Started:
+        return Started(self.place, RESUME if (self.out / MANIFEST).exists() else self.arguments)
 
-    def killed(self, records: int, within: float, *extra: str) -> None:
-        """One life that ends within so many seconds after there are so many records more."""
-        before = count(self.out)
-        with self.start(*extra) as started:
-            wait_for(lambda: count(self.out) >= before + records or started.process.poll() is not None)
+    def killed(self, reached: Callable[[], object], within: float) -> None:
+        """One life that ends within so many seconds after ``reached`` is true."""
+        with self.start() as started:
+            wait_for(lambda: reached() or started.process.poll() is not None)
             time.sleep(self.rng.uniform(0.0, within))
             self.kills += started.process.poll() is None
             started.kill()
             wait_for(lambda: not started.family())  # no orphan is left
             assert "Traceback" not in started.said()
 
+    def more(self, records: int) -> Callable[[], bool]:
+        """Whether there are so many records more than now."""
+        before = count(self.out)
+        return lambda: count(self.out) >= before + records
+
     def spend(self) -> None:
         """In the survey, while measuring, between rounds, again, and in the writing of the report."""
-        self.killed(0, 1.2)
-        self.killed(1, 0.3)
-        self.killed(6 - count(self.out), 0.4)
-        self.killed(0, 0.8)
-        self.killed(1, 0.3)
-        with self.start("--no-report") as started:
-            assert started.end() == 0, started.said()
+        self.killed(self.more(0), 1.2)
+        self.killed(self.more(1), 0.3)
+        self.killed(self.more(6 - count(self.out)), 0.4)
+        self.killed(self.more(0), 0.8)
+        self.killed(self.more(1), 0.3)
         while self.kills < KILLS // LIVES:
-            self.killed(0, 2.5)
+            self.killed(lambda: read_manifest(self.out).finished, 2.0)
 
 
 def test_the_manager_is_killed_at_thirty_random_moments(tmp_path: Path) -> None:
