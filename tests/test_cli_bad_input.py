@@ -1,4 +1,4 @@
-"""Bad input, on the real command line: one clear message, exit code 2, no traceback, nothing written."""
+"""Bad input on the command line: one clear message, exit code 2, no traceback, nothing written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import Cli
+from calling import Call, call
+
+__all__ = ["call"]
 
 GOOD = """
 description = "good"
@@ -21,11 +23,11 @@ def tree(root: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
 
 
-def refused(cli: Cli, root: Path, *arguments: str, status: int = 2, env: dict[str, str] | None = None) -> str:
+def refused(call: Call, root: Path, *arguments: str) -> str:
     """Run, see that nothing came of it, and return the message."""
     before = tree(root)
-    done = cli(*arguments, env=env)
-    assert done.returncode == status, done.stderr
+    done = call(*arguments)
+    assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert tree(root) == before
@@ -57,15 +59,15 @@ def refused(cli: Cli, root: Path, *arguments: str, status: int = 2, env: dict[st
         ),
     ],
 )
-def test_a_faulty_suite(cli: Cli, tmp_path: Path, old: str, new: str, told: str) -> None:
+def test_a_faulty_suite(call: Call, tmp_path: Path, old: str, new: str, told: str) -> None:
     assert old in GOOD
     (tmp_path / "s.toml").write_text(GOOD.replace(old, new))
-    assert told in refused(cli, tmp_path, "run", "s.toml", "--device", "cpu")
+    assert told in refused(call, tmp_path, "run", "s.toml", "--device", "cpu")
 
 
-def test_a_plan_of_a_faulty_suite(cli: Cli, tmp_path: Path) -> None:
+def test_a_plan_of_a_faulty_suite(call: Call, tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(GOOD.replace("size = 9", "size = 0"))
-    assert "should be greater than or equal to 1, got 0" in refused(cli, tmp_path, "plan", "s.toml")
+    assert "should be greater than or equal to 1, got 0" in refused(call, tmp_path, "plan", "s.toml")
 
 
 @pytest.mark.parametrize(
@@ -80,45 +82,46 @@ def test_a_plan_of_a_faulty_suite(cli: Cli, tmp_path: Path) -> None:
         (["smoke", "--min-time", "3s", "--max-time", "1s"], "--min-time 3 s is longer than --max-time 1 s"),
     ],
 )
-def test_faulty_arguments(cli: Cli, tmp_path: Path, arguments: list[str], told: str) -> None:
-    assert told in refused(cli, tmp_path, "run", *arguments)
+def test_faulty_arguments(call: Call, tmp_path: Path, arguments: list[str], told: str) -> None:
+    assert told in refused(call, tmp_path, "run", *arguments)
 
 
 @pytest.mark.parametrize(
     ("device", "told"),
     [("cdua", "did you mean 'cuda'?"), ("replay:nothing.json", "cannot be read (No such file or directory)")],
 )
-def test_a_device_there_is_not(cli: Cli, tmp_path: Path, device: str, told: str) -> None:
-    assert told in refused(cli, tmp_path, "run", "smoke", "--device", device)
+def test_a_device_there_is_not(call: Call, tmp_path: Path, device: str, told: str) -> None:
+    assert told in refused(call, tmp_path, "run", "smoke", "--device", device)
 
 
-def test_cuda_asked_for_and_absent(cli: Cli, tmp_path: Path) -> None:
-    message = refused(cli, tmp_path, "run", "smoke", "--device", "cuda", env={"CUDA_VISIBLE_DEVICES": ""})
+def test_cuda_asked_for_and_absent(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    message = refused(call, tmp_path, "run", "smoke", "--device", "cuda")
     assert "--device cuda" in message
     assert "use --device cpu" in message
 
 
-def test_an_out_that_is_not_empty(cli: Cli, tmp_path: Path) -> None:
+def test_an_out_that_is_not_empty(call: Call, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    message = refused(cli, tmp_path, "run", "smoke", "--out", "mine")
+    message = refused(call, tmp_path, "run", "smoke", "--out", "mine")
     assert "--out mine: is not empty; name a new directory, or --resume it" in message
 
 
-def test_an_out_that_is_a_file_or_below_one(cli: Cli, tmp_path: Path) -> None:
+def test_an_out_that_is_a_file_or_below_one(call: Call, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content")
-    assert "is not a directory" in refused(cli, tmp_path, "run", "smoke", "--out", "file")
-    assert "file is not a directory" in refused(cli, tmp_path, "run", "smoke", "--out", "file/run")
+    assert "is not a directory" in refused(call, tmp_path, "run", "smoke", "--out", "file")
+    assert "file is not a directory" in refused(call, tmp_path, "run", "smoke", "--out", "file/run")
 
 
-def test_an_out_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
+def test_an_out_that_cannot_be_written(call: Call, tmp_path: Path) -> None:
     place = Path("/proc/niffbench")  # nobody can make a directory there, not even root
     assert "--out /proc/niffbench: cannot be made" in refused(
-        cli, tmp_path, "run", "smoke", "--out", str(place), "--device", replay(tmp_path)
+        call, tmp_path, "run", "smoke", "--out", str(place), "--device", replay(tmp_path)
     )
     if os.geteuid() != 0:
         (tmp_path / "locked").mkdir(mode=0o500)
-        assert "cannot be written to" in refused(cli, tmp_path, "run", "smoke", "--out", "locked/run")
+        assert "cannot be written to" in refused(call, tmp_path, "run", "smoke", "--out", "locked/run")
 
 
 def replay(tmp_path: Path) -> str:
@@ -135,18 +138,18 @@ def replay(tmp_path: Path) -> str:
         (["smoke", "--resume", ".", "--only", "x"], "--only: a resumed run keeps the settings it was begun with"),
     ],
 )
-def test_a_resumption_of_nothing(cli: Cli, tmp_path: Path, arguments: list[str], told: str) -> None:
-    message = refused(cli, tmp_path, "run", *arguments)
+def test_a_resumption_of_nothing(call: Call, tmp_path: Path, arguments: list[str], told: str) -> None:
+    message = refused(call, tmp_path, "run", *arguments)
     assert told in message
 
 
-def test_a_run_of_a_newer_niffbench_is_not_resumed(cli: Cli, tmp_path: Path) -> None:
+def test_a_run_of_a_newer_niffbench_is_not_resumed(call: Call, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"schema_version": 99}')
-    assert "is newer than this niffbench knows" in refused(cli, tmp_path, "run", "--resume", ".")
+    assert "is newer than this niffbench knows" in refused(call, tmp_path, "run", "--resume", ".")
 
 
-def test_what_a_suite_says_does_not_reach_the_terminal_as_codes(cli: Cli, tmp_path: Path) -> None:
+def test_what_a_suite_says_does_not_reach_the_terminal_as_codes(call: Call, tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(GOOD.replace('name = "depthwise-k3"', 'name = "\\u001b[31mred"'))
-    message = refused(cli, tmp_path, "run", "s.toml")
+    message = refused(call, tmp_path, "run", "s.toml")
     assert "\x1b" not in message
     assert "?[31mred" in message

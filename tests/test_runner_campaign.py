@@ -260,7 +260,8 @@ def test_what_was_finished_before_the_interruption_is_kept(tmp_path: Path) -> No
 
     class Slow(StopAfter):
         def record(self, record: Record) -> None:
-            time.sleep(1.0)
+            if self.left == 1:
+                time.sleep(1.0)
             super().record(record)
 
     suite = suite_of(rounds=1)
@@ -330,12 +331,12 @@ def child(place: Path, resume: bool) -> None:
     os._exit(1)
 
 
-def test_the_manager_is_killed_at_thirty_random_moments(tmp_path: Path) -> None:
+def test_the_manager_is_killed_at_ten_random_moments(tmp_path: Path) -> None:
     rng = random.Random(2024)
     context = multiprocessing.get_context("fork")
     kills = grown = 0
     place, copy = tmp_path / "run", 0
-    while kills < 30:
+    while kills < 10:
         before = count(place)
         manager = context.Process(target=child, args=(place, (place / MANIFEST).exists()))
         manager.start()
@@ -350,7 +351,7 @@ def test_the_manager_is_killed_at_thirty_random_moments(tmp_path: Path) -> None:
             assert manager.exitcode == 0
             assert keys(read(place)) == all_keys(SUITE)
             place, copy = tmp_path / f"run{copy}", copy + 1
-    assert grown >= 5  # the kills struck runs that were measuring
+    assert grown >= 2  # the kills struck runs that were measuring
     if (place / MANIFEST).exists():
         run = Attempt(place, SUITE).resume()
     else:
@@ -366,14 +367,14 @@ def count(place: Path) -> int:
     return (place / RECORDS).read_bytes().count(b"\n") if (place / RECORDS).exists() else 0
 
 
-def test_workers_are_killed_at_thirty_random_moments(tmp_path: Path) -> None:
-    suite = suite_of(sizes=range(8, 18), kernels=(3, 5, 7, 9, 11), rounds=3)  # 150 records
+def test_workers_are_killed_at_ten_random_moments(tmp_path: Path) -> None:
+    suite = suite_of(sizes=range(8, 18), kernels=(3, 5, 7), rounds=2)  # 60 records
     rng = random.Random(7)
     at_work, done = threading.Event(), threading.Event()
     killed: list[int] = []
 
     def killer() -> None:
-        while len(killed) < 30:
+        while len(killed) < 10:
             at_work.wait()
             time.sleep(rng.uniform(0.0, 0.06))
             if done.is_set():
@@ -398,7 +399,7 @@ def test_workers_are_killed_at_thirty_random_moments(tmp_path: Path) -> None:
         thread.join()
     assert keys(run) == all_keys(suite)
     lost = [record for record in run.records if record.status != "ok"]
-    assert len(killed) == 30
+    assert len(killed) == 10
     # A kill costs the one case it struck; one that struck between cases costs none.
     assert len(killed) // 2 <= len(lost) <= len(killed)
     assert {record.status for record in lost} == {"crashed"}
