@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, settings
 # A machine that is busy with something else makes drawing slow, which says nothing of what is tested.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+# There, threads of OpenMP that wait for each other by spinning make a small operation a hundred times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -39,12 +39,8 @@ def reference_filter(layer: FilteringLayer, height: int, width: int) -> np.ndarr
 def circular_convolution(x: Tensor, kernel: Tensor) -> Tensor:
     """``y[b, o, p] = Σ_i Σ_q kernel[i, o, q] · x[b, i, p - q]`` with indices modulo the image; float64."""
     x, kernel = x.detach().double(), kernel.detach().double()
-    result = torch.zeros(x.shape[0], kernel.shape[1], *x.shape[2:], dtype=torch.float64)
-    for row in range(x.shape[2]):
-        for column in range(x.shape[3]):
-            shifted = torch.roll(x, (row, column), (2, 3))
-            result += torch.einsum("bihw,io->bohw", shifted, kernel[:, :, row, column])
-    return result
+    rows, columns = ((torch.arange(n)[:, None] - torch.arange(n)) % n for n in x.shape[2:])
+    return torch.einsum("bipqrs,ioqs->bopr", x[:, :, rows][..., columns], kernel)
 
 
 def reference_output(layer: SpectralLayer, x: Tensor) -> Tensor:
