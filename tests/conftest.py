@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark, reason in lacking.items():
             if item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """With several processes (``-n``), a test marked ``alone`` has the machine to itself, its fixtures too."""
+    run = getattr(item.config, "workerinput", {}).get("testrunuid")
+    if run is None:
+        return (yield)
+    place = Path(tempfile.gettempdir()) / f"niffbench-tests-{run}"
+    alone = item.get_closest_marker("alone") is not None
+    # Who waits to be alone holds the door, or the others would take turns for ever.
+    with _locked(place.with_suffix(".door"), fcntl.LOCK_EX):
+        room = _locked(place.with_suffix(".room"), fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        room.__enter__()
+    try:
+        return (yield)
+    finally:
+        room.__exit__(None, None, None)
+
+
+@contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    """Hold a lock that other processes mind; it ends with this process at the latest."""
+    with path.open("ab") as file:
+        fcntl.flock(file, how)
+        yield
 
 
 @pytest.fixture

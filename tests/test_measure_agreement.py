@@ -19,6 +19,8 @@ from niffbench.measure.subject import TorchSubject
 from niffbench.measure.torch_bench import TorchBench
 from niffbench.suite import Measure
 
+pytestmark = pytest.mark.alone
+
 WITHIN = 0.05
 ATTEMPTS = (3, 9)
 """At least, so that no lucky one decides, and at most: a busy machine may need more for a steady median."""

@@ -64,6 +64,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_records(tmp_path: Path, numbe
     assert run.manifest.wall > interrupted.manifest.wall  # type: ignore[operator]
 
 
+@pytest.mark.alone
 def test_an_interruption_ends_a_hanging_worker_at_once(tmp_path: Path) -> None:
     attempt = Attempt(tmp_path, SUITE, {"faults": [{"kernel": 5, "do": "hang"}]})
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -84,6 +85,7 @@ def fakes() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.alone
 def test_an_interruption_of_the_survey_leaves_nothing(tmp_path: Path) -> None:
     place = tmp_path / "run"
     attempt = Attempt(place, SUITE, {"faults": [{"do": "hang"}], "survey_faults": True})
