@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
     from niffbench.runner.budget import Share
     from niffbench.runner.campaign import Prepared
+    from niffbench.runner.plan import Forecast
+    from niffbench.suite import Suite
 
-_MOST_EXCLUSIONS = 20
+_FEW = 3
+"""Excluded cases that are named for one reason."""
 
 
 @click.command()
@@ -76,11 +79,7 @@ def _show(console: Console, prepared: Prepared, allowed: Share | None) -> None:
         f"{suite.name}: {len(plan.forecasts)} cases, {settings.rounds} rounds, {skipped} skipped, "
         f"{len(suite.excluded)} excluded by the suite"
     ]
-    lines += [f"  excluded: {one.label} at {one.case.problem.label}: {one.reason}" for one in suite.excluded][
-        :_MOST_EXCLUSIONS
-    ]
-    if len(suite.excluded) > _MOST_EXCLUSIONS:
-        lines.append(f"  … and {len(suite.excluded) - _MOST_EXCLUSIONS} more")
+    lines += _exclusions(suite)
     if plan.available is not None:
         lines.append(f"memory: {text.size_of(plan.available)} available")
     lines.append(f"time: about {clock(plan.seconds)}, {clock(plan.seconds / plan.rounds)} a round")
@@ -94,6 +93,18 @@ def _show(console: Console, prepared: Prepared, allowed: Share | None) -> None:
         console.print(Text(text.clean(line, 1000)), soft_wrap=True)
 
 
+def _exclusions(suite: Suite) -> list[str]:
+    """A line for each reason of the suite: how many cases, and the first few."""
+    by_reason: dict[str, list[str]] = {}
+    for one in suite.excluded:
+        by_reason.setdefault(one.reason, []).append(f"{one.label} at {one.case.problem.label}")
+    lines = []
+    for reason, cases in by_reason.items():
+        more = f" and {len(cases) - _FEW} more" if len(cases) > _FEW else ""
+        lines.append(f"  excluded: {', '.join(cases[:_FEW])}{more}: {reason}")
+    return lines
+
+
 def _table(prepared: Prepared) -> Table:
     from rich.table import Table
     from rich.text import Text
@@ -101,24 +112,32 @@ def _table(prepared: Prepared) -> Table:
     from niffbench.report import text
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("problem", "operator"):
-        table.add_column(heading, no_wrap=True)
+    table.add_column("problem", no_wrap=True)
+    table.add_column("operator", overflow="fold")
     for heading in ("memory", "FLOPs", "a round"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("why not", ratio=1)
-    for forecast in prepared.plan.forecasts:
-        reason = forecast.skip.reason if forecast.skip else ""
-        if not reason and forecast.predicted is not None and forecast.predicted.reason:
-            reason = f"no prediction: {forecast.predicted.reason}"
+    reasons = [_reason(forecast) for forecast in prepared.plan.forecasts]
+    if any(reasons):
+        table.add_column("why not", ratio=1, min_width=20)
+    for forecast, reason in zip(prepared.plan.forecasts, reasons, strict=True):
         table.add_row(
             Text(forecast.case.problem.label),
             Text(text.clean(forecast.label)),
             text.size_of(forecast.needed),
             text.flops(forecast.cost.flops()),
             text.MISSING if forecast.skip else text.seconds(forecast.seconds),
-            Text(text.clean(reason, 300)),
+            *([Text(text.clean(reason, 300))] if any(reasons) else []),
         )
     return table
+
+
+def _reason(forecast: Forecast) -> str:
+    """Why a case will not be measured, or may turn out not to fit."""
+    if forecast.skip:
+        return forecast.skip.reason
+    if forecast.predicted is not None and forecast.predicted.reason:
+        return f"no prediction: {forecast.predicted.reason}"
+    return ""
 
 
 def _as_json(prepared: Prepared, allowed: Share | None) -> dict[str, Any]:
