@@ -77,6 +77,7 @@ class Planted:
     missed: tuple[str, ...] = ()  # ops that stock counters count as nothing
     base: str | None = None
     chosen: tuple[str, ...] = ()  # what each of its layers chose
+    options: tuple[tuple[str, str], ...] = ()  # none at its default
 
     def flops(self, case: Case) -> dict[str, int]:
         """Forward FLOPs by step."""
@@ -294,7 +295,7 @@ class World:
             problem = Problem(batch, channels, channels, height, width, dtype, mode=mode)
             for planted in self.operators:
                 for kernel in self.kernels.get(planted.operator, planted.kernels) or (None,):
-                    yield planted, Case(planted.operator, problem, kernel)
+                    yield planted, Case(planted.operator, problem, kernel, planted.options)
 
 
 def make(world: World, path: Path) -> Run:
@@ -328,7 +329,8 @@ def truth(world: World, planted: Planted, case: Case) -> float:
 
 
 def _label(case: Case) -> str:
-    return case.operator + (f"-k{case.kernel}" if case.kernel is not None else "")
+    kernel = f"-k{case.kernel}" if case.kernel is not None else ""
+    return " ".join([case.operator + kernel, *(f"{name}={value}" for name, value in case.options)])
 
 
 def _record(world: World, planted: Planted, case: Case, round_: int) -> Record:

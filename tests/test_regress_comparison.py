@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import Fault, Noise, World, make
+from synthetic import NETWORKS, Fault, Noise, World, make
 
 from niffbench.errors import FingerprintsDiffer, NothingMeasured
 from niffbench.records import Latency, Manifest, Memory, Record, Run
@@ -300,6 +300,21 @@ def test_across_machines_judges_ratios_within_runs_and_what_is_exact() -> None:
     one = replace(faster, slower={**faster.slower, "global-filter": 0.6})
     worse = compare(base(still), head(one), Rules(), across_machines=True)
     assert {finding.label for finding in worse.failing} == {"global-filter"}
+
+
+def test_a_baseline_with_an_option_is_found_beside_the_same_operator_without() -> None:
+    """As in the suite ``training``; across machines nothing but the ratios to it tells of time."""
+    original, made = NETWORKS[:2]
+    sgd = (("optimiser", "sgd"),)
+    networks = (original, replace(original, options=sgd), replace(made, options=sgd))
+    world = replace(QUIET, operators=networks, baseline="network/resnet18 optimiser=sgd")
+    slow = replace(world, torch="2.14.0", slower={made.operator: 1.2})
+    comparison = compare(base(world), head(slow), Rules(), across_machines=True)
+    assert {f.label for f in found(comparison, "ratio_steady")} == {
+        "network/resnet18",
+        "network/resnet18-split optimiser=sgd",
+    }
+    assert {finding.label for finding in comparison.failing} == {"network/resnet18-split optimiser=sgd"}
 
 
 def test_memory_of_unlike_devices_is_incomparable() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic import FAULTS, WORLD, Fault, Noise, World, make, truth
+from synthetic import FAULTS, NETWORKS, WORLD, Fault, Noise, World, make, truth
 
 from niffbench.records import MachineState, Memory, Run, frame
 from niffbench.report.comparison import pairs, table, unlike
@@ -237,6 +237,15 @@ def test_without_a_measured_baseline_there_are_no_latency_ratios() -> None:
     group = _digest(World(sizes=(28,), faults=(fault,))).groups[0]
     assert group.baseline is not None
     assert all(row.cells["latency"].ratio is None for row in group.rows if "latency" in row.cells)
+
+
+def test_the_baseline_is_the_row_of_that_name_not_its_operator_with_an_option() -> None:
+    original = NETWORKS[0]
+    sgd = replace(original, options=(("optimiser", "sgd"),))
+    for baseline in ("network/resnet18", "network/resnet18 optimiser=sgd"):
+        group = _digest(World(sizes=(28,), operators=(sgd, original), baseline=baseline)).groups[0]
+        assert group.baseline is not None
+        assert group.baseline.label == baseline
 
 
 def test_a_baseline_that_is_no_row_leaves_the_values() -> None:

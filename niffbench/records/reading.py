@@ -41,6 +41,10 @@ class Run:
         """The directory's name, for titles."""
         return self.path.resolve().name
 
+    def is_baseline(self, record: Record) -> bool:
+        """Whether it is of the suite's baseline, which a suite names by its row's label, options included."""
+        return record.traits.label == self.manifest.suite.baseline
+
 
 def read(directory: Path | str) -> Run:
     """Read a run; a journal packed as ``records.jsonl.gz`` is read as well.

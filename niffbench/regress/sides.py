@@ -196,10 +196,6 @@ class Side(Mapping[str, Known]):
     def _baselines(self) -> dict[tuple[Problem, Execution], str]:
         found: dict[tuple[Problem, Execution], str] = {}
         for id_, known in self._known.items():
-            if _plain(known.case) == self.run.manifest.suite.baseline:
+            if self.run.is_baseline(known.any):
                 found.setdefault((known.case.problem, known.case.execution), id_)
         return found
-
-
-def _plain(case: Case) -> str:
-    return case.operator + (f"-k{case.kernel}" if case.kernel is not None else "")

@@ -39,18 +39,17 @@ def gather(run: Run) -> Digest:
         name=clean(run.name),
         regime=regime,
         groups=tuple(
-            _group(problem, execution, cases, run.manifest.suite.baseline, regime)
-            for (problem, execution), cases in groups.items()
+            _group(run, problem, execution, cases, regime) for (problem, execution), cases in groups.items()
         ),
         missing=max(len(order) * run.manifest.rounds - len(run.records), 0),
     )
 
 
 def _group(
-    problem: Problem, execution: Execution, cases: Sequence[Sequence[Record]], baseline: str, regime: Regime
+    run: Run, problem: Problem, execution: Execution, cases: Sequence[Sequence[Record]], regime: Regime
 ) -> Group:
     rows = [_row(records, regime) for records in cases]
-    base = next((row for row, records in zip(rows, cases, strict=True) if _is(records[0], baseline)), None)
+    base = next((row for row, records in zip(rows, cases, strict=True) if run.is_baseline(records[0])), None)
     if base is not None:
         rows = [_against(row, base) for row in rows]
     return Group(
@@ -60,12 +59,6 @@ def _group(
         baseline=None if base is None else next(row for row in rows if row.id == base.id),
         winners={key: winner for key in _COMPARED if (winner := _winner(rows, key))},
     )
-
-
-def _is(record: Record, baseline: str) -> bool:
-    case = record.case
-    plain = case.operator if case.kernel is None else f"{case.operator}-k{case.kernel}"
-    return baseline in (record.traits.label, plain)
 
 
 def _row(records: Sequence[Record], regime: Regime) -> Row:
