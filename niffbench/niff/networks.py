@@ -22,6 +22,8 @@ from niffbench.niff.pointwise import NiffPointwise
 from niffbench.niff.split import NiffSplit
 
 FeatureMaps = Mapping[str, tuple[int, int]]
+Size = int | tuple[int, int]
+"""The side of a square image, or height and width."""
 
 
 @dataclass(frozen=True)
@@ -141,14 +143,14 @@ def convert(model: nn.Module, rule: Rule) -> nn.Module:
     return model
 
 
-def with_kernel(model: nn.Module, rule: Rule, kernel: int | str, *, input_size: int = 224) -> nn.Module:
+def with_kernel(model: nn.Module, rule: Rule, kernel: int | str, *, input_size: Size = 224) -> nn.Module:
     """The baseline: every k×k convolution that ``rule`` replaces gets another kernel size, in place.
 
     It keeps its channels, groups and bias and is zero-padded to the same size. 1×1 convolutions stay as they are.
 
     Args:
         kernel: an odd size, or ``map`` for the smallest odd size that covers the layer's feature map.
-        input_size: side of the network's input; needed for ``map``.
+        input_size: of the network's input; needed for ``map``.
 
     Raises:
         ValueError: for a kernel that is not odd and positive, and as :func:`replaced_by`.
@@ -158,7 +160,7 @@ def with_kernel(model: nn.Module, rule: Rule, kernel: int | str, *, input_size: 
     elif kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"a kernel size must be odd and positive, got {kernel}")
     replaced = replaced_by(model, rule)
-    sizes = feature_maps(model, input_size, input_size) if isinstance(kernel, str) else {}
+    sizes = feature_maps(model, *_sides(input_size)) if isinstance(kernel, str) else {}
     for name in replaced:
         old = model.get_submodule(name)
         if not isinstance(old, nn.Conv2d) or old.kernel_size == (1, 1):
@@ -184,7 +186,7 @@ def build(
     execution: str = "rfft",
     grid: str = "paper",
     keep: Sequence[str] = (),
-    input_size: int = 224,
+    input_size: Size = 224,
     num_classes: int = 1000,
     device: torch.device | str | None = None,
 ) -> nn.Module:
@@ -199,7 +201,8 @@ def build(
         execution: which form each kind of layer takes, one of ``catalogue.EXECUTIONS``.
         grid: ``paper`` or ``centred``.
         keep: name patterns of layers to leave alone, which the paper replaces.
-        input_size: side of the square input it is meant for; ``-kmap`` networks depend on it.
+        input_size: of the images it is meant for; kernels of ``-kmap`` networks and the scale of the filters of
+            full layers depend on it.
 
     Raises:
         ValueError: for an unknown name, execution, grid or pattern, or an input smaller than the network's stride.
@@ -210,15 +213,23 @@ def build(
 
     with torch.device(device or torch.get_default_device()):
         model: nn.Module = torchvision.models.get_model(entry.base, weights=None, num_classes=num_classes)
-    sizes = feature_maps(model, input_size, input_size)
+    sizes = feature_maps(model, *_sides(input_size))
     if entry.variant == "original":
         return model
     rule = replace(paper_rule(entry, grid=grid, forms=forms), keep=tuple(keep))
     if entry.kernel is not None:
         return with_kernel(model, rule, entry.kernel, input_size=input_size)
-    model = convert(model, rule)
+    return level(convert(model, rule), sizes)
+
+
+def level(model: nn.Module, sizes: FeatureMaps) -> nn.Module:
+    """``model`` with its full layers' filters scaled, in place, to keep the size of what flows through them.
+
+    ``sizes`` are its feature maps; a layer without one is never reached, and stays as it is.
+    """
     for name, layer in niff_layers(model):
-        if isinstance(layer, NiffFull):  # E|W|² = 2 / Ci: He's gain for what a ReLU halves, at every frequency
+        if isinstance(layer, NiffFull) and name in sizes:
+            # E|W|² = 2 / Ci: He's gain for what a ReLU halves, at every frequency
             layer.generator.level(*sizes[name], power=2 / layer.in_channels)
     return model
 
@@ -341,6 +352,10 @@ def _traced(model: nn.Module, height: int, width: int) -> dict[str, tuple[int, i
         for module, mode in modes:
             module.training = mode
     return sizes
+
+
+def _sides(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 def _check_patterns(model: nn.Module, rule: Rule) -> None:

@@ -70,8 +70,7 @@ def build(
 
     model = torchvision.models.get_model(base, weights=None, num_classes=classes)
     converted = networks.convert(model, Rule(spatial=variant, keep=tuple(keep), forms=execution_of(execution)))
-    networks.check_input(converted, size, size)
-    return converted
+    return networks.level(converted, networks.feature_maps(converted, size, size))
 
 
 def _bases() -> tuple[str, ...]:
