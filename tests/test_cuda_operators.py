@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import get_args
 
 import gpu_cases
@@ -127,6 +128,22 @@ def test_a_graph_computes_what_the_calls_in_it_do(name: str, mode: Mode) -> None
             assert gradient is not None
             assert leaf.grad is not None
             assert relative(gradient, leaf.grad) < 1e-4
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_a_graph_holds_the_step_of_an_optimiser(optimiser: str) -> None:
+    device = opened("cuda")
+    one = case("network/resnet18", mode="training", channels=3, channels_out=10, size=(64, 64))
+    options = tuple(sorted((dict(one.options) | {"optimiser": optimiser}).items()))
+    subject = TorchBench(device).subject(replace(one, options=options))
+    weights = [parameter.detach().clone() for parameter in subject.module.parameters()]
+    captured = device.capture(subject)
+    with captured.scope():
+        captured.call()
+    torch.cuda.synchronize()
+    for before, after in zip(weights, subject.module.parameters(), strict=True):
+        torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
 @pytest.mark.cuda

@@ -16,8 +16,9 @@ from niffbench.cost.witness import witnesses
 from niffbench.device.cpu import CpuDevice
 from niffbench.measure.tolerance import is_wrong, tolerance, verdict
 from niffbench.measure.torch_bench import MOST, TorchBench
+from niffbench.niff import NiffFull
 from niffbench.niff.catalogue import NETWORKS
-from niffbench.niff.networks import choosing_layers
+from niffbench.niff.networks import choosing_layers, feature_maps, niff_layers
 from niffbench.operators.catalogue import catalogue
 from niffbench.operators.network import WholeNetwork
 
@@ -118,6 +119,17 @@ def test_every_execution_agrees_with_float64(execution: str) -> None:
     assert said.shape == catalogue()[case.operator].output_shape(case) == (2, 10)
     growth = catalogue()[case.operator].error_growth(case)
     assert (said.double() - truth).norm() / truth.norm() < tolerance("float32") * growth
+
+
+def test_fresh_full_layers_keep_the_size_of_what_flows_on_images_that_are_not_square() -> None:
+    case = network("resnet18-full", replace(IMAGES, height=32, width=160))
+    module = catalogue()[case.operator].build(case)
+    sizes = feature_maps(module, 32, 160)
+    full = {name: layer for name, layer in niff_layers(module) if isinstance(layer, NiffFull)}
+    assert len(full) == 13
+    for name, layer in full.items():
+        power = layer.filter(*sizes[name]).abs().square().mean().item()
+        assert power == pytest.approx(2 / layer.in_channels, rel=1e-3), name
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny-niff", "mobilenet_v2-niff", "resnet18"])

@@ -144,7 +144,8 @@ class WholeNetwork(Operator):
 
         p = case.problem
         settings = {name: str(case.option(name)) for name in ("execution", "grid") if name in self.options}
-        model = build(self.network.name, input_size=min(p.height, p.width), num_classes=p.channels_out, **settings)
+        size = (p.height, p.width)
+        model = build(self.network.name, input_size=size, num_classes=p.channels_out, **settings)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout | StochasticDepth):
                 module.p = 0.0
@@ -217,7 +218,8 @@ def _end_with_step(model: nn.Module, name: str) -> None:
             made.append(
                 torch.optim.SGD(parameters, lr=0.0)
                 if name == "sgd"
-                else torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
+                # On a GPU it counts its steps there, or no CUDA graph could hold it.
+                else torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0, capturable=parameters[0].is_cuda)
             )
         made[0].step()
 
