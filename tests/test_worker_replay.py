@@ -191,6 +191,14 @@ def test_networks_of_one_original_are_measured_before_those_of_another_are_set_u
         assert len(said.records) == 6
 
 
+def test_originals_are_apart_though_nothing_made_from_them_is_left_to_measure(tmp_path: Path) -> None:
+    """As after an interruption, or with ``--only``."""
+    cases = [case_of(f"network/{name}", channels=3, size=64) for name in ("resnet18", "mobilenet_v2")]
+    measure = Measure(regimes=["steady"], min_time=0.4, max_time=4)
+    told = [message.case for message in _play(tmp_path, {}, cases, measure).of("begin")]
+    assert len(list(itertools.groupby(told))) == 2
+
+
 def test_a_wrong_case_is_not_timed(tmp_path: Path) -> None:
     said = _play(tmp_path, {"cases": [{"label": "*-k5", "numerics": {"l2": 0.1, "max": 0.1}}]})
     assert _by_case(said)[B.id].status == "wrong"

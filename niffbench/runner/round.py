@@ -78,9 +78,10 @@ class Round:
         """The cases that take turns, in random order: of each problem those of one base.
 
         Whole networks are too many and too large to wait for one another: the first record of a problem would come
-        when all had been set up, and all would be held until then.
+        when all had been set up, and all would be held until then. What is a base does not depend on which cases
+        are left to measure.
         """
-        bases = {catalogue()[case.operator].base for case in self._task.cases}
+        bases = {operator.base for operator in catalogue().values()}
         problems: dict[Problem, dict[str | None, list[Case]]] = {}
         for case in self._task.cases:
             base = catalogue()[case.operator].base or (case.operator if case.operator in bases else None)
