@@ -77,8 +77,10 @@ def test_advice_names_what_would_not_pay() -> None:
 
 
 def test_layers_left_out_are_said() -> None:
-    *_, said = filter_tables.advice(replace(_report(CUT), unreached=("aux1.conv", "aux2.conv")))
+    report = replace(_report(CUT), unreached=("aux1.conv", "aux2.conv"))
+    *_, said = filter_tables.advice(report)
     assert said == "Left out, because evaluation never reaches them: aux1.conv and aux2.conv."
+    assert filter_tables.plain(report)["unreached"] == ["aux1.conv", "aux2.conv"]
 
 
 def test_what_was_learned_is_said_with_its_twin() -> None:

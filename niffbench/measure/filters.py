@@ -82,8 +82,7 @@ def study(
         on_layer: told each layer's name, and how many there are, before it is looked at.
 
     Raises:
-        ValueError: if no layer has a filter or evaluation reaches none, ``x`` is smaller than the network's
-            stride, or what a layer computes is not finite.
+        ValueError: if no layer has a filter or evaluation reaches none, or what a layer computes is not finite.
         UsageError: for a name in ``only`` that no such layer has.
     """
     layers = effective.filtering_layers(model)

@@ -236,6 +236,7 @@ def plain(report: FilterReport) -> dict[str, Any]:
         "tolerance": report.tolerance,
         "boundary": report.boundary,
         "layers": [_plain(layer) for layer in report.layers],
+        "unreached": list(report.unreached),
         "learned": None
         if learned is None
         else {
