@@ -190,6 +190,29 @@ def test_bad_input_is_one_clear_message(
     assert sorted(files.rglob("*")) == before
 
 
+def test_a_network_that_overflows_is_not_told_to_be_another(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = stored.build("digits-niff", size=16)
+    torch.nn.init.constant_(model.get_parameter("stem.1.weight"), 1e38)
+    stored.save(files / "huge.pt", "digits-niff", model)
+    assert main(["filters", "huge.pt"]) == 2
+    told = "what stage1.0.filter computes is not finite: with these weights the network overflows"
+    assert capsys.readouterr() == ("", f"niffbench: digits-niff: {told}\n")
+
+
+def test_memory_that_cannot_be_had_is_said(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is asked for, or when it is refused: more than any machine can address."""
+    told = "niffbench: there is not enough memory for {:,} bytes at once: give a smaller --size or --batch\n"
+    assert main(["filters", "mobilenet_v2-niff", "--size", "8192", "--batch", "4096"]) == 2
+    assert capsys.readouterr() == ("", told.format(8 * 4096 * 3 * 8192**2))
+    monkeypatch.setattr("niffbench.measure.filters.natural_noise", lambda *_, **__: torch.empty(2**55))
+    assert main(["filters", "mobilenet_v2-niff", "--size", "64"]) == 2
+    assert capsys.readouterr() == ("", told.format(4 * 2**55))
+
+
 def test_without_scikit_learn_it_says_so(
     files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,11 @@ def test_the_number_of_classes_is_read_off_the_classifier(tmp_path: Path) -> Non
         ),
         ("digits-niff", lambda s: s | {"stem.0.weight": torch.ones(24, 3, 3, 3)}, "'stem.0.weight' has shape"),
         ("digits-niff", lambda s: s | {"stage1.0.filter.generator.bias9": torch.ones(1)}, "also holds"),
+        (
+            "digits-niff",
+            lambda s: {key: value.int() for key, value in s.items()},
+            r"'stem.0.weight' is torch.int32 where torch.float32 is expected",
+        ),
         ("digit-niff", lambda s: s, "no network named 'digit-niff'; did you mean 'digits-niff'"),
     ],
 )
@@ -103,6 +108,30 @@ def test_another_architecture_is_refused(
     torch.save(change(dict(stored.read(checkpoint).state)), path)
     with pytest.raises(ValueError, match=message):
         stored.restore(stored.read(path), network, size=16)
+
+
+def test_shapes_are_compared_before_memory_is_taken_for_them(tmp_path: Path) -> None:
+    """A classifier of 40 million rows: 80 MB in the file, and 200 GB as MobileNet-v2 would have it."""
+    state = dict(stored.build("mobilenet_v2-niff", size=32, classes=7).state_dict())
+    rows = 40_000_000
+    state |= {
+        "classifier.1.weight": torch.zeros(rows, 1, dtype=torch.int8),
+        "classifier.1.bias": torch.zeros(rows, dtype=torch.int8),
+    }
+    found = stored.Checkpoint(tmp_path / "claims.pt", state, None)
+    with pytest.raises(ValueError, match=r"claims.pt: is of another.*\(40000000, 1\) where \(40000000, 1280\)"):
+        stored.restore(found, "mobilenet_v2-niff", size=32)
+
+
+@pytest.mark.parametrize("base", ["regnet_y_400mf", "convnext_tiny", "densenet121"])
+def test_a_network_of_any_make_is_restored(base: str, tmp_path: Path) -> None:
+    """A RegNet computes its widths; of its convolutions only the 1×1 can be converted."""
+    keep = ["*.f.b.0"] if base.startswith("regnet") else []
+    name = f"{base}-full" if base != "convnext_tiny" else "convnext_tiny-niff"
+    state = stored.build(name, size=32, classes=3, keep=keep).state_dict()
+    model = stored.restore(stored.Checkpoint(tmp_path / "own.pt", state, None), name, size=32, keep=keep)
+    assert model.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
 class _Evil:

@@ -112,10 +112,11 @@ def command(
     if out is not None:
         check_vacant(out)
     asked = Asked(only, keep, tolerance, size, batch, boundary, execution, seed)
-    if subject is None:
-        report, networks = _trained(asked, epochs)
-    else:
-        report, networks = _looked_at(subject, network, asked), {}
+    with _within_memory():
+        if subject is None:
+            report, networks = _trained(asked, epochs)
+        else:
+            report, networks = _looked_at(subject, network, asked), {}
     if out is None:
         out = Path("reports") / f"filters-{report.network}-{datetime.now():%Y%m%d-%H%M%S}"
         check_vacant(out)
@@ -206,14 +207,18 @@ def _studied(name: str, weights: str, model: nn.Module, asked: Asked) -> FilterR
     from niffbench.niff.effective import filtering_layers
     from niffbench.report.filter_tables import FilterReport
 
+    try:
+        filtering = filtering_layers(model)
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}{_with_filters(name)}") from error
     x, what = _input(name, model, asked)
     with _progress() as tell:
         try:
             layers = study(model, x, asked.tolerance, boundary=asked.boundary, only=asked.only, on_layer=tell)
         except ValueError as error:
-            raise UsageError(f"{name}: {error}{_with_filters(name)}") from error
+            raise UsageError(f"{name}: {error}") from error
     seen = {layer.name for layer in layers}
-    wanted = asked.only or filtering_layers(model)
+    wanted = asked.only or filtering
     return FilterReport(
         name,
         weights,
@@ -228,18 +233,40 @@ def _studied(name: str, weights: str, model: nn.Module, asked: Asked) -> FilterR
 
 
 def _input(name: str, model: nn.Module, asked: Asked) -> tuple[Tensor, str]:
-    """What the network is run on, and what that is."""
+    """What the network is run on, and what that is. Raises UsageError for more than fits in memory."""
     if _on_digits(name):
         from niffbench.measure.learned import IMAGES
         from niffbench.niff.digits import load
 
         return load().test_images[: asked.batch or IMAGES], "test digits"
+    from niffbench.device.host import free_memory
     from niffbench.measure.filters import natural_noise
     from niffbench.niff.networks import image_channels
 
-    size = _size(asked, name)
-    noise = natural_noise(image_channels(model), size, size, batch=asked.batch or 1, seed=asked.seed)
+    size, batch, channels = _size(asked, name), asked.batch or 1, image_channels(model)
+    if (needed := 8 * batch * channels * size**2) > free_memory():  # which some systems promise all the same
+        raise _too_large(needed)
+    noise = natural_noise(channels, size, size, batch=batch, seed=asked.seed)
     return noise, "noise with the spectrum of photographs"
+
+
+@contextlib.contextmanager
+def _within_memory() -> Iterator[None]:
+    """Turn a failure to allocate memory into a UsageError."""
+    from niffbench.measure.failures import explain
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        failure = explain(error)
+        if failure.status != "oom":
+            raise
+        raise _too_large(failure.needed) from error
+
+
+def _too_large(needed: int | None) -> UsageError:
+    amount = "" if needed is None else f" for {needed:,} bytes at once"
+    return UsageError(f"there is not enough memory{amount}: give a smaller --size or --batch")
 
 
 def _with_filters(name: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from niffbench.errors import did_you_mean
 from niffbench.niff import digits, networks
@@ -152,15 +154,38 @@ def restore(
     """The network ``name`` with the weights of a file.
 
     State dicts laid out like ours load as they are, and NIFF layers laid out like the published code's too.
+    No memory is taken for weights of the shapes that the file asks for before they are known to be those it holds.
 
     Raises:
         ValueError: as :func:`build`, or for weights of another architecture. The message names the file.
     """
     classes = _classes(checkpoint.state)
     sized = {"size": size} if classes is None else {"size": size, "classes": classes}
+    with _Unallocated():
+        blueprint = build(name, execution=execution, keep=keep, **sized)
+    _fitted(checkpoint, name, blueprint)
     model = build(name, execution=execution, keep=keep, **sized)
-    _load(checkpoint.path, name, model, checkpoint.state)
+    model.load_state_dict(_fitted(checkpoint, name, model))
     return model
+
+
+class _Unallocated(TorchFunctionMode):
+    """The weights of modules made within have shapes and no memory.
+
+    Not so what is made with other functions than theirs: a RegNet computes its widths in torch.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func is torch.empty:
+            given["device"] = "meta"
+        return func(*args, **given)
 
 
 def _classes(state: Mapping[str, Tensor]) -> int | None:
@@ -170,9 +195,9 @@ def _classes(state: Mapping[str, Tensor]) -> int | None:
     return state[biased[-1]].shape[0] if biased else None
 
 
-def _load(path: Path, name: str, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy ``state`` into ``model``; ValueError if it does not fit."""
-    own = dict(state)
+def _fitted(checkpoint: Checkpoint, name: str, model: nn.Module) -> dict[str, Tensor]:
+    """The weights laid out like those of ``model``, which may have no memory; ValueError if they do not fit."""
+    path, own = checkpoint.path, dict(checkpoint.state)
     for prefix, layer in networks.niff_layers(model):
         ours = {f"{prefix}.{key}" for key in layer.state_dict()}
         theirs = {key: value for key, value in own.items() if key.startswith(f"{prefix}.")}
@@ -196,4 +221,6 @@ def _load(path: Path, name: str, model: nn.Module, state: Mapping[str, Tensor]) 
                 f"{path}: is of another architecture than {name}: '{key}' has shape {tuple(own[key].shape)} "
                 f"where {tuple(value.shape)} is expected"
             )
-    model.load_state_dict(own)
+        if own[key].is_floating_point() != value.is_floating_point():
+            raise ValueError(f"{path}: '{key}' is {own[key].dtype} where {value.dtype} is expected")
+    return own
