@@ -45,7 +45,7 @@ def output(case: Case, x: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def test_the_reference_of_large_kernels_is_the_convolution_that_is_timed() -> None:
-    """It is computed by transforms, which would show in every pixel if they wrapped or were a pixel off."""
+    """Transforms compute it on large maps: were they to wrap, or a pixel off, every pixel would show it."""
     found, truth = output(network("convnext_tiny-k31"), torch.randn(2, 3, 64, 64))
     torch.testing.assert_close(found.double(), truth, rtol=1e-4, atol=1e-5)
 

@@ -23,8 +23,6 @@ _EXECUTION = Option(
     "which form each kind of NIFF layer takes; full layers, which have no engine to choose, are rfft in auto",
 )
 _GRID = Option("paper", GRIDS, "coordinate grid of the filters; they differ on odd sides")
-_LARGE = 9
-"""Side of a depthwise kernel beyond which the reference takes transforms."""
 _OPTIMISER = Option("none", ("none", "sgd", "adamw"), "its step ends each training step, weights unchanged")
 
 
@@ -161,8 +159,8 @@ class WholeNetwork(Operator):
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The network in float64, each NIFF layer computed from the definition of its filter.
 
-        Large depthwise convolutions are computed by transforms: with 31×31 taps torch's own, in float64 on a CPU,
-        take a minute of what then takes seconds.
+        Depthwise convolutions of stride 1 are computed as those of layers are: with 31×31 taps torch's own, in
+        float64 on a CPU, take a minute of what then takes seconds.
         """
         import torch
 
@@ -173,8 +171,8 @@ class WholeNetwork(Operator):
         for _, layer in niff_layers(model):
             layer.forward = _by_definition(layer)  # type: ignore[assignment,method-assign]
         for module in model.modules():
-            if isinstance(module, torch.nn.Conv2d) and module.groups > 1 and module.kernel_size > (_LARGE, _LARGE):
-                module.forward = _by_transform(module)  # type: ignore[assignment,method-assign]
+            if isinstance(module, torch.nn.Conv2d) and module.groups > 1 and module.stride == (1, 1):
+                module.forward = _plainly(module)  # type: ignore[assignment,method-assign]
         parameters = {name: state[name] for name, _ in model.named_parameters()}  # which ask for the gradients
         out: Tensor = torch.func.functional_call(model, parameters, x)
         return out
@@ -195,12 +193,12 @@ def _by_definition(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _by_transform(convolution: nn.Conv2d) -> Callable[[Tensor], Tensor]:
+def _plainly(convolution: nn.Conv2d) -> Callable[[Tensor], Tensor]:
     """A depthwise convolution of stride 1 that keeps the size, and its bias."""
-    from niffbench.operators._direct import by_transform
+    from niffbench.operators._direct import convolve
 
     def forward(x: Tensor) -> Tensor:
-        y = by_transform(x, convolution.weight, circular=False, depthwise=True)
+        y = convolve(x, convolution.weight, circular=False, depthwise=True)
         return y if convolution.bias is None else y + convolution.bias[:, None, None]
 
     return forward
