@@ -317,6 +317,13 @@ def test_a_baseline_with_an_option_is_found_beside_the_same_operator_without() -
     assert {finding.label for finding in comparison.failing} == {"network/resnet18-split optimiser=sgd"}
 
 
+def test_across_machines_the_baseline_need_not_be_selected() -> None:
+    slow = replace(QUIET, torch="2.14.0", slower={"global-filter": 1.5})
+    comparison = compare(base(), head(slow), Rules(), across_machines=True, only=("global-filter",))
+    assert {f.label for f in comparison.findings} == {"global-filter"}
+    assert verdicts(found(comparison, "ratio_steady")) == {"regressed"}
+
+
 def test_memory_of_unlike_devices_is_incomparable() -> None:
     comparison = compare(base(), head(replace(QUIET, device="cuda")), Rules(), across_machines=True)
     assert verdicts(found(comparison, "memory_peak")) == {"incomparable"}

@@ -65,10 +65,10 @@ def judge(base: Side, head: Side, rules: Rules, *, ratios: bool, pairing: Pairin
 
 def _within_run(side: Side, id_: str, regime: Regime) -> Timing | None:
     """The latency over that of the baseline operator, round by round; None without one, and for itself."""
-    baseline = side.baseline_of(id_)
-    if baseline is None or baseline == id_:
+    known, baseline = side[id_], side.baseline_of(id_)
+    if baseline is None or baseline is known:
         return None
-    own, other = side[id_].timing(regime), side[baseline].timing(regime)
+    own, other = known.timing(regime), baseline.timing(regime)
     shared = [number for number in own.medians if number in other.medians]
     return Timing(
         {number: own.medians[number] / other.medians[number] for number in shared},

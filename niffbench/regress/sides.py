@@ -162,9 +162,9 @@ class Side(Mapping[str, Known]):
         for record in run.records:
             grouped.setdefault(record.id, {})[record.round] = record
         order = [*run.manifest.suite.cases, *sorted(grouped)]
-        known = {id_: Known(grouped[id_]) for id_ in dict.fromkeys(order) if id_ in grouped}
         self.run = run
-        self._known = {i: k for i, k in known.items() if selection.takes(k.case, k.label)}
+        self._all = {id_: Known(grouped[id_]) for id_ in dict.fromkeys(order) if id_ in grouped}
+        self._known = {i: k for i, k in self._all.items() if selection.takes(k.case, k.label)}
 
     def __getitem__(self, id_: str) -> Known:
         return self._known[id_]
@@ -187,15 +187,15 @@ class Side(Mapping[str, Known]):
             return "is no longer a case of the suite"
         return "was not reached: the run was interrupted" if manifest.finished is None else "has no record"
 
-    def baseline_of(self, id_: str) -> str | None:
-        """The id of the suite's baseline operator on the same problem, executed alike; None without one."""
+    def baseline_of(self, id_: str) -> Known | None:
+        """The suite's baseline on the same problem, executed alike, whether selected or not; None without one."""
         case = self._known[id_].case
         return self._baselines.get((case.problem, case.execution))
 
     @cached_property
-    def _baselines(self) -> dict[tuple[Problem, Execution], str]:
-        found: dict[tuple[Problem, Execution], str] = {}
-        for id_, known in self._known.items():
+    def _baselines(self) -> dict[tuple[Problem, Execution], Known]:
+        found: dict[tuple[Problem, Execution], Known] = {}
+        for known in self._all.values():
             if self.run.is_baseline(known.any):
-                found.setdefault((known.case.problem, known.case.execution), id_)
+                found.setdefault((known.case.problem, known.case.execution), known)
         return found
