@@ -107,9 +107,9 @@ class Fake:
                 self.happen(what, case)
             peak = self.script.get("predict", {}).get(case["operator"])
             self.send(type="predicted", case=case_id(case), resident=0, peak=peak, reason=None if peak else "fake")
-        if self.task["ceilings"]:
+        if dtypes := self.task["ceilings"]:
             self.happen(self.script.get("ceilings", ""), {})
-            self.send(type="roofline", ceilings={"copy_bandwidth": 1e10, "matmul": {"float32": 1e11}})
+            self.send(type="roofline", ceilings={"copy_bandwidth": 1e10, "matmul": dict.fromkeys(dtypes, 1e11)})
 
     def round(self) -> None:
         if note := self.script.get("note"):

@@ -23,15 +23,19 @@ COMMAND = (sys.executable, "-E", "-S", str(Path(__file__).with_name("fake_worker
 
 
 def suite_of(
-    sizes: Sequence[int] = (14, 28), kernels: Sequence[int] = (3, 7), rounds: int = 2, **measure: Any
+    sizes: Sequence[int] = (14, 28),
+    kernels: Sequence[int] = (3, 7),
+    rounds: int = 2,
+    dtypes: Sequence[str] = ("float32",),
+    **measure: Any,
 ) -> Suite:
-    """A suite of depthwise convolutions: sizes × kernels cases."""
+    """A suite of depthwise convolutions: sizes × dtypes × kernels cases."""
     settings = "\n".join(f"{key} = {value}" for key, value in measure.items())
     text = f"""
         description = "made up"
         baseline = "depthwise-k{kernels[0]}"
         rounds = {rounds}
-        axes = {{channels = 4, size = {list(sizes)}}}
+        axes = {{channels = 4, size = {list(sizes)}, dtype = {list(dtypes)}}}
         operators = [{{name = "depthwise", kernel = {list(kernels)}}}]
         [measure]
         {settings}

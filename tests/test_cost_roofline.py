@@ -47,6 +47,11 @@ def test_machine_without_an_fft_ceiling_uses_that_of_products() -> None:
     assert steps_time([Step("inverse fft", "forward", 1000, 0)], bare, "float32") == 1.0
 
 
+def test_a_step_without_a_roof_of_its_own_is_bounded_by_its_traffic() -> None:
+    steps = (Step("forward fft", "forward", 400, 100), Step("mixing", "forward", 10**6, 50))
+    assert steps_time(steps, MACHINE, "float64") == 1.5
+
+
 def test_missing_ceilings() -> None:
     assert ceiling(MACHINE.matmul, "bfloat16") == 1000.0  # not float16's: another unit computes it
     with pytest.raises(KeyError):

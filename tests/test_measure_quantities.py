@@ -88,13 +88,22 @@ def test_a_ceiling_is_work_over_the_shortest_time(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_dtype_the_device_lacks_is_left_out(cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(device: object, place: object, dtype: str) -> float:
-        raise RuntimeError(f"\"addmm\" not implemented for '{dtype}'")
+    def refuse(a: torch.Tensor, *_: object, **__: object) -> None:
+        raise RuntimeError(f"\"addmm\" not implemented for '{a.dtype}'")
 
     monkeypatch.setattr(ceilings, "COPY_BYTES", {"cpu": 2**20})
-    monkeypatch.setattr(ceilings, "_matmul", refuse)
+    monkeypatch.setattr(torch, "mm", refuse)
     monkeypatch.setattr(ceilings, "FFT_SHAPES", ((1, 8, 8),))
     assert ceilings.measure(cpu, torch.device("cpu"), {"float32"}).matmul == {}
+
+
+def test_a_size_that_does_not_fit_costs_no_rate(cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "COPY_BYTES", {"cpu": 2**20})
+    monkeypatch.setattr(ceilings, "MATMUL_SIDES", (64, 2**30))
+    monkeypatch.setattr(ceilings, "FFT_SHAPES", ((1, 8, 8), (2**20, 2**20, 2**20)))
+    found = ceilings.measure(cpu, torch.device("cpu"), {"float32"})
+    assert found.matmul["float32"] > 0
+    assert found.fft["float32"] > 0
 
 
 def test_every_counter_is_called_and_a_broken_one_is_told(cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:

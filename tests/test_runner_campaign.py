@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import random
@@ -30,7 +31,7 @@ from niffbench.runner.plan import Plan
 from niffbench.runner.settings import Wishes, settle
 from niffbench.runner.sitting import Observer
 from niffbench.runner.standing import standing
-from niffbench.runner.survey import Survey
+from niffbench.runner.survey import Survey, survey
 
 SUITE = suite_of(sizes=range(8, 18), kernels=(3, 5, 7), rounds=2)  # 60 records
 
@@ -110,6 +111,30 @@ def test_ceilings_that_cannot_be_measured_cost_no_case(
     [note] = run.manifest.notes
     assert note.startswith("the machine's roofline could not be measured: ")
     assert told in note
+
+
+def test_a_death_in_the_survey_costs_no_ceiling(tmp_path: Path) -> None:
+    """The worker that goes on is asked for the last case alone, and for the ceilings of all."""
+    suite = suite_of(sizes=(14,), kernels=(3,), dtypes=("float64", "float32"))
+    fault = {"dtype": "float32", "do": "kill", "once": str(tmp_path / "killed")}
+    run = Attempt(tmp_path / "run", suite, {"faults": [fault], "survey_faults": True}).begin()
+    assert keys(run) == all_keys(suite)
+    assert run.manifest.ceilings is not None
+    assert run.manifest.ceilings.matmul.keys() == {"float32", "float64"}
+
+
+@pytest.mark.parametrize("what", [None, "kill"])
+def test_ceilings_are_asked_for_when_the_cases_have_used_up_all_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str | None
+) -> None:
+    suite = suite_of(sizes=(8, 9, 10, 11), kernels=(3,))
+    script = {"faults": [{"do": "kill"}], "survey_faults": True, "ceilings": what}
+    monkeypatch.setenv("FAKE_WORKER", json.dumps(script))
+    with Interrupts() as stop:
+        found = survey(list(suite.cases), settle(suite, Wishes(device="cpu")), stop, command=COMMAND)
+    assert len(found.predictions) == 3
+    assert (found.ceilings is None) is (what is not None)
+    assert (found.note is None) is (what is None)
 
 
 def test_a_second_interruption_ends_the_process_at_once() -> None:

@@ -347,7 +347,7 @@ def test_a_replay_file_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_a_survey_of_a_replay(tmp_path: Path) -> None:
     ceilings = {"copy_bandwidth": 1e12, "matmul": {"float32": 2e13}}
     trace = {"ceilings": ceilings, "cases": [{"label": "*-k3", "memory": {"resident": 5, "predicted": 6}}]}
-    said = _play(tmp_path, trace, [A, B], kind="survey", ceilings=True)
+    said = _play(tmp_path, trace, [A, B], kind="survey", ceilings=["float32"])
     predicted = {m.case: (m.resident, m.peak) for m in said.of("predicted")}
     assert predicted[A.id] == (5, 6)
     assert predicted[B.id][0] > 5

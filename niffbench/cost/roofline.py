@@ -60,14 +60,21 @@ def steps_time(steps: Iterable[StepLike], ceilings: Ceilings, dtype: str) -> flo
     """The least time of a form that makes its steps one after the other, each at its own roof.
 
     FFTs are bounded by the rate of a bare FFT. A dtype without its own ceiling takes that of the nearest wider
-    one (half-precision FFTs are computed in float32).
+    one (half-precision FFTs are computed in float32); where there is none, traffic alone bounds the step.
     """
-    products, transforms = ceiling(ceilings.matmul, dtype), ceiling(ceilings.fft or ceilings.matmul, dtype)
+    products, transforms = _roof(ceilings.matmul, dtype), _roof(ceilings.fft or ceilings.matmul, dtype)
     total = 0.0
     for step in steps:
         peak = transforms if step.name in TRANSFORM_STEPS else products
         total += floor_time(step.flops, step.bytes, peak, ceilings.copy_bandwidth)
     return total
+
+
+def _roof(rates: dict[str, float], dtype: str) -> float:
+    try:
+        return ceiling(rates, dtype)
+    except KeyError:
+        return inf
 
 
 def ceiling(rates: dict[str, float], dtype: str) -> float:

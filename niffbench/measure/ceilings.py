@@ -26,7 +26,6 @@ FFT_SHAPES = ((64, 64, 64), (256, 64, 64), (16, 256, 256), (256, 256, 256))
 """Planes, height, width: from what a cache holds to what fills a GPU."""
 
 Probing: TypeAlias = Callable[..., tuple[Callable[[], object], int]]  # a size → what to call, and its FLOPs
-Rate: TypeAlias = Callable[[Device, torch.device, str], float]
 
 _TRIES = 3
 _COMPLEX = {"float32": torch.complex64, "float64": torch.complex128}
@@ -40,8 +39,8 @@ def measure(device: Device, place: torch.device, dtypes: Iterable[str]) -> Ceili
     bandwidth = _copy(device, place)
     wanted = sorted(dtypes)
     transformed = sorted({"float32", *wanted} & set(_COMPLEX))
-    products = {dtype: rate for dtype in wanted if (rate := _guarded(_matmul, device, place, dtype))}
-    transforms = {dtype: rate for dtype in transformed if (rate := _guarded(_fft, device, place, dtype))}
+    products = {dtype: rate for dtype in wanted if (rate := _matmul(device, place, dtype))}
+    transforms = {dtype: rate for dtype in transformed if (rate := _fft(device, place, dtype))}
     device.release()
     return Ceilings(copy_bandwidth=bandwidth, matmul=products, fft=transforms)
 
@@ -71,11 +70,18 @@ def _fft(device: Device, place: torch.device, dtype: str) -> float:
 
 
 def _grown(device: Device, sizes: Iterable[object], probe: Probing) -> float:
-    """The highest rate over ``sizes``, ascending, until one takes longer than the budget allows."""
+    """The highest rate over ``sizes``, ascending, until one takes longer than the budget allows or fails.
+
+    Zero where the smallest fails: the device lacks the dtype, or all memory.
+    """
     rate = 0.0
     for size in sizes:
-        call, flops = probe(size)
-        seconds = _best(device, call)
+        try:
+            call, flops = probe(size)
+            seconds = _best(device, call)
+        except Exception as error:  # whatever a device lacks; DeviceLost goes on
+            explain(error)
+            break
         rate = max(rate, flops / seconds)
         if seconds * (_TRIES + 1) * 8 > BUDGET:
             break
@@ -87,11 +93,3 @@ def _best(device: Device, call: Callable[[], object]) -> float:
     runner = Probe(call)
     device.timed(runner)
     return min(device.samples(runner, "steady", 1, _TRIES).samples)
-
-
-def _guarded(probe: Rate, device: Device, place: torch.device, dtype: str) -> float | None:
-    try:
-        return probe(device, place, dtype)
-    except Exception as error:  # whatever a device lacks; DeviceLost goes on
-        explain(error)
-        return None

@@ -34,10 +34,11 @@ class Predicted(_Message):
 class Task(_Message):
     """What a fresh worker process is to do.
 
-    ``survey``: say the fingerprint, predict the memory of each case from fake tensors, measure the ceilings when
-    ``ceilings`` is set. ``round``: measure each case once, problems in random order, the operators of one
-    problem interleaved, all drawn from ``seed`` and ``round``. ``device``: ``cpu``, ``cuda``, ``cuda:1`` or
-    ``replay:FILE``. ``memory_limit`` in bytes; None is the device's free memory. ``predictions`` (the survey's)
+    ``survey``: say the fingerprint, predict the memory of each case from fake tensors, measure the ceilings of
+    the dtypes in ``ceilings``: of the whole suite, of which ``cases`` may be what an earlier worker left.
+    ``round``: measure each case once, problems in random order, the operators of one problem interleaved, all
+    drawn from ``seed`` and ``round``. ``device``: ``cpu``, ``cuda``, ``cuda:1`` or ``replay:FILE``.
+    ``memory_limit`` in bytes; None is the device's free memory. ``predictions`` (the survey's)
     and ``costs`` (an earlier round's, by case id, of what chooses nothing) depend on the case alone and are not
     worked out again.
     """
@@ -48,7 +49,7 @@ class Task(_Message):
     measure: Measure
     round: int = 0
     seed: int = 0
-    ceilings: bool = False
+    ceilings: list[str] = []
     memory_limit: int | None = None
     predictions: list[Predicted] = []
     costs: dict[str, CostRecord] = {}

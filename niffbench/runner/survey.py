@@ -58,25 +58,27 @@ def survey(
     """Ask a worker of its own; ``meanwhile`` is called while it starts.
 
     A case whose prediction kills or hangs the worker has no prediction, and a machine whose roofline does has no
-    ceilings. Raises TaskRefused, WorkerBroken when no
+    ceilings; cases that use up all attempts leave one for the ceilings. Raises TaskRefused, WorkerBroken when no
     worker starts, and Interrupted.
     """
-    asked = _Questioning(list(cases), ceilings)
-    for attempt in range(_ATTEMPTS):
+    dtypes = sorted({str(case.problem.dtype) for case in cases}) if ceilings else []
+    asked = _Questioning()
+    for attempt in range(_ATTEMPTS + bool(dtypes)):
+        left = [case for case in cases if case.id not in asked.predictions] if attempt < _ATTEMPTS else []
         task = messages.Task(
             kind="survey",
             device=settings.device,
-            cases=[case for case in cases if case.id not in asked.predictions],
+            cases=left,
             measure=settings.measure,
             seed=settings.seed,
-            ceilings=ceilings and asked.ceilings is None,
+            ceilings=dtypes,
             memory_limit=settings.memory_limit,
         )
         with Worker(task, stop.descriptor, command) as worker:
             stop.at_once = worker.kill
             if meanwhile is not None and attempt == 0:
                 meanwhile()
-            if asked.ask(worker, stop, settings.measure.case_timeout, last=attempt == _ATTEMPTS - 1):
+            if asked.ask(worker, task, stop, last=attempt == _ATTEMPTS - 1):
                 break
     stop.at_once = None
     assert asked.hello is not None  # the last attempt raises when there is none
@@ -86,25 +88,24 @@ def survey(
 class _Questioning:
     """What has been answered so far."""
 
-    def __init__(self, cases: list[Case], ceilings: bool) -> None:
+    def __init__(self) -> None:
         self.hello: messages.Hello | None = None
         self.predictions: dict[str, messages.Predicted] = {}
         self.ceilings: Ceilings | None = None
         self.note: str | None = None
-        self._cases = cases
-        self._wanted = ceilings
 
-    def ask(self, worker: Worker, stop: Interrupts, patience: float, *, last: bool) -> bool:
-        """Listen to one worker until its end; True when it had nothing left to say.
+    def ask(self, worker: Worker, task: messages.Task, stop: Interrupts, *, last: bool) -> bool:
+        """Listen to one worker at its ``task`` until its end; True when another would have no more to say.
 
-        ``patience``: seconds a case may take; for the start there are :data:`STARTUP`, for the ceilings
-        :data:`CEILINGS`. Raises WorkerBroken for one that does not say hello, unless it died and another may be
+        A case may be silent for its timeout, the start for :data:`STARTUP`, the ceilings for :data:`CEILINGS`.
+        Raises WorkerBroken for one that was to predict and does not say hello, unless it died and another may be
         tried.
         """
         greeted = False
         suspect: str | None = None
+        left = dict.fromkeys(case.id for case in task.cases)
         while True:
-            silence = patience if suspect else CEILINGS if greeted and self._all_told else STARTUP
+            silence = task.measure.case_timeout if suspect else CEILINGS if greeted and not left else STARTUP
             heard = worker.next(time.monotonic() + silence)
             if stop.requested:
                 raise Interrupted("interrupted")
@@ -117,6 +118,7 @@ class _Questioning:
                     suspect = heard.case
                 case messages.Predicted():
                     self.predictions[heard.case] = heard
+                    left.pop(heard.case, None)
                     suspect = None
                 case messages.Roofline():
                     self.ceilings = heard.ceilings
@@ -124,23 +126,15 @@ class _Questioning:
                     return True
                 case Death() | None:
                     end = heard or "it did not answer in time"
-                    if greeted and self._all_told:  # another worker would fare no better
-                        if self._wanted and self.ceilings is None:
+                    if self.hello is not None and not left:  # another worker would fare no better
+                        if task.ceilings and self.ceilings is None:
                             self.note = f"the machine's roofline could not be measured: {end}"
                         return True
                     if greeted:
-                        self._blame(suspect, str(end))
+                        # Not to be asked again: the case it named, else the first it had not answered.
+                        blamed = suspect if suspect in left else next(iter(left))
+                        reason = f"the prediction failed: {end}"
+                        self.predictions[blamed] = messages.Predicted(case=blamed, reason=reason)
                     elif last or heard is None:
                         raise WorkerBroken(f"no worker process can be started: {end}")
                     return False
-
-    def _blame(self, suspect: str | None, end: str) -> None:
-        """Do not ask again what ended the worker: the case it named, else the first it had not answered."""
-        left = [case.id for case in self._cases if case.id not in self.predictions]
-        blamed = suspect if suspect in left else left[0]
-        self.predictions[blamed] = messages.Predicted(case=blamed, reason=f"the prediction failed: {end}")
-
-    @property
-    def _all_told(self) -> bool:
-        """Whether every case has its answer, so that only the ceilings are to come."""
-        return len(self.predictions) == len(self._cases)

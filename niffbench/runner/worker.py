@@ -57,7 +57,7 @@ class Line:
 
 
 def survey(task: messages.Task, bench: Bench, line: Line) -> None:
-    """Predict every case's memory; measure the ceilings when they are asked for."""
+    """Predict every case's memory; measure the ceilings that are asked for."""
     for case in task.cases:
         line.send(messages.Begin(case=case.id, stage="predict"))
         try:
@@ -68,8 +68,7 @@ def survey(task: messages.Task, bench: Bench, line: Line) -> None:
         else:
             line.send(messages.Predicted(case=case.id, resident=told.resident, peak=told.peak))
     if task.ceilings:
-        dtypes = frozenset(str(case.problem.dtype) for case in task.cases)
-        line.send(messages.Roofline(ceilings=bench.ceilings(dtypes)))
+        line.send(messages.Roofline(ceilings=bench.ceilings(frozenset(task.ceilings))))
 
 
 def work(task: messages.Task, device: Device, line: Line) -> None:
