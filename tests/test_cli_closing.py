@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from synthetic import World, make, save
@@ -63,12 +64,11 @@ def test_a_run_that_has_gone_on_keeps_its_report(run: Run, monkeypatch: pytest.M
     assert not written(run, monkeypatch, late)
 
 
-def parted(run: Run) -> tuple[dict[str, Any], list[str]]:
-    """What one is told who is patient, though interrupted: the result as JSON, and lines on standard error."""
-    out, err = run.path.with_name("out"), run.path.with_name("err")
+def part(run: Run, out: TextIO, err: TextIO) -> int:
+    """The exit status of one who is patient, though interrupted."""
     if (child := os.fork()) == 0:
         try:
-            sys.stdout, sys.stderr = out.open("w"), err.open("w")
+            sys.stdout, sys.stderr = out, err
             with Interrupts() as stop:
                 stop.when = time.monotonic() + 60
                 screen = Screen(as_json=True, quiet=False, report=True)
@@ -76,7 +76,14 @@ def parted(run: Run) -> tuple[dict[str, Any], list[str]]:
         finally:
             os._exit(1)
     _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == INTERRUPTED
+    return os.waitstatus_to_exitcode(status)
+
+
+def parted(run: Run) -> tuple[dict[str, Any], list[str]]:
+    """What one is told who is patient: the result as JSON, and lines on standard error."""
+    out, err = run.path.with_name("out"), run.path.with_name("err")
+    with out.open("w") as told, err.open("w") as said:
+        assert part(run, told, said) == INTERRUPTED
     return json.loads(out.read_text()), err.read_text().splitlines()
 
 
@@ -87,6 +94,18 @@ def test_who_is_interrupted_is_told_of_the_report_and_of_what_was_measured(run: 
     assert (lines[-1], told["report"]) == (f"report: {page}", str(page))
     assert sum(told["records"].values()) == told["kept"] == len(run.records)
     assert {case["id"] for case in told["cases"]} == set(run.manifest.suite.cases)
+    assert sum(sum(case["records"].values()) for case in told["cases"]) == told["kept"]
+    assert all(case["latency"]["steady"] > 0 for case in told["cases"] if "ok" in case["records"])
+
+
+def test_a_result_that_nobody_reads_any_more_changes_no_exit_status(run: Run) -> None:
+    """More than Python buffers, so that writing it fails and not only flushing it."""
+    parted(run)
+    assert run.path.with_name("out").stat().st_size > io.DEFAULT_BUFFER_SIZE
+    reader, writer = os.pipe()
+    os.close(reader)
+    with run.path.with_name("err").open("w") as said:
+        assert part(run, os.fdopen(writer, "w"), said) == INTERRUPTED
 
 
 def test_a_report_that_could_not_be_written_is_not_said_to_be_there(run: Run) -> None:

@@ -140,9 +140,9 @@ class Screen:
         if reading is not None:
             told = reading.result(stop.when + _READING)
             told = told or _head(left.directory, left.manifest, left.missing, None, _again(left, suite))
-            sys.stdout.write(_dumps({**told, "report": None if page is None else str(page)}))
-        with suppress(OSError):
-            sys.stdout.flush()
+            with suppress(OSError):  # who read it may be gone, interrupted as well
+                sys.stdout.write(_dumps({**told, "report": None if page is None else str(page)}))
+                sys.stdout.flush()
         os._exit(INTERRUPTED)  # taking the interpreter down can take as long as all of this
 
     def _say_how_to_go_on(self, left: Standing, stopped: NiffbenchError, suite: str | None) -> None:
