@@ -1,7 +1,7 @@
 """Ctrl-C in whatever a run is doing ends it within two seconds, and what it prints goes on with it.
 
 The tests allow a loaded machine ten seconds; ``python tests/test_cli_interrupted.py [COUNT]`` measures, idle and
-with every core taken.
+with every core taken, and fails when one took more than two seconds on a machine that is otherwise idle.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from struck import Started, busy, count, interrupt, replay, suite, wait_for
 
 from niffbench.records import RECORDS, read, read_manifest
 
-ALLOWED = 10.0  # seconds; the promise is 2 on a machine that is not overloaded
+PROMISED = 2.0  # seconds, on a machine that is not overloaded
+ALLOWED = 10.0  # ... and on any that runs the tests
 SIZES = (9, 14)
 RECORDS_OF_ALL = 6
 RESUME = "niffbench run made-up.toml --resume out"
@@ -106,6 +107,7 @@ def test_an_interrupt_ends_the_run_and_it_can_go_on(tmp_path: Path, name: str) -
     assert len({(record.id, record.round) for record in after}) == len(after) == RECORDS_OF_ALL
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ["survey", "hang", "report"])
 def test_an_interrupt_ends_the_run_on_a_machine_without_a_free_core(tmp_path: Path, name: str) -> None:
     with busy(os.cpu_count() or 1):
@@ -115,10 +117,14 @@ def test_an_interrupt_ends_the_run_on_a_machine_without_a_free_core(tmp_path: Pa
     assert taken < ALLOWED
 
 
-def main() -> None:
-    """Print the times of many interrupts, each at a random moment of what it is in the middle of."""
+def main() -> int:
+    """Print the times of many interrupts, each at a random moment of what it is in the middle of.
+
+    Returns the exit status: 1 when an idle machine took longer than promised.
+    """
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     rng = random.Random(1)
+    idle = 0.0  # the longest
     for name in MOMENTS:
         for load in (0, os.cpu_count() or 1):
             times = []
@@ -127,7 +133,11 @@ def main() -> None:
                     times.append(interrupted(Path(directory), name, rng.uniform(0.0, 0.3))[0])
             told = f"median {median(times):.2f} s, most {max(times):.2f} s of {repeats}"
             print(f"{name:7} {'loaded' if load else 'idle':6}  {told}", flush=True)
+            idle = idle if load else max(idle, *times)
+    if idle > PROMISED:
+        print(f"the promise is {PROMISED:g} s when idle; the longest took {idle:.2f} s")
+    return int(idle > PROMISED)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
