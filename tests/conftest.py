@@ -26,7 +26,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run, saying what it lacks."""
+    """Skip what this machine cannot run, saying what it lacks; what runs on a GPU has it to itself."""
     lacking = {}
     if any(item.get_closest_marker("cuda") for item in items):
         import torch
@@ -36,6 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not any(map(shutil.which, BROWSERS)):
         lacking["browser"] = f"none of {', '.join(BROWSERS)} is installed"
     for item in items:
+        if item.get_closest_marker("cuda") and "cuda" not in lacking:
+            item.add_marker(pytest.mark.alone)
         for mark, reason in lacking.items():
             if item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=reason))
@@ -47,11 +49,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     run = getattr(item.config, "workerinput", {}).get("testrunuid")
     if run is None:
         return (yield)
-    place = Path(tempfile.gettempdir()) / f"niffbench-tests-{run}"
     alone = item.get_closest_marker("alone") is not None
     # Who waits to be alone holds the door, or the others would take turns for ever.
-    with _locked(place.with_suffix(".door"), fcntl.LOCK_EX):
-        room = _locked(place.with_suffix(".room"), fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    with _locked(_lock(run, "door"), fcntl.LOCK_EX):
+        room = _locked(_lock(run, "room"), fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         room.__enter__()
     try:
         return (yield)
@@ -59,12 +60,27 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         room.__exit__(None, None, None)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Who started the processes removes their locks."""
+    controller = session.config.pluginmanager.get_plugin("dsession")
+    if controller is not None:
+        for name in ("door", "room"):
+            _lock(controller.nodemanager.testrunuid, name).unlink(missing_ok=True)
+
+
+def _lock(run: str, name: str) -> Path:
+    return Path(tempfile.gettempdir(), f"niffbench-tests-{run}.{name}")
+
+
 @contextmanager
 def _locked(path: Path, how: int) -> Iterator[None]:
-    """Hold a lock that other processes mind; it ends with this process at the latest."""
+    """Hold a lock that other processes mind."""
     with path.open("ab") as file:
         fcntl.flock(file, how)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a process that a test has left behind may have the file open, too
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The one test with a clock: our steady median against ``torch.utils.benchmark.Timer``, in one process.
+"""Our steady median against ``torch.utils.benchmark.Timer``, in one process.
 
 Blocks of both alternate, so that whatever else the machine does befalls both alike; one thread each.
 """
