@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -193,9 +194,9 @@ def test_the_kernel_as_an_operator_of_torch() -> None:
     torch.library.opcheck(operator, (last, half), test_utils=("test_schema", "test_faketensor"))
 
 
-def in_a_process(cache: Path, compiler: str) -> str:
+def in_a_process(cache: Path, compiler: str, **more: str) -> str:
     """What a new process, with an empty cache and this compiler, says of the kernel."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "CC": compiler}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "CC": compiler, **more}
     code = "from niffbench.niff.native import build; print(build.unavailable())"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=120
@@ -225,6 +226,19 @@ def test_what_was_compiled_is_found_again(tmp_path: Path) -> None:
     assert in_a_process(tmp_path, compiler) == "None"
     assert made.stat().st_mtime_ns == stamp
     assert list(made.parent.iterdir()) == [made], "nothing else is left behind"
+
+
+@pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
+def test_without_a_cache_all_processes_share_one_directory_of_nobody_elses(tmp_path: Path) -> None:
+    compiler, nowhere = os.environ.get("CC", "cc"), Path(os.devnull)
+    for _ in range(2):
+        assert in_a_process(nowhere, compiler, TMPDIR=str(tmp_path)) == "None"
+    (directory,) = tmp_path.iterdir()
+    (made,) = directory.iterdir()
+    assert (made.suffix, stat.S_IMODE(directory.stat().st_mode)) == (".so", 0o700)
+    directory.chmod(0o777)
+    said = in_a_process(nowhere, compiler, TMPDIR=str(tmp_path))
+    assert said.startswith("there is no directory to compile the kernel in")
 
 
 def test_without_the_kernel_everything_else_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 import threading
@@ -118,15 +119,30 @@ def _cpu() -> str:
 
 @functools.cache
 def _cache() -> Path:
-    """A directory of this user's for compiled files; one of the process's own if there is none to write to."""
+    """A directory of this user's for compiled files; among the temporary ones if the cache cannot be written.
+
+    Raises Unavailable if neither can, or others may put files into the latter.
+    """
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    directory = base / "niffbench"
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            return directory
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="niffbench-"))
+    shared = Path(tempfile.gettempdir(), f"niffbench-{os.geteuid()}")
+    for directory in (base / "niffbench", shared):
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if directory == shared and not _private(directory):
+                continue
+            with tempfile.TemporaryFile(dir=directory):
+                return directory
+        except OSError:
+            continue
+    raise Unavailable(
+        "there is no directory to compile the kernel in: neither a cache nor a temporary one of ours"
+    )
+
+
+def _private(directory: Path) -> bool:
+    """Whether nobody else can have put files there; root may."""
+    found = directory.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
