@@ -217,7 +217,7 @@ def test_a_directory_that_is_removed_while_the_report_is_drawn_is_not_made_anew(
         text=True,
     )
     manifest, lock = place / "out" / "run.json", place / "out" / ".lock"
-    # The lock goes before the report is drawn; it must not go while its directory is removed.
+    # The lock goes before the report is drawn; not while its directory is removed, or that would fail.
     wait_for(lambda: manifest.exists() and json.loads(manifest.read_text())["finished"] and not lock.exists())
     shutil.rmtree(place / "out")
     out, told = begun.communicate(timeout=60)

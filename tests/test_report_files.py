@@ -7,6 +7,7 @@ import io
 import json
 import random
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from collections import Counter
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from synthetic import WORLD, World, make, write
 from niffbench import report
 from niffbench.errors import UsageError
 from niffbench.records import Ceilings, GradientError, Record, Run
+from niffbench.report import writing
 from niffbench.report.comparison import unlike
 from niffbench.report.files import write_whole
 from niffbench.report.gather import gather
@@ -314,6 +316,22 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match="cannot be written"):
         write_whole(tmp_path / "file" / "report.html", "text")
+
+
+def test_a_directory_that_is_removed_while_its_files_are_written_is_not_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+
+    def write_and_remove(path: Path, content: str | bytes) -> None:
+        write_whole(path, content)
+        shutil.rmtree(run)
+
+    monkeypatch.setattr(writing, "write_whole", write_and_remove)
+    with pytest.raises(UsageError, match=r"run: was removed while the report was written\Z"):
+        report.save({"plots/scaling.svg": "a", "plots/scaling.png": b"b", "report.html": "c"}, run)
+    assert not run.exists()
 
 
 @pytest.mark.parametrize("seed", range(2))

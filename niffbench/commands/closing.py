@@ -198,7 +198,7 @@ def _again(left: Standing, suite: str | None) -> str:
 def _write(run: Run) -> Path:
     """Write the report; who cannot have it is told how to get it later."""
     try:
-        return report.write(run, run.path)
+        return report.save(report.draw(run), run.path)
     except UsageError as error:
         if not run.path.is_dir():
             raise

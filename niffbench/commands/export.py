@@ -29,7 +29,7 @@ def command(run: Path, format_: str, out: Path | None) -> None:
     """
     from niffbench.records import read
     from niffbench.report.exports import export
-    from niffbench.report.files import write_whole
+    from niffbench.report.files import make_directory, write_whole
 
     if out is None and format_ == "parquet" and sys.stdout.isatty():
         raise UsageError("--format parquet is no text for a terminal; give --out FILE")
@@ -37,5 +37,6 @@ def command(run: Path, format_: str, out: Path | None) -> None:
     if out is None:
         sys.stdout.buffer.write(content)
         return
+    make_directory(out.parent)
     write_whole(out, content)
     click.echo(out)

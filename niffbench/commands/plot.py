@@ -54,7 +54,7 @@ def command(
     error for the main one of its kind. Points are medians over rounds with 95 % intervals. Fonts are embedded.
     """
     from niffbench.records import frame, main_regime, read
-    from niffbench.report.files import write_whole
+    from niffbench.report.files import make_directory, write_whole
     from niffbench.report.plots.custom import FORMATS, Request, draw, pooled, resolve
     from niffbench.suite import Selection
 
@@ -69,7 +69,9 @@ def command(
         raise UsageError(f"{run}: {what}")
     table = frame(type(read_run)(read_run.path, read_run.manifest, records))
     request = resolve(Request(x, y, hue, style, col, row, size, log), table, main_regime(records))
-    write_whole(out, draw(request, table, suffix))
+    content = draw(request, table, suffix)
+    make_directory(out.parent)
+    write_whole(out, content)
     mixed = pooled(request, table)
     if mixed:
         click.echo(

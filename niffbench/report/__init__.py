@@ -30,10 +30,14 @@ def write(runs: Run | Sequence[Run], directory: Path) -> Path:
     Raises UsageError when ``directory`` cannot be written, or was removed meanwhile: a run's directory is not
     made anew without its records. ValueError without a run.
     """
+    from niffbench.report.files import make_directory
+
     was_there = directory.is_dir()
     files = draw(runs)
     if was_there and not directory.is_dir():
         raise UsageError(f"{directory}: was removed while the report was drawn; nothing was written")
+    if not was_there:
+        make_directory(directory)
     return save(files, directory)
 
 
@@ -45,7 +49,10 @@ def draw(runs: Run | Sequence[Run]) -> dict[str, str | bytes]:
 
 
 def save(files: Mapping[str, str | bytes], directory: Path) -> Path:
-    """Write what :func:`draw` gave."""
+    """Write what :func:`draw` gave into ``directory``, which is there.
+
+    Raises UsageError when it cannot be written, or is removed meanwhile.
+    """
     from niffbench.report.writing import save as save_files
 
     return save_files(files, directory)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from niffbench.errors import UsageError
 from niffbench.records import Run
 from niffbench.report.comparison import pairs
 from niffbench.report.csv_table import csv_table
@@ -50,9 +52,22 @@ def draw(runs: Run | Sequence[Run]) -> dict[str, str | bytes]:
 
 def save(files: Mapping[str, str | bytes], directory: Path) -> Path:
     """See :func:`niffbench.report.save`."""
-    for name, content in files.items():
-        write_whole(directory / name, content)
+    try:
+        for name, content in files.items():
+            _make_below(directory, (directory / name).parent)
+            write_whole(directory / name, content)
+    except UsageError as error:
+        if directory.is_dir():
+            raise
+        raise UsageError(f"{directory}: was removed while the report was written") from error
     return directory / PAGE
+
+
+def _make_below(directory: Path, place: Path) -> None:
+    """Make a directory in ``directory``, but not that itself: removed, it stays so."""
+    if place != directory:
+        with suppress(OSError):  # writing into it tells
+            place.mkdir(exist_ok=True)
 
 
 def _prefixed(views: Sequence[View]) -> list[tuple[str, View]]:
