@@ -6,6 +6,8 @@ import contextlib
 import copy
 import importlib
 import json
+import math
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +35,15 @@ __all__ = ["call"]  # a fixture
 SUITE: dict[str, Any] = {
     "description": "made up",
     "baseline": "depthwise-k7",
-    "axes": {"batch": [1, 8], "channels": [4], "mode": ["inference", "training"]},
+    "rounds": 2,
+    "axes": {
+        "batch": [1, 8],
+        "channels": [4],
+        "mode": ["inference", "training"],
+        "dtype": ["float32"],
+        "memory_format": ["contiguous"],
+        "execution": ["eager"],
+    },
     "zip": [{"channels_out": [4, 4], "size": [14, [9, 12]]}],
     "operators": [
         {"name": "depthwise", "kernel": [3, 7, "H"]},
@@ -42,10 +52,32 @@ SUITE: dict[str, Any] = {
         {"name": "strip", "kernel": [5]},
     ],
     "exclude": [{"where": {"kernel": {"gt": "2H-1"}, "operator": "depthwise*"}, "reason": "too large"}],
+    "measure": {
+        "regimes": ["first", "cold", "steady"],
+        "min_time": 0.1,
+        "max_time": 1.0,
+        "min_samples": 10,
+        "precision": 0.02,
+        "threads": 1,
+        "case_timeout": 60.0,
+    },
 }
 EXTENTS = st.sampled_from([1, 2, 3, 13, 4096, 2**24 - 1, 2**24, 2**24 + 1, 0, -1])
 WORDS = st.sampled_from(
-    ["H", "2H-1", "float16", "bfloat16", "training", "channels_last", "compiled", "big", "*", ""]
+    [
+        "H",
+        "2H-1",
+        "float16",
+        "bfloat16",
+        "float64",
+        "training",
+        "steady",
+        "channels_last",
+        "compiled",
+        "big",
+        "*",
+        "",
+    ]
 )
 NAMES = st.sampled_from(
     [*sorted(catalogue()), "depthwise-k7", "dense-k31", "niff-depthwise/rfft-k3", "depthwise-k"]
@@ -80,6 +112,7 @@ def test_a_mutated_suite_has_a_plan_or_gets_one_clear_message(data: st.DataObjec
     with contextlib.suppress(UsageError):
         made = planned(text)
         assert made.seconds > 0
+        assert math.isfinite(made.seconds)
         assert made.forecasts
         return
     with pytest.raises(UsageError, match=r"\Af\.toml: .+\Z"):
@@ -131,6 +164,7 @@ SOBER = {0, 1, 2, 3, 4, 5}  # of an exit status; 70 is a fault of niffbench
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_mutated_run_is_judged_and_exported_or_refused(call: Call, tmp_path: Path, data: st.DataObject) -> None:
     place = tmp_path
+    shutil.rmtree(place / "history", ignore_errors=True)  # the last example's
     for name in ("base", "head"):
         save(make(World(sizes=(14,), rounds=2, samples=4), place / name))
     path = place / "head" / data.draw(st.sampled_from([MANIFEST, RECORDS, RECORDS]))
