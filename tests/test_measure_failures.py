@@ -74,6 +74,15 @@ def test_a_lost_device_ends_the_process(text: str) -> None:
         explain(RuntimeError(text))
 
 
+def test_a_device_that_was_said_to_be_lost_stays_lost() -> None:
+    """Whoever catches it on its way out, though its text was cut before the words that told."""
+    with pytest.raises(DeviceLost) as first:
+        explain(RuntimeError(MAX_REASON * "x" + " CUDA error: unspecified launch failure"))
+    with pytest.raises(DeviceLost) as second:
+        explain(first.value, 7)
+    assert second.value is first.value
+
+
 def test_anything_else_is_the_operators_crash_in_one_short_line() -> None:
     found = explain(ValueError("a\n  b\t" + "x" * 2000))
     assert found.status == "crashed"

@@ -45,8 +45,11 @@ class Failure:
 def explain(error: Exception, free: int | None = None) -> Failure:
     """What ``error`` says of the case; ``free`` is the memory available when the error does not say.
 
-    Raises DeviceLost for errors after which the process is of no use.
+    Raises DeviceLost for errors after which the process is of no use, and one that was raised before as it is: its
+    shortened text may not tell any more what it was.
     """
+    if isinstance(error, DeviceLost):
+        raise error
     text = " ".join(str(error).split())
     name = type(error).__name__
     if isinstance(error, MemoryError) or name == "OutOfMemoryError" or _MEMORY.search(text):
