@@ -205,20 +205,55 @@ def test_a_small_error_of_a_gradient_is_found_behind_what_rounding_switches(
     torch.set_num_threads(before)
 
 
-def test_an_operator_is_run_in_float64_only_where_that_and_its_reference_are_affordable(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("affordable", "compared", "exactly", "told"),
+    [
+        (2.1, True, True, None),
+        (1.9, True, False, "with the operator itself float64 would take "),
+        (0.9, False, False, "float64 would take "),
+    ],
+)
+def test_an_operator_is_run_in_float64_where_that_and_its_reference_are_affordable_or_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, affordable: float, compared: bool, exactly: bool, told: str | None
 ) -> None:
     before = torch.get_num_threads()
     bench = TorchBench(CpuDevice(threads=1))
     case = network("resnet18", replace(IMAGES, mode="training"))
-    work = catalogue()[case.operator].cost(case).flops()
-    for affordable, compared, exactly in ((2.1, True, True), (1.9, True, False), (0.9, False, False)):
-        monkeypatch.setitem(MOST, "cpu", affordable * work)
-        subject = bench.subject(case)
-        found = bench.numerics(subject, subject.call())
-        assert (found.gradient is not None, found.exact_gradient is not None) == (compared, exactly)
-        assert (found.gradients_left_out is None) == compared
+    monkeypatch.setitem(MOST, "cpu", affordable * catalogue()[case.operator].cost(case).flops())
+    subject = bench.subject(case)
+    found = bench.numerics(subject, subject.call())
+    assert (found.gradient is not None, found.exact_gradient is not None) == (compared, exactly)
+    assert (found.gradients_left_out is None) == (told is None)
+    assert told is None or str(found.gradients_left_out).startswith(told)
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_memory_for_the_operator_itself_leaves_the_ordinary_comparison(
+    monkeypatch: pytest.MonkeyPatch, dtype: DType
+) -> None:
+    before = torch.get_num_threads()
+    bench = TorchBench(CpuDevice(threads=1))
+    subject = bench.subject(network("resnet18", replace(IMAGES, mode="training", dtype=dtype)))
+    output = subject.call()
+
+    def full(*_: object) -> nn.Module:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(WholeNetwork, "build", full)
+    found = bench.numerics(subject, output)
+    assert found.exact_gradient is None
+    assert found.gradients_left_out is not None
+    assert found.gradients_left_out.endswith("no memory for the operator itself in float64")
+    assert (found.gradient is not None) == (dtype == "float32")
+    assert ("rounding to" in found.gradients_left_out) == (dtype == "bfloat16")
+    torch.set_num_threads(before)
+
+
+def test_a_shipped_step_of_training_is_compared_in_float64() -> None:
+    """Of ``suites/training.toml``, by the baseline itself beside its reference, on a CPU."""
+    case = network("resnet18", replace(FULL, batch=8, mode="training"), optimiser="sgd")
+    assert 2 * catalogue()[case.operator].cost(case).flops() <= MOST["cpu"]
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])

@@ -208,6 +208,31 @@ def test_the_worst_gradient_is_shown_or_why_there_is_none(tmp_path: Path) -> Non
     assert html.count("not compared") == len(left_out)
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_gradient_that_was_compared_in_float64_is_shown_and_not_said_to_be_left_out(
+    tmp_path: Path, beside: bool
+) -> None:
+    """As of networks in bfloat16, or where products are rounded to TF32: there is no other error to show."""
+    run = make(World(modes=("training",), rounds=1, samples=3, faults=()), tmp_path)
+    exact = GradientError(name="layer1.weight", l2=2e-12, max=3e-12, tolerance=1e-8)
+
+    def changed(record: Record) -> Record:
+        assert record.numerics is not None
+        told = {"exact_gradient": exact} if beside else {"exact_gradient": exact, "gradient": None}
+        left_out = None if beside else "rounding alone"
+        return replace(record, numerics=replace(record.numerics, **told, gradients_left_out=left_out))
+
+    report.write(replace(run, records=tuple(map(changed, run.records))), tmp_path)
+    for page in ("report.html", "report.md"):
+        text = (tmp_path / page).read_text()
+        assert "2.0·10⁻¹² in float64" in text
+        assert ("rounding alone" in text) == (not beside)
+        assert "not compared" not in text
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
+    assert {line["error_gradient_exact"] for line in lines} == {"2e-12"}
+    assert {line["error_gradient_l2"] for line in lines} == {"3e-06" if beside else ""}
+
+
 def test_gradients_take_no_room_where_none_was_compared(tmp_path: Path) -> None:
     """As in runs of before there were such checks."""
     report.write(make(World(modes=("inference",), rounds=1, samples=3), tmp_path), tmp_path)

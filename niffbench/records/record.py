@@ -147,9 +147,10 @@ class GradientError(_Part):
 class Numerics(_Part):
     """Error of the output against float64: relative L2, and maximum relative to the reference's largest value.
 
-    In training ``gradient`` is the one that is furthest from float64, or ``gradients_left_out`` says why none was
-    compared. Where units switch, ``exact_gradient`` is the furthest when the operator itself runs in float64: what
-    rounding switches hides errors of ``gradient``, not of this. Records of before such checks have neither.
+    In training ``gradient`` is the one that is furthest from float64. Where units switch, ``exact_gradient`` is
+    the furthest when the operator itself runs in float64: what rounding switches hides errors of ``gradient``, not
+    of this. ``gradients_left_out`` says why either was not compared, the other may have been. Records of before
+    such checks have none of the three.
     """
 
     l2: float

@@ -65,6 +65,7 @@ def _line(digest: Digest, group: Group, row: Row) -> dict[str, object]:
         "parameters": row.parameters,
         "error_l2": row.error,
         "error_gradient_l2": row.gradient.l2 if row.gradient else None,
+        "error_gradient_exact": row.exact_gradient.l2 if row.exact_gradient else None,
         "gradient": row.gradient.name if row.gradient else None,
         "gradients_left_out": row.gradients_left_out,
         "energy": row.energy,

@@ -65,8 +65,8 @@ class Row:
     ``reasons`` maps each status other than ``ok`` to its first reason. ``choices``: what was chosen by
     measurement, in short, and in how many rounds; the most frequent comes first, and ``cost`` is its.
     ``like_baseline`` is False where the row computes another function than the baseline, or at another boundary:
-    its ratio is then one of unlike things, and marked. ``error`` and ``gradient`` are the largest of all rounds,
-    in relative L2.
+    its ratio is then one of unlike things, and marked. ``error``, ``gradient`` and ``exact_gradient`` are the
+    largest of all rounds, in relative L2.
     """
 
     case: Case
@@ -82,6 +82,7 @@ class Row:
     parameters: int | None
     error: float | None
     gradient: GradientError | None
+    exact_gradient: GradientError | None
     gradients_left_out: str | None
     energy: float | None
     launch_share: float | None
@@ -152,7 +153,7 @@ class Row:
 
     @property
     def largest_error(self) -> float | None:
-        """Relative L2 of the output or, in training where that is worse, of a gradient."""
+        """Relative L2 in the case's dtype: of the output or, in training where that is worse, of a gradient."""
         known = [self.error, None if self.gradient is None else self.gradient.l2]
         return max((error for error in known if error is not None), default=None)
 

@@ -9,7 +9,7 @@ from math import isfinite
 from statistics import median
 
 from niffbench.case import Execution, Problem
-from niffbench.records import REGIME_ORDER, Record, Run, in_words, main_regime
+from niffbench.records import REGIME_ORDER, GradientError, Record, Run, in_words, main_regime
 from niffbench.report import metrics
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, Winner, compare
 from niffbench.report.metrics import Key
@@ -84,11 +84,8 @@ def _row(records: Sequence[Record], regime: Regime) -> Row:
         cost=next((r.cost for r in records if r.cost and usual in (None, in_words(r.chosen))), None),
         parameters=best.parameters,
         error=max((found.l2 for found in numerics if found.l2 < _ABSURD), default=None),
-        gradient=max(
-            (found.gradient for found in numerics if found.gradient and found.gradient.l2 < _ABSURD),
-            key=lambda gradient: gradient.l2,
-            default=None,
-        ),
+        gradient=_worst(found.gradient for found in numerics),
+        exact_gradient=_worst(found.exact_gradient for found in numerics),
         gradients_left_out=next(
             (found.gradients_left_out for found in numerics if found.gradients_left_out), None
         ),
@@ -98,6 +95,11 @@ def _row(records: Sequence[Record], regime: Regime) -> Row:
         needed=next((record.needed for record in records if record.needed is not None), None),
         available=next((record.available for record in records if record.available is not None), None),
     )
+
+
+def _worst(gradients: Iterable[GradientError | None]) -> GradientError | None:
+    known = [gradient for gradient in gradients if gradient is not None and gradient.l2 < _ABSURD]
+    return max(known, key=lambda gradient: gradient.l2, default=None)
 
 
 def _cell(records: Iterable[Record], key: Key, regime: Regime) -> Cell | None:

@@ -120,7 +120,7 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
     energy = any(row.energy is not None for row in digest.rows)
     launches = any(row.launch_share is not None for row in digest.rows)
     images = digest.has_networks
-    gradients = any(row.gradient is not None or row.gradients_left_out is not None for row in digest.rows)
+    gradients = any(row.gradient or row.exact_gradient or row.gradients_left_out for row in digest.rows)
     relative = f"ratio to {digest.baseline}, 95 % interval"
     columns = (
         Column("problem"),
@@ -193,12 +193,15 @@ def _joules(energy: float | None) -> Item:
 
 
 def _gradient(row: Row) -> Item:
-    """The worst gradient's error and whose it is, or why there is none."""
-    if row.gradient is None:
-        reason = row.gradients_left_out
-        return Item(text.MISSING) if reason is None else Item("not compared", text.clean(reason), mark="quiet")
-    worst = row.gradient
-    return Item(text.power_of_ten(worst.l2), text.clean(worst.name, 60), sort=worst.l2)
+    """The worst gradient's error and whose it is, beside it that in float64; what was not compared, and why."""
+    worst, exact, reason = row.gradient, row.exact_gradient, text.clean(row.gradients_left_out or "")
+    in_float64 = f"{text.power_of_ten(exact.l2)} in float64" if exact else ""
+    if worst is not None:
+        note = ", ".join(filter(None, (text.clean(worst.name, 60), in_float64, reason)))
+        return Item(text.power_of_ten(worst.l2), note, sort=worst.l2)
+    if exact is not None:
+        return Item(in_float64, ", ".join(filter(None, (text.clean(exact.name, 60), reason))), sort=exact.l2)
+    return Item("not compared", reason, mark="quiet") if reason else Item(text.MISSING)
 
 
 def _pair(row: Row, group: Group, metric: Metric) -> tuple[Item, Item]:
