@@ -257,6 +257,18 @@ def test_the_launch_share_is_what_a_graph_saves() -> None:
     assert latency.launch_share(device, runner, 2e-3, 10) == 0.0
 
 
+def test_neither_a_cold_allocator_nor_a_hiccup_counts_as_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = _device()
+    real, slow = device.timed, iter([9.0, 3.0, 1.0, 1.0, 1.0, 2.0])
+
+    def timed(runner: ReplayRunner, calls: int = 1) -> tuple[float, object]:
+        seconds, output = real(runner, calls)
+        return seconds * next(slow), output
+
+    monkeypatch.setattr(device, "timed", timed)
+    assert latency.launch_share(device, _runner(device, 1e-3), 0.25e-3, 10) == pytest.approx(0.75)
+
+
 @pytest.mark.parametrize("graph", [0.0, float("nan"), float("inf"), -1e-3])
 def test_a_graph_that_a_broken_timer_timed_has_no_launch_share(graph: float) -> None:
     device = _device()
@@ -268,7 +280,7 @@ def test_an_eager_call_that_a_broken_timer_timed_has_no_launch_share(
     monkeypatch: pytest.MonkeyPatch, eager: float
 ) -> None:
     device = _device()
-    monkeypatch.setattr(device, "timed", lambda runner, calls: (eager, None))
+    monkeypatch.setattr(device, "timed", lambda runner, calls=1: (eager, None))
     assert latency.launch_share(device, _runner(device), 1e-3, 10) is None
 
 

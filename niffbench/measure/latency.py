@@ -40,6 +40,9 @@ THROTTLE_REPEATS = 3
 THROTTLE_REST = 1.0
 """So often in a series a throttled block is dropped and repeated after a rest; then it is kept and labelled."""
 
+EAGER_TIMINGS = 5
+"""Timings whose median is the eager time that a graph is held against."""
+
 T = TypeVar("T")
 Stopped = Literal["precision", "time", "count", "single"]
 
@@ -193,12 +196,14 @@ def turns(waiting: Sequence[T], rng: random.Random, step: Callable[[T], bool]) -
 def launch_share(device: Device, runner: Runner, graph_latency: float, calls: int) -> float | None:
     """The share of the eager wall time that is launching: what a graph of the same call does without.
 
-    None where either time is none (a stuck or broken timer).
+    A call before them is not timed: capturing the graph, and neighbours that went, have emptied the allocator's
+    pool. None where either time is none (a stuck or broken timer).
     """
-    seconds, _ = device.timed(runner, calls)
-    if not all(isfinite(time) and time > 0 for time in (graph_latency, seconds)):
+    device.timed(runner)
+    timings = [device.timed(runner, calls)[0] for _ in range(EAGER_TIMINGS)]
+    if not all(isfinite(time) and time > 0 for time in (graph_latency, *timings)):
         return None
-    return max(0.0, 1.0 - graph_latency * calls / seconds)
+    return max(0.0, 1.0 - graph_latency * calls / median(timings))
 
 
 def around(states: Sequence[MachineState], processor: Sequence[Processor] = ()) -> MachineState | None:
