@@ -34,6 +34,7 @@ def test_paths_in_a_command_line_are_reduced(given: str, kept: str) -> None:
 def test_text_is_made_discreet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", lambda: Path("/home/ada"))
     monkeypatch.setattr(socket, "gethostname", lambda: "rack-17")
+    monkeypatch.setenv("LOGNAME", "ada")
     provenance._secrets.cache_clear()
     try:
         text = (
@@ -47,11 +48,49 @@ def test_text_is_made_discreet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_short_host_name_is_hidden_where_it_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "ci")
     monkeypatch.setattr(Path, "home", lambda: Path("/"))
+    monkeypatch.setenv("LOGNAME", "root")
     provenance._secrets.cache_clear()
     try:
         assert discreet("on ci: a precise circle, ci.local, niff/rfft") == (
             "on <host>: a precise circle, <host>.local, niff/rfft"
         )
+    finally:
+        provenance._secrets.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("user", "given", "kept"),
+    [
+        ("ada", "in /tmp/torchinductor_ada/a.py", "in a.py"),
+        ("ada", "no room in /tmp/torchinductor_ada", "no room in torchinductor_<user>"),
+        ("ada", "/scratch/ada is full", "<user> is full"),
+        ("ada", "/scratch/ada/run/a.py by ada_2: adapted, Canada", "a.py by <user>_2: adapted, Canada"),
+        ("ubuntu", "cc 13.2.0-4ubuntu3 of ubuntu", "cc 13.2.0-4ubuntu3 of <user>"),
+        ("root", "/root is at the root", "/root is at the root"),
+        ("a", "a plan b", "a plan b"),
+    ],
+)
+def test_a_users_name_is_hidden_where_it_stands_alone(
+    monkeypatch: pytest.MonkeyPatch, user: str, given: str, kept: str
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "rack-17")
+    monkeypatch.setattr(Path, "home", lambda: Path("/"))
+    monkeypatch.setenv("LOGNAME", user)
+    provenance._secrets.cache_clear()
+    try:
+        assert discreet(given) == kept
+    finally:
+        provenance._secrets.cache_clear()
+
+
+def test_a_user_whom_the_system_does_not_know_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    provenance._secrets.cache_clear()
+    try:
+        assert discreet("on niff/rfft") == "on niff/rfft"
     finally:
         provenance._secrets.cache_clear()
 

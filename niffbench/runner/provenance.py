@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import socket
@@ -27,7 +28,7 @@ _CI_KEYS = (
     "CI_PIPELINE_ID",
     "CI_JOB_NAME",
 )
-_PATH = re.compile(r"(?<![\w./~])/(?:[\w.+@~-]+/)+[\w.+@~-]+")
+_PATH = re.compile(r"(?<![\w./~])/(?:[\w.+@~<>-]+/)+[\w.+@~<>-]+")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -94,12 +95,30 @@ def discreet(text: str) -> str:
 def _secrets() -> tuple[tuple[re.Pattern[str], str], ...]:
     """What is hidden and what stands in for it, the longest first.
 
-    A short name ("gpu", "ci") may be part of another word, and is hidden where it stands alone.
+    A short name ("gpu", "ci") may be part of another word, and is hidden where it stands alone. So is a user's of
+    any length ("ubuntu" is in a compiler's version), which an underscore joins to others: ``torchinductor_ada``.
     """
-    found = {str(Path.home()): "~", socket.gethostname(): "<host>"}
-    named = [(secret, stand_in) for secret, stand_in in found.items() if secret not in ("", "/")]
-    named.sort(key=lambda pair: -len(pair[0]))
-    return tuple(
-        (re.compile(re.escape(secret) if len(secret) > 4 else rf"(?<!\w){re.escape(secret)}(?!\w)"), stand_in)
-        for secret, stand_in in named
-    )
+    home, user, host = str(Path.home()), _user(), socket.gethostname()
+    named = {
+        home: (_anywhere(home), "~"),
+        user: (_alone(user, r"[^\W_]"), "<user>"),
+        host: (_anywhere(host), "<host>"),
+    }
+    return tuple(named[secret] for secret in sorted(named, key=len, reverse=True) if secret not in ("", "/"))
+
+
+def _anywhere(secret: str) -> re.Pattern[str]:
+    return re.compile(re.escape(secret)) if len(secret) > 4 else _alone(secret, r"\w")
+
+
+def _alone(name: str, letter: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!{letter}){re.escape(name)}(?!{letter})")
+
+
+def _user() -> str:
+    """The user's name; empty where there is none, or one that tells nothing."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # an account that the system does not know
+        return ""
+    return name if len(name) > 1 and name != "root" else ""
