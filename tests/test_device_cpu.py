@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib import metadata
 
 import pytest
 import torch
 
 from niffbench.device.base import DEFAULT_CACHE
 from niffbench.device.cpu import CpuDevice
+from niffbench.fingerprint import differences
 from niffbench.measure.probe import Probe
 from niffbench.runner.machine import fingerprint
 
@@ -119,6 +122,38 @@ def test_another_setting_is_another_fingerprint(device: CpuDevice) -> None:
         assert fingerprint(device).hash != before
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "OMP_PROC_BIND", "KMP_AFFINITY", "KMP_BLOCKTIME"])
+def test_what_threads_are_told_is_part_of_the_fingerprint(
+    device: CpuDevice, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delenv(name, raising=False)
+    before = fingerprint(device)
+    monkeypatch.setenv(name, "another")
+    assert differences(before.must, fingerprint(device).must) == {name.lower(): (None, "another")}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the platform binds no process to cores")
+def test_cores_that_may_not_be_used_make_another_fingerprint(device: CpuDevice) -> None:
+    every, before = os.sched_getaffinity(0), fingerprint(device)
+    os.sched_setaffinity(0, {min(every)})
+    try:
+        few = fingerprint(device)
+    finally:
+        os.sched_setaffinity(0, every)
+    assert before.must["allowed_cores"] == len(every)
+    assert few.must["allowed_cores"] == 1
+
+
+def test_a_machine_without_torchvision_says_so(device: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fingerprint(device).must["torchvision"] == metadata.version("torchvision")
+
+    def missing(package: str) -> str:
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr("niffbench.device.settings.version", missing)
+    assert fingerprint(device).must["torchvision"] is None
 
 
 def test_state_and_energy(device: CpuDevice) -> None:

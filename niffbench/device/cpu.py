@@ -38,8 +38,13 @@ class CpuDevice:
         self._sweep: torch.Tensor | None = None
 
     def facts(self) -> Mapping[str, Fact]:
-        """Processor, libraries, threads, flags."""
-        return {"device": "cpu", "processor": host_facts()["cpu"], **torch_facts()}
+        """Processor, the logical cores of it that may be used, libraries, threads, flags."""
+        return {
+            "device": "cpu",
+            "processor": host_facts()["cpu"],
+            "allowed_cores": len(host.allowed()),
+            **torch_facts(),
+        }
 
     def free_memory(self) -> int:
         """What the machine, or the container, has left."""

@@ -20,8 +20,8 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 def cores() -> int:
     """Physical cores this process may run on (logical ones where that is not known), at least 1."""
-    allowed = len(_allowed())
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+    logical = len(allowed())
+    return max(1, min(logical, psutil.cpu_count(logical=False) or logical))
 
 
 def last_level_cache(folder: Path = _CPUS, cpus: Collection[int] | None = None) -> int:
@@ -31,7 +31,7 @@ def last_level_cache(folder: Path = _CPUS, cpus: Collection[int] | None = None) 
     default those this process may run on.
     """
     found: dict[str, int] = {}
-    for cpu in _allowed() if cpus is None else cpus:
+    for cpu in allowed() if cpus is None else cpus:
         size, sharers = max(
             (
                 (_size(path / "size"), _read(path / "shared_cpu_list"))
@@ -51,7 +51,7 @@ def _size(path: Path) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _allowed() -> Collection[int]:
+def allowed() -> Collection[int]:
     """The logical cores this process may run on."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
 
