@@ -194,10 +194,10 @@ def test_the_kernel_as_an_operator_of_torch() -> None:
     torch.library.opcheck(operator, (last, half), test_utils=("test_schema", "test_faketensor"))
 
 
-def in_a_process(cache: Path, compiler: str, **more: str) -> str:
-    """What a new process, with an empty cache and this compiler, says of the kernel."""
+def in_a_process(cache: Path, compiler: str, what: str = "unavailable", **more: str) -> str:
+    """What a new process, with this cache and this compiler, says of the kernel."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "CC": compiler, **more}
-    code = "from niffbench.niff.native import build; print(build.unavailable())"
+    code = f"from niffbench.niff.native import build; print(build.{what}())"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=120
     )
@@ -239,6 +239,18 @@ def test_without_a_cache_all_processes_share_one_directory_of_nobody_elses(tmp_p
     directory.chmod(0o777)
     said = in_a_process(nowhere, compiler, TMPDIR=str(tmp_path))
     assert said.startswith("there is no directory to compile the kernel in")
+
+
+@pytest.mark.skipif("-fopenmp" not in str(build.tuning()), reason="the compiler here has no OpenMP")
+def test_a_kernel_that_lacks_openmp_says_so_until_there_is_one_that_does_not(tmp_path: Path) -> None:
+    lost, compiler = tmp_path / "lost", tmp_path / "compiler"
+    refusal = f'case "$*" in *-fopenmp*) test ! -e {lost} || exit 1;; esac'
+    compiler.write_text(f'#!/bin/sh\n{refusal}\nexec {os.environ.get("CC", "cc")} "$@"\n')
+    compiler.chmod(0o755)
+    lost.touch()
+    assert in_a_process(tmp_path, str(compiler), "tuning") == "-march=native"
+    lost.unlink()
+    assert in_a_process(tmp_path, str(compiler), "tuning") == build.tuning()
 
 
 def test_without_the_kernel_everything_else_works(monkeypatch: pytest.MonkeyPatch) -> None:

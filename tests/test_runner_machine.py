@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,15 +46,28 @@ def test_a_machine_that_lost_its_compiler_is_another(
     monkeypatch.setenv("CC", "no-such-compiler")
     lost = told()
     assert lost.hash != here.hash
-    compiler = here.must["c_compiler"]
-    assert differences(here.must, lost.must) == {"c_kernel": (True, False), "c_compiler": (compiler, None)}
+    compiler, kernel = here.must["c_compiler"], here.must["c_kernel"]
+    assert differences(here.must, lost.must) == {"c_kernel": (kernel, False), "c_compiler": (compiler, None)}
     for name, fingerprint in (("base", here), ("head", lost)):
         run = make(World(rounds=1, sizes=(14,), samples=5, faults=()), tmp_path / name)
         save(replace(run, manifest=run.manifest.model_copy(update={"fingerprint": fingerprint})))
     refused = call("check", "base", "head")
     assert refused.returncode == 4
     assert f"c_compiler: {compiler} in base, None in head" in refused.stderr
-    assert "c_kernel: True in base, False in head" in refused.stderr
+    assert f"c_kernel: {kernel} in base, False in head" in refused.stderr
+
+
+@pytest.mark.skipif("-fopenmp" not in str(build.tuning()), reason="the compiler here has no OpenMP")
+def test_a_machine_that_lost_openmp_is_another(
+    here: Fingerprint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its kernel works, in one thread."""
+    compiler, refusal = tmp_path / "cc", 'case "$*" in *-fopenmp*) exit 1;; esac'
+    compiler.write_text(f'#!/bin/sh\n{refusal}\nexec {os.environ.get("CC", "cc")} "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert differences(here.must, told().must) == {"c_kernel": (build.tuning(), "-march=native")}
 
 
 @needs_kernel

@@ -15,12 +15,13 @@ def fingerprint(device: Device) -> Fingerprint:
 
 
 def kernel_facts() -> dict[str, Fact]:
-    """Whether NIFF's C kernel, mostly the fastest on a CPU, runs here, and the compiler by its name and version.
+    """What NIFF's C kernel, mostly the fastest on a CPU, was compiled with: the compiler by its name and version.
 
+    ``c_kernel`` is the flags that tune it to the machine, or False where it does not run. Old runs say True.
     Why it does not is no fact: a compiler's complaint differs from one time to the next. ``doctor`` tells it.
     """
     compiler = build.compiler()
     return {
-        "c_kernel": build.unavailable() is None,
+        "c_kernel": build.tuning() or False,
         "c_compiler": None if compiler is None else discreet(compiler),
     }

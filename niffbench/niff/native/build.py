@@ -13,12 +13,13 @@ import stat
 import subprocess
 import tempfile
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("convolve.c")
 FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-shared", "-fPIC")
 TUNINGS = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())
-"""Tried in turn: the compilers of some systems lack OpenMP, or a way to say "this CPU"."""
+"""Tried in turn, the best first: the compilers of some systems lack OpenMP, or a way to say "this CPU"."""
 REALS = {"float": 4, "double": 8}
 """C's element types and their sizes in bytes."""
 
@@ -29,6 +30,14 @@ class Unavailable(NotImplementedError):
     """The kernel cannot be built or loaded here; the message says why."""
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """The loaded library, and which of :data:`TUNINGS` it was compiled with."""
+
+    library: ctypes.CDLL
+    tuning: tuple[str, ...]
+
+
 def unavailable() -> str | None:
     """Why the kernel cannot be used on this machine, or ``None`` if it can (it is compiled to find out)."""
     try:
@@ -36,6 +45,16 @@ def unavailable() -> str | None:
     except Unavailable as error:
         return str(error)
     return None
+
+
+def tuning() -> str | None:
+    """The flags that fit the kernel to this machine, in one line, or ``none``; ``None`` if there is no kernel.
+
+    Without ``-fopenmp`` it runs in one thread.
+    """
+    with _lock:
+        outcome = _outcome("float")
+    return None if isinstance(outcome, str) else " ".join(outcome.tuning) or "none"
 
 
 def compiler() -> str | None:
@@ -56,36 +75,41 @@ def load(real: str) -> ctypes.CDLL:
         outcome = _outcome(real)
     if isinstance(outcome, str):
         raise Unavailable(outcome)
-    return outcome
+    return outcome.library
 
 
 @functools.cache
-def _outcome(real: str) -> ctypes.CDLL | str:
-    try:
-        return _declare(ctypes.CDLL(str(_built(real))))
-    except (Unavailable, OSError) as error:
-        return str(error)
+def _outcome(real: str) -> Kernel | str:
+    """The kernel with the best tuning that works now, or why there is none.
+
+    A worse one that was compiled before is not stuck to: what failed then may have been installed since.
+    """
+    failure = ""
+    for tuning in TUNINGS:
+        try:
+            return Kernel(_declare(ctypes.CDLL(str(_built(real, tuning)))), tuning)
+        except (Unavailable, OSError) as error:
+            failure = str(error)
+    return failure
 
 
-def _built(real: str) -> Path:
+def _built(real: str, tuning: tuple[str, ...]) -> Path:
     command = _command()
-    name = f"convolve-{real}-{_identity(command)}.so"
+    name = f"convolve-{real}-{_identity(command, tuning)}.so"
     directory = _cache()
     if (directory / name).exists():
         return directory / name
-    messages = []
-    for tuning in TUNINGS:
-        with tempfile.TemporaryDirectory(dir=directory) as scratch:
-            made = Path(scratch, name)
-            arguments = [*command, *FLAGS, *tuning, f"-DREAL={real}", f"-DREAL_BYTES={REALS[real]}"]
-            done = subprocess.run(
-                [*arguments, "-o", str(made), str(SOURCE)], capture_output=True, text=True, check=False
-            )
-            if done.returncode == 0:
-                made.replace(directory / name)  # Atomic: other processes may be building the same file.
-                return directory / name
-            messages.append(done.stderr.strip().splitlines()[-1:] or ["no message"])
-    raise Unavailable(f"{command[0]} could not compile the kernel: {messages[-1][0]}")
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        made = Path(scratch, name)
+        arguments = [*command, *FLAGS, *tuning, f"-DREAL={real}", f"-DREAL_BYTES={REALS[real]}"]
+        done = subprocess.run(
+            [*arguments, "-o", str(made), str(SOURCE)], capture_output=True, text=True, check=False
+        )
+        if done.returncode == 0:
+            made.replace(directory / name)  # Atomic: other processes may be building the same file.
+            return directory / name
+    message = done.stderr.strip().splitlines()[-1:] or ["no message"]
+    raise Unavailable(f"{command[0]} could not compile the kernel: {message[0]}")
 
 
 def _command() -> list[str]:
@@ -101,10 +125,9 @@ def _version(command: list[str]) -> str:
     return subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
 
 
-def _identity(command: list[str]) -> str:
+def _identity(command: list[str], tuning: tuple[str, ...]) -> str:
     """A name for all that the compiled file depends on."""
-    tunings = [" ".join(tuning) for tuning in TUNINGS]
-    parts = [SOURCE.read_text(), _version(command), *command, *FLAGS, *tunings, platform.machine(), _cpu()]
+    parts = [SOURCE.read_text(), _version(command), *command, *FLAGS, *tuning, platform.machine(), _cpu()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
