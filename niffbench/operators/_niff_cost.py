@@ -343,8 +343,8 @@ def spectrum_map(layer: Layer, points: int) -> Pair:
 
     Of a single image channels last is a view, and the way there, and backward both ways, no copy; of a single
     channel no way is one. Where weights ask for no gradient, as cast ones in inference, ``torch.matmul`` takes
-    images one by one and copies nothing. With layout ``nhwc`` it is ``torch.einsum``, which backward puts
-    gradients in order once more than is counted here: up to a fifth of all that moves.
+    images one by one and copies nothing. With layout ``nhwc`` it is ``torch.einsum``: backward, of a single image
+    too, the gradient that comes is copied twice; over a single channel, products are written down to be summed.
     """
     p = layer.problem
     into, out = (planes * 2 * points * layer.real for planes in (layer.into, layer.out))
@@ -358,8 +358,13 @@ def spectrum_map(layer: Layer, points: int) -> Pair:
     if p.mode == "inference" and p.element_bytes < layer.real and layer.layout == "nchw":
         return forward, backward
     if p.batch == 1:
-        return back + forward, backward
-    return there + back + forward, there + back + backward
+        once, gathering = back, NOTHING
+    else:
+        once, gathering = there + back, there + back
+    if layer.layout == "nhwc":
+        sums = Work(0, 2 * out * (2 if p.channels_out > 1 else 1))
+        gathering = back + (there + back if p.channels > 1 else sums)
+    return once + forward, gathering + backward
 
 
 def published_generation(layer: Layer) -> Pair:
