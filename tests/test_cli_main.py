@@ -58,6 +58,7 @@ def test_version(cli: Cli) -> None:
         (["run", "smoke", "--rounds", "0"], "0 is not in the range"),
         (["run", "smoke", "--precision", "200%"], "'200%' should be a share between 0 and 1, as 2% or 0.02"),
         (["run", "smoke", "--time-budget", "soon"], "'soon' should be a time above zero, as 90s, 500ms or 10m"),
+        (["run", "smoke", "--max-time", "200h"], "as 90s, 500ms or 10m, and at most a week"),
         (["run", "smoke", "--memory-limit", "lots"], "'lots' should be a number of bytes, as 8GiB"),
         (["list", "operatos"], "is not one of 'operators', 'suites', 'networks'"),
         (["run"], "which suite?"),

@@ -70,6 +70,12 @@ class Machine:
         )
 
 
+@pytest.fixture(autouse=True)
+def _no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions of these tests are no part of one that is spread over processes, where nothing is benchmarked."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """The stand-in, in force."""

@@ -38,11 +38,13 @@ def duration(context: click.Context, parameter: click.Parameter, value: str | No
     """A callback that reads a time in seconds, as ``90``, ``90s``, ``500ms``, ``10m`` or ``1h30m``."""
     if value is None:
         return None
+    from niffbench.suite.schema import MAX_TIME
+
     text = re.sub(r"(?<=[a-z]) +| +(?=[a-z])", "", value.strip())
     parts = re.findall(_NUMBER + _UNIT, text)
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    if "".join(number + unit for number, unit in parts) != text or not 0 < seconds < inf:
-        told = f"{value!r} should be a time above zero, as 90s, 500ms or 10m"
+    if "".join(number + unit for number, unit in parts) != text or not 0 < seconds <= MAX_TIME:
+        told = f"{value!r} should be a time above zero, as 90s, 500ms or 10m, and at most a week"
         raise click.BadParameter(told, context, parameter)
     return seconds
 

@@ -13,6 +13,8 @@ from niffbench.case import DType, Execution, MemoryFormat, Mode, OptionValue
 from niffbench.errors import UsageError, did_you_mean
 
 MAX_AXIS = 2**24
+MAX_TIME = 7 * 86_400.0
+"""Seconds that anything may be told to take: a week. What is longer is a slip, and sums of it say nothing."""
 
 Regime = Literal["first", "cold", "steady", "graph"]
 KernelRule = Literal["H", "2H-1"]
@@ -142,10 +144,10 @@ class Measure(_Model):
 
     regimes: Annotated[list[Regime], Field(min_length=1, max_length=4)] = ["first", "cold", "steady"]
     precision: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    min_time: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
-    max_time: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    min_time: Annotated[float, Field(ge=0, le=MAX_TIME)] = 0.1
+    max_time: Annotated[float, Field(gt=0, le=MAX_TIME)] = 2.0
     min_samples: Annotated[int, Field(ge=1, le=100_000)] = 10
-    case_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
+    case_timeout: Annotated[float, Field(gt=0, le=MAX_TIME)] = 300.0
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
 
 
