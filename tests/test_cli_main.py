@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 
@@ -118,6 +119,24 @@ def test_a_fault_of_niffbench_is_one_line_and_a_file(
     monkeypatch.setenv("NIFFBENCH_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         raising(ZeroDivisionError("a"), monkeypatch)
+
+
+@pytest.mark.parametrize("arguments", [["list", "suites"], ["list", "operators", "--json"]])
+def test_a_reader_that_is_gone_changes_no_exit_status(arguments: list[str]) -> None:
+    """Of 1 a gate would read a regression."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "niffbench.cli", *arguments],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_reader_that_leaves_early(cli: Cli) -> None:

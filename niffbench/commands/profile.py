@@ -221,9 +221,8 @@ def _plot(profiled: list[Profiled]) -> Plot:
 
 
 def _print(profiled: list[Profiled], out: Path) -> None:
-    from rich.console import Console
-
     from niffbench.report import text
+    from niffbench.report.terminal import Console
 
     console = Console(highlight=False)
     if not console.is_terminal:
