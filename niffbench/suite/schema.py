@@ -144,10 +144,10 @@ class Measure(_Model):
 
     regimes: Annotated[list[Regime], Field(min_length=1, max_length=4)] = ["first", "cold", "steady"]
     precision: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    min_time: Annotated[float, Field(ge=0, le=MAX_TIME)] = 0.1
-    max_time: Annotated[float, Field(gt=0, le=MAX_TIME)] = 2.0
+    min_time: Annotated[float, Field(ge=0, le=MAX_TIME, allow_inf_nan=False)] = 0.1
+    max_time: Annotated[float, Field(gt=0, le=MAX_TIME, allow_inf_nan=False)] = 2.0
     min_samples: Annotated[int, Field(ge=1, le=100_000)] = 10
-    case_timeout: Annotated[float, Field(gt=0, le=MAX_TIME)] = 300.0
+    case_timeout: Annotated[float, Field(gt=0, le=MAX_TIME, allow_inf_nan=False)] = 300.0
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
 
 
