@@ -100,7 +100,7 @@ def command(
     from niffbench.records import read
     from niffbench.regress.noise import Aim, assess
     from niffbench.regress.rules import Rules, chosen
-    from niffbench.report.terminal import Console
+    from niffbench.report.printing import Console
     from niffbench.report.verdicts import fitness
 
     if (suite is None) == (measured is None):

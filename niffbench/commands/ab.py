@@ -121,7 +121,7 @@ def _progress(pairs: int) -> Iterator[Callable[[int, str], None]]:
     """Tell which round runs: a bar with the time left on a terminal, else a line each on standard error."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from niffbench.report.terminal import Console
+    from niffbench.report.printing import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:

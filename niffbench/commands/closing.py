@@ -25,7 +25,7 @@ from niffbench.errors import FingerprintsDiffer, NiffbenchError, NothingMeasured
 from niffbench.records import RECORDS, REGIMES, Manifest, Record, Run, read
 from niffbench.report import text
 from niffbench.report.metrics import latency_of
-from niffbench.report.terminal import Console
+from niffbench.report.printing import Console
 from niffbench.runner.campaign import Campaign
 from niffbench.runner.interrupts import INTERRUPTED, Interrupted, Interrupts
 from niffbench.runner.lock import Lock

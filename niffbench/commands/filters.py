@@ -322,7 +322,7 @@ def _progress() -> Iterator[Callable[[str, int], None]]:
     """A line on standard error that says what is being done; nothing where that is no terminal."""
     from rich.markup import escape
 
-    from niffbench.report.terminal import Console
+    from niffbench.report.printing import Console
 
     console = Console(stderr=True)
     done: dict[str, int] = {}
@@ -365,7 +365,7 @@ def _print(out: Path, report: FilterReport, as_json: bool) -> None:
     import json
 
     from niffbench.report import filter_tables
-    from niffbench.report.terminal import Console
+    from niffbench.report.printing import Console
 
     if as_json:
         click.echo(json.dumps(filter_tables.plain(report), indent=1, allow_nan=False))

@@ -133,7 +133,7 @@ class Outputs:
 
     def say(self, comparison: Comparison) -> None:
         """Print the table or JSON, and write the files asked for. Raises UsageError for a file that cannot be."""
-        from niffbench.report.terminal import Console
+        from niffbench.report.printing import Console
         from niffbench.report.verdicts import junit, markdown, table
 
         if self.as_json:

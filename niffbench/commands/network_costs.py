@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.progress import track
 
 import niffbench
-from niffbench.report.terminal import Console
+from niffbench.report.printing import Console
 
 INPUT_SIZE = 224
 _MAX_BYTES = 1_000_000

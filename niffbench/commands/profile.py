@@ -222,7 +222,7 @@ def _plot(profiled: list[Profiled]) -> Plot:
 
 def _print(profiled: list[Profiled], out: Path) -> None:
     from niffbench.report import text
-    from niffbench.report.terminal import Console
+    from niffbench.report.printing import Console
 
     console = Console(highlight=False)
     if not console.is_terminal:

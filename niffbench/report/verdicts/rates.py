@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from rich.table import Table
 
-from niffbench.report.terminal import Console
+from niffbench.report.printing import Console
 from niffbench.stats.simulation import CASES, Row
 
 Cell = Callable[[Row], str]

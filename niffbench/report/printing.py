@@ -1,4 +1,4 @@
-"""The terminal: where tables and messages are printed, whoever reads them and for how long."""
+"""Printing tables and messages, whoever reads them and for how long."""
 
 from __future__ import annotations
 
