@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,48 @@ def test_plot_says_what_it_pools(here: Here, run: Path) -> None:
     assert "channels" in done.stderr
     alone = here("plot", str(run), "--x", "size", "--hue", "label", "--col", "channels", "--out", "fig.svg")
     assert alone.stderr == ""
+
+
+def svg_words(path: Path) -> str:
+    return " ".join(
+        "".join(element.itertext()) for element in ET.parse(path).iter() if element.tag.endswith("text")
+    )
+
+
+def test_plot_draws_a_line_for_each_operator_unasked(here: Here, run: Path, tmp_path: Path) -> None:
+    """The example of the README: no line goes through several operators, and what is pooled is told."""
+    done = here("plot", str(run), "--x", "size", "--only", "channels=16", "--out", "fig.svg")
+    assert (done.returncode, done.stderr) == (0, "")
+    labels = [name for name in dict.fromkeys(frame(read(run)).query("status == 'ok'")["label"]) if name]
+    words = svg_words(tmp_path / "fig.svg")
+    assert all(label in words for label in labels)
+    asked = here("plot", str(run), "--x", "size", "--only", "channels=16", "--hue", "label", "--out", "asked.svg")
+    assert asked.returncode == 0
+    assert (tmp_path / "fig.svg").read_bytes() == (tmp_path / "asked.svg").read_bytes()
+    pooled = here("plot", str(run), "--x", "size", "--out", "pooled.svg")
+    assert "channels (16 and 32), so there are no intervals" in pooled.stderr
+
+
+def test_plot_over_kernels_joins_those_of_an_operator_and_names_who_has_none(here: Here, tmp_path: Path) -> None:
+    path = write(tmp_path / "r", World(sizes=(14,), kernels={"depthwise": (3, 7, 11)}, faults=())).path
+    done = here("plot", str(path), "--x", "kernel", "--out", "fig.svg")
+    assert done.returncode == 0
+    assert "without a kernel, and so left out: " in done.stderr
+    assert "niff-depthwise/rfft" in done.stderr
+    assert "depthwise-k7" not in svg_words(tmp_path / "fig.svg")
+
+
+def test_plot_makes_room_for_many_operators(here: Here, tmp_path: Path) -> None:
+    """Nothing of the legend is outside the figure, of the size asked for or not."""
+    kernels = {"depthwise": tuple(range(3, 53, 2))}
+    path = write(tmp_path / "r", World(sizes=(28, 56), kernels=kernels, faults=())).path
+    for name, *size in (("high.svg",), ("asked.svg", "--size", "6.5x4")):
+        assert here("plot", str(path), "--x", "size", "--out", name, *size).returncode == 0
+        figure = ET.parse(tmp_path / name).getroot()
+        height = float(figure.attrib["viewBox"].split()[3])
+        assert (height == 4 * 72) is bool(size)
+        ys = [float(y) for y in re.findall(r'<text [^>]*\by="([\d.-]+)"', (tmp_path / name).read_text())]
+        assert 0 < min(ys) < max(ys) < height
 
 
 def test_plot_draws_words_along_x_and_is_the_same_every_time(here: Here, run: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -10,7 +11,9 @@ import click
 from niffbench.errors import UsageError
 
 
-def _inches(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, float]:
+def _inches(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, float] | None:
+    if value is None:
+        return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*[x×]\s*(\d+(?:\.\d+)?)", value.strip())
     sides = (float(match[1]), float(match[2])) if match else (0.0, 0.0)
     if not all(0.5 <= side <= 100 for side in sides):
@@ -22,14 +25,20 @@ def _inches(context: click.Context, parameter: click.Parameter, value: str) -> t
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--x", required=True, metavar="COLUMN", help="Along the x axis, as size, channels, kernel or label.")
 @click.option("--y", default="latency", show_default=True, metavar="COLUMN", help="Up the y axis; numbers.")
-@click.option("--hue", metavar="COLUMN", help="One colour for each value, as operator, label or family.")
+@click.option(
+    "--hue", metavar="COLUMN",
+    help="One colour for each value, as label, family or mode.  [default: label, where there are several]",
+)  # fmt: skip
 @click.option("--style", metavar="COLUMN", help="One line style and marker for each value.")
 @click.option("--col", metavar="COLUMN", help="One panel for each value, side by side.")
 @click.option("--row", metavar="COLUMN", help="One panel for each value, below each other.")
 @click.option(
     "--only", multiple=True, metavar="PATTERN", help="Only these cases, as in niffbench run.  Repeatable."
 )
-@click.option("--size", default="6.5x4", show_default=True, callback=_inches, metavar="WxH", help="Inches.")
+@click.option(
+    "--size", callback=_inches, metavar="WxH",
+    help="Inches.  [default: 6.5x4, and higher where the legend needs it]",
+)  # fmt: skip
 @click.option("--log/--linear", default=None, help="Scale of both axes.  [default: log where values are positive]")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("fig.pdf"), show_default=True,
@@ -44,7 +53,7 @@ def command(
     col: str | None,
     row: str | None,
     only: tuple[str, ...],
-    size: tuple[float, float],
+    size: tuple[float, float] | None,
     log: bool | None,
     out: Path,
 ) -> None:
@@ -54,8 +63,9 @@ def command(
     error for the main one of its kind. Points are medians over rounds with 95 % intervals. Fonts are embedded.
     """
     from niffbench.records import frame, main_regime, read
+    from niffbench.report import text
     from niffbench.report.files import make_directory, write_whole
-    from niffbench.report.plots.custom import FORMATS, Request, draw, pooled, resolve
+    from niffbench.report.plots.custom import FORMATS, Request, draw, placeless, pooled, resolve
     from niffbench.suite import Selection
 
     suffix = out.suffix.lower().lstrip(".")
@@ -63,7 +73,12 @@ def command(
         raise UsageError(f"--out {out}: should end in {', '.join(f'.{name}' for name in FORMATS)}")
     read_run = read(run)
     chosen = Selection(only)
-    records = tuple(r for r in read_run.records if r.status == "ok" and chosen.takes(r.case, r.traits.label))
+    place = {case: number for number, case in enumerate(read_run.manifest.suite.cases)}
+    records = tuple(
+        record
+        for record in sorted(read_run.records, key=lambda record: place[record.id])
+        if record.status == "ok" and chosen.takes(record.case, record.traits.label)
+    )
     if not records:
         what = f"--only {' '.join(only)} matches no measured case of it" if only else "nothing was measured in it"
         raise UsageError(f"{run}: {what}")
@@ -72,10 +87,18 @@ def command(
     content = draw(request, table, suffix)
     make_directory(out.parent)
     write_whole(out, content)
-    mixed = pooled(request, table)
-    if mixed:
+    if absent := placeless(request, table):
+        click.echo(f"note: without a {request.x}, and so left out: {text.listing(absent, 5)}", err=True)
+    if mixed := pooled(request, table):
+        told = ", ".join(f"{name} ({text.listing(_names(values), 4)})" for name, values in mixed.items())
         click.echo(
-            f"note: {', '.join(mixed)} differ among points drawn as one, so there are no intervals; show them "
-            "(--hue, --style, --col, --row) or choose (--only)", err=True,
+            f"note: one point is the median over all of {told}, so there are no intervals; show them (--hue, "
+            "--style, --col, --row) or choose (--only)", err=True,
         )  # fmt: skip
     click.echo(out)
+
+
+def _names(values: Sequence[object]) -> list[str]:
+    from niffbench.report import text
+
+    return [f"{value:g}" if isinstance(value, float) else text.clean(value, 40) for value in values]

@@ -21,6 +21,17 @@ from niffbench.stats.intervals import Interval, exactly, ratio
 from niffbench.suite import Regime
 
 _LARGE_KERNEL = re.compile(r"-k(\d+|map)\b")
+
+
+def kin(label: str, family: str, boundary: str) -> str:
+    """The family whose colour an operator has: of a network that of the layers in it, NIFF's being circular."""
+    if family != "network":
+        return family
+    if boundary == "circular":
+        return "niff"
+    return "depthwise" if _LARGE_KERNEL.search(label) else "dense"
+
+
 CONFIDENCE = 0.95
 """Of every interval in a report."""
 
@@ -98,12 +109,8 @@ class Row:
 
     @property
     def kin(self) -> str:
-        """The family whose colour it has: of a network that of the layers put into it, NIFF's being circular."""
-        if self.traits.family != "network":
-            return self.traits.family
-        if self.traits.boundary == "circular":
-            return "niff"
-        return "depthwise" if _LARGE_KERNEL.search(self.traits.label) else "dense"
+        """The family whose colour it has."""
+        return kin(self.traits.label, self.traits.family, self.traits.boundary)
 
     @property
     def chosen(self) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from niffbench.errors import UsageError, did_you_mean
 from niffbench.report import text
-from niffbench.report.digest import CONFIDENCE
+from niffbench.report.digest import CONFIDENCE, kin
 from niffbench.report.plots.canvas import log_axis, measured_axis, settings
 from niffbench.report.plots.palette import Style, styles
 from niffbench.report.slices import AXES
@@ -32,13 +33,29 @@ _TELLING = (
     "channels",
     "channels_out",
     "size",
+    "height",
     "dtype",
     "memory_format",
     "mode",
     "execution",
 )
 """Columns that make a case: where one varies and the figure does not show it, unlike things are pooled."""
+_TOLD: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "label": frozenset({"case"}),
+        "kernel": frozenset({"label", "case"}),
+        "size": frozenset({"height", "width"}),
+        "height": frozenset({"width"}),
+    }
+)
+"""... and the columns that show them as well."""
 _MEASURED_TICKS = 12
+_SIZE = (6.5, 4.0)
+_LEGEND_SIZE = 8.5
+_SMALLEST_PRINT = 5.0
+"""Points: of a legend as it is, and of one that is made to fit."""
+_WIDEST_LEGEND = 0.5
+"""Of a figure's width."""
 _SPELT: Mapping[str, str] = {
     **{str(axis): words for axis, words in AXES.items()},
     "flops": "FLOPs",
@@ -53,7 +70,10 @@ _SPELT: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw: column names, the size of the whole figure in inches. ``log`` None: where it makes sense."""
+    """What to draw: column names, the size of the whole figure in inches.
+
+    ``size`` None: 6.5×4, and higher where the legend needs it. ``log`` None: where it makes sense.
+    """
 
     x: str
     y: str
@@ -61,7 +81,7 @@ class Request:
     style: str | None = None
     col: str | None = None
     row: str | None = None
-    size: tuple[float, float] = (6.5, 4.0)
+    size: tuple[float, float] | None = None
     log: bool | None = None
 
     @property
@@ -70,9 +90,17 @@ class Request:
         named = {key: getattr(self, key) for key in ("x", "y", "hue", "style", "col", "row")}
         return {key: name for key, name in named.items() if name is not None}
 
+    @property
+    def shown(self) -> frozenset[str]:
+        """The columns that tell a point from another."""
+        return frozenset(name for key, name in self.columns.items() if key != "y")
+
 
 def resolve(request: Request, table: pd.DataFrame, regime: str) -> Request:
-    """The request with its short names made columns. Raises UsageError for a name that is none."""
+    """The request with its short names made columns, and a colour for each operator where no hue is asked for.
+
+    Raises UsageError for a name that is none.
+    """
     short = {"latency": f"latency_{regime}", "memory": "memory_peak", "error": "error_l2"}
     given = {key: short.get(name, name) for key, name in request.columns.items()}
     for key, name in given.items():
@@ -86,7 +114,20 @@ def resolve(request: Request, table: pd.DataFrame, regime: str) -> Request:
         raise UsageError(f"--y: '{y}' holds no numbers; choose from {', '.join(_numeric(table))}")
     if not table[y].notna().any():
         raise UsageError(f"--y: '{y}' was not measured in this run; choose from {', '.join(_numeric(table))}")
-    return Request(**given, size=request.size, log=request.log)
+    return _by_operator(Request(**given, size=request.size, log=request.log), table)
+
+
+def _by_operator(request: Request, table: pd.DataFrame) -> Request:
+    """Operators in colours of their own, where else one line would go through several of them.
+
+    Along x, a kernel size is no part of what is drawn: then operators are meant without theirs.
+    """
+    if request.hue is not None:
+        return request
+    rows = _drawn(request, table)
+    name = "operator" if request.x == "kernel" else "label"
+    told = request.shown - {request.x} if _is_numeric(rows[request.x]) else request.shown
+    return replace(request, hue=name) if _varies(rows, name, told) else request
 
 
 def _suggestion(name: str, known: list[str]) -> str:
@@ -98,19 +139,37 @@ def _numeric(table: pd.DataFrame) -> list[str]:
     return sorted(name for name in table.columns if table[name].dtype.kind in "iuf" and table[name].notna().any())
 
 
-def pooled(request: Request, table: pd.DataFrame) -> list[str]:
-    """Columns that vary among the rows drawn though the figure does not show them."""
-    shown = set(request.columns.values())
+def _drawn(request: Request, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that have a place in the figure."""
+    return table[table[request.y].notna() & table[request.x].notna()]
+
+
+def _is_numeric(values: pd.Series[Any]) -> bool:
+    return values.dtype.kind in "iuf"
+
+
+def _varies(rows: pd.DataFrame, name: str, shown: Set[str]) -> bool:
+    """Whether a column has several values among rows that are alike in those ``shown``."""
+    if not shown:
+        return bool(rows[name].nunique(dropna=False) > 1)
+    return bool((rows.groupby(sorted(shown), dropna=False, observed=True)[name].nunique(dropna=False) > 1).any())
+
+
+def placeless(request: Request, table: pd.DataFrame) -> list[str]:
+    """The operators of a resolved request that have no place along x, as one without a kernel has none there."""
     rows = table[table[request.y].notna()]
-    groups = rows.groupby(sorted(shown - {request.y}), dropna=False, observed=True)
-    told = {"size": {"height", "width"}, "label": {"case"}, "kernel": {"label", "case"}}
-    return [
-        name
-        for name in _TELLING
-        if name not in shown
-        and not told.get(name, set()) & shown
-        and (groups[name].nunique(dropna=False) > 1).any()
-    ]
+    return sorted(set(rows["label"]) - set(_drawn(request, table)["label"]))
+
+
+def pooled(request: Request, table: pd.DataFrame) -> dict[str, list[Any]]:
+    """Columns that vary among the rows drawn as one point though the figure does not show them; their values."""
+    rows, shown = _drawn(request, table), request.shown
+    found = [name for name in _TELLING if not shown & {name, *_TOLD.get(name, ())} and _varies(rows, name, shown)]
+    if "channels" in found and (rows["channels"] == rows["channels_out"]).all():
+        found.remove("channels_out")
+    if "size" in found and "height" in found:
+        found.remove("height")
+    return {name: sorted(set(rows[name].dropna())) for name in found}
 
 
 def draw(request: Request, table: pd.DataFrame, suffix: str) -> bytes:
@@ -123,20 +182,22 @@ def draw(request: Request, table: pd.DataFrame, suffix: str) -> bytes:
     from matplotlib import pyplot
 
     pyplot.switch_backend("agg")
-    rows = table[table[request.y].notna() & table[request.x].notna()].copy()
-    for name in {request.hue, request.style, request.col, request.row, request.x} - {None}:
+    rows = _drawn(request, table).copy()
+    for name in request.shown:
         if rows[name].dtype.kind not in "iufb":
             rows[name] = rows[name].map(lambda value: text.clean(value, 60))
         elif rows[name].dtype.kind == "f" and (rows[name] % 1 == 0).all():
             rows[name] = rows[name].astype(int)
-    with matplotlib.rc_context({**settings(), "legend.fontsize": 8.5, "legend.title_fontsize": 8.5}):
+    # Names along x have their operators' colours, and need no legend.
+    hue = request.hue or (request.x if request.x in _NAMED else None)
+    with matplotlib.rc_context({**settings(), "legend.title_fontsize": _LEGEND_SIZE}):
         options = {
-            "data": rows, "x": request.x, "y": request.y,
-            "hue": request.hue, "col": request.col, "row": request.row,
-            "palette": _palette(rows, request.hue), "hue_order": _order(rows, request.hue),
+            "data": rows, "x": request.x, "y": request.y, "hue": hue, "col": request.col, "row": request.row,
+            "palette": _palette(rows, hue), "hue_order": _order(rows, hue),
+            "color": None if hue else next(iter(_styles(rows, "label").values())).colour,
             "estimator": "median", "errorbar": None if pooled(request, table) else _interval, "height": 3.0,
         }  # fmt: skip
-        if rows[request.x].dtype.kind in "iuf":
+        if _is_numeric(rows[request.x]):
             options |= {"kind": "line", "err_style": "bars", **_lines(rows, request)}
             grid = seaborn.relplot(**_given(options))
         else:
@@ -172,17 +233,33 @@ def _lines(rows: pd.DataFrame, request: Request) -> dict[str, Any]:
     }
 
 
-def _fit(grid: Any, size: tuple[float, float]) -> None:
-    """Make the figure so many inches wide and high, its legend included."""
-    import seaborn
-
-    grid.figure.set_size_inches(*size)
+def _fit(grid: Any, asked: tuple[float, float] | None) -> None:
+    """Make the figure as large as ``asked``, in inches, its legend included: in smaller print if need be."""
+    width, height = asked or _SIZE
+    grid.figure.set_size_inches(width, height)
     taken = 0.0
     if grid.legend is not None:
-        seaborn.move_legend(grid, "center right", bbox_to_anchor=(1.0, 0.5), frameon=False)
-        extent = grid.legend.get_window_extent(grid.figure.canvas.get_renderer())
-        taken = min(extent.width / grid.figure.bbox.width + 0.01, 0.6)
+        wide, high = _place_legend(grid, _LEGEND_SIZE)
+        if high > height and asked is None:
+            height = high
+            grid.figure.set_size_inches(width, height)
+        share = max(high / height, wide / (_WIDEST_LEGEND * width))
+        if share > 1:
+            wide, _ = _place_legend(grid, max(_LEGEND_SIZE / share, _SMALLEST_PRINT))
+        taken = min(wide / width + 0.01, 0.6)
     grid.figure.tight_layout(rect=(0, 0, 1 - taken, 1))
+
+
+def _place_legend(grid: Any, print_: float) -> tuple[float, float]:
+    """Put the legend to the right, in print of so many points; its width and height in inches."""
+    import seaborn
+
+    seaborn.move_legend(
+        grid, "center right", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=print_, title_fontsize=print_,
+        handlelength=3.0,
+    )  # fmt: skip
+    extent = grid.legend.get_window_extent(grid.figure.canvas.get_renderer())
+    return extent.width / grid.figure.dpi, extent.height / grid.figure.dpi
 
 
 def _interval(values: Any) -> tuple[float, float]:
@@ -209,18 +286,23 @@ def _palette(rows: pd.DataFrame, hue: str | None) -> dict[str, str] | str | None
 
 
 def _styles(rows: pd.DataFrame, hue: str) -> Mapping[str, Style]:
-    return styles(zip(rows[hue], rows["family"], strict=True))
+    traits = zip(rows["label"], rows["family"], rows["boundary"], strict=True)
+    families = rows["family"] if hue == "family" else [kin(*one) for one in traits]
+    return styles(zip(rows[hue], families, strict=True))
 
 
 def _axes(grid: Any, request: Request, rows: pd.DataFrame) -> None:
     """Logarithmic axes where values are positive, with units on the ticks."""
-    numeric = rows[request.x].dtype.kind in "iuf"
+    numeric = _is_numeric(rows[request.x])
     log_y = request.log if request.log is not None else bool((rows[request.y] > 0).all())
     log_x = numeric and (request.log if request.log is not None else bool((rows[request.x] > 0).all()))
     values = sorted(set(rows[request.x])) if numeric else []
+    heights = rows[request.y]
+    if pooled(request, rows):  # then medians are drawn, and nothing of what they were taken over
+        heights = rows.groupby(sorted(request.shown), observed=True)[request.y].median()
     for axis in grid.axes.flat:
         if log_y:
-            log_axis(axis, "y", list(rows[request.y]), _shown(request.y), base=_base(request.y))
+            log_axis(axis, "y", list(heights), _shown(request.y), base=_base(request.y))
         if log_x and len(values) <= _MEASURED_TICKS:
             measured_axis(axis, "x", values)
         elif log_x:
