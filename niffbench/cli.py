@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import re
 import sys
@@ -10,11 +11,15 @@ import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import click
 
 from niffbench import __version__
 from niffbench.errors import NiffbenchError, did_you_mean
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 INTERRUPTED = 130
 BUG = 70
@@ -65,14 +70,6 @@ class Commands(click.Group):
             raise click.UsageError(f"no command named '{args[0]}'{did_you_mean(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
-    def invoke(self, ctx: click.Context) -> object:
-        """Call the command; a reader of its output who leaves early (``| head``) is no failure."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # click itself would exit with 1, which means a regression
-            _stop_writing()
-            raise click.exceptions.Exit(0) from None
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in ``--help``, without importing anything."""
         with formatter.section("Commands"):
@@ -91,6 +88,8 @@ def niffbench() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. A user sees one message, never a traceback."""
     try:
+        if argv is None:
+            _outlive_readers()
         arguments = None if argv is None else list(argv)
         status = niffbench.main(arguments, prog_name="niffbench", standalone_mode=False)
         sys.stdout.flush()
@@ -107,9 +106,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        _stop_writing()
-        return 0
     except Exception as error:
         if os.environ.get("NIFFBENCH_DEBUG"):
             raise
@@ -117,9 +113,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BUG
 
 
-def _stop_writing() -> None:
-    """Whoever read our output has had enough: Python must not try to flush the rest on its way out."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+class _Outliving(io.FileIO):
+    """A descriptor that writes to nobody once its reader is gone (``| head``)."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """As of a file. What a reader leaves unread is no failure, and changes no verdict's exit status."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(data)
+
+
+def _outlive_readers() -> None:
+    """Let standard output and standard error outlive who reads them."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed before we began
+            continue
+        stream.flush()
+        ours = io.TextIOWrapper(
+            io.BufferedWriter(_Outliving(stream.fileno(), "wb", closefd=False)),
+            encoding=stream.encoding,
+            errors=stream.errors,
+            line_buffering=stream.line_buffering or stream.write_through,
+        )
+        setattr(sys, name, ours)
 
 
 def _say(message: str) -> None:

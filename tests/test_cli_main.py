@@ -6,10 +6,12 @@ import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 from conftest import Cli
+from synthetic import World, write
 
 from niffbench import cli as module
 from niffbench.errors import NothingMeasured, UsageError
@@ -137,6 +139,41 @@ def test_a_reader_that_is_gone_changes_no_exit_status(arguments: list[str]) -> N
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_verdict_outlives_its_reader(cli: Cli, tmp_path: Path) -> None:
+    """``set -o pipefail; niffbench check … --json | head -1`` fails a pipeline as without the reader."""
+    base = str(write(tmp_path / "base", World(sizes=(14,), rounds=5)).path)
+    head = str(write(tmp_path / "head", World(sizes=(14,), rounds=5, slower={"dense": 2.0})).path)
+    few = [str(write(tmp_path / name, World(sizes=(14,), rounds=2, samples=4)).path) for name in ("one", "two")]
+    verdicts = {
+        ("check", base, head, "--json", "--junit", "junit.xml"): 1,
+        ("check", base, head, "--all"): 1,
+        ("check", *few, "--json"): 5,
+        ("check", base, base, "--json"): 0,
+        ("check", base, str(tmp_path / "nowhere"), "--json"): 2,
+        ("aa", "--run", few[0], "--json"): 5,
+    }
+    for arguments, status in verdicts.items():
+        assert (cli(*arguments).returncode, gone(tmp_path, *arguments)) == (status, status), arguments
+        assert gone(tmp_path, *arguments, errors=True) == status, arguments
+    assert (tmp_path / "junit.xml").is_file()
+
+
+def gone(place: Path, *arguments: str, errors: bool = False) -> int:
+    """The exit status where nobody reads standard output, nor standard error if ``errors``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", "niffbench.cli", *arguments],
+            cwd=place,
+            stdout=writing,
+            stderr=writing if errors else subprocess.DEVNULL,
+            check=False,
+        ).returncode
+    finally:
+        os.close(writing)
 
 
 def test_a_reader_that_leaves_early(cli: Cli) -> None:
