@@ -1,4 +1,4 @@
-"""What can go wrong in a way a user should read, each with the exit code of the command line."""
+"""What can go wrong in a way a user should read, each with the exit code of the command line, and how it reads."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ class FingerprintsDiffer(NiffbenchError):
     """Two runs that must not be compared, or a resume on another machine."""
 
     exit_code = 4
+
+
+def plural(number: int, noun: str) -> str:
+    """A count for a message: ``1 case``, ``1,234 cases``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -91,11 +91,19 @@ def test_who_is_interrupted_is_told_of_the_report_and_of_what_was_measured(run: 
     told, lines = parted(run)
     page = run.path / "report.html"
     assert page.exists()
+    assert lines[0].startswith(f"interrupted; {len(run.records)} records kept, 0 missing; go on with:")
     assert (lines[-1], told["report"]) == (f"report: {page}", str(page))
     assert sum(told["records"].values()) == told["kept"] == len(run.records)
     assert {case["id"] for case in told["cases"]} == set(run.manifest.suite.cases)
     assert sum(sum(case["records"].values()) for case in told["cases"]) == told["kept"]
     assert all(case["latency"]["steady"] > 0 for case in told["cases"] if "ok" in case["records"])
+
+
+def test_one_record_is_one_record(run: Run) -> None:
+    first = (run.path / RECORDS).read_bytes().splitlines(keepends=True)[0]
+    (run.path / RECORDS).write_bytes(first)
+    _, lines = parted(run)
+    assert lines[0].startswith(f"interrupted; 1 record kept, {len(run.records) - 1} missing; go on with:")
 
 
 def test_a_result_that_nobody_reads_any_more_changes_no_exit_status(run: Run) -> None:

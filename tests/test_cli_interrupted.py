@@ -95,7 +95,7 @@ def test_an_interrupt_ends_the_run_and_it_can_go_on(tmp_path: Path, name: str) -
         return
     kept = count(tmp_path / "out")
     assert kept >= MOMENTS[name].earlier
-    assert f"interrupted; {kept} records are kept, {RECORDS_OF_ALL - kept} are missing; go on with:" in said
+    assert f"interrupted; {kept} records kept, {RECORDS_OF_ALL - kept} missing; go on with:" in said
     command = next(line.strip() for line in said.splitlines() if "--resume" in line)
     assert command == RESUME
     before = read(tmp_path / "out").records

@@ -132,7 +132,7 @@ def test_missing_values_and_sizes_are_left_out() -> None:
     assert crossover(KERNELS, holed, b).outcome == "crossover"
     without = [*a[:-1], np.full(5, np.nan)]
     assert crossover(KERNELS, without, b).stretches[-1].end == 21
-    assert "1 sizes measured for both" in (crossover([3, 5], [[1.0], [None]], [[1.0], [1.0]]).reason or "")
+    assert "1 size measured for both" in (crossover([3, 5], [[1.0], [None]], [[1.0], [1.0]]).reason or "")
     assert "zero or negative" in (crossover([3, 5], [[0.0, 0.0]] * 2, [[1.0, 1.0]] * 2).reason or "")
 
 

@@ -125,7 +125,7 @@ def test_too_few_points_give_a_reason() -> None:
     assert none.steps == ()
     primes = scaling([97, 128], [[1.0], [1.0]], lengths=[97, 128])
     assert primes.large_prime is not None
-    assert "1 sizes" in (primes.large_prime.slope.reason or "")
+    assert "1 size measured" in (primes.large_prime.slope.reason or "")
 
 
 def test_one_round_gives_slopes_without_intervals() -> None:

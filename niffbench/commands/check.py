@@ -144,6 +144,7 @@ def _found(
 
 def _history(directory: Path, head: Run | None, rules: Rules, trend: str | None, plot: Path) -> tuple[Step, ...]:
     """Keep ``head``, draw the trend asked for, and return the steps of the history it belongs to."""
+    from niffbench.errors import plural
     from niffbench.regress import archive
     from niffbench.regress.trend import trends
     from niffbench.report.verdicts.trend import draw
@@ -155,7 +156,8 @@ def _history(directory: Path, head: Run | None, rules: Rules, trend: str | None,
     runs, notes = archive.history(directory, suite, fingerprint)
     for note in notes:
         click.echo(note, err=True)
-    click.echo(f"{directory}: {len(runs)} runs of {runs[-1].manifest.suite.name} on this fingerprint", err=True)
+    suite = runs[-1].manifest.suite.name
+    click.echo(f"{directory}: {plural(len(runs), 'run')} of {suite} on this fingerprint", err=True)
     if trend is not None:
         drawn = draw(trends(runs, rules, [trend])[0])
         write(plot, drawn.png if plot.suffix == ".png" else drawn.svg.encode())

@@ -80,9 +80,10 @@ class Screen:
         total = len(manifest.suite.cases) * manifest.rounds
         left = campaign.plan.seconds * missing / max(total, 1)
         self._tell(
-            f"{manifest.suite.name}: {len(manifest.suite.cases)} cases × {manifest.rounds} rounds on {machine}"
-            + (f", {total - missing} of {total} records are there" if campaign.done else "")
-            + (f", {skipped} cases will be skipped" if skipped else "")
+            f"{manifest.suite.name}: {text.plural(len(manifest.suite.cases), 'case')} × "
+            f"{text.plural(manifest.rounds, 'round')} on {machine}"
+            + (f", {total - missing} of {text.plural(total, 'record')} there" if campaign.done else "")
+            + (f", {text.plural(skipped, 'case')} will be skipped" if skipped else "")
             + (f"; about {clock(left)}" if missing else "; nothing is missing")
         )
         if self._quiet or not self._err.is_terminal or not missing:
@@ -147,7 +148,7 @@ class Screen:
 
     def _say_how_to_go_on(self, left: Standing, stopped: NiffbenchError, suite: str | None) -> None:
         """Even when quiet: this is the only way to what was measured."""
-        told = f"{stopped}; {left.kept} records are kept, {left.missing} are missing; go on with:"
+        told = f"{stopped}; {text.plural(left.kept, 'record')} kept, {left.missing:,} missing; go on with:"
         self._err.print(Text(text.clean(told, 2000)), soft_wrap=True)
         self._err.print(Text(f"  {_again(left, suite)}"), soft_wrap=True)
 

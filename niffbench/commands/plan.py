@@ -76,7 +76,8 @@ def _show(console: Console, prepared: Prepared, allowed: Share | None) -> None:
     skipped = sum(forecast.skip is not None for forecast in plan.forecasts)
     console.print(_table(prepared))
     lines = [
-        f"{suite.name}: {len(plan.forecasts)} cases, {settings.rounds} rounds, {skipped} skipped, "
+        f"{suite.name}: {text.plural(len(plan.forecasts), 'case')}, {text.plural(settings.rounds, 'round')}, "
+        f"{skipped} skipped, "
         f"{len(suite.excluded)} excluded by the suite"
     ]
     lines += _exclusions(suite)
@@ -85,7 +86,8 @@ def _show(console: Console, prepared: Prepared, allowed: Share | None) -> None:
     lines.append(f"time: about {clock(plan.seconds)}, {clock(plan.seconds / plan.rounds)} a round")
     if allowed is not None:
         lines.append(
-            f"budget: {clock(settings.budget or 0.0)} are enough for {allowed.rounds} of {settings.rounds} rounds "
+            f"budget: {clock(settings.budget or 0.0)} are enough for {allowed.rounds} of "
+            f"{text.plural(settings.rounds, 'round')} "
             f"with {text.seconds(allowed.measure.max_time)} of sampling a regime; the run will say which cases "
             f"that did not let reach ±{text.percent(settings.measure.precision)}"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from niffbench.errors import plural
 from niffbench.records.record import Record
 
 BUSY_OTHERS = 0.05
@@ -27,7 +28,7 @@ class Neighbours:
     def __str__(self) -> str:
         return (
             f"other processes used up to {100 * self.most:.0f} % of the processor "
-            f"while {self.busy} of {self.sampled} cases were sampled"
+            f"while {self.busy} of {plural(self.sampled, 'case')} {'was' if self.sampled == 1 else 'were'} sampled"
         )
 
 

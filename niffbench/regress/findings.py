@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from niffbench.errors import plural
 from niffbench.fingerprint import Fact
 
 SCHEMA = 1
@@ -149,14 +150,13 @@ class Comparison(_Model):
         """The outcome in one sentence."""
         if self.failing:
             cases = len({finding.case for finding in self.failing})
-            plural = "s" if len(self.failing) > 1 else ""
-            return f"{len(self.failing)} regression{plural} in {cases} of {self._cases()} cases"
+            return f"{plural(len(self.failing), 'regression')} in {cases} of {plural(self._cases(), 'case')}"
         if self.blind:
             return (
-                f"no regression shown, but {len(self.blind)} of {self._measured()} latencies could hide "
+                f"no regression shown, but {len(self.blind)} of {self._measured():,} latencies could hide "
                 f"a slowdown of {self.rule_out:.0%}: too few rounds or too much noise"
             )
-        return f"no regression in {self._cases()} cases"
+        return f"no regression in {plural(self._cases(), 'case')}"
 
     def _cases(self) -> int:
         return len({finding.case for finding in self.findings})

@@ -69,8 +69,8 @@ def notices(digest: Digest) -> tuple[str, ...]:
         found.append("Nothing was measured.")
     if digest.missing:
         found.append(
-            f"The run is not finished: {text.plural(digest.missing, 'record')} of "
-            f"{len(run.manifest.suite.cases) * digest.rounds:,} are missing."
+            f"The run is not finished: {digest.missing:,} of "
+            f"{text.plural(len(run.manifest.suite.cases) * digest.rounds, 'record')} missing."
         )
     if run.torn:
         found.append(f"The journal's last line is torn ({text.plural(run.torn, 'byte')}); it was left out.")

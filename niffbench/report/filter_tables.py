@@ -83,7 +83,9 @@ def advice(report: FilterReport) -> list[str]:
             f"{text.percent(best.truncation.error)} in {best.name}, the best of them."
         )
     else:
-        said.append(f"{len(within)} of {total} layers could be a {kind} k×k convolution within {error}.")
+        said.append(
+            f"{len(within)} of {text.plural(total, 'layer')} could be a {kind} k×k convolution within {error}."
+        )
     if paying:
         now = sum(layer.flops_form for layer in report.layers)
         saved = sum(layer.flops_form - (layer.flops_truncated or 0) for layer in paying)

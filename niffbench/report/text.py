@@ -8,6 +8,8 @@ from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING
 
+from niffbench.errors import plural as plural
+
 if TYPE_CHECKING:
     from niffbench.stats.intervals import Interval
 
@@ -163,8 +165,3 @@ def of_problems(some: int, all_: int) -> str:
 def intervals(rounds: int) -> str:
     """What the intervals of a run of ``rounds`` rounds are, or that there are none."""
     return f"95 % intervals over {rounds:,} rounds" if rounds > 1 else "no intervals, there was one round"
-
-
-def plural(number: int, noun: str) -> str:
-    """``1 case``, ``1,234 cases``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import inf
 
 from niffbench.case import Case
+from niffbench.errors import plural
 from niffbench.fingerprint import Fingerprint
 from niffbench.operators.base import Operator
 from niffbench.records import Record, Status
@@ -113,7 +114,7 @@ class Manager:
         if allowed.is_less(rounds, settings.measure):
             self.notes.append(
                 f"round {number}: the time budget of {settings.budget:g} s left {allowed.measure.max_time:.3g} s "
-                f"of sampling a regime, and {allowed.rounds} of {rounds} rounds"
+                f"of sampling a regime, and {allowed.rounds} of {plural(rounds, 'round')}"
             )
         return allowed
 

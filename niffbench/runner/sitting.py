@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from niffbench.case import Case
-from niffbench.errors import FingerprintsDiffer
+from niffbench.errors import FingerprintsDiffer, plural
 from niffbench.fingerprint import Fingerprint, differences
 from niffbench.records import Record, Status
 from niffbench.runner import messages
@@ -135,7 +135,7 @@ class Sitting:
                 case messages.Refused():
                     raise TaskRefused(heard)
                 case messages.End() if self._pending:
-                    return Failed(f"the worker ended without a word on {len(self._pending)} cases")
+                    return Failed(f"the worker ended without a word on {plural(len(self._pending), 'case')}")
                 case messages.End():
                     return None
                 case Death():

@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import stdtrit
 
+from niffbench.errors import plural
 from niffbench.stats.contrasts import FloatArray
 from niffbench.stats.decision import ALPHA, MIN_EFFECT
 from niffbench.stats.intervals import NOT_POSITIVE, Interval, Rounds, ratio
@@ -80,7 +81,7 @@ def change_points(
     runs = np.flatnonzero(np.isfinite(values))
     values = values[runs]
     if runs.size < FEWEST_RUNS:
-        return History((), (), None, f"{runs.size} runs, at least {FEWEST_RUNS} are needed")
+        return History((), (), None, f"{plural(runs.size, 'run')}, at least {FEWEST_RUNS} are needed")
     if (values <= 0).any():
         return History((), (), None, NOT_POSITIVE)
     logs = np.log(values)

@@ -21,6 +21,7 @@ from typing import Literal
 
 import numpy as np
 
+from niffbench.errors import plural
 from niffbench.stats.contrasts import FloatArray, contrast
 from niffbench.stats.intervals import NOT_POSITIVE, ONE_ROUND, NotPositive, Rounds, log_groups
 
@@ -102,7 +103,7 @@ def crossover(
     joint = shared and not exact
     order = [int(i) for i in np.argsort(axis) if _measured(a[i], b[i], joint)]
     if len(order) < 2:
-        return undecided(f"{len(order)} sizes measured for both, at least 2 are needed")
+        return undecided(f"{plural(len(order), 'size')} measured for both, at least 2 are needed")
     try:
         segments = [
             _segment(axis[[i, j]], (a[i], b[i], a[j], b[j]), joint, exact, confidence) for i, j in pairwise(order)

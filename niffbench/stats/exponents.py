@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 
+from niffbench.errors import plural
 from niffbench.stats.contrasts import FloatArray
 from niffbench.stats.intervals import Interval, Rounds, combination, exactly, exponential, finite
 
@@ -164,7 +165,7 @@ def _exponent(
 ) -> Exponent:
     start, end = (float(axis[0]), float(axis[-1])) if axis.size else (None, None)
     if axis.size < least:
-        reason = f"{axis.size} sizes measured, at least {least} are needed"
+        reason = f"{plural(axis.size, 'size')} measured, at least {least} are needed"
         unknown = Interval(None, None, None, confidence, 0, "none", reason)
         return Exponent(unknown, None, start, end, axis.size, None)
     position = np.log(axis) - np.log(axis).mean()

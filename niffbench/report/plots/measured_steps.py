@@ -66,7 +66,7 @@ def measured_steps(bars: Sequence[Bar], problem: str) -> Plot:
             figure,
             name="phases",
             title="Where the time goes",
-            alt=f"Stacked bars of measured time by step for {len(bars)} operators at {problem}: "
+            alt=f"Stacked bars of measured time by step for {text.plural(len(bars), 'operator')} at {problem}: "
             f"{text.listing(names, 12)}.",
             caption=f"Instrumented calls at {problem}; hatched: backward. What no step covers is grey.",
         )

@@ -62,8 +62,9 @@ def overview(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
         figure,
         name="overview",
         title="Every operator at every problem",
-        alt=f"Dot plot: {text.listing([m.noun for m in quantities], 5)} of {len(shown)} operators at "
-        f"{len(groups)} problems, {against}; lower values are to the left. The tables below hold the numbers.",
+        alt=f"Dot plot: {text.listing([m.noun for m in quantities], 5)} of "
+        f"{text.plural(len(shown), 'operator')} at {text.plural(len(groups), 'problem')}, {against}; lower values "
+        "are to the left. The tables below hold the numbers.",
         caption=f"{text.capital(text.listing([m.noun for m in quantities]))} {against}; further left is less. "
         f"Bars: {text.intervals(digest.rounds)}.{left_out}",
     )

@@ -44,7 +44,7 @@ def steps(digest: Digest) -> Plot | None:
         figure,
         name="steps",
         title="Cost by step",
-        alt=f"Stacked bars of FLOPs and bytes by step for {len(rows)} operators at {group.label}: "
+        alt=f"Stacked bars of FLOPs and bytes by step for {text.plural(len(rows), 'operator')} at {group.label}: "
         f"{text.listing(names, 12)}.",
         caption=f"Closed forms at {group.label}, as shares of each operator's own total, which is written at the "
         "bar's end. FFT FLOPs are nominal.",

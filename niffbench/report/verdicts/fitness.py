@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from niffbench.regress.noise import Assessment, Noisy
-from niffbench.report.text import MISSING, clean, percent, seconds
+from niffbench.report.text import MISSING, clean, percent, plural, seconds
 from niffbench.stats.power import Detectable, Fitness
 
 _COLOURS = {"fit": "green", "unfit": "red", "unknown": "yellow"}
@@ -42,7 +42,7 @@ def show(found: Assessment, console: Console) -> None:
         _verdict(console, "ab", found.ab)
     if found.alarms:
         style = "red" if found.false_alarms else "green"
-        told = f"{found.false_alarms} false alarms in {len(found.alarms)} latencies"
+        told = f"{plural(found.false_alarms, 'false alarm')} in {plural(len(found.alarms), 'judgement')}"
         console.print(f"judged as an A/B run of the code with itself: {told}", style=style)
 
 

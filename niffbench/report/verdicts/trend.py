@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from niffbench.regress.findings import Step
 from niffbench.regress.trend import Trend
 from niffbench.report.plots.canvas import FAINT, INK, MUTED, Margins, Plot, finish, settings, sheet
-from niffbench.report.text import clean, seconds
+from niffbench.report.text import clean, plural, seconds
 from niffbench.report.verdicts.words import commit
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def draw(trend: Trend) -> Plot:
             figure,
             name="trend",
             title=title,
-            alt=f"Latency of {title} over {len(trend.points)} runs: {found}",
+            alt=f"Latency of {title} over {plural(len(trend.points), 'run')}: {found}",
             caption=found,
         )
 
