@@ -20,6 +20,7 @@ import psutil
 import pytest
 from managed import COMMAND, Attempt, all_keys, keys, suite_of
 
+from niffbench.commands.progress import expected
 from niffbench.errors import FingerprintsDiffer, UsageError
 from niffbench.fingerprint import Fingerprint
 from niffbench.operators.catalogue import catalogue
@@ -136,6 +137,21 @@ def test_ceilings_are_asked_for_when_the_cases_have_used_up_all_attempts(
     assert len(found.predictions) == 3
     assert (found.ceilings is None) is (what is not None)
     assert (found.note is None) is (what is None)
+
+
+@pytest.mark.parametrize(("others", "crowded"), [(None, False), (0.01, False), (0.62, True)])
+def test_a_roofline_measured_beside_busy_neighbours_is_told(
+    tmp_path: Path, others: float | None, crowded: bool
+) -> None:
+    """It is too low, and the times that are expected from it are far too long."""
+    attempt = Attempt(tmp_path, suite_of(sizes=(8,), kernels=(3,)), {"others": others})
+    with Interrupts() as stop:
+        plan = attempt.prepare(stop).plan
+    assert expected(plan.seconds, plan).endswith("when that was foreseen") is crowded
+    told = (
+        "other processes used 62 % of the processor while the machine's roofline was measured: it may be too low"
+    )
+    assert attempt.begin().manifest.notes == ([told] if crowded else [])
 
 
 def test_a_second_interruption_ends_the_process_at_once() -> None:

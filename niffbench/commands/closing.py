@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from niffbench import report
-from niffbench.commands.progress import Bar, clock
+from niffbench.commands.progress import Bar, clock, expected
 from niffbench.errors import FingerprintsDiffer, NiffbenchError, NothingMeasured, UsageError
 from niffbench.records import RECORDS, REGIMES, Manifest, Record, Run, read
 from niffbench.report import text
@@ -84,7 +84,7 @@ class Screen:
             f"{text.plural(manifest.rounds, 'round')} on {machine}"
             + (f", {total - missing} of {text.plural(total, 'record')} there" if campaign.done else "")
             + (f", {text.plural(skipped, 'case')} will be skipped" if skipped else "")
-            + (f"; about {clock(left)}" if missing else "; nothing is missing")
+            + (f"; {expected(left, campaign.plan)}" if missing else "; nothing is missing")
         )
         if self._quiet or not self._err.is_terminal or not missing:
             return nullcontext(Observer())

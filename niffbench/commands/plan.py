@@ -69,7 +69,7 @@ def _allowed(prepared: Prepared) -> Share | None:
 def _show(console: Console, prepared: Prepared, allowed: Share | None) -> None:
     from rich.text import Text
 
-    from niffbench.commands.progress import clock
+    from niffbench.commands.progress import clock, expected
     from niffbench.report import text
 
     suite, settings, plan = prepared.suite, prepared.settings, prepared.plan
@@ -83,7 +83,7 @@ def _show(console: Console, prepared: Prepared, allowed: Share | None) -> None:
     lines += _exclusions(suite)
     if plan.available is not None:
         lines.append(f"memory: {text.size_of(plan.available)} available")
-    lines.append(f"time: about {clock(plan.seconds)}, {clock(plan.seconds / plan.rounds)} a round")
+    lines.append(f"time: {clock(plan.seconds / plan.rounds)} a round, in all {expected(plan.seconds, plan)}")
     if allowed is not None:
         lines.append(
             f"budget: {clock(settings.budget or 0.0)} are enough for {allowed.rounds} of "
@@ -152,6 +152,7 @@ def _as_json(prepared: Prepared, allowed: Share | None) -> dict[str, Any]:
         "rounds": settings.rounds,
         "available": plan.available,
         "seconds": plan.seconds,
+        "crowded": plan.crowded,
         "measure": settings.measure.model_dump(),
         "budget": settings.budget,
         "allowed": allowed and {"rounds": allowed.rounds, "measure": allowed.measure.model_dump()},

@@ -81,6 +81,14 @@ class Bar(Observer):
         return f"about {clock(self._left * factor)} left"
 
 
+def expected(seconds: float, plan: Plan) -> str:
+    """The time that something will take by ``plan``, and whether that can be believed."""
+    doubt = (
+        ", or far less: the machine was busy with something else when that was foreseen" if plan.crowded else ""
+    )
+    return f"about {clock(seconds)}{doubt}"
+
+
 def clock(seconds: float) -> str:
     """A time for people who wait: ``45 s``, ``3 min``, ``2 h 10 min``."""
     if seconds < 99.5:

@@ -72,10 +72,11 @@ class Begin(_Message):
 
 
 class Roofline(_Message):
-    """The survey's ceilings."""
+    """The survey's ceilings, and others' share of the processor meanwhile, 0 to 1; None where nobody knows."""
 
     type: Literal["roofline"] = "roofline"
     ceilings: Ceilings
+    others: float | None = None
 
 
 class Finished(_Message):

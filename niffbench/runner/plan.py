@@ -76,11 +76,15 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cases of a suite on a machine, in the suite's order. ``available`` in bytes."""
+    """The cases of a suite on a machine, in the suite's order. ``available`` in bytes.
+
+    ``crowded``: the times come from ceilings that were measured beside busy neighbours, and may be far too long.
+    """
 
     forecasts: tuple[Forecast, ...]
     rounds: int
     available: int | None = None
+    crowded: bool = False
 
     @property
     def overhead(self) -> float:
@@ -125,7 +129,7 @@ def make(
                 overhead=VISIT.get(family, TYPICAL_VISIT) + EXTRA_CALLS * call,
             )
         )
-    return Plan(tuple(forecasts), rounds, available)
+    return Plan(tuple(forecasts), rounds, available, survey.crowded)
 
 
 def _skips(suite: Suite, predictions: Mapping[str, Predicted], available: int | None) -> dict[str, Skip]:

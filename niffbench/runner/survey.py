@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from niffbench.case import Case
 from niffbench.errors import NiffbenchError
 from niffbench.fingerprint import Fingerprint
-from niffbench.records import Ceilings
+from niffbench.records import Ceilings, is_busy
 from niffbench.runner import messages
 from niffbench.runner.interrupts import Interrupted, Interrupts
 from niffbench.runner.process import WORKER, Death, Worker, WorkerBroken
@@ -36,7 +36,8 @@ class TaskRefused(NiffbenchError):
 class Survey:
     """``free_memory`` in bytes; ``predictions`` by case id, complete unless the worker kept dying over them.
 
-    ``note`` says why there are no ``ceilings`` where they were asked for.
+    ``note`` says why there are no ``ceilings`` where they were asked for, or that they are in doubt: ``crowded``
+    are those measured beside busy neighbours, lower than the machine's and all times expected from them longer.
     """
 
     fingerprint: Fingerprint
@@ -44,6 +45,7 @@ class Survey:
     predictions: Mapping[str, messages.Predicted] = field(default_factory=dict)
     ceilings: Ceilings | None = None
     note: str | None = None
+    crowded: bool = False
 
 
 def survey(
@@ -82,7 +84,14 @@ def survey(
                 break
     stop.at_once = None
     assert asked.hello is not None  # the last attempt raises when there is none
-    return Survey(asked.hello.fingerprint, asked.hello.free_memory, asked.predictions, asked.ceilings, asked.note)
+    return Survey(
+        asked.hello.fingerprint,
+        asked.hello.free_memory,
+        asked.predictions,
+        asked.ceilings,
+        asked.note,
+        is_busy(asked.others),
+    )
 
 
 class _Questioning:
@@ -92,6 +101,7 @@ class _Questioning:
         self.hello: messages.Hello | None = None
         self.predictions: dict[str, messages.Predicted] = {}
         self.ceilings: Ceilings | None = None
+        self.others: float | None = None
         self.note: str | None = None
 
     def ask(self, worker: Worker, task: messages.Task, stop: Interrupts, *, last: bool) -> bool:
@@ -121,7 +131,12 @@ class _Questioning:
                     left.pop(heard.case, None)
                     suspect = None
                 case messages.Roofline():
-                    self.ceilings = heard.ceilings
+                    self.ceilings, self.others = heard.ceilings, heard.others
+                    if heard.others is not None and is_busy(heard.others):
+                        self.note = (
+                            f"other processes used {100 * heard.others:.0f} % of the processor while the "
+                            "machine's roofline was measured: it may be too low"
+                        )
                 case messages.End():
                     return True
                 case Death() | None:

@@ -68,7 +68,10 @@ def survey(task: messages.Task, bench: Bench, line: Line) -> None:
         else:
             line.send(messages.Predicted(case=case.id, resident=told.resident, peak=told.peak))
     if task.ceilings:
-        line.send(messages.Roofline(ceilings=bench.ceilings(frozenset(task.ceilings))))
+        before = bench.device.processor()
+        ceilings = bench.ceilings(frozenset(task.ceilings))
+        others = (bench.device.processor() - before).share
+        line.send(messages.Roofline(ceilings=ceilings, others=others))
 
 
 def work(task: messages.Task, device: Device, line: Line) -> None:
