@@ -31,6 +31,17 @@ def test_paths_in_a_command_line_are_reduced(given: str, kept: str) -> None:
     assert reduced([given]) == [kept]
 
 
+def test_a_command_line_names_no_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "ada")
+    provenance._secrets.cache_clear()
+    try:
+        assert reduced(["ada/mine.toml", "--out=runs/of-ada", "--only", "niff-*/adaptive"]) == [
+            "<user>/mine.toml", "--out=runs/of-<user>", "--only", "niff-*/adaptive",
+        ]  # fmt: skip
+    finally:
+        provenance._secrets.cache_clear()
+
+
 def test_text_is_made_discreet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", lambda: Path("/home/ada"))
     monkeypatch.setattr(socket, "gethostname", lambda: "rack-17")

@@ -71,8 +71,8 @@ def ci(environment: Mapping[str, str]) -> dict[str, Fact]:
 
 
 def reduced(argv: Sequence[str]) -> list[str]:
-    """The command line, with paths outside the current directory reduced to their last part."""
-    return [_reduced(argument) for argument in argv]
+    """The command line, discreet, with paths outside the current directory reduced to their last part."""
+    return [discreet(_reduced(argument)) for argument in argv]
 
 
 def _reduced(argument: str) -> str:
