@@ -65,6 +65,17 @@ def test_a_faulty_suite(call: Call, tmp_path: Path, old: str, new: str, told: st
     assert told in refused(call, tmp_path, "run", "s.toml", "--device", "cpu")
 
 
+def test_a_suite_that_windows_wrote_is_none_the_worse(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    told = refused(call, tmp_path, "plan", "s.toml", "--only", "nothing")
+    assert "its rows are depthwise-k3" in told
+
+
+def test_a_suite_that_is_a_directory(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "s.toml").mkdir()
+    assert "suite file s.toml: is a directory" in refused(call, tmp_path, "plan", "s.toml")
+
+
 def test_a_plan_of_a_faulty_suite(call: Call, tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(GOOD.replace("size = 9", "size = 0"))
     assert "should be greater than or equal to 1, got 0" in refused(call, tmp_path, "plan", "s.toml")

@@ -19,6 +19,7 @@ from statistics import median
 import pytest
 from struck import Started, busy, count, interrupt, replay, suite, wait_for
 
+from niffbench.errors import plural
 from niffbench.records import RECORDS, read, read_manifest
 
 PROMISED = 2.0  # seconds, on a machine that is not overloaded
@@ -95,7 +96,7 @@ def test_an_interrupt_ends_the_run_and_it_can_go_on(tmp_path: Path, name: str) -
         return
     kept = count(tmp_path / "out")
     assert kept >= MOMENTS[name].earlier
-    assert f"interrupted; {kept} records kept, {RECORDS_OF_ALL - kept} missing; go on with:" in said
+    assert f"interrupted; {plural(kept, 'record')} kept, {RECORDS_OF_ALL - kept} missing; go on with:" in said
     command = next(line.strip() for line in said.splitlines() if "--resume" in line)
     assert command == RESUME
     before = read(tmp_path / "out").records

@@ -20,6 +20,7 @@ import pytest
 from conftest import Cli
 from struck import count, wait_for
 
+from niffbench.errors import plural
 from niffbench.records import RECORDS, Run, read
 
 SUITE = """
@@ -178,7 +179,7 @@ def test_an_interrupted_run_says_how_to_go_on(place: Path) -> None:
     kept = len(read(place / "out").records)
     result = json.loads(out)
     assert (result["kept"], result["missing"], result["complete"]) == (kept, 2 * CASES - kept, False)
-    assert f"interrupted; {kept} records kept, {2 * CASES - kept} missing; go on with:" in told
+    assert f"interrupted; {plural(kept, 'record')} kept, {2 * CASES - kept} missing; go on with:" in told
     wait_for((place / "out" / "report.html").exists)  # it may outlast the run by a moment
     command = next(line.strip() for line in told.splitlines() if "--resume" in line)
     assert result["resume"] == command == "niffbench run made-up.toml --resume out"

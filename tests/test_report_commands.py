@@ -157,6 +157,10 @@ def test_plot_makes_room_for_many_operators(here: Here, tmp_path: Path) -> None:
         assert 0 < min(ys) < max(ys) < height
 
 
+def test_plot_draws_a_column_against_itself(here: Here, run: Path) -> None:
+    assert here("plot", str(run), "--x", "latency", "--y", "latency", "--out", "fig.svg").returncode == 0
+
+
 def test_plot_draws_words_along_x_and_is_the_same_every_time(here: Here, run: Path, tmp_path: Path) -> None:
     arguments = ("plot", str(run), "--x", "label", "--y", "memory", "--only", "size=28", "--only", "channels=16")
     for name in ("one.svg", "two.svg"):
@@ -173,6 +177,9 @@ def test_plot_draws_words_along_x_and_is_the_same_every_time(here: Here, run: Pa
         (("--x", "size", "--y", "label"), "'label' holds no numbers; choose from"),
         (("--x", "size", "--y", "energy"), "'energy' was not measured in this run"),
         (("--x", "size", "--hue", "colour"), "--hue: no column named 'colour'"),
+        (("--x", "reason"), "--x: 'reason' is empty wherever there is a 'latency_steady'"),
+        (("--x", "size", "--col", "latency"), "values, and 24 can be shown so"),
+        (("--x", "size", "--col", "label", "--row", "channels", "--size", "2x1"), "do not fit into 2x1 inches"),
         (("--x", "size", "--only", "depthwise-k99"), "matches no measured case"),
         (("--x", "size", "--out", "fig.gif"), "should end in .pdf, .svg, .png"),
         (("--x", "size", "--size", "big"), "width x height in inches"),

@@ -37,9 +37,10 @@ def find(name_or_path: str) -> Path:
     try:
         if (path := Path(name_or_path)).is_file():
             return path
+        what = "is a directory" if path.is_dir() else "there is no such file"
     except (OSError, ValueError):  # a name too long, or with a NUL
-        pass
-    raise UsageError(f"suite file {name_or_path}: there is no such file")
+        what = "there is no such file"
+    raise UsageError(f"suite file {name_or_path}: {what}")
 
 
 def read(path: Path) -> str:
@@ -49,7 +50,7 @@ def read(path: Path) -> str:
             content = file.read(MAX_SUITE_BYTES + 1)
         if len(content) > MAX_SUITE_BYTES:
             raise UsageError(f"{path}: larger than {MAX_SUITE_BYTES:,} bytes, so not a suite")
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")  # some editors put a byte order mark before it
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

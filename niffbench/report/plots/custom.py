@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -50,6 +51,8 @@ _TOLD: Mapping[str, frozenset[str]] = MappingProxyType(
 )
 """... and the columns that show them as well."""
 _MEASURED_TICKS = 12
+_MOST: Mapping[str, int] = MappingProxyType({"style": 24, "col": 24, "row": 24})
+"""Values of a column that an option can still tell apart, and soon enough."""
 _SIZE = (6.5, 4.0)
 _LEGEND_SIZE = 8.5
 _SMALLEST_PRINT = 5.0
@@ -114,7 +117,13 @@ def resolve(request: Request, table: pd.DataFrame, regime: str) -> Request:
         raise UsageError(f"--y: '{y}' holds no numbers; choose from {', '.join(_numeric(table))}")
     if not table[y].notna().any():
         raise UsageError(f"--y: '{y}' was not measured in this run; choose from {', '.join(_numeric(table))}")
-    return _by_operator(Request(**given, size=request.size, log=request.log), table)
+    asked = Request(**given, size=request.size, log=request.log)
+    if _drawn(asked, table).empty:
+        raise UsageError(f"--x: '{given['x']}' is empty wherever there is a '{y}'")
+    for key, most in _MOST.items():
+        if key in given and (count := table[given[key]].nunique()) > most:
+            raise UsageError(f"--{key}: '{given[key]}' has {count:,} values, and {most} can be shown so")
+    return _by_operator(asked, table)
 
 
 def _by_operator(request: Request, table: pd.DataFrame) -> Request:
@@ -247,7 +256,13 @@ def _fit(grid: Any, asked: tuple[float, float] | None) -> None:
         if share > 1:
             wide, _ = _place_legend(grid, max(_LEGEND_SIZE / share, _SMALLEST_PRINT))
         taken = min(wide / width + 0.01, 0.6)
-    grid.figure.tight_layout(rect=(0, 0, 1 - taken, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        try:
+            grid.figure.tight_layout(rect=(0, 0, 1 - taken, 1))
+        except UserWarning as error:
+            told = f"so many panels and names do not fit into {width:g}x{height:g} inches"
+            raise UsageError(f"{told}; give a larger --size, or show less") from error
 
 
 def _place_legend(grid: Any, print_: float) -> tuple[float, float]:
