@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from niffbench import __version__
-from niffbench.errors import NiffbenchError, did_you_mean
+from niffbench.errors import NiffbenchError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 )
 """Every command with its line in ``--help``; ``niffbench/commands/NAME.py`` holds it as ``command``."""
 
+_STREAMS: Mapping[str, int] = MappingProxyType({"stdout": 1, "stderr": 2})
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -87,12 +88,21 @@ def niffbench() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. A user sees one message, never a traceback."""
+    if argv is None:
+        _outlive_readers()
+    status = _status(None if argv is None else list(argv))
     try:
-        if argv is None:
-            _outlive_readers()
-        arguments = None if argv is None else list(argv)
-        status = niffbench.main(arguments, prog_name="niffbench", standalone_mode=False)
         sys.stdout.flush()
+    except NiffbenchError as error:
+        _say(str(error))
+        return error.exit_code
+    return status
+
+
+def _status(arguments: list[str] | None) -> int:
+    """Run a command; returns the exit status, and has said what went wrong."""
+    try:
+        status = niffbench.main(arguments, prog_name="niffbench", standalone_mode=False)
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as done:
         return done.exit_code
@@ -114,29 +124,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Outliving(io.FileIO):
-    """A descriptor that writes to nobody once its reader is gone (``| head``)."""
+    """Standard output or error, which writes to nobody once its reader is gone (``| head``) or its disk full."""
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """As of a file. What a reader leaves unread is no failure, and changes no verdict's exit status."""
+        """As of a file. What a reader leaves unread is no failure, and changes no verdict's exit status.
+
+        Raises UsageError, once, for output that cannot be written for another reason.
+        """
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-            return super().write(data)
+            if isinstance(error, BrokenPipeError) or self.fileno() == _STREAMS["stderr"]:
+                return super().write(data)
+            raise UsageError(f"standard output: cannot be written ({error.strerror})") from error
 
 
 def _outlive_readers() -> None:
-    """Let standard output and standard error outlive who reads them."""
-    for name in ("stdout", "stderr"):
+    """Let standard output and standard error outlive who reads them, and spell out what their encoding lacks."""
+    for name, descriptor in _STREAMS.items():
         stream = getattr(sys, name)
-        if stream is None:  # closed before we began
-            continue
-        stream.flush()
+        if stream is None:  # closed before we began: no file opened later must take its place
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+            os.set_inheritable(descriptor, True)
+        else:
+            stream.flush()
         ours = io.TextIOWrapper(
-            io.BufferedWriter(_Outliving(stream.fileno(), "wb", closefd=False)),
-            encoding=stream.encoding,
-            errors=stream.errors,
-            line_buffering=stream.line_buffering or stream.write_through,
+            io.BufferedWriter(_Outliving(descriptor, "wb", closefd=False)),
+            encoding=None if stream is None else stream.encoding,
+            errors="backslashreplace",
+            line_buffering=stream is not None and (stream.line_buffering or stream.write_through),
         )
         setattr(sys, name, ours)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -158,6 +159,29 @@ def test_a_verdict_outlives_its_reader(cli: Cli, tmp_path: Path) -> None:
         assert (cli(*arguments).returncode, gone(tmp_path, *arguments)) == (status, status), arguments
         assert gone(tmp_path, *arguments, errors=True) == status, arguments
     assert (tmp_path / "junit.xml").is_file()
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "&-"])
+@pytest.mark.parametrize("how", ["", "--json"])
+def test_output_that_cannot_be_written(tmp_path: Path, where: str, how: str) -> None:
+    """Of a full disk one message; who closes standard output wants none. Neither is a regression."""
+    run = write(tmp_path / "run", World(sizes=(14,), rounds=2, samples=4)).path
+    done = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -m niffbench.cli check {run} {run} {how} >{where}'],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    full = "niffbench: standard output: cannot be written (No space left on device)\n"
+    assert (done.returncode, done.stderr) == ((5, "") if where == "&-" else (2, full))
+
+
+def test_an_encoding_without_our_signs_is_no_fault(cli: Cli, tmp_path: Path) -> None:
+    run = str(write(tmp_path / "run", World(sizes=(14,), rounds=2, samples=4)).path)
+    for arguments in (["list", "suites"], ["check", run, run, "--all"], ["check", run, run, "--json"]):
+        done = cli(*arguments, env={"PYTHONIOENCODING": "ascii"})
+        assert (done.returncode, done.stderr) == (0 if arguments[0] == "list" else 5, "")
+    assert json.loads(done.stdout)["findings"]
 
 
 def gone(place: Path, *arguments: str, errors: bool = False) -> int:

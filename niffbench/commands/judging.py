@@ -133,11 +133,14 @@ class Outputs:
 
     def say(self, comparison: Comparison) -> None:
         """Print the table or JSON, and write the files asked for. Raises UsageError for a file that cannot be."""
+        import json
+
         from niffbench.report.printing import Console
         from niffbench.report.verdicts import junit, markdown, table
 
         if self.as_json:
-            click.echo(comparison.model_dump_json(indent=1))
+            # In ASCII, so that an encoding without our signs cannot spoil it.
+            click.echo(json.dumps(json.loads(comparison.model_dump_json()), indent=1))
         else:
             table.show(comparison, Console(), everything=self.everything)
         if self.markdown is not None:
