@@ -96,11 +96,12 @@ def command(
     """
     import json
 
+    from rich.console import Console
+
     from niffbench.errors import UsageError
     from niffbench.records import read
     from niffbench.regress.noise import Aim, assess
     from niffbench.regress.rules import Rules, chosen
-    from niffbench.report.printing import Console
     from niffbench.report.verdicts import fitness
 
     if (suite is None) == (measured is None):

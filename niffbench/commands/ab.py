@@ -119,9 +119,8 @@ def _notes(base: Code, head: Code) -> tuple[str, ...]:
 @contextmanager
 def _progress(pairs: int) -> Iterator[Callable[[int, str], None]]:
     """Tell which round runs: a bar with the time left on a terminal, else a line each on standard error."""
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    from niffbench.report.printing import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NoReturn
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -25,7 +26,6 @@ from niffbench.errors import FingerprintsDiffer, NiffbenchError, NothingMeasured
 from niffbench.records import RECORDS, REGIMES, Manifest, Record, Run, read
 from niffbench.report import text
 from niffbench.report.metrics import latency_of
-from niffbench.report.printing import Console
 from niffbench.runner.campaign import Campaign
 from niffbench.runner.interrupts import INTERRUPTED, Interrupted, Interrupts
 from niffbench.runner.lock import Lock

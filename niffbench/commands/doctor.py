@@ -61,8 +61,9 @@ def _examine(spec: str, threads: int | None) -> dict[str, Any]:
 
 
 def _print(found: dict[str, Any]) -> None:
+    from rich.console import Console
+
     from niffbench.report import text
-    from niffbench.report.printing import Console
 
     console = Console(highlight=False)
     machine, quiet = found["fingerprint"], found["quiet"]

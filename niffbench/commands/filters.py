@@ -320,9 +320,8 @@ def _trained(asked: Asked, epochs: int | None) -> tuple[FilterReport, Mapping[st
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str, int], None]]:
     """A line on standard error that says what is being done; nothing where that is no terminal."""
+    from rich.console import Console
     from rich.markup import escape
-
-    from niffbench.report.printing import Console
 
     console = Console(stderr=True)
     done: dict[str, int] = {}
@@ -364,8 +363,9 @@ def _write(out: Path, report: FilterReport, networks: Mapping[str, nn.Module]) -
 def _print(out: Path, report: FilterReport, as_json: bool) -> None:
     import json
 
+    from rich.console import Console
+
     from niffbench.report import filter_tables
-    from niffbench.report.printing import Console
 
     if as_json:
         click.echo(json.dumps(filter_tables.plain(report), indent=1, allow_nan=False))

@@ -135,7 +135,8 @@ class Outputs:
         """Print the table or JSON, and write the files asked for. Raises UsageError for a file that cannot be."""
         import json
 
-        from niffbench.report.printing import Console
+        from rich.console import Console
+
         from niffbench.report.verdicts import junit, markdown, table
 
         if self.as_json:

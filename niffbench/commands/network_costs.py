@@ -10,10 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
 from rich.progress import track
 
 import niffbench
-from niffbench.report.printing import Console
 
 INPUT_SIZE = 224
 _MAX_BYTES = 1_000_000

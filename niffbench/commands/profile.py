@@ -221,8 +221,9 @@ def _plot(profiled: list[Profiled]) -> Plot:
 
 
 def _print(profiled: list[Profiled], out: Path) -> None:
+    from rich.console import Console
+
     from niffbench.report import text
-    from niffbench.report.printing import Console
 
     console = Console(highlight=False)
     if not console.is_terminal:

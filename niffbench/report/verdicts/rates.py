@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from rich.console import Console
 from rich.table import Table
 
-from niffbench.report.printing import Console
 from niffbench.stats.simulation import CASES, Row
 
 Cell = Callable[[Row], str]
