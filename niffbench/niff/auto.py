@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -23,6 +24,8 @@ from niffbench.niff.native import build, kernel
 from niffbench.niff.steps import step
 
 Convolution = Callable[[Tensor, Tensor, Remembered], Tensor]
+Rivals = Callable[[Sequence[Tensor]], Mapping[str, Callable[[], Tensor]]]
+"""Engine → a call of it, on tensors like those of the call at hand; made only to be measured."""
 
 ENGINES: Mapping[str, Convolution] = MappingProxyType(
     {
@@ -31,7 +34,10 @@ ENGINES: Mapping[str, Convolution] = MappingProxyType(
         "native": lambda x, half, _: kernel.convolve(x, half),
     }
 )
-"""Ways to ``H·W · irfft2(half · rfft2(x))``; see each for what it does. The last argument keeps its constants."""
+"""Ways to ``H·W · irfft2(half · rfft2(x))``; see each for what it does. The last argument keeps its constants.
+
+Full layers have others: see :class:`niffbench.niff.NiffFull`.
+"""
 
 LARGEST_DFT = 64
 """Side up to which matrix products are worth a try."""
@@ -59,12 +65,53 @@ def convolve(x: Tensor, half: Tensor, constants: Constants) -> Tensor:
     """As :func:`niffbench.niff.fused.convolve`, by the engine that is fastest for such a call.
 
     Where nothing can be measured it is, in a graph that is being compiled, the kernel if there is one; and
-    otherwise (fake tensors, ``torch.func``, a tracer, a dispatch mode that may be counting, a CUDA graph's
-    capture) ``fused``, unless the choice is known already.
+    otherwise ``fused``, unless the choice is known already: see :func:`choose`.
     """
-    engine = ENGINES[_engine(x, half, constants)]
+
+    def rivals(own: Sequence[Tensor]) -> dict[str, Callable[[], Tensor]]:
+        return {name: partial(ENGINES[name], own[0], own[1], constants) for name in candidates(x)}
+
+    engine = ENGINES[
+        when_compiled(x.device.type) if compiling() else choose((x, half), rivals, constants, otherwise="fused")
+    ]
     with step("convolution", whole=True):
         return engine(x, half, constants)
+
+
+def choose(
+    tensors: Sequence[Tensor],
+    rivals: Rivals,
+    constants: Constants,
+    *,
+    otherwise: str,
+    what: tuple[object, ...] = (),
+) -> str:
+    """The engine that is fastest for such a call; not in a graph that is being compiled.
+
+    Where nothing can be measured (fake tensors, ``torch.func``, a tracer, a dispatch mode that may be counting, a
+    CUDA graph's capture) it is the one called ``otherwise``, unless the choice is known already.
+
+    Args:
+        tensors: what the result depends on, the image first.
+        rivals: the engines, given tensors like these.
+        constants: the layer's, where the choice is written down.
+        what: beside the tensors' shapes and the like, what calls of one kind have in common.
+    """
+    x = tensors[0]
+    if watched() or type(x) not in (Tensor, nn.Parameter):
+        return otherwise
+    key = _kind(tensors, what)
+    chosen = constants.engines.get(key) or _choices.get(key)
+    if chosen is None:
+        if _get_current_dispatch_mode() is not None or x.device.type == "meta" or _capturing(x) or not x.numel():
+            return otherwise
+        with _lock:  # Another thread that comes with the same kind of call waits for the outcome.
+            chosen = _choices.get(key) or _fastest(tensors, rivals)
+            if chosen is None:  # All failed (memory was short, say): another call may try again.
+                return otherwise
+            _choices[key] = chosen
+    constants.chosen = constants.engines[key] = chosen
+    return chosen
 
 
 def choices() -> Mapping[tuple[object, ...], str]:
@@ -104,36 +151,14 @@ def _has_kernel(device: str) -> bool:
     return why is None
 
 
-def _engine(x: Tensor, half: Tensor, constants: Constants) -> str:
-    if compiling():
-        compiled: str = when_compiled(x.device.type)
-        return compiled
-    if watched() or type(x) not in (Tensor, nn.Parameter):
-        return "fused"
-    key = _kind(x, half)
-    chosen = constants.engines.get(key) or _choices.get(key)
-    if chosen is None:
-        if _get_current_dispatch_mode() is not None or x.device.type == "meta" or _capturing(x) or not x.numel():
-            return "fused"
-        with _lock:  # Another thread that comes with the same kind of call waits for the outcome.
-            chosen = _choices.get(key) or _fastest(x, half, constants)
-            if chosen is None:  # All failed (memory was short, say): another call may try again.
-                return "fused"
-            _choices[key] = chosen
-    constants.chosen = constants.engines[key] = chosen
-    return chosen
-
-
-def _kind(x: Tensor, half: Tensor) -> tuple[object, ...]:
-    enabled = torch.is_grad_enabled()
+def _kind(tensors: Sequence[Tensor], what: tuple[object, ...]) -> tuple[object, ...]:
+    enabled, x = torch.is_grad_enabled(), tensors[0]
     return (
-        tuple(x.shape),
+        what,
         x.is_contiguous(),
-        x.dtype,
         x.device,
         torch.get_num_threads() if x.device.type == "cpu" else None,
-        enabled and x.requires_grad,
-        enabled and half.requires_grad,
+        *((tuple(one.shape), one.dtype, enabled and one.requires_grad) for one in tensors),
     )
 
 
@@ -141,11 +166,13 @@ def _capturing(x: Tensor) -> bool:
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def _fastest(x: Tensor, half: Tensor, constants: Remembered) -> str | None:
+def _fastest(tensors: Sequence[Tensor], rivals: Rivals) -> str | None:
     """The engine of the shortest best time, or None if all failed; interleaved rounds meet the same machine."""
+    own = [tensor.detach().requires_grad_(wants_gradient(tensor)) for tensor in tensors]
+    leaves = [tensor for tensor in own if tensor.requires_grad]
     calls: dict[str, Callable[[], object]] = {}
-    for name in candidates(x):
-        call = _call(ENGINES[name], x, half, constants)
+    for name, rival in rivals(own).items():
+        call = _with_backward(rival, leaves) if leaves else rival
         try:
             for _ in range(2):
                 call()
@@ -158,24 +185,18 @@ def _fastest(x: Tensor, half: Tensor, constants: Remembered) -> str | None:
         if done >= _LEAST_ROUNDS and time.perf_counter() - begin > _SECONDS:
             break
         for name, call in calls.items():
-            best[name] = min(best[name], _seconds(call, x.device))
+            best[name] = min(best[name], _seconds(call, own[0].device))
     return min(best, key=best.__getitem__, default=None)
 
 
-def _call(engine: Convolution, x: Tensor, half: Tensor, constants: Remembered) -> Callable[[], object]:
-    """One call of the same kind on the same numbers, cut off from the caller's graph; with its backward pass."""
-    wanted = wants_gradient(x), wants_gradient(half)
-    own = [tensor.detach() for tensor in (x, half)]
-    if not any(wanted):
-        return lambda: engine(own[0], own[1], constants)
-    inputs = [tensor.requires_grad_(want) for tensor, want in zip(own, wanted, strict=True)]
-    leaves = [tensor for tensor in inputs if tensor.requires_grad]
+def _with_backward(rival: Callable[[], Tensor], leaves: Sequence[Tensor]) -> Callable[[], object]:
+    """One call and its backward pass, to leaves that are cut off from the caller's graph."""
 
     def call() -> object:
         # Hooks of the caller are not for what a trial saves: a checkpoint's would compute all of its region again,
         # and wait there for this very choice. The innermost pair is the one that applies.
         with torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
-            y = engine(inputs[0], inputs[1], constants)
+            y = rival()
             return torch.autograd.grad(y, leaves, y.detach())
 
     return call

@@ -30,8 +30,8 @@ class Form:
     """One way of executing a layer with the same weights.
 
     ``devices`` are the device types it runs on; ``keeps_filter`` says whether, outside training, the filter is
-    kept between calls instead of being generated in each; ``engine`` names what convolves, where that is not
-    torch's FFTs one by one (``fused``, ``dft``, ``native``, or ``auto`` for the fastest of them).
+    kept between calls instead of being generated in each; ``engine`` names what convolves, where ``auto`` has it
+    to choose from (``fused``, ``dft``, ``native``; of full layers ``rfft``, ``factored``), or is ``auto``.
     """
 
     name: str
@@ -63,10 +63,28 @@ _ENGINES = (
     Form("auto-cached", f"auto, {_KEPT}", engine="auto", keeps_filter=True),
 )
 
+_FULL_ENGINES = (
+    replace(_RFFT, engine="rfft"),
+    replace(_CACHED, engine="rfft"),
+    Form(
+        "factored",
+        "real FFTs; no filter: its MLP's last layer is applied to the spectrum times the hidden features",
+        engine="factored",
+    ),
+    Form(
+        "factored-cached",
+        "factored, features and matrix kept",
+        engine="factored",
+        keeps_filter=True,
+    ),
+    Form("auto", "the faster of rfft and factored, measured at the first call of a kind", engine="auto"),
+    Form("auto-cached", "auto, between cached and factored-cached", engine="auto", keeps_filter=True),
+)
+
 FORMS: Mapping[str, tuple[Form, ...]] = MappingProxyType(
     {
         "depthwise": (_PUBLISHED, _FFT, _RFFT, _CACHED, *_ENGINES),
-        "full": (_PUBLISHED, _FFT, _RFFT, _CACHED),
+        "full": (_PUBLISHED, _FFT, *_FULL_ENGINES),
         "pointwise": (
             Form("published", "the original algorithm: complex FFTs around a linear map, channels permuted"),
             Form("fft", "complex FFTs, channels left where they are"),
@@ -98,16 +116,12 @@ EXECUTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "rfft": ("rfft",) * 4,
             "elided": ("rfft", "rfft", "elided", "elided"),
             "cached": ("cached", "cached", "elided", "cached"),
-            "auto": ("auto", "rfft", "elided", "auto"),
-            "auto-cached": ("auto-cached", "cached", "elided", "auto-cached"),
+            "auto": ("auto", "auto", "elided", "auto"),
+            "auto-cached": ("auto-cached", "auto-cached", "elided", "auto-cached"),
         }.items()
     }
 )
-"""How a whole network executes: the form of each kind of layer, by a name for the set.
-
-Full layers contract channels at every frequency, which no engine does: in ``auto`` they are plain rfft, and in
-``auto-cached`` cached.
-"""
+"""How a whole network executes: the form of each kind of layer, by a name for the set."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ layer of both is one batched matrix product.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +157,26 @@ class FilterGenerator(nn.Module):
         half = generate(grid, self._cast_layers(dtype), scale)
         return half.view(*self.shape, height, width // 2 + 1)
 
-    def kept(self, key: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:
+    def half_matrices(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """A full layer's :meth:`half_plane` as one matrix a frequency; complex ``(frequencies, in, out)``, alone.
+
+        In the order in which channels are contracted, and so worth keeping.
+        """
+        half = self.half_plane(height, width, dtype)
+        return (half.flatten(2).permute(2, 0, 1).clone(memory_format=torch.contiguous_format),)
+
+    def half_factors(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """What a full layer's half plane, with 1 / (H·W) in it, would be made of.
+
+        Returns the ``features``, ``mixing`` and ``constant`` of :func:`niffbench.niff.factored.convolve`.
+        """
+        grid = self._grid(grids.mirrored_half_plane, height, width, dtype).flatten(2)
+        features, weight, bias = hermitian.factors(grid, self._cast_layers(dtype), 1 / (height * width))
+        twice = features[..., None].expand(*features.shape, 2).flatten(2)
+        mixing = weight.view(2, *self.shape, -1).permute(2, 1, 0, 3).reshape(self.shape[1], -1)
+        return twice, mixing, bias.view(self.shape).T
+
+    def kept(self, key: tuple[object, ...], make: Callable[[], grids.Made]) -> grids.Made:
         """``make()``, kept for ``key`` until the weights change: see :class:`niffbench.niff.kept.Kept`.
 
         Where the result needs a gradient to these weights nothing is kept, and ``make`` builds a fresh graph.
@@ -165,6 +185,13 @@ class FilterGenerator(nn.Module):
             return make()
         parameters = tuple(one for one in self._parameters.values() if one is not None)
         return self._kept.get(parameters, key, make)
+
+    def with_parameters(self, parameters: Iterable[Tensor]) -> FilterGenerator:
+        """The same generator of other parameters, in the order of this one's; it keeps filters for itself."""
+        twin = copy.copy(self)
+        twin.__dict__["_parameters"] = dict(zip(self._parameters, parameters, strict=True))
+        twin._kept = Kept()
+        return twin
 
     def forget(self) -> None:
         """Drop every kept filter."""

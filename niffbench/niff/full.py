@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 from torch import Tensor
 
-from niffbench.niff import spectral
+from niffbench.niff import auto, factored, spectral
+from niffbench.niff.autograd import compiling
+from niffbench.niff.catalogue import settled
 from niffbench.niff.layer import FilteringLayer
+from niffbench.niff.steps import step
+
+ENGINES = ("rfft", "factored")
+"""What contracts the channels, by the filter or without one; ``auto`` is the first where it cannot measure."""
 
 
 class NiffFull(FilteringLayer):
@@ -37,4 +46,46 @@ class NiffFull(FilteringLayer):
             return spectral.published_full(x, self._published_filter(x))
         if self.form == "fft":
             return spectral.complex_full(x, self._full_plane(x))
-        return spectral.real_full(x, self._half_plane(x))
+        if not self.chooses:
+            return self._convolve(x, self._filters(x, self._how.engine), self._how.engine)
+        engine = self._fastest(x)
+        filters = self._filters(x, engine)
+        with step("convolution", whole=True):
+            return self._convolve(x, filters, engine)
+
+    def when_compiled(self) -> str:
+        return ENGINES[0]
+
+    def _filters(self, x: Tensor, engine: str | None) -> tuple[Tensor, ...]:
+        """What ``engine`` needs of the weights, kept between calls if the form says so."""
+        if engine == "rfft" and not self._how.keeps_filter:
+            return (self._half_plane(x),)
+        generate = self.generator.half_factors if engine == "factored" else self.generator.half_matrices
+        height, width = x.shape[-2:]
+        with step("filter generation"):
+            if not self._how.keeps_filter:
+                return generate(height, width, x.dtype)
+            key = (engine, height, width, x.dtype)
+            return self.generator.kept(key, lambda: generate(height, width, x.dtype))
+
+    def _convolve(self, x: Tensor, filters: tuple[Tensor, ...], engine: str | None) -> Tensor:
+        if engine == "factored":
+            return factored.convolve(x, *filters)
+        return (spectral.real_matrices if self._how.keeps_filter else spectral.real_full)(x, *filters)
+
+    def _fastest(self, x: Tensor) -> str:
+        if compiling():
+            return self.when_compiled()
+        tensors = (x, *self.generator.parameters())
+        what = ("full", self._how.keeps_filter)
+        return auto.choose(tensors, self._rivals, self._constants, otherwise=ENGINES[0], what=what)
+
+    def _rivals(self, tensors: Sequence[Tensor]) -> dict[str, Callable[[], Tensor]]:
+        """Layers of other weights, one for each engine; filters that they keep go with them."""
+        x, *parameters = tensors
+        rivals: dict[str, Callable[[], Tensor]] = {}
+        for engine in ENGINES:
+            twin = self.with_form(settled(self.kind, self.form, engine))
+            twin.generator = self.generator.with_parameters(parameters)
+            rivals[engine] = partial(twin._execute, x)
+        return rivals

@@ -14,10 +14,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
+
+Made = TypeVar("Made", Tensor, tuple[Tensor, ...])
+"""What is made at once: one tensor, or several."""
 
 
 def axis(n: int, grid: str, *, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -74,6 +77,11 @@ def _fake_mode(tensor: Tensor) -> object:
     return getattr(tensor, "fake_mode", None)
 
 
+def _is_constant(made: Tensor, weight: Tensor) -> bool:
+    """Whether ``made`` is no more than its numbers: no subclass, but for a fake like ``weight``."""
+    return type(made) is Tensor or (_fake_mode(made) is not None and _fake_mode(made) is _fake_mode(weight))
+
+
 class Remembered:
     """The last few constant tensors that a layer needed, by size, device and dtype.
 
@@ -84,18 +92,18 @@ class Remembered:
 
     def __init__(self, capacity: int = 8) -> None:
         self._capacity = capacity
-        self._entries: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
+        self._entries: OrderedDict[tuple[object, ...], Any] = OrderedDict()
 
-    def get(self, key: tuple[object, ...], make: Callable[[], Tensor], weight: Tensor) -> Tensor:
-        """The tensor of ``key``, made by ``make`` if it is not at hand; ``weight`` is one of the layer's."""
+    def get(self, key: tuple[object, ...], make: Callable[[], Made], weight: Tensor) -> Made:
+        """What ``key`` stands for, made by ``make`` if it is not at hand; ``weight`` is one of the layer's."""
         if torch.compiler.is_compiling():
             return make()
-        found = self._entries.get(key)
+        found: Made | None = self._entries.get(key)
         if found is not None:
             return found
         with torch.inference_mode(False), torch.no_grad():
             made = make()
-        if type(made) is Tensor or (_fake_mode(made) is not None and _fake_mode(made) is _fake_mode(weight)):
+        if all(_is_constant(one, weight) for one in (made if isinstance(made, tuple) else (made,))):
             self._entries[key] = made
             while len(self._entries) > self._capacity:
                 self._entries.popitem(last=False)

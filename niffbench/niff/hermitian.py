@@ -46,9 +46,7 @@ def generate(grid: Tensor, layers: Layers, scale: float) -> Tensor:
 
 def generate_plainly(grid: Tensor, layers: Layers, scale: float) -> Tensor:
     """As :func:`generate`."""
-    hidden = grid.flatten(1).expand(2, -1, -1)
-    for weight, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
-        hidden = F.silu(torch.baddbmm(bias[:, :, None], weight, hidden))
+    hidden = _hidden(grid, layers)
     here, there = hidden.view(2, hidden.shape[1], 2, -1).unbind(2)
     even = (here[0] + there[0]) * (scale / 2)
     odd = (here[1] - there[1]) * (scale / 2)
@@ -58,6 +56,35 @@ def generate_plainly(grid: Tensor, layers: Layers, scale: float) -> Tensor:
     weight, bias = layers[-2:]
     rows = torch.cat((weight[0], weight[1], bias[0, :, None]), dim=1)
     return torch.view_as_complex((rows @ basis.flatten(1)).view(rows.shape[0], -1, 2))
+
+
+def factors(grid: Tensor, layers: Layers, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What the half planes are made of: the basis's features, the last layer's weights and its real bias.
+
+    Args:
+        grid: as for :func:`generate`.
+        layers: as for :func:`generate`.
+        scale: a factor on what comes out of the last layer.
+
+    Returns:
+        The even features and the odd ones, real ``(2, K, frequencies)``; the weights ``(2, planes, K)``, which are
+        not scaled; the bias ``(planes,)``.
+    """
+    hidden = _hidden(grid, layers)
+    (real, imaginary), (mirrored_real, mirrored_imaginary) = (
+        part.unbind() for part in hidden.view(2, hidden.shape[1], 2, -1).unbind(2)
+    )
+    features = torch.stack((real + mirrored_real, imaginary - mirrored_imaginary)) * (scale / 2)
+    weight, bias = layers[-2:]
+    return features, weight, bias[0] * scale
+
+
+def _hidden(grid: Tensor, layers: Layers) -> Tensor:
+    """The last hidden layer of both MLPs, by ordinary operations."""
+    hidden = grid.flatten(1).expand(2, -1, -1)
+    for weight, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
+        hidden = F.silu(torch.baddbmm(bias[:, :, None], weight, hidden))
+    return hidden
 
 
 def _forward(grid: Tensor, layers: Layers, scale: float, keep: bool) -> tuple[Tensor, Tensor, list[Tensor]]:

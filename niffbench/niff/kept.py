@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from niffbench.niff.grid import Remembered
+from niffbench.niff.grid import Made, Remembered
 
 
 class Kept:
@@ -28,7 +29,7 @@ class Kept:
         self._state: list[int] = []
         self._entries = Remembered(self._capacity)
 
-    def get(self, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:
+    def get(self, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Made]) -> Made:
         """``make()``, or what it returned for ``key`` since the parameters last changed.
 
         ``torch.compile`` breaks its graph here, since what is kept lives outside any graph.
@@ -37,12 +38,11 @@ class Kept:
             if parameter.is_inference():  # Such a tensor keeps no version counter.
                 return make()
         if torch.compiler.is_compiling():
-            return _outside_any_graph(self, parameters, key, make)
+            kept: Made = _outside_any_graph(self, parameters, key, make)
+            return kept
         return self._look_up(parameters, key, make)
 
-    def _look_up(
-        self, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Tensor]
-    ) -> Tensor:
+    def _look_up(self, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Made]) -> Made:
         state = [number for one in parameters for number in (one._version, _address(one))]
         same = len(self._parameters) == len(parameters) and all(map(_is, self._parameters, parameters))
         if not same or state != self._state:
@@ -67,9 +67,9 @@ def _is(one: object, other: object) -> bool:
 
 
 def _look_up(
-    kept: Kept, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Tensor]
-) -> Tensor:
+    kept: Kept, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Made]
+) -> Made:
     return kept._look_up(parameters, key, make)
 
 
-_outside_any_graph: Callable[..., Tensor] = torch.compiler.disable(_look_up)  # type: ignore[no-untyped-call]
+_outside_any_graph: Callable[..., Any] = torch.compiler.disable(_look_up)  # type: ignore[no-untyped-call]

@@ -131,9 +131,14 @@ class FilteringLayer(SpectralLayer):
     def chosen(self) -> str | None:
         """The engine that the last call took by measurement, its own or one remembered; None before there was one.
 
-        A compiled graph does not measure: see :func:`niffbench.niff.auto.when_compiled`.
+        A compiled graph does not measure: see :meth:`when_compiled`.
         """
         return self._constants.chosen if self.chooses else None
+
+    def when_compiled(self) -> str:
+        """The engine that a form which chooses takes in a compiled graph."""
+        engine: str = auto.when_compiled(self.generator.weight1.device.type)
+        return engine
 
     def filter(self, height: int, width: int) -> Tensor:
         """W at every frequency in unshifted order; complex ``(*planes, height, width)``.

@@ -92,6 +92,16 @@ def real_full(x: Tensor, half: Tensor) -> Tensor:
     return _irfft2(spectrum, x.shape)
 
 
+def real_matrices(x: Tensor, matrices: Tensor) -> Tensor:
+    """Real FFTs; ``matrices`` is ``(H · (W // 2 + 1), Ci, Co)``, one for each frequency."""
+    spectrum = _rfft2(x)
+    with step("mixing"):
+        height, columns = spectrum.shape[2:]
+        mixed = spectrum.flatten(2).permute(2, 0, 1) @ matrices
+        spectrum = mixed.permute(1, 2, 0).view(*mixed.shape[1:], height, columns)
+    return _irfft2(spectrum, x.shape)
+
+
 def real_pointwise(x: Tensor, weight: Tensor, dimensions: tuple[int, int] = (2, 3)) -> Tensor:
     """Real FFTs over ``dimensions`` and the linear map on the half plane."""
     return _irfft2(_mix(_rfft2(x, dimensions), weight, dimensions), x.shape, dimensions)

@@ -106,14 +106,13 @@ def evaluate(kind: str, state: Mapping[str, Tensor], x: Tensor, grid: str) -> Te
 
 def engines_of(case: Case, module: nn.Module) -> tuple[str, ...]:
     """The engine of each layer of ``module`` that chooses one, in their order; none while any has not chosen."""
-    from niffbench.niff.auto import when_compiled
     from niffbench.niff.networks import choosing_layers
 
     found: list[str] = []
     for layer in choosing_layers(module):
         chosen = layer.chosen
         if chosen is None and case.execution == "compiled":
-            chosen = when_compiled(next(layer.parameters()).device.type)
+            chosen = layer.when_compiled()
         if chosen is None:
             return ()
         found.append(chosen)

@@ -1,0 +1,173 @@
+"""The full convolution without its filter, whose MLP's last layer is applied to spectrum and features instead.
+
+The half plane of the filter from channel i to channel o is ``constant[o, i]`` plus a sum over the 2K features of
+the MLPs' last hidden layers, of which those of the imaginary one count times i: see
+:mod:`niffbench.niff.hermitian`. What channels are contracted with may therefore be the spectrum times each
+feature, by one real matrix for all frequencies, ``mixing`` with ``Ci·2K`` columns; the ``Ci·Co`` planes, and
+backward their gradients, are never made. It takes ``2K·Ci`` planes for each image instead, so images are done in
+pieces.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from niffbench.niff.autograd import compiling, wants_gradient, watched
+from niffbench.niff.steps import step
+
+PIECE = 2**24
+"""Bytes of a piece's spectra times features, unless a single image has more."""
+
+
+def convolve(x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> Tensor:
+    """``(B, Ci, H, W)`` to ``(B, Co, H, W)``.
+
+    Args:
+        x: real images.
+        features: ``(2, K, 2·H·(W // 2 + 1))``: even ones, then odd ones, each frequency's number twice.
+        mixing: ``(Co, Ci·2·K)``.
+        constant: ``(Co, Ci)``.
+
+    The factor 1 / (H·W) of the inverse FFT is expected in ``features`` and ``constant``. Differentiable, twice
+    too; backward makes one real FFT and one inverse.
+    """
+    if compiling() or watched():
+        return _plainly(x, features, mixing, constant)
+    if wants_gradient(x, features, mixing, constant):
+        result: Tensor = _Convolution.apply(x, features, mixing, constant)
+        return result
+    return _forward(x, features, mixing, constant)[0]
+
+
+def images_at_once(channels: int, features: int, frequencies: int, real: int) -> int:
+    """Images of a piece: ``channels`` spectra of each, times 2 × ``features``; ``real`` bytes a real number."""
+    return max(1, PIECE // (4 * features * channels * frequencies * real))
+
+
+def _plainly(x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> Tensor:
+    """By ordinary operations, all images at once."""
+    with step("forward fft"):
+        spectrum: Tensor = torch.fft.rfft2(x)
+    with step("mixing"):
+        turned = torch.stack((spectrum, spectrum * 1j), dim=2).transpose(0, 1)
+        numbers = torch.view_as_real(turned).flatten(-3).transpose(1, 2)
+        products = (numbers[:, :, None] * features[:, :, None]).reshape(mixing.shape[1], -1)
+        mixed = torch.addmm(constant @ numbers[:, 0].flatten(1), mixing, products)
+    return _inverse(mixed, x.shape)
+
+
+def _forward(x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> tuple[Tensor, Tensor]:
+    """The convolution, and the spectrum of ``x`` as :func:`_spectrum` has it."""
+    spectrum = _spectrum(x)
+    with step("mixing"):
+        mixed = constant @ spectrum
+        for piece in _pieces(spectrum, features):
+            products = _products(_both(spectrum[:, piece], features), features)
+            mixed[:, piece].addmm_(mixing, products.view(mixing.shape[1], -1))
+    return _inverse(mixed, x.shape), spectrum
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> Tensor:
+        result, spectrum = _forward(x, features, mixing, constant)
+        ctx.save_for_backward(x, features, mixing, constant, spectrum)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights, spectrum = ctx.saved_tensors
+        if torch.is_grad_enabled():  # A second derivative: leave both to autograd.
+            again = _plainly(x, *weights)
+            wanted = [one for one, needed in zip((x, *weights), ctx.needs_input_grad, strict=True) if needed]
+            found = iter(torch.autograd.grad(again, wanted, gradient, create_graph=True))
+            return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
+        for_spectrum, for_weights = _gradients(gradient, spectrum, ctx.needs_input_grad, *weights)
+        return None if for_spectrum is None else _inverse(for_spectrum, x.shape), *for_weights
+
+
+def _gradients(
+    gradient: Tensor, spectrum: Tensor, needs: tuple[bool, ...], features: Tensor, mixing: Tensor, constant: Tensor
+) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
+    """Gradients with respect to what :func:`_inverse` makes ``x`` of, and to the three weights if any is wanted.
+
+    In a real FFT's half plane every column but the first (and, for an even width, the last) stands for its mirror
+    image too, and so counts twice in the weights' gradients.
+    """
+    width = gradient.shape[-1]
+    outer = _spectrum(gradient)
+    with step("mixing"):
+        _paired(outer, width).mul_(2)
+        for_spectrum = constant.T @ outer if needs[0] else None
+        for_features, for_mixing = torch.zeros_like(features), torch.zeros_like(mixing)
+        for piece in _pieces(spectrum, features):
+            both = _both(spectrum[:, piece], features)
+            for_products = (mixing.T @ outer[:, piece]).view(-1, *features.shape[:2], *both[0].shape[1:])
+            if any(needs[1:]):
+                products = _products(both, features)
+                for_mixing.addmm_(outer[:, piece], products.view(mixing.shape[1], -1).T)
+                for part in (0, 1):
+                    torch.mul(for_products[:, part], both[part][:, None], out=products[:, part])
+                    for_features[part] += products[:, part].sum((0, 2))
+            if for_spectrum is not None:
+                even, odd = for_products.mul_(features[:, :, None]).sum(2).flatten(2).unbind(1)
+                for_spectrum[:, piece] += even
+                for_spectrum[:, piece] += _times(odd, -1j)
+        if for_spectrum is not None:
+            _paired(for_spectrum, width).mul_(0.5)
+        if not any(needs[1:]):
+            return for_spectrum, (None, None, None)
+        return for_spectrum, (for_features, for_mixing, outer @ spectrum.T)
+
+
+def _pieces(spectrum: Tensor, features: Tensor) -> list[slice]:
+    """Columns of each piece's images."""
+    length = features.shape[-1]
+    columns = length * images_at_once(spectrum.shape[0], features.shape[1], length // 2, spectrum.element_size())
+    return [slice(start, start + columns) for start in range(0, spectrum.shape[1], columns)]
+
+
+def _spectrum(images: Tensor) -> Tensor:
+    """The real FFT, stored numbers of all images side by side: ``(channels, B·2·H·(W // 2 + 1))``."""
+    with step("forward fft"):
+        spectrum: Tensor = torch.fft.rfft2(images)
+    with step("mixing"):
+        return torch.view_as_real(spectrum).transpose(0, 1).reshape(images.shape[1], -1)
+
+
+def _both(spectrum: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """A piece's spectrum, which even features are for, and times i, for the odd; real ``(Ci, b, numbers)``."""
+    shape = (spectrum.shape[0], -1, features.shape[-1])
+    return spectrum.view(shape), _times(spectrum, 1j).view(shape)
+
+
+def _times(spectrum: Tensor, factor: complex) -> Tensor:
+    """Complex numbers, stored as pairs along the columns, times ``factor``."""
+    product = torch.view_as_complex(spectrum.view(spectrum.shape[0], -1, 2)) * factor
+    return torch.view_as_real(product).flatten(1)
+
+
+def _paired(spectrum: Tensor, width: int) -> Tensor:
+    """The columns of the half plane that stand for two, of images ``width`` wide."""
+    rows = spectrum.view(spectrum.shape[0], -1, width // 2 + 1, 2)
+    return rows[:, :, 1 : (width + 1) // 2]
+
+
+def _products(both: tuple[Tensor, Tensor], features: Tensor) -> Tensor:
+    """``(Ci, 2, K, b, numbers)``."""
+    channels, images, numbers = both[0].shape
+    products = features.new_empty(channels, 2, features.shape[1], images, numbers)
+    for part in (0, 1):
+        torch.mul(both[part][:, None], features[part, :, None], out=products[:, part])
+    return products
+
+
+def _inverse(numbers: Tensor, shape: torch.Size) -> Tensor:
+    batch, _, height, width = shape
+    with step("inverse fft"):
+        spectrum = torch.view_as_complex(numbers.view(numbers.shape[0], batch, height, -1, 2)).transpose(0, 1)
+        images: Tensor = torch.fft.irfft2(spectrum, s=(height, width), norm="forward")
+    return images
