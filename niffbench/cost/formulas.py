@@ -109,7 +109,7 @@ _PRICED: dict[Formula, tuple[Any, ...]] = {
     _c2r: (aten._fft_c2r,),
     _mul: (aten.mul, aten.mul_),
     _mm: (aten.mm, aten.bmm),
-    _addmm: (aten.addmm, aten.baddbmm),
+    _addmm: (aten.addmm, aten.addmm_, aten.baddbmm),
     _convolution: (aten.convolution, aten._convolution),
     _convolution_backward: (aten.convolution_backward,),
     _sum: (aten.sum,),

@@ -15,11 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from niffbench.niff import pieces
 from niffbench.niff.autograd import compiling, wants_gradient, watched
 from niffbench.niff.steps import step
-
-PIECE = 2**24
-"""Bytes of a piece's spectra times features, unless a single image has more."""
 
 
 def convolve(x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> Tensor:
@@ -42,11 +40,6 @@ def convolve(x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> T
     return _forward(x, features, mixing, constant)[0]
 
 
-def images_at_once(channels: int, features: int, frequencies: int, real: int) -> int:
-    """Images of a piece: ``channels`` spectra of each, times 2 × ``features``; ``real`` bytes a real number."""
-    return max(1, PIECE // (4 * features * channels * frequencies * real))
-
-
 def _plainly(x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> Tensor:
     """By ordinary operations, all images at once."""
     with step("forward fft"):
@@ -60,7 +53,7 @@ def _plainly(x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> T
 
 
 def _forward(x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> tuple[Tensor, Tensor]:
-    """The convolution, and the spectrum of ``x`` as :func:`_spectrum` has it."""
+    """The convolution, and what :func:`_spectrum` makes of ``x``."""
     spectrum = _spectrum(x)
     with step("mixing"):
         mixed = constant @ spectrum
@@ -111,11 +104,10 @@ def _gradients(
                 for_mixing.addmm_(outer[:, piece], products.view(mixing.shape[1], -1).T)
                 for part in (0, 1):
                     torch.mul(for_products[:, part], both[part][:, None], out=products[:, part])
-                    for_features[part] += products[:, part].sum((0, 2))
+                    for_features[part].add_(products[:, part].sum((0, 2)))
             if for_spectrum is not None:
                 even, odd = for_products.mul_(features[:, :, None]).sum(2).flatten(2).unbind(1)
-                for_spectrum[:, piece] += even
-                for_spectrum[:, piece] += _times(odd, -1j)
+                for_spectrum[:, piece].add_(even).add_(_times(odd, -1j))
         if for_spectrum is not None:
             _paired(for_spectrum, width).mul_(0.5)
         if not any(needs[1:]):
@@ -126,7 +118,9 @@ def _gradients(
 def _pieces(spectrum: Tensor, features: Tensor) -> list[slice]:
     """Columns of each piece's images."""
     length = features.shape[-1]
-    columns = length * images_at_once(spectrum.shape[0], features.shape[1], length // 2, spectrum.element_size())
+    columns = length * pieces.images_at_once(
+        spectrum.shape[0], features.shape[1], length // 2, spectrum.element_size()
+    )
     return [slice(start, start + columns) for start in range(0, spectrum.shape[1], columns)]
 
 
@@ -166,8 +160,11 @@ def _products(both: tuple[Tensor, Tensor], features: Tensor) -> Tensor:
 
 
 def _inverse(numbers: Tensor, shape: torch.Size) -> Tensor:
+    """Back from :func:`_spectrum` to images, one after the other, of height and width as in ``shape``."""
     batch, _, height, width = shape
+    with step("mixing"):
+        pairs = numbers.view(numbers.shape[0], batch, height, -1, 2)
+        spectrum = torch.view_as_complex(pairs).transpose(0, 1).contiguous()
     with step("inverse fft"):
-        spectrum = torch.view_as_complex(numbers.view(numbers.shape[0], batch, height, -1, 2)).transpose(0, 1)
         images: Tensor = torch.fft.irfft2(spectrum, s=(height, width), norm="forward")
     return images

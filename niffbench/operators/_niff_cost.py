@@ -15,7 +15,8 @@ from types import MappingProxyType
 from niffbench.case import Problem
 from niffbench.cost.closed import NOTHING, Work, bilinear
 from niffbench.cost.parts import Transform, batch_sum, casts, compute_bytes, contraction, spectral_product
-from niffbench.niff.catalogue import HIDDEN_WIDTHS, settled
+from niffbench.niff.catalogue import HIDDEN_WIDTHS, form_of, settled
+from niffbench.niff.pieces import images_at_once
 
 Pair = tuple[Work, Work]
 Parts = dict[str, Pair]
@@ -128,16 +129,30 @@ def rfft(layer: Layer) -> Parts:
 
 
 def cached(layer: Layer) -> Parts:
-    """As rfft; where no gradient is wanted the filter is at hand."""
-    parts = rfft(layer)
-    if layer.problem.mode == "inference":
-        del parts["filter generation"]
-        parts["cast"] = casts(layer.problem, layer.mapping)
-    else:
-        generation, backward = parts["filter generation"]
-        # What could be kept is copied out of the view that it is.
-        parts["filter generation"] = generation + Work(0, 2 * layer.transform.spectra(layer.planes)), backward
+    """As rfft; where no gradient is wanted the filter is at hand, of full layers as one matrix a frequency."""
+    parts = kept(rfft)(layer)
+    transform, p = layer.transform, layer.problem
+    if layer.kind == "full" and p.channels == 1:
+        # Over one channel torch.einsum would multiply. This is a product of matrices, as over several channels.
+        parts["mixing"] = matrix_products(p, transform.half, transform.complex)
+        forward, backward = parts["filter generation"]
+        ordering = Work(0, 2 * transform.spectra(layer.planes) * (p.channels_out > 1))
+        parts["filter generation"] = forward, backward + ordering
     return parts
+
+
+def factored(layer: Layer) -> Parts:
+    """A full layer without its filter: one real matrix contracts the channels' spectra times each feature."""
+    transform = layer.transform
+    there, back = transform.r2c(layer.into), transform.c2r(layer.out, scaled=False)
+    outer, inner = transform.r2c(layer.out), transform.c2r(layer.into, scaled=False)
+    return {
+        "cast": layer.casts,
+        "filter generation": factor_generation(layer),
+        "forward fft": (there, outer),
+        "mixing": factored_mixing(layer),
+        "inverse fft": (back, inner),
+    }
 
 
 def elided(layer: Layer) -> Parts:
@@ -242,12 +257,16 @@ def then_mixed(engine: FormParts) -> FormParts:
 
 
 def auto(form: FormParts) -> FormParts:
-    """The closed form of auto where it does as ``form``: its transforms and its product are one step."""
+    """The closed form of auto where it does as ``form``: its transforms and its product are one step.
+
+    A full layer's product is the mixing of its channels; other layers mix theirs afterwards.
+    """
 
     def parts(layer: Layer) -> Parts:
         found: Parts = {}
+        product = "mixing" if layer.kind == "full" else "product"
         for name, (forward, backward) in form(layer).items():
-            whole = "convolution" if name in ("forward fft", "product", "inverse fft") else name
+            whole = "convolution" if name in ("forward fft", product, "inverse fft") else name
             there, back = found.get(whole, (NOTHING, NOTHING))
             found[whole] = (there + forward, back + backward)
         return found
@@ -270,6 +289,15 @@ def kept(form: FormParts) -> FormParts:
     return parts
 
 
+def at_hand(form: FormParts) -> FormParts:
+    """The closed form of ``form`` where what it makes of the weights is kept as it is."""
+
+    def parts(layer: Layer) -> Parts:
+        return (kept(form) if layer.problem.mode == "inference" else form)(layer)
+
+    return parts
+
+
 ENGINE_PARTS: Mapping[str, FormParts] = MappingProxyType(
     {engine: then_mixed(parts) for engine, parts in {"fused": fused, "dft": dft, "native": native}.items()}
 )
@@ -282,18 +310,24 @@ FORM_PARTS: Mapping[str, FormParts] = MappingProxyType(
         "rfft": rfft,
         "cached": cached,
         "elided": elided,
+        "factored": factored,
+        "factored-cached": at_hand(factored),
         **ENGINE_PARTS,
         **{f"{engine}-cached": kept(parts) for engine, parts in ENGINE_PARTS.items()},
-        "auto": auto(ENGINE_PARTS["fused"]),
-        "auto-cached": auto(kept(ENGINE_PARTS["fused"])),
     }
 )
-"""Form → its closed form. While auto has chosen nothing it is as fused: a figure that depends on no machine."""
+"""Form → its closed form, but for those of ``auto``."""
 
 
 def form_parts(kind: str, form: str, engine: str | None) -> FormParts:
-    """The closed form of one form of a kind of layer; of an ``auto`` that chose ``engine``, where one is given."""
-    return FORM_PARTS[form] if engine is None else auto(FORM_PARTS[settled(kind, form, engine)])
+    """The closed form of one form of a kind of layer; of an ``auto`` that chose ``engine``, where one is given.
+
+    While auto has chosen nothing it is as fused, of full layers as rfft: a figure that depends on no machine.
+    """
+    if form_of(kind, form).engine != "auto":
+        return FORM_PARTS[form]
+    unmeasured = "rfft" if kind == "full" else "fused"
+    return auto(FORM_PARTS[settled(kind, form, engine or unmeasured)])
 
 
 def complex_fft(layer: Layer) -> Pair:
@@ -365,6 +399,46 @@ def spectrum_map(layer: Layer, points: int) -> Pair:
         sums = Work(0, 2 * out * (2 if p.channels_out > 1 else 1))
         gathering = back + (there + back if p.channels > 1 else sums)
     return once + forward, gathering + backward
+
+
+def matrix_products(problem: Problem, points: int, number: int) -> Pair:
+    """Complex matrices over the channels, one for each of ``points`` frequencies of ``number`` bytes."""
+    batch, into, out = problem.batch, problem.channels, problem.channels_out
+    spectra, matrices, results = (count * points * number for count in (batch * into, into * out, batch * out))
+    return bilinear(8 * batch * into * out * points, spectra, matrices, results)
+
+
+def factored_mixing(layer: Layer) -> Pair:
+    """The contraction of a layer that makes no filter, in pieces of so many images; numbers as stored, in pairs.
+
+    Of several images the numbers are copied with channels first, and back, forward and backward.
+    """
+    transform, p = layer.transform, layer.problem
+    k, length = layer.widths[-2], 2 * transform.half
+    features, weights, constants = 2 * k * length, 2 * k * p.channels * p.channels_out, p.channels * p.channels_out
+    into, out = layer.into * length, layer.out * length
+    several = p.batch > 1
+    copies = Work(0, 2 * into * (several and p.channels > 1) + 2 * out * (several and p.channels_out > 1))
+    product = Work(2 * p.channels_out * into, constants + into + out)
+    forward, backward = copies + product, copies + 2 * product
+    # Columns that stand for two are doubled, and halved again.
+    twos = 2 * p.height * ((p.width - 1) // 2)
+    backward += Work(0, 2 * twos * (layer.out + layer.into) + features + weights)
+    at_once = images_at_once(p.channels, k, transform.half, layer.real)
+    for first in range(0, p.batch, at_once):
+        images = min(at_once, p.batch - first)
+        given, made = (images * c * length for c in (p.channels, p.channels_out))
+        products = 2 * k * given
+        making = Work(products, 4 * given + features + products)
+        mixing = 2 * p.channels_out * products
+        forward += making + Work(mixing, 2 * made + weights + products)
+        for_weights = Work(mixing, made + products + 2 * weights)
+        for_products = Work(mixing, weights + made + products)
+        summed = products if images * p.channels > 1 else 0
+        for_features = Work(products + summed, 3 * products + 2 * given + 4 * features)
+        for_spectrum = Work(2 * products, 3 * products + features + 2 * given + 2 * given + 6 * given)
+        backward += making + for_weights + for_products + for_features + for_spectrum
+    return _sized(forward, layer.real), _sized(backward, layer.real)
 
 
 def published_generation(layer: Layer) -> Pair:
@@ -439,6 +513,19 @@ def lean_generation(layer: Layer) -> Pair:
         hidden + _sized(assembling + product, layer.real),
         unhidden + _sized(for_rows + for_basis + taking_apart + scaling, layer.real),
     )
+
+
+def factor_generation(layer: Layer) -> Pair:
+    """Even and odd features, each number twice; the last layer's weights in the order of a full layer's matrix."""
+    half, planes, k = layer.transform.half, layer.planes, layer.widths[-2]
+    hidden, unhidden = _hidden(layer, 2 * half)
+    features, weights = 2 * k * half, 2 * k * planes
+    # Two parts added and two subtracted, stacked, scaled, and written twice; weights in order, the bias scaled.
+    assembling = Work(0, 10 * features + 2 * weights * (planes > 1) + 2 * planes)
+    # What was written twice summed and scaled, one half negated, three stacks; the bias's gradient scaled, spread.
+    ordering = 2 * (weights + planes) * (min(layer.problem.channels, layer.problem.channels_out) > 1)
+    taking_apart = Work(2 * features, 14 * features + ordering + 5 * planes)
+    return hidden + _sized(assembling, layer.real), unhidden + _sized(taking_apart, layer.real)
 
 
 def _matrix(rows: int, into: int, out: int) -> Work:
