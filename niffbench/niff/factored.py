@@ -48,7 +48,7 @@ def _plainly(x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> T
         turned = torch.stack((spectrum, spectrum * 1j), dim=2).transpose(0, 1)
         numbers = torch.view_as_real(turned).flatten(-3).transpose(1, 2)
         products = (numbers[:, :, None] * features[:, :, None]).reshape(mixing.shape[1], -1)
-        mixed = torch.addmm(constant @ numbers[:, 0].flatten(1), mixing, products)
+        mixed = constant @ numbers[:, 0].flatten(1) + mixing @ products
     return _inverse(mixed, x.shape)
 
 

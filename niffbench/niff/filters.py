@@ -173,8 +173,8 @@ class FilterGenerator(nn.Module):
         grid = self._grid(grids.mirrored_half_plane, height, width, dtype).flatten(2)
         features, weight, bias = hermitian.factors(grid, self._cast_layers(dtype), 1 / (height * width))
         twice = features[..., None].expand(*features.shape, 2).flatten(2)
-        mixing = weight.view(2, *self.shape, -1).permute(2, 1, 0, 3).reshape(self.shape[1], -1)
-        return twice, mixing, bias.view(self.shape).T
+        mixing = weight.view(2, *self.shape, -1).permute(2, 1, 0, 3).clone(memory_format=torch.contiguous_format)
+        return twice, mixing.flatten(1), bias.view(self.shape).T
 
     def kept(self, key: tuple[object, ...], make: Callable[[], grids.Made]) -> grids.Made:
         """``make()``, kept for ``key`` until the weights change: see :class:`niffbench.niff.kept.Kept`.

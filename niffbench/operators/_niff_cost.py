@@ -521,7 +521,7 @@ def factor_generation(layer: Layer) -> Pair:
     hidden, unhidden = _hidden(layer, 2 * half)
     features, weights = 2 * k * half, 2 * k * planes
     # Two parts added and two subtracted, stacked, scaled, and written twice; weights in order, the bias scaled.
-    assembling = Work(0, 10 * features + 2 * weights * (planes > 1) + 2 * planes)
+    assembling = Work(0, 10 * features + 2 * weights + 2 * planes)
     # What was written twice summed and scaled, one half negated, three stacks; the bias's gradient scaled, spread.
     ordering = 2 * (weights + planes) * (min(layer.problem.channels, layer.problem.channels_out) > 1)
     taking_apart = Work(2 * features, 14 * features + ordering + 5 * planes)
