@@ -115,6 +115,22 @@ def test_published_form_needs_more_than_the_cached_one() -> None:
     assert peaks["cached"] < peaks["rfft"] < peaks["published"]
 
 
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_a_full_layer_without_its_filter_needs_no_memory_for_one(mode: Mode) -> None:
+    """256 channels at 14²: the filter alone has 256² half planes of 14 × 8 complex numbers."""
+
+    def peak(form: str, batch: int) -> int:
+        name = f"niff-full/{form}"
+        options = tuple(sorted((key, option.default) for key, option in catalogue()[name].options.items()))
+        shape = problem(mode, batch=batch, channels=256, channels_out=256, height=14, width=14)
+        return predict(catalogue()[name], Case(name, shape, options=options)).peak
+
+    assert peak("rfft", 1) > 256**2 * 14 * 8 * 8 > 2 * peak("factored", 1)
+    # More images are done in pieces: what grows are images and spectra.
+    images = 24 * 256 * 14 * 16 * 4
+    assert peak("factored", 32) - peak("factored", 8) < 6 * images
+
+
 @pytest.mark.parametrize(
     "name", ["niff-full/rfft", "niff-depthwise/published", "fft-depthwise-padded", "attention"]
 )

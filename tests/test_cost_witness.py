@@ -18,6 +18,7 @@ from niffbench.cost.closed import Cost, Step
 from niffbench.cost.counters import count
 from niffbench.cost.subject import Call, fake
 from niffbench.cost.witness import Disagreement, witnesses
+from niffbench.niff import pieces
 from niffbench.operators.catalogue import catalogue
 from niffbench.operators.niff import Niff
 from niffbench.records import CostRecord
@@ -258,6 +259,23 @@ def test_counting_changes_nothing_that_could_be_timed(case: Case) -> None:
 
 
 @pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("form", ["factored", "factored-cached"])
+def test_a_batch_in_pieces_is_stated_exactly(form: str, mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of two images and the rest: each reads features and weights again, FLOPs are the same."""
+    name = f"niff-full/{form}"
+    case = case_of(name, replace(PROBLEM, batch=5, channels=3, mode=mode))
+    whole = told(case)
+    monkeypatch.setattr(pieces, "LARGEST", 2 * 16 * 3 * 12 * 6 * 8)
+    record = told(case)
+    assert record.disagreement is None
+    assert record.counted == record.closed == whole.closed
+    assert record.bytes_own > whole.bytes_own
+    with fake(catalogue()[name], case) as call:
+        moved = count(call if mode == "inference" else partial(_without_leaves, call)).traffic
+    assert record.bytes_own == pytest.approx(moved, rel=0, abs=SCALARS)
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
 @pytest.mark.parametrize("name", ["niff-depthwise/auto", "niff-depthwise/auto-cached", "niff-split/auto-cached"])
 def test_what_is_chosen_is_what_is_counted(name: str, mode: Mode) -> None:
     """The closed form of each choice holds to the counters, under auto's own steps; dft costs more than an FFT."""
@@ -271,3 +289,18 @@ def test_what_is_chosen_is_what_is_counted(name: str, mode: Mode) -> None:
         assert [step.name for step in record.steps] == [step.name for step in told(case).steps]
     assert records["fused"].closed == told(case).closed, "what is said while nothing is chosen"
     assert records["dft"].closed > records["native"].closed
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("name", ["niff-full/auto", "niff-full/auto-cached"])
+def test_what_a_full_layer_chooses_is_what_is_counted(name: str, mode: Mode) -> None:
+    case = case_of(name, replace(PROBLEM, mode=mode))
+    operator = catalogue()[name]
+    assert isinstance(operator, Niff)
+    records = {engine: witnesses(replace(operator, engine=engine), case) for engine in ("rfft", "factored")}
+    for record in records.values():
+        assert record.disagreement is None
+        assert record.counted == record.closed
+        assert [step.name for step in record.steps] == [step.name for step in told(case).steps]
+    assert records["rfft"].closed == told(case).closed, "what is said while nothing is chosen"
+    assert records["factored"].closed != records["rfft"].closed

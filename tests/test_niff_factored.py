@@ -1,0 +1,125 @@
+"""Full layers without a filter, and the choice between them and those that make one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from niff_reference import reference_output
+from torch import Tensor
+
+from niffbench.niff import NiffDepthwise, NiffFull, auto, pieces
+
+
+def layer(
+    form: str, into: int = 3, out: int = 4, mlp: str = "tiny", dtype: torch.dtype = torch.float64
+) -> NiffFull:
+    torch.manual_seed(0)
+    return NiffFull(into, out, mlp=mlp, form=form, dtype=dtype)
+
+
+def derivatives(layer: NiffFull, x: Tensor) -> list[Tensor]:
+    """Gradients of image and weights, and those of a function of these."""
+    leaves = [x, *layer.parameters()]
+    first = torch.autograd.grad(layer(x).square().sum(), leaves)
+    once = torch.autograd.grad(layer(x).square().sum(), leaves, create_graph=True)
+    second = torch.autograd.grad(sum((one * one.detach().cos()).sum() for one in once), leaves)
+    return [*first, *once, *second]
+
+
+@pytest.mark.parametrize("mlp", ["tiny", "small", "big"])
+@pytest.mark.parametrize("images", [1, 2, 5])
+@pytest.mark.parametrize("size", [(6, 5), (4, 8), (1, 1)])
+def test_pieces_of_any_size_are_the_layer(
+    size: tuple[int, int], images: int, mlp: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A piece of one image, of two and a rest, of all: in value, first and second derivative."""
+    one, features = layer("factored", mlp=mlp), {"tiny": 8, "small": 4, "big": 32}[mlp]
+    height, width = size
+    monkeypatch.setattr(pieces, "LARGEST", images * 2 * features * 3 * height * (width // 2 + 1) * 16)
+    assert pieces.images_at_once(3, features, height * (width // 2 + 1), 8) == images
+    x = torch.randn(5, 3, *size, dtype=torch.float64, requires_grad=True)
+    assert torch.allclose(one(x), reference_output(one, x.detach()), rtol=1e-10, atol=1e-10)
+    with torch.inference_mode():
+        assert torch.allclose(one(x), one.with_form("rfft")(x), rtol=1e-10, atol=1e-10)
+    for mine, right in zip(derivatives(one, x), derivatives(one.with_form("rfft"), x), strict=True):
+        assert torch.allclose(mine, right, rtol=1e-8, atol=1e-9 * float(right.detach().abs().max()))
+
+
+@pytest.mark.parametrize("form", ["rfft", "cached", "factored", "factored-cached", "auto", "auto-cached"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_images_come_out_one_after_the_other(form: str, memory_format: torch.memory_format) -> None:
+    x = torch.randn(3, 3, 6, 8, dtype=torch.float64).to(memory_format=memory_format)
+    with torch.no_grad():
+        assert layer(form)(x).is_contiguous()
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Seconds that each engine takes besides its work; a negative number fails."""
+    seconds = {"rfft": 0.03, "factored": 0.0}
+    convolve = NiffFull._convolve
+
+    def slowed(self: NiffFull, x: Tensor, filters: tuple[Tensor, ...], engine: str | None) -> Tensor:
+        delay = seconds[engine or ""]
+        if delay < 0:
+            raise RuntimeError("not enough memory")
+        auto.time.sleep(delay)
+        return convolve(self, x, filters, engine)
+
+    monkeypatch.setattr(NiffFull, "_convolve", slowed)
+    auto.forget()
+    yield seconds
+    auto.forget()
+
+
+@pytest.mark.parametrize("form", ["auto", "auto-cached"])
+@pytest.mark.parametrize("fastest", ["rfft", "factored"])
+def test_the_faster_of_both_is_taken(form: str, fastest: str, planted: dict[str, float]) -> None:
+    planted.update({"rfft": 0.03, "factored": 0.03} | {fastest: 0.0})
+    one = layer(form)
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64, requires_grad=True)
+    assert one.chosen is None
+    for mine, right in zip(derivatives(one, x), derivatives(one.with_form("fft"), x), strict=True):
+        assert torch.allclose(mine, right, rtol=1e-8, atol=1e-9 * float(right.detach().abs().max()))
+    with torch.no_grad():
+        one(x)
+    assert one.chosen == fastest
+    assert set(auto.choices().values()) == {fastest}
+
+
+def test_what_is_kept_and_what_is_made_are_chosen_apart(planted: dict[str, float]) -> None:
+    made, kept = layer("auto"), layer("auto-cached")
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    with torch.no_grad():
+        made(x)
+        planted.update(rfft=0.0, factored=0.03)
+        kept(x)
+        assert (made.chosen, kept.chosen) == ("factored", "rfft")
+        layer("auto", out=5)(x)
+    assert len(auto.choices()) == 3, "other channels are another kind of call"
+
+
+def test_a_measurement_leaves_the_layer_alone(planted: dict[str, float]) -> None:
+    """Neither the caller's hooks see it, nor does what the loser would keep stay; one that fails has lost."""
+    one, seen = layer("auto-cached"), []
+    planted.update(rfft=-1.0)
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    for parameter in one.parameters():
+        parameter.register_hook(seen.append)
+    one(x).sum().backward()
+    assert len(seen) == len(list(one.parameters()))
+    with torch.no_grad():
+        one(x)
+    assert one.chosen == "factored"
+    assert len(one.generator._kept._entries) == 1
+
+
+def test_full_and_depthwise_layers_have_engines_of_their_own() -> None:
+    auto.forget()
+    x = torch.randn(2, 3, 6, 6)
+    full, depthwise = NiffFull(3, 3, form="auto"), NiffDepthwise(3, mlp="tiny", form="auto")
+    with torch.no_grad():
+        full(x)
+        depthwise(x)
+    assert full.chosen in ("rfft", "factored")
+    assert depthwise.chosen in auto.ENGINES
