@@ -71,7 +71,7 @@ SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
     default="rfft",
     show_default=True,
     metavar="NAME",
-    help="The forms that layers execute as: published, fft, rfft, elided, cached, auto (full layers: rfft), …",
+    help="The forms that layers execute as: published, fft, rfft, elided, cached, auto, …",
 )
 @click.option(
     "--seed",

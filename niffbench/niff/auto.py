@@ -1,6 +1,6 @@
 """The fastest of several ways to the same result, measured once for each kind of call and remembered.
 
-As ``cudnn.benchmark`` does: the first call of a kind (shape, memory format, dtype, device, threads, which
+As ``cudnn.benchmark`` does: the first call of a kind (shapes, memory format, dtype, device, threads, which
 gradients are wanted) tries the candidates on its own input; later ones of any layer take the winner.
 """
 

@@ -17,11 +17,7 @@ from niffbench.operators.niff import engines_of, evaluate
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_EXECUTION = Option(
-    "rfft",
-    tuple(EXECUTIONS),
-    "which form each kind of NIFF layer takes; full layers, which have no engine to choose, are rfft in auto",
-)
+_EXECUTION = Option("rfft", tuple(EXECUTIONS), "which form each kind of NIFF layer takes")
 _GRID = Option("paper", GRIDS, "coordinate grid of the filters; they differ on odd sides")
 _OPTIMISER = Option("none", ("none", "sgd", "adamw"), "its step ends each training step, weights unchanged")
 
