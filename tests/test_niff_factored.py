@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from niff_reference import reference_output
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from niffbench.niff import NiffDepthwise, NiffFull, auto, pieces
 
@@ -112,6 +113,23 @@ def test_a_measurement_leaves_the_layer_alone(planted: dict[str, float]) -> None
         one(x)
     assert one.chosen == "factored"
     assert len(one.generator._kept._entries) == 1
+
+
+class Twice(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+@pytest.mark.parametrize("form", ["auto", "auto-cached"])
+def test_weights_that_are_made_of_others_may_be_measured(form: str) -> None:
+    auto.forget()
+    one = layer(form)
+    parametrize.register_parametrization(one.generator, "weight2", Twice())
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    one(x).sum().backward()
+    assert one.chosen is not None
+    assert all(parameter.grad is not None for parameter in one.parameters())
+    assert torch.allclose(one(x), reference_output(one, x), rtol=1e-10, atol=1e-10)
 
 
 def test_full_and_depthwise_layers_have_engines_of_their_own() -> None:

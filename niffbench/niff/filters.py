@@ -7,10 +7,9 @@ layer of both is one batched matrix product.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -186,10 +185,16 @@ class FilterGenerator(nn.Module):
         parameters = tuple(one for one in self._parameters.values() if one is not None)
         return self._kept.get(parameters, key, make)
 
-    def with_parameters(self, parameters: Iterable[Tensor]) -> FilterGenerator:
-        """The same generator of other parameters, in the order of this one's; it keeps filters for itself."""
-        twin = copy.copy(self)
-        twin.__dict__["_parameters"] = dict(zip(self._parameters, parameters, strict=True))
+    def weights(self) -> tuple[Tensor, ...]:
+        """Weights and biases of the layers in turn, as a parametrization, say, makes them."""
+        return tuple(tensor for layer in self._layers() for tensor in layer)
+
+    def with_weights(self, weights: Sequence[Tensor]) -> FilterGenerator:
+        """A generator like this one of other :meth:`weights`; what it keeps it keeps for itself."""
+        names = [f"{name}{index}" for index in range(1, self.depth + 1) for name in ("weight", "bias")]
+        twin = FilterGenerator.__new__(FilterGenerator)
+        twin.__dict__.update((name, value) for name, value in self.__dict__.items() if name not in names)
+        twin.__dict__["_parameters"] = dict(zip(names, weights, strict=True))
         twin._kept = Kept()
         return twin
 
@@ -214,7 +219,7 @@ class FilterGenerator(nn.Module):
 
     def _cast_layers(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Weights and biases in turn, in the dtype of the arithmetic."""
-        layers = tuple(tensor for layer in self._layers() for tensor in layer)
+        layers = self.weights()
         if layers[0].dtype == dtype:
             return layers
         with step("cast"):

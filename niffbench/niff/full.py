@@ -21,7 +21,8 @@ class NiffFull(FilteringLayer):
     """A dense circular convolution as large as the image, by its frequency filter; without bias.
 
     ``(B, Ci, H, W)`` to ``(B, Co, H, W)``: ``W`` is ``(Ci, Co, H, W)`` and channels are contracted at every
-    frequency. With the published ``tiny`` MLP it has 48 + 18·Ci·Co parameters, twice a dense 3×3.
+    frequency. With the published ``tiny`` MLP it has 48 + 18·Ci·Co parameters, twice a dense 3×3. The form
+    ``factored`` never makes ``W``, which is most of the layer's time and memory where the images are few.
 
     Args:
         in_channels: Ci.
@@ -76,16 +77,16 @@ class NiffFull(FilteringLayer):
     def _fastest(self, x: Tensor) -> str:
         if compiling():
             return self.when_compiled()
-        tensors = (x, *self.generator.parameters())
+        tensors = (x, *self.generator.weights())
         what = ("full", self._how.keeps_filter)
         return auto.choose(tensors, self._rivals, self._constants, otherwise=ENGINES[0], what=what)
 
     def _rivals(self, tensors: Sequence[Tensor]) -> dict[str, Callable[[], Tensor]]:
         """Layers of other weights, one for each engine; filters that they keep go with them."""
-        x, *parameters = tensors
+        x, *weights = tensors
         rivals: dict[str, Callable[[], Tensor]] = {}
         for engine in ENGINES:
             twin = self.with_form(settled(self.kind, self.form, engine))
-            twin.generator = self.generator.with_parameters(parameters)
+            twin.generator = self.generator.with_weights(weights)
             rivals[engine] = partial(twin._execute, x)
         return rivals

@@ -9,7 +9,7 @@ features stand in the real column, the K odd ones in the imaginary column, and a
 Two ways to the same numbers: :func:`generate_plainly`, by ordinary differentiable operations, and
 :func:`generate`, which writes forward and backward by hand because the time of a small filter is the number of its
 operations. The latter falls back on the former for whatever looks inside: ``torch.compile``, ``torch.func``, a
-second derivative.
+second derivative. And :func:`factors`, which leaves that last product to be made, or avoided, by others.
 """
 
 from __future__ import annotations
