@@ -82,6 +82,7 @@ PLANS = (
     Plan("channels", "channels", 60, (*NIFF, "depthwise-k7", "dense-k3", "mode=inference", "size=28")),
     Plan("networks", "networks", 80, ("mode=inference",), rounds=2),
     Plan("training", "training", 60, rounds=2),
+    Plan("full", "full", 75, ("batch=8", "niff-full/*", "dense-k*"), rounds=2),
 )
 """In the order of their worth; seconds are of the whole 25 minutes."""
 

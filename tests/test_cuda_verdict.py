@@ -54,7 +54,7 @@ def test_the_plan_fits_its_time_and_names_suites_that_exist() -> None:
     other = 30 + 270 + 100 + 50 + 60  # doctor, tests, aa, profile, assumptions
     assert sum(plan.seconds for plan in gpu_verdict.PLANS) + other <= 60 * gpu_verdict.MINUTES - gpu_verdict.GRACE
     assert {plan.suite for plan in gpu_verdict.PLANS} <= set(available())
-    asked = {"stages", "resolution", "channels", "kernels", "networks", "training"}
+    asked = {"stages", "resolution", "channels", "kernels", "networks", "training", "full"}
     assert asked == {plan.suite for plan in gpu_verdict.PLANS}
 
 
