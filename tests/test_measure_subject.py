@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -335,3 +336,25 @@ def test_the_footprint_of_a_compiled_case_does_not_run_it(monkeypatch: pytest.Mo
     subject = TorchSubject(case, nn.Conv2d(4, 4, 1), torch.ones(1, 4, 8, 8), torch.device("cpu"))
     assert subject.footprint().output == 4 * 64 * 4
     assert called == []
+
+
+class _Square(nn.Module):
+    """Saves for its backward pass what it made itself, and remembers that without keeping it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 1, 1))
+        self.made: list[weakref.ref[Tensor]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled = x * self.weight
+        self.made.append(weakref.ref(scaled))
+        return scaled * scaled
+
+
+def test_a_footprint_leaves_nothing_of_its_call() -> None:
+    """What stayed would take memory, and hold gradients to the default stream: no CUDA graph could be captured."""
+    module, x = _Square(), torch.ones(1, 4, 8, 8)
+    subject = TorchSubject(case_of("dense", 1, mode="training"), module, x, torch.device("cpu"))
+    assert subject.footprint().saved == x.nbytes
+    assert [made() for made in module.made] == [None]

@@ -90,14 +90,14 @@ class TorchSubject:
         Resident are input, weights, the output's gradient, and what else the call reads without having made it:
         buffers, and what a form keeps between calls. What is saved is told of eager cases alone.
         """
-        saved: list[Tensor] = []
+        saved: dict[int, int] = {}
         keep = torch.autograd.graph.saved_tensors_hooks(_keeping(saved), lambda tensor: tensor)
         with self.scope(), keep, _Reads() as reads:
             output = self.module(self.x)
         held = [self.x, *self.module.parameters()]
         resident = reads.found | storages(held if self.gradient is None else [*held, self.gradient])
         results = _without(storages([output]), resident)
-        kept = _without(storages(saved), resident | results)
+        kept = _without(saved, resident | results)
         told = self.case.execution == "eager" and self.case.problem.mode != "inference"
         return Footprint(
             resident=sum(resident.values()),
@@ -208,9 +208,15 @@ def _without(storages: dict[int, int], others: dict[int, int]) -> dict[int, int]
     return {key: size for key, size in storages.items() if key not in others}
 
 
-def _keeping(saved: list[Tensor]) -> Callable[[Tensor], Tensor]:
+def _keeping(saved: dict[int, int]) -> Callable[[Tensor], Tensor]:
+    """Notes the storages of what autograd saves; the graph lives, and with it they, as long as the output.
+
+    The tensors themselves would hold the graph that holds this: a circle through C++ that nobody collects, whose
+    gradient accumulators belong to the default stream ever after, so that no CUDA graph could be captured.
+    """
+
     def pack(tensor: Tensor) -> Tensor:
-        saved.append(tensor)
+        saved.update(storages([tensor]))
         return tensor
 
     return pack
