@@ -59,6 +59,7 @@ class CudaDevice:
         self._properties = torch.cuda.get_device_properties(index)
         self._cache = (getattr(self._properties, "L2_cache_size", 0) if cache is None else cache) or DEFAULT_CACHE
         self._sweep: torch.Tensor | None = None
+        self._side: torch.cuda.Stream | None = None
         uuid = getattr(self._properties, "uuid", None)
         self._nvml = Nvml.open(None if uuid is None else str(uuid))
         self.highest_clock = self._nvml.highest_clock() if self._nvml else None
@@ -192,8 +193,13 @@ class CudaDevice:
         return max(rates)
 
     def capture(self, runner: Runner) -> Runner:
-        """Capture one call. Raises RuntimeError for calls that cannot be captured (they synchronise, say)."""
-        side = torch.cuda.Stream(self.index)  # type: ignore[no-untyped-call]
+        """Capture one call. Raises RuntimeError for calls that cannot be captured (they synchronise, say).
+
+        All warm up and are captured on one stream: torch keeps a workspace of cuBLAS for each that it ever saw.
+        """
+        if self._side is None:
+            self._side = torch.cuda.Stream(self.index)  # type: ignore[no-untyped-call]
+        side = self._side
         side.wait_stream(torch.cuda.current_stream(self.index))
         with torch.cuda.stream(side), runner.scope():
             for _ in range(_CAPTURE_WARMUP):
@@ -202,9 +208,9 @@ class CudaDevice:
         torch.cuda.synchronize(self.index)
         runner.reset()
         graph = torch.cuda.CUDAGraph()
-        with runner.scope(), torch.cuda.graph(graph):
-            output = runner.call()
-        return Captured(runner, graph, output)
+        with runner.scope(), torch.cuda.graph(graph, stream=side):
+            runner.call()
+        return Captured(runner, graph)
 
     def flush(self) -> None:
         """Write ``FLUSH_FACTOR`` times the L2."""
@@ -265,11 +271,13 @@ class CudaDevice:
 
 
 class Captured:
-    """A case as a CUDA graph; holds the graph's memory, and the original whose tensors it reads."""
+    """A case as a CUDA graph; holds the graph's memory, and the original whose tensors it reads.
 
-    def __init__(self, runner: Runner, graph: torch.cuda.CUDAGraph, output: object) -> None:
+    Not the output: of training it would hold gradients to the stream of the capture, where eager calls would wait.
+    """
+
+    def __init__(self, runner: Runner, graph: torch.cuda.CUDAGraph) -> None:
         self._runner = runner
-        self._output = output
         self.call = graph.replay
 
     def scope(self) -> AbstractContextManager[object]:
