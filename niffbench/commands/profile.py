@@ -167,23 +167,28 @@ def _profiled(device: Device, case: Case, out: Path) -> Profiled:
 
     operator = catalogue()[case.operator]
     label, trace = operator.label(case), out / f"trace-{case.id}.json"
+    name = f"{label} at {case.problem.label}"
     try:
         bench = TorchBench(device)
         subject = bench.subject(case)
         _, output = device.timed(subject)
         numerics = bench.numerics(subject, output)
         del output
-        if not tolerance.is_wrong(numerics):
-            choice = bench.choice(subject)
-            cost = (operator if choice is None else choice.operator).cost(case)
-            found = phases.profile(device, subject, cost, trace)
-            return Profiled(case, label, trace, found, bool(cost.transform_lengths))
+        if tolerance.is_wrong(numerics):
+            raise NothingMeasured(f"{name}: {tolerance.verdict(numerics)}")
+        choice = bench.choice(subject)
+        cost = (operator if choice is None else choice.operator).cost(case)
+        found = phases.profile(device, subject, cost, trace)
+    except NothingMeasured:
+        raise
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written ({error.strerror})") from error
     except Exception as error:
         failure = explain(error, device.free_memory())
-        raise NothingMeasured(f"{label} at {case.problem.label}: {failure.status}: {failure.reason}") from error
-    raise NothingMeasured(f"{label} at {case.problem.label}: {tolerance.verdict(numerics)}")
+        raise NothingMeasured(f"{name}: {failure.status}: {failure.reason}") from error
+    if not found.instrumented > 0:  # CUPTI is not there, or not for this user
+        raise NothingMeasured(f"{name}: torch's profiler saw none of its kernels; does CUPTI work on this machine?")
+    return Profiled(case, label, trace, found, bool(cost.transform_lengths))
 
 
 def _document(device: Device, profiled: list[Profiled]) -> dict[str, Any]:
