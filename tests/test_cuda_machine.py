@@ -136,7 +136,7 @@ def test_out_of_memory_is_explained_and_survived() -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     with pytest.raises(torch.OutOfMemoryError) as caught:
         torch.empty(2 * total, dtype=torch.uint8, device="cuda")
-    failure = explain(caught.value, opened("cuda").free_memory())
+    failure = explain(caught.value, opened("cuda").free_memory)
     assert failure.status == "oom"
     assert failure.needed == pytest.approx(2 * total, rel=0.01)
     assert failure.available is not None

@@ -37,7 +37,7 @@ CPU = (
 def test_out_of_memory_with_what_was_asked_for_and_free(
     error: Exception, needed: int | None, available: int
 ) -> None:
-    found = explain(error, 7)
+    found = explain(error, lambda: 7)
     assert (found.status, found.needed, found.available) == ("oom", needed, available)
 
 
@@ -70,8 +70,9 @@ def test_an_error_without_a_text_still_has_a_reason() -> None:
     ],
 )
 def test_a_lost_device_ends_the_process(text: str) -> None:
+    """It is not asked what memory it has: it would answer with another error."""
     with pytest.raises(DeviceLost):
-        explain(RuntimeError(text))
+        explain(RuntimeError(text), lambda: pytest.fail("a lost device was asked for its memory"))
 
 
 def test_a_device_that_was_said_to_be_lost_stays_lost() -> None:
@@ -79,7 +80,7 @@ def test_a_device_that_was_said_to_be_lost_stays_lost() -> None:
     with pytest.raises(DeviceLost) as first:
         explain(RuntimeError(MAX_REASON * "x" + " CUDA error: unspecified launch failure"))
     with pytest.raises(DeviceLost) as second:
-        explain(first.value, 7)
+        explain(first.value)
     assert second.value is first.value
 
 

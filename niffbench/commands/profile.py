@@ -161,7 +161,7 @@ def _setting(text: str) -> tuple[str, Any]:
 def _profiled(device: Device, case: Case, out: Path) -> Profiled:
     """Check ``case`` against float64, then take it apart. Raises NothingMeasured when that cannot be done."""
     from niffbench.measure import phases, tolerance
-    from niffbench.measure.failures import explain
+    from niffbench.measure.failures import DeviceLost, explain
     from niffbench.measure.torch_bench import TorchBench
     from niffbench.operators.catalogue import catalogue
 
@@ -184,7 +184,10 @@ def _profiled(device: Device, case: Case, out: Path) -> Profiled:
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written ({error.strerror})") from error
     except Exception as error:
-        failure = explain(error, device.free_memory())
+        try:
+            failure = explain(error, device.free_memory)
+        except DeviceLost as lost:
+            raise NothingMeasured(f"{name}: the device is lost: {lost}") from error
         raise NothingMeasured(f"{name}: {failure.status}: {failure.reason}") from error
     if not found.instrumented > 0:  # CUPTI is not there, or not for this user
         raise NothingMeasured(f"{name}: torch's profiler saw none of its kernels; does CUPTI work on this machine?")

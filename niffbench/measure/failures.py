@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from niffbench.records import Status
@@ -42,8 +43,10 @@ class Failure:
     available: int | None = None
 
 
-def explain(error: Exception, free: int | None = None) -> Failure:
-    """What ``error`` says of the case; ``free`` is the memory available when the error does not say.
+def explain(error: Exception, free: Callable[[], int | None] | None = None) -> Failure:
+    """What ``error`` says of the case; ``free`` tells the memory available when the error does not say.
+
+    It is asked only where memory ran out: a lost device would answer with another error.
 
     Raises DeviceLost for errors after which the process is of no use, and one that was raised before as it is: its
     shortened text may not tell any more what it was.
@@ -54,7 +57,9 @@ def explain(error: Exception, free: int | None = None) -> Failure:
     name = type(error).__name__
     if isinstance(error, MemoryError) or name == "OutOfMemoryError" or _MEMORY.search(text):
         needed, available = requested(error, text)
-        return Failure("oom", _short(text or "out of memory"), needed, free if available is None else available)
+        if available is None and free is not None:
+            available = free()
+        return Failure("oom", _short(text or "out of memory"), needed, available)
     if _CAPTURE.search(text):
         return Failure("unsupported", _short(text))
     if _LOST.search(text) or name == "AcceleratorError":

@@ -192,7 +192,7 @@ class Round:
                 visit.memory = memory.measure(self._device, subject, told)
                 subject.reset()
         except Exception as error:
-            return explain(error, self._device.free_memory())
+            return explain(error, self._device.free_memory)
         return None
 
     def _note_missing_kernel(self) -> None:
@@ -235,7 +235,7 @@ class Round:
                 try:
                     runner = self._device.capture(runner)
                 except Exception as error:
-                    failure = explain(error, self._device.free_memory())
+                    failure = explain(error, self._device.free_memory)
                     if failure.status == "oom" and beside:
                         return Turn(visit, failure=failure)
                     visit.remark(f"no graph: {failure.reason}")
@@ -254,7 +254,7 @@ class Round:
                 if sampler.done:
                     self._keep(turn.visit, sampler)
             except Exception as error:
-                turn.failure = explain(error, self._device.free_memory())
+                turn.failure = explain(error, self._device.free_memory)
         return turn.failure is not None or sampler.done
 
     def _keep(self, visit: Visit, sampler: latency.Sampler) -> None:
