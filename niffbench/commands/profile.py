@@ -190,7 +190,9 @@ def _profiled(device: Device, case: Case, out: Path) -> Profiled:
             raise NothingMeasured(f"{name}: the device is lost: {lost}") from error
         raise NothingMeasured(f"{name}: {failure.status}: {failure.reason}") from error
     if not found.instrumented > 0:  # CUPTI is not there, or not for this user
-        raise NothingMeasured(f"{name}: torch's profiler saw none of its kernels; does CUPTI work on this machine?")
+        raise NothingMeasured(
+            f"{name}: torch's profiler saw none of its kernels; does CUPTI work on this machine?"
+        )
     return Profiled(case, label, trace, found, bool(cost.transform_lengths))
 
 
