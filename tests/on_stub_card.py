@@ -1,0 +1,155 @@
+"""What the tests of the stub card run on it, in a process of its own.
+
+``python on_stub_card.py NAME…`` prints what the programs named found, as JSON.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import warnings
+from collections.abc import Callable
+
+import torch
+from gpu_cases import case, names, opened
+
+from niffbench.measure import memory, tolerance
+from niffbench.measure.failures import DeviceLost, explain
+from niffbench.measure.probe import Probe
+from niffbench.measure.torch_bench import TorchBench
+from niffbench.records import Record
+from niffbench.runner import messages
+from niffbench.runner.round import Round
+from niffbench.suite import Measure
+
+SIDE = (2, 64, 128, 128)
+"""8 MiB of float32."""
+
+
+def places() -> object:
+    """Of every operator and mode what has a tensor elsewhere than on the card, or none at all, and the count."""
+    bench, device, found = TorchBench(opened("cuda")), opened("cuda"), []
+    for name in names("cuda"):
+        for mode in ("inference", "training"):
+            subject = bench.subject(case(name, mode=mode))  # type: ignore[arg-type]
+            _, output = device.timed(subject)
+            made = {"output": output, **(subject.gradients() if mode == "training" else {})}
+            found += [
+                f"{name} {mode} {what}"
+                for what, tensor in made.items()
+                if not isinstance(tensor, torch.Tensor) or tensor.device.type != "cuda"
+            ]
+    return {"elsewhere": found, "operators": len(names("cuda"))}
+
+
+def peaks() -> object:
+    """Peaks in bytes of calls whose figures follow from their tensors alone."""
+    device = opened("cuda")
+    x, weight = torch.zeros(SIDE, device="cuda"), torch.zeros(64, 1, 7, 7, device="cuda")
+    spectrum = torch.zeros(2, 64, 128, 65, dtype=torch.complex64, device="cuda")
+    calls: dict[str, Callable[[], object]] = {
+        "add": lambda: x + 1,
+        "add, multiply": lambda: (x + 1) * 2,
+        "in place": lambda: x.add_(1),
+        "rfft2": lambda: torch.fft.rfft2(x),
+        "irfft2": lambda: torch.fft.irfft2(spectrum, s=(128, 128)),
+        "depthwise": lambda: torch.nn.functional.conv2d(x, weight, padding=3, groups=64),
+    }
+    return {name: device.usage(Probe(call)).peak for name, call in calls.items()}
+
+
+def training() -> object:
+    """Bytes of a training call of depthwise convolution, as a record has them."""
+    device = opened("cuda")
+    bench = TorchBench(device)
+    one = case("depthwise", mode="training", batch=2, channels=64, size=(128, 128))
+    subject = bench.subject(one)
+    device.timed(subject)
+    found = memory.measure(device, subject, bench.predict(one))
+    return {"peak": found.peak, "predicted": found.predicted, "resident": found.resident, "saved": found.saved}
+
+
+def captures() -> object:
+    """Graphs after all that comes before them in a round: what fails, what they leave, what they hold back."""
+    device = opened("cuda")
+    bench = TorchBench(device)
+    failed, left = [], []
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for name in ("niff-depthwise/rfft", "fft-depthwise"):  # with cuBLAS and without
+            for mode in ("inference", "training"):
+                one = case(name, mode=mode)  # type: ignore[arg-type]
+                for _ in range(3):
+                    subject = bench.subject(one)
+                    _, output = device.timed(subject)
+                    bench.numerics(subject, output)
+                    memory.measure(device, subject, bench.predict(one))
+                    device.samples(subject, "steady", 1, 3)
+                    del output
+                    try:
+                        graph = device.capture(subject)
+                        device.samples(graph, "graph", 1, 3)
+                        device.timed(subject)  # as for the launch share
+                        del graph
+                    except RuntimeError as error:
+                        failed.append(f"{name} {mode}: {error}"[:200])
+                    subject.reset()
+                    del subject
+                    device.release()
+                    gc.collect()
+                    left.append(torch.cuda.memory_allocated())
+    streams = [str(one.message)[:100] for one in warned if "stream" in str(one.message)]
+    return {"failed": failed, "grown": [left[i + 2] - left[i] for i in range(0, len(left), 3)], "streams": streams}
+
+
+def uncapturable() -> object:
+    """What becomes of a call that waits for the card when it is captured, and of the card."""
+    device, x = opened("cuda"), torch.zeros(8, device="cuda")
+    try:
+        device.capture(Probe(lambda: float((x + 1).sum())))
+        status = "captured"
+    except RuntimeError as error:
+        status = explain(error).status
+    return {"status": status, "after": device.timed(Probe(lambda: x + 1))[0] > 0}
+
+
+def out_of_memory() -> object:
+    """The records of a round on a card that is too small for the middle one; nobody predicts what does not fit."""
+    return [
+        {
+            "channels": record.case.problem.channels,
+            "status": record.status,
+            "graph": "graph" in record.latency and bool(record.latency["graph"].samples),
+            "needed": record.needed,
+        }
+        for record in _round([8, 512, 16])
+    ]
+
+
+def lost() -> object:
+    """What a round raises when the card is lost on the way."""
+    try:
+        _round([8])
+    except DeviceLost as error:
+        return {"lost": str(error)}
+    return {}
+
+
+def _round(channels: list[int]) -> list[Record]:
+    """The records of one round of depthwise convolution; what is computed is not judged."""
+    tolerance.is_wrong = lambda numerics: False
+    cases = [case("depthwise", channels=count, size=(256, 256)) for count in channels]
+    measure = Measure(regimes=["first", "cold", "steady", "graph"], min_time=0.005, max_time=0.02, min_samples=3)
+    sent: list[object] = []
+    task = messages.Task(kind="round", device="cuda", cases=cases, measure=measure, memory_limit=2**50)
+    Round(task, TorchBench(opened("cuda")), sent.append).run()
+    return [message.record for message in sent if isinstance(message, messages.Finished)]
+
+
+PROGRAMS = {
+    program.__name__: program for program in (places, peaks, training, captures, uncapturable, out_of_memory, lost)
+}
+
+if __name__ == "__main__":
+    print(json.dumps({name: PROGRAMS[name]() for name in sys.argv[1:]}))

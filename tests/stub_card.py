@@ -1,0 +1,85 @@
+"""A card that is not there: ``stub_card.c`` built for the torch that is installed, and programs run on it.
+
+It computes nothing and its times mean nothing; see the C file. What runs on it shows that our code asks torch for
+what there is, with every tensor where it belongs, and what torch's own allocator and graphs make of that.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE / "stub_card.c"
+ANSWERED = re.compile(r"__cuda|cuda|cufft|cublas|cudnn|cu[A-Z]")
+"""Names that torch finds in the stub instead of in CUDA's libraries …"""
+THEIR_OWN = re.compile(r"cuFile|cudnnGet(Version|CudartVersion|Property|ErrorString|LastErrorString)|cublasLtGetVersion")
+"""… but for these: they need no card."""
+
+
+class Unavailable(Exception):
+    """No stub can be built here; the text says why."""
+
+
+def build(place: Path) -> Path:
+    """The library in ``place``, by the name of the driver's. Raises Unavailable."""
+    import torch
+
+    if sys.platform != "linux" or torch.version.cuda is None or not torch.version.cuda.startswith("13."):
+        raise Unavailable(f"torch {torch.__version__} is not built for CUDA 13 on Linux")
+    if torch.cuda.is_available():
+        raise Unavailable("there is a real card")
+    triton = find_spec("triton")
+    headers = Path(triton.origin or "").parent / "backends" / "nvidia" / "include" if triton else None
+    if headers is None or not (headers / "cuda_runtime_api.h").is_file():
+        raise Unavailable("CUDA's headers come with Triton, which is not installed")
+    if not all(map(shutil.which, ("cc", "nm"))):
+        raise Unavailable("there is no C compiler")
+    bare, rest, library = place / "bare.so", place / "rest.c", place / "libcuda.so.1"
+    compiler = ("cc", "-w", "-O1", "-fPIC", "-shared", f"-I{headers}")
+    _run(*compiler, str(SOURCE), "-o", str(bare))
+    wanted = _symbols("--undefined-only", *(Path(torch.__file__).parent / "lib").glob("lib*.so"))
+    missing = {name for name in wanted if ANSWERED.match(name) and not THEIR_OWN.match(name)}
+    missing -= _symbols("--defined-only", bare)
+    rest.write_text("".join(f"int {name}(void) {{ return 0; }}\n" for name in sorted(missing)))
+    _run(*compiler, "-Wl,-soname,libcuda.so.1", str(SOURCE), str(rest), "-o", str(library))
+    return library
+
+
+def run(library: Path, *command: str, timeout: float = 120, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python command …`` on the card; ``settings`` are those of the C file."""
+    path = os.pathsep.join(filter(None, (str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH"))))
+    environment = (
+        os.environ
+        | settings
+        | {
+            "LD_PRELOAD": str(library),
+            "LD_LIBRARY_PATH": str(library.parent),
+            "PYTHONPATH": path,
+        }
+    )
+    return subprocess.run(
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def _symbols(kind: str, *libraries: Path) -> set[str]:
+    lines = _run("nm", "-D", kind, *map(str, libraries)).splitlines()
+    return {line.split()[-1].partition("@")[0] for line in lines if line.strip()}
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unavailable(f"{command[0]} failed: {done.stderr.strip()[-300:]}")
+    return done.stdout

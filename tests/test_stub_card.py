@@ -1,0 +1,102 @@
+"""The CUDA code on torch's real allocator, streams, events and graphs, with a card that is not there.
+
+Nothing is computed and no time means anything; these tests hold what does not depend on that.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stub_card
+
+MIB = 2**20
+IMAGE = 8 * MIB
+HALF = 2 * 64 * 128 * 65 * 8
+"""Bytes of the half-plane spectrum of such an image: 8.125 MiB."""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stub, built once; skips where it cannot be."""
+    try:
+        return stub_card.build(tmp_path_factory.mktemp("card"))
+    except stub_card.Unavailable as why:
+        pytest.skip(f"no stub card: {why}")
+
+
+@pytest.fixture(scope="module")
+def found(library: Path) -> Any:
+    """What the programs that share a process found, by name."""
+    return _run(library, "places", "peaks", "training", "captures", "uncapturable")
+
+
+def _run(library: Path, *programs: str, **settings: str) -> Any:
+    done = stub_card.run(library, str(stub_card.HERE / "on_stub_card.py"), *programs, **settings)
+    assert done.stdout, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_operator_keeps_output_and_gradients_on_the_card(found: Any) -> None:
+    assert found["places"]["elsewhere"] == []
+    assert found["places"]["operators"] > 30
+
+
+def test_peaks_are_those_computed_by_hand(found: Any) -> None:
+    assert found["peaks"] == {
+        "add": IMAGE,
+        "add, multiply": 2 * IMAGE,
+        "in place": 0,
+        "rfft2": HALF,
+        "irfft2": IMAGE + HALF,  # c2r clones what it would destroy
+        "depthwise": IMAGE,
+    }
+
+
+def test_training_takes_its_output_and_its_gradients(found: Any) -> None:
+    weight = 64 * 49 * 4
+    call = found["training"]
+    assert call["resident"] == 2 * IMAGE + weight
+    assert call["predicted"] == 2 * IMAGE + weight
+    assert 0 <= call["peak"] - call["predicted"] < 512  # the allocator's blocks
+    assert call["saved"] == 0
+
+
+def test_whatever_was_measured_before_a_case_can_be_captured_and_leaves_nothing(found: Any) -> None:
+    captures = found["captures"]
+    assert captures["failed"] == []
+    assert captures["grown"] == [0] * 4
+    assert captures["streams"] == []
+
+
+def test_what_cannot_be_captured_is_unsupported_and_the_card_goes_on(found: Any) -> None:
+    assert found["uncapturable"] == {"status": "unsupported", "after": True}
+
+
+def test_out_of_memory_is_a_record_and_the_other_cases_run(library: Path) -> None:
+    records = _run(library, "out_of_memory", CARD_TOTAL_MIB="900")["out_of_memory"]
+    by_channels = {record["channels"]: record for record in records}
+    statuses = {channels: record["status"] for channels, record in by_channels.items()}
+    assert statuses == {8: "ok", 16: "ok", 512: "oom"}
+    assert by_channels[8]["graph"]
+    assert by_channels[16]["graph"]
+    assert by_channels[512]["needed"] == 256 * MIB
+
+
+def test_a_card_that_is_lost_is_said_to_be(library: Path) -> None:
+    assert "illegal memory access" in _run(library, "lost", CARD_LOSE_AFTER="300")["lost"]["lost"]
+
+
+def test_a_card_that_computes_nothing_is_wrong_and_not_timed(library: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ("--only", "mode=inference", "--only", "depthwise-k7", "--only", "dense-k3", "--no-report")
+    done = stub_card.run(
+        library, "-m", "niffbench.cli", "run", "smoke", "--device", "cuda", "--out", str(out), *arguments
+    )
+    assert done.returncode == 3, done.stderr[-2000:]
+    records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    assert {record["status"] for record in records} == {"wrong"}
+    assert not any(record.get("latency") for record in records)
+    assert "Stub H100" in (out / "run.json").read_text()
