@@ -18,7 +18,9 @@ HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "stub_card.c"
 ANSWERED = re.compile(r"__cuda|cuda|cufft|cublas|cudnn|cu[A-Z]")
 """Names that torch finds in the stub instead of in CUDA's libraries …"""
-THEIR_OWN = re.compile(r"cuFile|cudnnGet(Version|CudartVersion|Property|ErrorString|LastErrorString)|cublasLtGetVersion")
+THEIR_OWN = re.compile(
+    r"cuFile|cudnnGet(Version|CudartVersion|Property|ErrorString|LastErrorString)|cublasLtGetVersion"
+)
 """… but for these: they need no card."""
 
 
@@ -36,8 +38,11 @@ def build(place: Path) -> Path:
         raise Unavailable("there is a real card")
     triton = find_spec("triton")
     headers = Path(triton.origin or "").parent / "backends" / "nvidia" / "include" if triton else None
-    if headers is None or not (headers / "cuda_runtime_api.h").is_file():
+    runtime = headers / "cuda_runtime_api.h" if headers else None
+    if runtime is None or not runtime.is_file():
         raise Unavailable("CUDA's headers come with Triton, which is not installed")
+    if not re.search(r"^#define CUDART_VERSION +13", runtime.read_text(encoding="utf-8"), re.MULTILINE):
+        raise Unavailable("Triton's headers are not those of CUDA 13")
     if not all(map(shutil.which, ("cc", "nm"))):
         raise Unavailable("there is no C compiler")
     bare, rest, library = place / "bare.so", place / "rest.c", place / "libcuda.so.1"
