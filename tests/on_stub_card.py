@@ -5,15 +5,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import json
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from gpu_cases import case, names, opened
 
+from niffbench.cli import main
 from niffbench.measure import memory, tolerance
 from niffbench.measure.failures import DeviceLost, explain
 from niffbench.measure.probe import Probe
@@ -136,6 +141,18 @@ def lost() -> object:
     return {}
 
 
+def profiled() -> object:
+    """Status and message of a profile where CUPTI tells of no kernel: it has no driver here."""
+    tolerance.is_wrong = lambda numerics: False
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory() as place, contextlib.redirect_stderr(said):
+        out = str(Path(place) / "profile")
+        status = main(
+            ["profile", "depthwise-k7", "--channels", "8", "--size", "14", "--device", "cuda", "--out", out]
+        )
+    return {"status": status, "said": said.getvalue()}
+
+
 def _round(channels: list[int]) -> list[Record]:
     """The records of one round of depthwise convolution; what is computed is not judged."""
     tolerance.is_wrong = lambda numerics: False
@@ -148,7 +165,8 @@ def _round(channels: list[int]) -> list[Record]:
 
 
 PROGRAMS = {
-    program.__name__: program for program in (places, peaks, training, captures, uncapturable, out_of_memory, lost)
+    program.__name__: program
+    for program in (places, peaks, training, captures, uncapturable, out_of_memory, lost, profiled)
 }
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(library: Path) -> Any:
     """What the programs that share a process found, by name."""
-    return _run(library, "places", "peaks", "training", "captures", "uncapturable")
+    return _run(library, "places", "peaks", "training", "captures", "uncapturable", "profiled")
 
 
 def _run(library: Path, *programs: str, **settings: str) -> Any:
@@ -73,6 +73,12 @@ def test_whatever_was_measured_before_a_case_can_be_captured_and_leaves_nothing(
 
 def test_what_cannot_be_captured_is_unsupported_and_the_card_goes_on(found: Any) -> None:
     assert found["uncapturable"] == {"status": "unsupported", "after": True}
+
+
+def test_a_profile_that_saw_no_kernel_says_so(found: Any) -> None:
+    assert found["profiled"]["status"] == 3
+    assert "saw none of its kernels" in found["profiled"]["said"]
+    assert "fault of niffbench" not in found["profiled"]["said"]
 
 
 def test_out_of_memory_is_a_record_and_the_other_cases_run(library: Path) -> None:
