@@ -5,9 +5,9 @@ in milliseconds. ``FAKE_WORKER`` holds its script, JSON:
      "start": "exit", "faults": [{"kernel": 7, "round": 0, "height": 14, "do": "kill", "once": "FILE"}]}
 
 ``pause``: seconds a case takes. ``note``: what it says of its round. ``start``: what happens instead of hello,
-``ceilings`` instead of their measurement, beside which ``others`` use that share of the
-processor. A fault strikes the cases and rounds it fits (keys left out fit all), each time, or only until ``once``
-exists.
+``ceilings`` instead of their measurement (``fail``: it says why there are none), beside which ``others`` use that
+share of the processor. A fault strikes the cases and rounds it fits (keys left out fit all), each time, or only
+until ``once`` exists.
 """
 
 from __future__ import annotations
@@ -114,7 +114,10 @@ class Fake:
         if dtypes := self.task["ceilings"]:
             self.happen(self.script.get("ceilings", ""), {})
             ceilings = {"copy_bandwidth": 1e10, "matmul": dict.fromkeys(dtypes, 1e11)}
-            self.send(type="roofline", ceilings=ceilings, others=self.script.get("others"))
+            if self.script.get("ceilings") == "fail":
+                self.send(type="roofline", reason="out of memory")
+            else:
+                self.send(type="roofline", ceilings=ceilings, others=self.script.get("others"))
 
     def round(self) -> None:
         if note := self.script.get("note"):

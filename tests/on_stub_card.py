@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from gpu_cases import case, names, opened
@@ -26,6 +27,7 @@ from niffbench.measure.torch_bench import TorchBench
 from niffbench.records import Record
 from niffbench.runner import messages
 from niffbench.runner.round import Round
+from niffbench.runner.worker import survey
 from niffbench.suite import Measure
 
 SIDE = (2, 64, 128, 128)
@@ -153,6 +155,14 @@ def profiled() -> object:
     return {"status": status, "said": said.getvalue()}
 
 
+def roofline() -> object:
+    """What a survey says of the ceilings on a card that is too full for them."""
+    sent: list[object] = []
+    task = messages.Task(kind="survey", device="cuda", cases=[], measure=Measure(), ceilings=["float32"])
+    survey(task, TorchBench(opened("cuda")), SimpleNamespace(send=sent.append))  # type: ignore[arg-type]
+    return [message.model_dump() for message in sent if isinstance(message, messages.Roofline)]
+
+
 def _round(channels: list[int]) -> list[Record]:
     """The records of one round of depthwise convolution; what is computed is not judged."""
     tolerance.is_wrong = lambda numerics: False
@@ -166,7 +176,7 @@ def _round(channels: list[int]) -> list[Record]:
 
 PROGRAMS = {
     program.__name__: program
-    for program in (places, peaks, training, captures, uncapturable, out_of_memory, lost, profiled)
+    for program in (places, peaks, training, captures, uncapturable, out_of_memory, roofline, lost, profiled)
 }
 
 if __name__ == "__main__":

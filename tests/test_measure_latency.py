@@ -143,6 +143,7 @@ def test_a_launch_queue_limits_the_calls_of_a_sample(monkeypatch: pytest.MonkeyP
     [
         (_series(samples=[[0.001]]), "stuck"),
         (_series(samples=[[0.0]]), "stuck"),
+        (_series(samples=[[3e-6]]), "coarse"),
         (_series(samples=[[0.001, float("nan"), 0.0011]]), "invalid"),
         (_series(samples=[[0.001, -1.0]]), "invalid"),
         (_series(median=1e-3, sigma=0.01, drift=0.002), "drift"),

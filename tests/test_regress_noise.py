@@ -57,6 +57,17 @@ def test_two_rounds_leave_it_unknown_or_unfit_and_one_round_is_nothing() -> None
         assess(run_with(0.002, rounds=1), STEADY, Aim())
 
 
+def test_a_run_whose_timer_was_stuck_says_that_its_rounds_were_left_out() -> None:
+    def stuck(record: Record) -> Record:
+        series = {name: replace(one, flags=["stuck"]) for name, one in record.latency.items()}
+        return replace(record, latency=series)
+
+    run = run_with(0.002, rounds=2)
+    spoiled = replace(run, records=tuple(map(stuck, run.records)))
+    with pytest.raises(NothingMeasured, match=r"two rounds.*rounds left out: round 0 is stuck"):
+        assess(spoiled, STEADY, Aim())
+
+
 def test_the_same_code_judged_against_itself_raises_no_alarm() -> None:
     found = assess(run_with(0.01), STEADY, Aim())
     assert len(found.alarms) == len(found.cases)

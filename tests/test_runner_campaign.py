@@ -99,7 +99,13 @@ def test_an_interruption_of_the_survey_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "told"), [("kill", "killed by SIGKILL"), ("exit", "status 3"), ("hang", "did not answer in time")]
+    ("what", "told"),
+    [
+        ("kill", "killed by SIGKILL"),
+        ("exit", "status 3"),
+        ("hang", "did not answer in time"),
+        ("fail", "out of memory"),
+    ],
 )
 def test_ceilings_that_cannot_be_measured_cost_no_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, told: str

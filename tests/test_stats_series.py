@@ -33,6 +33,13 @@ def test_stuck_timer_is_flagged(samples: list[float]) -> None:
     assert "stuck" in check(samples).flags
 
 
+@pytest.mark.parametrize(("quantum", "flags"), [(0.05, ("coarse",)), (0.01, ("stuck",)), (0.0, ("stuck",))])
+def test_samples_that_a_coarse_timer_cannot_tell_apart_are_no_stuck_timer(
+    quantum: float, flags: tuple[str, ...]
+) -> None:
+    assert check([2.0] * 10, quantum).flags == flags
+
+
 def test_impossible_values_are_flagged_and_the_rest_is_judged() -> None:
     values = 1e-3 * np.exp(noise(1, 100))
     values[[3, 50, 51]] = [np.nan, -1e-3, np.inf]

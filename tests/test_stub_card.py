@@ -91,6 +91,12 @@ def test_out_of_memory_is_a_record_and_the_other_cases_run(library: Path) -> Non
     assert by_channels[512]["needed"] == 256 * MIB
 
 
+def test_a_card_too_full_for_the_ceilings_says_so(library: Path) -> None:
+    [said] = _run(library, "roofline", CARD_TOTAL_MIB="700")["roofline"]
+    assert said["ceilings"] is None
+    assert said["reason"].startswith("CUDA out of memory")
+
+
 def test_a_card_that_is_lost_is_said_to_be(library: Path) -> None:
     assert "illegal memory access" in _run(library, "lost", CARD_LOSE_AFTER="300")["lost"]["lost"]
 

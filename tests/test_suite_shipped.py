@@ -9,7 +9,18 @@ from niffbench.operators.catalogue import catalogue
 from niffbench.operators.niff import Niff
 from niffbench.suite import available, load
 
-NAMES = ("channels", "full", "kernels", "networks", "pointwise", "quick", "resolution", "smoke", "stages", "training")
+NAMES = (
+    "channels",
+    "full",
+    "kernels",
+    "networks",
+    "pointwise",
+    "quick",
+    "resolution",
+    "smoke",
+    "stages",
+    "training",
+)
 MOST_BYTES = 2**33  # of one tensor
 
 

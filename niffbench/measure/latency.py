@@ -105,7 +105,7 @@ class Sampler:
             calls=self.calls,
             blocks=self._blocks,
             stopped=self.stopped,
-            flags=_flags(self._samples, self._flags),
+            flags=_flags(self._samples, self._flags, self._device.quantum / self.calls),
         )
 
     def median(self) -> float:
@@ -228,5 +228,5 @@ def around(states: Sequence[MachineState], processor: Sequence[Processor] = ()) 
     )
 
 
-def _flags(samples: list[float], flags: set[str]) -> list[str]:
-    return sorted({*check(samples).flags, *flags})
+def _flags(samples: list[float], flags: set[str], quantum: float = 0.0) -> list[str]:
+    return sorted({*check(samples, quantum).flags, *flags})

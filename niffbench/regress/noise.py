@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 
-from niffbench.errors import NothingMeasured
+from niffbench.errors import NothingMeasured, plural
 from niffbench.records import Run
 from niffbench.regress.arms import base_first
 from niffbench.regress.rules import Rules
@@ -84,7 +84,11 @@ def assess(run: Run, rules: Rules, aim: Aim, only: Sequence[str] = ()) -> Assess
         is not None
     )
     if not cases:
-        raise NothingMeasured(f"{run.name}: no case was measured in two rounds, so its noise is unknown")
+        left_out = [
+            why for known in side.values() for regime in rules.regimes for why in known.timing(regime).left_out
+        ]
+        beside = f" ({plural(len(left_out), 'round')} left out: {left_out[0]} …)" if left_out else ""
+        raise NothingMeasured(f"{run.name}: no case was measured in two rounds, so its noise is unknown{beside}")
     limits = {"effect": aim.effect, "alpha": rules.alpha, "power": aim.power, "min_effect": rules.min_effect}
     check = fitness([case.rounds for case in cases], aim.rounds, **limits)
     paired = [case.paired for case in cases if case.paired is not None]

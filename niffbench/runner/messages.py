@@ -72,11 +72,15 @@ class Begin(_Message):
 
 
 class Roofline(_Message):
-    """The survey's ceilings, and others' share of the processor meanwhile, 0 to 1; None where nobody knows."""
+    """The survey's ceilings, or the ``reason`` why there are none.
+
+    ``others`` is other processes' share of the processor meanwhile, 0 to 1; None where nobody knows.
+    """
 
     type: Literal["roofline"] = "roofline"
-    ceilings: Ceilings
+    ceilings: Ceilings | None = None
     others: float | None = None
+    reason: str | None = None
 
 
 class Finished(_Message):

@@ -132,7 +132,9 @@ class _Questioning:
                     suspect = None
                 case messages.Roofline():
                     self.ceilings, self.others = heard.ceilings, heard.others
-                    if heard.others is not None and is_busy(heard.others):
+                    if heard.reason is not None:
+                        self.note = f"the machine's roofline could not be measured: {heard.reason}"
+                    elif heard.others is not None and is_busy(heard.others):
                         self.note = (
                             f"other processes used {100 * heard.others:.0f} % of the processor while the "
                             "machine's roofline was measured: it may be too low"

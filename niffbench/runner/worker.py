@@ -69,9 +69,13 @@ def survey(task: messages.Task, bench: Bench, line: Line) -> None:
             line.send(messages.Predicted(case=case.id, resident=told.resident, peak=told.peak))
     if task.ceilings:
         before = bench.device.processor()
-        ceilings = bench.ceilings(frozenset(task.ceilings))
-        others = (bench.device.processor() - before).share
-        line.send(messages.Roofline(ceilings=ceilings, others=others))
+        try:
+            ceilings = bench.ceilings(frozenset(task.ceilings))
+        except Exception as error:  # others hold the card's memory, say
+            line.send(messages.Roofline(reason=discreet(explain(error).reason)))
+        else:
+            others = (bench.device.processor() - before).share
+            line.send(messages.Roofline(ceilings=ceilings, others=others))
 
 
 def work(task: messages.Task, device: Device, line: Line) -> None:

@@ -152,14 +152,16 @@ def autocorrelation_time(values: FloatArray, *, fitted: int = 1) -> float:
     return float(max(total * (1 + 2 * fitted * total / n), 1.0)) if total > 0 else 1.0
 
 
-def check(samples: Samples) -> Check:
+def check(samples: Samples, quantum: float = 0.0) -> Check:
     """Look for what makes the series' median untrue; see :class:`Check`.
 
-    ``samples``: times in one unit, in the order taken. ``flags`` sums up:
+    ``samples``: times in one unit, in the order taken; ``quantum``: the smallest step in which they can differ, as
+    far as is known. ``flags`` sums up:
 
     - ``invalid``: a sample is negative or not finite; the rest is judged without it;
-    - ``stuck``: a sample is zero, or three or more samples are all equal;
-    - ``coarse``: values repeat, and differ by steps of at least 1 % of the median;
+    - ``stuck``: a sample is zero, or three or more samples are all equal, and were not bound to be;
+    - ``coarse``: values repeat, and differ by steps of at least 1 % of the median; or all are equal, and the
+      quantum is as large;
     - ``drift``: the level changes from the first third to the last by at least 1 %, and noise would not
       (:func:`trend`);
     - ``outliers``: more than 5 % of the samples, and more than one, are far out (Tukey, Exploratory Data
@@ -177,10 +179,11 @@ def check(samples: Samples) -> Check:
     levels = np.unique(values)
     step = float(np.diff(levels).min()) if levels.size > 1 else None
     flags: list[Flag] = ["invalid"] if not good.all() else []
-    if zeros or (values.size >= 3 and levels.size == 1):
-        flags.append("stuck")
+    equal = values.size >= 3 and levels.size == 1
+    if zeros or equal:
+        flags.append("coarse" if not zeros and quantum >= COARSE_STEP * float(levels[0]) else "stuck")
     facts = raw.size, int(raw.size - values.size), zeros, int(levels.size), step
-    if values.size < ENOUGH or "stuck" in flags:
+    if values.size < ENOUGH or zeros or equal:
         return Check(*facts, None, None, None, None, None, tuple(flags))
     if step is not None and levels.size <= values.size / 2 and step >= COARSE_STEP * float(np.median(values)):
         flags.append("coarse")
