@@ -11,7 +11,7 @@ import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -134,7 +134,7 @@ class _Outliving(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            _to_nobody(self.fileno())
             if isinstance(error, BrokenPipeError) or self.fileno() == _STREAMS["stderr"]:
                 return super().write(data)
             raise UsageError(f"standard output: cannot be written ({error.strerror})") from error
@@ -145,8 +145,9 @@ def _outlive_readers() -> None:
     for name, descriptor in _STREAMS.items():
         stream = getattr(sys, name)
         if stream is None:  # closed before we began: no file opened later must take its place
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-            os.set_inheritable(descriptor, True)
+            _to_nobody(descriptor)
+        elif _descriptor(stream) != descriptor:  # who calls us has put something else there
+            continue
         else:
             stream.flush()
         ours = io.TextIOWrapper(
@@ -156,6 +157,23 @@ def _outlive_readers() -> None:
             line_buffering=stream is not None and (stream.line_buffering or stream.write_through),
         )
         setattr(sys, name, ours)
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    """The number of the file behind ``stream``; None where there is none, as behind a StringIO."""
+    try:
+        return stream.fileno()
+    except (OSError, AttributeError):
+        return None
+
+
+def _to_nobody(descriptor: int) -> None:
+    """Let what is written to ``descriptor`` go nowhere; processes that are started later inherit it."""
+    nobody = os.open(os.devnull, os.O_WRONLY)
+    if nobody != descriptor:
+        os.dup2(nobody, descriptor)
+        os.close(nobody)
+    os.set_inheritable(descriptor, True)
 
 
 def _say(message: str) -> None:

@@ -118,7 +118,9 @@ def uncapturable() -> object:
         status = "captured"
     except RuntimeError as error:
         status = explain(error).status
-    return {"status": status, "after": device.timed(Probe(lambda: x + 1))[0] > 0}
+    at_home = torch.cuda.current_stream() == torch.cuda.default_stream()
+    again = device.timed(device.capture(Probe(lambda: x + 1)))[0] > 0
+    return {"status": status, "at home": at_home, "again": again}
 
 
 def out_of_memory() -> object:

@@ -86,5 +86,5 @@ def _symbols(kind: str, *libraries: Path) -> set[str]:
 def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Unavailable(f"{command[0]} failed: {done.stderr.strip()[-300:]}")
+        raise RuntimeError(f"{command[0]} failed: {done.stderr.strip()[-1000:]}")
     return done.stdout

@@ -184,6 +184,19 @@ def test_an_encoding_without_our_signs_is_no_fault(cli: Cli, tmp_path: Path) -> 
     assert json.loads(done.stdout)["findings"]
 
 
+def test_output_that_a_caller_redirects_goes_there() -> None:
+    program = """
+import contextlib, io, sys
+from niffbench.cli import main
+sys.argv = ["niffbench", "list", "suites"]
+with contextlib.redirect_stdout(io.StringIO()) as caught:
+    status = main()
+print(status, "quick" in caught.getvalue())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("0 True\n", "")
+
+
 def gone(place: Path, *arguments: str, errors: bool = False) -> int:
     """The exit status where nobody reads standard output, nor standard error if ``errors``."""
     reading, writing = os.pipe()

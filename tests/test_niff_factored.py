@@ -29,7 +29,7 @@ def derivatives(layer: NiffFull, x: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("mlp", ["tiny", "small", "big"])
 @pytest.mark.parametrize("images", [1, 2, 5])
-@pytest.mark.parametrize("size", [(6, 5), (4, 8), (1, 1)])
+@pytest.mark.parametrize("size", [(6, 5), (4, 8), (5, 2), (1, 7), (1, 1)])
 def test_pieces_of_any_size_are_the_layer(
     size: tuple[int, int], images: int, mlp: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +115,30 @@ def test_a_measurement_leaves_the_layer_alone(planted: dict[str, float]) -> None
     assert len(one.generator._kept._entries) == 1
 
 
+@pytest.mark.parametrize("channels", [(1, 4), (3, 1), (1, 1)])
+@pytest.mark.parametrize("wanted", [{"x"}, {"weights"}, {"weight2"}, {"x", "bias1"}])
+def test_only_gradients_that_are_wanted_are_made(channels: tuple[int, int], wanted: set[str]) -> None:
+    one = layer("factored", *channels)
+    x = torch.randn(2, channels[0], 6, 5, dtype=torch.float64, requires_grad="x" in wanted)
+    for name, parameter in one.generator.named_parameters():
+        parameter.requires_grad_("weights" in wanted or name in wanted)
+    leaves = [leaf for leaf in (x, *one.parameters()) if leaf.requires_grad]
+    mine, right = (torch.autograd.grad(twin(x).square().sum(), leaves) for twin in (one, one.with_form("rfft")))
+    for our, their in zip(mine, right, strict=True):
+        assert torch.allclose(our, their, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("form", ["rfft", "factored"])
+def test_a_backward_pass_inside_autocast_gives_the_image_its_exact_gradient(form: str) -> None:
+    one = layer(form, dtype=torch.float32)
+    x = torch.randn(2, 3, 6, 5, requires_grad=True)
+    [right] = torch.autograd.grad(one(x).square().sum(), x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mine, *weights = torch.autograd.grad(one(x).square().sum(), [x, *one.parameters()])
+    assert torch.allclose(mine, right, rtol=1e-4, atol=1e-5 * float(right.abs().max()))
+    assert all(bool(weight.isfinite().all()) for weight in weights)
+
+
 class Twice(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return 2 * weight
@@ -130,6 +154,26 @@ def test_weights_that_are_made_of_others_may_be_measured(form: str) -> None:
     assert one.chosen is not None
     assert all(parameter.grad is not None for parameter in one.parameters())
     assert torch.allclose(one(x), reference_output(one, x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("names", [("weight2",), ("weight1", "bias1", "weight2", "bias2")])
+@pytest.mark.parametrize("form", ["cached", "factored-cached", "auto-cached"])
+def test_what_is_kept_follows_what_weights_are_made_of(form: str, names: tuple[str, ...]) -> None:
+    one = layer(form)
+    for name in names:
+        parametrize.register_parametrization(one.generator, name, Twice())
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    made_of = one.generator.parametrizations.weight2.original
+    with torch.no_grad():
+        before = one(x)
+        made_of.mul_(2)
+        after = one(x)
+    assert not torch.allclose(before, after)
+    assert torch.allclose(after, reference_output(one, x), rtol=1e-10, atol=1e-10)
+    for parameter in one.parameters():
+        parameter.requires_grad_(parameter is made_of)
+    one(x).sum().backward()
+    assert made_of.grad is not None
 
 
 def test_full_and_depthwise_layers_have_engines_of_their_own() -> None:

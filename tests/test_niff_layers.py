@@ -376,6 +376,7 @@ def test_a_kept_filter_is_kept_and_never_reused_in_training(
     assert made >= 1
     with torch.no_grad():
         layer(x)
+        assert calls == made, "what is at hand is not made again"
         layer(x.double())
     assert calls > made, "another dtype needs another filter"
     made = calls

@@ -271,6 +271,17 @@ def test_times_that_cannot_be_are_incomparable_and_leave_the_gate_open_to_doubt(
     assert comparison.exit_code == 5
 
 
+def test_one_step_of_a_coarse_timer_is_no_change() -> None:
+    def steps(seconds: float) -> Callable[[Record], Record]:
+        coarse = Latency(samples=[seconds] * 9, flags=["coarse"])
+        return lambda record: replace(record, latency={**record.latency, "steady": coarse})
+
+    comparison = compare(changed(base(), steps(5e-6)), changed(head(), steps(5.5e-6)), Rules())
+    judged = found(comparison, "latency_steady")
+    assert verdicts(judged) == {"incomparable"}
+    assert all("timer cannot tell apart" in finding.reason for finding in judged)
+
+
 def test_unlike_fingerprints_are_refused_with_the_fields() -> None:
     with pytest.raises(FingerprintsDiffer) as refusal:
         compare(base(), head(replace(QUIET, torch="2.14.0")), Rules())

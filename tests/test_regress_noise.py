@@ -64,7 +64,7 @@ def test_a_run_whose_timer_was_stuck_says_that_its_rounds_were_left_out() -> Non
 
     run = run_with(0.002, rounds=2)
     spoiled = replace(run, records=tuple(map(stuck, run.records)))
-    with pytest.raises(NothingMeasured, match=r"two rounds.*rounds left out: round 0 is stuck"):
+    with pytest.raises(NothingMeasured, match=r"two rounds.*rounds left out, as round 0 is stuck"):
         assess(spoiled, STEADY, Aim())
 
 

@@ -72,7 +72,7 @@ def test_whatever_was_measured_before_a_case_can_be_captured_and_leaves_nothing(
 
 
 def test_what_cannot_be_captured_is_unsupported_and_the_card_goes_on(found: Any) -> None:
-    assert found["uncapturable"] == {"status": "unsupported", "after": True}
+    assert found["uncapturable"] == {"status": "unsupported", "at home": True, "again": True}
 
 
 def test_a_profile_that_saw_no_kernel_says_so(found: Any) -> None:

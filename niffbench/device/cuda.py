@@ -208,7 +208,8 @@ class CudaDevice:
         torch.cuda.synchronize(self.index)
         runner.reset()
         graph = torch.cuda.CUDAGraph()
-        with runner.scope(), torch.cuda.graph(graph, stream=side):
+        # A capture that fails does not leave its stream by itself.
+        with torch.cuda.stream(side), runner.scope(), torch.cuda.graph(graph, stream=side):
             runner.call()
         return Captured(runner, graph)
 

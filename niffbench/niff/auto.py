@@ -204,16 +204,14 @@ def _with_backward(rival: Callable[[], Tensor], leaves: Sequence[Tensor]) -> Cal
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
     """Duration of one call, everything queued on an accelerator included."""
-    synchronise = torch.cuda.synchronize if device.type == "cuda" else _nothing
-    synchronise()
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize(device)
     begin = time.perf_counter()
     call()
-    synchronise()
+    if on_gpu:
+        torch.cuda.synchronize(device)
     return time.perf_counter() - begin
-
-
-def _nothing() -> None:
-    pass
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,17 @@ def watched() -> bool:
 def transformed() -> bool:
     """Whether ``torch.func`` wraps the tensors at hand, which then have no address."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def autocasts(tensor: Tensor) -> bool:
+    """Whether autocast is on where ``tensor`` is."""
+    device = tensor.device.type
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """Autocast off where ``tensor`` is. A backward pass inside a region of autocast has it on again."""
+    return torch.autocast(tensor.device.type, enabled=False) if autocasts(tensor) else nullcontext()
 
 
 def wants_gradient(*tensors: Tensor) -> bool:

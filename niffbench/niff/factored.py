@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from niffbench.niff import pieces
-from niffbench.niff.autograd import compiling, wants_gradient, watched
+from niffbench.niff.autograd import compiling, wants_gradient, watched, without_autocast
 from niffbench.niff.steps import step
 
 
@@ -57,7 +57,7 @@ def _forward(x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> t
     spectrum = _spectrum(x)
     with step("mixing"):
         mixed = constant @ spectrum
-        for piece in _pieces(spectrum, features):
+        for piece in _pieces(spectrum.shape[0], spectrum, features):
             products = _products(_both(spectrum[:, piece], features), features)
             mixed[:, piece].addmm_(mixing, products.view(mixing.shape[1], -1))
     return _inverse(mixed, x.shape), spectrum
@@ -67,39 +67,42 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> Tensor:
         result, spectrum = _forward(x, features, mixing, constant)
-        ctx.save_for_backward(x, features, mixing, constant, spectrum)
+        keep = any(ctx.needs_input_grad[1:])
+        ctx.save_for_backward(x, features, mixing, constant, spectrum if keep else None)
         return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights, spectrum = ctx.saved_tensors
-        if torch.is_grad_enabled():  # A second derivative: leave both to autograd.
-            again = _plainly(x, *weights)
-            wanted = [one for one, needed in zip((x, *weights), ctx.needs_input_grad, strict=True) if needed]
-            found = iter(torch.autograd.grad(again, wanted, gradient, create_graph=True))
-            return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
-        for_spectrum, for_weights = _gradients(gradient, spectrum, ctx.needs_input_grad, *weights)
-        return None if for_spectrum is None else _inverse(for_spectrum, x.shape), *for_weights
+        with without_autocast(gradient):
+            if torch.is_grad_enabled():  # A second derivative: leave both to autograd.
+                again = _plainly(x, *weights)
+                wanted = [one for one, needed in zip((x, *weights), ctx.needs_input_grad, strict=True) if needed]
+                found = iter(torch.autograd.grad(again, wanted, gradient, create_graph=True))
+                return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
+            for_spectrum, for_weights = _gradients(gradient, spectrum, ctx.needs_input_grad[0], *weights)
+            return None if for_spectrum is None else _inverse(for_spectrum, x.shape), *for_weights
 
 
 def _gradients(
-    gradient: Tensor, spectrum: Tensor, needs: tuple[bool, ...], features: Tensor, mixing: Tensor, constant: Tensor
+    gradient: Tensor, spectrum: Tensor | None, need_x: bool, features: Tensor, mixing: Tensor, constant: Tensor
 ) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
-    """Gradients with respect to what :func:`_inverse` makes ``x`` of, and to the three weights if any is wanted.
+    """Gradients with respect to what :func:`_inverse` makes ``x`` of, and weights if there is a ``spectrum``.
 
     In a real FFT's half plane every column but the first (and, for an even width, the last) stands for its mirror
     image too, and so counts twice in the weights' gradients.
     """
-    width = gradient.shape[-1]
+    width, spectra, length = gradient.shape[-1], constant.shape[1], features.shape[-1]
     outer = _spectrum(gradient)
     with step("mixing"):
         _paired(outer, width).mul_(2)
-        for_spectrum = constant.T @ outer if needs[0] else None
-        for_features, for_mixing = torch.zeros_like(features), torch.zeros_like(mixing)
-        for piece in _pieces(spectrum, features):
-            both = _both(spectrum[:, piece], features)
-            for_products = (mixing.T @ outer[:, piece]).view(-1, *features.shape[:2], *both[0].shape[1:])
-            if any(needs[1:]):
+        for_spectrum = constant.T @ outer if need_x else None
+        if spectrum is not None:
+            for_features, for_mixing = torch.zeros_like(features), torch.zeros_like(mixing)
+        for piece in _pieces(spectra, outer, features):
+            for_products = (mixing.T @ outer[:, piece]).view(spectra, *features.shape[:2], -1, length)
+            if spectrum is not None:
+                both = _both(spectrum[:, piece], features)
                 products = _products(both, features)
                 for_mixing.addmm_(outer[:, piece], products.view(mixing.shape[1], -1).T)
                 for part in (0, 1):
@@ -110,18 +113,16 @@ def _gradients(
                 for_spectrum[:, piece].add_(even).add_(_times(odd, -1j))
         if for_spectrum is not None:
             _paired(for_spectrum, width).mul_(0.5)
-        if not any(needs[1:]):
+        if spectrum is None:
             return for_spectrum, (None, None, None)
         return for_spectrum, (for_features, for_mixing, outer @ spectrum.T)
 
 
-def _pieces(spectrum: Tensor, features: Tensor) -> list[slice]:
-    """Columns of each piece's images."""
+def _pieces(channels: int, numbers: Tensor, features: Tensor) -> list[slice]:
+    """Columns of each piece's images in ``numbers``, those of all; ``channels`` of each are multiplied."""
     length = features.shape[-1]
-    columns = length * pieces.images_at_once(
-        spectrum.shape[0], features.shape[1], length // 2, spectrum.element_size()
-    )
-    return [slice(start, start + columns) for start in range(0, spectrum.shape[1], columns)]
+    columns = length * pieces.images_at_once(channels, features.shape[1], length // 2, numbers.element_size())
+    return [slice(start, start + columns) for start in range(0, numbers.shape[1], columns)]
 
 
 def _spectrum(images: Tensor) -> Tensor:
@@ -163,7 +164,7 @@ def _inverse(numbers: Tensor, shape: torch.Size) -> Tensor:
     """Back from :func:`_spectrum` to images, one after the other, of height and width as in ``shape``."""
     batch, _, height, width = shape
     with step("mixing"):
-        pairs = numbers.view(numbers.shape[0], batch, height, -1, 2)
+        pairs = numbers.view(numbers.shape[0], batch, height, width // 2 + 1, 2)
         spectrum = torch.view_as_complex(pairs).transpose(0, 1).contiguous()
     with step("inverse fft"):
         images: Tensor = torch.fft.irfft2(spectrum, s=(height, width), norm="forward")

@@ -182,8 +182,7 @@ class FilterGenerator(nn.Module):
         """
         if self._learns():
             return make()
-        parameters = tuple(one for one in self._parameters.values() if one is not None)
-        return self._kept.get(parameters, key, make)
+        return self._kept.get(self._own(), key, make)
 
     def weights(self) -> tuple[Tensor, ...]:
         """Weights and biases of the layers in turn, as a parametrization, say, makes them."""
@@ -209,9 +208,13 @@ class FilterGenerator(nn.Module):
 
     def _learns(self) -> bool:
         """Whether what is generated now needs a gradient to these weights."""
-        return torch.is_grad_enabled() and any(
-            parameter is not None and parameter.requires_grad for parameter in self._parameters.values()
-        )
+        return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self._own())
+
+    def _own(self) -> tuple[Tensor, ...]:
+        """What the weights are or, in a module inside (a parametrization), are made of."""
+        if self._modules:
+            return tuple(self.parameters())
+        return tuple(parameter for parameter in self._parameters.values() if parameter is not None)
 
     def _layers(self) -> Iterator[tuple[Tensor, Tensor]]:
         for index in range(1, self.depth + 1):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from niffbench.niff.autograd import compiling, wants_gradient, watched
+from niffbench.niff.autograd import compiling, wants_gradient, watched, without_autocast
 
 Layers = tuple[Tensor, ...]
 """Weights and biases of both MLPs in turn: ``(2, out, in)``, ``(2, out)``, …; index 0 is the real MLP."""
@@ -119,27 +119,32 @@ class _Generation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        grid, rows, basis, *rest = ctx.saved_tensors
-        count = (len(rest) - 2) // 2  # Each hidden layer kept two tensors and has two parameters.
-        kept, layers = rest[:count], tuple(rest[count:])
-        if torch.is_grad_enabled():  # A second derivative: leave both to autograd.
-            again = generate_plainly(grid, layers, ctx.scale)
-            return None, None, *torch.autograd.grad(again, layers, gradient, create_graph=True)
-        outer = torch.view_as_real(gradient.resolve_conj()).flatten(1)
-        features = (basis.shape[0] - 1) // 2
-        for_rows = (outer @ basis.flatten(1).T) * (ctx.scale / 2)
-        for_basis = (rows.T[:-1] @ outer).view(2 * features, -1, 2)
-        even, odd = for_basis[:features, :, 0], for_basis[features:, :, 1]
-        upstream = torch.stack((even, even, odd, -odd)).view(2, 2, features, -1).transpose(1, 2).flatten(2)
-        real_bias = for_rows[:, -1]
-        gradients = [
-            torch.stack((real_bias, torch.zeros_like(real_bias))),
-            torch.stack((for_rows[:, :features], for_rows[:, features:-1])),
-        ]
-        entering = [grid.flatten(1).expand(2, -1, -1), *kept[1::2]]
-        for index in range(len(kept) // 2 - 1, -1, -1):
-            before = torch.ops.aten.silu_backward(upstream, kept[2 * index])
-            gradients += [before.sum(-1), before @ entering[index].transpose(1, 2)]
-            if index:
-                upstream = layers[2 * index].transpose(1, 2) @ before
-        return None, None, *reversed(gradients)
+        with without_autocast(gradient):
+            return _gradients(ctx, gradient)
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    grid, rows, basis, *rest = ctx.saved_tensors
+    count = (len(rest) - 2) // 2  # Each hidden layer kept two tensors and has two parameters.
+    kept, layers = rest[:count], tuple(rest[count:])
+    if torch.is_grad_enabled():  # A second derivative: leave both to autograd.
+        again = generate_plainly(grid, layers, ctx.scale)
+        return None, None, *torch.autograd.grad(again, layers, gradient, create_graph=True)
+    outer = torch.view_as_real(gradient.resolve_conj()).flatten(1)
+    features = (basis.shape[0] - 1) // 2
+    for_rows = (outer @ basis.flatten(1).T) * (ctx.scale / 2)
+    for_basis = (rows.T[:-1] @ outer).view(2 * features, -1, 2)
+    even, odd = for_basis[:features, :, 0], for_basis[features:, :, 1]
+    upstream = torch.stack((even, even, odd, -odd)).view(2, 2, features, -1).transpose(1, 2).flatten(2)
+    real_bias = for_rows[:, -1]
+    gradients = [
+        torch.stack((real_bias, torch.zeros_like(real_bias))),
+        torch.stack((for_rows[:, :features], for_rows[:, features:-1])),
+    ]
+    entering = [grid.flatten(1).expand(2, -1, -1), *kept[1::2]]
+    for index in range(len(kept) // 2 - 1, -1, -1):
+        before = torch.ops.aten.silu_backward(upstream, kept[2 * index])
+        gradients += [before.sum(-1), before @ entering[index].transpose(1, 2)]
+        if index:
+            upstream = layers[2 * index].transpose(1, 2) @ before
+    return None, None, *reversed(gradients)

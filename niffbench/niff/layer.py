@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from typing import ClassVar, Self, TypedDict
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from niffbench.niff import auto, spectral
+from niffbench.niff.autograd import autocasts, without_autocast
 from niffbench.niff.catalogue import Form, form_of
 from niffbench.niff.filters import FilterGenerator
 from niffbench.niff.steps import step
@@ -60,11 +60,9 @@ class SpectralLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         compute = torch.promote_types(torch.promote_types(x.dtype, self._weights_dtype()), torch.float32)
-        device = x.device.type
-        can_autocast = device != "meta"
-        if compute == x.dtype and not (can_autocast and torch.is_autocast_enabled(device)):
+        if compute == x.dtype and not autocasts(x):
             return self._execute(x)
-        with torch.autocast(device, enabled=False) if can_autocast else contextlib.nullcontext():
+        with without_autocast(x):
             with step("cast"):
                 wide = x.to(compute)
             result = self._execute(wide)

@@ -87,7 +87,7 @@ def assess(run: Run, rules: Rules, aim: Aim, only: Sequence[str] = ()) -> Assess
         left_out = [
             why for known in side.values() for regime in rules.regimes for why in known.timing(regime).left_out
         ]
-        beside = f" ({plural(len(left_out), 'round')} left out: {left_out[0]} …)" if left_out else ""
+        beside = f" ({plural(len(left_out), 'round')} left out, as {left_out[0]})" if left_out else ""
         raise NothingMeasured(f"{run.name}: no case was measured in two rounds, so its noise is unknown{beside}")
     limits = {"effect": aim.effect, "alpha": rules.alpha, "power": aim.power, "min_effect": rules.min_effect}
     check = fitness([case.rounds for case in cases], aim.rounds, **limits)

@@ -119,7 +119,10 @@ class Known:
         return f"{first.status}{rounds}: {reason[:160]}{'…' if len(reason) > 160 else ''}"
 
     def timing(self, regime: Regime) -> Timing:
-        """The round medians of one regime; a stuck, throttled or impossible round is left out."""
+        """The round medians of one regime; a stuck, throttled or impossible round is left out.
+
+        So is one whose samples are all equal because of a coarse timer: one step of it would look like a change.
+        """
         medians: dict[int, float] = {}
         left_out: list[str] = []
         for number, record in self.records.items():
@@ -129,7 +132,9 @@ class Known:
             # Sorting NaNs would give any median.
             value = median(series.samples) if series.samples and isfinite(sum(series.samples)) else 0.0
             bad = sorted(UNUSABLE & set(series.flags))
-            if bad:
+            if "coarse" in series.flags and len(set(series.samples)) == 1:
+                left_out.append(f"round {number} has times that its timer cannot tell apart")
+            elif bad:
                 left_out.append(f"round {number} is {' and '.join(bad)}")
             elif value <= 0:
                 left_out.append(f"round {number} has no positive time")

@@ -159,9 +159,9 @@ def check(samples: Samples, quantum: float = 0.0) -> Check:
     far as is known. ``flags`` sums up:
 
     - ``invalid``: a sample is negative or not finite; the rest is judged without it;
-    - ``stuck``: a sample is zero, or three or more samples are all equal, and were not bound to be;
-    - ``coarse``: values repeat, and differ by steps of at least 1 % of the median; or all are equal, and the
-      quantum is as large;
+    - ``stuck``: a sample is zero, or three or more are all equal although the quantum is below 1 % of them;
+    - ``coarse``: values repeat, and differ by steps of at least 1 % of the median; or three or more are all equal,
+      and the quantum is as large;
     - ``drift``: the level changes from the first third to the last by at least 1 %, and noise would not
       (:func:`trend`);
     - ``outliers``: more than 5 % of the samples, and more than one, are far out (Tukey, Exploratory Data

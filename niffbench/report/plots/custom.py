@@ -257,7 +257,7 @@ def _fit(grid: Any, asked: tuple[float, float] | None) -> None:
             wide, _ = _place_legend(grid, max(_LEGEND_SIZE / share, _SMALLEST_PRINT))
         taken = min(wide / width + 0.01, 0.6)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("error", "Tight layout", UserWarning)
         try:
             grid.figure.tight_layout(rect=(0, 0, 1 - taken, 1))
         except UserWarning as error:
@@ -314,7 +314,7 @@ def _axes(grid: Any, request: Request, rows: pd.DataFrame) -> None:
     values = sorted(set(rows[request.x])) if numeric else []
     heights = rows[request.y]
     if pooled(request, rows):  # then medians are drawn, and nothing of what they were taken over
-        heights = rows.groupby(sorted(request.shown), observed=True)[request.y].median()
+        heights = rows.groupby(sorted(request.shown), dropna=False, observed=True)[request.y].median()
     for axis in grid.axes.flat:
         if log_y:
             log_axis(axis, "y", list(heights), _shown(request.y), base=_base(request.y))
