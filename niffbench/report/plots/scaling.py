@@ -71,6 +71,7 @@ def scaling(
     left_out = len(slices) - len(chosen)
     more = f" {text.plural(left_out, 'further slice')} in the tables only." if left_out else ""
     word = WORDS[axis_name]
+    level = f" Level lines have no {word}: their mark says which is which." if any(s.level for s in chosen) else ""
     return finish(
         figure,
         name=f"scaling-{axis_name}",
@@ -78,7 +79,7 @@ def scaling(
         alt=f"Log–log plots of {text.listing([m.noun for m in metrics])} against {word} for "
         f"{text.listing(list(used), 20)}; the table of exponents holds the fitted slopes.",
         caption=f"The number at a line's end is its fitted log–log slope. Bars: "
-        f"{text.intervals(digest.rounds)}.{more}",
+        f"{text.intervals(digest.rounds)}.{level}{more}",
     )
 
 
@@ -128,16 +129,17 @@ def _panel(
     measured_axis(axis, "x", slice_.positions, most=6)
     log_axis(axis, "y", values, metric.show, base=2 if metric.key == "memory" else 10, most=5)
     ends: dict[str, list[tuple[float, str, str]]] = {}
+    marked = _apart([name for name in lines if name in slice_.level], slice_.positions)
     for name, line in lines.items():
         style = styles[curves[name][0].row.label]
         level = name in slice_.level
         axis.plot(
-            [x for x, *_ in line],
-            [y for _, y, *_ in line],
+            [x for x, *_ in line] if not level else [line[0][0], marked[name], line[-1][0]],
+            [y for _, y, *_ in line] if not level else [line[0][1]] * 3,
             color=style.colour,
             linestyle=style.dash,
-            marker="" if level else style.marker,
-            markevery=-(-len(line) // MARKS),
+            marker=style.marker,
+            markevery=[1] if level else -(-len(line) // MARKS),
             markeredgecolor=PAPER,
             markeredgewidth=0.5,
             alpha=0.9,
@@ -153,6 +155,12 @@ def _panel(
         axis, slice_.positions[-1], [end for some in ends.values() for end in (some[:1] if many else some)]
     )
     axis.tick_params(axis="both", labelcolor=MUTED)
+
+
+def _apart(names: Sequence[str], positions: Sequence[float]) -> dict[str, float]:
+    """Where each level line bears its marker: spread over the axis, so that lines which coincide show theirs."""
+    first, last = positions[0], positions[-1]
+    return {name: first * (last / first) ** ((i + 1) / (len(names) + 1)) for i, name in enumerate(names)}
 
 
 def _columns(bars: Sequence[tuple[float, float, float]]) -> tuple[list[float], list[float], list[float]]:
