@@ -288,7 +288,7 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
         tmp_path, run.manifest.model_copy(update={"finished": None, "wall": None}), run.records[:30], torn=17
     )
     html = report.write(part, tmp_path).read_text()
-    assert f"{len(run.records) - 30} records" in html
+    assert f"{len(run.records) - 30} of {len(run.records)} records missing" in html
     assert "torn" in html
 
 
