@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from synthetic import NETWORKS, World, make
 
@@ -14,8 +16,8 @@ from niffbench.report import text
 from niffbench.report.gather import gather
 
 
-def _printed(run: Run) -> str:
-    console = Console(width=100, force_terminal=False, color_system=None)
+def _printed(run: Run, width: int = 100) -> str:
+    console = Console(width=width, force_terminal=False, color_system=None)
     with console.capture() as captured:
         console.print(report.terminal(run))
     return captured.get()
@@ -43,6 +45,16 @@ def test_a_long_run_gets_one_line_a_problem() -> None:
     assert len(printed.splitlines()) < 40
     assert "B1 64@27" in printed
     assert max(map(len, printed.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_names_are_cut_where_there_is_no_room_and_figures_never(width: int) -> None:
+    printed = _printed(make(World(sizes=tuple(range(8, 28)), faults=()), Path("made-up")), width)
+    lines = [line for line in printed.splitlines() if line.startswith("B1 ")]
+    assert len(lines) == 20
+    for line in lines:
+        assert len(line) <= width
+        assert len(re.findall(r"\d×", line)) == 3
 
 
 def test_escape_codes_in_records_do_not_reach_the_terminal() -> None:

@@ -85,11 +85,7 @@ def _pair(row: Row, group: Group, metric: Metric) -> list[Text]:
 
 
 def _problems(digest: Digest) -> Table:
-    table = Table(box=None, padding=(0, 1), pad_edge=False)
-    table.add_column("problem", no_wrap=True)
-    for metric in digest.metrics:
-        table.add_column(metric.best, no_wrap=True, overflow="ellipsis", max_width=26)
-        table.add_column("×", justify="right", no_wrap=True)
+    rows: list[list[Text]] = []
     for group in digest.groups:
         cells: list[Text] = []
         for metric in digest.metrics:
@@ -100,8 +96,17 @@ def _problems(digest: Digest) -> Table:
             ratio = winner.row.cells[metric.key].ratio
             unlike = "" if winner.row.like_baseline else UNLIKE
             cells += [
-                Text(("≈ " if winner.tied else "") + winner.row.label),
+                Text(("≈ " if winner.tied else "") + winner.row.label, no_wrap=True, overflow="ellipsis"),
                 Text(unlike + text.times(ratio.estimate) if ratio else ""),
             ]
-        table.add_row(group.label, *cells)
+        rows.append([Text(group.label), *cells])
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    # Where there is no room, names are cut, and neither problems nor figures.
+    problems, *columns = (max(cell.cell_len for cell in column) for column in zip(*rows, strict=True))
+    table.add_column("problem", no_wrap=True, min_width=problems)
+    for metric, figures in zip(digest.metrics, columns[1::2], strict=True):
+        table.add_column(metric.best, max_width=26)
+        table.add_column("×", justify="right", no_wrap=True, min_width=figures)
+    for row in rows:
+        table.add_row(*row)
     return table
