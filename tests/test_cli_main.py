@@ -125,20 +125,9 @@ def test_a_fault_of_niffbench_is_one_line_and_a_file(
 
 
 @pytest.mark.parametrize("arguments", [["list", "suites"], ["list", "operators", "--json"]])
-def test_a_reader_that_is_gone_changes_no_exit_status(arguments: list[str]) -> None:
+def test_a_reader_that_is_gone_changes_no_exit_status(arguments: list[str], tmp_path: Path) -> None:
     """Of 1 a gate would read a regression."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "niffbench.cli", *arguments],
-            stdout=writing,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-    finally:
-        os.close(writing)
+    done = gone(tmp_path, *arguments)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -156,8 +145,9 @@ def test_a_verdict_outlives_its_reader(cli: Cli, tmp_path: Path) -> None:
         ("aa", "--run", few[0], "--json"): 5,
     }
     for arguments, status in verdicts.items():
-        assert (cli(*arguments).returncode, gone(tmp_path, *arguments)) == (status, status), arguments
-    assert gone(tmp_path, "check", base, head, "--json", errors=True) == 1
+        found = cli(*arguments).returncode, gone(tmp_path, *arguments).returncode
+        assert found == (status, status), arguments
+    assert gone(tmp_path, "check", base, head, "--json", errors=True).returncode == 1
     assert (tmp_path / "junit.xml").is_file()
 
 
@@ -197,8 +187,8 @@ print(status, "quick" in caught.getvalue())
     assert (done.stdout, done.stderr) == ("0 True\n", "")
 
 
-def gone(place: Path, *arguments: str, errors: bool = False) -> int:
-    """The exit status where nobody reads standard output, nor standard error if ``errors``."""
+def gone(place: Path, *arguments: str, errors: bool = False) -> subprocess.CompletedProcess[str]:
+    """What becomes of a command of which nobody reads standard output, nor standard error if ``errors``."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -206,9 +196,10 @@ def gone(place: Path, *arguments: str, errors: bool = False) -> int:
             [sys.executable, "-m", "niffbench.cli", *arguments],
             cwd=place,
             stdout=writing,
-            stderr=writing if errors else subprocess.DEVNULL,
+            stderr=writing if errors else subprocess.PIPE,
+            text=True,
             check=False,
-        ).returncode
+        )
     finally:
         os.close(writing)
 

@@ -61,13 +61,9 @@ class NiffFull(FilteringLayer):
         """What ``engine`` needs of the weights, kept between calls if the form says so."""
         if engine == "rfft" and not self._how.keeps_filter:
             return (self._half_plane(x),)
-        generate = self.generator.half_factors if engine == "factored" else self.generator.half_matrices
-        height, width = x.shape[-2:]
-        with step("filter generation"):
-            if not self._how.keeps_filter:
-                return generate(height, width, x.dtype)
-            key = (engine, height, width, x.dtype)
-            return self.generator.kept(key, lambda: generate(height, width, x.dtype))
+        if engine == "factored":
+            return self._made("factors", x, self.generator.half_factors)
+        return self._made("matrices", x, self.generator.half_matrices)
 
     def _convolve(self, x: Tensor, filters: tuple[Tensor, ...], engine: str | None) -> Tensor:
         if engine == "factored":

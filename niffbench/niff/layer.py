@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import ClassVar, Self, TypedDict
 
 import torch
@@ -12,6 +13,7 @@ from niffbench.niff import auto, spectral
 from niffbench.niff.autograd import autocasts, without_autocast
 from niffbench.niff.catalogue import Form, form_of
 from niffbench.niff.filters import FilterGenerator
+from niffbench.niff.grid import Made
 from niffbench.niff.steps import step
 
 
@@ -171,14 +173,22 @@ class FilteringLayer(SpectralLayer):
 
     def _half_plane(self, x: Tensor, *, scaled: bool = False) -> Tensor:
         """The filter's Hermitian half plane, kept between calls if the form says so."""
+        plain = self.generator.scaled_half_plane if scaled else self.generator.half_plane
+
+        def cloned(height: int, width: int, dtype: torch.dtype) -> Tensor:
+            """As torch.compile wants what is kept: it cannot take a complex view of a real tensor as an input."""
+            return plain(height, width, dtype).clone()
+
+        return self._made("scaled" if scaled else "half", x, cloned if self._how.keeps_filter else plain)
+
+    def _made(self, what: str, x: Tensor, generate: Callable[[int, int, torch.dtype], Made]) -> Made:
+        """What ``generate`` makes of the weights for images like ``x``, kept between calls if the form says so."""
         height, width = x.shape[-2:]
-        generate = self.generator.scaled_half_plane if scaled else self.generator.half_plane
         with step("filter generation"):
             if not self._how.keeps_filter:
                 return generate(height, width, x.dtype)
-            # Cloned, because torch.compile cannot take a complex view of a real tensor as an input.
-            key = ("half", scaled, height, width, x.dtype)
-            return self.generator.kept(key, lambda: generate(height, width, x.dtype).clone())
+            key = (what, height, width, x.dtype)
+            return self.generator.kept(key, lambda: generate(height, width, x.dtype))
 
     def _depthwise(self, x: Tensor) -> Tensor:
         """``x`` filtered channel by channel, by torch's plain real FFTs or by the engine that the form names."""

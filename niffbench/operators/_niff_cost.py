@@ -274,26 +274,19 @@ def auto(form: FormParts) -> FormParts:
     return parts
 
 
-def kept(form: FormParts) -> FormParts:
-    """The closed form of ``form`` with its filter kept: at hand where no gradient is wanted."""
+def kept(form: FormParts, *, copied: bool = True) -> FormParts:
+    """The closed form of ``form`` with what it makes of the weights kept: at hand where no gradient is wanted.
+
+    ``copied``: elsewhere it is copied all the same, out of the view that it is, as if it were to be kept.
+    """
 
     def parts(layer: Layer) -> Parts:
         found = form(layer)
         generation, backward = found["filter generation"]
         if layer.problem.mode == "inference":
             return found | {"filter generation": (NOTHING, NOTHING), "cast": casts(layer.problem, layer.mapping)}
-        # What could be kept is copied out of the view that it is.
-        copied = generation + Work(0, 2 * layer.transform.spectra(layer.planes))
-        return found | {"filter generation": (copied, backward)}
-
-    return parts
-
-
-def at_hand(form: FormParts) -> FormParts:
-    """The closed form of ``form`` where what it makes of the weights is kept as it is."""
-
-    def parts(layer: Layer) -> Parts:
-        return (kept(form) if layer.problem.mode == "inference" else form)(layer)
+        copying = Work(0, 2 * layer.transform.spectra(layer.planes) * copied)
+        return found | {"filter generation": (generation + copying, backward)}
 
     return parts
 
@@ -311,7 +304,7 @@ FORM_PARTS: Mapping[str, FormParts] = MappingProxyType(
         "cached": cached,
         "elided": elided,
         "factored": factored,
-        "factored-cached": at_hand(factored),
+        "factored-cached": kept(factored, copied=False),
         **ENGINE_PARTS,
         **{f"{engine}-cached": kept(parts) for engine, parts in ENGINE_PARTS.items()},
     }
