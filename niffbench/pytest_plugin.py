@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from niffbench.case import Case
     from niffbench.errors import NiffbenchError
-    from niffbench.records import Record, Run
+    from niffbench.results import Record, Run
     from niffbench.suite import Regime
 
 MAX_BYTES = 1_000_000
@@ -202,7 +202,7 @@ def _selected(item: SuiteCase) -> list[Case]:
 def _measured(item: SuiteCase, cases: Sequence[Case], folders: pytest.TempPathFactory) -> Run:
     """The run of these cases; measured once a session."""
     from niffbench.errors import NiffbenchError
-    from niffbench.regress.spawned import measured, portable
+    from niffbench.gate.spawned import measured, portable
 
     option = item.config.getoption
     filters = [part for case in cases for part in ("--only", case.id)]

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from niffbench.cost.closed import fft_flops
 from niffbench.device import Device
-from niffbench.measure.probe import Probe
 from niffbench.niff import NiffDepthwise
-from niffbench.records import Ceilings
+from niffbench.results import Ceilings
+from niffbench.worker.probe import Probe
 
 Verdict = Literal["confirmed", "corrected", "not checked"]
 MIB = 2**20

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from niffbench.case import Case, DType, Execution, MemoryFormat, Mode, Problem
 from niffbench.device import Device, open_device
-from niffbench.measure.subject import TorchSubject
 from niffbench.niff.catalogue import form_of
 from niffbench.operators.base import Operator
 from niffbench.operators.catalogue import catalogue
+from niffbench.worker.workload import TorchWorkload
 
 PLACES = ("cpu", pytest.param("cuda", marks=pytest.mark.cuda))
 KERNEL = 7
@@ -73,20 +73,20 @@ def opened(place: str) -> Device:
 
 @dataclass
 class Kept:
-    """A subject whose last output stays reachable: of a captured graph, where every replay writes."""
+    """A workload whose last output stays reachable: of a captured graph, where every replay writes."""
 
-    subject: TorchSubject
+    workload: TorchWorkload
     output: Tensor | None = field(default=None)
 
     def scope(self) -> AbstractContextManager[object]:
-        return self.subject.scope()
+        return self.workload.scope()
 
     def call(self) -> object:
-        self.output = self.subject.call()
+        self.output = self.workload.call()
         return self.output
 
     def reset(self) -> None:
-        self.subject.reset()
+        self.workload.reset()
 
 
 def exactly() -> Iterator[None]:

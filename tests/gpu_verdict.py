@@ -219,7 +219,7 @@ def _said(text: str, place: Path, plan: Plan) -> str:
     """What was measured, and to what it was cut."""
     if not (place / "run.json").exists():
         return _last(text)
-    from niffbench.records import read
+    from niffbench.results import read
 
     run = read(place)
     good = sum(record.status == "ok" for record in run.records)
@@ -273,8 +273,8 @@ def check(place: str, out: Path) -> int:
     from gpu_assumptions import Card, check_all, float32_exactly
 
     from niffbench.device import open_device
-    from niffbench.measure.ceilings import measure
-    from niffbench.records import Ceilings
+    from niffbench.results import Ceilings
+    from niffbench.worker.ceilings import measure
 
     device = open_device(place)
     with float32_exactly():
@@ -362,8 +362,8 @@ def headline(place: Path) -> list[str]:
     if not (place / "run.json").exists():
         return ["The suite was not measured."]
     from niffbench.cost.roofline import ceiling, floor_time
-    from niffbench.records import Record, read
     from niffbench.report import text
+    from niffbench.results import Record, read
 
     run = read(place)
     cases: dict[str, list[Record]] = {}
@@ -410,12 +410,12 @@ def crossovers(place: Path) -> list[str]:
     """From which kernel size on NIFF's forms are cheaper than depthwise: in latency, and in FLOPs."""
     if not (place / "run.json").exists():
         return ["The suite was not measured."]
-    from niffbench.records import read
     from niffbench.report import text
     from niffbench.report.findings import outcome
     from niffbench.report.gather import gather as digested
     from niffbench.report.slices import slices
     from niffbench.report.trends import exchanges
+    from niffbench.results import read
 
     digest = digested(read(place))
     lines = ["| where | NIFF | quantity | from k |", "| --- | --- | --- | --- |"]

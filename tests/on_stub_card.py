@@ -19,16 +19,16 @@ from types import SimpleNamespace
 import torch
 from gpu_cases import case, names, opened
 
+from niffbench import protocol
 from niffbench.cli import main
-from niffbench.measure import memory, tolerance
-from niffbench.measure.failures import DeviceLost, explain
-from niffbench.measure.probe import Probe
-from niffbench.measure.torch_bench import TorchBench
-from niffbench.records import Record
-from niffbench.runner import messages
-from niffbench.runner.round import Round
-from niffbench.runner.worker import survey
+from niffbench.results import Record
 from niffbench.suite import Measure
+from niffbench.worker import memory, tolerance
+from niffbench.worker.failures import DeviceLost, explain
+from niffbench.worker.main import survey
+from niffbench.worker.probe import Probe
+from niffbench.worker.round import Round
+from niffbench.worker.torch_evaluator import TorchEvaluator
 
 SIDE = (2, 64, 128, 128)
 """8 MiB of float32."""
@@ -36,12 +36,12 @@ SIDE = (2, 64, 128, 128)
 
 def places() -> object:
     """Of every operator and mode what has a tensor elsewhere than on the card, or none at all, and the count."""
-    bench, device, found = TorchBench(opened("cuda")), opened("cuda"), []
+    evaluator, device, found = TorchEvaluator(opened("cuda")), opened("cuda"), []
     for name in names("cuda"):
         for mode in ("inference", "training"):
-            subject = bench.subject(case(name, mode=mode))  # type: ignore[arg-type]
-            _, output = device.timed(subject)
-            made = {"output": output, **(subject.gradients() if mode == "training" else {})}
+            workload = evaluator.workload(case(name, mode=mode))  # type: ignore[arg-type]
+            _, output = device.timed(workload)
+            made = {"output": output, **(workload.gradients() if mode == "training" else {})}
             found += [
                 f"{name} {mode} {what}"
                 for what, tensor in made.items()
@@ -69,18 +69,18 @@ def peaks() -> object:
 def training() -> object:
     """Bytes of a training call of depthwise convolution, as a record has them."""
     device = opened("cuda")
-    bench = TorchBench(device)
+    evaluator = TorchEvaluator(device)
     one = case("depthwise", mode="training", batch=2, channels=64, size=(128, 128))
-    subject = bench.subject(one)
-    device.timed(subject)
-    found = memory.measure(device, subject, bench.predict(one))
+    workload = evaluator.workload(one)
+    device.timed(workload)
+    found = memory.measure(device, workload, evaluator.predict(one))
     return {"peak": found.peak, "predicted": found.predicted, "resident": found.resident, "saved": found.saved}
 
 
 def captures() -> object:
     """Graphs after all that comes before them in a round: what fails, what they leave, what they hold back."""
     device = opened("cuda")
-    bench = TorchBench(device)
+    evaluator = TorchEvaluator(device)
     failed, left = [], []
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -88,21 +88,21 @@ def captures() -> object:
             for mode in ("inference", "training"):
                 one = case(name, mode=mode)  # type: ignore[arg-type]
                 for _ in range(3):
-                    subject = bench.subject(one)
-                    _, output = device.timed(subject)
-                    bench.numerics(subject, output)
-                    memory.measure(device, subject, bench.predict(one))
-                    device.samples(subject, "steady", 1, 3)
+                    workload = evaluator.workload(one)
+                    _, output = device.timed(workload)
+                    evaluator.numerics(workload, output)
+                    memory.measure(device, workload, evaluator.predict(one))
+                    device.samples(workload, "steady", 1, 3)
                     del output
                     try:
-                        graph = device.capture(subject)
+                        graph = device.capture(workload)
                         device.samples(graph, "graph", 1, 3)
-                        device.timed(subject)  # as for the launch share
+                        device.timed(workload)  # as for the launch share
                         del graph
                     except RuntimeError as error:
                         failed.append(f"{name} {mode}: {error}"[:200])
-                    subject.reset()
-                    del subject
+                    workload.reset()
+                    del workload
                     device.release()
                     gc.collect()
                     left.append(torch.cuda.memory_allocated())
@@ -160,9 +160,9 @@ def profiled() -> object:
 def roofline() -> object:
     """What a survey says of the ceilings on a card that is too full for them."""
     sent: list[object] = []
-    task = messages.Task(kind="survey", device="cuda", cases=[], measure=Measure(), ceilings=["float32"])
-    survey(task, TorchBench(opened("cuda")), SimpleNamespace(send=sent.append))  # type: ignore[arg-type]
-    return [message.model_dump() for message in sent if isinstance(message, messages.Roofline)]
+    task = protocol.Task(kind="survey", device="cuda", cases=[], measure=Measure(), ceilings=["float32"])
+    survey(task, TorchEvaluator(opened("cuda")), SimpleNamespace(send=sent.append))  # type: ignore[arg-type]
+    return [message.model_dump() for message in sent if isinstance(message, protocol.Roofline)]
 
 
 def _round(channels: list[int]) -> list[Record]:
@@ -171,9 +171,9 @@ def _round(channels: list[int]) -> list[Record]:
     cases = [case("depthwise", channels=count, size=(256, 256)) for count in channels]
     measure = Measure(regimes=["first", "cold", "steady", "graph"], min_time=0.005, max_time=0.02, min_samples=3)
     sent: list[object] = []
-    task = messages.Task(kind="round", device="cuda", cases=cases, measure=measure, memory_limit=2**50)
-    Round(task, TorchBench(opened("cuda")), sent.append).run()
-    return [message.record for message in sent if isinstance(message, messages.Finished)]
+    task = protocol.Task(kind="round", device="cuda", cases=cases, measure=measure, memory_limit=2**50)
+    Round(task, TorchEvaluator(opened("cuda")), sent.append).run()
+    return [message.record for message in sent if isinstance(message, protocol.Finished)]
 
 
 PROGRAMS = {

@@ -16,7 +16,7 @@ from typing import Literal
 
 from niffbench.case import Case, DType, Mode, Problem
 from niffbench.fingerprint import Fact, Fingerprint
-from niffbench.records import (
+from niffbench.results import (
     MANIFEST,
     RECORDS,
     Ceilings,

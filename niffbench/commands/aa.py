@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from niffbench.commands.judging import REGIMES, limit
+from niffbench.commands.gate_options import REGIMES, limit
 from niffbench.commands.options import share, suite_options
 
 if TYPE_CHECKING:
-    from niffbench.records import Run
+    from niffbench.results import Run
 
 UNFIT = 5
 
@@ -99,10 +99,10 @@ def command(
     from rich.console import Console
 
     from niffbench.errors import UsageError
-    from niffbench.records import read
-    from niffbench.regress.noise import Aim, assess
-    from niffbench.regress.rules import Rules, chosen
+    from niffbench.gate.noise import Aim, assess
+    from niffbench.gate.rules import Rules, chosen
     from niffbench.report.verdicts import fitness
+    from niffbench.results import read
 
     if (suite is None) == (measured is None):
         raise UsageError("give a SUITE to measure, or --run DIR with what was measured")
@@ -125,9 +125,9 @@ def command(
 def _measure(
     suite: str, rounds: int, device: str | None, only: tuple[str, ...], out: Path | None, *, quiet: bool
 ) -> Run:
-    from niffbench.regress.checkout import terminable
-    from niffbench.regress.spawned import measured, portable
-    from niffbench.runner.directory import check_vacant
+    from niffbench.gate.checkout import terminable
+    from niffbench.gate.spawned import measured, portable
+    from niffbench.session.directory import check_vacant
     from niffbench.suite import available, find
 
     name = suite if suite in available() else str(find(suite).resolve())

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from niffbench.commands.judging import Outputs, output_options, rule_options, rules_of
+from niffbench.commands.gate_options import Outputs, output_options, rule_options, rules_of
 from niffbench.commands.options import suite_options
 
 if TYPE_CHECKING:
-    from niffbench.regress.checkout import Code
+    from niffbench.gate.checkout import Code
 
 
 @click.command("ab")
@@ -62,11 +62,11 @@ def command(
     Exit codes are those of `niffbench check`, and 130 when interrupted; alpha 0.01 needs at least 8 pairs.
     """
     from niffbench.errors import UsageError
-    from niffbench.regress.arms import Orders, abba, measure
-    from niffbench.regress.checkout import checked_out, terminable
-    from niffbench.regress.comparison import compare
-    from niffbench.regress.spawned import portable
-    from niffbench.runner.directory import check_vacant
+    from niffbench.gate.checkout import checked_out, terminable
+    from niffbench.gate.comparison import compare
+    from niffbench.gate.sides_of_ab import Orders, abba, measure
+    from niffbench.gate.spawned import portable
+    from niffbench.session.directory import check_vacant
 
     if rounds < 1:
         raise UsageError(f"--rounds should be at least 1, got {rounds}")

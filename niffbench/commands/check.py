@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from niffbench.commands.judging import Outputs, output_options, rule_options, rules_of, write
+from niffbench.commands.gate_options import Outputs, output_options, rule_options, rules_of, write
 
 if TYPE_CHECKING:
-    from niffbench.records import Run
-    from niffbench.regress.findings import Step
-    from niffbench.regress.rules import Rules
+    from niffbench.gate.findings import Step
+    from niffbench.gate.rules import Rules
+    from niffbench.results import Run
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -76,9 +76,9 @@ def command(
       4  unlike fingerprints (see --across-machines)
       5  no regression shown, but a slowdown of --rule-out could have gone unseen
     """
-    from niffbench.records import read
-    from niffbench.regress.arms import abba
-    from niffbench.regress.comparison import compare
+    from niffbench.gate.comparison import compare
+    from niffbench.gate.sides_of_ab import abba
+    from niffbench.results import read
 
     _refuse(runs, baseline, history, trend, plot, paired)
     rules = rules_of(**limits)
@@ -133,7 +133,7 @@ def _found(
     baseline: Path | None, history: Path | None, head: Run, across_machines: bool
 ) -> tuple[Run, tuple[str, ...]]:
     from niffbench.errors import NothingMeasured
-    from niffbench.regress.baseline import newest_matching
+    from niffbench.gate.baseline import newest_matching
 
     directory = baseline or history
     assert directory is not None
@@ -145,8 +145,8 @@ def _found(
 def _history(directory: Path, head: Run | None, rules: Rules, trend: str | None, plot: Path) -> tuple[Step, ...]:
     """Keep ``head``, draw the trend asked for, and return the steps of the history it belongs to."""
     from niffbench.errors import plural
-    from niffbench.regress import archive
-    from niffbench.regress.trend import trends
+    from niffbench.gate import archive
+    from niffbench.gate.trend import trends
     from niffbench.report.verdicts.trend import draw
 
     suite = fingerprint = None

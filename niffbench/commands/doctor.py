@@ -35,8 +35,8 @@ def _examine(spec: str, threads: int | None) -> dict[str, Any]:
 
     from niffbench.device import cuda, open_device
     from niffbench.errors import UsageError
-    from niffbench.measure import checkup
-    from niffbench.runner.machine import fingerprint
+    from niffbench.worker import health_check as health_check
+    from niffbench.worker.machine import fingerprint
 
     if spec.startswith("replay"):
         raise UsageError(f"--device {spec}: a replay has nothing to examine; take auto, cpu, cuda or cuda:N")
@@ -45,8 +45,8 @@ def _examine(spec: str, threads: int | None) -> dict[str, Any]:
     governor = told.should.get("governor")
     return {
         "fingerprint": {"hash": told.hash, **told.model_dump()},
-        "quiet": asdict(checkup.quiet(None if governor is None else str(governor))),
-        "timer_resolution": checkup.resolution(),
+        "quiet": asdict(health_check.quiet(None if governor is None else str(governor))),
+        "timer_resolution": health_check.resolution(),
         "device": device.spec,
         "free_memory": device.free_memory(),
         "cuda": {
@@ -54,9 +54,9 @@ def _examine(spec: str, threads: int | None) -> dict[str, Any]:
             "detail": cuda.describe(),
             "nvml": device.probe() if isinstance(device, cuda.CudaDevice) else {},
         },
-        "compiler": checkup.compiler(),
-        "kernel": checkup.kernel(),
-        "counters": [asdict(counter) for counter in checkup.check_counters(device)],
+        "compiler": health_check.compiler(),
+        "kernel": health_check.kernel(),
+        "counters": [asdict(counter) for counter in health_check.check_counters(device)],
     }
 
 

@@ -27,9 +27,9 @@ def command(run: Path, format_: str, out: Path | None) -> None:
     pytest-benchmark         a file for `pytest-benchmark compare`, raw samples included
     github-action-benchmark  a file for the action's tool customSmallerIsBetter
     """
-    from niffbench.records import read
     from niffbench.report.exports import export
     from niffbench.report.files import make_directory, write_whole
+    from niffbench.results import read
 
     if out is None and format_ == "parquet" and sys.stdout.isatty():
         raise UsageError("--format parquet is no text for a terminal; give --out FILE")

@@ -17,7 +17,7 @@ from niffbench.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from niffbench.report.filter_tables import FilterReport
+    from niffbench.study.tables import FilterReport
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
@@ -106,7 +106,7 @@ def command(
     CHECKPOINT is a file of torch.save with a state dict, read as weights alone. NETWORK is a name of
     `niffbench list networks`, or NAME-full or NAME-split of any network of torchvision, with random weights.
     """
-    from niffbench.runner.directory import check_vacant, make
+    from niffbench.session.directory import check_vacant, make
 
     _refuse(subject, network, train, epochs, keep)
     if out is not None:
@@ -165,7 +165,7 @@ def _looked_at(subject: str, network: str | None, asked: Asked) -> FilterReport:
     """A network from a file, or one with random weights."""
     import torch
 
-    from niffbench.niff import stored
+    from niffbench.study import stored
 
     try:
         if _is_file(subject):
@@ -193,7 +193,7 @@ def _on_digits(name: str) -> bool:
 
 def _size(asked: Asked, name: str) -> int:
     """The input's side. Raises UsageError for another size than the digits'."""
-    from niffbench.niff.digits import SIDE
+    from niffbench.study.digits import SIDE
 
     if not _on_digits(name):
         return asked.size or 224
@@ -203,9 +203,9 @@ def _size(asked: Asked, name: str) -> int:
 
 
 def _studied(name: str, weights: str, model: nn.Module, asked: Asked) -> FilterReport:
-    from niffbench.measure.filters import study
-    from niffbench.niff.effective import filtering_layers
-    from niffbench.report.filter_tables import FilterReport
+    from niffbench.study.effective import filtering_layers
+    from niffbench.study.filters import study
+    from niffbench.study.tables import FilterReport
 
     try:
         filtering = filtering_layers(model)
@@ -235,13 +235,13 @@ def _studied(name: str, weights: str, model: nn.Module, asked: Asked) -> FilterR
 def _input(name: str, model: nn.Module, asked: Asked) -> tuple[Tensor, str]:
     """What the network is run on, and what that is. Raises UsageError for more than fits in memory."""
     if _on_digits(name):
-        from niffbench.measure.learned import IMAGES
-        from niffbench.niff.digits import load
+        from niffbench.study.digits import load
+        from niffbench.study.learned import IMAGES
 
         return load().test_images[: asked.batch or IMAGES], "test digits"
     from niffbench.device.host import free_memory
-    from niffbench.measure.filters import natural_noise
     from niffbench.niff.networks import image_channels
+    from niffbench.study.filters import natural_noise
 
     size, batch, channels = _size(asked, name), asked.batch or 1, image_channels(model)
     if (needed := 8 * batch * channels * size**2) > free_memory():  # which some systems promise all the same
@@ -253,7 +253,7 @@ def _input(name: str, model: nn.Module, asked: Asked) -> tuple[Tensor, str]:
 @contextlib.contextmanager
 def _within_memory() -> Iterator[None]:
     """Turn a failure to allocate memory into a UsageError."""
-    from niffbench.measure.failures import explain
+    from niffbench.worker.failures import explain
 
     try:
         yield
@@ -283,9 +283,9 @@ def _with_filters(name: str) -> str:
 
 def _trained(asked: Asked, epochs: int | None) -> tuple[FilterReport, Mapping[str, nn.Module]]:
     """NIFF and its twin, trained on digits: the report, and both networks by name."""
-    from niffbench.measure.learned import IMAGES, learn
-    from niffbench.niff.digits import Recipe
-    from niffbench.report.filter_tables import FilterReport
+    from niffbench.study.digits import Recipe
+    from niffbench.study.learned import IMAGES, learn
+    from niffbench.study.tables import FilterReport
 
     size = _size(asked, "digits-niff")
     recipe = Recipe(seed=asked.seed) if epochs is None else Recipe(epochs=epochs, seed=asked.seed)
@@ -339,8 +339,8 @@ def _write(out: Path, report: FilterReport, networks: Mapping[str, nn.Module]) -
     """Report, table, plots and, of a training, both checkpoints. Raises UsageError when that fails."""
     import json
 
-    from niffbench.niff import stored
-    from niffbench.report import filter_tables
+    from niffbench.study import stored
+    from niffbench.study import tables as filter_tables
 
     drawn = filter_tables.plots(report)
     files = {
@@ -365,7 +365,7 @@ def _print(out: Path, report: FilterReport, as_json: bool) -> None:
 
     from rich.console import Console
 
-    from niffbench.report import filter_tables
+    from niffbench.study import tables as filter_tables
 
     if as_json:
         click.echo(json.dumps(filter_tables.plain(report), indent=1, allow_nan=False))

@@ -110,7 +110,7 @@ def _show(what: str, rows: list[Row]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from niffbench.commands.closing import console
+    from niffbench.commands.run_output import console
     from niffbench.report import text
 
     shown = {"parameters": text.count, "flops": text.flops}

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from niffbench.runner.campaign import SuiteLoader
-    from niffbench.runner.settings import Wishes
+    from niffbench.session.run_session import SuiteLoader
+    from niffbench.session.settings import Overrides
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -75,14 +75,14 @@ def loader(suite: str, only: tuple[str, ...]) -> SuiteLoader:
     return read
 
 
-def wished(options: Mapping[str, Any]) -> Wishes:
+def wished(options: Mapping[str, Any]) -> Overrides:
     """What :func:`suite_options` and :func:`measure_options` collected; a seed is drawn if none was given."""
     from secrets import randbelow
 
-    from niffbench.runner.settings import Wishes
+    from niffbench.session.settings import Overrides
 
     seed = options.get("seed")
-    return Wishes(
+    return Overrides(
         device=options["device"] or "auto",
         rounds=options["rounds"],
         seed=randbelow(2**31) if seed is None else seed,

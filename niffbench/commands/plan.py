@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from niffbench.runner.budget import Share
-    from niffbench.runner.campaign import Prepared
-    from niffbench.runner.plan import Forecast
+    from niffbench.session.budget import Share
+    from niffbench.session.plan import Forecast
+    from niffbench.session.run_session import Prepared
     from niffbench.suite import Suite
 
 _FEW = 3
@@ -28,7 +28,7 @@ _FEW = 3
 @suite_options
 @measure_options
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-def command(suite: str, as_json: bool, **wishes: Any) -> int:
+def command(suite: str, as_json: bool, **overrides: Any) -> int:
     """Say what a run would do, need and take.
 
     SUITE is the name of a suite or the path of one. A worker process measures what the machine can do at best (a
@@ -36,17 +36,17 @@ def command(suite: str, as_json: bool, **wishes: Any) -> int:
     Times are estimates from the roofline, within a factor of two or three.
     """
     from niffbench.operators.catalogue import catalogue
-    from niffbench.runner.campaign import prepare
-    from niffbench.runner.interrupts import Interrupts
+    from niffbench.session.interrupts import Interrupts
+    from niffbench.session.run_session import prepare
 
-    load = loader(suite, wishes.pop("only"))
+    load = loader(suite, overrides.pop("only"))
     with Interrupts() as stop:
-        prepared = prepare(load, wished(wishes), catalogue(), stop)
+        prepared = prepare(load, wished(overrides), catalogue(), stop)
     allowed = _allowed(prepared)
     if as_json:
         sys.stdout.write(json.dumps(_as_json(prepared, allowed), indent=1) + "\n")
     else:
-        from niffbench.commands.closing import console
+        from niffbench.commands.run_output import console
 
         _show(console(), prepared, allowed)
     return 0
@@ -54,7 +54,7 @@ def command(suite: str, as_json: bool, **wishes: Any) -> int:
 
 def _allowed(prepared: Prepared) -> Share | None:
     """What a time budget allows; None without one, or when it allows everything."""
-    from niffbench.runner.budget import share
+    from niffbench.session.budget import share
 
     settings, plan = prepared.settings, prepared.plan
     if settings.budget is None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from niffbench.case import Case
     from niffbench.device import Device
-    from niffbench.measure.phases import Kernel, Phase, Phases
     from niffbench.report.plots.canvas import Plot
+    from niffbench.worker.phases import Kernel, Phase, Phases
 
 TRANSFORMS = ("forward fft", "inverse fft", "shift", "real part")
 """Steps that only exist because the work is done by FFTs."""
@@ -73,7 +73,7 @@ def command(
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from niffbench.device import open_device
-    from niffbench.runner.directory import check_vacant, make
+    from niffbench.session.directory import check_vacant, make
 
     cases = _cases(operators, axes, options)
     if device.startswith("replay"):
@@ -160,25 +160,25 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _profiled(device: Device, case: Case, out: Path) -> Profiled:
     """Check ``case`` against float64, then take it apart. Raises NothingMeasured when that cannot be done."""
-    from niffbench.measure import phases, tolerance
-    from niffbench.measure.failures import DeviceLost, explain
-    from niffbench.measure.torch_bench import TorchBench
     from niffbench.operators.catalogue import catalogue
+    from niffbench.worker import phases, tolerance
+    from niffbench.worker.failures import DeviceLost, explain
+    from niffbench.worker.torch_evaluator import TorchEvaluator
 
     operator = catalogue()[case.operator]
     label, trace = operator.label(case), out / f"trace-{case.id}.json"
     name = f"{label} at {case.problem.label}"
     try:
-        bench = TorchBench(device)
-        subject = bench.subject(case)
-        _, output = device.timed(subject)
-        numerics = bench.numerics(subject, output)
+        evaluator = TorchEvaluator(device)
+        workload = evaluator.workload(case)
+        _, output = device.timed(workload)
+        numerics = evaluator.numerics(workload, output)
         del output
         if tolerance.is_wrong(numerics):
             raise NothingMeasured(f"{name}: {tolerance.verdict(numerics)}")
-        choice = bench.choice(subject)
+        choice = evaluator.choice(workload)
         cost = (operator if choice is None else choice.operator).cost(case)
-        found = phases.profile(device, subject, cost, trace)
+        found = phases.profile(device, workload, cost, trace)
     except NothingMeasured:
         raise
     except OSError as error:
@@ -197,7 +197,7 @@ def _profiled(device: Device, case: Case, out: Path) -> Profiled:
 
 
 def _document(device: Device, profiled: list[Profiled]) -> dict[str, Any]:
-    from niffbench.runner.machine import fingerprint
+    from niffbench.worker.machine import fingerprint
 
     return {
         "fingerprint": fingerprint(device).model_dump(),

@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from niffbench.case import Case
-from niffbench.records import Record
 from niffbench.report import text
-from niffbench.runner.plan import Plan
-from niffbench.runner.sitting import Observer
+from niffbench.results import Record
+from niffbench.session.plan import Plan
+from niffbench.session.worker_session import Observer
 
 _REDRAW = 0.5
 """Least seconds between two drawings: the bar must not cost what is measured its processor."""

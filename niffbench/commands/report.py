@@ -23,8 +23,8 @@ def command(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
     Several runs are set side by side: other machines, other commits. The first is what the others are compared
     with.
     """
-    from niffbench.records import read
     from niffbench.report import write
+    from niffbench.results import read
 
     repeated = sorted({str(path) for path in runs if [p.resolve() for p in runs].count(path.resolve()) > 1})
     if repeated:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from niffbench.runner.campaign import Campaign
-    from niffbench.runner.interrupts import Interrupts
+    from niffbench.session.interrupts import Interrupts
+    from niffbench.session.run_session import RunSession
 
 
 @click.command()
@@ -50,7 +50,7 @@ def command(
     report: bool,
     as_json: bool,
     quiet: bool,
-    **wishes: Any,
+    **overrides: Any,
 ) -> int:
     """Measure a suite; ends with a table and a report.
 
@@ -69,12 +69,12 @@ def command(
     import time
     from contextlib import ExitStack
 
-    from niffbench.commands.closing import Screen
+    from niffbench.commands.run_output import Screen
     from niffbench.errors import NiffbenchError
     from niffbench.operators.catalogue import catalogue
-    from niffbench.runner.interrupts import Interrupted, Interrupts
-    from niffbench.runner.journal import JournalLost
-    from niffbench.runner.standing import standing
+    from niffbench.session.interrupts import Interrupted, Interrupts
+    from niffbench.session.journal import JournalLost
+    from niffbench.session.progress import standing
 
     began = time.monotonic()
     screen = Screen(as_json=as_json, quiet=quiet, report=report)
@@ -83,13 +83,13 @@ def command(
         with ExitStack() as held:
             if resume is not None:
                 _check_unasked(context)
-                going_on = _resumed(resume, suite, wishes["device"], stop, began, screen.warm_up)
+                going_on = _resumed(resume, suite, overrides["device"], stop, began, screen.warm_up)
                 try:
                     campaign = held.enter_context(going_on)
                 except Interrupted as interrupted:
                     screen.part(standing(resume), interrupted, suite, stop)
             else:
-                campaign = held.enter_context(_begun(suite, out, wishes, stop, began, screen.warm_up))
+                campaign = held.enter_context(_begun(suite, out, overrides, stop, began, screen.warm_up))
             observer = held.enter_context(screen.opening(campaign))
             try:
                 campaign.measure(catalogue(), stop, observer=observer)
@@ -103,21 +103,22 @@ def command(
 def _begun(
     suite: str | None,
     out: Path | None,
-    wishes: dict[str, Any],
+    overrides: dict[str, Any],
     stop: Interrupts,
     began: float,
     meanwhile: Callable[[], None],
-) -> AbstractContextManager[Campaign]:
+) -> AbstractContextManager[RunSession]:
     """A new run, surveyed and planned; nothing is written when that fails."""
     from niffbench.commands.options import loader, wished
     from niffbench.operators.catalogue import catalogue
-    from niffbench.runner import campaign, directory
-    from niffbench.runner.settings import kind_of
+    from niffbench.session import directory
+    from niffbench.session import run_session as campaign
+    from niffbench.session.settings import kind_of
 
     if suite is None:
         raise click.UsageError("which suite? Give its name or path; `niffbench list suites` lists them")
-    load = loader(suite, wishes.pop("only"))
-    asked = wished(wishes)
+    load = loader(suite, overrides.pop("only"))
+    asked = wished(overrides)
     name = load(kind_of(asked.device)).name
     place = _default(name) if out is None else out
     directory.check_vacant(place)
@@ -132,13 +133,13 @@ def _resumed(
     stop: Interrupts,
     began: float,
     meanwhile: Callable[[], None],
-) -> AbstractContextManager[Campaign]:
+) -> AbstractContextManager[RunSession]:
     """An interrupted run, surveyed and planned anew for what is missing in it."""
     from niffbench.commands.options import loader
     from niffbench.errors import UsageError
     from niffbench.operators.catalogue import catalogue
-    from niffbench.records import read_manifest
-    from niffbench.runner import campaign
+    from niffbench.results import read_manifest
+    from niffbench.session import run_session as campaign
     from niffbench.suite import available
 
     echo = read_manifest(place).suite

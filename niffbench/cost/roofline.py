@@ -15,7 +15,7 @@ TRANSFORM_STEPS = frozenset({"forward fft", "inverse fft"})
 
 
 class Ceilings(Protocol):
-    """The machine's measured rates; :class:`niffbench.records.Ceilings` satisfies it."""
+    """The machine's measured rates; :class:`niffbench.results.Ceilings` satisfies it."""
 
     @property
     def copy_bandwidth(self) -> float: ...

@@ -13,7 +13,7 @@ from niffbench.cost import counters, fvcore
 from niffbench.cost.closed import Cost
 from niffbench.cost.lengths import largest_prime_factor
 from niffbench.cost.subject import Costed, prepare
-from niffbench.records import CostRecord, StepCost
+from niffbench.results import CostRecord, StepCost
 
 
 @lru_cache(maxsize=4096)

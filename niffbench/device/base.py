@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from niffbench.fingerprint import Fact
-from niffbench.records import MachineState
+from niffbench.results import MachineState
 from niffbench.suite import Regime
 
 Kind = Literal["cpu", "cuda", "replay"]

@@ -14,7 +14,7 @@ from niffbench.device import host, timer
 from niffbench.device.base import DEFAULT_CACHE, FLUSH_FACTOR, Block, Kind, Processor, Runner, Usage
 from niffbench.device.settings import torch_facts
 from niffbench.fingerprint import Fact, host_facts
-from niffbench.records import MachineState
+from niffbench.results import MachineState
 from niffbench.suite import Regime
 
 

@@ -19,7 +19,7 @@ from niffbench.device.base import DEFAULT_CACHE, FLUSH_FACTOR, Block, Kind, Proc
 from niffbench.device.nvml import Nvml
 from niffbench.device.settings import torch_facts
 from niffbench.fingerprint import Fact
-from niffbench.records import MachineState
+from niffbench.results import MachineState
 from niffbench.suite import Regime
 
 EVENT_QUANTUM = 0.5e-6

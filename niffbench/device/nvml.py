@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from niffbench.fingerprint import Fact
-from niffbench.records import MachineState
+from niffbench.results import MachineState
 
 T = TypeVar("T")
 

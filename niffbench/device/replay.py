@@ -27,7 +27,7 @@ from niffbench.case import Case
 from niffbench.device.base import Block, Kind, Processor, Runner, Usage
 from niffbench.errors import UsageError
 from niffbench.fingerprint import Fact
-from niffbench.records import Ceilings, MachineState
+from niffbench.results import Ceilings, MachineState
 from niffbench.suite import Regime
 
 MAX_REPLAY_BYTES = 256_000_000

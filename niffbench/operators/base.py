@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from niffbench.case import Case, OptionValue
 from niffbench.cost.closed import Cost
-from niffbench.records import Traits
+from niffbench.results import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,7 +15,7 @@ from niffbench.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from niffbench.records import Run
+    from niffbench.results import Run
 
 __all__ = ["draw", "save", "terminal", "write"]
 

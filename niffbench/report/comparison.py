@@ -1,7 +1,7 @@
 """Several runs side by side: the same cases on other machines, or at other commits. Nothing is judged here.
 
 Runs are independent, so their ratios are not paired (Welch on logs). Whether a change is a regression is
-another question, with corrections across the suite: :mod:`niffbench.regress` answers it.
+another question, with corrections across the suite: :mod:`niffbench.gate` answers it.
 """
 
 from __future__ import annotations

@@ -7,13 +7,13 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from niffbench.records import Run
 from niffbench.report import text
 from niffbench.report.digest import Digest, Group, Row
 from niffbench.report.facts import choices, measured, notices
 from niffbench.report.gather import gather
 from niffbench.report.metrics import Metric
 from niffbench.report.tables import UNLIKE
+from niffbench.results import Run
 
 MOST_ROWS = 80
 """Operator rows that are listed; a larger run gets one line a problem."""

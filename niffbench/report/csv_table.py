@@ -6,10 +6,10 @@ import csv
 import io
 from collections.abc import Sequence
 
-from niffbench.records import REGIME_ORDER
 from niffbench.report import text
 from niffbench.report.digest import Cell, Digest, Group, Row
 from niffbench.report.machine import over_floor
+from niffbench.results import REGIME_ORDER
 
 _KEYS = ("latency", "memory", "flops", "bytes")
 

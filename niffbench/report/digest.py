@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from niffbench.case import Case, Execution, Problem
-from niffbench.records import REGIME_ORDER, Ceilings, CostRecord, GradientError, Memory, Run, Traits
 from niffbench.report import metrics
 from niffbench.report.metrics import Key, Metric
 from niffbench.report.text import clean
+from niffbench.results import REGIME_ORDER, Ceilings, CostRecord, GradientError, Memory, Run, Traits
 from niffbench.stats.intervals import Interval, exactly, ratio
 from niffbench.suite import Regime
 

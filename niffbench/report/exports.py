@@ -9,10 +9,10 @@ from typing import Any
 
 from niffbench import __version__
 from niffbench.errors import NothingMeasured, UsageError
-from niffbench.records import REGIME_ORDER, Run, frame
 from niffbench.report import metrics, text
 from niffbench.report.digest import Digest, Group, Row
 from niffbench.report.gather import gather
+from niffbench.results import REGIME_ORDER, Run, frame
 
 FORMATS = ("csv", "parquet", "pytest-benchmark", "github-action-benchmark")
 _ROUNDING = 1e-9

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from niffbench.records import neighbours
 from niffbench.report import text
 from niffbench.report.digest import Digest
+from niffbench.results import background_load
 
 Fact = tuple[str, str]
 
@@ -81,7 +81,7 @@ def notices(digest: Digest) -> tuple[str, ...]:
         )
     if digest.rows and not any(group.baseline is not None for group in digest.groups):
         found.append(f"The baseline {digest.baseline} is not among the cases, so there are no ratios.")
-    if (beside := neighbours(run.records)) is not None:
+    if (beside := background_load(run.records)) is not None:
         found.append(
             f"{text.capital(str(beside))}: repeat the run on a quiet machine, or compare versions with ab."
         )

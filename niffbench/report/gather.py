@@ -9,11 +9,11 @@ from math import isfinite
 from statistics import median
 
 from niffbench.case import Execution, Problem
-from niffbench.records import REGIME_ORDER, GradientError, Record, Run, in_words, main_regime
 from niffbench.report import metrics
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, Winner, compare
 from niffbench.report.metrics import Key
 from niffbench.report.text import clean
+from niffbench.results import REGIME_ORDER, GradientError, Record, Run, in_words, main_regime
 from niffbench.stats.intervals import exactly, median_of_rounds
 from niffbench.suite import Regime
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from niffbench.cost.roofline import ceiling, floor_time
-from niffbench.records import Ceilings
 from niffbench.report.digest import Row
+from niffbench.results import Ceilings
 
 
 def achieved(row: Row) -> tuple[float, float] | None:

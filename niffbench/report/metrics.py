@@ -8,8 +8,8 @@ from math import isfinite
 from statistics import median
 from typing import Literal
 
-from niffbench.records import Record
 from niffbench.report import text
+from niffbench.results import Record
 from niffbench.suite import Regime
 
 Key = Literal["latency", "memory", "flops", "bytes"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from niffbench.records import Run
 from niffbench.report import tables, text
 from niffbench.report.digest import Digest, Group
 from niffbench.report.facts import Fact, facts, notes, notices
@@ -23,6 +22,7 @@ from niffbench.report.plots.walls import walls
 from niffbench.report.profiles import measured_phases
 from niffbench.report.tables import Table
 from niffbench.report.trends import all_slices, exchanges, growths
+from niffbench.results import Run
 
 MOST_ROWS = 3000
 """Rows of the table of cases in a page; ``table.csv`` always has them all."""

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from niffbench.errors import UsageError
-from niffbench.records import Run
 from niffbench.report.comparison import pairs
 from niffbench.report.csv_table import csv_table
 from niffbench.report.files import write_whole
@@ -18,6 +17,7 @@ from niffbench.report.plots.canvas import settings
 from niffbench.report.plots.palette import styles
 from niffbench.report.plots.side_by_side import side_by_side
 from niffbench.report.view import View, view
+from niffbench.results import Run
 
 PAGE = "report.html"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from niffbench.records import StepCost
 from niffbench.report import text
 from niffbench.report.digest import Digest, Group, Row
 from niffbench.report.plots.canvas import INK, MUTED, PAPER, Margins, Plot, finish, legend_height, sheet
 from niffbench.report.plots.palette import COLOURS
+from niffbench.results import StepCost
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

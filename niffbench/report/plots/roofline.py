@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from math import atan2, degrees
 from typing import TYPE_CHECKING
 
-from niffbench.records import Ceilings
 from niffbench.report import text
 from niffbench.report.digest import Digest, Row
 from niffbench.report.plots.canvas import (
@@ -28,6 +27,7 @@ from niffbench.report.plots.canvas import (
     sheet,
 )
 from niffbench.report.plots.palette import Style
+from niffbench.results import Ceilings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from niffbench.regress.noise import Assessment, Noisy
+from niffbench.gate.noise import Assessment, Noisy
 from niffbench.report.text import MISSING, clean, percent, plural, seconds
 from niffbench.stats.power import Detectable, Fitness
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from niffbench.regress.findings import FAILING, Comparison, Finding
+from niffbench.gate.findings import FAILING, Comparison, Finding
 from niffbench.report.text import clean
 from niffbench.report.verdicts.words import change, interval, remarks, value
 

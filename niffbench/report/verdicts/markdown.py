@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from niffbench.regress.findings import Comparison, Finding
+from niffbench.gate.findings import Comparison, Finding
 from niffbench.report.text import markdown as escape
 from niffbench.report.verdicts.trend import line
 from niffbench.report.verdicts.words import MARKS, change, interval, remarks, side, tally, telling, value

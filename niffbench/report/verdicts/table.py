@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from niffbench.regress.findings import Comparison, Finding, Verdict
+from niffbench.gate.findings import Comparison, Finding, Verdict
 from niffbench.report.text import clean
 from niffbench.report.verdicts.trend import line
 from niffbench.report.verdicts.words import (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from niffbench.regress.findings import Step
-from niffbench.regress.trend import Trend
+from niffbench.gate.findings import Step
+from niffbench.gate.trend import Trend
 from niffbench.report.plots.canvas import FAINT, INK, MUTED, Margins, Plot, finish, settings, sheet
 from niffbench.report.text import clean, plural, seconds
 from niffbench.report.verdicts.words import commit

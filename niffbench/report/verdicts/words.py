@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from niffbench.regress.findings import Comparison, Finding, Subject, Verdict
+from niffbench.gate.findings import Comparison, Finding, Subject, Verdict
 from niffbench.report.text import MISSING, brackets, clean, count, flops, seconds, size_of, times
 from niffbench.stats.intervals import Interval
 

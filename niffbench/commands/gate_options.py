@@ -1,0 +1,161 @@
+"""Options and outputs that ``check`` and ``ab`` share: by which rules to judge, and where the verdicts go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from niffbench.commands.options import share
+
+if TYPE_CHECKING:
+    from niffbench.gate.findings import Comparison
+    from niffbench.gate.rules import Rules
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+REGIMES = ("first", "cold", "steady", "graph")
+
+
+def limit(context: click.Context, parameter: click.Parameter, value: str) -> float:
+    """A callback that reads a limit as a file of thresholds has it: ``0.03`` or ``3%``, and 0 for none."""
+    from niffbench.gate.rules import fraction
+
+    try:
+        return fraction(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from error
+
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+_RULES = (
+    click.option(
+        "--alpha",
+        default="0.01",
+        callback=share,
+        metavar="SHARE",
+        show_default=True,
+        help="Bound on the chance of any false alarm in the suite.",
+    ),
+    click.option(
+        "--min-effect",
+        default="3%",
+        callback=limit,
+        metavar="SHARE",
+        show_default=True,
+        help="Least relative change of a latency that is called.",
+    ),
+    click.option(
+        "--memory-tolerance",
+        default="1%",
+        callback=limit,
+        metavar="SHARE",
+        show_default=True,
+        help="Relative change of a memory figure that is let pass.",
+    ),
+    click.option(
+        "--rule-out",
+        default="10%",
+        callback=limit,
+        metavar="SHARE",
+        show_default=True,
+        help="Exit 5 unless a slowdown of this size is ruled out for every latency.",
+    ),
+    click.option(
+        "--regime",
+        "regimes",
+        multiple=True,
+        type=click.Choice(REGIMES),
+        help="Judge these regimes only.  [default: cold, steady, graph]",
+    ),
+    click.option(
+        "--thresholds",
+        type=_FILE,
+        metavar="FILE",
+        help="TOML of [[threshold]]s: cases, quantities, min_effect, memory_tolerance.",
+    ),
+)
+
+_OUTPUTS = (
+    click.option("--all", "everything", is_flag=True, help="Show also what was shown to be the same."),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
+    click.option(
+        "--markdown", type=_FILE, metavar="FILE", help="Write Markdown, for a pull request or a CI summary."
+    ),
+    click.option("--junit", type=_FILE, metavar="FILE", help="Write JUnit XML."),
+)
+
+
+def rule_options(command: Command) -> Command:
+    """Add the options that :func:`rules_of` takes."""
+    for option in reversed(_RULES):
+        command = option(command)
+    return command
+
+
+def output_options(command: Command) -> Command:
+    """Add the options that :class:`Outputs` is made of."""
+    for option in reversed(_OUTPUTS):
+        command = option(command)
+    return command
+
+
+def rules_of(
+    *,
+    alpha: float,
+    min_effect: float,
+    memory_tolerance: float,
+    rule_out: float,
+    regimes: tuple[str, ...],
+    thresholds: Path | None,
+) -> Rules:
+    """The rules asked for. Raises UsageError for a value that makes no sense or a faulty file of thresholds."""
+    from niffbench.errors import UsageError
+    from niffbench.gate.rules import Rules, chosen
+
+    if alpha >= 0.5:
+        raise UsageError(f"--alpha should be less than 0.5, got {alpha:g}")
+    return Rules(alpha, min_effect, memory_tolerance, rule_out, chosen(regimes)).reading(thresholds)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a comparison is to go, beside standard output."""
+
+    everything: bool
+    as_json: bool
+    markdown: Path | None
+    junit: Path | None
+
+    def say(self, comparison: Comparison) -> None:
+        """Print the table or JSON, and write the files asked for. Raises UsageError for a file that cannot be."""
+        import json
+
+        from rich.console import Console
+
+        from niffbench.report.verdicts import junit, markdown, table
+
+        if self.as_json:
+            # In ASCII, so that an encoding without our signs cannot spoil it.
+            click.echo(json.dumps(json.loads(comparison.model_dump_json()), indent=1))
+        else:
+            table.show(comparison, Console(), everything=self.everything)
+        if self.markdown is not None:
+            write(self.markdown, markdown.render(comparison).encode())
+        if self.junit is not None:
+            write(self.junit, junit.render(comparison))
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file asked for. Raises UsageError when it cannot be."""
+    from niffbench.errors import UsageError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error

@@ -1,0 +1,132 @@
+"""Noise: what a machine's rounds of the same code say about the changes it can show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan, nan
+
+from niffbench.errors import NothingMeasured, plural
+from niffbench.gate.rules import Rules
+from niffbench.gate.sides import Known, Side
+from niffbench.gate.sides_of_ab import base_first
+from niffbench.results import Run
+from niffbench.stats.decision import Decision, decide, fewest_rounds
+from niffbench.stats.power import Fitness, Noise, fitness, noise, paired_noise
+from niffbench.suite import Selection
+
+FEWEST_PAIRS = 3
+"""Pairs from which the noise of their differences can be estimated, the order taken out."""
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a gate is wanted to show: a slowdown of ``effect`` with probability ``power``, by ``rounds`` a side."""
+
+    effect: float = 0.05
+    power: float = 0.9
+    rounds: int = 8
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """One latency of one case: its round medians in seconds, by round (NaN: none), and their noise.
+
+    ``paired`` is the noise of the differences of neighbours in time, None for too few rounds.
+    """
+
+    known: Known
+    quantity: str
+    medians: tuple[float, ...]
+    rounds: Noise
+    paired: Noise | None
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What rounds of the same code say.
+
+    ``check`` and ``ab``: whether either gate is fit for the aim on this machine; ``ab`` None for too few rounds.
+    ``alarms``: neighbouring rounds judged as an A/B run of the same code with itself, one decision per latency;
+    empty for too few pairs. Whatever of them is not equivalent or inconclusive is a false alarm.
+    """
+
+    run: Run
+    aim: Aim
+    rules: Rules
+    cases: tuple[Noisy, ...]
+    check: Fitness
+    ab: Fitness | None
+    alarms: tuple[Decision, ...]
+
+    @property
+    def false_alarms(self) -> int:
+        """How many latencies were called changed although nothing was."""
+        return sum(decision.verdict in ("regressed", "improved") for decision in self.alarms)
+
+    @property
+    def fit(self) -> bool:
+        """Whether either gate can be relied on here."""
+        return "fit" in (self.check.verdict, self.ab.verdict if self.ab else "")
+
+
+def assess(run: Run, rules: Rules, aim: Aim, only: Sequence[str] = ()) -> Assessment:
+    """Estimate the noise of every latency of a run, and what it lets a gate see.
+
+    Raises NothingMeasured when no case was measured in two rounds.
+    """
+    side = Side(run, Selection(only))
+    cases = tuple(
+        found
+        for known in side.values()
+        for regime in rules.regimes
+        if (found := _noisy(known, f"latency_{regime}", known.timing(regime).medians, run.manifest.rounds))
+        is not None
+    )
+    if not cases:
+        left_out = [
+            why for known in side.values() for regime in rules.regimes for why in known.timing(regime).left_out
+        ]
+        beside = f" ({plural(len(left_out), 'round')} left out, as {left_out[0]})" if left_out else ""
+        raise NothingMeasured(f"{run.name}: no case was measured in two rounds, so its noise is unknown{beside}")
+    limits = {"effect": aim.effect, "alpha": rules.alpha, "power": aim.power, "min_effect": rules.min_effect}
+    check = fitness([case.rounds for case in cases], aim.rounds, **limits)
+    paired = [case.paired for case in cases if case.paired is not None]
+    ab = fitness(paired, aim.rounds, **limits) if len(paired) == len(cases) else None
+    return Assessment(run, aim, rules, cases, check, ab, _alarms(cases, rules))
+
+
+def _noisy(known: Known, quantity: str, medians: Mapping[int, float], rounds: int) -> Noisy | None:
+    if len(medians) < 2:
+        return None
+    values = tuple(medians.get(number, nan) for number in range(rounds))
+    base, head, first = _pairs(values)
+    whole = [i for i in range(len(first)) if not (isnan(base[i]) or isnan(head[i]))]
+    paired = None
+    if len(whole) >= FEWEST_PAIRS and len({first[i] for i in whole}) == 2:
+        paired = paired_noise(base, head, first)
+    return Noisy(known, quantity, values, noise([values]), paired)
+
+
+def _pairs(values: Sequence[float]) -> tuple[list[float], list[float], list[bool]]:
+    """Rounds 0, 1, 2, 3 … read as base, head, head, base …: an A/B run of the same code with itself."""
+    count = len(values) // 2
+    order = [base_first(pair) for pair in range(count)]
+    base = [values[2 * pair + (not order[pair])] for pair in range(count)]
+    head = [values[2 * pair + order[pair]] for pair in range(count)]
+    return base, head, order
+
+
+def _alarms(cases: Sequence[Noisy], rules: Rules) -> tuple[Decision, ...]:
+    sides = [_pairs(case.medians) for case in cases]
+    order = sides[0][2]
+    if len(order) < fewest_rounds(rules.alpha, paired=True):
+        return ()
+    return decide(
+        [base for base, _, _ in sides],
+        [head for _, head, _ in sides],
+        paired=True,
+        base_first=order,
+        alpha=rules.alpha,
+        min_effect=rules.min_effect,
+    )

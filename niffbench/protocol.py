@@ -1,0 +1,127 @@
+"""What the manager and its workers say to each other: JSON objects, one a line.
+
+The manager writes one :class:`Task` to the worker's standard input. The worker answers on a pipe of its own
+(file descriptor given by ``--reply-fd``), so that whatever libraries print cannot be mistaken for an answer.
+Neither side imports torch to understand the other.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from niffbench.case import Case
+from niffbench.fingerprint import Fingerprint
+from niffbench.results import Ceilings, CostRecord, Record
+from niffbench.suite import Measure
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class Predicted(_Message):
+    """The survey's answer for one case, in bytes: resident, and the peak above it."""
+
+    type: Literal["predicted"] = "predicted"
+    case: str
+    resident: int | None = None
+    peak: int | None = None
+    reason: str | None = None  # why there is no prediction
+
+
+class Task(_Message):
+    """What a fresh worker process is to do.
+
+    ``survey``: say the fingerprint, predict the memory of each case from fake tensors, measure the ceilings of
+    the dtypes in ``ceilings``: of the whole suite, of which ``cases`` may be what an earlier worker left.
+    ``round``: measure each case once, problems in random order, the operators of one problem interleaved, all
+    drawn from ``seed`` and ``round``. ``device``: ``cpu``, ``cuda``, ``cuda:1`` or ``replay:FILE``.
+    ``memory_limit`` in bytes; None is the device's free memory. ``predictions`` (the survey's)
+    and ``costs`` (an earlier round's, by case id, of what chooses nothing) depend on the case alone and are not
+    worked out again.
+    """
+
+    kind: Literal["survey", "round"]
+    device: str
+    cases: list[Case]
+    measure: Measure
+    round: int = 0
+    seed: int = 0
+    ceilings: list[str] = []
+    memory_limit: int | None = None
+    predictions: list[Predicted] = []
+    costs: dict[str, CostRecord] = {}
+
+
+class Hello(_Message):
+    """First answer: the worker is up, and on what."""
+
+    type: Literal["hello"] = "hello"
+    fingerprint: Fingerprint
+    free_memory: int | None = None  # bytes
+
+
+class Begin(_Message):
+    """The worker turns to ``case``; until the next message but a note it is to blame for a death or a hang."""
+
+    type: Literal["begin"] = "begin"
+    case: str
+    stage: str  # "build", "numerics", "cost", "memory", "first", "cold", "steady", "graph"
+
+
+class Roofline(_Message):
+    """The survey's ceilings, or the ``reason`` why there are none.
+
+    ``others`` is other processes' share of the processor meanwhile, 0 to 1; None where nobody knows.
+    """
+
+    type: Literal["roofline"] = "roofline"
+    ceilings: Ceilings | None = None
+    others: float | None = None
+    reason: str | None = None
+
+
+class Finished(_Message):
+    """A case is done in this round, with whatever status."""
+
+    type: Literal["finished"] = "finished"
+    record: Record
+
+
+class Note(_Message):
+    """What the manifest should say of the round, once for all of them."""
+
+    type: Literal["note"] = "note"
+    text: str
+
+
+class Refused(_Message):
+    """The whole task cannot be done (no such device, say); the worker exits after it."""
+
+    type: Literal["refused"] = "refused"
+    message: str
+    exit_code: int = 2
+
+
+class End(_Message):
+    """Nothing is left to do; the worker exits with status 0."""
+
+    type: Literal["end"] = "end"
+
+
+Reply = Annotated[
+    Hello | Begin | Predicted | Roofline | Finished | Note | Refused | End, Field(discriminator="type")
+]
+REPLIES: TypeAdapter[Reply] = TypeAdapter(Reply)
+
+
+def write(message: BaseModel) -> bytes:
+    """One message as a line."""
+    return message.model_dump_json().encode() + b"\n"
+
+
+def read(line: bytes) -> Reply:
+    """The reply on one line; pydantic's ValidationError when it is none."""
+    return REPLIES.validate_json(line)

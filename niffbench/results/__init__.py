@@ -1,0 +1,61 @@
+"""Records and runs: what one round learned of one case, and the directory that holds them."""
+
+from __future__ import annotations
+
+from niffbench.results.background_load import BackgroundLoad, background_load, is_busy
+from niffbench.results.frame import frame, row
+from niffbench.results.manifest import MANIFEST, SCHEMA, Ceilings, ExcludedCase, Manifest, SuiteEcho, read_manifest
+from niffbench.results.reading import COMPRESSED, RECORDS, Run, read
+from niffbench.results.record import (
+    REGIME_ORDER,
+    REGIMES,
+    CostRecord,
+    GradientError,
+    Latency,
+    MachineState,
+    Memory,
+    Numerics,
+    Record,
+    Status,
+    StepCost,
+    Traits,
+    dump,
+    in_words,
+    main_regime,
+    parse,
+)
+
+__all__ = [
+    "COMPRESSED",
+    "MANIFEST",
+    "RECORDS",
+    "REGIMES",
+    "REGIME_ORDER",
+    "SCHEMA",
+    "BackgroundLoad",
+    "Ceilings",
+    "CostRecord",
+    "ExcludedCase",
+    "GradientError",
+    "Latency",
+    "MachineState",
+    "Manifest",
+    "Memory",
+    "Numerics",
+    "Record",
+    "Run",
+    "Status",
+    "StepCost",
+    "SuiteEcho",
+    "Traits",
+    "background_load",
+    "dump",
+    "frame",
+    "in_words",
+    "is_busy",
+    "main_regime",
+    "parse",
+    "read",
+    "read_manifest",
+    "row",
+]

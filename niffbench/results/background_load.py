@@ -1,0 +1,45 @@
+"""BackgroundLoad: what other processes had of the processor while cases were sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from niffbench.errors import plural
+from niffbench.results.record import Record
+
+BUSY_OTHERS = 0.05
+"""Other processes' share of the processor from which a machine is called busy."""
+
+
+def is_busy(others: float | None) -> bool:
+    """Whether other processes use so much of the processor that a latency is in doubt; no, where nobody knows."""
+    return others is not None and others > BUSY_OTHERS
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundLoad:
+    """``busy`` of ``sampled`` cases had busy neighbours in at least one round; ``most`` is their largest share."""
+
+    sampled: int
+    busy: int
+    most: float
+
+    def __str__(self) -> str:
+        return (
+            f"other processes used up to {100 * self.most:.0f} % of the processor "
+            f"while {self.busy} of {plural(self.sampled, 'case')} {'was' if self.sampled == 1 else 'were'} sampled"
+        )
+
+
+def background_load(records: Iterable[Record]) -> BackgroundLoad | None:
+    """The busy neighbours of a run's cases; None where there were none, or nobody knows."""
+    sampled: set[str] = set()
+    shares: dict[str, float] = {}
+    for record in records:
+        if record.status == "ok":
+            sampled.add(record.id)
+            others = record.machine.others if record.machine else None
+            if others is not None and is_busy(others):
+                shares[record.id] = max(others, shares.get(record.id, 0.0))
+    return BackgroundLoad(len(sampled), len(shares), max(shares.values())) if shares else None

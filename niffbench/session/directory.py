@@ -1,0 +1,58 @@
+"""A run's directory: where it may be made, and its manifest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from niffbench.errors import UsageError
+from niffbench.results import MANIFEST, Manifest
+from niffbench.session.journal import JournalLost, sync_directory
+from niffbench.session.lock import LOCK
+
+_DRAFT = Path(MANIFEST).with_suffix(".tmp").name
+
+
+def is_vacant(directory: Path) -> bool:
+    """Whether it holds nothing, or only what a run leaves that was killed before its manifest was there."""
+    return all(path.name in (LOCK, _DRAFT) for path in directory.iterdir())
+
+
+def check_vacant(directory: Path) -> None:
+    """Raise UsageError unless ``directory`` is empty, or can be made; nothing is written."""
+    try:
+        if directory.is_dir():
+            if not is_vacant(directory):
+                raise UsageError(f"--out {directory}: is not empty; name a new directory, or --resume it")
+        elif directory.exists() or directory.is_symlink():
+            raise UsageError(f"--out {directory}: is not a directory")
+        ancestor = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    except OSError as error:
+        raise UsageError(f"--out {directory}: cannot be used ({error.strerror})") from error
+    if not ancestor.is_dir():
+        raise UsageError(f"--out {directory}: {ancestor} is not a directory")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise UsageError(f"--out {directory}: {ancestor} cannot be written to")
+
+
+def make(directory: Path) -> None:
+    """Make ``directory``. Raises UsageError when that fails."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {directory}: cannot be made ({error.strerror})") from error
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write ``run.json`` whole or not at all: a reader sees the old one or the new one. Raises JournalLost."""
+    path = directory / MANIFEST
+    draft = directory / _DRAFT
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(manifest.model_dump_json(indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        sync_directory(directory)
+    except OSError as error:
+        raise JournalLost(f"{path}: cannot be written ({error.strerror})") from error

@@ -1,0 +1,183 @@
+"""The plan: what will be run, what will not and why, and how long it should take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from niffbench.case import Case
+from niffbench.cost.closed import Cost
+from niffbench.cost.roofline import steps_time
+from niffbench.operators.base import Operator
+from niffbench.protocol import Predicted
+from niffbench.results import Ceilings
+from niffbench.session.survey import Survey
+from niffbench.suite import Measure, Suite
+from niffbench.worker.dominance import dominated
+
+LAUNCH = 5e-6
+"""Seconds of a step that no roofline knows: dispatch, allocation, a kernel's launch."""
+SHORTFALL: Mapping[str, float] = MappingProxyType(
+    {"dense": 0.6, "depthwise": 5.0, "strip": 12.0, "spectral": 7.0, "attention": 4.0, "network": 1.0}
+)
+"""How many times longer than at the roofline the operators of a family take: medians over the suites quick,
+stages, networks and training on two CPU cores, attention guessed. Below 1: a convolution that is transformed."""
+TYPICAL_SHORTFALL = 2.0
+"""... and those of the other families, which are made of FFTs."""
+VISIT: Mapping[str, float] = MappingProxyType({"network": 6.0})
+TYPICAL_VISIT = 0.08
+"""Seconds a visit costs beside calls of the operator, by family: building it, its input, its weights, the
+counters. A network is hundreds of operations to each that traces it."""
+EXTRA_CALLS = 10
+"""Calls' worth of a visit that are no samples: first call, warm-up, the memory pass, the float64 reference."""
+WORKER = 4.0
+"""Seconds a worker needs to import torch and open its device."""
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Why a case is not run; bytes, where memory is the reason."""
+
+    reason: str
+    needed: int | None = None
+    available: int | None = None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is known of a case before it runs.
+
+    ``call`` is the expected time of one steady call, ``sampling`` and ``overhead`` those of one visit, in seconds;
+    ``predicted`` is None where no survey was made.
+    """
+
+    case: Case
+    label: str
+    cost: Cost
+    predicted: Predicted | None
+    skip: Skip | None
+    call: float
+    sampling: float
+    overhead: float
+
+    @property
+    def needed(self) -> int | None:
+        """Predicted bytes at the worst moment."""
+        if self.predicted is None or self.predicted.peak is None:
+            return None
+        return (self.predicted.resident or 0) + self.predicted.peak
+
+    @property
+    def seconds(self) -> float:
+        """Expected wall time of one visit; nothing for a case that is skipped."""
+        return 0.0 if self.skip else self.sampling + self.overhead
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cases of a suite on a machine, in the suite's order. ``available`` in bytes.
+
+    ``crowded``: the times come from ceilings that were measured beside busy neighbours, and may be far too long.
+    """
+
+    forecasts: tuple[Forecast, ...]
+    rounds: int
+    available: int | None = None
+    crowded: bool = False
+
+    @property
+    def overhead(self) -> float:
+        """Expected seconds of one round that are not sampling, the worker's start included."""
+        return WORKER + sum(forecast.overhead for forecast in self.forecasts if forecast.skip is None)
+
+    @property
+    def seconds(self) -> float:
+        """Expected wall time of all rounds."""
+        return self.rounds * (WORKER + sum(forecast.seconds for forecast in self.forecasts))
+
+
+def make(
+    suite: Suite,
+    survey: Survey,
+    operators: Mapping[str, Operator],
+    *,
+    measure: Measure,
+    rounds: int,
+    memory_limit: int | None = None,
+) -> Plan:
+    """Decide what fits: the predicted memory of each case against ``memory_limit``, or else the free memory.
+
+    A case without a prediction that dominates one that does not fit does not fit either.
+    """
+    available = survey.free_memory if memory_limit is None else memory_limit
+    skips = _skips(suite, survey.predictions, available)
+    forecasts = []
+    for case in suite.cases:
+        cost = operators[case.operator].cost(case)
+        family = operators[case.operator].family
+        call = call_time(case, cost, survey.ceilings, family)
+        forecasts.append(
+            Forecast(
+                case=case,
+                label=suite.labels[case.id],
+                cost=cost,
+                predicted=survey.predictions.get(case.id),
+                skip=skips.get(case.id),
+                call=call,
+                sampling=sampling_time(call, measure),
+                overhead=VISIT.get(family, TYPICAL_VISIT) + EXTRA_CALLS * call,
+            )
+        )
+    return Plan(tuple(forecasts), rounds, available, survey.crowded)
+
+
+def _skips(suite: Suite, predictions: Mapping[str, Predicted], available: int | None) -> dict[str, Skip]:
+    if available is None:
+        return {}
+    skips: dict[str, Skip] = {}
+    unfit: list[Case] = []
+    unknown: list[Case] = []
+    for case in suite.cases:
+        told = predictions.get(case.id)
+        if told is None or told.peak is None:
+            unknown.append(case)
+        elif (needed := (told.resident or 0) + told.peak) > available:
+            reason = f"needs {size(needed)} by prediction, {size(available)} available"
+            skips[case.id] = Skip(reason, needed, available)
+            unfit.append(case)
+    for case in unknown:
+        if (other := dominated(case, unfit)) is not None:
+            skips[case.id] = too_large(other, suite.labels[other.id])
+    return skips
+
+
+def too_large(unfit: Case, label: str) -> Skip:
+    """Skip a case because it dominates ``unfit``, which does not fit in memory."""
+    return Skip(f"at least as large on every axis as {label} at {unfit.problem.label}, which does not fit")
+
+
+def call_time(case: Case, cost: Cost, ceilings: Ceilings | None, family: str) -> float:
+    """Expected seconds of a steady call: its steps at their roofs, times its family's shortfall, plus launches."""
+    roof = steps_time(cost.steps, ceilings, case.problem.dtype) if ceilings else 0.0
+    return SHORTFALL.get(family, TYPICAL_SHORTFALL) * roof + LAUNCH * len(cost.steps)
+
+
+def sampling_time(call: float, measure: Measure) -> float:
+    """Expected seconds of sampling in one visit: each regime half-way between its least time and its most.
+
+    A quiet machine reaches the precision asked for soon, a noisy one never.
+    """
+    sampled = [regime for regime in measure.regimes if regime != "first"]
+    least = max(measure.min_time, min(measure.min_samples * call, measure.max_time))
+    return len(sampled) * max((least + measure.max_time) / 2, call)
+
+
+def size(count: int) -> str:
+    """Bytes for people: ``1.5 GiB``."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.4g} GiB"

@@ -1,0 +1,96 @@
+"""What a worker needs beside a device: cases set up, their cost, numerics and memory. Loads no torch itself.
+
+There are two benches: one that builds operators with torch, and one that replays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from niffbench.case import Case
+from niffbench.device import Device, Runner
+from niffbench.device.replay import ReplayDevice
+from niffbench.operators.base import Choice
+from niffbench.results import Ceilings, CostRecord, Numerics
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Bytes a case needs, from fake tensors: ``resident``, and the ``peak`` above it."""
+
+    resident: int
+    peak: int
+
+    @property
+    def total(self) -> int:
+        """Bytes needed at the worst moment."""
+        return self.resident + self.peak
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes of tensors, each storage once: what is there before a call, its output, what autograd saved beside.
+
+    ``saved`` leaves out what is resident or the output's; None in inference, and where it cannot be told.
+    """
+
+    resident: int
+    output: int
+    saved: int | None
+
+
+class Workload(Runner, Protocol):
+    """A case, set up and ready to run."""
+
+    @property
+    def case(self) -> Case: ...
+
+    @property
+    def parameters(self) -> int:
+        """Learnable scalars."""
+
+    def footprint(self) -> Footprint:
+        """Count tensors around a call. Never while timing."""
+
+
+class Evaluator(Protocol):
+    """Sets cases up on a device and looks at them from every side but the clock's (see ``measure.latency``)."""
+
+    @property
+    def device(self) -> Device: ...
+
+    def predict(self, case: Case, choice: Choice | None = None) -> Prediction:
+        """The memory ``case`` needs, by what was chosen if that is known; allocates nothing.
+
+        Raises whatever the operator does for want of support.
+        """
+
+    def ceilings(self, dtypes: frozenset[str]) -> Ceilings:
+        """The machine's roofline, measured in a second or two."""
+
+    def workload(self, case: Case) -> Workload:
+        """``case`` built, with its weights and its input on the device."""
+
+    def numerics(self, workload: Workload, output: object) -> Numerics:
+        """The error of ``output``, the workload's own, against float64."""
+
+    def choice(self, workload: Workload) -> Choice | None:
+        """What the workload, called once, turned out to be; None where there is nothing to choose."""
+
+    def cost(self, case: Case, choice: Choice | None) -> CostRecord:
+        """The witnesses' statements on what was chosen; never touches a workload."""
+
+    def forget(self) -> None:
+        """Drop the weights and references that cases of one problem share."""
+
+
+def open_evaluator(device: Device, round_: int = 0) -> Evaluator:
+    """The evaluator for ``device``; ``round_`` chooses among recorded rounds on a replay."""
+    if isinstance(device, ReplayDevice):
+        from niffbench.worker.replay_evaluator import ReplayEvaluator
+
+        return ReplayEvaluator(device, round_)
+    from niffbench.worker.torch_evaluator import TorchEvaluator
+
+    return TorchEvaluator(device)

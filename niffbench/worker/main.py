@@ -1,0 +1,143 @@
+"""The worker: a fresh process that does one task and says what it learns, ``python -m niffbench.worker.main``.
+
+It reads its task from standard input and answers on the descriptor given by ``--reply-fd``. The manager decides
+when it ends: it ignores the keyboard's interrupt, and ends itself when nobody listens any more.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+from pydantic import BaseModel
+
+from niffbench import protocol
+from niffbench.anonymize import anonymize
+from niffbench.device import Device, open_device
+from niffbench.errors import NiffbenchError, UsageError, did_you_mean
+from niffbench.operators.catalogue import catalogue
+from niffbench.worker.evaluator import Evaluator, open_evaluator
+from niffbench.worker.failures import DeviceLost, explain
+from niffbench.worker.machine import fingerprint
+from niffbench.worker.round import Round
+
+LOST = 71
+"""Exit status after the accelerator's context was lost."""
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Line:
+    """The line to the manager. A message that cannot be delivered ends the process: nobody is there to hear it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def send(self, message: BaseModel) -> None:
+        """Deliver ``message`` whole."""
+        data = memoryview(protocol.write(message))
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except BrokenPipeError:
+            os._exit(0)
+
+    def _watch(self) -> None:
+        """Sleep until the other end is closed (a pipe's writer is told by an error condition), then end."""
+        poll = select.poll()
+        poll.register(self._descriptor, 0)
+        poll.poll()
+        os._exit(0)
+
+
+def survey(task: protocol.Task, evaluator: Evaluator, line: Line) -> None:
+    """Predict every case's memory; measure the ceilings that are asked for."""
+    for case in task.cases:
+        line.send(protocol.Begin(case=case.id, stage="predict"))
+        try:
+            told = evaluator.predict(case)
+        except Exception as error:
+            reason = anonymize(explain(error).reason)
+            line.send(protocol.Predicted(case=case.id, reason=reason))
+        else:
+            line.send(protocol.Predicted(case=case.id, resident=told.resident, peak=told.peak))
+    if task.ceilings:
+        before = evaluator.device.processor()
+        try:
+            ceilings = evaluator.ceilings(frozenset(task.ceilings))
+        except Exception as error:  # others hold the card's memory, say
+            line.send(protocol.Roofline(reason=anonymize(explain(error).reason)))
+        else:
+            others = (evaluator.device.processor() - before).share
+            line.send(protocol.Roofline(ceilings=ceilings, others=others))
+
+
+def work(task: protocol.Task, device: Device, line: Line) -> None:
+    """Do ``task`` on ``device``."""
+    line.send(protocol.Hello(fingerprint=fingerprint(device), free_memory=device.free_memory()))
+    evaluator = open_evaluator(device, task.round)
+    if task.kind == "survey":
+        survey(task, evaluator, line)
+    else:
+        Round(task, evaluator, line.send).run()
+    line.send(protocol.End())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one task; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if len(given) != 2 or given[0] != "--reply-fd" or not given[1].isdecimal():
+        print("usage: python -m niffbench.worker.main --reply-fd N < task", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
+    _quiet_libraries()
+    line = Line(int(given[1]))
+    task = protocol.Task.model_validate_json(sys.stdin.readline())
+    try:
+        _check(task)
+        device = open_device(task.device, task.measure.threads)
+        work(task, device, line)
+    except NiffbenchError as error:
+        line.send(protocol.Refused(message=str(error), exit_code=error.exit_code))
+        return error.exit_code
+    except DeviceLost as error:
+        print(f"the device is lost: {error}", file=sys.stderr, flush=True)
+        os._exit(LOST)  # destructors would talk to it again, and hang
+    return 0
+
+
+def _check(task: protocol.Task) -> None:
+    """Raise UsageError for a case of an operator that this process does not know."""
+    known = catalogue()
+    for case in task.cases:
+        if case.operator not in known:
+            raise UsageError(f"no operator named '{case.operator}'{did_you_mean(case.operator, known)}")
+
+
+def _die_with_parent() -> None:
+    """Let the kernel end this process when its parent ends (Linux)."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended in between
+        os._exit(0)
+
+
+def _quiet_libraries() -> None:
+    """Settings that libraries read when they are loaded: no log lines, no processes in the background."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
+
+if __name__ == "__main__":
+    _status = main()
+    sys.stdout.flush()
+    os._exit(_status)  # what libraries do when the interpreter is taken down is slow, and loud

@@ -1,0 +1,35 @@
+"""Memory: the peak of one warm call above what is resident, in a pass that never times.
+
+The device tells the peak: on a CPU from the allocation events of torch's profiler, which sees buffers inside
+operators, on CUDA from the caching allocator, which cuFFT's and cuDNN's workspaces come from. The rest is counted
+from tensors: each storage once, whatever views there are of it.
+"""
+
+from __future__ import annotations
+
+from niffbench.device import Device
+from niffbench.results import Memory
+from niffbench.worker.evaluator import Prediction, Workload
+
+
+def measure(device: Device, workload: Workload, prediction: Prediction | None) -> Memory:
+    """The memory of a workload that has been called before, in bytes.
+
+    ``workspace`` is the peak without what fake tensors could predict of it. ``saved`` is counted from autograd's
+    saved tensors, or is, for a compiled forward pass, what stays allocated beside its output.
+    """
+    footprint = workload.footprint()
+    usage = device.usage(workload)
+    saved, problem = footprint.saved, workload.case.problem
+    if saved is None and problem.mode == "forward":
+        saved = max(0, usage.kept - footprint.output)
+    return Memory(
+        peak=usage.peak,
+        resident=footprint.resident,
+        output=footprint.output,
+        saved=saved,
+        predicted=None if prediction is None else prediction.peak,
+        workspace=None if prediction is None else usage.peak - prediction.peak,
+        reserved=usage.reserved,
+        device_delta=usage.device_delta,
+    )

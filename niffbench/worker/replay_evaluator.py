@@ -1,0 +1,118 @@
+"""The evaluator that replays: memory, numerics and cost from the file or the closed form. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from niffbench.case import Case
+from niffbench.device.replay import CaseTrace, GradientTrace, NumericsTrace, ReplayDevice, ReplayRunner
+from niffbench.operators.base import Choice
+from niffbench.operators.catalogue import catalogue
+from niffbench.results import Ceilings, CostRecord, GradientError, Numerics, StepCost
+from niffbench.worker.evaluator import Footprint, Prediction, Workload
+from niffbench.worker.tolerance import tolerance, tolerance_of_gradients
+
+
+@dataclass(eq=False)
+class ReplayWorkload(ReplayRunner):
+    """A replayed case; ``parameters`` as its closed form counts them."""
+
+    parameters: int = 0
+
+    def footprint(self) -> Footprint:
+        """The file's figures, else those of the closed form."""
+        told, (resident, output) = self.entry.memory, _sizes(self.case)
+        return Footprint(
+            resident=resident if told.resident is None else told.resident,
+            output=output if told.output is None else told.output,
+            saved=told.saved,
+        )
+
+
+class ReplayEvaluator:
+    """Evaluator of a :class:`ReplayDevice` in one round."""
+
+    def __init__(self, device: ReplayDevice, round_: int) -> None:
+        self.device = device
+        self._round = round_
+
+    def predict(self, case: Case, choice: Choice | None = None) -> Prediction:
+        """The file's figures, else inputs, weights and output at their closed-form sizes."""
+        memory = self._entry(case).memory
+        sizes = _sizes(case)
+        peak = next(value for value in (memory.predicted, memory.peak, 2 * sizes[1]) if value is not None)
+        return Prediction(sizes[0] if memory.resident is None else memory.resident, peak)
+
+    def ceilings(self, dtypes: frozenset[str]) -> Ceilings:
+        """The file's, else the rates its made-up latencies come from."""
+        trace = self.device.trace
+        rates = dict.fromkeys(sorted(dtypes), trace.flops)
+        return trace.ceilings or Ceilings(copy_bandwidth=trace.bandwidth, matmul=rates, fft=rates)
+
+    def workload(self, case: Case) -> ReplayWorkload:
+        """Raises what the file says goes wrong in building."""
+        trace = self.device.trace
+        entry = self._entry(case)
+        cost = catalogue()[case.operator].cost(case)
+        work = max(cost.flops() / trace.flops, cost.bytes_own / trace.bandwidth)
+        output = _sizes(case)[1]
+        workload = ReplayWorkload(
+            case=case,
+            round=self._round,
+            entry=entry,
+            nominal=entry.steady(self._round) or trace.overhead + work,
+            peak=2 * output if entry.memory.peak is None else entry.memory.peak,
+            kept=output if entry.memory.output is None else entry.memory.output,
+            held=self.device.held,
+            parameters=cost.parameters,
+        )
+        workload.reach("build")
+        return workload
+
+    def numerics(self, workload: Workload, output: object) -> Numerics:
+        """The file's errors, else a hundredth of the tolerance."""
+        assert isinstance(workload, ReplayWorkload)
+        workload.reach("numerics")
+        allowed = tolerance(workload.case.problem.dtype, self.device.tf32)
+        told = workload.entry.numerics or NumericsTrace(l2=allowed / 100, max=allowed / 100)
+        gradient = _gradient(workload.case, told.gradient, allowed)
+        return Numerics(l2=told.l2, max=told.max, tolerance=allowed, gradient=gradient)
+
+    def choice(self, workload: Workload) -> Choice | None:
+        """Nothing is called, so nothing is chosen."""
+        return None
+
+    def cost(self, case: Case, choice: Choice | None) -> CostRecord:
+        """The closed form alone: the counters need torch."""
+        cost = catalogue()[case.operator].cost(case)
+        return CostRecord(
+            closed=cost.flops(),
+            closed_forward=cost.flops("forward"),
+            steps=[StepCost(name=s.name, direction=s.direction, flops=s.flops, bytes=s.bytes) for s in cost.steps],
+            bytes_floor=cost.bytes_floor,
+            bytes_own=cost.bytes_own,
+        )
+
+    def forget(self) -> None:
+        """Nothing is shared."""
+
+    def _entry(self, case: Case) -> CaseTrace:
+        return self.device.entry(case, catalogue()[case.operator].label(case), self._round)
+
+
+def _gradient(case: Case, told: GradientTrace | None, allowed: float) -> GradientError | None:
+    """In training the file's error of the worst gradient, else a hundredth of the tolerance."""
+    problem, switches = case.problem, catalogue()[case.operator].switches(case)
+    if problem.mode != "training":
+        return None
+    bound = tolerance_of_gradients(allowed, problem, images=problem.batch, switches=switches)
+    told = told or GradientTrace(l2=bound / 100, max=None if switches else bound / 100)
+    return GradientError(name=told.name, l2=told.l2, max=told.max, tolerance=bound)
+
+
+def _sizes(case: Case) -> tuple[int, int]:
+    """Bytes of the input with the weights, and of the output."""
+    problem = case.problem
+    plane = problem.batch * problem.height * problem.width * problem.element_bytes
+    weights = catalogue()[case.operator].cost(case).parameters * problem.element_bytes
+    return plane * problem.channels + weights, plane * problem.channels_out

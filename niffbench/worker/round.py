@@ -1,0 +1,323 @@
+"""One round in a worker: every case once, problems in random order, the operators of a problem interleaved.
+
+Where operators of a problem are made from others, as networks from their originals, each original and its kin are
+a group of their own; otherwise a problem is one group. A group's cases are first set up one by one: built, called
+once (the regime ``first``), what that gave checked against float64, the cost counted, the memory measured. Only
+then, with nothing else going on, their latencies are sampled in turns. A case that is wrong is not timed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from niffbench import protocol
+from niffbench.anonymize import anonymize
+from niffbench.case import Case, Problem
+from niffbench.device import Runner
+from niffbench.niff.native import build
+from niffbench.operators.catalogue import catalogue
+from niffbench.results import Latency
+from niffbench.suite import Regime
+from niffbench.worker import energy, latency, memory, tolerance
+from niffbench.worker.case_run import CaseRun
+from niffbench.worker.dominance import dominated
+from niffbench.worker.evaluator import Evaluator, Prediction
+from niffbench.worker.failures import Failure, explain
+
+T = TypeVar("T")
+
+NOT_CAPTURED = "not captured"
+"""Flag of the regime ``graph`` where a case cannot be captured as a CUDA graph."""
+
+
+class Round:
+    """Works off ``task`` on ``evaluator``; ``send`` gets the messages."""
+
+    def __init__(self, task: protocol.Task, evaluator: Evaluator, send: Callable[[BaseModel], None]) -> None:
+        self._task = task
+        self._evaluator = evaluator
+        self._device = evaluator.device
+        self._send = send
+        self._rng = random.Random(f"{task.seed}/{task.round}")
+        self._unfit: list[Case] = []
+        self._predicted = {told.case: told for told in task.predictions}
+        self._noted = False  # whether it was said that there is no kernel
+        asked = task.measure.regimes
+        self._regimes: list[Regime] = [r for r in ("cold", "steady") if r in asked]
+        if "graph" in asked and self._device.has_graphs:
+            self._regimes.append("graph")
+
+    def run(self) -> None:
+        """Every case; sends a record of each."""
+        self._take_flush_buffer()
+        for group in self._groups():
+            alone: list[CaseRun] = []
+            for together in self._fitting(group):
+                alone += self._measure(together)
+            for visit in alone:  # ran out of memory beside others
+                again = CaseRun(visit.case, visit.operator, prediction=visit.prediction, elapsed=visit.elapsed)
+                self._measure([again])
+            self._evaluator.forget()
+
+    def _take_flush_buffer(self) -> None:
+        """Flush once, so that what a cold series holds for that is not taken for free memory."""
+        if "cold" in self._regimes:
+            try:
+                self._device.flush()
+            except Exception as error:
+                explain(error)  # the cases will say themselves what they lack
+
+    def _groups(self) -> list[list[Case]]:
+        """The cases that take turns, in random order: of each problem those of one base.
+
+        Whole networks are too many and too large to wait for one another: the first record of a problem would come
+        when all had been set up, and all would be held until then. What is a base does not depend on which cases
+        are left to measure.
+        """
+        bases = {operator.base for operator in catalogue().values()}
+        problems: dict[Problem, dict[str | None, list[Case]]] = {}
+        for case in self._task.cases:
+            base = catalogue()[case.operator].base or (case.operator if case.operator in bases else None)
+            problems.setdefault(case.problem, {}).setdefault(base, []).append(case)
+        order: list[list[Case]] = []
+        for groups in self._shuffled(problems.values()):
+            order += [self._shuffled(cases) for cases in self._shuffled(groups.values())]
+        return order
+
+    def _shuffled(self, things: Iterable[T]) -> list[T]:
+        order = list(things)
+        self._rng.shuffle(order)
+        return order
+
+    def _fitting(self, cases: Sequence[Case]) -> Iterator[list[CaseRun]]:
+        """The cases of a group in lots that fit in memory together: all that stays, and the largest peak.
+
+        A case's input and weights stay, and a captured graph's memory, which is as much as its peak.
+        """
+        limit = self._limit()
+        lot: list[CaseRun] = []
+        staying = peak = 0
+        for case in cases:
+            visit = self._admit(case, limit)
+            if visit is None:
+                continue
+            told = visit.prediction
+            if told is not None:
+                stays = told.total if "graph" in self._regimes else told.resident
+                if lot and limit is not None and staying + stays + max(peak, told.peak) > limit:
+                    yield lot
+                    lot, staying, peak = [], 0, 0
+                staying, peak = staying + stays, max(peak, told.peak)
+            lot.append(visit)
+        if lot:
+            yield lot
+
+    def _limit(self) -> int | None:
+        limit = self._task.memory_limit
+        return self._device.free_memory() if limit is None else limit
+
+    def _admit(self, case: Case, limit: int | None) -> CaseRun | None:
+        """A visit to ``case``; None when it is known not to fit, and then its record is sent."""
+        visit = CaseRun(case, catalogue()[case.operator])
+        if (told := self._predicted.get(case.id)) is not None:
+            if told.resident is not None and told.peak is not None:
+                visit.prediction = Prediction(told.resident, told.peak)
+        else:
+            with self._stage(visit, "predict"):
+                try:
+                    visit.prediction = self._evaluator.predict(case)
+                except Exception as error:
+                    explain(error)  # no prediction; the case will say itself what it lacks
+        needed = visit.prediction.total if visit.prediction else None
+        failure = None
+        if limit is not None and needed is not None and needed > limit:
+            reason = f"would need {needed:,} bytes of the {limit:,} available (predicted)"
+            failure = Failure("skipped", reason, needed, limit)
+        elif (other := dominated(case, self._unfit)) is not None:
+            label = f"{visit.operator.label(other)} at {other.problem.label}"
+            failure = Failure("skipped", f"at least as large as {label}, which ran out of memory", needed, limit)
+        if failure is None:
+            return visit
+        self._close(visit, failure)
+        return None
+
+    def _measure(self, visits: Sequence[CaseRun]) -> list[CaseRun]:
+        """Set up and sample; returns those that ran out of memory only because the others were there."""
+        held: list[CaseRun] = []
+        crowded: list[CaseRun] = []
+        for visit in visits:
+            held.append(visit)
+            if (failure := self._set_up(visit)) is not None:
+                self._lose(visit, failure, held, crowded)
+        self._sample(held, crowded)
+        return crowded
+
+    def _set_up(self, visit: CaseRun) -> Failure | None:
+        """Everything but the sampling. Returns what went wrong."""
+        evaluator, case = self._evaluator, visit.case
+        try:
+            with self._stage(visit, "build"):
+                visit.workload = workload = evaluator.workload(case)
+                visit.parameters = workload.parameters
+            with self._stage(visit, "first"):
+                visit.first, output = self._device.timed(workload)
+            choice = evaluator.choice(workload)
+            if choice is not None:
+                visit.chosen = list(choice.engines)
+                self._note_missing_kernel()
+            with self._stage(visit, "numerics"):
+                visit.numerics = evaluator.numerics(workload, output)
+                del output
+                if tolerance.is_wrong(visit.numerics):
+                    return Failure("wrong", tolerance.verdict(visit.numerics))
+            if "first" in self._task.measure.regimes:
+                visit.latency["first"] = latency.first(visit.first)
+                if visit.first > 0 and isfinite(visit.first):  # else the timer is broken
+                    visit.measuring += visit.first
+            visit.cost = self._task.costs.get(case.id) if choice is None else None
+            if visit.cost is None:
+                with self._stage(visit, "cost"):
+                    visit.cost = evaluator.cost(case, choice)
+            with self._stage(visit, "memory"):
+                told = visit.prediction
+                if told is not None and choice is not None:  # it was admitted by what it might choose
+                    told = evaluator.predict(case, choice)
+                visit.memory = memory.measure(self._device, workload, told)
+                workload.reset()
+        except Exception as error:
+            return explain(error, self._device.free_memory)
+        return None
+
+    def _note_missing_kernel(self) -> None:
+        """Say, once, when what was chosen on a CPU was chosen without the engine that is mostly the fastest."""
+        if not self._noted and self._device.kind == "cpu" and (why := build.unavailable()):
+            self._noted = True
+            text = f"auto went without its C kernel, mostly the fastest on a CPU: {why}"
+            self._send(protocol.Note(text=anonymize(text)))
+
+    def _sample(self, held: list[CaseRun], crowded: list[CaseRun]) -> None:
+        """The regimes one after another, the cases in turns; a record is sent when the last is done."""
+        for regime in self._regimes:
+            waiting: list[Turn] = []
+            for visit in list(held):
+                turn = self._turn(visit, regime, beside=len(held) > 1)
+                if turn.failure is not None:
+                    self._lose(visit, turn.failure, held, crowded)
+                elif turn.sampler is not None:
+                    waiting.append(turn)
+            for turn in latency.turns(waiting, self._rng, self._step):
+                turn.sampler = None  # with it goes the case, or its graph
+                if turn.failure is not None:
+                    self._lose(turn.visit, turn.failure, held, crowded)
+                elif regime == self._regimes[-1]:
+                    self._let_go(turn.visit, held)
+                    self._close(turn.visit)
+        for visit in list(held):
+            self._let_go(visit, held)
+            self._close(visit)
+
+    def _turn(self, visit: CaseRun, regime: Regime, *, beside: bool) -> Turn:
+        """What to sample for one regime of one case: nothing when a graph was asked for and cannot be captured.
+
+        A graph that ran out of memory ``beside`` others is a failure.
+        """
+        assert visit.workload is not None
+        runner: Runner = visit.workload
+        if regime == "graph":
+            with self._stage(visit, "graph"):
+                try:
+                    runner = self._device.capture(runner)
+                except Exception as error:
+                    failure = explain(error, self._device.free_memory)
+                    if failure.status == "oom" and beside:
+                        return Turn(visit, failure=failure)
+                    visit.remark(f"no graph: {failure.reason}")
+                    visit.latency["graph"] = Latency(samples=[], flags=[NOT_CAPTURED])
+                    return Turn(visit)
+        sampler = latency.Sampler(self._device, runner, regime, self._task.measure, visit.pace(regime))
+        return Turn(visit, sampler)
+
+    def _step(self, turn: Turn) -> bool:
+        """One block, and after the last what hangs on the series; whether that was the end, good or bad."""
+        sampler = turn.sampler
+        assert sampler is not None
+        with self._stage(turn.visit, sampler.regime):
+            try:
+                sampler.step()
+                if sampler.done:
+                    self._keep(turn.visit, sampler)
+            except Exception as error:
+                turn.failure = explain(error, self._device.free_memory)
+        return turn.failure is not None or sampler.done
+
+    def _keep(self, visit: CaseRun, sampler: latency.Sampler) -> None:
+        """Take over a finished series, then measure the launch share of a graph and the energy of a call.
+
+        The series is kept whatever becomes of these, and so is the record.
+        """
+        workload = visit.workload
+        assert workload is not None
+        visit.states += sampler.states
+        visit.processor += sampler.processor
+        visit.measuring += sampler.seconds
+        visit.latency[sampler.regime] = series = sampler.result()
+        if sampler.regime == "graph":
+            with self._besides(visit, "launch share"):
+                share = latency.launch_share(self._device, workload, sampler.median(), sampler.calls)
+                visit.latency["graph"] = replace(series, launch_share=share)
+        if sampler.regime == "steady":
+            with self._besides(visit, "energy"):
+                visit.energy = energy.per_call(self._device, workload, sampler.median())
+
+    @contextmanager
+    def _besides(self, visit: CaseRun, what: str) -> Iterator[None]:
+        """What a finished series can do without: its failure is a remark, unless the device is lost with it."""
+        try:
+            yield
+        except Exception as error:
+            visit.remark(f"no {what}: {explain(error).reason}")
+
+    def _lose(self, visit: CaseRun, failure: Failure, held: list[CaseRun], crowded: list[CaseRun]) -> None:
+        """A visit failed; one that ran out of memory beside others is ``crowded``, and not yet closed."""
+        self._let_go(visit, held)
+        if failure.status == "oom" and held:
+            crowded.append(visit)
+        else:
+            self._close(visit, failure)
+
+    def _let_go(self, visit: CaseRun, held: list[CaseRun]) -> None:
+        """Give back what a visit holds, for the others to use."""
+        held.remove(visit)
+        visit.workload = None
+        self._device.release()
+
+    def _close(self, visit: CaseRun, failure: Failure | None = None) -> None:
+        if failure is not None and failure.status == "oom":
+            self._unfit.append(visit.case)
+        self._send(protocol.Finished(record=visit.record(self._task.round, failure)))
+
+    @contextmanager
+    def _stage(self, visit: CaseRun, stage: str) -> Iterator[None]:
+        """Say what is begun, so that a death or a hang has somebody to blame; count the time."""
+        self._send(protocol.Begin(case=visit.case.id, stage=stage))
+        begun = self._device.clock()
+        try:
+            yield
+        finally:
+            visit.elapsed += self._device.clock() - begun
+
+
+@dataclass
+class Turn:
+    """One regime of one case, being sampled; ``sampler`` is there while it is."""
+
+    visit: CaseRun
+    sampler: latency.Sampler | None = None
+    failure: Failure | None = None

@@ -1,0 +1,249 @@
+"""The evaluator that builds operators with torch, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from niffbench.case import Case
+from niffbench.cost import memory as fake_memory
+from niffbench.cost import witness
+from niffbench.device import Device
+from niffbench.niff import auto
+from niffbench.niff.native import build as native
+from niffbench.operators.base import Choice
+from niffbench.operators.catalogue import catalogue
+from niffbench.results import Ceilings, CostRecord, GradientError, Numerics
+from niffbench.worker import ceilings, numerics
+from niffbench.worker.evaluator import Prediction, Workload
+from niffbench.worker.failures import explain
+from niffbench.worker.shared import Made, Store
+from niffbench.worker.tolerance import EXACT, HOPELESS, tolerance, tolerance_of_gradients
+from niffbench.worker.workload import TorchWorkload, build, noise, output_gradient
+
+HEAVY = 5e9
+"""FLOPs from which a reference is computed on the GPU, in float64 too, rather than on the CPU."""
+
+
+MOST = {"cpu": 2e11, "cuda": 2e12}
+"""FLOPs of the closed form, for the images compared, up to which gradients are computed in float64 there.
+
+Two CPU cores take 20 to 60 s for as many, of a reference once per class, shape and round. Where units switch the
+operator is run in float64 besides, in every case, and both together stay below: layers do by far, and so does a
+training step of ResNet-18 on eight images of 224². Beyond it, as for networks at batch 32, the record says that
+gradients were left out.
+"""
+
+T = TypeVar("T")
+
+
+class TorchEvaluator:
+    """Evaluator of a CPU or CUDA device."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._place = torch.device(device.spec)
+        self._store = Store()
+        _wake(self._place)
+
+    def predict(self, case: Case, choice: Choice | None = None) -> Prediction:
+        told = fake_memory.predict(catalogue()[case.operator] if choice is None else choice.operator, case)
+        return Prediction(resident=told.resident, peak=told.peak)
+
+    def ceilings(self, dtypes: frozenset[str]) -> Ceilings:
+        return ceilings.measure(self.device, self._place, dtypes)
+
+    def workload(self, case: Case) -> TorchWorkload:
+        """Build ``case``; the first of its class makes the weights, the others load them.
+
+        Its first call then tunes and plans for itself, whatever cases were called before it.
+        """
+        auto.forget()
+        if self._place.type == "cuda":
+            torch.backends.cuda.cufft_plan_cache[self._place].clear()
+        operator = catalogue()[case.operator]
+        equivalence = operator.equivalence(case)
+        shared = self._store.find(case, equivalence)
+        module = build(operator, case, None if shared is None else shared.weights)
+        if shared is None:
+            self._store.add(case, equivalence, module.state_dict())
+        return TorchWorkload(case, module, self._input(case), self._place)
+
+    def numerics(self, workload: Workload, output: object) -> Numerics:
+        """``output`` is what the first call gave, and in training the workload still holds the gradients of it.
+
+        References are computed once per class and shape. Afterwards the workload is ready to be timed.
+        """
+        assert isinstance(workload, TorchWorkload)
+        assert isinstance(output, Tensor)
+        case = workload.case
+        operator = catalogue()[case.operator]
+        equivalence = operator.equivalence(case)
+        allowed = operator.error_growth(case) * tolerance(case.problem.dtype, self.device.tf32)
+        gradients = _Gradients()
+        if case.problem.mode == "training":
+            gradients = self._gradients(workload, equivalence, allowed)
+            workload.checked()
+        reference = self._store.reference(case, equivalence, lambda weights: self._reference(case, weights))
+        found = numerics.compare(output, reference, allowed)
+        return replace(
+            found,
+            gradient=gradients.worst,
+            exact_gradient=gradients.exact,
+            gradients_left_out=gradients.left_out,
+        )
+
+    def _gradients(self, workload: TorchWorkload, equivalence: str, allowed: float) -> _Gradients:
+        """Compare those that the first call left; where units switch those of the operator in float64, too."""
+        case = workload.case
+        operator, problem = catalogue()[case.operator], case.problem
+        images = problem.batch if operator.mixes_images(case) else min(problem.batch, numerics.CHECKED)
+        switches = operator.switches(case)
+        bound = tolerance_of_gradients(allowed, problem, images=images, switches=switches)
+        hopeless = f"rounding to {problem.dtype} alone may move them by {bound:.0%}" if bound >= HOPELESS else None
+        work = operator.cost(case).flops() * images / problem.batch
+        most = MOST[self._where(case).type]
+        itself = None  # why the operator is not run in float64, though units switch
+        if switches and "float64" not in operator.dtypes:
+            itself = "the operator itself does not run in float64"
+        elif switches and 2 * work > most:
+            itself = f"with the operator itself float64 would take {2 * work:.1e} FLOPs, over {most:.0e}"
+        if hopeless and (itself or not switches):
+            return _Gradients(left_out=_together(hopeless, itself))
+        if work > most:
+            return _Gradients(left_out=f"float64 would take {work:.1e} FLOPs for them, over {most:.0e}")
+        found = workload.gradients()
+        made = _if_it_fits(
+            lambda: self._store.gradients(
+                case, equivalence, lambda weights: self._reference_gradients(case, weights, found.keys())
+            )
+        )
+        if made is None:
+            return _Gradients(left_out="no memory for them in float64")
+        _, truth = made
+        worst = None if hopeless else numerics.compare_gradients(found, truth, bound, switches=switches)
+        exact = None
+        if switches and itself is None:
+            exact = _if_it_fits(lambda: self._exact_gradient(workload, equivalence, truth))
+            itself = "no memory for the operator itself in float64" if exact is None else None
+        return _Gradients(worst, exact, _together(hopeless, itself))
+
+    def _exact_gradient(
+        self, workload: TorchWorkload, equivalence: str, truth: Mapping[str, Tensor]
+    ) -> GradientError:
+        """The worst of the operator itself, or of what it chose to be, run eagerly in float64 where it was run."""
+        case, choice = workload.case, self.choice(workload)
+        operator = catalogue()[case.operator] if choice is None else choice.operator
+        shared = self._store.find(case, equivalence)
+        assert shared is not None
+        state, _ = self._exact(case, shared.weights)
+        twin = replace(case, execution="eager", problem=replace(case.problem, dtype="float64"))
+        module = build(operator, twin, None).double()
+        module.load_state_dict(state)
+        exact = TorchWorkload(twin, module, _rounded(self._input(case), workload.x.dtype), self._place)
+        assert exact.gradient is not None
+        exact.gradient.copy_(_rounded(exact.gradient, workload.x.dtype))
+        with exact.scope():
+            exact.call()
+        return numerics.compare_gradients(exact.gradients(), truth, EXACT)
+
+    def _reference(self, case: Case, weights: Mapping[str, Tensor]) -> Tensor:
+        """In float64 from the weights and the input as rounded to the case's dtype."""
+        state, x = self._exact(case, weights)
+        with torch.no_grad(), self._where(case):
+            return catalogue()[case.operator].reference(case, state, x).cpu()
+
+    def _reference_gradients(self, case: Case, weights: Mapping[str, Tensor], names: Iterable[str]) -> Made:
+        """The reference, and by autograd through it the gradients of the input and of the weights in ``names``."""
+        state, x = self._exact(case, weights)
+        leaves = {name: x if name == numerics.INPUT else state[name] for name in names}
+        for leaf in leaves.values():
+            leaf.requires_grad_()
+        gradient = self._compared(case, output_gradient(case))
+        with torch.enable_grad(), self._where(case):
+            output = catalogue()[case.operator].reference(case, state, x)
+            found = torch.autograd.grad(output, list(leaves.values()), gradient, materialize_grads=True)
+        return output.detach().cpu(), {name: value.cpu() for name, value in zip(leaves, found, strict=True)}
+
+    def _exact(self, case: Case, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """What a reference is computed from: the state, and the input of the compared images."""
+        dtype, place = getattr(torch, case.problem.dtype), self._where(case)
+        state = {name: _rounded(value, dtype).to(place) for name, value in weights.items()}
+        return state, self._compared(case, self._input(case))
+
+    def _compared(self, case: Case, batch: Tensor) -> Tensor:
+        """Of a batch as made up, the compared images as rounded to the case's dtype."""
+        mixing = catalogue()[case.operator].mixes_images(case)
+        images = batch if mixing else numerics.images(batch)
+        return _rounded(images, getattr(torch, case.problem.dtype)).to(self._where(case))
+
+    def _where(self, case: Case) -> torch.device:
+        """Where the case's references are computed."""
+        heavy = self.device.kind == "cuda" and catalogue()[case.operator].cost(case).flops("forward") > HEAVY
+        return self._place if heavy else torch.device("cpu")
+
+    def choice(self, workload: Workload) -> Choice | None:
+        assert isinstance(workload, TorchWorkload)
+        return catalogue()[workload.case.operator].choice(workload.case, workload.module)
+
+    def cost(self, case: Case, choice: Choice | None) -> CostRecord:
+        return witness.witnesses(catalogue()[case.operator] if choice is None else choice.operator, case)
+
+    def forget(self) -> None:
+        """Drop what is old, and collect garbage; what lives on is not looked through again."""
+        self._store.trim()
+        self.device.release()
+        gc.freeze()
+
+    @staticmethod
+    def _input(case: Case) -> Tensor:
+        problem = case.problem
+        shape = (problem.batch, problem.channels, problem.height, problem.width)
+        return noise(f"input/{shape}", shape)
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    """What was found out about a case's gradients; see :class:`~niffbench.results.Numerics`."""
+
+    worst: GradientError | None = None
+    exact: GradientError | None = None
+    left_out: str | None = None
+
+
+def _together(*reasons: str | None) -> str | None:
+    """The reasons there are, in one line; None if there is none."""
+    return "; ".join(reason for reason in reasons if reason) or None
+
+
+def _if_it_fits(make: Callable[[], T]) -> T | None:
+    """What ``make`` gives, or None if memory runs out: no fault of the case, that has run."""
+    try:
+        return make()
+    except Exception as error:
+        if explain(error).status == "oom":
+            return None
+        raise
+
+
+def _wake(place: torch.device) -> None:
+    """Load the libraries and start the threads that all cases need, so that no ``first`` call pays for it."""
+    x = torch.ones(1, 8, 16, 16, device=place)
+    with torch.inference_mode():
+        torch.nn.functional.conv2d(x, torch.ones(8, 8, 3, 3, device=place))
+        torch.fft.irfft2(torch.fft.rfft2(x) * 2)
+        torch.mm(x.view(32, 64), x.view(64, 32)).sum().item()
+    if place.type == "cpu":
+        for real in native.REALS:
+            with suppress(native.Unavailable):
+                native.load(real)
+
+
+def _rounded(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype).double() if value.is_floating_point() else value

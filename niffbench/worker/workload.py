@@ -1,0 +1,222 @@
+"""A case set up with torch: weights, input, mode and execution, the same for all operators of one class.
+
+What is called and timed is made here once and nothing that counts ever runs it: costs come from a module of their
+own (a dispatch mode can make a compiled function run eagerly ever after), saved tensors from a call of the eager
+module, memory from profilers that do not dispatch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import types
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from niffbench.case import Case
+from niffbench.operators.base import Operator
+from niffbench.operators.catalogue import catalogue
+from niffbench.worker.evaluator import Footprint
+from niffbench.worker.numerics import INPUT, masked
+
+_LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+class TorchWorkload:
+    """``case`` on ``device``, ready to be called.
+
+    ``inference`` runs under ``torch.inference_mode``. Otherwise the input asks for a gradient, as it does inside a
+    network. ``training`` is: forget the gradients (set to None, as optimizers do by default, so backward writes
+    them instead of adding), forward, backward from a fixed gradient of the output. Until :meth:`checked` that is
+    zero on the images whose numerics are not compared.
+    """
+
+    def __init__(self, case: Case, module: nn.Module, x: Tensor, device: torch.device) -> None:
+        self.case = case
+        dtype, layout = getattr(torch, case.problem.dtype), _LAYOUTS[case.problem.memory_format]
+        self.module = module.to(device=device, dtype=dtype).to(memory_format=layout)
+        self.x = x.to(device=device, dtype=dtype).contiguous(memory_format=layout)
+        self.gradient: Tensor | None = None
+        forward = compiled(module, case.id) if case.execution == "compiled" else module
+        self.call: Callable[[], Tensor]
+        if case.problem.mode == "training":
+            self.x.requires_grad_()
+            self.gradient = self._first_gradient()
+            self.call = _training(forward, self.x, self.gradient, self.leaves())
+        else:
+            self.x.requires_grad_(case.problem.mode == "forward")
+            self.call = _forward(forward, self.x)
+
+    @property
+    def parameters(self) -> int:
+        """Learnable scalars."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    def scope(self) -> AbstractContextManager[object]:
+        """Inference mode or its opposite."""
+        return torch.inference_mode(self.case.problem.mode == "inference")
+
+    def reset(self) -> None:
+        """Forget the gradients."""
+        for leaf in self.leaves():
+            leaf.grad = None
+
+    def gradients(self) -> dict[str, Tensor | None]:
+        """What the last call left: of the input, as ``input``, and of every parameter that wants a gradient."""
+        wanting = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        return {INPUT: self.x.grad, **{name: parameter.grad for name, parameter in wanting.items()}}
+
+    def checked(self) -> None:
+        """Forget the gradients that were compared; from now on the whole batch has a gradient.
+
+        It is written into the place of the first one: what is called stays what it is, its graphs included.
+        """
+        self.reset()
+        if self.gradient is not None:
+            self.gradient.copy_(output_gradient(self.case))
+
+    def leaves(self) -> list[Tensor]:
+        """What gets a gradient in training."""
+        return [self.x, *self.module.parameters()]
+
+    def footprint(self) -> Footprint:
+        """Count the tensors of an eager call; of a compiled case too, whose own call no mode may touch.
+
+        Resident are input, weights, the output's gradient, and what else the call reads without having made it:
+        buffers, and what a form keeps between calls. What is saved is told of eager cases alone.
+        """
+        saved: dict[int, int] = {}
+        keep = torch.autograd.graph.saved_tensors_hooks(_keeping(saved), lambda tensor: tensor)
+        with self.scope(), keep, _Reads() as reads:
+            output = self.module(self.x)
+        held = [self.x, *self.module.parameters()]
+        resident = reads.found | storages(held if self.gradient is None else [*held, self.gradient])
+        results = _without(storages([output]), resident)
+        kept = _without(saved, resident | results)
+        told = self.case.execution == "eager" and self.case.problem.mode != "inference"
+        return Footprint(
+            resident=sum(resident.values()),
+            output=sum(results.values()),
+            saved=sum(kept.values()) if told else None,
+        )
+
+    def _first_gradient(self) -> Tensor:
+        """Of the call that is checked."""
+        whole = output_gradient(self.case)
+        mixing = catalogue()[self.case.operator].mixes_images(self.case)
+        return (whole if mixing else masked(whole)).to(self.x)
+
+
+def _forward(module: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]:
+    return lambda: module(x)
+
+
+def _training(
+    module: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor, leaves: list[Tensor]
+) -> Callable[[], Tensor]:
+    def call() -> Tensor:
+        for leaf in leaves:
+            leaf.grad = None
+        output = module(x)
+        output.backward(gradient)  # type: ignore[no-untyped-call]
+        return output
+
+    return call
+
+
+def compiled(module: nn.Module, name: str) -> Callable[[Tensor], Tensor]:
+    """``torch.compile`` of ``module`` for one shape.
+
+    Each case gets a code object of its own: torch keeps compiled versions by code object, and past a limit of
+    them silently runs eagerly.
+    """
+
+    def forward(x: Tensor) -> Tensor:
+        result: Tensor = module(x)
+        return result
+
+    code = forward.__code__.replace(co_name=f"forward_{name}")
+    own = types.FunctionType(code, forward.__globals__, code.co_name, None, forward.__closure__)
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    result: Callable[[Tensor], Tensor] = torch.compile(own, dynamic=False)
+    return result
+
+
+def build(operator: Operator, case: Case, state: Mapping[str, Tensor] | None) -> nn.Module:
+    """The case's module on the CPU, with ``state`` as weights, or its own, seeded by its class and shape."""
+    problem = case.problem
+    shape = (problem.channels, problem.channels_out, problem.height, problem.width)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(f"{operator.equivalence(case)}/{shape}"))
+        module = operator.build(case)
+    if state is not None:
+        module.load_state_dict(state)
+    return module
+
+
+def output_gradient(case: Case) -> Tensor:
+    """Where backward starts from in training: random, in the output's shape, always the same."""
+    shape = catalogue()[case.operator].output_shape(case)
+    return noise(f"gradient/{shape}", shape)
+
+
+def noise(key: str, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal numbers, float32 on the CPU, from a seed made of ``key``."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed_of(key)))
+
+
+def seed_of(key: str) -> int:
+    """A seed that is the same in every process (``hash`` is not)."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
+
+
+class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the storages that operations read without one of them having made it: ``found``, address to bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: dict[int, int] = {}
+        self._made: list[Tensor] = []  # held, so that no address is given out twice
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        read = storages(_tensors((args, kwargs)))
+        self.found |= {key: size for key, size in read.items() if key not in self._known}
+        self._known |= read.keys()
+        result = func(*args, **(kwargs or {}))
+        made = _tensors(result)
+        self._made += made
+        self._known |= storages(made).keys()
+        return result
+
+
+def _tensors(tree: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def storages(tensors: list[Tensor]) -> dict[int, int]:
+    """Address and bytes of each storage behind ``tensors``."""
+    return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+
+
+def _without(storages: dict[int, int], others: dict[int, int]) -> dict[int, int]:
+    return {key: size for key, size in storages.items() if key not in others}
+
+
+def _keeping(saved: dict[int, int]) -> Callable[[Tensor], Tensor]:
+    """Notes the storages of what autograd saves; the graph lives, and with it they, as long as the output.
+
+    The tensors themselves would hold the graph that holds this: a circle through C++ that nobody collects, whose
+    gradient accumulators belong to the default stream ever after, so that no CUDA graph could be captured.
+    """
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.update(storages([tensor]))
+        return tensor
+
+    return pack

@@ -1,0 +1,102 @@
+"""``doctor`` and ``profile`` for real, on the CPU, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from niffbench.commands import doctor
+from niffbench.niff.native import build
+
+pytest_plugins = ["cli_in_process"]
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_doctor_says_what_works_as_json_and_for_people(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call("doctor", "--device", "cpu", "--threads", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["fingerprint"]["must"]["threads"] == 1
+    assert 0 < found["timer_resolution"] < 1e-3
+    assert {counter["name"]: counter["works"] for counter in found["counters"]}["memory of a call"]
+    assert set(found["quiet"]) == {"load", "others", "jitter", "worst", "governor", "remarks"}
+    assert isinstance(found["cuda"]["usable"], bool)
+    assert (found["kernel"] == "works") == (build.unavailable() is None)
+    assert os.uname().nodename not in done.stdout.split('"')
+    doctor._print(found)
+    printed = capsys.readouterr().out
+    for heading in ("Machine", "Is it quiet?", "What works", "CUDA", "FLOPs, fvcore with handlers"):
+        assert heading in printed
+
+
+def test_profile_takes_two_operators_apart_side_by_side(call: Call, tmp_path: Path) -> None:
+    done = call(
+        "profile", "niff-depthwise/rfft", "depthwise-k7", "--channels", "8", "--size", "10x12", "--device", "cpu",
+        "--threads", "1", "--mode", "training", "--option", "mlp=big", "--out", "apart",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "niff-depthwise/rfft mlp=big at B1 8@10×12 training" in done.stdout
+    assert "inverse fft (backward)" in done.stdout
+    document = json.loads((tmp_path / "apart" / "profile.json").read_text())
+    assert [case["label"] for case in document["cases"]] == ["niff-depthwise/rfft mlp=big", "depthwise-k7"]
+    first = document["cases"][0]
+    total = sum(phase["seconds"] for phase in first["phases"]) + first["remainder"]
+    assert total == pytest.approx(first["instrumented"])
+    assert first["gap"] == pytest.approx(1 - total / first["whole"])
+    assert abs(first["gap"]) < 0.01
+    assert "FFTs, shifts and real parts are" in done.stdout
+    assert (tmp_path / "apart" / first["trace"]).stat().st_size > 1000
+    assert (tmp_path / "apart" / "phases.png").read_bytes().startswith(b"\x89PNG")
+    assert "forward fft" in (tmp_path / "apart" / "phases.svg").read_text()
+    everything = "".join(path.read_text(errors="replace") for path in (tmp_path / "apart").glob("*.json"))
+    assert str(tmp_path) not in everything
+    assert f'"{os.uname().nodename}"' not in everything
+
+
+@pytest.mark.parametrize("form", ["native", "auto"])
+def test_profile_does_not_call_hidden_transforms_none(call: Call, form: str) -> None:
+    done = call("profile", f"niff-depthwise/{form}", "--channels", "4", "--size", "8", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "cannot be told apart; profile niff-depthwise/rfft for the split" in told
+    assert "FFTs, shifts and real parts are" not in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["niff-depthwise/rft"], "did you mean 'niff-depthwise/rfft'"),
+        (["depthwise-k4"], "kernel size 4 is even"),
+        (["depthwise-k15", "--size", "7"], "larger than 2H−1"),
+        (["depthwise"], "depthwise-k7"),
+        (["depthwise-k3", "--size", "0"], "size"),
+        (["depthwise-k3", "--size", "large"], "--size large"),
+        (["depthwise-k3", "--option", "mlp=big"], "none of these operators has it"),
+        (["depthwise-k3", "--option", "mlp"], "NAME=VALUE"),
+        (["niff-depthwise/rfft", "--option", "mlp=huge"], "big"),
+        (["depthwise-k3", "--device", "cdua"], "did you mean 'cuda'"),
+        (["depthwise-k3", "--device", "replay:x.json"], "no kernels to profile"),
+    ],
+)
+def test_profile_refuses_what_it_cannot_take_apart(
+    call: Call, tmp_path: Path, arguments: list[str], told: str
+) -> None:
+    done = call("profile", *arguments, "--out", "apart")
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "apart").exists()
+
+
+def test_profile_writes_over_nothing(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "apart").mkdir()
+    (tmp_path / "apart" / "mine").write_text("kept")
+    done = call("profile", "depthwise-k3", "--out", "apart", "--device", "cpu")
+    assert done.returncode == 2
+    assert "not empty" in done.stderr
+    assert (tmp_path / "apart" / "mine").read_text() == "kept"

@@ -1,0 +1,306 @@
+"""The three witnesses agree, over the whole catalogue, or the reason has a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from operator_cases import LAYERS, case_of, cases, values
+from torch import Tensor, nn
+
+from niffbench.case import Case, Mode, Problem
+from niffbench.cost.closed import Cost, Step
+from niffbench.cost.counters import count
+from niffbench.cost.subject import Call, fake
+from niffbench.cost.witness import Disagreement, witnesses
+from niffbench.niff import pieces
+from niffbench.operators.catalogue import catalogue
+from niffbench.operators.niff import Niff
+from niffbench.results import CostRecord
+
+PROBLEM = Problem(2, 8, 8, 12, 10)
+
+
+def told(case: Case) -> CostRecord:
+    return witnesses(catalogue()[case.operator], case)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_witnesses_agree_to_the_last_flop(name: str, data: st.DataObject) -> None:
+    case = data.draw(cases((name,)))
+    record = told(case)
+    assert record.disagreement is None
+    assert record.counted == record.closed == sum(step.flops for step in record.steps)
+    assert record.fvcore == record.closed_forward
+    if case.problem.mode != "training":
+        assert record.closed == record.closed_forward
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_option_of_every_operator_forward_and_backward(name: str) -> None:
+    """A batch, primes, a half precision, compiled, and other channels going out where the operator allows them."""
+    operator, base = catalogue()[name], {"modes": 4} if name == "spectral" else {}
+    problem = Problem(3, 8, 5, 13, 17, "bfloat16", "channels_last", "training")
+    if operator.refusal(case_of(name, problem, 5, **base)):
+        problem = replace(problem, channels_out=8)
+    changes = [{key: value} for key in operator.options for value in values(operator, key)]
+    for options in changes or [{}]:
+        case = replace(case_of(name, problem, 5, **{**base, **options}), execution="compiled")
+        assert operator.refusal(case) is None
+        record = told(case)
+        assert record.disagreement is None, case
+        assert record.counted == record.closed > record.closed_forward == record.fvcore, case
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_operator_at_an_ordinary_size(name: str, mode: Mode) -> None:
+    options = {"modes": 4} if name == "spectral" else {}
+    case = case_of(name, replace(PROBLEM, mode=mode), 5, **options)
+    record = told(case)
+    assert record.disagreement is None
+    assert record.counted == record.closed > 0
+    assert record.fvcore == record.closed_forward
+    assert record.bytes_own == catalogue()[name].cost(case).bytes_own >= record.bytes_floor
+    assert len({(step.name, step.direction) for step in record.steps}) == len(record.steps)
+
+
+SCALARS = 256
+"""Bytes by which a closed form may be off: torch's versions differ in scalars, and a bias or two is left out."""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"batch": 1},
+        {"batch": 3, "height": 13, "width": 17, "dtype": "bfloat16"},
+        {"memory_format": "channels_last"},
+        {"memory_format": "channels_last", "batch": 1, "height": 21, "width": 20},
+        {"channels": 1, "channels_out": 1},
+        {"channels": 1, "channels_out": 1, "batch": 1, "height": 17, "width": 13},
+        {"channels": 1, "channels_out": 5, "height": 9, "width": 16},
+        {"channels": 5, "channels_out": 1, "height": 16, "width": 19},
+        {"channels": 1, "channels_out": 5, "batch": 1, "height": 9, "width": 16},
+        {"channels": 5, "channels_out": 1, "batch": 1, "height": 16, "width": 19},
+        {"channels": 8, "channels_out": 5, "height": 13, "width": 16, "memory_format": "channels_last"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", LAYERS)
+def test_bytes_are_what_the_dispatcher_moves(name: str, change: dict[str, object]) -> None:
+    """Forward and backward, without what putting a leaf's gradient in order moves: inside a network it is none."""
+    operator, base = catalogue()[name], {"modes": 4} if name == "spectral" else {}
+    problem = replace(Problem(2, 16, 16, 28, 28), **change)  # type: ignore[arg-type]
+    layouts = [{"layout": value} for value in values(operator, "layout")] if "layout" in operator.options else [{}]
+    for mode, layout in product(("inference", "training"), layouts):
+        case = case_of(name, replace(problem, mode=mode), 5, **base, **layout)
+        if operator.refusal(case):
+            continue
+        with fake(operator, case) as call:
+            moved = count(call if mode == "inference" else partial(_without_leaves, call)).traffic
+        own = operator.cost(case).bytes_own
+        assert own == pytest.approx(moved, rel=0, abs=SCALARS), (mode, layout)
+
+
+def _without_leaves(call: Call) -> None:
+    """Forward and backward; what arrives at a leaf is replaced by what costs nothing and is in order."""
+    out = call.forward()
+    hooks = [
+        leaf.register_hook(lambda gradient, leaf=leaf: torch.empty_like(leaf, dtype=gradient.dtype))
+        for leaf in (call.x, *call.module.parameters())
+    ]
+    out.backward(call.gradient)  # type: ignore[no-untyped-call]
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize("channels_out", [1, 5])
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("form", ["fft", "rfft"])
+def test_one_channel_is_stated_exactly(form: str, mode: Mode, channels_out: int) -> None:
+    """With channels last ``torch.einsum`` multiplies and has nothing to add: one FLOP for each product."""
+    problem = replace(PROBLEM, channels=1, channels_out=channels_out, mode=mode)
+    record = told(case_of(f"niff-pointwise/{form}", problem, layout="nhwc"))
+    assert record.disagreement is None
+    [mixing] = [step.flops for step in record.steps if (step.name, step.direction) == ("mixing", "forward")]
+    assert mixing == 2 * 2 * channels_out * 12 * (10 if form == "fft" else 6)
+
+
+@dataclass(frozen=True)
+class Misstated:
+    """A convolution whose closed form is what it is told."""
+
+    stated: int
+    operation: str = "conv"
+
+    def cost(self, case: Case) -> Cost:
+        return Cost((Step("convolution", "forward", self.stated, 0),), 0, 0)
+
+    def build(self, case: Case) -> nn.Module:
+        if self.operation.startswith("from"):
+            return _Hidden(traced=self.operation == "from counter")
+        channels = case.problem.channels
+        return _Cumulative() if self.operation == "cumsum" else nn.Conv2d(channels, channels, 1, bias=False)
+
+
+class _Cumulative(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumsum(-1)
+
+
+def test_a_wrong_closed_form_is_found_out() -> None:
+    true = 2 * 64 * 2 * 120
+    case = Case("misstated", PROBLEM)
+    assert witnesses(Misstated(true), case).disagreement is None
+    reason = witnesses(Misstated(true + 1), case).disagreement
+    assert reason is not None
+    assert reason.startswith(Disagreement.UNEXPLAINED)
+    assert f"{true + 1:,}" in reason
+    assert f"{true:,}" in reason
+
+
+def test_one_channel_excuses_nothing() -> None:
+    case = Case("misstated", replace(PROBLEM, channels=1, channels_out=1))
+    true = 2 * 2 * 120
+    assert witnesses(Misstated(true), case).disagreement is None
+    for stated in (true + 1, 2 * true):
+        reason = witnesses(Misstated(stated), case).disagreement
+        assert reason is not None
+        assert reason.startswith(Disagreement.UNEXPLAINED)
+
+
+def test_an_unpriced_operation_is_found_out() -> None:
+    reason = witnesses(Misstated(0, "cumsum"), Case("misstated", PROBLEM)).disagreement
+    assert reason is not None
+    assert reason.startswith(Disagreement.UNPRICED)
+    assert "cumsum" in reason
+
+
+class _Hidden(nn.Module):
+    """A convolution that only a trace sees, or everybody but a trace."""
+
+    def __init__(self, traced: bool) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(8, 8, 1, bias=False)
+        self.traced = traced
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.inner(x) if torch.jit.is_tracing() == self.traced else x
+        return found
+
+
+@pytest.mark.parametrize("hidden", ["from trace", "from counter"])
+def test_any_single_witness_that_says_otherwise_is_heard(hidden: str) -> None:
+    true = 2 * 64 * 2 * 120
+    record = witnesses(Misstated(true, hidden), Case("misstated", PROBLEM))
+    said = {"from trace": record.fvcore, "from counter": record.counted}
+    assert said.pop(hidden) == 0
+    assert list(said.values()) == [record.closed] == [true]
+    assert record.disagreement is not None
+    assert record.disagreement.startswith(Disagreement.UNEXPLAINED)
+
+
+def test_stock_counters_see_nothing_of_a_cached_layer() -> None:
+    record = told(case_of("niff-depthwise/cached", PROBLEM))
+    assert record.stock_torch == record.stock_fvcore == 0
+    assert "aten._fft_r2c" in record.missed
+    assert "aten::fft_irfft2" in record.missed
+
+
+def test_stock_counters_do_not_know_our_own_kernel() -> None:
+    """Its formula is in torch's registry once the library is imported; as torch comes, it is not."""
+    record = told(case_of("niff-depthwise/native-cached", PROBLEM))
+    assert record.stock_torch == record.stock_fvcore == 0
+    assert "niffbench.circular_convolution" in record.missed
+
+
+def test_stock_torch_over_counts_depthwise_training() -> None:
+    record = told(case_of("depthwise", replace(PROBLEM, mode="training"), 7))
+    assert record.stock_torch is not None
+    assert record.stock_torch > 2 * record.closed
+    assert record.missed == []
+
+
+def test_the_share_that_stock_counters_see() -> None:
+    """At C = 64, 56² with the big MLP about 80 % of the whole, all filter generation; with the tiny one 22 %."""
+    problem = Problem(1, 64, 64, 56, 56)
+    big = told(case_of("niff-depthwise/published", problem, mlp="big"))
+    assert big.stock_torch is not None
+    assert big.stock_torch / big.closed == pytest.approx(0.80, abs=0.03)
+    tiny = told(case_of("niff-depthwise/published", problem, mlp="tiny"))
+    assert tiny.stock_torch is not None
+    assert tiny.stock_torch / tiny.closed == pytest.approx(0.22, abs=0.03)
+
+
+def test_largest_prime_factor_is_that_of_the_transforms() -> None:
+    odd = replace(PROBLEM, height=127, width=14)
+    assert told(case_of("niff-depthwise/rfft", odd)).largest_prime_factor == 127
+    assert told(case_of("fft-depthwise-padded", odd, 7)).largest_prime_factor == 5  # 135 × 18
+    assert told(case_of("depthwise", odd, 7)).largest_prime_factor is None
+
+
+@settings(max_examples=15, deadline=None)
+@given(cases(modes=("inference",)))
+def test_counting_changes_nothing_that_could_be_timed(case: Case) -> None:
+    """The witnesses build modules of their own: no mode, no grad mode and no default dtype is left behind."""
+    told(case)
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+    assert torch._C._len_torch_dispatch_stack() == 0
+    assert type(torch.zeros(1)) is Tensor
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("form", ["factored", "factored-cached"])
+def test_a_batch_in_pieces_is_stated_exactly(form: str, mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of two images and the rest: each reads features and weights again, FLOPs are the same."""
+    name = f"niff-full/{form}"
+    case = case_of(name, replace(PROBLEM, batch=5, channels=3, mode=mode))
+    whole = catalogue()[name].cost(case)
+    monkeypatch.setattr(pieces, "LARGEST", 2 * 16 * 3 * 12 * 6 * 8)
+    record = told(case)
+    assert record.disagreement is None
+    assert record.counted == record.closed == whole.flops()
+    assert record.bytes_own > whole.bytes_own
+    with fake(catalogue()[name], case) as call:
+        moved = count(call if mode == "inference" else partial(_without_leaves, call)).traffic
+    assert record.bytes_own == pytest.approx(moved, rel=0, abs=SCALARS)
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("name", ["niff-depthwise/auto", "niff-depthwise/auto-cached", "niff-split/auto-cached"])
+def test_what_is_chosen_is_what_is_counted(name: str, mode: Mode) -> None:
+    """The closed form of each choice holds to the counters, under auto's own steps; dft costs more than an FFT."""
+    case = case_of(name, replace(PROBLEM, mode=mode))
+    operator = catalogue()[name]
+    assert isinstance(operator, Niff)
+    records = {engine: witnesses(replace(operator, engine=engine), case) for engine in ("fused", "dft", "native")}
+    for record in records.values():
+        assert record.disagreement is None
+        assert record.counted == record.closed
+        assert [step.name for step in record.steps] == [step.name for step in told(case).steps]
+    assert records["fused"].closed == told(case).closed, "what is said while nothing is chosen"
+    assert records["dft"].closed > records["native"].closed
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("name", ["niff-full/auto", "niff-full/auto-cached"])
+def test_what_a_full_layer_chooses_is_what_is_counted(name: str, mode: Mode) -> None:
+    case = case_of(name, replace(PROBLEM, mode=mode))
+    operator = catalogue()[name]
+    assert isinstance(operator, Niff)
+    records = {engine: witnesses(replace(operator, engine=engine), case) for engine in ("rfft", "factored")}
+    for record in records.values():
+        assert record.disagreement is None
+        assert record.counted == record.closed
+        assert [step.name for step in record.steps] == [step.name for step in told(case).steps]
+    assert records["rfft"].closed == told(case).closed, "what is said while nothing is chosen"
+    assert records["factored"].closed != records["rfft"].closed

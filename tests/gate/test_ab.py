@@ -1,0 +1,189 @@
+"""A/B runs from end to end, with interpreters that copy made-up rounds in place of measuring."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cli_in_process import Call, call, git
+from synthetic import Fault, Noise, World, make, save
+
+from niffbench.results import read
+
+__all__ = ["call"]
+
+PAIRS = 10
+WORLD = World(rounds=1, sizes=(14,), samples=5, faults=(), noise=Noise(0.01, 0.005))
+
+
+def interpreter(folder: Path, name: str, world: World, script: str = "") -> Path:
+    """A stand-in for a Python with niffbench: its run number N is a made-up round with seed N."""
+    for seed in range(PAIRS):
+        # The machine is warming up: every pair is 4 % slower than the one before it.
+        slower = {p.operator: world.slower.get(p.operator, 1.0) * 1.04**seed for p in world.operators}
+        save(
+            make(
+                replace(world, seed=1000 * len(name) + seed, slower=slower), folder / f"{name}-rounds" / str(seed)
+            )
+        )
+    path = folder / name
+    path.write_text(
+        f"""#!/bin/sh
+case "$*" in *"-c import niffbench"*) echo /nowhere/niffbench/__init__.py; exit 0;; esac
+echo "{name} $*" >> {folder}/log
+{script}
+while [ $# -gt 0 ]; do
+  case "$1" in --out) out="$2";; --seed) seed="$2";; esac
+  shift
+done
+mkdir -p "$out" && cp {folder}/{name}-rounds/"$seed"/* "$out"/
+"""
+    )
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """A file that need only exist: the stand-ins do not read it."""
+    path = tmp_path / "synthetic.toml"
+    path.touch()
+    return path
+
+
+def ab(call: Call, suite: Path, base: Path, head: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return call("ab", str(suite), "--base", str(base), "--head", str(head), "--rounds", str(PAIRS), *more)
+
+
+def test_a_planted_slowdown_is_found_on_a_warming_machine(call: Call, tmp_path: Path, suite: Path) -> None:
+    base = interpreter(tmp_path, "old", WORLD)
+    head = interpreter(tmp_path, "newer", replace(WORLD, slower={"strip": 1.15}))
+    out = tmp_path / "result"
+    files = ("--markdown", str(tmp_path / "s.md"), "--junit", str(tmp_path / "j.xml"))
+    done = ab(call, suite, base, head, "--out", str(out), "--json", *files)
+    assert done.returncode == 1, done.stderr
+    comparison = json.loads(done.stdout)
+    failing = {(f["label"], f["quantity"]) for f in comparison["findings"] if f["verdict"] == "regressed"}
+    assert failing == {("strip-k31", "latency_cold"), ("strip-k31", "latency_steady")}
+    assert "ABBA" in comparison["method"]
+    assert "strip" in (tmp_path / "s.md").read_text()
+    assert "strip" in (tmp_path / "j.xml").read_text()
+    again = call("check", "--paired", str(out / "base"), str(out / "head"), "--json")
+    assert json.loads(again.stdout)["findings"] == comparison["findings"]
+    both = [read(out / side) for side in ("base", "head")]
+    assert [run.manifest.rounds for run in both] == [PAIRS, PAIRS]
+    assert all(len(run.records) == PAIRS * len(run.manifest.suite.cases) for run in both)
+
+
+def test_rounds_alternate_and_a_pair_shares_its_seed(call: Call, tmp_path: Path, suite: Path) -> None:
+    same = interpreter(tmp_path, "same", WORLD), interpreter(tmp_path, "again", WORLD)
+    done = ab(call, suite, *same, "--only", "niff-*", "--device", "cpu", "--out", str(tmp_path / "result"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line[0] for line in lines[:8]] == ["same", "again", "again", "same"] * 2
+    seeds = [line[line.index("--seed") + 1] for line in lines]
+    assert seeds == [str(i // 2) for i in range(2 * PAIRS)]
+    for line in lines:
+        assert line[1:6] == ["-P", "-m", "niffbench.cli", "run", str(suite)]
+        assert line[line.index("--rounds") + 1] == "1"
+        assert line[line.index("--only") + 1] == "niff-*"
+
+
+def test_libraries_may_differ_between_interpreters_and_that_is_told(
+    call: Call, tmp_path: Path, suite: Path
+) -> None:
+    base, head = (
+        interpreter(tmp_path, "old", WORLD),
+        interpreter(tmp_path, "newer", replace(WORLD, torch="2.16.0")),
+    )
+    done = ab(call, suite, base, head, "--out", str(tmp_path / "result"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "torch differs" in done.stdout
+
+
+def test_a_side_that_lost_a_case_fails_the_gate(call: Call, tmp_path: Path, suite: Path) -> None:
+    base = interpreter(tmp_path, "old", WORLD)
+    head = interpreter(tmp_path, "newer", replace(WORLD, faults=(Fault("crashed", "SIGSEGV", "attention"),)))
+    done = ab(call, suite, base, head, "--out", str(tmp_path / "result"))
+    assert done.returncode == 1
+    assert "SIGSEGV" in done.stdout
+
+
+@pytest.mark.parametrize(("status", "expected"), [(2, 2), (3, 3), (70, 3), (130, 3)])
+def test_a_round_that_ends_badly_is_told_with_its_last_words(
+    call: Call, tmp_path: Path, suite: Path, status: int, expected: int
+) -> None:
+    base = interpreter(tmp_path, "old", WORLD, f"echo 'niffbench: no operator named x' >&2; exit {status}")
+    done = ab(call, suite, base, base, "--out", str(tmp_path / "result"))
+    assert done.returncode == expected
+    assert "no operator named x" in done.stderr
+    assert "BASE" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["--base", "no-such-revision"], 2, "no git repository"),
+        (["--base", "{python}", "--rounds", "0"], 2, "--rounds"),
+        (["--base", "{python}", "--alpha", "7"], 2, "--alpha"),
+        (["--base", "{python}", "--out", "{full}"], 2, "not empty"),
+        (["--base", "{python}", "--thresholds", "nowhere.toml"], 2, "nowhere.toml"),
+        ([], 2, "--base"),
+    ],
+)
+def test_bad_input_is_one_message_and_nothing_runs(
+    call: Call, tmp_path: Path, suite: Path, arguments: list[str], status: int, told: str
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    filled = [text.format(python=sys.executable, full=tmp_path / "full") for text in arguments]
+    done = call("ab", str(suite), *filled)
+    assert done.returncode == status
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "reports").exists()
+
+
+def test_a_suite_that_does_not_exist_is_a_usage_error(call: Call) -> None:
+    done = call("ab", "smokee", "--base", sys.executable)
+    assert done.returncode == 2
+    assert "smokee" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_the_round_and_removes_the_worktree(
+    tmp_path: Path, suite: Path, number: signal.Signals
+) -> None:
+    repository = tmp_path / "repository"
+    (repository / "niffbench").mkdir(parents=True)
+    (repository / "niffbench" / "__init__.py").touch()
+    for command in (("init", "-q"), ("add", "."), ("commit", "-qm", "one")):
+        git(repository, *command)
+    slow = interpreter(tmp_path, "slow", WORLD, f"echo $$ > {tmp_path}/pid; exec sleep 60")
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "niffbench.cli", "ab", str(suite), "--base", str(slow), "--head", "HEAD"],
+        cwd=repository,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    assert len(git(repository, "worktree", "list").splitlines()) == 2
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    assert len(git(repository, "worktree", "list").splitlines()) == 1
+    assert not list(tmp_path.glob("niffbench-head-*"))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -1,0 +1,119 @@
+"""A/A: noise that was planted is found, and the verdict follows it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cli_in_process import Call, call
+from synthetic import Noise, World, make, save
+
+from niffbench.errors import NothingMeasured
+from niffbench.gate.noise import Aim, assess
+from niffbench.gate.rules import Rules
+from niffbench.results import Latency, Record, Run
+
+__all__ = ["call"]
+
+STEADY = Rules(regimes=("steady",))
+
+
+def run_with(sd: float, rounds: int = 40) -> Run:
+    return make(World(rounds=rounds, sizes=(14, 28), samples=5, faults=(), noise=Noise(sd, 1e-4)), Path("aa"))
+
+
+@pytest.mark.parametrize("sd", [0.002, 0.01, 0.05])
+def test_planted_noise_is_estimated(sd: float) -> None:
+    found = assess(run_with(sd), STEADY, Aim())
+    estimates = [case.rounds.sd for case in found.cases]
+    assert sum(estimates) / len(estimates) == pytest.approx(sd, rel=0.1)
+    inside = [case.rounds.low <= sd <= case.rounds.high for case in found.cases]
+    assert sum(inside) >= 0.8 * len(inside)
+    paired = [case.paired.sd for case in found.cases if case.paired]
+    assert sum(paired) / len(paired) == pytest.approx(sd * 2**0.5, rel=0.1)
+
+
+def test_a_quiet_machine_is_fit_and_a_loud_one_is_not() -> None:
+    quiet, loud = assess(run_with(0.002), STEADY, Aim()), assess(run_with(0.10), STEADY, Aim())
+    assert quiet.fit
+    assert quiet.check.verdict == "fit"
+    assert not loud.fit
+    assert loud.check.verdict == "unfit"
+    assert quiet.ab is not None
+    worst = [detectable.effect or 9.0 for detectable in loud.check.detectable]
+    best = [detectable.effect or 9.0 for detectable in quiet.check.detectable]
+    assert min(worst) > max(best)
+    assert all((needed or 9999) > 8 for needed in loud.check.needed)
+
+
+def test_two_rounds_leave_it_unknown_or_unfit_and_one_round_is_nothing() -> None:
+    few = assess(run_with(0.002, rounds=2), STEADY, Aim())
+    assert few.ab is None
+    assert not few.fit
+    assert few.alarms == ()
+    with pytest.raises(NothingMeasured, match="two rounds"):
+        assess(run_with(0.002, rounds=1), STEADY, Aim())
+
+
+def test_a_run_whose_timer_was_stuck_says_that_its_rounds_were_left_out() -> None:
+    def stuck(record: Record) -> Record:
+        series = {name: replace(one, flags=["stuck"]) for name, one in record.latency.items()}
+        return replace(record, latency=series)
+
+    run = run_with(0.002, rounds=2)
+    spoiled = replace(run, records=tuple(map(stuck, run.records)))
+    with pytest.raises(NothingMeasured, match=r"two rounds.*rounds left out, as round 0 is stuck"):
+        assess(spoiled, STEADY, Aim())
+
+
+def test_the_same_code_judged_against_itself_raises_no_alarm() -> None:
+    found = assess(run_with(0.01), STEADY, Aim())
+    assert len(found.alarms) == len(found.cases)
+    assert found.false_alarms == 0
+
+
+def test_a_drift_is_no_noise_of_pairs() -> None:
+    world = World(rounds=32, sizes=(14,), samples=5, faults=(), noise=Noise(0.002, 1e-4))
+    steady = make(world, Path("aa"))
+
+    def slower(record: Record) -> Record:
+        samples = [sample * 1.02**record.round for sample in record.latency["steady"].samples]
+        return replace(record, latency={"steady": Latency(samples=samples)})
+
+    found = assess(replace(steady, records=tuple(map(slower, steady.records))), STEADY, Aim())
+    assert all(case.paired is not None and case.paired.sd < 0.01 < case.rounds.sd for case in found.cases)
+    assert found.false_alarms == 0
+
+
+def test_the_command_assesses_a_run_and_says_whether_it_is_fit(call: Call, tmp_path: Path) -> None:
+    save(replace(run_with(0.002), path=tmp_path / "quiet"))
+    save(replace(run_with(0.15, rounds=8), path=tmp_path / "loud"))
+    quiet = call("aa", "--run", "quiet")
+    assert quiet.returncode == 0, quiet.stderr
+    assert "check: fit" in quiet.stdout
+    assert "0 false alarms" in quiet.stdout
+    loud = call("aa", "--run", "loud", "--json", "--only", "dense-k3")
+    assert loud.returncode == 5, loud.stderr
+    told = json.loads(loud.stdout)
+    assert told["gates"]["check"]["verdict"] != "fit"
+    assert {case["label"] for case in told["cases"]} == {"dense-k3"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "SUITE"),
+        (["smoke", "--run", "x"], "SUITE"),
+        (["--run", "nowhere"], "no such directory"),
+        (["smokee"], "smokee"),
+        (["--run", "x", "--effect", "-3"], "--effect"),
+        (["--run", "x", "--rounds", "1"], "--rounds"),
+    ],
+)
+def test_bad_input_is_one_message(call: Call, arguments: list[str], told: str) -> None:
+    done = call("aa", *arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr

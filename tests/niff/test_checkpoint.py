@@ -1,0 +1,93 @@
+"""Published weights load, reproduce the published outputs, and are refused by another architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit, forms_of, load_published
+from niffbench.niff.layer import SpectralLayer
+
+VECTORS = Path(__file__).parents[1] / "data" / "niff_reference_vectors.npz"
+NAMES = [
+    f"{kind}_{size}"
+    for kind in ("depthwise_small", "depthwise_big", "full_tiny", "pointwise", "split_small")
+    for size in (7, 8)
+]
+
+
+def published(name: str) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Weights, input and output of one published module."""
+    with np.load(VECTORS, allow_pickle=False) as vectors:
+        prefix = f"{name}/w/"
+        weights = {
+            key.removeprefix(prefix): torch.from_numpy(vectors[key])
+            for key in vectors.files
+            if key.startswith(prefix)
+        }
+        return weights, torch.from_numpy(vectors[f"{name}/x"]), torch.from_numpy(vectors[f"{name}/y"])
+
+
+def layer_for(name: str, in_channels: int, out_channels: int) -> SpectralLayer:
+    kind, *rest = name.split("_")
+    if kind == "depthwise":
+        return NiffDepthwise(in_channels, mlp=rest[0])
+    if kind == "full":
+        return NiffFull(in_channels, out_channels)
+    return (NiffPointwise if kind == "pointwise" else NiffSplit)(in_channels, out_channels)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_form_reproduces_the_published_output(name: str) -> None:
+    weights, x, y = published(name)
+    layer = layer_for(name, x.shape[1], y.shape[1])
+    load_published(layer, weights)
+    for form in forms_of(layer.kind):
+        with torch.no_grad():
+            error = (layer.with_form(form)(x) - y).abs().max() / y.abs().max()
+        assert error < 1e-5, form
+
+
+def test_there_is_a_vector_of_every_module() -> None:
+    with np.load(VECTORS, allow_pickle=False) as vectors:
+        assert {key.split("/")[0] for key in vectors.files} == set(NAMES)
+
+
+def test_loading_keeps_parameters_trainable_and_twins_in_step() -> None:
+    weights, x, _ = published("split_small_8")
+    layer = layer_for("split_small_8", 6, 9)
+    twin = layer.with_form("elided")
+    load_published(layer, weights)
+    assert torch.allclose(twin(x), layer(x), atol=1e-5)
+    layer(x).sum().backward()
+    assert twin.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "message"),
+    [
+        (NiffDepthwise(6, mlp="big"), "depthwise_small_8", r"\(6.* big MLP: it lacks 'mlp_imag.layer_mpl4"),
+        (NiffDepthwise(6), "depthwise_big_8", "also holds 'mlp_imag.layer_mpl4.bias'"),
+        (NiffDepthwise(5), "depthwise_small_8", r"mpl3.weight' has shape \(6, 4, 1, 1\) where \(5, 4, 1, 1\)"),
+        (NiffPointwise(6, 9), "split_small_8", "lacks 'mlp.weight'"),
+        (NiffSplit(6, 9), "depthwise_small_8", "lacks '0.mlp_imag.layer_mpl1.bias'"),
+        (NiffFull(8, 6), "pointwise_8", "lacks 'mlp_imag"),
+        (NiffPointwise(9, 6), "pointwise_8", r"shape \(9, 6\) where \(6, 9\)"),
+    ],
+)
+def test_another_architecture_is_refused_and_nothing_is_changed(
+    layer: SpectralLayer, name: str, message: str
+) -> None:
+    before = {key: value.clone() for key, value in layer.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        load_published(layer, published(name)[0])
+    assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+
+
+def test_a_published_state_dict_is_not_taken_for_our_own() -> None:
+    with pytest.raises(RuntimeError, match="Missing key"):
+        NiffDepthwise(6).load_state_dict(published("depthwise_small_8")[0])

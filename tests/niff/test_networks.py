@@ -1,0 +1,312 @@
+"""Networks: parameter counts of the paper's, conversion by rule, baselines, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision.models
+from torch import nn
+
+from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit
+from niffbench.niff.catalogue import EXECUTIONS, KINDS, NETWORKS
+from niffbench.niff.networks import (
+    Rule,
+    build,
+    convert,
+    execute_as,
+    feature_maps,
+    niff_layers,
+    paper_rule,
+    replaced_by,
+    stride_of,
+    with_kernel,
+)
+from niffbench.study import stored
+
+
+def millions(model: nn.Module) -> float:
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "ratio"),
+    [
+        ("resnet18-full", "21.13", "1.807"),
+        ("resnet50-full", "33.78", "1.322"),
+        ("resnet18-split", "3.33", "0.285"),
+        ("resnet50-split", "18.28", "0.715"),
+        ("densenet121-full", "10.12", "1.268"),
+        ("densenet121-split", "6.16", "0.772"),
+        ("mobilenet_v2-niff", "3.513", "1.002"),
+        ("convnext_tiny-niff", "28.89", "1.011"),
+    ],
+)
+def test_parameter_counts_are_the_papers(name: str, parameters: str, ratio: str) -> None:
+    network = millions(build(name, device="meta"))
+    assert f"{network:.{len(parameters.split('.')[1])}f}" == parameters
+    original = millions(build(NETWORKS[name].base, device="meta"))
+    assert f"{network / original:.3f}" == ratio
+
+
+def test_what_is_replaced_is_what_the_paper_replaces() -> None:
+    counts = {
+        "resnet18-full": {NiffFull: 13},
+        "resnet50-split": {NiffSplit: 13, NiffPointwise: 33},
+        "densenet121-full": {NiffFull: 58, NiffPointwise: 58 + 3},
+        "mobilenet_v2-niff": {NiffDepthwise: 13, NiffPointwise: 34},
+        "convnext_tiny-niff": {NiffDepthwise: 18, NiffPointwise: 36},
+    }
+    for name, expected in counts.items():
+        model = build(name, device="meta")
+        found = [type(layer) for _, layer in niff_layers(model)]
+        assert {kind: found.count(kind) for kind in set(found)} == expected
+        left = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+        assert all(module.stride != (1, 1) for module in left)
+    convnext = build("convnext_tiny-niff", device="meta")
+    layers = dict(niff_layers(convnext))
+    assert layers["features.1.0.block.0"].generator.mlp == "big"
+    assert layers["features.1.0.block.3"].layout == "nhwc"
+    assert isinstance(convnext.classifier[2], nn.Linear)
+
+
+@pytest.mark.parametrize("name", ["resnet18-full", "resnet152-full", "densenet121-full", "squeezenet1_1-full"])
+def test_fresh_full_networks_compute_what_their_originals_might(name: str) -> None:
+    """Fresh normalisations do nothing in evaluation, and full layers as published would then overflow float32.
+
+    SqueezeNet is not of the catalogue, and has none.
+    """
+    found = []
+    for make in (
+        lambda: stored.build(name, size=64),
+        lambda: torchvision.models.get_model(name.removesuffix("-full"), weights=None),
+    ):
+        torch.manual_seed(0)
+        model = make().eval()
+        with torch.inference_mode():
+            found.append(model(torch.randn(1, 3, 64, 64)).norm())
+    assert 1e-6 < found[0] / found[1] < 10
+
+
+def test_scaling_filters_leaves_their_shape() -> None:
+    torch.manual_seed(0)
+    generator = NiffFull(5, 6).generator
+    before = generator.full_plane(7, 10, torch.float32)
+    generator.level(7, 10, power=0.4)
+    after = generator.full_plane(7, 10, torch.float32)
+    torch.testing.assert_close(after.abs().square().mean(), torch.tensor(0.4))
+    torch.testing.assert_close(after / after.abs().max(), before / before.abs().max())
+
+
+@pytest.mark.parametrize("base", ["resnet18", "mobilenet_v2", "convnext_tiny"])
+def test_baselines_change_the_kernel_and_nothing_else(base: str) -> None:
+    original = dict(build(base, device="meta").named_modules())
+    sizes = feature_maps(build(base, device="meta"), 160, 160)
+    rule = paper_rule(NETWORKS[f"{base}-k9"])
+    replaced = replaced_by(build(base, device="meta"), rule)
+    for kernel in (9, "map"):
+        model = build(f"{base}-k{kernel}", device="meta", input_size=160)
+        for name, module in model.named_modules():
+            if not isinstance(module, nn.Conv2d):
+                continue
+            old = original[name]
+            if name not in replaced or old.kernel_size == (1, 1):
+                assert repr(module) == repr(old)
+                continue
+            side = kernel if isinstance(kernel, int) else sizes[name][0] // 2 * 2 + 1
+            assert module.kernel_size == (side, side)
+            assert (module.in_channels, module.out_channels, module.groups, module.bias is None) == (
+                old.in_channels, old.out_channels, old.groups, old.bias is None,
+            )  # fmt: skip
+        assert feature_maps(model, 160, 160) == sizes
+
+
+@pytest.mark.parametrize("name", ["resnet18-full", "resnet18-split", "mobilenet_v2-niff", "convnext_tiny-niff"])
+def test_every_execution_of_a_network_is_the_same_function(name: str) -> None:
+    torch.manual_seed(0)
+    model = build(name, num_classes=7, input_size=32)
+    model = model.double().eval()
+    for _, layer in niff_layers(model):  # Raw coordinates give huge gains: keep the signal in range.
+        if not isinstance(layer, NiffPointwise):
+            last = layer.generator.depth
+            with torch.no_grad():
+                layer.generator.get_parameter(f"weight{last}").mul_(0.1)
+    x = torch.randn(1, 3, 32, 36, dtype=torch.float64)
+    with torch.no_grad():
+        outputs = {execution: execute_as(model, execution)(x) for execution in EXECUTIONS}
+    truth = outputs["published"]
+    assert truth.abs().max() > 0
+    for execution, output in outputs.items():
+        assert (output - truth).abs().max() < 1e-8 * truth.abs().max(), execution
+
+
+def test_a_network_trains() -> None:
+    torch.manual_seed(0)
+    model = build("resnet18-split", num_classes=3, input_size=32, execution="elided")
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-4)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    model(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    optimiser.step()
+    changed = [name for name, value in model.named_parameters() if not torch.equal(value, before[name])]
+    assert any("generator.weight3" in name for name in changed)
+    assert "conv1.weight" in changed
+
+
+def test_pointwise_layers_take_over_the_weight_they_replace() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.ReLU(), nn.Conv2d(8, 4, 1, bias=False))
+    x = torch.randn(1, 3, 6, 6)
+    before = model(x)
+    convert(model, Rule())
+    assert [type(module) for module in model] == [NiffPointwise, nn.ReLU, NiffPointwise]
+    assert torch.allclose(model(x), before, atol=1e-5)
+
+
+def test_a_rule_says_what_to_replace() -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.Conv2d(4, 4, 5, padding="same", groups=4),
+            nn.Conv2d(4, 6, 1),
+            nn.Conv2d(6, 6, 3, padding=1, stride=2),
+        ).double()
+
+    assert replaced_by(model(), Rule()) == {"1": "depthwise", "2": "pointwise"}
+    assert replaced_by(model(), Rule(spatial="full", keep=("1",))) == {"0": "full", "2": "pointwise"}
+    assert replaced_by(model(), Rule(spatial="split", depthwise=False, pointwise=False)) == {"0": "split"}
+    forms = {"depthwise": "fft", "full": "published", "pointwise": "elided", "split": "cached"}
+    converted = convert(model(), Rule(spatial="full", mlp="big", grid="centred", forms=forms))
+    layers = dict(niff_layers(converted))
+    assert {layer.kind: layer.form for layer in layers.values()} == {
+        kind: forms[kind] for kind in ("full", "depthwise", "pointwise")
+    }
+    assert layers["1"].generator.mlp == "big"
+    assert layers["0"].generator.mlp == "tiny"
+    assert layers["1"].generator.grid == "centred"
+    assert all(parameter.dtype == torch.float64 for parameter in converted.parameters())
+    assert converted(torch.randn(1, 4, 8, 6, dtype=torch.float64)).shape == (1, 6, 4, 3)
+    assert isinstance(convert(nn.Conv2d(4, 6, 3, padding=1), Rule(spatial="full")), NiffFull)
+
+
+def test_feature_maps_are_those_of_a_real_forward() -> None:
+    model = build("convnext_tiny-niff", input_size=64, num_classes=2).train()
+    seen: dict[str, tuple[int, ...]] = {}
+    for name, layer in niff_layers(model):
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0].shape}))
+    sizes = feature_maps(model, 64, 96)
+    assert seen == {name: shape for name, shape in seen.items() if shape[0] == 1}, "traced with a batch of one"
+    with torch.no_grad():
+        model(torch.randn(2, 3, 64, 96))
+    assert all(module.training for module in model.modules()), "tracing must leave the mode alone"
+    for name, layer in niff_layers(model):
+        shape = seen[name]
+        last = isinstance(layer, NiffPointwise)
+        assert sizes[name] == (tuple(shape[1:3]) if last else tuple(shape[2:]))
+
+
+def test_strides() -> None:
+    assert stride_of(build("resnet18-full", device="meta")) == 32
+    assert stride_of(nn.Conv2d(3, 3, 3, padding=1)) == 1
+
+
+FAMILIES = {
+    "alexnet": None,
+    "convnext_tiny": None,
+    "densenet121": None,
+    "efficientnet_b0": None,
+    "efficientnet_v2_s": None,
+    "googlenet": None,
+    "inception_v3": "Conv2d_2a_3x3.conv has padding",
+    "maxvit_t": None,
+    "mnasnet0_5": None,
+    "mobilenet_v2": None,
+    "mobilenet_v3_small": None,
+    "regnet_y_400mf": "groups of .* channels",
+    "resnext50_32x4d": "32 groups of 128 channels",
+    "shufflenet_v2_x0_5": None,
+    "squeezenet1_0": None,
+    "swin_t": "no convolution that this rule replaces",
+    "vgg11": None,
+    "vit_b_16": "no convolution that this rule replaces",
+    "wide_resnet50_2": None,
+}
+"""torchvision's families of classifiers, and why one cannot be converted."""
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization of")
+@pytest.mark.parametrize(("base", "refused"), FAMILIES.items())
+def test_any_network_of_torchvision_is_converted_or_refused_clearly(base: str, refused: str | None) -> None:
+    with torch.device("cpu" if base.startswith("regnet") else "meta"):  # A RegNet computes its widths in torch.
+        if refused is not None:
+            with pytest.raises(ValueError, match=refused):
+                stored.build(f"{base}-split")
+            return
+        model = stored.build(f"{base}-split")
+    sizes = feature_maps(model, 224, 224)
+    layers = dict(niff_layers(model))
+    assert layers
+    unreached = layers.keys() - sizes.keys()
+    assert all(name.startswith("aux") for name in unreached), "but for heads of training alone, each has its grid"
+
+
+def test_a_network_that_takes_one_size_says_so_of_another() -> None:
+    with torch.device("meta"):
+        model = stored.build("maxvit_t-split")
+    assert stride_of(model) == 32
+    with pytest.raises(ValueError, match=r"^MaxVit cannot take an input of 256×256: "):
+        feature_maps(model, 256, 256)
+
+
+def test_the_catalogue_of_networks() -> None:
+    for name, network in NETWORKS.items():
+        assert network.name == name
+        assert (network.kernel is not None) == (network.variant == "spatial")
+    originals = [name for name, network in NETWORKS.items() if network.variant == "original"]
+    assert len(originals) == 5 + 3 + 1 + 4
+    for name in originals:
+        assert {f"{name}-k{size}" for size in (7, 9, 15, 31, "map")} <= set(NETWORKS)
+    assert all(tuple(forms) == KINDS for forms in EXECUTIONS.values())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: build("resnet18-ful"), "unknown network 'resnet18-ful'; did you mean 'resnet18-full'"),
+        (lambda: build("resnet18-full", execution="publshed"), "unknown execution 'publshed'.*'published'"),
+        (lambda: build("resnet18-full", grid="papr", device="meta"), "unknown grid 'papr'"),
+        (
+            lambda: build("resnet18-full", input_size=31, device="meta"),
+            "31×31 is smaller than the stride of ResNet: give at least 32×32",
+        ),
+        (lambda: convert(nn.Sequential(nn.Linear(3, 3)), Rule()), "Sequential has no convolution that this rule"),
+        (lambda: convert(nn.Conv2d(3, 3, 3, padding=1, stride=2), Rule(spatial="full")), "has no convolution"),
+        (lambda: convert(nn.Conv2d(4, 4, 3, padding=1, groups=2), Rule(spatial="full")), "2 groups of 4 channels"),
+        (
+            lambda: convert(nn.Sequential(nn.Conv2d(4, 4, 3, padding=2, dilation=2)), Rule(spatial="full")),
+            "^0 has dilation 2 and NIFF does not define that; name it in keep",
+        ),
+        (lambda: convert(nn.Sequential(nn.Conv2d(4, 4, 3)), Rule(spatial="split")), "changes the size"),
+        (
+            lambda: convert(nn.Sequential(nn.Conv2d(4, 8, 3, padding=1, groups=4)), Rule(spatial="full")),
+            "2 outputs for each channel",
+        ),
+        (
+            lambda: convert(nn.Sequential(nn.Conv2d(4, 4, 1)), Rule(keep=("1",))),
+            "keep 1: Sequential has no such layer",
+        ),
+        (lambda: Rule(spatial="ful"), "unknown replacement .*'full'"),
+        (lambda: Rule(forms={"pointwise": "cached"}), "unknown form of the pointwise layer 'cached'"),
+        (lambda: with_kernel(nn.Conv2d(3, 3, 3, padding=1), Rule(spatial="full"), 8), "odd and positive, got 8"),
+        (lambda: with_kernel(nn.Conv2d(3, 3, 3, padding=1), Rule(spatial="full"), "mpa"), "unknown kernel size"),
+        (lambda: execute_as(nn.Conv2d(3, 3, 3), "rfft"), "Conv2d has no NIFF layer"),
+    ],
+)
+def test_refusals_say_what_is_wrong(call: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_refused_model_is_left_as_it_was() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=2, dilation=2))
+    with pytest.raises(ValueError, match="dilation"):
+        convert(model, Rule(spatial="full"))
+    assert isinstance(model[0], nn.Conv2d)

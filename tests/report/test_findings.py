@@ -1,0 +1,247 @@
+"""Findings: planted effects are said with their intervals; pure noise says nothing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from synthetic import CROSSOVER, NETWORKS, WORLD, Law, Planted, World, make
+
+from niffbench.report.digest import Digest
+from niffbench.report.findings import Finding, _original, findings, outcome
+from niffbench.report.gather import gather
+from niffbench.report.slices import Axis, slices
+from niffbench.report.trends import all_slices, exchanges, growths
+from niffbench.results import Run
+from niffbench.stats.crossovers import crossover
+
+KERNELS = {"depthwise": (3, 7, 11, 15, 21, 31)}
+RFFT = tuple(o for o in WORLD if o.operator in ("niff-depthwise/rfft", "depthwise"))
+
+
+def _digest(world: World) -> Digest:
+    return gather(make(world, Path("made-up")))
+
+
+def _findings(digest: Digest) -> tuple[Finding, ...]:
+    found = all_slices(digest)
+    every = [slice_ for some in found.values() for slice_ in some]
+    return findings(
+        digest,
+        found,
+        [fit for slice_ in every for fit in growths(digest, slice_)],
+        [swap for slice_ in every for swap in exchanges(digest, slice_)],
+    )
+
+
+def _said(world: World, start: str) -> list[str]:
+    return [f.sentence for f in _findings(_digest(world)) if f.sentence.startswith(start)]
+
+
+def test_the_planted_crossover_is_found_with_the_flop_crossover_beside_it() -> None:
+    world = World(sizes=(56,), operators=RFFT, kernels=KERNELS, faults=(), rounds=5)
+    (sentence,) = _said(world, "From kernel size")
+    place, low, high = map(float, re.findall(r"kernel size ([\d.]+) \[([\d.]+), ([\d.]+)\]", sentence)[0])
+    assert place == pytest.approx(CROSSOVER, rel=0.03)
+    assert low * 0.98 <= CROSSOVER <= high * 1.02
+    by_flops = float(re.findall(r"FLOPs alone put the crossover at ([\d.]+)", sentence)[0])
+    flops = {row.label: row.cost.closed for row in _digest(world).rows if row.cost}
+    expected = (flops["niff-depthwise/rfft"] / (flops["depthwise-k3"] / 9)) ** 0.5
+    assert by_flops == pytest.approx(expected, rel=0.01)
+
+
+def test_an_undecided_crossover_names_who_wins_where_that_is_known() -> None:
+    rounds = [[0.5, 0.51, 0.49], [0.7, 0.71, 0.69], [0.9, 1.15, 1.0], [0.9, 1.2, 1.0]]
+    partly = crossover([3, 5, 7, 9], rounds, [[1.0, 1.01, 0.99]] * 4, shared=False)
+    assert outcome(partly, "NIFF", "depthwise") == (
+        "undecided: in part of the range the two cannot be told apart, elsewhere NIFF wins"
+    )
+    same = crossover([3, 5], [[1.0, 1.1, 0.9]] * 2, [[1.0, 0.9, 1.1]] * 2)
+    assert outcome(same, "NIFF", "depthwise") == "undecided: throughout the two cannot be told apart"
+
+
+def test_the_baseline_sentence_gives_the_planted_ratio() -> None:
+    world = World(sizes=(28, 56), operators=RFFT, kernels={"depthwise": (7,)}, faults=())
+    (sentence,) = _said(world, "In inference, niff-depthwise/rfft takes")
+    low, high = map(float, re.findall(r"takes ([\d.]+)× to ([\d.]+)× the steady latency", sentence)[0])
+    planted = (CROSSOVER / 7) ** 2
+    assert low == pytest.approx(planted, rel=0.05)
+    assert high == pytest.approx(planted, rel=0.05)
+    assert "at both problems" in sentence
+    assert "compute different functions" in sentence
+
+
+def test_the_published_form_is_held_against_the_best_that_keeps_its_filter_and_the_best_that_does_not() -> None:
+    said = _said(World(faults=(), sizes=(28, 56, 112)), "In inference, niff-depthwise/published takes")
+    expected = (
+        ("of niff-depthwise/rfft for the same function", 3.4, 48 / 24),
+        ("of niff-depthwise/cached, which keeps its filter, for the same function", 3.4 / 0.7, 48 / 18),
+    )
+    for sentence, (against, slower, larger) in zip(said, expected, strict=True):
+        assert against in sentence
+        times, low, high = map(float, re.findall(r"takes ([\d.]+)× \[([\d.]+), ([\d.]+)\]", sentence)[0])
+        assert times == pytest.approx(slower, rel=0.03)
+        assert low < times < high
+        memory = float(re.findall(r"([\d.]+)×(?: \[[\d., ]+\])? the peak memory", sentence)[0])
+        assert memory == pytest.approx(larger, rel=0.03)
+        assert re.search(r"[\d.]+× the FLOPs", sentence)
+        assert "geometric mean over 3 problems" in sentence
+
+
+def test_an_exponent_unlike_its_flops_is_said() -> None:
+    slow = Planted("niff-depthwise/rfft", "niff", "circular", "n", Law(2e-9, size=1.5), Law(24.0))
+    world = World(operators=(slow, WORLD[3]), sizes=(14, 28, 56, 112), faults=())
+    said = [s for s in _said(world, "niff-depthwise/rfft's steady latency grows") if "resolution" in s]
+    assert len(said) == 1
+    assert float(re.findall(r"to the power ([\d.]+)", said[0])[0]) == pytest.approx(1.5, abs=0.05)
+
+
+def test_pure_noise_is_not_made_into_findings() -> None:
+    """Two operators that do the same thing: at 95 %, claims about their latency must be rare."""
+    law, memory = Law(1e-9), Law(8.0)
+    same = (
+        Planted("niff-depthwise/rfft", "niff", "circular", "same", law, memory),
+        Planted("depthwise", "depthwise", "circular", "same", law, memory, kernels=(7,)),
+    )
+    claims = 0
+    for seed in range(40):
+        digest = _digest(World(seed=seed, sizes=(56,), operators=same, faults=(), baseline="depthwise-k7"))
+        claims += any("takes" in f.sentence and "the steady latency" in f.sentence for f in _findings(digest))
+    assert claims <= 7  # 5 % of 40, plus 3.6 standard deviations
+
+
+def test_one_round_claims_nothing_of_latency_or_memory() -> None:
+    said = [f.sentence for f in _findings(_digest(World(rounds=1, kernels=KERNELS)))]
+    assert not any("latency" in sentence or "memory" in sentence for sentence in said)
+    assert any("FLOPs" in sentence for sentence in said)  # exact, so one round is enough
+
+
+def test_every_finding_points_at_something_shown() -> None:
+    digest = _digest(World(modes=("inference", "training"), channels=(16, 32, 64), kernels=KERNELS))
+    shown = {"overview", "witnesses", "scaling-size", "scaling-channels", "scaling-kernel"}
+    for finding in _findings(digest):
+        assert finding.shown in shown
+        assert any(finding.rows in row.label for row in digest.rows)
+
+
+def test_slices_hold_everything_else_fixed() -> None:
+    digest = _digest(
+        World(sizes=(14, 28, 56), channels=(16, 32, 64), batches=(1, 2, 4), modes=("inference", "training"))
+    )
+    attributes: dict[Axis, str] = {"size": "height", "channels": "channels", "batch": "batch"}
+    for axis, attribute in attributes.items():
+        found = slices(digest, axis)
+        assert len(found) == 18
+        fixed = {"batch", "channels", "height", "mode"} - {attribute}
+        for slice_ in found:
+            held = {tuple(getattr(point.group.problem, name) for name in sorted(fixed)) for point in slice_.points}
+            assert len(held) == 1
+
+
+def test_no_slice_joins_dtypes() -> None:
+    found = slices(_digest(World(sizes=(14, 28, 56), dtypes=("float32", "bfloat16"))), "size")
+    dtypes = [{point.group.problem.dtype for point in slice_.points} for slice_ in found]
+    assert sorted(map(sorted, dtypes)) == [["bfloat16"], ["float32"]]
+
+
+def test_each_niff_layer_is_judged_by_its_own_best_form() -> None:
+    full = [
+        Planted(f"niff-full/{form}", "niff", "circular", "niff-full", Law(scale), Law(48.0))
+        for form, scale in (("published", 9e-8), ("rfft", 3e-8))
+    ]
+    world = World(sizes=(28, 56), operators=(*WORLD[:4], *full), faults=())
+    said = [finding.sentence for finding in _findings(_digest(world))]
+    assert sum(sentence.startswith("In inference, niff-depthwise/cached takes") for sentence in said) == 1
+    assert sum(sentence.startswith("In inference, niff-full/rfft takes") for sentence in said) == 1
+    (against,) = (s for s in said if s.startswith("In inference, niff-full/published takes"))
+    assert "of niff-full/rfft for the same function" in against
+
+
+def test_a_form_that_wins_here_and_loses_there_has_both_said_in_full() -> None:
+    """Latency, memory and FLOPs all change sides between two sizes: six amounts, none counted as "others"."""
+    bent = Planted("niff-depthwise/rfft", "niff", "circular", "n", Law(4e-11, size=3.0), Law(0.3, size=3.0))
+    world = World(operators=(bent, WORLD[3]), sizes=(7, 224), kernels={"depthwise": (7,)}, faults=())
+    (sentence,) = _said(world, "In inference, niff-depthwise/rfft takes")
+    assert "others" not in sentence
+    assert sentence.count("at 1 of 2 problems") >= 4
+
+
+def test_each_network_is_held_against_its_own_original() -> None:
+    world = World(operators=NETWORKS, sizes=(32, 64), faults=(), baseline="network/resnet18")
+    planted = {
+        "network/resnet18-split": ("network/resnet18", 5 / 2),
+        "network/convnext_tiny-niff": ("network/convnext_tiny", 5 / 4),
+        "network/convnext_tiny-k31": ("network/convnext_tiny", 3.0),
+    }
+    for name, (original, ratio) in planted.items():
+        (sentence,) = _said(world, f"In inference, {name} takes")
+        assert f"the steady latency of {original} at both problems" in sentence
+        found = re.findall(r"takes ([\d.]+)×(?: to ([\d.]+)×)?", sentence)[0]
+        assert all(float(number) == pytest.approx(ratio, rel=0.05) for number in found if number)
+    assert not _said(world, "In inference, network/convnext_tiny takes")
+
+
+def test_networks_as_published_are_held_against_auto_all_together() -> None:
+    """Two networks, 3 and 5 times slower as published and 2 times larger: √15 and 2 on the average."""
+    slower = {"network/resnet18-split": 3.0, "network/convnext_tiny-niff": 5.0}
+    run = make(World(operators=NETWORKS, sizes=(32, 64), faults=()), Path("made-up"))
+    records = []
+    for record in run.records:
+        times = slower.get(record.case.operator)
+        if times is None or record.memory is None:
+            records.append(record)
+            continue
+        for execution, factor, larger in (("published", times * (1 + record.round / 100), 2), ("auto", 1.0, 1)):
+            case = replace(record.case, options=(("execution", execution),))
+            latency = {k: replace(v, samples=[factor * x for x in v.samples]) for k, v in record.latency.items()}
+            memory = replace(record.memory, peak=larger * record.memory.peak)
+            traits = replace(record.traits, label=f"{case.operator} execution={execution}")
+            new = replace(record, case=case, id=case.id, latency=latency, memory=memory, traits=traits)
+            records.append(new)
+    (sentence,) = [
+        f.sentence
+        for f in _findings(gather(Run(run.path, run.manifest, tuple(records))))
+        if f.sentence.startswith("In inference, networks as published take")
+    ]
+    times, low, high = map(float, re.findall(r"take ([\d.]+)× \[([\d.]+), ([\d.]+)\] the steady", sentence)[0])
+    assert times == pytest.approx(15**0.5, rel=0.03)
+    assert low < times < high
+    assert re.search(r" 2(?:\.0+)?×(?: \[[\d., ]+\])? the peak memory of the same in auto ", sentence)
+    assert sentence.endswith("(geometric mean over 2 networks at 2 problems).")
+
+
+def test_a_network_is_compared_with_the_original_of_the_same_optimiser() -> None:
+    digest = _digest(World(operators=NETWORKS[:2], sizes=(32,), faults=(), baseline="network/resnet18"))
+    (group,) = digest.groups
+    for options, original in (((("optimiser", "sgd"),), "sgd"), ((("optimiser", "adamw"),), "adamw")):
+        rows = [
+            replace(row, case=replace(row.case, options=(("optimiser", name),)))
+            for row in group.rows[:1]
+            for name in ("sgd", "adamw")
+        ]
+        niff = replace(group.rows[1], case=replace(group.rows[1].case, options=(("grid", "paper"), *options)))
+        found = _original(replace(group, rows=(*rows, niff)), niff)
+        assert found is not None
+        assert found.case.option("optimiser") == original
+
+
+def test_what_auto_chose_is_said() -> None:
+    """In which problems which engine; where the rounds disagree, the usual one, whose cost the row has."""
+    run = make(World(operators=NETWORKS[:2], sizes=(32, 64), faults=()), Path("made-up"))
+    said = "network/resnet18-split chose native 12, dft 1 at both problems."
+    assert said in [finding.sentence for finding in _findings(gather(run))]
+    records = tuple(
+        replace(r, chosen=["native"] * 13, cost=replace(r.cost, closed=7))
+        if r.chosen and r.case.problem.height == 32 and r.round == 0 and r.cost
+        else r
+        for r in run.records
+    )
+    digest = gather(Run(run.path, run.manifest, records))
+    rows = {row.case.problem.height: row for row in digest.rows if row.choices}
+    assert rows[32].chosen == "native 12, dft 1 in 2 of 3 rounds; native 13 in 1"
+    assert rows[32].cost is not None
+    assert rows[32].cost.closed != 7
+    assert not rows[32].cells["flops"].exact
+    assert rows[64].cells["flops"].exact

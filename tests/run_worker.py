@@ -1,0 +1,99 @@
+"""A worker driven by hand: one task in, its replies out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from niffbench import protocol
+from niffbench.case import Case, DType, Execution, Mode, Problem
+from niffbench.operators.catalogue import catalogue
+from niffbench.results import Record
+from niffbench.suite import Measure
+
+TESTS = Path(__file__).parent
+QUICK = Measure(regimes=["first", "cold", "steady"], min_time=0.01, max_time=0.05, min_samples=3, threads=1)
+
+
+def case_of(
+    operator: str,
+    kernel: int | None = None,
+    *,
+    channels: int = 4,
+    size: int | tuple[int, int] = 8,
+    batch: int = 1,
+    mode: Mode = "inference",
+    dtype: DType = "float32",
+    execution: Execution = "eager",
+) -> Case:
+    """A case with default options; unknown operators get none."""
+    known = catalogue().get(operator)
+    options = tuple(sorted((k, o.default) for k, o in known.options.items())) if known else ()
+    height, width = (size, size) if isinstance(size, int) else size
+    problem = Problem(batch, channels, channels, height, width, dtype, "contiguous", mode)
+    return Case(operator=operator, problem=problem, kernel=kernel, options=options, execution=execution)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a worker said: messages in order, its exit status, what it printed."""
+
+    status: int
+    messages: tuple[Any, ...]
+    printed: str
+
+    @property
+    def records(self) -> list[Record]:
+        return [m.record for m in self.messages if m.type == "finished"]
+
+    def of(self, kind: str) -> list[Any]:
+        return [m for m in self.messages if m.type == kind]
+
+    def only(self) -> Record:
+        [record] = self.records
+        return record
+
+
+def work(
+    cases: Sequence[Case],
+    *,
+    device: str = "cpu",
+    kind: str = "round",
+    measure: Measure = QUICK,
+    hostile: bool = False,
+    prelude: str = "",
+    **task: Any,
+) -> Said:
+    """Run one task in a fresh worker. ``prelude``: Python that the process runs first."""
+    sent = protocol.Task(kind=kind, device=device, cases=list(cases), measure=measure, **task)
+    read, write = os.pipe()
+    command = [sys.executable, "-P", "-m", "niffbench.worker.main"]
+    if prelude:
+        start = "import runpy; runpy.run_module('niffbench.worker.main', run_name='__main__', alter_sys=True)"
+        command = [sys.executable, "-P", "-c", f"{prelude}\n{start}"]
+    paths = [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    if hostile:
+        environment["NIFFBENCH_EXTRA_OPERATORS"] = "hostile_operators"
+    process = subprocess.Popen(
+        [*command, "--reply-fd", str(write)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=(write,),
+        env=environment,
+    )
+    os.close(write)
+    assert process.stdin is not None
+    process.stdin.write(protocol.write(sent))
+    process.stdin.close()
+    with os.fdopen(read, "rb") as lines:
+        heard = tuple(protocol.read(line) for line in lines)
+    assert process.stdout is not None
+    printed = process.stdout.read().decode()
+    return Said(process.wait(timeout=60), heard, printed)

@@ -1,0 +1,141 @@
+"""What is written down of where a run comes from, and what is not."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from niffbench.anonymize import anonymize
+from niffbench.session import provenance
+from niffbench.session.provenance import Checkout, checkout, ci, reduced
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("run", "run"),
+        ("quick", "quick"),
+        ("niff-depthwise/rfft", "niff-depthwise/rfft"),
+        ("suites/mine.toml", "suites/mine.toml"),
+        ("/home/ada/mine.toml", "mine.toml"),
+        ("~/mine.toml", "mine.toml"),
+        ("../ada/mine.toml", "mine.toml"),
+        ("--out=/home/ada/runs/1", "--out=1"),
+        ("replay:/home/ada/r.json", "replay:r.json"),
+        ("--device=replay:/home/ada/r.json", "--device=replay:r.json"),
+    ],
+)
+def test_paths_in_a_command_line_are_reduced(given: str, kept: str) -> None:
+    assert reduced([given]) == [kept]
+
+
+def test_a_command_line_names_no_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "ada")
+    provenance._secrets.cache_clear()
+    try:
+        assert reduced(["ada/mine.toml", "--out=runs/of-ada", "--only", "niff-*/adaptive"]) == [
+            "<user>/mine.toml", "--out=runs/of-<user>", "--only", "niff-*/adaptive",
+        ]  # fmt: skip
+    finally:
+        provenance._secrets.cache_clear()
+
+
+def test_text_is_made_anonymous(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/ada"))
+    monkeypatch.setattr(socket, "gethostname", lambda: "rack-17")
+    monkeypatch.setenv("LOGNAME", "ada")
+    provenance._secrets.cache_clear()
+    try:
+        text = (
+            'File "/opt/torch/conv.py" on rack-17, in /home/ada/src/a.py \x1b[31mred\x1b[0m\x07, 3/4 of niff/rfft'
+        )
+        assert anonymize(text) == 'File "conv.py" on <host>, in ~/src/a.py red, 3/4 of niff/rfft'
+    finally:
+        provenance._secrets.cache_clear()
+
+
+def test_a_short_host_name_is_hidden_where_it_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "ci")
+    monkeypatch.setattr(Path, "home", lambda: Path("/"))
+    monkeypatch.setenv("LOGNAME", "root")
+    provenance._secrets.cache_clear()
+    try:
+        assert anonymize("on ci: a precise circle, ci.local, niff/rfft") == (
+            "on <host>: a precise circle, <host>.local, niff/rfft"
+        )
+    finally:
+        provenance._secrets.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("user", "given", "kept"),
+    [
+        ("ada", "in /tmp/torchinductor_ada/a.py", "in a.py"),
+        ("ada", "no room in /tmp/torchinductor_ada", "no room in torchinductor_<user>"),
+        ("ada", "/scratch/ada is full", "<user> is full"),
+        ("ada", "/scratch/ada/run/a.py by ada_2: adapted, Canada", "a.py by <user>_2: adapted, Canada"),
+        ("ubuntu", "cc 13.2.0-4ubuntu3 of ubuntu", "cc 13.2.0-4ubuntu3 of <user>"),
+        ("root", "/root is at the root", "/root is at the root"),
+        ("a", "a plan b", "a plan b"),
+    ],
+)
+def test_a_users_name_is_hidden_where_it_stands_alone(
+    monkeypatch: pytest.MonkeyPatch, user: str, given: str, kept: str
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "rack-17")
+    monkeypatch.setattr(Path, "home", lambda: Path("/"))
+    monkeypatch.setenv("LOGNAME", user)
+    provenance._secrets.cache_clear()
+    try:
+        assert anonymize(given) == kept
+    finally:
+        provenance._secrets.cache_clear()
+
+
+def test_a_user_whom_the_system_does_not_know_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    provenance._secrets.cache_clear()
+    try:
+        assert anonymize("on niff/rfft") == "on niff/rfft"
+    finally:
+        provenance._secrets.cache_clear()
+
+
+def git(place: Path, *arguments: str) -> None:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *identity, *arguments], cwd=place, check=True, capture_output=True)
+
+
+def test_a_checkout_and_whether_it_was_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert checkout() == Checkout()
+    git(tmp_path, "init", "-q")
+    assert checkout() == Checkout()  # no commit yet
+    (tmp_path / "a").write_text("1")
+    git(tmp_path, "add", "a")
+    git(tmp_path, "commit", "-q", "-m", "a")
+    clean = checkout()
+    assert clean.commit is not None
+    assert len(clean.commit) == 40
+    assert clean.dirty is False
+    (tmp_path / "untracked").write_text("2")
+    assert checkout() == clean
+    (tmp_path / "a").write_text("2")
+    assert checkout() == Checkout(clean.commit, True)
+
+
+def test_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert checkout() == Checkout()
+
+
+def test_ci_keys_without_the_runners_name() -> None:
+    given = {"GITHUB_SHA": "abc", "GITHUB_REF_NAME": "", "RUNNER_NAME": "host", "HOME": "/home/ada"}
+    assert ci(given) == {"GITHUB_SHA": "abc"}

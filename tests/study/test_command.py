@@ -1,0 +1,228 @@
+"""``niffbench filters`` for real: training on digits, a checkpoint, a network, and every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from niffbench.cli import main
+from niffbench.study import stored
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The directory that ``--train digits`` wrote, and what it said."""
+    out = tmp_path_factory.mktemp("digits") / "out"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "niffbench.cli",
+            "filters",
+            "--train",
+            "digits",
+            "--out",
+            str(out),
+            "--error",
+            "15%",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=180,  # the whole of it is to take less than 3 minutes on two cores
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_niff_learns_the_digits_and_is_analysed(
+    learned: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    out, done = learned
+    found = json.loads((out / "filters.json").read_text())
+    assert found["learned"]["niff"]["accuracy"] >= 0.97
+    assert found["learned"]["twin"]["accuracy"] >= 0.97
+    grids = {layer["layer"]: (layer["height"], layer["width"]) for layer in found["layers"]}
+    assert grids == {
+        "stage1.0.filter": (16, 16),
+        "stage1.1.filter": (16, 16),
+        "stage2.0.filter": (8, 8),
+        "stage2.1.filter": (8, 8),
+    }
+    for layer in found["layers"]:
+        assert layer["mass_ratio"] == sorted(layer["mass_ratio"])
+        assert layer["mass_ratio"][-1] == pytest.approx(1)
+        assert sum(layer["explained_variance"]) <= 1 + 1e-9
+        if layer["truncated_side"] is not None:
+            assert layer["error"] <= 0.15
+    cut = {entry["side"]: entry["accuracy"] for entry in found["learned"]["cut"]}
+    assert list(cut) == [1, 3, 5, 7, 9, 11, 13, 15]
+    assert cut[15] > cut[1]
+    assert f"digits-niff: {100 * found['learned']['niff']['accuracy']:.1f} % of the test images" in done.stdout
+    assert "stage1.0.filter" in done.stdout
+    assert str(out / "report.md") in done.stdout
+    assert done.stderr == ""
+
+
+def test_everything_is_written(learned: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, _ = learned
+    plots = {"kernel-mass", "components", "kernels", "truncated-accuracy"}
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert files == {
+        "report.md",
+        "table.csv",
+        "filters.json",
+        "digits-niff.pt",
+        "digits-twin.pt",
+        *(f"plots/{name}.{kind}" for name in plots for kind in ("svg", "png")),
+    }
+    report = (out / "report.md").read_text()
+    assert all(f"plots/{name}.svg" in report for name in plots)
+
+
+def test_a_trained_checkpoint_is_analysed_alike(
+    learned: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out, _ = learned
+    arguments = ["filters", str(out / "digits-niff.pt"), "--error", "15%", "--json"]
+    assert main([*arguments, "--out", str(tmp_path / "again")]) == 0
+    again, before = json.loads(capsys.readouterr().out), json.loads((out / "filters.json").read_text())
+    assert again["layers"] == before["layers"]
+    assert again["learned"] is None
+    assert json.loads((tmp_path / "again" / "filters.json").read_text()) == again
+
+
+def test_a_network_by_name_lands_in_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["filters", "mobilenet_v2-niff", "--size", "64", "--layer", "features.3.conv.1.0", "--batch", "2"]
+    assert main([*arguments, "--execution", "cached", "--boundary", "zeros", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (layer,) = found["layers"]
+    assert (layer["layer"], layer["form"], layer["height"]) == ("features.3.conv.1.0", "cached", 16)
+    assert (found["batch"], found["boundary"]) == (2, "zeros")
+    assert "untrained, random weights of seed 0" in found["weights"]
+    (written,) = (tmp_path / "reports").iterdir()
+    assert written.name.startswith("filters-mobilenet_v2-niff-")
+    assert (written / "report.md").is_file()
+
+
+def test_layers_can_be_left_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    patterns = ["features.?.*", "features.10.*"]
+    keep = [word for pattern in patterns for word in ("--keep", pattern)]
+    assert main(["filters", "squeezenet1_1-split", "--size", "64", "--json", *keep]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [layer["layer"] for layer in found["layers"]] == ["features.11.expand3x3", "features.12.expand3x3"]
+    assert found["weights"].endswith(f"{', '.join(patterns)} not converted")
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with files that are no use."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(stored.build("digits-niff", size=16).state_dict(), tmp_path / "bare.pt")
+    stored.save(tmp_path / "liar.pt", "resnet18-split", stored.build("digits-niff", size=16))
+    stored.save(tmp_path / "twin.pt", "digits-twin", stored.build("digits-twin", size=16))
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious").write_text("kept")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "filters of what? Give a CHECKPOINT or a NETWORK, or --train digits"),
+        (["resnet18-ful"], "no network named 'resnet18-ful'; did you mean 'resnet18-full'?"),
+        (["resnet18", "--size", "64"], "no layer with a frequency filter; take resnet18-full or resnet18-split"),
+        (["resnet18-k7", "--size", "64"], "no layer with a frequency filter"),
+        (["vit_b_16-split"], "VisionTransformer has no convolution that this rule replaces"),
+        (
+            ["resnet18-split", "--size", "16"],
+            "an input of 16×16 is smaller than the stride of ResNet: give at least 32",
+        ),
+        (["resnet18-split", "--size", "64", "--layer", "layer1.0.conv3"], "did you mean 'layer1.0.conv"),
+        (["resnet18-split", "--execution", "rft"], "unknown execution 'rft'; did you mean 'rfft'?"),
+        (
+            ["inception_v3-split", "--size", "96"],
+            "Conv2d_2a_3x3.conv has padding (0, 0) for a (3, 3) kernel, which changes the size, and NIFF does not "
+            "define that; name it in keep to leave it alone",
+        ),
+        (["resnet18-split", "--keep", "layer1.0.conv9"], "keep layer1.0.conv9: ResNet has no such layer; did you"),
+        (
+            ["digits-niff", "--keep", "stem"],
+            "digits-niff is made as it is, not converted: there is nothing to keep",
+        ),
+        (["--train", "digits", "--keep", "stem"], "--keep is for networks that are converted"),
+        (["maxvit_t-split", "--size", "256"], "MaxVit cannot take an input of 256×256: "),
+        (["resnet18-split", "--error", "0"], "should be a share between 0 and 1"),
+        (["resnet18-split", "--out", "full"], "--out full: is not empty"),
+        (["resnet18-split", "--network", "resnet18-full"], "'resnet18-split' is no file"),
+        (["resnet18-split", "--epochs", "3"], "--epochs are those of --train"),
+        (["resnet18-split", "--train", "digits"], "give no CHECKPOINT, NETWORK or --network with it"),
+        (["--train", "digits", "--size", "32"], "--size 32: the digits are 16×16"),
+        (["absent.pt"], "absent.pt: is not a file"),
+        (["text.pt"], "text.pt: is not a checkpoint as torch.save writes it"),
+        (["bare.pt"], "bare.pt: does not say which network it is of; give --network NAME"),
+        (["bare.pt", "--network", "digits-twin"], "bare.pt: is of another architecture than digits-twin"),
+        (["liar.pt"], "liar.pt: is of another architecture than resnet18-split: it lacks 'conv1.weight'"),
+        (["twin.pt"], "no layer with a frequency filter; take digits-niff"),
+    ],
+)
+def test_bad_input_is_one_clear_message(
+    files: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    before = sorted(files.rglob("*"))
+    assert main(["filters", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+    assert out == ""
+    assert sorted(files.rglob("*")) == before
+
+
+def test_a_network_that_overflows_is_not_told_to_be_another(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = stored.build("digits-niff", size=16)
+    torch.nn.init.constant_(model.get_parameter("stem.1.weight"), 1e38)
+    stored.save(files / "huge.pt", "digits-niff", model)
+    assert main(["filters", "huge.pt"]) == 2
+    told = "what stage1.0.filter computes is not finite: with these weights the network overflows"
+    assert capsys.readouterr() == ("", f"niffbench: digits-niff: {told}\n")
+
+
+def test_memory_that_cannot_be_had_is_said(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is asked for, or when it is refused: more than any machine can address."""
+    told = "niffbench: there is not enough memory for {:,} bytes at once: give a smaller --size or --batch\n"
+    assert main(["filters", "mobilenet_v2-niff", "--size", "8192", "--batch", "4096"]) == 2
+    assert capsys.readouterr() == ("", told.format(8 * 4096 * 3 * 8192**2))
+    monkeypatch.setattr("niffbench.study.filters.natural_noise", lambda *_, **__: torch.empty(2**55))
+    assert main(["filters", "mobilenet_v2-niff", "--size", "64"]) == 2
+    assert capsys.readouterr() == ("", told.format(4 * 2**55))
+
+
+def test_without_scikit_learn_it_says_so(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert main(["filters", "--train", "digits"]) == 2
+    assert "needs scikit-learn, which is not installed: pip install 'niffbench[test]'" in capsys.readouterr().err
+    assert not (files / "reports").exists()
+
+
+def test_the_message_is_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["filters", "resnet18-ful"]) == 2
+    told = "niffbench: no network named 'resnet18-ful'; did you mean 'resnet18-full'?\n"
+    assert capsys.readouterr() == ("", told)
