@@ -50,15 +50,15 @@ _KEPT = "the filter kept"
 _THEN_MIXED = "then an ordinary 1×1 convolution"
 _FUSED = "real FFTs in place, 1/HW in the filter, a backward of real FFTs only, a generation of few operations"
 _DFT = "matrix products instead of FFTs, for small maps"
-_NATIVE = "one C kernel, compiled on first use, that does everything while an image is in the cache"
+_NATIVE = "one kernel, in C or in CUDA, compiled on first use: an image is read and written once"
 _AUTO = "the fastest of fused, dft and native, measured at the first call of a kind"
 _ENGINES = (
     Form("fused", _FUSED, engine="fused"),
     Form("fused-cached", f"fused, {_KEPT}", engine="fused", keeps_filter=True),
     Form("dft", _DFT, engine="dft"),
     Form("dft-cached", f"dft, {_KEPT}", engine="dft", keeps_filter=True),
-    Form("native", _NATIVE, ("cpu",), engine="native"),
-    Form("native-cached", f"native, {_KEPT}", ("cpu",), engine="native", keeps_filter=True),
+    Form("native", _NATIVE, engine="native"),
+    Form("native-cached", f"native, {_KEPT}", engine="native", keeps_filter=True),
     Form("auto", _AUTO, engine="auto"),
     Form("auto-cached", f"auto, {_KEPT}", engine="auto", keeps_filter=True),
 )

@@ -1,5 +1,20 @@
-"""The depthwise convolution as one C kernel, compiled for this CPU when it is first used.
+"""The depthwise convolution as one kernel, compiled for this machine when it is first used.
 
-It needs a C compiler (``cc``, or what the environment's ``CC`` names), as ``torch.compile`` does on a CPU;
-without one everything else works, and :func:`niffbench.niff.native.build.unavailable` says what is missing.
+On a CPU it is C and needs a compiler (``cc``, or what the environment's ``CC`` names), as ``torch.compile`` does
+there. On a CUDA GPU it is CUDA C, written out for the image's size and compiled by the NVRTC that torch brings
+along. Without either everything else works, and :func:`unavailable` says what is missing.
 """
+
+from __future__ import annotations
+
+from niffbench.niff.native import build, cuda
+
+
+def unavailable(device: str) -> str | None:
+    """Why there is no kernel for a type of device (``cpu``, ``cuda``, …), or None if there is one.
+
+    On a CPU it is compiled to find out; no GPU is asked.
+    """
+    if device == "cpu":
+        return build.unavailable()
+    return cuda.unavailable() if device == "cuda" else f"there is none for {device}"

@@ -1,4 +1,4 @@
-"""The C kernel as a differentiable torch function."""
+"""The kernels, in C for a CPU and in CUDA for a GPU, as one differentiable torch function."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ from torch.utils.flop_counter import register_flop_formula
 from niffbench.cost.closed import fft_flops
 from niffbench.niff import fused
 from niffbench.niff.autograd import compiling, transformed, wants_gradient, watched
+from niffbench.niff.native import cuda
 from niffbench.niff.native.build import load
 from niffbench.niff.steps import step
+
+DEVICES = ("cpu", "cuda")
 
 _REALS = {torch.float32: "float", torch.float64: "double"}
 _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
 def convolve(x: Tensor, half: Tensor) -> Tensor:
-    """``H·W · irfft2(half · rfft2(x))`` on a CPU, as :func:`niffbench.niff.fused.convolve`.
+    """``H·W · irfft2(half · rfft2(x))`` on a CPU or a CUDA GPU, as :func:`niffbench.niff.fused.convolve`.
 
-    x is real ``(B, C, H, W)``, half complex ``(C, H, W // 2 + 1)``. Contiguous and channels-last images are taken
-    as they are, and the result has the same memory format; others are copied. Differentiable, twice too; backward
-    transforms real images only, and makes the spectrum of ``x`` again instead of keeping it.
+    x is real ``(B, C, H, W)``, half complex ``(C, H, W // 2 + 1)``. Contiguous images are taken as they are, on a
+    CPU channels-last ones too, and the result has the same memory format; others are copied. Differentiable, twice
+    too; backward transforms real images only, and makes the spectrum of ``x`` again instead of keeping it.
 
     Raises:
         niffbench.niff.native.build.Unavailable: if the kernel cannot be compiled here.
-        NotImplementedError: on another device, or for a dtype other than float32 and float64.
+        NotImplementedError: on another device, for a dtype other than float32 and float64, and on a GPU for sides
+            beyond :data:`niffbench.niff.native.cuda_source.LARGEST_SIDE`.
         ValueError: if ``half`` is not the half plane of such images in the same precision.
     """
     if transformed():
@@ -48,8 +52,10 @@ def convolve(x: Tensor, half: Tensor) -> Tensor:
 
 def _check(x: Tensor, half: Tensor) -> None:
     """Raise for what the kernel, which trusts its addresses, must never be given."""
-    if x.device.type != "cpu":
-        raise NotImplementedError(f"the native form is not implemented for {x.device.type}: it runs on the CPU")
+    if x.device.type not in DEVICES:
+        raise NotImplementedError(
+            f"the native form is not implemented for {x.device.type}: it runs on {' and '.join(DEVICES)}"
+        )
     if x.dtype not in _REALS:
         raise NotImplementedError(f"the native form is not implemented for {x.dtype}")
     _, channels, height, width = x.shape
@@ -99,6 +105,8 @@ def _convolve(x: Tensor, half: Tensor) -> Tensor:
     _check(x, half)
     x, last = _dense(x)
     half = half.resolve_conj().contiguous()
+    if x.is_cuda:
+        return cuda.convolve(x, half)
     y = torch.empty_like(x)
     batch, channels, height, width = x.shape
     library = load(_REALS[x.dtype])
@@ -118,6 +126,11 @@ def _gradients(
     x, last = _dense(x)
     gradient = gradient.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     half = half.resolve_conj().contiguous()
+    if x.is_cuda:
+        return (
+            cuda.convolve(gradient, half, conjugate=True) if need_x else None,
+            cuda.filter_gradient(x, gradient) if need_half else None,
+        )
     batch, channels, height, width = x.shape
     library = load(_REALS[x.dtype])
     groups = -(-channels // _lanes(library))
@@ -140,8 +153,8 @@ def _gradients(
 
 def _dense(x: Tensor) -> tuple[Tensor, bool]:
     """Images that the kernel can take, and whether their channels come last."""
-    if x.is_contiguous():
-        return x, False
+    if x.is_contiguous() or x.is_cuda:
+        return x.contiguous(), False
     if x.is_contiguous(memory_format=torch.channels_last):
         return x, True
     return x.contiguous(), False
@@ -169,7 +182,7 @@ def _roots(length: int, dtype: torch.dtype) -> tuple[object, int]:
 # The same as operators of torch, for what traces instead of running (torch.compile, fake tensors), or counts.
 
 
-@torch.library.custom_op("niffbench::circular_convolution", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("niffbench::circular_convolution", mutates_args=(), device_types=DEVICES)
 def _operator(x: Tensor, half: Tensor) -> Tensor:
     return _convolve(x, half)
 
@@ -179,7 +192,7 @@ def _(x: Tensor, half: Tensor) -> Tensor:
     return torch.empty_like(_dense(x)[0])
 
 
-@torch.library.custom_op("niffbench::circular_convolution_gradients", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("niffbench::circular_convolution_gradients", mutates_args=(), device_types=DEVICES)
 def _gradients_operator(
     x: Tensor, half: Tensor, gradient: Tensor, need_x: bool, need_half: bool
 ) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,179 @@
+"""The CUDA kernels without a GPU: what they compute, on a CPU; and what NVRTC makes of them for GPUs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from cuda_on_cpu import OnCpu
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from niffbench.niff import NiffDepthwise, auto, fused
+from niffbench.niff.native import cuda, cuda_source
+
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+STAGES = ((56, 56), (28, 28), (14, 14), (7, 7))
+SHARED_MEMORY = {"sm_80": 163 * 1024, "sm_86": 99 * 1024, "sm_90": 227 * 1024}
+"""Bytes that a block may ask for (CUDA C++ Programming Guide, "Compute Capabilities")."""
+
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to try the kernels on a CPU with")
+needs_nvrtc = pytest.mark.skipif(cuda.unavailable() is not None, reason=f"no NVRTC: {cuda.unavailable()}")
+
+
+def _half(channels: int, height: int, width: int) -> torch.Tensor:
+    """The half plane of random real kernels, float64."""
+    return torch.fft.rfft2(torch.randn(channels, height, width, dtype=torch.float64))
+
+
+def _error(result: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((result - truth).norm() / truth.norm())
+
+
+def _hold(kernels: OnCpu, batch: int, channels: int, tolerance: float) -> None:
+    """Forward and both gradients against torch's FFTs in float64; what is not written would be NaN."""
+    height, width, double = kernels.layout.height, kernels.layout.width, kernels.layout.double
+    real, complex_ = (torch.float64, torch.complex128) if double else (torch.float32, torch.complex64)
+    x, gradient = torch.randn(2, batch, channels, height, width, dtype=torch.float64)
+    half = _half(channels, height, width)
+    narrow_x, narrow_gradient, narrow_half = x.to(real), gradient.to(real), half.to(complex_)
+    for_x, for_half = fused.gradients(x, half, gradient, (True, True))
+    assert for_x is not None
+    assert for_half is not None
+    assert _error(kernels.convolve(narrow_x, narrow_half), fused.convolve(x, half)) < tolerance
+    assert _error(kernels.convolve(narrow_gradient, narrow_half, conjugate=True), for_x) < tolerance
+    assert _error(kernels.filter_gradient(narrow_x, narrow_gradient), for_half) < tolerance
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("size", "planes", "steps", "batch"),
+    [
+        ((56, 56), 2, 2, 9),
+        ((7, 7), 2, 1, 5),
+        ((28, 28), 1, 2, 3),
+        ((9, 25), 1, 1, 2),
+        ((64, 6), 1, 1, 1),
+        ((1, 11), 2, 1, 3),
+    ],
+    ids=str,
+)
+def test_what_the_kernels_compute(
+    size: tuple[int, int], planes: int, steps: int, batch: int, tmp_path: Path
+) -> None:
+    kernels = OnCpu.build(cuda_source.plan(*size, planes), steps, tmp_path, str(COMPILER))
+    _hold(kernels, batch, 2, 1e-6)
+
+
+@needs_compiler
+def test_in_float64_they_are_as_exact_as_float64(tmp_path: Path) -> None:
+    kernels = OnCpu.build(cuda_source.plan(13, 10, 2, double=True), 1, tmp_path, str(COMPILER))
+    _hold(kernels, 3, 2, 1e-14)
+
+
+@given(st.integers(1, 64), st.data())
+@settings(max_examples=64)
+def test_every_length_is_transformed(length: int, data: st.DataObject) -> None:
+    """The statements themselves, run by Python in float64."""
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    values = torch.randn(length, dtype=torch.complex128, generator=torch.Generator().manual_seed(seed))
+    body = cuda_source.transform(length, double=True).partition("{\n")[2].rpartition("}")[0]
+    statements = re.sub(r"const real (\w+)", r"\1", body).replace(";", "\n")
+    names = {"re": values.real.tolist(), "im": values.imag.tolist()}
+    exec("\n".join(line.strip() for line in statements.splitlines()), names)
+    result = torch.complex(*(torch.tensor(names[part], dtype=torch.float64) for part in ("re", "im")))
+    truth = torch.fft.fft(values)
+    assert float((result - truth).norm()) <= 1e-13 * max(1.0, float(truth.norm()))
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", SHARED_MEMORY)
+@pytest.mark.parametrize("size", [*STAGES, (64, 64)], ids=str)
+def test_it_fits_the_gpus_it_is_compiled_for(size: tuple[int, int], architecture: str) -> None:
+    for planes in {cuda_source.plan(*size, count).planes for count in (1, 16)}:
+        layout = cuda_source.plan(*size, planes)
+        code = cuda.compiled(layout, architecture)
+        assert b"convolve" in code
+        assert b"filter_gradient" in code
+        assert layout.memory <= SHARED_MEMORY[architecture]
+        assert layout.threads <= 128
+        assert not any(cuda.spilled(layout, architecture).values())
+
+
+@needs_nvrtc
+def test_a_source_that_does_not_compile_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "source", lambda layout: "this is not CUDA")
+    with pytest.raises(cuda.Unavailable, match="NVRTC could not compile the kernel"):
+        cuda.compiled(cuda_source.plan(4, 4, 1), "sm_90")
+
+
+def test_larger_sides_are_refused_by_name() -> None:
+    with pytest.raises(NotImplementedError, match="sides up to 64, got 65×8"):
+        cuda_source.plan(65, 8, 1)
+
+
+cuda_only = pytest.mark.cuda
+
+
+@cuda_only
+@pytest.mark.parametrize("size", [*STAGES, (31, 31), (9, 25), (64, 64), (1, 5)], ids=str)
+@pytest.mark.parametrize("batch", [1, 2, 33])
+def test_on_a_gpu_it_is_the_convolution(size: tuple[int, int], batch: int) -> None:
+    layer = NiffDepthwise(6, form="native", device="cuda")
+    x = torch.randn(batch, 6, *size, device="cuda", requires_grad=True)
+    exact, twin = NiffDepthwise(6, form="rfft", device="cuda").double(), x.detach().double().requires_grad_()
+    exact.load_state_dict(layer.state_dict())
+    y, truth = layer(x), exact(twin)
+    assert _error(y, truth) < 2e-6
+    gradient = torch.randn_like(y)
+    y.backward(gradient)
+    truth.backward(gradient.double())
+    assert x.grad is not None
+    assert twin.grad is not None
+    assert _error(x.grad, twin.grad) < 2e-6
+    for ours, theirs in zip(layer.parameters(), exact.parameters(), strict=True):
+        if theirs.grad is not None and float(theirs.grad.norm()) > 1e-6 * float(theirs.norm()):
+            assert ours.grad is not None
+            assert _error(ours.grad, theirs.grad) < 1e-4
+
+
+@cuda_only
+def test_one_kernel_does_it_all_and_a_graph_replays_it() -> None:
+    layer = NiffDepthwise(8, form="native-cached", device="cuda")
+    x = torch.randn(4, 8, 28, 28, device="cuda")
+    with torch.inference_mode():
+        expected = layer(x)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            layer(x)
+            torch.cuda.synchronize()
+        kernels = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+        assert kernels == ["convolve"]
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            replayed = layer(x)
+        x.copy_(x.flip(0))
+        graph.replay()
+        assert torch.equal(replayed, expected.flip(0))
+
+
+@cuda_only
+def test_odd_addresses_empty_batches_and_channels_last() -> None:
+    layer = NiffDepthwise(3, form="native", device="cuda")
+    flat = torch.randn(2 * 3 * 8 * 8 + 1, device="cuda")
+    x = flat[1:].view(2, 3, 8, 8)
+    expected = layer.with_form("rfft")(x)
+    assert _error(layer(x), expected.double()) < 1e-6
+    assert _error(layer(x.contiguous(memory_format=torch.channels_last)), expected.double()) < 1e-6
+    assert layer(x[:0]).shape == (0, 3, 8, 8)
+
+
+@cuda_only
+def test_auto_tries_it_where_it_may_win() -> None:
+    x = torch.randn(2, 4, 14, 14, device="cuda")
+    assert "native" in auto.candidates(x)
+    assert "native" not in auto.candidates(x.double())
+    assert "native" not in auto.candidates(torch.empty(2, 4, 61, 14, device="cuda"))
+    assert "native" not in auto.candidates(torch.empty(2, 4, 128, 128, device="cuda"))
