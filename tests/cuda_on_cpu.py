@@ -48,8 +48,8 @@ template <class Body> static void launch(int columns, int rows, Body body) {
         for (auto &thread : threads) thread.join();
     }
 }
-extern "C" void run_convolve(const real *x, const complex *half, real *y, int batch, int channels, int steps, int sign,
-                             int parts) {
+extern "C" void run_convolve(const real *x, const complex *half, real *y, int batch, int channels, int steps,
+                             int sign, int parts) {
     launch(channels, parts, [=] { convolve(x, half, y, batch, channels, steps, sign); });
 }
 extern "C" void run_filter_gradient(const real *x, const real *gradient, complex *out, int batch, int channels,
@@ -71,19 +71,8 @@ class OnCpu:
     def build(cls, layout: Plan, steps: int, directory: Path, compiler: str) -> OnCpu:
         """Compiled in ``directory``."""
         (directory / "kernel.cpp").write_text(_BEFORE + source(layout) + _AFTER)
-        command = [
-            compiler,
-            "-std=c++20",
-            "-O1",
-            "-w",
-            "-shared",
-            "-fPIC",
-            "-pthread",
-            "-o",
-            "kernel.so",
-            "kernel.cpp",
-        ]
-        subprocess.run(command, cwd=directory, check=True)
+        flags = ["-std=c++20", "-O1", "-w", "-shared", "-fPIC", "-pthread"]
+        subprocess.run([compiler, *flags, "-o", "kernel.so", "kernel.cpp"], cwd=directory, check=True)
         return cls(ctypes.CDLL(str(directory / "kernel.so")), layout, steps)
 
     def convolve(self, x: Tensor, half: Tensor, *, conjugate: bool = False) -> Tensor:

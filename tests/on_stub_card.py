@@ -37,7 +37,9 @@ SIDE = (2, 64, 128, 128)
 def places() -> object:
     """Of every operator and mode what has a tensor elsewhere than on the card, or none at all, and the count."""
     evaluator, device, found = TorchEvaluator(opened("cuda")), opened("cuda"), []
-    for name in names("cuda"):
+    # NVIDIA's bindings, by which the native form reaches the driver, do not take the stub for one.
+    tried = [name for name in names("cuda") if "/native" not in name]
+    for name in tried:
         for mode in ("inference", "training"):
             workload = evaluator.workload(case(name, mode=mode))  # type: ignore[arg-type]
             _, output = device.timed(workload)
@@ -47,7 +49,7 @@ def places() -> object:
                 for what, tensor in made.items()
                 if not isinstance(tensor, torch.Tensor) or tensor.device.type != "cuda"
             ]
-    return {"elsewhere": found, "operators": len(names("cuda"))}
+    return {"elsewhere": found, "operators": len(tried)}
 
 
 def peaks() -> object:

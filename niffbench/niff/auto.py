@@ -143,7 +143,7 @@ def candidates(x: Tensor) -> list[str]:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def when_compiled(device: str) -> str:
-    """The engine in a graph that is being compiled, where nothing can be measured: on a CPU the kernel if it works.
+    """The engine in a graph that is being compiled, where nothing can be measured: a CPU's kernel if it works.
 
     On a GPU it would not do for every size, and the compiler fuses around torch's FFTs.
     """

@@ -211,12 +211,19 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
 def test_records_survive_the_death_of_their_writer(tmp_path: Path) -> None:
     code = (
         "import os, sys, pathlib\n"
-        "sys.path.insert(0, sys.argv[2])\n"
-        "from test_runner_journal import Journal, record\n"
+        "sys.path[:0] = sys.argv[2:]\n"
+        "from test_journal import Journal, record\n"
         "journal = Journal(pathlib.Path(sys.argv[1]))\n"
         "for i in range(20): journal.append(record(i))\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    arguments = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parents[1])]
+    arguments = [
+        sys.executable,
+        "-c",
+        code,
+        str(tmp_path),
+        str(Path(__file__).parent),
+        str(Path(__file__).parents[1]),
+    ]
     assert subprocess.run(arguments, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == -9
     assert [one.round for one in written(tmp_path)] == list(range(20))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from niffbench import anonymize as anonymizing
 from niffbench.anonymize import anonymize
-from niffbench.session import provenance
 from niffbench.session.provenance import Checkout, checkout, ci, reduced
 
 
@@ -34,40 +34,40 @@ def test_paths_in_a_command_line_are_reduced(given: str, kept: str) -> None:
 
 def test_a_command_line_names_no_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "ada")
-    provenance._secrets.cache_clear()
+    anonymizing._secrets.cache_clear()
     try:
         assert reduced(["ada/mine.toml", "--out=runs/of-ada", "--only", "niff-*/adaptive"]) == [
             "<user>/mine.toml", "--out=runs/of-<user>", "--only", "niff-*/adaptive",
         ]  # fmt: skip
     finally:
-        provenance._secrets.cache_clear()
+        anonymizing._secrets.cache_clear()
 
 
 def test_text_is_made_anonymous(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", lambda: Path("/home/ada"))
     monkeypatch.setattr(socket, "gethostname", lambda: "rack-17")
     monkeypatch.setenv("LOGNAME", "ada")
-    provenance._secrets.cache_clear()
+    anonymizing._secrets.cache_clear()
     try:
         text = (
             'File "/opt/torch/conv.py" on rack-17, in /home/ada/src/a.py \x1b[31mred\x1b[0m\x07, 3/4 of niff/rfft'
         )
         assert anonymize(text) == 'File "conv.py" on <host>, in ~/src/a.py red, 3/4 of niff/rfft'
     finally:
-        provenance._secrets.cache_clear()
+        anonymizing._secrets.cache_clear()
 
 
 def test_a_short_host_name_is_hidden_where_it_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "ci")
     monkeypatch.setattr(Path, "home", lambda: Path("/"))
     monkeypatch.setenv("LOGNAME", "root")
-    provenance._secrets.cache_clear()
+    anonymizing._secrets.cache_clear()
     try:
         assert anonymize("on ci: a precise circle, ci.local, niff/rfft") == (
             "on <host>: a precise circle, <host>.local, niff/rfft"
         )
     finally:
-        provenance._secrets.cache_clear()
+        anonymizing._secrets.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,11 @@ def test_a_users_name_is_hidden_where_it_stands_alone(
     monkeypatch.setattr(socket, "gethostname", lambda: "rack-17")
     monkeypatch.setattr(Path, "home", lambda: Path("/"))
     monkeypatch.setenv("LOGNAME", user)
-    provenance._secrets.cache_clear()
+    anonymizing._secrets.cache_clear()
     try:
         assert anonymize(given) == kept
     finally:
-        provenance._secrets.cache_clear()
+        anonymizing._secrets.cache_clear()
 
 
 def test_a_user_whom_the_system_does_not_know_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,11 +100,11 @@ def test_a_user_whom_the_system_does_not_know_is_no_error(monkeypatch: pytest.Mo
         raise KeyError("getpwuid(): uid not found: 1234")
 
     monkeypatch.setattr("getpass.getuser", unknown)
-    provenance._secrets.cache_clear()
+    anonymizing._secrets.cache_clear()
     try:
         assert anonymize("on niff/rfft") == "on niff/rfft"
     finally:
-        provenance._secrets.cache_clear()
+        anonymizing._secrets.cache_clear()
 
 
 def git(place: Path, *arguments: str) -> None:

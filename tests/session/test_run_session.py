@@ -20,12 +20,12 @@ import psutil
 import pytest
 from run_session import COMMAND, Attempt, all_keys, keys, suite_of
 
+from niffbench import anonymize as anonymizing
 from niffbench.commands.progress import expected
 from niffbench.errors import FingerprintsDiffer, UsageError
 from niffbench.fingerprint import Fingerprint
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import MANIFEST, RECORDS, Record, dump, read, read_manifest
-from niffbench.session import provenance
 from niffbench.session.directory import check_vacant, write_manifest
 from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.plan import Plan
@@ -364,11 +364,11 @@ def test_nothing_tells_who_ran_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     import socket
 
     monkeypatch.setenv("LOGNAME", "ada_lovelace")
-    provenance._secrets.cache_clear()
+    anonymizing._secrets.cache_clear()
     try:
         Attempt(tmp_path, suite_of(), {"faults": [{"kernel": 7, "do": "exit"}]}).begin()
     finally:
-        provenance._secrets.cache_clear()
+        anonymizing._secrets.cache_clear()
     text = (tmp_path / MANIFEST).read_text() + (tmp_path / RECORDS).read_text()
     secrets = {str(Path.home()) + "/", socket.gethostname(), "ada_lovelace"}
     assert [secret for secret in secrets if secret in text] == []

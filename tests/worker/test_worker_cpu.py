@@ -327,7 +327,7 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
             "time.sleep(60)",
         ],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS, Path(__file__).parent)))},
     )
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())

@@ -22,6 +22,9 @@ BLOCKS = {"convolve": 16, "filter_gradient": 4}
 """Blocks a multiprocessor up to which a channel's images are divided among blocks instead of done in turn by one:
 each block loads the filter, or leaves a sum that others must be added to."""
 
+INTEGERS = {"convolve": 4, "filter_gradient": 3}
+"""How many integers each kernel takes after its three pointers."""
+
 Arguments = tuple[int, ...]
 
 _lock = threading.Lock()
@@ -33,7 +36,10 @@ class Kernel:
     def __init__(self, function: Any, layout: Plan, integers: int) -> None:
         self._function = function
         self._layout = layout
-        self._values = [*(ctypes.c_void_p() for _ in range(3)), *(ctypes.c_int() for _ in range(integers))]
+        self._values: list[ctypes.c_void_p | ctypes.c_int] = [
+            *(ctypes.c_void_p() for _ in range(3)),
+            *(ctypes.c_int() for _ in range(integers)),
+        ]
         addresses = (ctypes.c_void_p * len(self._values))(*map(ctypes.addressof, self._values))
         self._addresses, self._parameters = addresses, ctypes.addressof(addresses)
         self._lock = threading.Lock()
@@ -127,7 +133,7 @@ def _aligned(x: Tensor) -> Tensor:
 
 
 def _division(turns: int, channels: int, most: int) -> tuple[int, int]:
-    """How many of a channel's ``turns`` a block takes, and the blocks that makes; of all channels about ``most``."""
+    """A block's share of a channel's ``turns``, and the number of blocks: over all channels about ``most``."""
     parts = max(1, min(turns, -(-most // channels)))
     steps = -(-turns // parts)
     return steps, -(-turns // steps)
@@ -142,20 +148,29 @@ def _kernels(layout: Plan, device: int) -> Kernels:
 def _loaded(layout: Plan, device: int) -> Kernels:
     if (why := unavailable()) is not None:
         raise Unavailable(why)
-    from cuda.bindings import driver
-
     properties = torch.cuda.get_device_properties(device)
+    code = compiled(layout, f"sm_{properties.major}{properties.minor}").code
     with torch.cuda.device(device):
         torch.cuda.synchronize(device)  # The context is then there, and current.
-        code = compiled(layout, f"sm_{properties.major}{properties.minor}").code
-        (module,) = _checked(driver.cuModuleLoadData(code))
-        loaded = []
-        for name, integers in (("convolve", 4), ("filter_gradient", 3)):
-            (function,) = _checked(driver.cuModuleGetFunction(module, name.encode()))
-            attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            _checked(driver.cuFuncSetAttribute(function, attribute, layout.memory))
-            loaded.append(Kernel(function, layout, integers))
-    return Kernels(*loaded, properties.multi_processor_count)
+        try:
+            functions = _functions(code, layout.memory)
+        except RuntimeError as error:  # of the bindings, where the driver is not what they expect
+            raise Unavailable(f"the driver cannot be reached through cuda-bindings: {error}") from error
+    kernels = {name: Kernel(function, layout, INTEGERS[name]) for name, function in functions.items()}
+    return Kernels(**kernels, multiprocessors=properties.multi_processor_count)
+
+
+def _functions(code: bytes, memory: int) -> dict[str, Any]:
+    """The kernels in ``code``, loaded, by name; each may use ``memory`` bytes of shared memory."""
+    from cuda.bindings import driver
+
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    (module,) = _checked(driver.cuModuleLoadData(code))
+    functions = {}
+    for name in INTEGERS:
+        (functions[name],) = _checked(driver.cuModuleGetFunction(module, name.encode()))
+        _checked(driver.cuFuncSetAttribute(functions[name], attribute, memory))
+    return functions
 
 
 @dataclass(frozen=True)
