@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from niffbench.cost.formulas import FORMULAS
+from niffbench.cost.formulas import FORMULAS, Formula, is_free
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class Counted:
     """What one run of a function cost.
 
     ``by_op`` has the operations that cost something. ``unpriced`` names the operations that are neither in the
-    formulas nor known to be free: while it is not empty, ``flops`` may be too low. ``traffic`` is what the
-    dispatched operations read and wrote, in bytes. ``stock``: what FlopCounterMode says without our formulas.
+    formulas nor known to be free, or whose formula fails: while it is not empty, ``flops`` may be too low.
+    ``traffic`` is what the dispatched operations read and wrote, in bytes. ``stock``: what FlopCounterMode says
+    without our formulas, but for the operations of ``stock_failures``, on which its own formula fails.
     """
 
     flops: int
@@ -33,21 +34,39 @@ class Counted:
     unpriced: tuple[str, ...]
     traffic: int
     stock: dict[str, int]
+    stock_failures: tuple[str, ...] = ()
 
 
 def count(function: Callable[[], object]) -> Counted:
     """Run ``function`` once and count it, with our formulas over the stock counter's."""
-    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    failed: set[str] = set()
+    formulas = {operation: _guarded(str(operation), formula, failed) for operation, formula in FORMULAS.items()}
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
     guard = _Guard(known=frozenset(map(str, counter.flop_registry)))
     with guard, counter:
         function()
     return Counted(
         flops=counter.get_total_flops(),
         by_op=_by_op(counter),
-        unpriced=tuple(sorted(guard.unpriced)),
+        unpriced=tuple(sorted(guard.unpriced | failed)),
         traffic=guard.traffic,
         stock={name: flops for name, flops in guard.stock.items() if flops},
+        stock_failures=tuple(sorted(guard.stock_failures)),
     )
+
+
+def _guarded(name: str, formula: Formula, failed: set[str]) -> Formula:
+    """The formula; where it fails, on arguments that it does not expect, 0, and ``name`` is in ``failed``."""
+
+    def guarded(*args: Any, **kwargs: Any) -> int:
+        try:
+            return formula(*args, **kwargs)
+        except Exception:
+            failed.add(name)
+            return 0
+
+    guarded._get_raw = True  # type: ignore[attr-defined]
+    return guarded
 
 
 def _by_op(counter: FlopCounterMode) -> dict[str, int]:
@@ -68,6 +87,7 @@ class _Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.unpriced: set[str] = set()
         self.traffic = 0
         self.stock: Counter[str] = Counter()
+        self.stock_failures: set[str] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -76,10 +96,13 @@ class _Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = str(func.overloadpacket)
         if func.is_view or name in _NO_DATA:
             return out
-        if name not in self.known:
+        if name not in self.known and not is_free(func):
             self.unpriced.add(name)
         if func.overloadpacket in flop_registry and func.namespace != OURS:
-            self.stock[name] += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=out)
+            try:
+                self.stock[name] += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=out)
+            except Exception:  # Of another's formula, on another's operation.
+                self.stock_failures.add(name)
         self.traffic += traffic(name, args, out)
         return out
 

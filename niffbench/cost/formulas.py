@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
 from niffbench.cost.closed import fft_flops
 
@@ -61,6 +62,52 @@ def _addmm(_bias: Tensor, left: Tensor, right: Tensor, *_: Any, **__: Any) -> in
     return _mm(left, right)
 
 
+def _mv(left: Tensor, right: Tensor, *_: Any, **__: Any) -> int:
+    return multiply_add(left, right) * left.numel()
+
+
+def _addmv(_bias: Tensor, left: Tensor, right: Tensor, *_: Any, **__: Any) -> int:
+    return _mv(left, right)
+
+
+def _trilinear(
+    first: Tensor,
+    second: Tensor,
+    third: Tensor,
+    *expanded_and_summed: Sequence[int],
+    unroll_dim: int = 1,
+    **_: Any,
+) -> int:
+    """``einsum`` of three factors with axes of length 1 put in, one slice of axis ``unroll_dim`` at a time.
+
+    The first two factors are multiplied, and summed over what the third has not; then that with the third.
+    """
+    *expanded, summed = (tuple(dims) for dims in expanded_and_summed[:4])
+    if len(expanded_and_summed) > 4:
+        unroll_dim = int(expanded_and_summed[4])  # type: ignore[call-overload]
+    shapes = []
+    for factor, dims in zip((first, second, third), expanded, strict=True):
+        lengths = list(factor.shape)
+        for dim in dims:
+            lengths.insert(dim, 1)
+        shapes.append(lengths)
+    unrolled = max(shape[unroll_dim] for shape in shapes)
+    one, two, three = (_without(shape, unroll_dim) for shape in shapes)
+    early = {dim for dim in summed if dim != unroll_dim and dim in expanded[2]}
+    late = {dim for dim in summed if dim != unroll_dim} - early
+    at = [dim for dim in range(len(shapes[0])) if dim != unroll_dim]
+    product = [max(pair) for pair in zip(one, two, strict=True)]
+    flops = (multiply_add if early else multiply)(first, second) * prod(product)
+    kept = [1 if dim in early else length for dim, length in zip(at, product, strict=True)]
+    whole = [max(pair) for pair in zip(kept, three, strict=True)]
+    flops += (multiply_add if late else multiply)(first, third) * prod(whole)
+    return unrolled * flops
+
+
+def _without(lengths: Sequence[int], dim: int) -> list[int]:
+    return [length for at, length in enumerate(lengths) if at != dim]
+
+
 def _convolution(x: Tensor, weight: Tensor, *rest: Any, out_val: Tensor, **_: Any) -> int:
     transposed = bool(rest[4])
     images = x if transposed else out_val
@@ -93,6 +140,19 @@ def _attention_backward(_grad: Tensor, query: Tensor, key: Tensor, value: Tensor
     return 2 * heads * tokens * key.shape[-2] * (3 * query.shape[-1] + 2 * value.shape[-1])
 
 
+def _fused_rms_norm(x: Tensor, _shape: Any, weight: Tensor | None, *_: Any, **__: Any) -> int:
+    """The products that it is made of where it is not fused: with the root's reciprocal, and with the weight."""
+    return x.numel() * (1 if weight is None else 2)
+
+
+def _native_dropout(x: Tensor, _p: float, train: bool | None, *_: Any, **__: Any) -> int:
+    return x.numel() if train else 0
+
+
+def _native_dropout_backward(grad: Tensor, *_: Any, **__: Any) -> int:
+    return grad.numel()
+
+
 def _nothing(*_: Any, **__: Any) -> int:
     return 0
 
@@ -109,10 +169,16 @@ _PRICED: dict[Formula, tuple[Any, ...]] = {
     _c2r: (aten._fft_c2r,),
     _mul: (aten.mul, aten.mul_),
     _mm: (aten.mm, aten.bmm),
-    _addmm: (aten.addmm, aten.addmm_, aten.baddbmm),
+    _addmm: (aten.addmm, aten.addmm_, aten.addbmm, aten.addbmm_, aten.baddbmm, aten.baddbmm_),
+    _mv: (aten.mv, aten.dot, aten.vdot),
+    _addmv: (aten.addmv, aten.addmv_),
+    _trilinear: (aten._trilinear,),
     _convolution: (aten.convolution, aten._convolution),
     _convolution_backward: (aten.convolution_backward,),
     _sum: (aten.sum,),
+    _native_dropout: (aten.native_dropout,),
+    _native_dropout_backward: (aten.native_dropout_backward,),
+    _fused_rms_norm: (aten._fused_rms_norm,),
     _attention: (
         aten._scaled_dot_product_flash_attention,
         aten._scaled_dot_product_flash_attention_for_cpu,
@@ -127,25 +193,43 @@ _PRICED: dict[Formula, tuple[Any, ...]] = {
     ),
 }
 
-_FREE = """
-_adaptive_avg_pool2d _adaptive_avg_pool2d_backward _conj _conj_physical _local_scalar_dense _log_softmax
-_log_softmax_backward_data _native_batch_norm_legit _native_batch_norm_legit_functional
-_native_batch_norm_legit_no_training _softmax _softmax_backward_data _to_copy _unsafe_view add add_ arange
-as_strided_ avg_pool2d avg_pool2d_backward bernoulli_ cat clamp clamp_ clone complex conj_physical
-constant_pad_nd copy copy_ detach div div_ empty empty_like empty_strided eq fill fill_ flip full full_like
-gelu gelu_backward gt hardtanh hardtanh_ hardtanh_backward index_select le lift_fresh max_pool2d_with_indices
-max_pool2d_with_indices_backward mean native_batch_norm native_batch_norm_backward native_dropout
-native_dropout_backward native_layer_norm native_layer_norm_backward ne neg new_empty new_empty_strided
-new_full new_ones new_zeros normal_ ones ones_like pow rand randn relu relu_ resolve_conj resolve_neg roll
-rsqrt scalar_tensor select_backward silu silu_ silu_backward slice_backward stack sub sub_ threshold_backward
-uniform_ where zero_ zeros zeros_like
-addcdiv_ addcmul_ lerp_ sqrt
+_FREE_NAMES = """
+_adaptive_avg_pool2d _adaptive_avg_pool3d _conj_physical _fused_rms_norm_backward _local_scalar_dense
+_log_softmax _log_softmax_backward_data _native_batch_norm_legit _native_batch_norm_legit_functional
+_native_batch_norm_legit_no_training _prelu_kernel _softmax _softmax_backward_data _to_copy _unsafe_view
+_weight_norm_interface adaptive_max_pool2d all amax amin any arange argmax argmin as_strided avg_pool2d
+avg_pool3d bernoulli bucketize cat celu channel_shuffle clone col2im complex constant_pad_nd copy cummax elu
+embedding embedding_dense empty empty_like empty_strided exponential fill flip floor_divide full full_like gather
+gelu glu hardsigmoid hardswish hardtanh im2col index index_add index_put index_select leaky_relu lift_fresh
+linalg_vector_norm log_sigmoid log_sigmoid_forward masked_fill masked_select max max_pool2d_with_indices
+max_pool3d_with_indices mean min mish multinomial native_batch_norm native_group_norm native_layer_norm new_empty
+new_empty_strided new_full new_ones new_zeros nonzero norm normal one_hot ones ones_like pixel_shuffle
+pixel_unshuffle polar rand randint randn randperm reflection_pad1d reflection_pad2d reflection_pad3d relu repeat
+replication_pad1d replication_pad2d replication_pad3d resolve_conj resolve_neg roll rrelu_with_noise
+scalar_tensor scatter scatter_add select select_scatter sigmoid silu slice slice_scatter softplus sort
+split_with_sizes stack std std_mean tanh threshold topk tril triu unfold uniform upsample_bicubic2d
+upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d
+upsample_trilinear3d var var_mean view_as_complex view_as_real where zero zeros zeros_like
 """
+_FREE = frozenset(_FREE_NAMES.split())
+_VARIANTS = ("", "_", "_backward", "_copy")
+
+
+def is_free(operation: OpOverload) -> bool:
+    """Whether an operation costs nothing in these units, whatever its arguments; asked of one that is not priced.
+
+    What torch tags as pointwise is, and those that are known to be; their gradients and in-place forms likewise.
+    """
+    if operation.is_view or not {torch.Tag.pointwise, torch.Tag.inplace_view}.isdisjoint(operation.tags):
+        return True
+    name = operation.overloadpacket.__name__
+    return operation.namespace == "aten" and any(name.removesuffix(ending) in _FREE for ending in _VARIANTS)
 
 
 def _mapping() -> dict[Any, Formula]:
     """By operation and by each of its overloads, which is what torch 2.11 looks for before it takes one apart."""
-    formulas = {operation: _nothing for name in _FREE.split() if (operation := getattr(aten, name, None))}
+    names = (name + ending for name in _FREE for ending in _VARIANTS)
+    formulas = {operation: _nothing for name in names if (operation := getattr(aten, name, None))}
     formulas |= {operation: formula for formula, operations in _PRICED.items() for operation in operations}
     overloads = {
         getattr(operation, overload): formula

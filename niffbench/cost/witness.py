@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import TypeVar
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -15,36 +17,73 @@ from niffbench.cost.lengths import largest_prime_factor
 from niffbench.cost.subject import Costed, prepare
 from niffbench.results import CostRecord, StepCost
 
+Result = TypeVar("Result")
+
 
 @lru_cache(maxsize=4096)
 def witnesses(operator: Costed, case: Case) -> CostRecord:
     """What ``case`` costs, by all three witnesses; on fake tensors, so of any size and at no cost in memory.
 
-    The counters run the module themselves, so never call this for a module that is being timed. Each case is
-    counted once in a process.
+    A witness that fails has no figure; the record's notes say why, and what else a figure leaves out. The counters
+    run the module themselves, so never call this for a module that is being timed. Each case is counted once in a
+    process.
     """
     closed = operator.cost(case)
+    notes: list[str] = []
     with FakeTensorMode(allow_non_fake_inputs=True):
-        call = prepare(operator, case)
-        counted = counters.count(call)
+        call = _attempt("cannot be run on fake tensors", partial(prepare, operator, case), notes)
+        counted = None if call is None else _attempt("FlopCounterMode fails", partial(counters.count, call), notes)
+    traced = None
+    if call is not None:
         call.reset()
-    with torch.set_grad_enabled(case.problem.mode != "inference"):
-        traced = fvcore.trace(call.module, call.x)
-    missed = {name for name in counted.by_op if name not in counted.stock} | set(traced.missed)
+        with torch.set_grad_enabled(case.problem.mode != "inference"):
+            traced = _attempt("fvcore fails", partial(fvcore.trace, call.module, call.x), notes)
+    notes += _left_out(counted, traced)
     return CostRecord(
         closed=closed.flops(),
         closed_forward=closed.flops("forward"),
         steps=[StepCost(name=s.name, direction=s.direction, flops=s.flops, bytes=s.bytes) for s in closed.steps],
-        counted=counted.flops,
-        fvcore=traced.flops,
-        stock_torch=sum(counted.stock.values()),
-        stock_fvcore=traced.stock,
-        missed=sorted(missed),
+        counted=None if counted is None else counted.flops,
+        fvcore=None if traced is None else traced.flops,
+        stock_torch=None if counted is None or counted.stock_failures else sum(counted.stock.values()),
+        stock_fvcore=None if traced is None else traced.stock,
+        missed=sorted(_missed(counted, traced)),
         disagreement=disagreement(closed, counted, traced),
+        notes=notes,
         bytes_floor=closed.bytes_floor,
         bytes_own=closed.bytes_own,
         largest_prime_factor=max(map(largest_prime_factor, closed.transform_lengths), default=None),
     )
+
+
+def _attempt(failure: str, witness: Callable[[], Result], notes: list[str]) -> Result | None:
+    """What ``witness`` says; None where it fails, and a note of the failure and its reason."""
+    try:
+        return witness()
+    except Exception as error:  # A library on somebody's module: anything may come.
+        reason = next(iter(str(error).strip().splitlines()), "")
+        notes.append(f"{failure}: {type(error).__name__}: {reason[:200]}")
+        return None
+
+
+def _left_out(counted: counters.Counted | None, traced: fvcore.Traced | None) -> list[str]:
+    """Notes on the operations that count as nothing in a figure because nobody knows what they cost."""
+    notes = []
+    if counted and counted.unpriced:
+        notes.append(f"FlopCounterMode counts as nothing, unpriced: {', '.join(counted.unpriced)}")
+    if traced and traced.unpriced:
+        notes.append(f"fvcore counts as nothing, unpriced: {', '.join(traced.unpriced)}")
+    if counted and counted.stock_failures:
+        notes.append(f"torch's stock counter fails on {', '.join(counted.stock_failures)}")
+    if traced and traced.stock_failures:
+        notes.append(f"fvcore's stock counter fails on {', '.join(traced.stock_failures)}")
+    return notes
+
+
+def _missed(counted: counters.Counted | None, traced: fvcore.Traced | None) -> set[str]:
+    """The operations that only our formulas and handlers price."""
+    by_torch = {name for name in counted.by_op if name not in counted.stock} if counted else set()
+    return by_torch | (set(traced.missed) if traced else set())
 
 
 class Disagreement(StrEnum):
@@ -54,16 +93,18 @@ class Disagreement(StrEnum):
     UNEXPLAINED = "unexplained"
 
 
-def disagreement(closed: Cost, counted: counters.Counted, traced: fvcore.Traced) -> str | None:
-    """Why the witnesses' figures differ, or None when they agree to the last FLOP.
+def disagreement(closed: Cost, counted: counters.Counted | None, traced: fvcore.Traced | None) -> str | None:
+    """Why the figures of the witnesses that there are differ, or None when they agree to the last FLOP.
 
     The text begins with a :class:`Disagreement` and ends with the figures.
     """
-    if counted.unpriced:
-        return f"{Disagreement.UNPRICED} ({', '.join(counted.unpriced)})"
-    backward = closed.flops("backward")
-    forward = (closed.flops("forward"), counted.flops - backward, traced.flops)
-    if len(set(forward)) == 1:
+    forward = {"closed form": closed.flops("forward")}
+    if counted:
+        forward["FlopCounterMode"] = counted.flops - closed.flops("backward")
+    if traced:
+        forward["fvcore"] = traced.flops
+    if len(set(forward.values())) == 1:
         return None
-    told = f"closed form {closed.flops():,}, counted {counted.flops:,}"
-    return f"{Disagreement.UNEXPLAINED} ({told}; forward alone {forward[0]:,}, fvcore {traced.flops:,})"
+    unpriced = {name for witness in (counted, traced) if witness for name in witness.unpriced}
+    reason = f"{Disagreement.UNPRICED} ({', '.join(sorted(unpriced))})" if unpriced else Disagreement.UNEXPLAINED
+    return f"{reason}: forward {', '.join(f'{name} {flops:,}' for name, flops in forward.items())}"

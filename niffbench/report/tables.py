@@ -373,7 +373,8 @@ def witnesses(digest: Digest) -> Table:
             cost = row.cost
             if cost is None:
                 continue
-            if cost.disagreement is None:  # one problem stands for all; a disagreement stands for itself
+            doubts = [*([cost.disagreement] if cost.disagreement else []), *cost.notes]
+            if not doubts:  # one problem stands for all; a doubt stands for itself
                 if (row.label, group.problem.mode) in seen:
                     continue
                 seen.add((row.label, group.problem.mode))
@@ -389,7 +390,7 @@ def witnesses(digest: Digest) -> Table:
                     Item(text.percent(stock), sort=stock),
                     Item(text.percent(stock_fvcore), sort=stock_fvcore),
                     Item(text.clean(text.listing(cost.missed, 6)) if cost.missed else text.MISSING),
-                    Item(text.clean(cost.disagreement or "", 200), mark="quiet"),
+                    Item(text.clean("; ".join(doubts), 300), mark="quiet"),
                 )
             )
     return Table(
@@ -404,7 +405,7 @@ def witnesses(digest: Digest) -> Table:
             Column("stock counter sees", True, "torch's FlopCounterMode as it comes"),
             Column("stock fvcore sees", True, "fvcore as it comes, ×2, forward only"),
             Column("counted as nothing"),
-            Column("known disagreement"),
+            Column("disagreement and notes"),
         ),
         tuple(rows),
         "Real FLOPs: a multiply-add is 2, a complex product 6, an FFT nominally 5 N log2 N, half for real data.",

@@ -113,7 +113,8 @@ class CostRecord(_Part):
     ``closed``: closed form; ``counted``: FlopCounterMode with our formulas; ``fvcore``: ×2, with handlers,
     forward only (so beside ``closed_forward``). ``stock_torch`` and ``stock_fvcore``: what the stock counters
     say (fvcore ×2), ``missed`` the ops they count as nothing. ``disagreement`` names a known reason
-    why witnesses differ, or is None when they agree.
+    why witnesses differ, or is None when they agree. ``notes``: what a witness could not do, and why; one that
+    failed has no figure.
     """
 
     closed: Count
@@ -125,6 +126,7 @@ class CostRecord(_Part):
     stock_fvcore: Count | None = None
     missed: list[str] = field(default_factory=list)
     disagreement: str | None = None
+    notes: list[str] = field(default_factory=list)
     bytes_floor: Count
     bytes_own: Count
     largest_prime_factor: Count | None = None
