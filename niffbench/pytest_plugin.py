@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from niffbench.suite import Regime
 
 MAX_BYTES = 1_000_000
-_REGIMES = ("first", "cold", "steady", "graph")
+_REGIMES = ("first", "cold", "steady", "wall", "graph")
 _RUNS: pytest.StashKey[dict[tuple[str, ...], Run | NiffbenchError]] = pytest.StashKey()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
+from typing import ClassVar
 
 import pytest
 import torch
@@ -71,12 +72,13 @@ def opened(place: str) -> Device:
     return open_device(place, 2)
 
 
-@dataclass
+@dataclass(eq=False)
 class Kept:
     """A workload whose last output stays reachable: of a captured graph, where every replay writes."""
 
     workload: TorchWorkload
     output: Tensor | None = field(default=None)
+    unrolled: ClassVar[int] = 1
 
     def scope(self) -> AbstractContextManager[object]:
         return self.workload.scope()

@@ -11,6 +11,7 @@ import io
 import json
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,8 @@ from gpu_cases import case, names, opened
 
 from niffbench import protocol
 from niffbench.cli import main
-from niffbench.results import Record
+from niffbench.niff import auto
+from niffbench.results import REGIMES, Record
 from niffbench.suite import Measure
 from niffbench.worker import memory, tolerance
 from niffbench.worker.failures import DeviceLost, explain
@@ -125,6 +127,70 @@ def uncapturable() -> object:
     return {"status": status, "at home": at_home, "again": again}
 
 
+def after_a_failed_capture() -> object:
+    """Whether random numbers can be drawn as before, and how much memory a capture that failed keeps."""
+    device, x = opened("cuda"), torch.zeros(8, device="cuda")
+    drawing = Probe(lambda: torch.randn(8, device="cuda"))
+    earlier = device.capture(drawing)
+    device.release()
+    before = torch.cuda.memory_reserved()
+
+    def waits() -> float:
+        return float(torch.zeros(64 * 2**20, device="cuda").sum())
+
+    for _ in range(3):
+        try:
+            device.capture(Probe(waits))
+        except RuntimeError:
+            device.release()
+    kept = torch.cuda.memory_reserved() - before
+    torch.cuda.manual_seed(1)
+    torch.randn(8, device="cuda")
+    device.timed(earlier)
+    device.timed(device.capture(drawing))
+    device.timed(device.capture(Probe(lambda: x + 1)))
+    return {"kept": kept, "drawn": True}
+
+
+def unrolled() -> object:
+    """How many calls a graph holds, how long it lasts in seconds, and the bytes it takes beyond those of one."""
+    device, x = opened("cuda"), torch.zeros(SIDE, device="cuda")
+    device.release()
+    before = torch.cuda.memory_reserved()
+    short = device.capture(Probe(lambda: (x[:1, :1, :8] + 1) * 2))
+    [lasts, *_] = sorted(device.samples(short, "graph", 1, 5).samples)
+    long = device.capture(Probe(lambda: (torch.cuda._sleep(1_000_000), x + 1)[1]))  # type: ignore[no-untyped-call]
+    return {
+        "short": short.unrolled,
+        "lasts": lasts * short.unrolled,
+        "long": long.unrolled,
+        "taken": torch.cuda.memory_reserved() - before,
+    }
+
+
+def chosen() -> object:
+    """Which of two engines is chosen by whose clock: one is slow to enqueue, the other slow on the card."""
+
+    def enqueued_slowly() -> torch.Tensor:
+        time.sleep(0.3e-3)
+        return torch.zeros(8, device="cuda")
+
+    def slow_on_the_card() -> torch.Tensor:
+        torch.cuda._sleep(200_000)  # type: ignore[no-untyped-call]
+        return torch.zeros(8, device="cuda")
+
+    x, found = torch.zeros(1, 1, 8, 8, device="cuda"), {}
+    for clock in ("host", "device", "host"):
+        auto.judge_by(clock)  # type: ignore[arg-type]
+        found[clock] = auto.choose(
+            [x],
+            lambda _: {"slow to enqueue": enqueued_slowly, "slow on the card": slow_on_the_card},
+            auto.Constants(),
+            otherwise="none",
+        )
+    return found
+
+
 def out_of_memory() -> object:
     """The records of a round on a card that is too small for the middle one; nobody predicts what does not fit."""
     return [
@@ -132,6 +198,7 @@ def out_of_memory() -> object:
             "channels": record.case.problem.channels,
             "status": record.status,
             "graph": "graph" in record.latency and bool(record.latency["graph"].samples),
+            "sampled": [regime for regime, series in record.latency.items() if series.samples],
             "needed": record.needed,
         }
         for record in _round([8, 512, 16])
@@ -171,7 +238,7 @@ def _round(channels: list[int]) -> list[Record]:
     """The records of one round of depthwise convolution; what is computed is not judged."""
     tolerance.is_wrong = lambda numerics: False
     cases = [case("depthwise", channels=count, size=(256, 256)) for count in channels]
-    measure = Measure(regimes=["first", "cold", "steady", "graph"], min_time=0.005, max_time=0.02, min_samples=3)
+    measure = Measure(regimes=[*REGIMES], min_time=0.005, max_time=0.02, min_samples=3)
     sent: list[object] = []
     task = protocol.Task(kind="round", device="cuda", cases=cases, measure=measure, memory_limit=2**50)
     Round(task, TorchEvaluator(opened("cuda")), sent.append).run()
@@ -180,7 +247,20 @@ def _round(channels: list[int]) -> list[Record]:
 
 PROGRAMS = {
     program.__name__: program
-    for program in (places, peaks, training, captures, uncapturable, out_of_memory, roofline, lost, profiled)
+    for program in (
+        places,
+        peaks,
+        training,
+        captures,
+        uncapturable,
+        after_a_failed_capture,
+        unrolled,
+        chosen,
+        out_of_memory,
+        roofline,
+        lost,
+        profiled,
+    )
 }
 
 if __name__ == "__main__":

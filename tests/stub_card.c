@@ -478,7 +478,7 @@ cudaError_t cudaStreamGetPriority(cudaStream_t s, int *p) {
 static cudaError_t synchronise(cudaStream_t s, int all) {
     ENTER;
     ALIVE;
-    if ((all && captures) || capture_of(s)) {
+    if ((all && unsafe()) || capture_of(s)) {
         if (capture_of(s)) capture_of(s)->valid = 0;
         LEAVE(cudaErrorStreamCaptureUnsupported);
     }

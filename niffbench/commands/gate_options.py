@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-REGIMES = ("first", "cold", "steady", "graph")
+REGIMES = ("first", "cold", "steady", "wall", "graph")
 
 
 def limit(context: click.Context, parameter: click.Parameter, value: str) -> float:

@@ -26,6 +26,10 @@ DEFAULT_CACHE = 64 * 2**20
 class Runner(Protocol):
     """Something to run again and again: one case in its mode, or a probe."""
 
+    @property
+    def unrolled(self) -> int:
+        """How many calls of a case one :meth:`call` makes: one, of a captured graph as many as it holds."""
+
     def scope(self) -> AbstractContextManager[object]:
         """The context to run in (inference mode, say), entered once around many calls."""
 
@@ -110,6 +114,10 @@ class Device(Protocol):
         """Whether float32 products may be rounded to TF32's 10 bits of mantissa."""
 
     @property
+    def is_asynchronous(self) -> bool:
+        """Whether a call is only enqueued, so that what a host waits for is more than the device's own time."""
+
+    @property
     def has_graphs(self) -> bool:
         """Whether :meth:`capture` works here."""
 
@@ -126,10 +134,16 @@ class Device(Protocol):
         """Wall time of ``calls`` calls from an idle device to an idle device, and the last call's output."""
 
     def samples(self, runner: Runner, regime: Regime, calls: int, count: int) -> Block:
-        """``count`` samples of ``calls`` calls each, back to back; flushed before each sample when ``cold``."""
+        """``count`` samples in seconds per call, each the mean of ``calls`` of ``runner.call()``, back to back.
 
-    def most_calls(self, runner: Runner) -> int:
-        """The most calls one sample may be the mean of (on a GPU: what its launch queue holds)."""
+        ``cold``: flushed before each. ``wall``: on an accelerator the host waits for each call.
+        """
+
+    def calls_lasting(self, runner: Runner, seconds: float, call: float) -> int:
+        """How many of ``runner.call()`` make a sample of ``seconds``, if one sample may hold as many.
+
+        ``call``: the wall time of one in seconds, when warm.
+        """
 
     def capture(self, runner: Runner) -> Runner:
         """``runner`` as a graph that is replayed whole. Raises RuntimeError where it cannot be captured."""

@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Mapping
 from itertools import repeat
+from math import ceil
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ class CpuDevice:
 
     spec = "cpu"
     kind: Kind = "cpu"
+    is_asynchronous = False
     has_graphs = False
     highest_clock = None
     tf32 = False
@@ -82,9 +84,8 @@ class CpuDevice:
                 gc.enable()
         return Block(tuple(taken))
 
-    def most_calls(self, runner: Runner) -> int:
-        """As many as a sample's length asks for."""
-        return 2**30
+    def calls_lasting(self, runner: Runner, seconds: float, call: float) -> int:
+        return max(1, ceil(seconds / call))
 
     def capture(self, runner: Runner) -> Runner:
         """Raises RuntimeError: there are no graphs here."""

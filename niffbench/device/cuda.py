@@ -6,11 +6,13 @@ import ctypes
 import gc
 import os
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from itertools import pairwise, repeat
 from math import ceil
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -21,6 +23,8 @@ from niffbench.device.settings import torch_facts
 from niffbench.fingerprint import Fact
 from niffbench.results import MachineState
 from niffbench.suite import Regime
+
+T = TypeVar("T")
 
 EVENT_QUANTUM = 0.5e-6
 """Resolution of an event in seconds (CUDA Runtime API, cudaEventElapsedTime)."""
@@ -36,6 +40,17 @@ BACKLOG = 50e-6
 REPEATS = 2
 """How often a window is repeated with a longer spin when the queue ran dry."""
 
+GRAPH_TIME = 50e-6
+"""Seconds that a graph lasts at least, beside which the few µs between two replays are little."""
+
+MOST_UNROLLED = 64
+"""Calls in one graph at most: its nodes take memory of their own."""
+
+WATCHED = 2e-3
+"""Seconds that the GPU is kept busy while its state is read: longer than NVML takes to answer."""
+
+_TRIALS = 3  # the fastest of them counts: the first may be cold
+_RAMP = 0.1  # seconds of work after which a GPU that was idle has its full clock
 _CAPTURE_WARMUP = 3  # torch.cuda.graph's documentation asks for a few calls on a side stream first
 _SPIN_CYCLES = 4_000_000
 
@@ -44,11 +59,14 @@ class CudaDevice:
     """GPU ``index``; ``threads`` are the host's intra-op threads, ``cache`` the bytes of L2 (None: as it says).
 
     Timing follows nvbench: the stream first gets a kernel that spins while the host enqueues what is timed, so
-    that launch latency stays out of the window between two events.
+    that the host's launch latency stays out of the window between two events. What the GPU itself needs from one
+    kernel to the next stays in it: a call of many short kernels takes longer in ``steady`` than in ``graph``. The
+    regime ``wall`` is the host's: one call from an idle GPU to an idle GPU.
     """
 
     kind: Kind = "cuda"
     quantum = EVENT_QUANTUM
+    is_asynchronous = True
     has_graphs = True
 
     def __init__(self, index: int = 0, threads: int | None = None, cache: int | None = None) -> None:
@@ -63,6 +81,7 @@ class CudaDevice:
         uuid = getattr(self._properties, "uuid", None)
         self._nvml = Nvml.open(None if uuid is None else str(uuid))
         self.highest_clock = self._nvml.highest_clock() if self._nvml else None
+        self._enqueue_times: WeakKeyDictionary[Runner, float] = WeakKeyDictionary()
         self._cycles_per_second = self._spin_rate()
 
     @property
@@ -112,20 +131,42 @@ class CudaDevice:
             return time.perf_counter() - start, output
 
     def samples(self, runner: Runner, regime: Regime, calls: int, count: int) -> Block:
-        """GPU time between events. ``launch-bound`` is flagged when the queue ran dry inside a window."""
+        """GPU time between events; of ``wall`` the host's time, the GPU idle before and after each call.
+
+        ``launch-bound`` is flagged when the queue ran dry inside a window.
+        """
         collecting = gc.isenabled()
         gc.disable()
         try:
             with runner.scope():
-                return self._sampled(runner, regime == "cold", calls, count)
+                if regime == "wall":
+                    block = Block(tuple(self._waited_for(runner, calls) for _ in range(count)))
+                else:
+                    block = self._sampled(runner, regime == "cold", calls, count)
         finally:
             if collecting:
                 gc.enable()
+        return replace(block, samples=tuple(sample / runner.unrolled for sample in block.samples))
 
-    def most_calls(self, runner: Runner) -> int:
-        """What can be enqueued in one window."""
+    def calls_lasting(self, runner: Runner, seconds: float, call: float) -> int:
+        """By the GPU's time of a call, not by that of its launches; at most what is enqueued in one window."""
+        busy = max(min(call, self._busy_time(runner)), EVENT_QUANTUM)
         with runner.scope():
-            return max(1, int(WINDOW / self._enqueue_time(runner)))
+            most = int(WINDOW / self._enqueue_time(runner))
+        return max(1, min(ceil(seconds / busy), most))
+
+    def _busy_time(self, runner: Runner) -> float:
+        """GPU seconds of one ``runner.call()``, all that it unrolls."""
+        return min(self.samples(runner, "steady", 1, _TRIALS).samples) * runner.unrolled
+
+    def _waited_for(self, runner: Runner, calls: int) -> float:
+        """Host seconds of a call that is waited for, the mean of ``calls``."""
+        torch.cuda.synchronize(self.index)
+        start = time.perf_counter()
+        for _ in repeat(None, calls):
+            runner.call()
+            torch.cuda.synchronize(self.index)
+        return (time.perf_counter() - start) / calls
 
     def _sampled(self, runner: Runner, cold: bool, calls: int, count: int) -> Block:
         each = self._enqueue_time(runner) * calls
@@ -143,13 +184,18 @@ class CudaDevice:
         return Block(tuple(taken), frozenset() if full else frozenset({"launch-bound"}))
 
     def _enqueue_time(self, runner: Runner) -> float:
-        """Host seconds that one call takes to enqueue on an empty queue."""
-        torch.cuda.synchronize(self.index)
-        start = time.perf_counter()
-        runner.call()
-        taken = time.perf_counter() - start
-        torch.cuda.synchronize(self.index)
-        return max(taken, 1e-6)
+        """Host seconds that one call takes to enqueue on a queue with room: the best of three, once a runner."""
+        known = self._enqueue_times.get(runner)
+        if known is None:
+            torch.cuda.synchronize(self.index)
+            marks = [time.perf_counter()]
+            for _ in range(_TRIALS):
+                runner.call()
+                marks.append(time.perf_counter())
+            torch.cuda.synchronize(self.index)
+            known = max(min(after - before for before, after in pairwise(marks)), 1e-6)
+            self._enqueue_times[runner] = known
+        return known
 
     def _window(
         self, runner: Runner, cold: bool, calls: int, count: int, host_time: float, stretch: float
@@ -177,25 +223,25 @@ class CudaDevice:
 
     def _spin(self, seconds: float) -> None:
         """Keep the stream busy. A spin ends by itself, so a call that synchronises cannot deadlock behind it."""
-        cycles = ceil(min(seconds, LONGEST_SPIN) * self._cycles_per_second)
-        torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
+        torch.cuda._sleep(self._cycles(seconds))  # type: ignore[no-untyped-call]
+
+    def _cycles(self, seconds: float) -> int:
+        return ceil(min(seconds, LONGEST_SPIN) * self._cycles_per_second)
 
     def _spin_rate(self) -> float:
-        """Cycles of the spin kernel per second, measured (best of three: the clock ramps up)."""
-        rates: list[float] = []
-        for _ in range(3):
-            before, after = _event(), _event()
-            before.record()
-            torch.cuda._sleep(_SPIN_CYCLES)  # type: ignore[no-untyped-call]
-            after.record()
-            after.synchronize()
-            rates.append(_SPIN_CYCLES / (before.elapsed_time(after) * 1e-3))
-        return max(rates)
+        """Cycles of the spin kernel per second: the SM clock in Hz, once the GPU has ramped it up."""
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < _RAMP:
+            _cycle_rate(_SPIN_CYCLES, _nothing)
+        return max(_cycle_rate(_SPIN_CYCLES, _nothing)[0] for _ in range(_TRIALS))
 
     def capture(self, runner: Runner) -> Runner:
-        """Capture one call. Raises RuntimeError for calls that cannot be captured (they synchronise, say).
+        """Capture so many calls in one graph that it lasts :data:`GRAPH_TIME`.
 
         All warm up and are captured on one stream: torch keeps a workspace of cuBLAS for each that it ever saw.
+
+        Raises:
+            RuntimeError: for calls that cannot be captured (they synchronise, say). The process can go on.
         """
         if self._side is None:
             self._side = torch.cuda.Stream(self.index)  # type: ignore[no-untyped-call]
@@ -207,11 +253,45 @@ class CudaDevice:
         torch.cuda.current_stream(self.index).wait_stream(side)
         torch.cuda.synchronize(self.index)
         runner.reset()
-        graph = torch.cuda.CUDAGraph()
-        # A capture that fails does not leave its stream by itself.
-        with torch.cuda.stream(side), runner.scope(), torch.cuda.graph(graph, stream=side):
-            runner.call()
-        return Captured(runner, graph)
+        calls = 1
+        while True:
+            captured = Captured(runner, self._record(runner, side, calls), calls)
+            lasts = max(self._busy_time(captured), EVENT_QUANTUM)
+            if lasts >= GRAPH_TIME or calls == MOST_UNROLLED:
+                return captured
+            del captured  # its memory is the next one's
+            calls = min(MOST_UNROLLED, max(2 * calls, ceil(calls * GRAPH_TIME / lasts)))
+
+    def _record(self, runner: Runner, side: torch.cuda.Stream, calls: int) -> torch.cuda.CUDAGraph:
+        """A graph of ``calls`` calls one after another, each in the memory that the one before has left."""
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        try:
+            # Up to torch 2.11 a capture that fails does not leave its stream by itself.
+            with torch.cuda.stream(side), runner.scope(), torch.cuda.graph(graph, pool=pool, stream=side):
+                for _ in repeat(None, calls):
+                    runner.call()
+        except Exception:
+            self._undo(graph, pool, side)
+            raise
+        return graph
+
+    def _undo(self, graph: torch.cuda.CUDAGraph, pool: tuple[int, int], side: torch.cuda.Stream) -> None:
+        """Set right what a failed capture leaves where torch does not do so itself (2.11).
+
+        The allocator still serves the stream from the graph's pool, and the default random generator takes itself
+        to be captured: outside a capture, and in graphs captured before, it then refuses to draw. Only the end of
+        a capture that succeeds tells it otherwise.
+        """
+        with suppress(RuntimeError, AttributeError):
+            graph.reset()  # where torch sets things right, it has ended and releases the pool now; the rest raises
+            torch._C._cuda_endAllocateToPool(self.index, pool)
+            torch._C._cuda_releasePool(self.index, pool)
+        with (
+            suppress(RuntimeError),
+            torch.cuda.stream(side),
+            torch.cuda.graph(torch.cuda.CUDAGraph(), stream=side),
+        ):
+            torch.cuda._sleep(1)  # type: ignore[no-untyped-call]
 
     def flush(self) -> None:
         """Write ``FLUSH_FACTOR`` times the L2."""
@@ -246,9 +326,12 @@ class CudaDevice:
         )
 
     def state(self) -> MachineState:
-        """NVML's figures beside the host's load."""
-        load = host.load()
-        return replace(self._nvml.state(), load=load) if self._nvml else MachineState(load=load)
+        """The SM clock by its own cycles, NVML's figures, the host's load, all while the GPU is kept busy.
+
+        Read when it is idle, a clock is that of an idle GPU, and no reason to throttle is left.
+        """
+        rate, seen = _cycle_rate(self._cycles(WATCHED), self._nvml.state if self._nvml else MachineState)
+        return replace(seen, load=host.load(), sm_clock=float(round(rate * 1e-6)))
 
     def probe(self) -> dict[str, bool]:
         """Which of NVML's counters answer; empty without NVML."""
@@ -272,14 +355,15 @@ class CudaDevice:
 
 
 class Captured:
-    """A case as a CUDA graph; holds the graph's memory, and the original whose tensors it reads.
+    """A case as a CUDA graph of ``unrolled`` calls; holds its memory, and the original whose tensors it reads.
 
     Not the output: of training it would hold gradients to the stream of the capture, where eager calls would wait.
     """
 
-    def __init__(self, runner: Runner, graph: torch.cuda.CUDAGraph) -> None:
+    def __init__(self, runner: Runner, graph: torch.cuda.CUDAGraph, unrolled: int) -> None:
         self._runner = runner
         self.call = graph.replay
+        self.unrolled = unrolled
 
     def scope(self) -> AbstractContextManager[object]:
         return self._runner.scope()
@@ -290,6 +374,21 @@ class Captured:
 
 def _event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def _cycle_rate(cycles: int, meanwhile: Callable[[], T]) -> tuple[float, T]:
+    """Cycles per second of a kernel that spins for ``cycles``, and what is ``meanwhile`` read on the host."""
+    before, after = _event(), _event()
+    before.record()
+    torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
+    after.record()
+    seen = meanwhile()
+    after.synchronize()
+    return cycles / (before.elapsed_time(after) * 1e-3), seen
+
+
+def _nothing() -> None:
+    return None
 
 
 def usable() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -21,6 +22,19 @@ REASONS: dict[str, int] = {
 }
 
 
+COUNTERS: dict[str, str] = {
+    # NVML API reference, field value identifiers: nanoseconds that each reason held the clocks back.
+    "sw_power_cap": "NVML_FI_DEV_PERF_POLICY_POWER",
+    "sync_boost": "NVML_FI_DEV_PERF_POLICY_SYNC_BOOST",
+    "sw_thermal_slowdown": "NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN",
+    "hw_thermal_slowdown": "NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN",
+    "hw_power_brake": "NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN",
+}
+
+NOTICEABLE = 0.01
+"""Share of the time since the last reading below which a reason that held the clocks back is of no account."""
+
+
 def decode(mask: int) -> list[str]:
     """The names of the throttle reasons in NVML's bit mask."""
     return [name for name, bit in REASONS.items() if mask & bit]
@@ -32,6 +46,7 @@ class Nvml:
     def __init__(self, library: Any, handle: Any) -> None:
         self._library = library
         self._handle = handle
+        self._held_back = self._read_counters()
 
     @classmethod
     def open(cls, identity: str | None) -> Nvml | None:
@@ -55,16 +70,36 @@ class Nvml:
         return getattr(self._library, name, None)
 
     def state(self) -> MachineState:
-        """SM clock in MHz, temperature in °C, power in watts, throttle reasons."""
-        mask = self._ask("nvmlDeviceGetCurrentClocksEventReasons")
-        if mask is None:
-            mask = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
+        """SM clock in MHz, temperature in °C, power in watts, throttle reasons.
+
+        Reasons are those of all the time since the last reading where the driver counts it, else of this moment.
+        """
         return MachineState(
             sm_clock=_float(self._ask("nvmlDeviceGetClockInfo", self._constant("NVML_CLOCK_SM"))),
             temperature=_float(self._ask("nvmlDeviceGetTemperature", self._constant("NVML_TEMPERATURE_GPU"))),
             power=_scaled(self._ask("nvmlDeviceGetPowerUsage"), 1e-3),
-            throttle=decode(mask) if isinstance(mask, int) else [],
+            throttle=self._throttled_since(),
         )
+
+    def _throttled_since(self) -> list[str]:
+        before, self._held_back = self._held_back, self._read_counters()
+        if before is not None and self._held_back is not None:
+            (then, earlier), (now, later) = before, self._held_back
+            least = NOTICEABLE * (now - then)
+            return [reason for reason in COUNTERS if later[reason] - earlier[reason] > least]
+        mask = self._ask("nvmlDeviceGetCurrentClocksEventReasons")
+        if mask is None:
+            mask = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
+        return decode(mask) if isinstance(mask, int) else []
+
+    def _read_counters(self) -> tuple[float, dict[str, float]] | None:
+        """The time now, and by reason how long it has held the clocks back, in seconds; None without any."""
+        fields = [self._constant(name) for name in COUNTERS.values()]
+        values = None if None in fields else self._ask("nvmlDeviceGetFieldValues", fields)
+        if values is None or len(values) != len(fields) or any(value.nvmlReturn for value in values):
+            return None
+        seconds = [value.value.ullVal * 1e-9 for value in values]
+        return time.monotonic(), dict(zip(COUNTERS, seconds, strict=True))
 
     def joules(self) -> float | None:
         """Energy used since the driver was loaded, in joules (the counter steps every 20 to 100 ms)."""

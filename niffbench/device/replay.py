@@ -31,12 +31,12 @@ from niffbench.results import Ceilings, MachineState
 from niffbench.suite import Regime
 
 MAX_REPLAY_BYTES = 256_000_000
-REGIME_FACTOR: dict[str, float] = {"first": 20.0, "cold": 1.5, "steady": 1.0, "graph": 0.8}
+REGIME_FACTOR: dict[str, float] = {"first": 20.0, "cold": 1.5, "steady": 1.0, "wall": 1.2, "graph": 0.8}
 """A made-up latency in a regime, relative to ``steady``."""
 
 Bytes = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Stage = Literal["build", "first", "numerics", "cost", "memory", "cold", "steady", "graph", "energy"]
+Stage = Literal["build", "first", "numerics", "cost", "memory", "cold", "steady", "wall", "graph", "energy"]
 
 
 class _Model(BaseModel):
@@ -184,6 +184,7 @@ class ReplayRunner:
     held: WeakSet[ReplayRunner] = field(default_factory=WeakSet)
     begun: bool = False
     states_read: int = 0
+    unrolled: int = 1
     _made: dict[Regime, Iterator[float]] = field(default_factory=dict)  # samples to come, by regime
 
     def __post_init__(self) -> None:
@@ -239,7 +240,7 @@ class ReplayDevice:
         self.spec = spec
         self.quantum = trace.quantum
         self.highest_clock = trace.highest_clock
-        self.has_graphs = trace.like == "cuda"
+        self.is_asynchronous = self.has_graphs = trace.like == "cuda"
         self._now = 0.0
         self._processor = Processor()
         self._current: ReplayRunner | None = None  # whose states are read
@@ -309,9 +310,8 @@ class ReplayDevice:
         self._now += seconds
         time.sleep(seconds * self.trace.pace)
 
-    def most_calls(self, runner: Runner) -> int:
-        """As many as a sample's length asks for."""
-        return 2**30
+    def calls_lasting(self, runner: Runner, seconds: float, call: float) -> int:
+        return max(1, math.ceil(seconds / call))
 
     def capture(self, runner: Runner) -> Runner:
         """The same runner; fails as the file says of the stage ``graph``, which is where a capture would."""

@@ -2,6 +2,9 @@
 
 As ``cudnn.benchmark`` does: the first call of a kind (shapes, memory format, dtype, device, threads, which
 gradients are wanted) tries the candidates on its own input; later ones of any layer take the winner.
+
+Fastest by the host's clock: what a caller waits for whose GPU has nothing else to do, the launches of small calls
+included. Who enqueues call after call, or captures them in a graph, asks for the GPU's own time: :func:`judge_by`.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +55,12 @@ FFTs were faster on an H200 (31: 14 against 17 µs, 61: 23 against 63)."""
 _LEAST_ROUNDS, _MOST_ROUNDS, _SECONDS = 3, 7, 0.1
 """A noisy machine can spoil one round, or two: there are always three, and more while they are short."""
 
+_HEAD_START = 2_000_000  # cycles that a GPU spins while a trial is enqueued: a ms or more
+
+Clock = Literal["host", "device"]
+
 _lock = threading.Lock()
+_clock: Clock = "host"
 _choices: dict[tuple[object, ...], str] = {}
 
 
@@ -120,6 +129,15 @@ def choose(
     return chosen
 
 
+def judge_by(clock: Clock) -> None:
+    """From now on choose by what the ``host`` waits for, or on a GPU by the ``device``'s own time.
+
+    What was chosen by the one says nothing of the other.
+    """
+    global _clock
+    _clock = clock
+
+
 def choices() -> Mapping[tuple[object, ...], str]:
     """What has been chosen in this process: kind of call to engine."""
     return MappingProxyType(dict(_choices))
@@ -177,6 +195,7 @@ def _kind(tensors: Sequence[Tensor], what: tuple[object, ...]) -> tuple[object, 
         what,
         x.is_contiguous(),
         x.device,
+        _clock if x.is_cuda else None,
         torch.get_num_threads() if x.device.type == "cpu" else None,
         *((tuple(one.shape), one.dtype, enabled and one.requires_grad) for one in tensors),
     )
@@ -223,8 +242,10 @@ def _with_backward(rival: Callable[[], Tensor], leaves: Sequence[Tensor]) -> Cal
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Duration of one call, everything queued on an accelerator included."""
+    """Duration of one call, everything queued on an accelerator included; by its own clock if that is to judge."""
     on_gpu = device.type == "cuda"
+    if on_gpu and _clock == "device":
+        return _gpu_seconds(call, device)
     if on_gpu:
         torch.cuda.synchronize(device)
     begin = time.perf_counter()
@@ -232,6 +253,19 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
     if on_gpu:
         torch.cuda.synchronize(device)
     return time.perf_counter() - begin
+
+
+def _gpu_seconds(call: Callable[[], object], device: torch.device) -> float:
+    """The GPU's time of one call that is enqueued while it spins."""
+    with torch.cuda.device(device):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        torch.cuda._sleep(_HEAD_START)  # type: ignore[no-untyped-call]
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) * 1e-3
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from niffbench.case import Case
 from niffbench.suite import Regime
 
 Status = Literal["ok", "oom", "timeout", "crashed", "unsupported", "skipped", "wrong"]
-REGIMES: tuple[Regime, ...] = ("first", "cold", "steady", "graph")
-REGIME_ORDER: tuple[Regime, ...] = ("steady", "cold", "graph", "first")
+REGIMES: tuple[Regime, ...] = ("first", "cold", "steady", "wall", "graph")
+REGIME_ORDER: tuple[Regime, ...] = ("steady", "cold", "graph", "wall", "first")
 """The regime that is meant where one number must stand for latency: the first of these that was measured."""
 MAX_SAMPLES = 1_000_000
 """Of one series in a file; the sampler takes a few thousand."""
@@ -59,9 +59,10 @@ class Traits(_Part):
 class Latency(_Part):
     """Samples of one regime, in seconds per call, in the order they were taken.
 
-    ``calls`` is the number of back-to-back calls one sample is the mean of (1 for cold and first); ``blocks``
-    the lengths of the interleaved blocks the series consists of; ``stopped`` what ended the sampling;
-    ``flags`` what is wrong with the series (``drift``, ``stuck``, ``throttled``, ``busy`` …).
+    ``calls`` is the number of back-to-back calls one sample is the mean of (1 for cold, wall and first; of a graph
+    those it holds, times its replays); ``blocks`` the lengths of the interleaved blocks the series consists of;
+    ``stopped`` what ended the sampling; ``flags`` what is wrong with the series (``drift``, ``stuck``,
+    ``throttled``, ``busy`` …).
     ``launch_share`` (graph regime): the share of the eager time that the launches took.
     """
 

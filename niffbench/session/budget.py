@@ -32,12 +32,11 @@ def share(seconds: float, *, rounds: int, visits: int, overhead: float, measure:
     more than ``measure.max_time``; when that falls under LEAST_WINDOW, rounds are given up, down to one; one round
     is always made. Where the cap bites, LEAST_SAMPLES samples are enough.
     """
-    regimes = sum(regime != "first" for regime in measure.regimes)
-    if not regimes or not visits:
+    if not measure.windows or not visits:
         return Share(rounds, measure)
     window = 0.0
     for count in range(rounds, 0, -1):
-        window = ((seconds - CLOSING) / count - overhead) / visits / regimes
+        window = ((seconds - CLOSING) / count - overhead) / visits / measure.windows
         if window >= LEAST_WINDOW:
             break
     window = max(window, LEAST_WINDOW)

@@ -168,9 +168,8 @@ def sampling_time(call: float, measure: Measure) -> float:
 
     A quiet machine reaches the precision asked for soon, a noisy one never.
     """
-    sampled = [regime for regime in measure.regimes if regime != "first"]
     least = max(measure.min_time, min(measure.min_samples * call, measure.max_time))
-    return len(sampled) * max((least + measure.max_time) / 2, call)
+    return measure.windows * max((least + measure.max_time) / 2, call)
 
 
 def size(count: int) -> str:

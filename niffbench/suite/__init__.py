@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from niffbench.suite.expand import Excluded, OperatorInfo, Suite, expand, load, operator_of
 from niffbench.suite.locate import available, find
-from niffbench.suite.schema import AXES, DeviceType, Measure, Regime, SuiteFile, parse
+from niffbench.suite.schema import AXES, WALL_SHARE, DeviceType, Measure, Regime, SuiteFile, parse
 from niffbench.suite.select import Selection
 
 __all__ = [
     "AXES",
+    "WALL_SHARE",
     "DeviceType",
     "Excluded",
     "Measure",

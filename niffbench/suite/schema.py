@@ -16,7 +16,16 @@ MAX_AXIS = 2**24
 MAX_TIME = 7 * 86_400.0
 """Seconds that anything may be told to take: a week. What is longer is a slip, and sums of it say nothing."""
 
-Regime = Literal["first", "cold", "steady", "graph"]
+Regime = Literal["first", "cold", "steady", "wall", "graph"]
+"""When a call is timed, and by whose clock.
+
+``first``: the call that made plans, tuned, compiled. ``cold``: with empty caches. ``steady``: calls that follow
+one another; on an accelerator its own time, with the gaps that it leaves between short kernels. ``wall``: what a
+host waits for, from an idle device to an idle device; where calls are not only enqueued, ``steady`` is that, and
+it is not measured twice. ``graph``: captured and replayed whole, with hardly a gap.
+"""
+WALL_SHARE = 0.25
+"""Of a regime's time for sampling what ``wall`` gets: a sample is one call, and there are enough in a few ms."""
 KernelRule = Literal["H", "2H-1"]
 DeviceType = Literal["cpu", "cuda"]
 
@@ -142,13 +151,19 @@ class Measure(_Model):
     its 95 % interval).
     """
 
-    regimes: Annotated[list[Regime], Field(min_length=1, max_length=4)] = ["first", "cold", "steady"]
+    regimes: Annotated[list[Regime], Field(min_length=1, max_length=5)] = ["first", "cold", "steady", "wall"]
     precision: Annotated[float, Field(gt=0, lt=1)] = 0.02
     min_time: Annotated[float, Field(ge=0, le=MAX_TIME, allow_inf_nan=False)] = 0.1
     max_time: Annotated[float, Field(gt=0, le=MAX_TIME, allow_inf_nan=False)] = 2.0
     min_samples: Annotated[int, Field(ge=1, le=100_000)] = 10
     case_timeout: Annotated[float, Field(gt=0, le=MAX_TIME, allow_inf_nan=False)] = 300.0
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+
+    @property
+    def windows(self) -> float:
+        """How often ``max_time`` fits into the sampling of a case in a round, on a device with all the regimes."""
+        shares: dict[Regime, float] = {"first": 0.0, "wall": WALL_SHARE}
+        return sum(shares.get(regime, 1.0) for regime in self.regimes)
 
 
 class SuiteFile(_Model):

@@ -6,7 +6,7 @@ There are two benches: one that builds operators with torch, and one that replay
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from niffbench.case import Case
 from niffbench.device import Device, Runner
@@ -80,6 +80,9 @@ class Evaluator(Protocol):
 
     def cost(self, case: Case, choice: Choice | None) -> CostRecord:
         """The witnesses' statements on what was chosen; never touches a workload."""
+
+    def judge_by(self, clock: Literal["host", "device"]) -> None:
+        """By whose time forms that choose among engines do so on an accelerator."""
 
     def forget(self) -> None:
         """Drop the weights and references that cases of one problem share."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from math import ceil, isfinite
+from math import isfinite
 from statistics import median
 from typing import Literal, TypeVar
 
@@ -16,7 +16,7 @@ from niffbench.device import Block, Device, Processor, Runner
 from niffbench.device.base import is_throttled
 from niffbench.results import Latency, MachineState
 from niffbench.stats.series import ENOUGH, check, precision
-from niffbench.suite import Measure, Regime
+from niffbench.suite import WALL_SHARE, Measure, Regime
 
 QUANTA = 1000
 """A sample lasts at least this many steps of the timer, so that a step is below 0.1 % of it."""
@@ -30,8 +30,12 @@ BLOCKS_A_FLOOR = 4
 SHORTEST_BLOCK = 0.02
 MOST_SAMPLES = 5000
 WARM_TIME = 0.01
-"""Seconds of calls before the first block of a regime (at least one call): thread pools, clocks, caches. Plans and
-autotuning were done with in the calls that checked the numerics and measured the memory."""
+"""Seconds of calls before the first block of a regime: thread pools, clocks, caches. Plans and autotuning were
+done with in the calls that checked the numerics and measured the memory; but some plans are dropped and made
+again, so that the first call says nothing, unless it is :data:`LONG` and not worth a second."""
+
+SINGLE: frozenset[Regime] = frozenset({"cold", "wall"})
+"""Regimes in which a sample is one call."""
 
 LONG = 0.5
 """Seconds of a call beside which filling the caches again (tens of MB at 10 GB/s and more) is below 1 %."""
@@ -65,18 +69,28 @@ class Sampler:
     ) -> None:
         self.regime = regime
         self.stopped: Stopped | None = None
-        self.calls = 1  # that a sample is the mean of
         self.seconds = 0.0  # wall time inside blocks
         self.states: list[MachineState] = []
         self.processor: list[Processor] = []  # before the first block, and after each
         self._device = device
         self._runner = runner
-        self._measure = measure
+        self._measure = _for_wall(measure) if regime == "wall" else measure
         self._samples: list[float] = []
         self._blocks: list[int] = []
         self._flags: set[str] = set()
+        self._turns = 1  # of the runner, in a sample
         self._each = guess  # wall seconds a sample takes, at best
         self._repeats = 0
+
+    @property
+    def calls(self) -> int:
+        """Calls of the case that a sample is the mean of."""
+        return self._turns * self._runner.unrolled
+
+    @property
+    def _quantum(self) -> float:
+        """The step of the clock; the host's, which an accelerator's ``wall`` is told by, is of no account."""
+        return 0.0 if self.regime == "wall" else self._device.quantum
 
     @property
     def done(self) -> bool:
@@ -105,7 +119,7 @@ class Sampler:
             calls=self.calls,
             blocks=self._blocks,
             stopped=self.stopped,
-            flags=_flags(self._samples, self._flags, self._device.quantum / self.calls),
+            flags=_flags(self._samples, self._flags, self._quantum / self.calls),
         )
 
     def median(self) -> float:
@@ -120,10 +134,10 @@ class Sampler:
         if self._each > 0 and (self.regime == "cold" or self._each >= max(LONG, self._measure.max_time)):
             return
         call = warm_up(self._device, self._runner)
-        if self.regime != "cold" and call > 0:
-            length = max(QUANTA * self._device.quantum, self._measure.min_time / SAMPLES_A_FLOOR)
-            self.calls = max(1, min(ceil(length / call), self._device.most_calls(self._runner)))
-        self._each = call * self.calls
+        if self.regime not in SINGLE and call > 0:
+            length = max(QUANTA * self._quantum, self._measure.min_time / SAMPLES_A_FLOOR)
+            self._turns = self._device.calls_lasting(self._runner, length, call)
+        self._each = call * self._turns
 
     def _count(self) -> int:
         """Samples of the next block."""
@@ -139,7 +153,7 @@ class Sampler:
         """A block during which the device was not held back, or, when patience ends, one that says it was."""
         while True:
             begun = self._device.clock()
-            block = self._device.samples(self._runner, self.regime, self.calls, count)
+            block = self._device.samples(self._runner, self.regime, self._turns, count)
             spent = self._device.clock() - begun
             self.seconds += spent
             self._each = min(self._each, spent / count) if self._blocks else spent / count
@@ -167,10 +181,18 @@ class Sampler:
         return "precision" if precision(self._samples, measure.precision, least=least).reached else None
 
 
+def _for_wall(measure: Measure) -> Measure:
+    times = {"min_time": WALL_SHARE * measure.min_time, "max_time": WALL_SHARE * measure.max_time}
+    return measure.model_copy(update=times)
+
+
 def warm_up(device: Device, runner: Runner) -> float:
-    """Call ``runner`` until it is warm; returns the shortest mean of a call in seconds."""
-    calls, spent, best = 1, 0.0, float("inf")
-    while spent < WARM_TIME:
+    """Call ``runner`` until it is warm; returns the shortest mean of a call in seconds, the first left out."""
+    first_call, _ = device.timed(runner)
+    if first_call >= LONG:
+        return first_call
+    calls, spent, best = 1, first_call, float("inf")
+    while spent < WARM_TIME or best == float("inf"):
         seconds, _ = device.timed(runner, calls)
         best = min(best, seconds / calls)
         spent += seconds

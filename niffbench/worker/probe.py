@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -14,6 +15,7 @@ class Probe:
     """Runs ``call`` in inference mode; leaves nothing behind."""
 
     call: Callable[[], object]
+    unrolled: ClassVar[int] = 1
 
     def scope(self) -> AbstractContextManager[object]:
         return torch.inference_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from niffbench.case import Case
 from niffbench.device.replay import CaseTrace, GradientTrace, NumericsTrace, ReplayDevice, ReplayRunner
@@ -92,6 +93,9 @@ class ReplayEvaluator:
             bytes_floor=cost.bytes_floor,
             bytes_own=cost.bytes_own,
         )
+
+    def judge_by(self, clock: Literal["host", "device"]) -> None:
+        """Nothing is chosen."""
 
     def forget(self) -> None:
         """Nothing is shared."""

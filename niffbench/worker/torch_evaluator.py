@@ -195,6 +195,9 @@ class TorchEvaluator:
     def cost(self, case: Case, choice: Choice | None) -> CostRecord:
         return witness.witnesses(catalogue()[case.operator] if choice is None else choice.operator, case)
 
+    def judge_by(self, clock: auto.Clock) -> None:
+        auto.judge_by(clock)
+
     def forget(self) -> None:
         """Drop what is old, and collect garbage; what lives on is not looked through again."""
         self._store.trim()

@@ -36,6 +36,8 @@ class TorchWorkload:
     zero on the images whose numerics are not compared.
     """
 
+    unrolled = 1
+
     def __init__(self, case: Case, module: nn.Module, x: Tensor, device: torch.device) -> None:
         self.case = case
         dtype, layout = getattr(torch, case.problem.dtype), _LAYOUTS[case.problem.memory_format]

@@ -49,6 +49,8 @@ def test_the_scope_is_entered_once_a_block_and_the_garbage_collector_waits(devic
     entered: list[bool] = []
 
     class Scoped:
+        unrolled = 1
+
         @contextmanager
         def _inside(self) -> Iterator[None]:
             entered.append(True)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ import torch
 from niffbench.device import cuda
 from niffbench.device.base import DEFAULT_CACHE
 from niffbench.device.cuda import CudaDevice
+from niffbench.results import MachineState
 from niffbench.worker.probe import Probe
 
 CYCLES = 1e9  # of the spin kernel, per second
@@ -81,7 +83,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
 @pytest.fixture
 def device(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> CudaDevice:
     made = object.__new__(CudaDevice)
-    made.index, made.spec = 0, "cuda:0"
+    made.index, made.spec, made._nvml = 0, "cuda:0", None
+    made._enqueue_times = WeakKeyDictionary()
     made._cycles_per_second = made._spin_rate()
     monkeypatch.setattr(made, "flush", lambda: gpu.enqueue("flush", 2e-6, 50e-6))
     gpu.queued.clear()
@@ -141,7 +144,7 @@ def test_calls_share_a_sample(gpu: Gpu, device: CudaDevice) -> None:
 
 def test_every_cold_sample_is_flushed_before_its_spin(gpu: Gpu, device: CudaDevice) -> None:
     device.samples(_kernels(gpu, 1, 5e-6, 1e-5), "cold", 1, 3)
-    after_estimate = gpu.queued[1:]
+    after_estimate = gpu.queued[3:]
     assert after_estimate == ["flush", "spin", "kernel"] * 3
 
 
@@ -158,8 +161,61 @@ def test_a_call_that_waits_for_the_gpu_is_flagged_and_ends(gpu: Gpu, device: Cud
 
 
 def test_a_sample_holds_no_more_calls_than_the_queue(gpu: Gpu, device: CudaDevice) -> None:
-    assert device.most_calls(_kernels(gpu, 20, 5e-6, 1e-6)) == pytest.approx(cuda.WINDOW / 100e-6, abs=1)
-    assert device.most_calls(_kernels(gpu, 5000, 5e-6, 1e-6)) == 1
+    assert device.calls_lasting(_kernels(gpu, 20, 5e-6, 1e-6), 1.0, 100e-6) == pytest.approx(
+        cuda.WINDOW / 100e-6, abs=1
+    )
+    assert device.calls_lasting(_kernels(gpu, 5000, 5e-6, 1e-6), 1.0, 25e-3) == 1
+
+
+def test_calls_of_a_sample_follow_the_gpus_time_and_not_that_of_the_launches(gpu: Gpu, device: CudaDevice) -> None:
+    probe = _kernels(gpu, 10, 10e-6, 2e-6)
+    by_the_wall = device.timed(probe, 10)[0] / 10
+    assert by_the_wall > 90e-6
+    assert device.calls_lasting(probe, 200e-6, by_the_wall) == pytest.approx(10, abs=1)
+
+
+def test_a_call_that_makes_plans_once_does_not_make_samples_single_calls(gpu: Gpu, device: CudaDevice) -> None:
+    planned: list[bool] = []
+
+    def call() -> None:
+        gpu.host += 0.0 if planned else 12e-3
+        planned.append(True)
+        gpu.enqueue("kernel", 5e-6, 2e-6)
+
+    assert device.calls_lasting(Probe(call), 500e-6, 12e-3) == pytest.approx(250, abs=1)
+
+
+def test_the_spin_is_calibrated_at_the_clock_of_a_busy_gpu(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that comes from idling has a sixth of its clock for the first 50 ms."""
+    begun = gpu.host
+
+    def sleep(cycles: int) -> None:
+        rate = CYCLES if gpu.host - begun > 50e-3 else CYCLES / 6
+        gpu.enqueue("spin", 2e-6, cycles / rate)
+
+    monkeypatch.setattr(torch.cuda, "_sleep", sleep)
+    assert object.__new__(CudaDevice)._spin_rate() == pytest.approx(CYCLES, rel=1e-3)
+
+
+def test_wall_is_what_the_host_waits_for_and_steady_is_the_gpus_own(gpu: Gpu, device: CudaDevice) -> None:
+    probe = _kernels(gpu, 20, 10e-6, 2e-6)
+    assert device.samples(probe, "steady", 1, 5).samples == pytest.approx((40e-6,) * 5)
+    assert device.samples(probe, "wall", 1, 5).samples == pytest.approx((202e-6,) * 5)
+
+
+def test_the_state_is_read_while_the_gpu_is_busy(gpu: Gpu, device: CudaDevice) -> None:
+    busy: list[bool] = []
+
+    def state() -> MachineState:
+        gpu.host += 1e-3  # what NVML takes to answer
+        busy.append(gpu.free > gpu.host)
+        return MachineState(sm_clock=345.0, power=300.0)
+
+    device._nvml = SimpleNamespace(state=state)  # type: ignore[assignment]
+    device.samples(_kernels(gpu, 1, 5e-6, 1e-4), "steady", 1, 2)
+    seen = device.state()
+    assert busy == [True]
+    assert (seen.sm_clock, seen.power) == (pytest.approx(CYCLES * 1e-6, rel=0.01), 300.0)
 
 
 def _flushable(monkeypatch: pytest.MonkeyPatch, cache: int) -> list[int]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from niffbench.device import nvml
 from niffbench.device.base import is_throttled
-from niffbench.device.nvml import REASONS, Nvml, decode
+from niffbench.device.nvml import COUNTERS, REASONS, Nvml, decode
 from niffbench.device.replay import ReplayDevice, Trace
 from niffbench.results import MachineState
 
@@ -53,6 +53,30 @@ def test_old_bindings_have_the_reasons_under_another_name() -> None:
     library = _library(nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: 0x8)
     del library.nvmlDeviceGetCurrentClocksEventReasons
     assert Nvml(library, "handle").state().throttle == ["hw_slowdown"]
+
+
+def _counted(*readings: list[int], wrong: int = 0) -> Any:
+    """A library that counts how long each reason held the clocks back, in ns, one list a reading."""
+    left = iter(readings)
+
+    def read(handle: str, fields: list[int]) -> list[Any]:
+        assert fields == list(range(len(COUNTERS)))
+        return [SimpleNamespace(nvmlReturn=wrong, value=SimpleNamespace(ullVal=value)) for value in next(left)]
+
+    fields = {name: place for place, name in enumerate(COUNTERS.values())}
+    return _library(nvmlDeviceGetFieldValues=read, **fields)
+
+
+def test_what_held_the_clocks_back_between_two_readings_is_told_though_it_is_over() -> None:
+    before, after = [5, 5, 5, 5, 5], [5, 5, 5 + 10**12, 5, 5]
+    gpu = Nvml(_counted(before, after, after), "handle")
+    assert gpu.state().throttle == ["sw_thermal_slowdown"]
+    assert gpu.state().throttle == []
+
+
+def test_where_the_time_is_not_counted_the_reasons_of_the_moment_are_told() -> None:
+    gpu = Nvml(_counted([0] * 5, [0] * 5, wrong=3), "handle")
+    assert gpu.state().throttle == ["sw_power_cap", "hw_thermal_slowdown"]
 
 
 def _refuse(*arguments: Any) -> Any:

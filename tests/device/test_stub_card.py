@@ -33,6 +33,12 @@ def found(library: Path) -> Any:
     return _run(library, "places", "peaks", "training", "captures", "uncapturable", "profiled")
 
 
+@pytest.fixture(scope="module")
+def graphs(library: Path) -> Any:
+    """What the programs about clocks and graphs found, by name."""
+    return _run(library, "after_a_failed_capture", "unrolled", "chosen")
+
+
 def _run(library: Path, *programs: str, **settings: str) -> Any:
     done = stub_card.run(library, str(stub_card.HERE / "on_stub_card.py"), *programs, **settings)
     assert done.stdout, done.stderr[-2000:]
@@ -75,6 +81,24 @@ def test_what_cannot_be_captured_is_unsupported_and_the_card_goes_on(found: Any)
     assert found["uncapturable"] == {"status": "unsupported", "at home": True, "again": True}
 
 
+def test_a_capture_that_failed_leaves_random_numbers_and_memory_as_they_were(graphs: Any) -> None:
+    """Up to torch 2.11 it leaves the generator capturing, in graphs captured before too, and keeps its memory."""
+    assert graphs["after_a_failed_capture"]["drawn"]
+    assert graphs["after_a_failed_capture"]["kept"] < 64 * MIB
+
+
+def test_a_graph_of_short_calls_holds_many_in_the_memory_of_one(graphs: Any) -> None:
+    found = graphs["unrolled"]
+    assert found["short"] > 1
+    assert found["lasts"] > 40e-6
+    assert found["long"] == 1
+    assert found["taken"] < 64 * MIB
+
+
+def test_auto_chooses_by_the_clock_that_is_asked_for(graphs: Any) -> None:
+    assert graphs["chosen"] == {"host": "slow on the card", "device": "slow to enqueue"}
+
+
 def test_a_profile_that_saw_no_kernel_says_so(found: Any) -> None:
     assert found["profiled"]["status"] == 3
     assert "saw none of its kernels" in found["profiled"]["said"]
@@ -89,6 +113,7 @@ def test_out_of_memory_is_a_record_and_the_other_cases_run(library: Path) -> Non
     assert by_channels[8]["graph"]
     assert by_channels[16]["graph"]
     assert by_channels[512]["needed"] == 256 * MIB
+    assert by_channels[16]["sampled"] == ["first", "cold", "steady", "wall", "graph"]
 
 
 def test_a_card_too_full_for_the_ceilings_says_so(library: Path) -> None:

@@ -16,7 +16,7 @@ from niffbench.session.budget import CLOSING, LEAST_WINDOW, share
 from niffbench.session.plan import Plan, make, size
 from niffbench.session.settings import Overrides, kind_of, resolve
 from niffbench.session.survey import Survey
-from niffbench.suite import Measure, Suite
+from niffbench.suite import WALL_SHARE, Measure, Suite
 
 CEILINGS = Ceilings(copy_bandwidth=1e10, matmul={"float32": 1e11}, fft={"float32": 1e10})
 
@@ -90,7 +90,7 @@ def test_a_share_keeps_to_the_budget_and_to_what_was_asked(
     assert 1 <= got.rounds <= rounds
     assert got.measure.min_time <= got.measure.max_time <= max(max_time, LEAST_WINDOW)
     assert got.measure.min_samples <= 10
-    regimes = 2  # cold and steady
+    regimes = 2 + WALL_SHARE  # cold, steady and wall
     needed = CLOSING + got.rounds * (overhead + visits * regimes * got.measure.max_time)
     # One round is always made, however short the time.
     assert needed <= seconds * (1 + 1e-9) or (got.rounds == 1 and got.measure.max_time == LEAST_WINDOW)

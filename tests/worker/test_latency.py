@@ -91,9 +91,16 @@ def test_a_long_call_that_was_made_before_is_not_warmed_up() -> None:
     assert _Counted(30.0, guess=0.0).calls == 2  # what the first call took says nothing: it compiles and tunes
 
 
+def test_a_first_call_that_makes_plans_anew_says_nothing_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = _device(_series(median=1e-5))
+    timed, planning = device.timed, iter([12e-3])
+    monkeypatch.setattr(device, "timed", lambda *given: (next(planning, None) or timed(*given)[0], None))
+    assert _sample(device, nominal=1e-5).calls == 100
+
+
 def test_a_call_that_caches_matter_to_is_warmed_up_however_short_the_sampling() -> None:
     short = MEASURE.model_copy(update={"min_time": 0.01, "max_time": 0.03, "min_samples": 1})
-    assert _Counted(0.05, guess=0.05, measure=short).calls == 2
+    assert _Counted(0.05, guess=0.05, measure=short).calls == 3
 
 
 @settings(max_examples=60, deadline=None)
@@ -134,7 +141,7 @@ def test_cold_samples_are_single_calls() -> None:
 
 def test_a_launch_queue_limits_the_calls_of_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     device = _device(_series(median=1e-6))
-    monkeypatch.setattr(device, "most_calls", lambda runner: 5)
+    monkeypatch.setattr(device, "calls_lasting", lambda runner, seconds, call: 5)
     assert _sample(device, nominal=1e-6).calls == 5
 
 

@@ -13,9 +13,10 @@ import pytest
 from run_worker import QUICK, Said, case_of, work
 
 from niffbench.case import Case
+from niffbench.results import REGIMES
 from niffbench.suite import Measure
 
-ALL = Measure(regimes=["first", "cold", "steady", "graph"], min_time=0.02, max_time=0.2, min_samples=10)
+ALL = Measure(regimes=["first", "cold", "steady", "wall", "graph"], min_time=0.02, max_time=0.2, min_samples=10)
 A, B, C = (case_of("depthwise", kernel, channels=16, size=14) for kernel in (3, 5, 7))
 LARGER = case_of("depthwise", 7, channels=32, size=14)
 
@@ -54,7 +55,8 @@ def test_recorded_figures_come_out_as_they_went_in(tmp_path: Path) -> None:
     assert record.status == "ok"
     assert list(record.latency["first"].samples) == [0.5]
     assert set(record.latency["steady"].samples) == {0.001, 0.0011}
-    assert set(record.latency) == {"first", "cold", "steady", "graph"}
+    assert tuple(record.latency) == REGIMES
+    assert record.latency["wall"].calls == 1
     assert record.latency["graph"].launch_share is not None
     told = {key: getattr(record.memory, key) for key in memory}
     assert told == memory
@@ -229,7 +231,7 @@ def test_out_of_memory_costs_one_case_and_is_told_in_bytes(tmp_path: Path, stage
     assert said.status == 0
 
 
-@pytest.mark.parametrize("stage", ["first", "memory", "cold", "steady", "graph"])
+@pytest.mark.parametrize("stage", ["first", "memory", "cold", "steady", "wall", "graph"])
 def test_what_runs_out_of_memory_only_beside_others_is_measured_alone(tmp_path: Path, stage: str) -> None:
     """Whatever holds the others' memory is given up by then, or the second try would fail as the first did."""
     trace = {
@@ -240,7 +242,7 @@ def test_what_runs_out_of_memory_only_beside_others_is_measured_alone(tmp_path: 
         said = _play(tmp_path, trace, [A, B, C, LARGER], seed=seed)
         assert [record.status for record in said.records] == ["ok"] * 4
         record = _by_case(said)[B.id]
-        assert all(record.latency[regime].samples for regime in ("first", "cold", "steady", "graph"))
+        assert all(record.latency[regime].samples for regime in REGIMES)
         assert "not captured" not in record.latency["graph"].flags
         assert record.elapsed >= record.measuring
 
@@ -328,7 +330,11 @@ def test_a_graph_that_cannot_be_captured_is_said_and_the_rest_is_kept(tmp_path: 
 
 
 def test_a_cpu_has_no_regime_graph(tmp_path: Path) -> None:
-    assert set(_play(tmp_path, {"like": "cpu"}, [A]).only().latency) == {"first", "cold", "steady"}
+    assert set(_play(tmp_path, {"like": "cpu"}, [A]).only().latency) == {
+        "first",
+        "cold",
+        "steady",
+    }  # steady is wall
 
 
 def test_a_regime_not_asked_for_is_not_recorded(tmp_path: Path) -> None:
