@@ -18,9 +18,10 @@ from torch import Tensor
 from niffbench.niff.native.build import Unavailable
 from niffbench.niff.native.cuda_source import Plan, plan, source
 
-BLOCKS = {"convolve": 16, "filter_gradient": 4}
-"""Blocks a multiprocessor up to which a channel's images are divided among blocks instead of done in turn by one:
-each block loads the filter, or leaves a sum that others must be added to."""
+THREADS = 512
+"""Threads a multiprocessor for which a channel's images are divided among blocks, instead of done in turn by one:
+each block loads the filter, or leaves a sum that others are added to. Best, or near it, at ResNet's stages on an
+H200."""
 
 INTEGERS = {"convolve": 4, "filter_gradient": 3}
 """How many integers each kernel takes after its three pointers."""
@@ -98,9 +99,7 @@ def convolve(x: Tensor, half: Tensor, *, conjugate: bool = False) -> Tensor:
         pairs = -(-batch // 2)
         layout = plan(height, width, pairs, double=x.dtype == torch.float64)
         kernels = _kernels(layout, x.device.index)
-        steps, parts = _division(
-            -(-pairs // layout.planes), channels, BLOCKS["convolve"] * kernels.multiprocessors
-        )
+        steps, parts = _division(-(-pairs // layout.planes), channels, layout, kernels)
         arguments = (x.data_ptr(), half.data_ptr(), y.data_ptr(), batch, channels, steps, -1 if conjugate else 1)
         kernels.convolve((channels, parts), arguments, x.device)
     return y
@@ -118,8 +117,7 @@ def filter_gradient(x: Tensor, gradient: Tensor) -> Tensor:
         return torch.zeros(channels, height, width // 2 + 1, dtype=dtype, device=x.device)
     layout = plan(height, width, batch, double=x.dtype == torch.float64)
     kernels = _kernels(layout, x.device.index)
-    turns, most = -(-batch // layout.planes), BLOCKS["filter_gradient"] * kernels.multiprocessors
-    steps, parts = _division(turns, channels, most)
+    steps, parts = _division(-(-batch // layout.planes), channels, layout, kernels)
     x, gradient = _aligned(x), _aligned(gradient)
     out = torch.empty(parts, channels, height, layout.columns, dtype=dtype, device=x.device)
     arguments = (x.data_ptr(), gradient.data_ptr(), out.data_ptr(), batch, channels, steps)
@@ -132,9 +130,9 @@ def _aligned(x: Tensor) -> Tensor:
     return x if x.data_ptr() % 16 == 0 else x.clone()
 
 
-def _division(turns: int, channels: int, most: int) -> tuple[int, int]:
-    """A block's share of a channel's ``turns``, and the number of blocks: over all channels about ``most``."""
-    parts = max(1, min(turns, -(-most // channels)))
+def _division(turns: int, channels: int, layout: Plan, kernels: Kernels) -> tuple[int, int]:
+    """How many of a channel's ``turns`` one block takes, and among how many blocks they are divided."""
+    parts = max(1, min(turns, -(-THREADS * kernels.multiprocessors // (layout.threads * channels))))
     steps = -(-turns // parts)
     return steps, -(-turns // steps)
 
