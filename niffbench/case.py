@@ -23,7 +23,8 @@ class Problem:
     The input is ``(batch, channels, height, width)``, the output ``(batch, channels_out, height, width)``.
     ``mode``: ``inference`` runs under ``torch.inference_mode``, ``forward`` builds the autograd graph,
     ``training`` is forward and backward. The kernel size is not here: it distinguishes operators of one
-    problem (a NIFF layer has none), so it belongs to the :class:`Case`.
+    problem (a NIFF layer has none), so it belongs to the :class:`Case`. ``tf32``: products in float32 (other
+    dtypes never) may be rounded to TF32's 10 bits of mantissa.
     """
 
     batch: int
@@ -34,6 +35,12 @@ class Problem:
     dtype: DType = "float32"
     memory_format: MemoryFormat = "contiguous"
     mode: Mode = "inference"
+    tf32: bool = False
+
+    @property
+    def precision(self) -> str:
+        """``dtype``, or ``tf32``: what arithmetic the problem is computed in."""
+        return "tf32" if self.tf32 else self.dtype
 
     @property
     def label(self) -> str:
@@ -43,7 +50,7 @@ class Problem:
             f"{self.channels}" if self.channels == self.channels_out else f"{self.channels}→{self.channels_out}"
         )
         extra: list[str] = [self.mode] if self.mode != "inference" else []
-        extra += [self.dtype] if self.dtype != "float32" else []
+        extra += [self.precision] if self.precision != "float32" else []
         extra += [self.memory_format] if self.memory_format != "contiguous" else []
         return " ".join([f"B{self.batch} {channels}@{size}", *extra])
 
@@ -79,12 +86,16 @@ class Case(_Known):
     def id(self) -> str:
         """Twelve hexadecimal digits of a SHA-256 over the content; equal content, equal id, on any machine.
 
-        It is worked out once: a run asks for it a dozen times a case.
+        It is worked out once: a run asks for it a dozen times a case. What came later than the first records is
+        left out where it has its default, so that their ids stay.
         """
         try:
             return self._id
         except AttributeError:
-            canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+            content = asdict(self)
+            if not self.problem.tf32:
+                del content["problem"]["tf32"]
+            canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
             object.__setattr__(self, "_id", hashlib.sha256(canonical.encode()).hexdigest()[:12])
             return self._id
 

@@ -121,7 +121,7 @@ def _parameters(case: Case, regime: str) -> str:
     problem = case.problem
     channels = f"C{problem.channels}"
     channels += f"-{problem.channels_out}" if problem.channels_out != problem.channels else ""
-    parts = [f"B{problem.batch}", channels, f"{problem.height}x{problem.width}", problem.dtype]
+    parts = [f"B{problem.batch}", channels, f"{problem.height}x{problem.width}", problem.precision]
     parts += [problem.memory_format] * (problem.memory_format != "contiguous") + [problem.mode]
     return "-".join([*parts, *([case.execution] * (case.execution != "eager")), regime])
 

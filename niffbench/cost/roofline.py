@@ -77,15 +77,22 @@ def _roof(rates: dict[str, float], dtype: str) -> float:
         return inf
 
 
+_NEAREST = {
+    "bfloat16": ("bfloat16", "tf32", "float32", "float64"),
+    "float16": ("float16", "tf32", "float32", "float64"),
+    "tf32": ("tf32", "float32", "float64"),
+    "float32": ("float32", "float64"),
+    "float64": ("float64",),
+}
+
+
 def ceiling(rates: dict[str, float], dtype: str) -> float:
-    """The rate of ``dtype``, or that of the nearest wider one there is.
+    """The rate of ``dtype`` (or ``tf32``), or that of the nearest wider one there is.
 
     Raises:
         KeyError: when ``rates`` has no dtype as wide.
     """
-    order = ("bfloat16", "float16", "float32", "float64")
-    wider = order[order.index(dtype) :] if dtype != "bfloat16" else ("bfloat16", "float32", "float64")
-    for candidate in wider:
+    for candidate in _NEAREST[dtype]:
         if candidate in rates:
             return rates[candidate]
     raise KeyError(dtype)

@@ -86,6 +86,12 @@ def _missed(counted: counters.Counted | None, traced: fvcore.Traced | None) -> s
     return by_torch | (set(traced.missed) if traced else set())
 
 
+def operations(operator: Costed, case: Case) -> frozenset[str]:
+    """The names of torch's operations that cost something in ``case``; on fake tensors."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return frozenset(counters.count(prepare(operator, case)).by_op)
+
+
 class Disagreement(StrEnum):
     """The known reasons for which the witnesses' figures differ."""
 

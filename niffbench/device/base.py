@@ -111,7 +111,13 @@ class Device(Protocol):
 
     @property
     def tf32(self) -> bool:
-        """Whether float32 products may be rounded to TF32's 10 bits of mantissa."""
+        """Whether float32 products may be rounded to TF32's 10 bits of mantissa, as things are set now."""
+
+    def arithmetic(self, tf32: bool) -> AbstractContextManager[object]:
+        """What to run in so that float32 products are rounded to TF32, or are not.
+
+        Raises NotImplementedError where that is wanted and there is no TF32.
+        """
 
     @property
     def is_asynchronous(self) -> bool:

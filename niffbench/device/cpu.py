@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import repeat
 from math import ceil
 from typing import Any
@@ -38,6 +39,12 @@ class CpuDevice:
         self.quantum = timer.quantum()
         self._cache = (host.last_level_cache() if cache is None else cache) or DEFAULT_CACHE
         self._sweep: torch.Tensor | None = None
+
+    def arithmetic(self, tf32: bool) -> AbstractContextManager[object]:
+        """Nothing to set."""
+        if tf32:
+            raise NotImplementedError("TF32 is not implemented for the CPU")
+        return nullcontext()
 
     def facts(self) -> Mapping[str, Fact]:
         """Processor, the logical cores of it that may be used, libraries, threads, flags."""

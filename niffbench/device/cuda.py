@@ -16,10 +16,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from niffbench.device import host
+from niffbench.device import host, settings
 from niffbench.device.base import DEFAULT_CACHE, FLUSH_FACTOR, Block, Kind, Processor, Runner, Usage
 from niffbench.device.nvml import Nvml
-from niffbench.device.settings import torch_facts
+from niffbench.device.settings import allow_tf32, tf32_allowed, torch_facts
 from niffbench.fingerprint import Fact
 from niffbench.results import MachineState
 from niffbench.suite import Regime
@@ -72,6 +72,7 @@ class CudaDevice:
     def __init__(self, index: int = 0, threads: int | None = None, cache: int | None = None) -> None:
         torch.set_num_threads(threads or host.cores())
         torch.cuda.set_device(index)
+        allow_tf32(False, False)  # cuDNN's is on by default
         self.spec = f"cuda:{index}"
         self.index = index
         self._properties = torch.cuda.get_device_properties(index)
@@ -87,12 +88,22 @@ class CudaDevice:
     @property
     def tf32(self) -> bool:
         """By torch's flags, the card and the driver's override."""
-        allowed = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
-        return bool(allowed) and self._properties.major >= 8 and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"
+        override = os.environ.get("NVIDIA_TF32_OVERRIDE")
+        return self._has_tf32 and override != "0" and (override == "1" or any(tf32_allowed()))
+
+    @property
+    def _has_tf32(self) -> bool:
+        return self._properties.major >= 8
+
+    def arithmetic(self, tf32: bool) -> AbstractContextManager[object]:
+        """Torch's flags set so."""
+        if tf32 and (not self._has_tf32 or os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"):
+            raise NotImplementedError("TF32 is not implemented for this card, or NVIDIA_TF32_OVERRIDE forbids it")
+        return settings.tf32(tf32)
 
     def facts(self) -> Mapping[str, Fact]:
         """The GPU, its driver and settings, the libraries, precision and determinism flags."""
-        properties, cudnn, matmul = self._properties, torch.backends.cudnn, torch.backends.cuda.matmul
+        properties, cudnn, (tf32_matmul, tf32_cudnn) = self._properties, torch.backends.cudnn, tf32_allowed()
         return {
             "device": "cuda",
             "gpu": properties.name,
@@ -104,8 +115,8 @@ class CudaDevice:
             "cuda": torch.version.cuda,
             "cudnn": cudnn.version(),  # type: ignore[no-untyped-call]
             "cufft": _cufft_version(),
-            "tf32_matmul": matmul.allow_tf32,
-            "tf32_cudnn": cudnn.allow_tf32,
+            "tf32_matmul": tf32_matmul,
+            "tf32_cudnn": tf32_cudnn,
             "cudnn_benchmark": cudnn.benchmark,
             "cudnn_deterministic": cudnn.deterministic,
             **torch_facts(),

@@ -266,6 +266,10 @@ class ReplayDevice:
         """The first entry that speaks of ``case``, else an empty one."""
         return next((entry for entry in self.trace.cases if entry.fits(case, label, round_)), CaseTrace())
 
+    def arithmetic(self, tf32: bool) -> AbstractContextManager[object]:
+        """Nothing to set: nothing is computed."""
+        return nullcontext()
+
     def facts(self) -> Mapping[str, Fact]:
         """The file's facts, marked as replayed."""
         return {**self.trace.facts, "device": f"replay of {self.trace.like}"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -32,9 +34,51 @@ def torch_facts() -> dict[str, Fact]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "matmul_precision": torch.get_float32_matmul_precision(),
+        "matmul_precision": _matmul_precision(),
         **{name.lower(): os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
+
+
+def tf32_allowed() -> tuple[bool, bool]:
+    """Whether matrix products and cuDNN's convolutions in float32 may be rounded to TF32 by torch's flags.
+
+    Read from ``fp32_precision`` where torch has it (2.9): once anybody has set one of these, the getters of
+    ``allow_tf32`` and of the matrix products' precision may raise.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if hasattr(matmul, "fp32_precision"):
+        return matmul.fp32_precision == "tf32", cudnn.conv.fp32_precision == "tf32"
+    return bool(matmul.allow_tf32), bool(cudnn.allow_tf32)
+
+
+def allow_tf32(matmul: bool, cudnn: bool) -> None:
+    """Set both. By the flags that every torch has: setting these, unlike reading them, never raises.
+
+    A general ``fp32_precision`` would still overrule cuDNN's being off, so that is then set at its own.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = matmul
+    torch.backends.cudnn.allow_tf32 = cudnn
+    if tf32_allowed() != (matmul, cudnn):
+        torch.backends.cudnn.conv.fp32_precision = "tf32" if cudnn else "ieee"
+        torch.backends.cudnn.rnn.fp32_precision = "tf32" if cudnn else "ieee"
+
+
+@contextmanager
+def tf32(wanted: bool) -> Iterator[None]:
+    """Both so, and afterwards as they were."""
+    before = tf32_allowed()
+    allow_tf32(wanted, wanted)
+    try:
+        yield
+    finally:
+        allow_tf32(*before)
+
+
+def _matmul_precision() -> str | None:
+    """None where old settings and new have been mixed, of which torch then says nothing."""
+    with suppress(RuntimeError):
+        return torch.get_float32_matmul_precision()
+    return None
 
 
 def _installed(package: str) -> str | None:

@@ -45,6 +45,7 @@ def _line(digest: Digest, group: Group, row: Row) -> dict[str, object]:
         "height": problem.height,
         "width": problem.width,
         "dtype": problem.dtype,
+        "tf32": problem.tf32,
         "memory_format": problem.memory_format,
         "mode": problem.mode,
         "execution": group.execution,

@@ -88,7 +88,7 @@ def _settings(digest: Digest) -> dict[Setting, list[Group]]:
     found: dict[Setting, list[Group]] = {}
     for group in digest.groups:
         p = group.problem
-        found.setdefault((p.mode, p.dtype, p.memory_format, group.execution), []).append(group)
+        found.setdefault((p.mode, p.precision, p.memory_format, group.execution), []).append(group)
     return dict(sorted(found.items(), key=lambda item: -len(item[1]))[:2])
 
 

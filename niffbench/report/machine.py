@@ -21,7 +21,7 @@ def over_floor(row: Row, ceilings: Ceilings | None) -> float | None:
     if not latency or row.cost is None or ceilings is None:
         return None
     try:
-        peak = ceiling(ceilings.matmul, row.case.problem.dtype)
+        peak = ceiling(ceilings.matmul, row.case.problem.precision)
     except KeyError:
         return None
     floor = floor_time(row.cost.closed, row.cost.bytes_floor, peak, ceilings.copy_bandwidth)

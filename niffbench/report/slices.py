@@ -102,7 +102,7 @@ def _fixed(group: Group, axis: Axis) -> tuple[object, ...]:
         None if axis == "channels" else problem.channels,
         "same" if same else problem.channels_out,
         problem.height / problem.width if axis == "size" else (problem.height, problem.width),
-        problem.dtype,
+        problem.precision,
         problem.memory_format,
         problem.mode,
         group.execution,
@@ -131,7 +131,7 @@ def _slice(axis: Axis, points: Sequence[Point]) -> Slice:
         named_level[_unused(point.row.label, {**named, **named_level})] = point
     group = points[0].group
     problem = group.problem
-    setting = (problem.dtype, problem.memory_format, problem.mode, group.execution)
+    setting = (problem.precision, problem.memory_format, problem.mode, group.execution)
     return Slice(axis, describe(group, axis), setting, named, named_level)
 
 
@@ -154,7 +154,7 @@ def describe(group: Group, axis: Axis) -> str:
         square = problem.height == problem.width
         parts.append(f"{problem.height}²" if square else f"{problem.height}×{problem.width}")
     parts.append(problem.mode)
-    parts += [problem.dtype] if problem.dtype != "float32" else []
+    parts += [problem.precision] if problem.precision != "float32" else []
     parts += [problem.memory_format] if problem.memory_format != "contiguous" else []
     parts += [group.execution] if group.execution != "eager" else []
     return ", ".join(parts)

@@ -47,6 +47,7 @@ def row(record: Record) -> dict[str, Any]:
         "width": problem.width,
         "size": (problem.height * problem.width) ** 0.5,
         "dtype": problem.dtype,
+        "tf32": problem.tf32,
         "memory_format": problem.memory_format,
         "mode": problem.mode,
         "execution": record.case.execution,

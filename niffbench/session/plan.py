@@ -159,7 +159,7 @@ def too_large(unfit: Case, label: str) -> Skip:
 
 def call_time(case: Case, cost: Cost, ceilings: Ceilings | None, family: str) -> float:
     """Expected seconds of a steady call: its steps at their roofs, times its family's shortfall, plus launches."""
-    roof = steps_time(cost.steps, ceilings, case.problem.dtype) if ceilings else 0.0
+    roof = steps_time(cost.steps, ceilings, case.problem.precision) if ceilings else 0.0
     return SHORTFALL.get(family, TYPICAL_SHORTFALL) * roof + LAUNCH * len(cost.steps)
 
 

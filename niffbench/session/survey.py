@@ -63,7 +63,7 @@ def survey(
     ceilings; cases that use up all attempts leave one for the ceilings. Raises TaskRefused, WorkerBroken when no
     worker starts, and Interrupted.
     """
-    dtypes = sorted({str(case.problem.dtype) for case in cases}) if ceilings else []
+    dtypes = sorted({case.problem.precision for case in cases}) if ceilings else []
     asked = _Questioning()
     for attempt in range(_ATTEMPTS + bool(dtypes)):
         left = [case for case in cases if case.id not in asked.predictions] if attempt < _ATTEMPTS else []

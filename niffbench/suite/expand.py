@@ -25,6 +25,7 @@ _DEFAULTS: dict[str, Any] = {
     "channels_out": None,
     "kernel": None,
     "dtype": "float32",
+    "tf32": False,
     "memory_format": "contiguous",
     "mode": "inference",
     "execution": "eager",
@@ -269,6 +270,7 @@ def _cases_of(
                 height=height,
                 width=width,
                 dtype=point["dtype"],
+                tf32=point["tf32"] and point["dtype"] == "float32",  # which other dtypes never are
                 memory_format=point["memory_format"],
                 mode=point["mode"],
             ),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StrictBool, Tag, ValidationError
 
 from niffbench.case import DType, Execution, MemoryFormat, Mode, OptionValue
 from niffbench.errors import UsageError, did_you_mean
@@ -78,6 +78,7 @@ class Axes(_Model):
     size: Values[Size] | None = None
     kernel: Values[Kernel] | None = None
     dtype: Values[DType] | None = None
+    tf32: Values[StrictBool] | None = None
     memory_format: Values[MemoryFormat] | None = None
     mode: Values[Mode] | None = None
     execution: Values[Execution] | None = None
@@ -126,6 +127,7 @@ class Where(_Model):
     size: _Condition[Size] | None = None
     kernel: _Condition[Kernel] | None = None
     dtype: Values[DType] | None = None
+    tf32: Values[StrictBool] | None = None
     memory_format: Values[MemoryFormat] | None = None
     mode: Values[Mode] | None = None
     execution: Values[Execution] | None = None
@@ -148,7 +150,8 @@ class Measure(_Model):
 
     Times in seconds. ``min_time`` and ``max_time`` bound the sampling of one regime of one case in one
     round; sampling stops between them once the median is known to ``precision`` (relative half-width of
-    its 95 % interval).
+    its 95 % interval). ``energy``: whether the first round also counts the energy of a call, where the device has
+    a counter; it takes some 0.6 s a case.
     """
 
     regimes: Annotated[list[Regime], Field(min_length=1, max_length=5)] = ["first", "cold", "steady", "wall"]
@@ -158,6 +161,7 @@ class Measure(_Model):
     min_samples: Annotated[int, Field(ge=1, le=100_000)] = 10
     case_timeout: Annotated[float, Field(gt=0, le=MAX_TIME, allow_inf_nan=False)] = 300.0
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    energy: bool = True
 
     @property
     def windows(self) -> float:

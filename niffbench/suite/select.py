@@ -41,7 +41,8 @@ class Selection:
             problem = case.problem
             square = {str(problem.height)} if problem.height == problem.width else set()
             return pattern in {f"{problem.height}x{problem.width}"} | square
-        return fnmatchcase(str(field(case, key)), pattern)
+        value = field(case, key)
+        return fnmatchcase(str(value).lower() if isinstance(value, bool) else str(value), pattern)
 
 
 def field(case: Case, axis: str) -> Any:

@@ -74,7 +74,7 @@ class ReplayEvaluator:
         """The file's errors, else a hundredth of the tolerance."""
         assert isinstance(workload, ReplayWorkload)
         workload.reach("numerics")
-        allowed = tolerance(workload.case.problem.dtype, self.device.tf32)
+        allowed = tolerance(workload.case.problem.dtype, workload.case.problem.tf32)
         told = workload.entry.numerics or NumericsTrace(l2=allowed / 100, max=allowed / 100)
         gradient = _gradient(workload.case, told.gradient, allowed)
         return Numerics(l2=told.l2, max=told.max, tolerance=allowed, gradient=gradient)

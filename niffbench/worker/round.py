@@ -262,7 +262,7 @@ class Round:
         return turn.failure is not None or sampler.done
 
     def _keep(self, visit: CaseRun, sampler: latency.Sampler) -> None:
-        """Take over a finished series, then measure the launch share of a graph and the energy of a call.
+        """Take over a finished series, then measure a graph's launch share, and in the first round the energy.
 
         The series is kept whatever becomes of these, and so is the record.
         """
@@ -276,9 +276,9 @@ class Round:
             with self._besides(visit, "launch share"):
                 share = latency.launch_share(self._device, workload, sampler.median(), sampler.calls)
                 visit.latency["graph"] = replace(series, launch_share=share)
-        if sampler.regime == "steady":
+        if sampler.regime == "steady" and self._task.measure.energy and self._task.round == 0:
             with self._besides(visit, "energy"):
-                visit.energy = energy.per_call(self._device, workload, sampler.median())
+                visit.energy = energy.per_call(self._device, workload)
 
     @contextmanager
     def _besides(self, visit: CaseRun, what: str) -> Iterator[None]:

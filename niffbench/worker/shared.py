@@ -70,4 +70,4 @@ class Store:
 
 
 def _key(case: Case, equivalence: str) -> tuple[str, Problem]:
-    return equivalence, replace(case.problem, mode="inference", memory_format="contiguous")
+    return equivalence, replace(case.problem, mode="inference", memory_format="contiguous", tf32=False)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -40,6 +42,9 @@ training step of ResNet-18 on eight images of 224². Beyond it, as for networks 
 gradients were left out.
 """
 
+_PRODUCTS = re.compile(r"mm$|convolution|attention")
+"""In the names of torch's operations: what TF32 rounds."""
+
 T = TypeVar("T")
 
 
@@ -73,7 +78,9 @@ class TorchEvaluator:
         module = build(operator, case, None if shared is None else shared.weights)
         if shared is None:
             self._store.add(case, equivalence, module.state_dict())
-        return TorchWorkload(case, module, self._input(case), self._place)
+        arithmetic = partial(self.device.arithmetic, case.problem.tf32)
+        arithmetic()  # where there is none such, say so before anything runs
+        return TorchWorkload(case, module, self._input(case), self._place, arithmetic)
 
     def numerics(self, workload: Workload, output: object) -> Numerics:
         """``output`` is what the first call gave, and in training the workload still holds the gradients of it.
@@ -85,7 +92,7 @@ class TorchEvaluator:
         case = workload.case
         operator = catalogue()[case.operator]
         equivalence = operator.equivalence(case)
-        allowed = operator.error_growth(case) * tolerance(case.problem.dtype, self.device.tf32)
+        allowed = operator.error_growth(case) * tolerance(case.problem.dtype, self._rounds_products(workload))
         gradients = _Gradients()
         if case.problem.mode == "training":
             gradients = self._gradients(workload, equivalence, allowed)
@@ -98,6 +105,15 @@ class TorchEvaluator:
             exact_gradient=gradients.exact,
             gradients_left_out=gradients.left_out,
         )
+
+    def _rounds_products(self, workload: TorchWorkload) -> bool:
+        """Whether TF32 was on and there was something for it to round: convolutions or matrix products."""
+        with workload.scope():
+            if not self.device.tf32:
+                return False
+        choice = self.choice(workload)
+        operator = catalogue()[workload.case.operator] if choice is None else choice.operator
+        return any(map(_PRODUCTS.search, witness.operations(operator, workload.case)))
 
     def _gradients(self, workload: TorchWorkload, equivalence: str, allowed: float) -> _Gradients:
         """Compare those that the first call left; where units switch those of the operator in float64, too."""

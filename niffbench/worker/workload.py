@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import types
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -33,13 +33,21 @@ class TorchWorkload:
     ``inference`` runs under ``torch.inference_mode``. Otherwise the input asks for a gradient, as it does inside a
     network. ``training`` is: forget the gradients (set to None, as optimizers do by default, so backward writes
     them instead of adding), forward, backward from a fixed gradient of the output. Until :meth:`checked` that is
-    zero on the images whose numerics are not compared.
+    zero on the images whose numerics are not compared. ``arithmetic`` is what to run in beside that mode.
     """
 
     unrolled = 1
 
-    def __init__(self, case: Case, module: nn.Module, x: Tensor, device: torch.device) -> None:
+    def __init__(
+        self,
+        case: Case,
+        module: nn.Module,
+        x: Tensor,
+        device: torch.device,
+        arithmetic: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         self.case = case
+        self._arithmetic = arithmetic
         dtype, layout = getattr(torch, case.problem.dtype), _LAYOUTS[case.problem.memory_format]
         self.module = module.to(device=device, dtype=dtype).to(memory_format=layout)
         self.x = x.to(device=device, dtype=dtype).contiguous(memory_format=layout)
@@ -59,9 +67,11 @@ class TorchWorkload:
         """Learnable scalars."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
-    def scope(self) -> AbstractContextManager[object]:
-        """Inference mode or its opposite."""
-        return torch.inference_mode(self.case.problem.mode == "inference")
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Inference mode or its opposite, and the case's arithmetic."""
+        with self._arithmetic(), torch.inference_mode(self.case.problem.mode == "inference"):
+            yield
 
     def reset(self) -> None:
         """Forget the gradients."""

@@ -19,6 +19,7 @@ import torch
 from niffbench.device import cuda
 from niffbench.device.base import DEFAULT_CACHE
 from niffbench.device.cuda import CudaDevice
+from niffbench.device.settings import allow_tf32, tf32_allowed
 from niffbench.results import MachineState
 from niffbench.worker.probe import Probe
 
@@ -225,7 +226,9 @@ def _flushable(monkeypatch: pytest.MonkeyPatch, cache: int) -> list[int]:
         asked.append(size)
         return torch.zeros(1, dtype=torch.int8)
 
-    properties = SimpleNamespace(major=9, minor=0, L2_cache_size=cache)
+    properties = SimpleNamespace(
+        name="card", major=9, minor=0, L2_cache_size=cache, total_memory=2**30, multi_processor_count=1
+    )
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
     monkeypatch.setattr(cuda.torch, "empty", empty)
@@ -245,13 +248,37 @@ def test_an_l2_of_no_size_is_flushed_all_the_same(
     assert asked == [2 * flushed]
 
 
+def test_a_card_is_opened_with_tf32_off_and_a_case_may_ask_for_it(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _flushable(monkeypatch, 2**20)
+    before, threads = tf32_allowed(), torch.get_num_threads()
+    allow_tf32(False, True)  # torch's default
+    try:
+        device = CudaDevice(0, threads=1)
+        assert not device.tf32
+        facts = device.facts()
+        assert (facts["tf32_matmul"], facts["tf32_cudnn"]) == (False, False)
+        with device.arithmetic(tf32=True):
+            assert device.tf32
+        assert not device.tf32
+        device._properties = SimpleNamespace(major=7)  # type: ignore[assignment]
+        with pytest.raises(NotImplementedError, match="TF32"):
+            device.arithmetic(tf32=True)
+    finally:
+        allow_tf32(*before)
+        torch.set_num_threads(threads)
+
+
 def test_tf32_is_by_flag_card_and_drivers_override(device: CudaDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     device._properties = SimpleNamespace(major=9)  # type: ignore[assignment]
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     assert device.tf32
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     assert not device.tf32
-    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    assert device.tf32
     device._properties = SimpleNamespace(major=7)  # type: ignore[assignment]
     assert not device.tf32
 

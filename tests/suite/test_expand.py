@@ -276,6 +276,19 @@ def test_only_what_there_is(only: tuple[str, ...], told: str) -> None:
     assert told in complaint(MIXED, only)
 
 
+def test_tf32_is_an_axis_of_float32_alone() -> None:
+    text = (
+        HEAD
+        + """axes = {channels = 8, size = 14, dtype = ["float32", "float16"], tf32 = [false, true]}
+    operators = [{name = "conv-k3"}]
+    """
+    )
+    suite = resolve(text)
+    assert rows(suite) == [("conv-k3", f"B1 8@14{word}") for word in ("", " tf32", " float16")]
+    assert [case.problem.precision for case in resolve(text, ("tf32=true",)).cases] == ["tf32"]
+    assert complaint(text.replace("true", '"yes"'), ()).count("axes.tf32[1]") == 1
+
+
 def test_the_same_case_twice_is_one_case() -> None:
     assert len(resolve(HEAD + AXES + CONV + CONV).cases) == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -13,7 +14,6 @@ from niffbench.device.cpu import CpuDevice
 from niffbench.device.replay import CaseTrace, ReplayDevice, ReplayRunner, Trace
 from niffbench.worker import ceilings, energy
 from niffbench.worker import health_check as health_check
-from niffbench.worker.energy import LEAST_TIME
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +28,56 @@ def _runner(nominal: float) -> ReplayRunner:
     return ReplayRunner(case=case, round=0, entry=CaseTrace(), nominal=nominal, peak=1, kept=1, begun=True)
 
 
-@pytest.mark.parametrize("nominal", [1e-4, 0.3, 2.0])
-@pytest.mark.parametrize("guess", [0.5, 1.0, 3.0])
-def test_energy_is_power_times_the_time_of_a_call(nominal: float, guess: float) -> None:
-    device = ReplayDevice(Trace(watts=300.0))
-    assert energy.per_call(device, _runner(nominal), nominal * guess) == pytest.approx(300.0 * nominal)
-    assert device.clock() >= LEAST_TIME * min(1.0, 1 / guess) * 0.99
+class Card:
+    """A card whose calls keep the host for ``launch`` and the card for ``run`` seconds.
+
+    It takes 100 W when idle and 500 W when busy; its counter of energy moves every ``step`` seconds.
+    """
+
+    def __init__(self, launch: float, run: float, step: float) -> None:
+        self.launch, self.run, self.step = launch, run, step
+        self.now, self.used = 50.03, 0.0
+        self.shown, self.shown_at = 0.0, 50.0
+
+    def _pass(self, seconds: float, watts: float) -> None:
+        while (left := self.shown_at + self.step - self.now) <= seconds:
+            self.now, self.used, seconds = self.now + left, self.used + left * watts, seconds - left
+            self.shown, self.shown_at = self.used, self.now
+        self.now, self.used = self.now + seconds, self.used + seconds * watts
+
+    def clock(self) -> float:
+        return self.now
+
+    def rest(self, seconds: float) -> None:
+        self._pass(seconds, 100.0)
+
+    def joules(self) -> float:
+        self._pass(2e-4, 100.0)
+        return self.shown
+
+    def timed(self, runner: object, calls: int = 1) -> tuple[float, object]:
+        """What an event would say of the calls is their run alone; the wall is that of the launches if longer."""
+        busy, wall = self.run * calls, max(self.launch, self.run) * calls
+        self._pass(wall, 100.0 + 400.0 * busy / wall)
+        return busy, None
+
+
+@pytest.mark.parametrize("step", [0.02, 0.1])
+@pytest.mark.parametrize(("launch", "run"), [(1e-4, 1e-5), (1e-5, 1e-3), (1e-5, 0.04), (1e-5, 0.3), (1e-5, 2.0)])
+def test_energy_is_power_times_the_wall_of_a_call_and_takes_little_of_it(
+    launch: float, run: float, step: float
+) -> None:
+    card = Card(launch, run, step)
+    begun, wall = card.now, max(launch, run)
+    joules = energy.per_call(card, _runner(1e-3))  # type: ignore[arg-type]
+    expected = wall * 100.0 + run * 400.0
+    assert joules == pytest.approx(expected, rel=0.05 if run < 0.1 else 0.1)
+    assert card.now - begun < max(0.75, 2 * run + 0.3)
 
 
 def test_without_a_counter_or_with_one_that_stands_still_there_is_no_energy() -> None:
-    assert energy.per_call(ReplayDevice(Trace()), _runner(1e-3), 1e-3) is None
-    assert energy.per_call(ReplayDevice(Trace(watts=0.0)), _runner(1e-3), 1e-3) is None
-    for broken in (0.0, float("nan"), float("inf")):
-        assert energy.per_call(ReplayDevice(Trace(watts=1.0)), _runner(1e-3), broken) is None
+    assert energy.per_call(ReplayDevice(Trace()), _runner(1e-3)) is None
+    assert energy.per_call(ReplayDevice(Trace(watts=0.0)), _runner(1e-3)) is None
 
 
 @pytest.mark.parametrize(
@@ -50,9 +87,12 @@ def test_without_a_counter_or_with_one_that_stands_still_there_is_no_energy() ->
 def test_a_counter_that_fails_or_goes_backwards_gives_no_energy(
     monkeypatch: pytest.MonkeyPatch, before: float, after: float | None
 ) -> None:
-    device, readings = ReplayDevice(Trace(watts=300.0)), iter((before, after))
+    device, readings = (
+        ReplayDevice(Trace(watts=300.0)),
+        itertools.chain((before - 1, before), itertools.repeat(after)),
+    )
     monkeypatch.setattr(device, "joules", lambda: next(readings))
-    assert energy.per_call(device, _runner(1e-3), 1e-3) is None
+    assert energy.per_call(device, _runner(1e-3)) is None
 
 
 def test_ceilings_are_rates_of_what_was_asked_for(cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,12 +125,21 @@ def test_drift_throttling_and_broken_timers_are_labelled(tmp_path: Path) -> None
     assert all(record.status == "ok" for record in found.values())
 
 
-def test_a_broken_timer_costs_no_worker_and_has_no_energy(tmp_path: Path) -> None:
+def test_a_broken_timer_costs_neither_the_worker_nor_the_energy(
+    tmp_path: Path,
+) -> None:
     broken = {"label": "*-k5", "latency": {"steady": {"samples": [[float("nan")]]}}}
     found = _by_case(_play(tmp_path, {"watts": 100.0, "cases": [broken]}))
     assert all(record.status == "ok" for record in found.values())
-    assert found[B.id].energy is None
-    assert found[A.id].energy > 0
+    assert min(found[A.id].energy, found[B.id].energy) > 0
+
+
+@pytest.mark.parametrize(("asked", "round_"), [(True, 1), (False, 0)])
+def test_energy_is_counted_in_one_round_and_only_where_the_suite_wants_it(
+    tmp_path: Path, asked: bool, round_: int
+) -> None:
+    said = _play(tmp_path, {"watts": 100.0}, measure=ALL.model_copy(update={"energy": asked}), round=round_)
+    assert {record.energy for record in said.records} == {None}
 
 
 def test_what_was_sampled_beside_busy_neighbours_is_flagged(tmp_path: Path) -> None:

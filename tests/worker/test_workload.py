@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from niffbench.operators.base import Operator
 from niffbench.operators.catalogue import catalogue
 from niffbench.worker import memory
 from niffbench.worker.shared import Store
-from niffbench.worker.tolerance import is_wrong
+from niffbench.worker.tolerance import is_wrong, tolerance
 from niffbench.worker.torch_evaluator import MOST, TorchEvaluator
 from niffbench.worker.workload import TorchWorkload, noise, seed_of
 
@@ -34,6 +35,41 @@ def evaluator() -> Iterator[TorchEvaluator]:
 def _output(workload: TorchWorkload) -> Tensor:
     with workload.scope():
         return workload.call()
+
+
+class Rounding(CpuDevice):
+    """A device with TF32, which computes as a CPU does."""
+
+    def arithmetic(self, tf32: bool) -> AbstractContextManager[object]:
+        @contextmanager
+        def rounding() -> Iterator[None]:
+            self.tf32 = tf32
+            yield
+            self.tf32 = False
+
+        return rounding()
+
+
+@pytest.mark.parametrize(
+    ("operator", "kernel", "asked", "loosened"),
+    [
+        ("depthwise", 3, True, True),
+        ("depthwise", 3, False, False),
+        ("fft-depthwise", 3, True, False),
+        ("niff-depthwise/rfft", None, True, True),  # its filter comes out of matrix products
+    ],
+)
+def test_a_tolerance_is_loosened_only_where_products_are_rounded(
+    operator: str, kernel: int | None, asked: bool, loosened: bool
+) -> None:
+    case = case_of(operator, kernel)
+    case = replace(case, problem=replace(case.problem, tf32=asked))
+    threads = torch.get_num_threads()
+    evaluator = TorchEvaluator(Rounding(threads=1))
+    torch.set_num_threads(threads)
+    workload = evaluator.workload(case)
+    allowed = evaluator.numerics(workload, _output(workload)).tolerance
+    assert (allowed > 100 * tolerance("float32")) is loosened
 
 
 def test_operators_of_a_class_get_the_same_weights_and_so_agree(evaluator: TorchEvaluator) -> None:

@@ -113,7 +113,7 @@ def _plane(digest: Digest) -> list[Place] | None:
     for group in digest.groups:
         p = group.problem
         if p.channels == p.channels_out and p.height == p.width:
-            key = (p.batch, p.dtype, p.memory_format, p.mode, group.execution)
+            key = (p.batch, p.precision, p.memory_format, p.mode, group.execution)
             settings.setdefault(key, []).append(Place(float(p.height), p.channels, group))
     largest = max(settings.values(), key=len, default=[])
     sizes, widths = {place.size for place in largest}, {place.channels for place in largest}
@@ -175,7 +175,7 @@ def _has(row: Row, metric: Metric) -> bool:
 
 def _setting(group: Group) -> str:
     problem = group.problem
-    return f"B{problem.batch}, {problem.channels} channels, {problem.mode}, {problem.dtype}, {group.execution}"
+    return f"B{problem.batch}, {problem.channels} channels, {problem.mode}, {problem.precision}, {group.execution}"
 
 
 def _heat(

@@ -75,7 +75,7 @@ def _spread(groups: Sequence[Group]) -> list[Group]:
     settings: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
         p = group.problem
-        settings.setdefault((p.mode, p.dtype, p.memory_format, group.execution), []).append(group)
+        settings.setdefault((p.mode, p.precision, p.memory_format, group.execution), []).append(group)
     room = max(MOST // max(len(settings), 1), 2)
     kept = {id(group) for some in settings.values() for group in evenly(some, room)}
     return [group for group in groups if len(groups) <= MOST or id(group) in kept]

@@ -42,9 +42,9 @@ def roofline(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
     rows = [row for row in digest.rows if row.ok and _place(row)]
     if ceilings is None or not rows or not all(1 < rate < 1e30 for rate in _rates(ceilings)):
         return None
-    dtypes = [row.case.problem.dtype for row in rows]
+    dtypes = [row.case.problem.precision for row in rows]
     dtype = max(dict.fromkeys(dtypes), key=dtypes.count)
-    rows = [row for row in rows if row.case.problem.dtype == dtype]
+    rows = [row for row in rows if row.case.problem.precision == dtype]
     used = {row.label: styles[row.label] for row in rows}
     width = 7.4
     margins = Margins(left=0.95, right=0.2)

@@ -82,7 +82,7 @@ def walls(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
 def _setting(row: Row) -> tuple[object, ...]:
     """What a line holds fixed: all but the resolution."""
     p = row.case.problem
-    return p.batch, p.channels, p.channels_out, p.mode, p.dtype, p.memory_format, row.case.execution
+    return p.batch, p.channels, p.channels_out, p.mode, p.precision, p.memory_format, row.case.execution
 
 
 def _input(row: Row) -> float:

@@ -1,0 +1,44 @@
+"""TF32 by torch's old flags and its new ones, each in a process of its own: they hold for a whole process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+NEWER = "fp32_precision" if hasattr(torch.backends.cuda.matmul, "fp32_precision") else ""
+ASKED_FOR = [
+    "pass",
+    "torch.backends.cuda.matmul.allow_tf32 = True",
+    "torch.set_float32_matmul_precision('high')",
+    *(
+        f"torch.backends.{name}.fp32_precision = 'tf32'".replace("..", ".")
+        for name in ("", "cudnn", "cudnn.conv", "cuda.matmul")
+        if NEWER
+    ),
+]
+
+
+@pytest.mark.parametrize("setting", ASKED_FOR)
+def test_tf32_is_set_and_told_whatever_was_set_before(setting: str) -> None:
+    program = f"""
+import json, torch
+from niffbench.device import settings
+{setting}
+before = settings.tf32_allowed()
+settings.allow_tf32(False, False)
+told = [settings.tf32_allowed()]
+with settings.tf32(True):
+    told.append(settings.tf32_allowed())
+told.append(settings.tf32_allowed())
+settings.allow_tf32(*before)
+told.append(settings.tf32_allowed() == before)
+settings.torch_facts()
+print(json.dumps(told))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[False, False], [True, True], [False, False], True]
