@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -188,22 +189,24 @@ def seed_of(key: str) -> int:
 
 
 class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the storages that operations read without one of them having made it: ``found``, address to bytes."""
+    """Notes the storages that operations read without one of them having made it: ``found``, as of `storages`.
+
+    What is made dies when the call drops it, as without this; a weak reference keeps a storage's identity, and
+    that alone, from being given out a second time.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: dict[int, int] = {}
-        self._made: list[Tensor] = []  # held, so that no address is given out twice
-        self._known: set[int] = set()
+        self._seen: dict[int, StorageWeakRef] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         read = storages(_tensors((args, kwargs)))
-        self.found |= {key: size for key, size in read.items() if key not in self._known}
-        self._known |= read.keys()
+        self.found |= {key: size for key, size in read.items() if key not in self._seen}
         result = func(*args, **(kwargs or {}))
-        made = _tensors(result)
-        self._made += made
-        self._known |= storages(made).keys()
+        for tensor in _tensors((args, kwargs, result)):
+            reference = StorageWeakRef(tensor.untyped_storage())
+            self._seen.setdefault(reference.cdata, reference)
         return result
 
 
@@ -212,8 +215,8 @@ def _tensors(tree: object) -> list[Tensor]:
 
 
 def storages(tensors: list[Tensor]) -> dict[int, int]:
-    """Address and bytes of each storage behind ``tensors``."""
-    return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    """Identity and bytes of each storage behind ``tensors``."""
+    return {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
 
 
 def _without(storages: dict[int, int], others: dict[int, int]) -> dict[int, int]:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from niffbench.worker.ceilings import measure
 from niffbench.worker.failures import explain
 from niffbench.worker.machine import fingerprint
 from niffbench.worker.probe import Probe
+from niffbench.worker.tolerance import tolerance
 from niffbench.worker.torch_evaluator import TorchEvaluator
 
 pytestmark = pytest.mark.cuda
@@ -107,21 +109,24 @@ def test_free_memory_follows_what_is_allocated() -> None:
     assert held.nbytes * 0.9 < before - after < held.nbytes * 1.5
 
 
-def test_tf32_is_told_and_tolerated(flags: None) -> None:
-    device = opened("cuda")
-    assert isinstance(device, CudaDevice)
+def test_tf32_is_off_and_tolerated_where_a_case_asks_for_it(flags: None) -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    device = CudaDevice(0)
+    assert device.facts()["tf32_cudnn"] is device.facts()["tf32_matmul"] is False
+    evaluator = TorchEvaluator(device)
     errors = {}
-    for allowed in (False, True):
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
-        expected = allowed and torch.cuda.get_device_capability(0) >= (8, 0)
-        assert device.tf32 == expected
-        evaluator = TorchEvaluator(device)
-        workload = evaluator.workload(case("dense", batch=4, channels=256, size=(28, 28), kernel=3))
-        found = evaluator.numerics(workload, device.timed(workload)[1])
-        assert found.l2 < found.tolerance
-        errors[allowed] = found.l2
-        assert bool(device.facts()["tf32_cudnn"]) is allowed
-    assert errors[False] < 1e-5
+    for asked in (False, True):
+        one = case("dense", batch=4, channels=256, size=(28, 28), kernel=3)
+        one = replace(one, problem=replace(one.problem, tf32=asked))
+        if asked and torch.cuda.get_device_capability(0) < (8, 0):
+            with pytest.raises(NotImplementedError):
+                evaluator.workload(one)
+            return
+        workload = evaluator.workload(one)
+        errors[asked] = evaluator.numerics(workload, device.timed(workload)[1])
+        assert not device.tf32
+    assert errors[False].l2 < errors[False].tolerance == tolerance("float32")
+    assert errors[False].l2 < errors[True].l2 < errors[True].tolerance
 
 
 def test_the_ceilings_are_a_gpus() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from run_worker import case_of
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from niffbench.case import Case, DType, Mode
 from niffbench.device.cpu import CpuDevice
@@ -398,3 +399,28 @@ def test_a_footprint_leaves_nothing_of_its_call() -> None:
     workload = TorchWorkload(case_of("dense", 1, mode="training"), module, x, torch.device("cpu"))
     assert workload.footprint().saved == x.nbytes
     assert [made() for made in module.made] == [None]
+
+
+class _Chain(nn.Module):
+    """Drops each result once the next is made, and counts those that are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.ones(1))
+        self.alive = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: list[StorageWeakRef] = []
+        for _ in range(20):
+            x = x + self.shift
+            made.append(StorageWeakRef(x.untyped_storage()))
+            self.alive = max(self.alive, sum(not one.expired() for one in made))
+        return x
+
+
+def test_a_footprint_needs_no_more_memory_than_the_call() -> None:
+    module, x = _Chain(), torch.ones(1, 4, 64, 64)
+    workload = TorchWorkload(case_of("dense", 1), module, x, torch.device("cpu"))
+    footprint = workload.footprint()
+    assert module.alive <= 2
+    assert (footprint.resident, footprint.output) == (x.nbytes + 4, x.nbytes)
