@@ -7,6 +7,7 @@ FLOPs are real FLOPs, rates FLOP/s and bytes/s, times seconds.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from math import inf
 from typing import Protocol
 
@@ -19,6 +20,8 @@ class Ceilings(Protocol):
 
     @property
     def copy_bandwidth(self) -> float: ...
+    @property
+    def copy_by_size(self) -> dict[int, float]: ...
     @property
     def matmul(self) -> dict[str, float]: ...
     @property
@@ -51,6 +54,20 @@ def ridge(peak: float, bandwidth: float) -> float:
     return peak / bandwidth
 
 
+def bandwidth(ceilings: Ceilings, traffic: float) -> float:
+    """Bytes/s of a copy that moves ``traffic`` bytes again and again, and so finds them in a cache if they fit.
+
+    Between two sizes that were measured the time of the copy is interpolated; beyond them the nearest rate holds.
+    """
+    times = sorted((size, size / rate) for size, rate in ceilings.copy_by_size.items())
+    if not times or traffic >= times[-1][0]:
+        return ceilings.copy_bandwidth
+    if traffic <= times[0][0]:
+        return times[0][0] / times[0][1]
+    (below, sooner), (above, later) = next(pair for pair in pairwise(times) if traffic <= pair[1][0])
+    return traffic / (sooner + (later - sooner) * (traffic - below) / (above - below))
+
+
 def floor_time(flops: float, traffic: float, peak: float, bandwidth: float) -> float:
     """The least time for that many FLOPs and that much traffic, both at full rate and wholly overlapped."""
     return max(flops / peak, traffic / bandwidth)
@@ -59,14 +76,15 @@ def floor_time(flops: float, traffic: float, peak: float, bandwidth: float) -> f
 def steps_time(steps: Iterable[StepLike], ceilings: Ceilings, dtype: str) -> float:
     """The least time of a form that makes its steps one after the other, each at its own roof.
 
-    FFTs are bounded by the rate of a bare FFT. A dtype without its own ceiling takes that of the nearest wider
-    one (half-precision FFTs are computed in float32); where there is none, traffic alone bounds the step.
+    What a step moves is in a cache if a copy of as much is, see :func:`bandwidth`. FFTs are bounded by the rate of
+    a bare FFT. A dtype without its own ceiling takes that of the nearest wider one (half-precision FFTs are
+    computed in float32); where there is none, traffic alone bounds the step.
     """
     products, transforms = _roof(ceilings.matmul, dtype), _roof(ceilings.fft or ceilings.matmul, dtype)
     total = 0.0
     for step in steps:
         peak = transforms if step.name in TRANSFORM_STEPS else products
-        total += floor_time(step.flops, step.bytes, peak, ceilings.copy_bandwidth)
+        total += floor_time(step.flops, step.bytes, peak, bandwidth(ceilings, step.bytes))
     return total
 
 

@@ -106,6 +106,10 @@ class Device(Protocol):
         """The smallest step of the timer that :meth:`samples` uses, in seconds."""
 
     @property
+    def cache(self) -> int:
+        """Bytes of the last-level cache; what is assumed where nobody tells."""
+
+    @property
     def highest_clock(self) -> float | None:
         """The highest SM clock in MHz, where there is one and it is known."""
 

@@ -37,7 +37,7 @@ class CpuDevice:
     def __init__(self, threads: int | None = None, cache: int | None = None) -> None:
         torch.set_num_threads(threads or host.cores())
         self.quantum = timer.quantum()
-        self._cache = (host.last_level_cache() if cache is None else cache) or DEFAULT_CACHE
+        self.cache = (host.last_level_cache() if cache is None else cache) or DEFAULT_CACHE
         self._sweep: torch.Tensor | None = None
 
     def arithmetic(self, tf32: bool) -> AbstractContextManager[object]:
@@ -101,7 +101,7 @@ class CpuDevice:
     def flush(self) -> None:
         """Read ``FLUSH_FACTOR`` times the last-level cache with all threads."""
         if self._sweep is None:
-            self._sweep = torch.zeros(FLUSH_FACTOR * self._cache // 4)
+            self._sweep = torch.zeros(FLUSH_FACTOR * self.cache // 4)
         self._sweep.sum()
 
     def usage(self, runner: Runner) -> Usage:

@@ -76,7 +76,7 @@ class CudaDevice:
         self.spec = f"cuda:{index}"
         self.index = index
         self._properties = torch.cuda.get_device_properties(index)
-        self._cache = (getattr(self._properties, "L2_cache_size", 0) if cache is None else cache) or DEFAULT_CACHE
+        self.cache = (getattr(self._properties, "L2_cache_size", 0) if cache is None else cache) or DEFAULT_CACHE
         self._sweep: torch.Tensor | None = None
         self._side: torch.cuda.Stream | None = None
         uuid = getattr(self._properties, "uuid", None)
@@ -307,7 +307,7 @@ class CudaDevice:
     def flush(self) -> None:
         """Write ``FLUSH_FACTOR`` times the L2."""
         if self._sweep is None:
-            self._sweep = torch.empty(FLUSH_FACTOR * self._cache, dtype=torch.int8, device=self.spec)
+            self._sweep = torch.empty(FLUSH_FACTOR * self.cache, dtype=torch.int8, device=self.spec)
         self._sweep.zero_()
 
     def usage(self, runner: Runner) -> Usage:

@@ -24,7 +24,7 @@ from weakref import WeakSet
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from niffbench.case import Case
-from niffbench.device.base import Block, Kind, Processor, Runner, Usage
+from niffbench.device.base import DEFAULT_CACHE, Block, Kind, Processor, Runner, Usage
 from niffbench.errors import UsageError
 from niffbench.fingerprint import Fact
 from niffbench.results import Ceilings, MachineState
@@ -234,6 +234,7 @@ class ReplayDevice:
 
     kind: Kind = "replay"
     tf32 = False
+    cache = DEFAULT_CACHE
 
     def __init__(self, trace: Trace, spec: str = "replay") -> None:
         self.trace = trace

@@ -72,7 +72,7 @@ def _line(digest: Digest, group: Group, row: Row) -> dict[str, object]:
         "energy": row.energy,
         "energy_per_image": row.energy_per_image,
         "stock_counter_share": row.stock_share,
-        "over_floor": over_floor(row, digest.ceilings),
+        "over_floor": over_floor(row, digest),
         "needed": row.needed,
         "available": row.available,
     }

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from niffbench.cost.roofline import ceiling, floor_time
-from niffbench.report.digest import Row
-from niffbench.results import Ceilings
+from niffbench.cost.roofline import bandwidth, ceiling, floor_time
+from niffbench.report.digest import Digest, Row
 
 
 def achieved(row: Row) -> tuple[float, float] | None:
@@ -15,8 +14,12 @@ def achieved(row: Row) -> tuple[float, float] | None:
     return row.cost.closed / latency, row.cost.bytes_own / latency
 
 
-def over_floor(row: Row, ceilings: Ceilings | None) -> float | None:
-    """Latency over the least time of its FLOPs and least traffic at this machine's measured rates."""
+def over_floor(row: Row, digest: Digest) -> float | None:
+    """Latency over the least time of its FLOPs and least traffic at this machine's measured rates.
+
+    Traffic takes as long as a copy of as many bytes, which a cache may hold; ``cold``, as long as from memory.
+    """
+    ceilings = digest.ceilings
     latency = row.cells["latency"].estimate if "latency" in row.cells else 0.0
     if not latency or row.cost is None or ceilings is None:
         return None
@@ -24,5 +27,7 @@ def over_floor(row: Row, ceilings: Ceilings | None) -> float | None:
         peak = ceiling(ceilings.matmul, row.case.problem.precision)
     except KeyError:
         return None
-    floor = floor_time(row.cost.closed, row.cost.bytes_floor, peak, ceilings.copy_bandwidth)
+    traffic = row.cost.bytes_floor
+    rate = ceilings.copy_bandwidth if digest.regime == "cold" else bandwidth(ceilings, traffic)
+    floor = floor_time(row.cost.closed, traffic, peak, rate)
     return latency / floor if floor else None

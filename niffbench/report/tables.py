@@ -162,7 +162,7 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
                     Item(text.count(row.parameters), sort=row.parameters),
                     Item(text.power_of_ten(row.error), sort=row.error),
                     *((_gradient(row),) * gradients),
-                    Item(text.times(over := over_floor(row, digest.ceilings)), sort=over),
+                    Item(text.times(over := over_floor(row, digest)), sort=over),
                     *((_joules(row.energy), _joules(row.energy_per_image)) * energy),
                     _status(row),
                 )
@@ -470,7 +470,7 @@ def achieved_rates(digest: Digest, groups: Iterable[Group] | None = None) -> Tab
             if done is None or row.cost is None:
                 continue
             intensity = row.cost.closed / row.cost.bytes_own if row.cost.bytes_own else None
-            over = over_floor(row, digest.ceilings)
+            over = over_floor(row, digest)
             rows.append(
                 (
                     Item(group.label),

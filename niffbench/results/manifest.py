@@ -52,9 +52,14 @@ class SuiteEcho(_Model):
 
 
 class Ceilings(_Model):
-    """The machine's measured roofline: bytes/s of a copy; FLOP/s of a matrix product and a bare FFT, per dtype."""
+    """The machine's measured roofline: bytes/s of a copy; FLOP/s of a matrix product and a bare FFT, per dtype.
+
+    ``copy_bandwidth`` is that of the largest copy, so that of memory; ``copy_by_size`` has smaller ones too, by
+    the bytes that are read and written, again and again: up to a cache's size they stay in it.
+    """
 
     copy_bandwidth: Rate
+    copy_by_size: Annotated[dict[Annotated[int, Field(gt=0)], Rate], Field(max_length=100)] = {}
     matmul: dict[str, Rate]
     fft: dict[str, Rate] = {}
 

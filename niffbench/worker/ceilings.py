@@ -1,4 +1,6 @@
-"""The machine's roofline, measured in the run: a copy, a matrix product per dtype, a bare FFT. A second or two.
+"""The machine's roofline, measured in the run: copies, a matrix product per dtype, a bare FFT.
+
+It takes two or three seconds.
 
 Each ceiling is the best of a few tries: it is what the machine can do, not what it does on average.
 """
@@ -6,6 +8,8 @@ Each ceiling is the best of a few tries: it is what the machine can do, not what
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
+from math import ceil, inf
 from typing import TypeAlias
 
 import torch
@@ -20,45 +24,75 @@ from niffbench.worker.probe import Probe
 BUDGET = 0.25
 """Seconds spent on growing one probe."""
 
-COPY_BYTES = {"cpu": 128 * 2**20, "cuda": 512 * 2**20}
-MATMUL_SIDES = (256, 512, 1024, 2048, 4096, 8192)
+SMALLEST_COPY, LARGEST_COPY = 2**16, 2**30
+"""Bytes that a copy reads and writes."""
+
+CACHES = 8
+"""A copy of so many times the last-level cache goes to memory and back."""
+
+SAMPLE_TIME = 5e-4
+"""Seconds of a sample that coarse timers can tell."""
+
+MATMUL_SIDES = (256, 512, 1024, 2048, 4096, 8192, 16384)
 FFT_SHAPES = ((64, 64, 64), (256, 64, 64), (16, 256, 256), (256, 256, 256))
 """Planes, height, width: from what a cache holds to what fills a GPU."""
 
 Probing: TypeAlias = Callable[..., tuple[Callable[[], object], int]]  # a size → what to call, and its FLOPs
 
-_TRIES = 3
+TRYING_TIME = 0.01
+"""Seconds of samples where one is short: the shorter, the sooner somebody else is in the way of it."""
+
+_LEAST_TRIES, _MOST_TRIES = 3, 20
 _COMPLEX = {"float32": torch.complex64, "float64": torch.complex128}
 
 
 def measure(device: Device, place: torch.device, dtypes: Iterable[str]) -> Ceilings:
-    """Bytes/s of a copy (read and write both counted); nominal FLOP/s by dtype of a square product and a 2-D FFT.
+    """Bytes/s of copies (read and write both counted); nominal FLOP/s by dtype of a square product and a 2-D FFT.
 
-    The FFT is complex, in float32 and float64 alone (5 N log2 N). A dtype the device lacks is left out.
+    ``dtypes`` may hold ``tf32``. The FFT is complex, in float32 and float64 alone (5 N log2 N). A dtype the device
+    lacks is left out.
     """
-    bandwidth = _copy(device, place)
+    copies = _copies(device, place)
     wanted = sorted(dtypes)
     transformed = sorted({"float32", *wanted} & set(_COMPLEX))
     products = {dtype: rate for dtype in wanted if (rate := _matmul(device, place, dtype))}
     transforms = {dtype: rate for dtype in transformed if (rate := _fft(device, place, dtype))}
     device.release()
-    return Ceilings(copy_bandwidth=bandwidth, matmul=products, fft=transforms)
+    return Ceilings(copy_bandwidth=copies[max(copies)], copy_by_size=copies, matmul=products, fft=transforms)
 
 
-def _copy(device: Device, place: torch.device) -> float:
-    source = torch.zeros(COPY_BYTES[place.type] // 4, device=place)
+def _copies(device: Device, place: torch.device) -> dict[int, float]:
+    """By bytes read and written, each size twice the one before, up to what no cache holds.
+
+    Of random numbers: memory that is full of zeros may be compressed on its way.
+    """
+    largest = min(LARGEST_COPY, max(LARGEST_COPY // 4, 1 << (CACHES * device.cache - 1).bit_length()))
+    source = torch.rand(largest // 8, device=place)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / _best(device, lambda: target.copy_(source))
+    rates: dict[int, float] = {}
+    shortest, size = inf, largest
+    while size >= SMALLEST_COPY:
+        part = slice(size // 8)
+        shortest = min(shortest, _best(device, partial(target[part].copy_, source[part])))  # less is never longer
+        rates[size] = size / shortest
+        size //= 2
+    return dict(sorted(rates.items()))
 
 
 def _matmul(device: Device, place: torch.device, dtype: str) -> float:
+    kind = torch.float32 if dtype == "tf32" else getattr(torch, dtype)
+
     def probe(side: int) -> tuple[Callable[[], object], int]:
-        a = torch.randn(side, side, device=place).to(getattr(torch, dtype))
-        b = torch.randn(side, side, device=place).to(getattr(torch, dtype))
+        a = torch.randn(side, side, device=place).to(kind)
+        b = torch.randn(side, side, device=place).to(kind)
         out = torch.empty_like(a)
         return (lambda: torch.mm(a, b, out=out)), 2 * side**3
 
-    return _grown(device, MATMUL_SIDES, probe)
+    try:
+        with device.arithmetic(tf32=dtype == "tf32"):
+            return _grown(device, MATMUL_SIDES, probe)
+    except NotImplementedError:
+        return 0.0
 
 
 def _fft(device: Device, place: torch.device, dtype: str) -> float:
@@ -83,13 +117,16 @@ def _grown(device: Device, sizes: Iterable[object], probe: Probing) -> float:
             explain(error)
             break
         rate = max(rate, flops / seconds)
-        if seconds * (_TRIES + 1) * 8 > BUDGET:
+        if seconds * (_LEAST_TRIES + 2) * 8 > BUDGET:
             break
     return rate
 
 
 def _best(device: Device, call: Callable[[], object]) -> float:
-    """Seconds of the fastest of a few calls, the first not counted."""
+    """Seconds of a call in the fastest of a few samples, the first calls not counted."""
     runner = Probe(call)
     device.timed(runner)
-    return min(device.samples(runner, "steady", 1, _TRIES).samples)
+    seconds, _ = device.timed(runner)
+    calls = min(device.most_calls(runner), ceil(SAMPLE_TIME / seconds)) if seconds < SAMPLE_TIME else 1
+    tries = min(_MOST_TRIES, max(_LEAST_TRIES, int(TRYING_TIME / (seconds * calls))))
+    return min(device.samples(runner, "steady", calls, tries).samples)

@@ -7,7 +7,15 @@ from math import inf
 import pytest
 
 from niffbench.cost.closed import Step
-from niffbench.cost.roofline import arithmetic_intensity, attainable, ceiling, floor_time, ridge, steps_time
+from niffbench.cost.roofline import (
+    arithmetic_intensity,
+    attainable,
+    bandwidth,
+    ceiling,
+    floor_time,
+    ridge,
+    steps_time,
+)
 from niffbench.results import Ceilings
 
 MACHINE = Ceilings(copy_bandwidth=100.0, matmul={"float32": 1000.0, "float16": 4000.0}, fft={"float32": 200.0})
@@ -56,3 +64,14 @@ def test_missing_ceilings() -> None:
     assert ceiling(MACHINE.matmul, "bfloat16") == 1000.0  # not float16's: another unit computes it
     with pytest.raises(KeyError):
         ceiling(MACHINE.matmul, "float64")
+
+
+def test_what_fits_in_a_cache_is_bounded_by_the_cache() -> None:
+    """A copy of 1,000 bytes takes 1 s, of 2,000 bytes 4 s, of more 100 bytes a second."""
+    machine = Ceilings(copy_bandwidth=100.0, copy_by_size={2000: 500.0, 1000: 1000.0, 10_000: 100.0}, matmul={})
+    assert [bandwidth(machine, traffic) for traffic in (10, 1000, 1500, 2000)] == [1000.0, 1000.0, 600.0, 500.0]
+    assert 100.0 < bandwidth(machine, 9999) < 101.0
+    assert bandwidth(machine, 10_000) == bandwidth(machine, 1e9) == 100.0
+    assert bandwidth(MACHINE, 10) == 100.0
+    steps = [Step("product", "forward", 0, 1000), Step("product", "forward", 0, 20_000)]
+    assert steps_time(steps, machine, "float32") == 201.0

@@ -17,7 +17,7 @@ from niffbench.report.facts import notices
 from niffbench.report.gather import gather
 from niffbench.report.tables import cases, memory, witnesses
 from niffbench.report.text import MISSING
-from niffbench.results import MachineState, Memory, Run, frame
+from niffbench.results import Ceilings, MachineState, Memory, Run, frame
 from niffbench.stats.intervals import median_of_rounds
 
 QUIET = Noise(between=0.001, within=0.001)
@@ -160,6 +160,24 @@ def test_a_disagreement_of_the_witnesses_is_shown_beside_its_operator() -> None:
     told = [(row[0].show, row[1].show) for row in rows if "unexplained (1 and 2)" in {item.show for item in row}]
     assert told == [("depthwise-k3", "B1 64@28")]
     assert [row[1].show for row in rows if row[0].show == "depthwise-k7"] == ["B1 64@14"]
+
+
+def test_the_distance_to_the_floor_is_to_that_of_a_cache_where_one_holds_the_case() -> None:
+    run = make(World(sizes=(28,), noise=QUIET, faults=()), Path("made-up"))
+    slow = Ceilings(copy_bandwidth=1e9, matmul={"float32": 1e15})
+    cached = slow.model_copy(update={"copy_by_size": {2**10: 8e9, 2**30: 8e9, 2**32: 1e9}})
+
+    def distances(ceilings: Ceilings, *without: str) -> list[float]:
+        records = tuple(
+            replace(one, latency={regime: it for regime, it in one.latency.items() if regime not in without})
+            for one in run.records
+        )
+        manifest = run.manifest.model_copy(update={"ceilings": ceilings})
+        lines = csv.DictReader(io.StringIO(csv_table([gather(Run(run.path, manifest, records))])))
+        return [float(line["over_floor"]) for line in lines]
+
+    assert distances(cached) == pytest.approx([8 * distance for distance in distances(slow)])
+    assert distances(cached, "steady", "graph") == distances(slow, "steady", "graph")
 
 
 def test_energy_is_told_of_a_call_and_of_an_image() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from run_worker import case_of
 
+from niffbench.device import Block, Device, Runner
 from niffbench.device.cpu import CpuDevice
 from niffbench.device.replay import CaseTrace, ReplayDevice, ReplayRunner, Trace
 from niffbench.worker import ceilings, energy
@@ -96,50 +97,70 @@ def test_a_counter_that_fails_or_goes_backwards_gives_no_energy(
 
 
 def test_ceilings_are_rates_of_what_was_asked_for(cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceilings, "COPY_BYTES", {"cpu": 2**22})
+    monkeypatch.setattr(ceilings, "LARGEST_COPY", 2**22)
     monkeypatch.setattr(ceilings, "MATMUL_SIDES", (64, 128))
     monkeypatch.setattr(ceilings, "FFT_SHAPES", ((4, 32, 32),))
-    found = ceilings.measure(cpu, torch.device("cpu"), {"float32", "float64", "bfloat16"})
+    found = ceilings.measure(cpu, torch.device("cpu"), {"float32", "float64", "bfloat16", "tf32"})
     assert set(found.matmul) == {"float32", "float64", "bfloat16"}
     assert set(found.fft) == {"float32", "float64"}
-    assert found.copy_bandwidth > 1e7
+    assert found.copy_bandwidth == found.copy_by_size[2**22] > 1e7
+    assert list(found.copy_by_size) == [2**power for power in range(16, 23)]
     assert min(*found.matmul.values(), *found.fft.values()) > 1e5
 
 
 def test_a_ceiling_is_work_over_the_shortest_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a device that takes one second for everything, rates are the work itself."""
 
-    class Second:
-        def timed(self, runner: object, calls: int = 1) -> tuple[float, object]:
+    class Second(CpuDevice):
+        def timed(self, runner: Runner, calls: int = 1) -> tuple[float, object]:
             return 1.0, None
 
-        def samples(self, runner: object, regime: str, calls: int, count: int) -> object:
-            from niffbench.device.base import Block
-
+        def samples(self, runner: Runner, regime: object, calls: int, count: int) -> Block:
             return Block((3.0, 1.0, 2.0))
 
-        def release(self) -> None: ...
-
-    found = ceilings.measure(Second(), torch.device("cpu"), {"float32"})  # type: ignore[arg-type]
-    assert found.copy_bandwidth == 2 * ceilings.COPY_BYTES["cpu"]
+    threads = torch.get_num_threads()
+    device = Second(threads=1, cache=2**24)
+    torch.set_num_threads(threads)
+    monkeypatch.setattr(ceilings, "LARGEST_COPY", 2**28)
+    found = ceilings.measure(device, torch.device("cpu"), {"float32"})
+    assert found.copy_by_size == {size: size for size in (2**power for power in range(16, 28))}
+    assert found.copy_bandwidth == 2**27
     assert found.matmul == {"float32": 2 * ceilings.MATMUL_SIDES[0] ** 3}
     planes, height, width = ceilings.FFT_SHAPES[0]
     assert found.fft == {"float32": planes * 5 * height * width * 12}
     assert height * width == 2**12
 
 
+def test_what_is_copied_is_not_zeros_and_no_cache_holds_the_largest(
+    cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: dict[int, float] = {}
+
+    def best(device: Device, call: Callable[[], torch.Tensor]) -> float:
+        target = call()
+        copied[8 * target.numel()] = float(target.std())
+        return 1.0
+
+    monkeypatch.setattr(ceilings, "_best", best)
+    monkeypatch.setattr(cpu, "cache", 5 * 2**20)
+    monkeypatch.setattr(ceilings, "LARGEST_COPY", 2**27)
+    ceilings._copies(cpu, torch.device("cpu"))
+    assert max(copied) == 2**26 >= ceilings.CACHES * cpu.cache
+    assert min(copied.values()) > 0.2
+
+
 def test_a_dtype_the_device_lacks_is_left_out(cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(a: torch.Tensor, *_: object, **__: object) -> None:
         raise RuntimeError(f"\"addmm\" not implemented for '{a.dtype}'")
 
-    monkeypatch.setattr(ceilings, "COPY_BYTES", {"cpu": 2**20})
+    monkeypatch.setattr(ceilings, "LARGEST_COPY", 2**20)
     monkeypatch.setattr(torch, "mm", refuse)
     monkeypatch.setattr(ceilings, "FFT_SHAPES", ((1, 8, 8),))
     assert ceilings.measure(cpu, torch.device("cpu"), {"float32"}).matmul == {}
 
 
 def test_a_size_that_does_not_fit_costs_no_rate(cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceilings, "COPY_BYTES", {"cpu": 2**20})
+    monkeypatch.setattr(ceilings, "LARGEST_COPY", 2**20)
     monkeypatch.setattr(ceilings, "MATMUL_SIDES", (64, 2**30))
     monkeypatch.setattr(ceilings, "FFT_SHAPES", ((1, 8, 8), (2**20, 2**20, 2**20)))
     found = ceilings.measure(cpu, torch.device("cpu"), {"float32"})
