@@ -19,7 +19,8 @@ class Fingerprint(BaseModel):
     """The machine and the settings, in two tiers.
 
     ``must``: accelerator, libraries, C compiler, precision and determinism flags, threads; another value makes
-    latencies incomparable. ``should``: host CPU, kernel, governor, Python; another value is said, not refused.
+    latencies incomparable. ``should``: host CPU, kernel, governor, Python, which card of its kind and who
+    else is on it; another value is said, not refused.
     No hostname, user name or path is ever in it: it is meant to be committed.
     """
 

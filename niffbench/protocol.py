@@ -68,7 +68,7 @@ class Begin(_Message):
 
     type: Literal["begin"] = "begin"
     case: str
-    stage: str  # "build", "numerics", "cost", "memory", "first", "cold", "steady", "graph"
+    stage: str  # "touch", "build", "numerics", "cost", "memory", "first", "cold", "steady", "graph"
 
 
 class Roofline(_Message):

@@ -128,11 +128,18 @@ class Device(Protocol):
         """Whether a call is only enqueued, so that what a host waits for is more than the device's own time."""
 
     @property
+    def loads_lazily(self) -> bool:
+        """Whether libraries and kernels are loaded when something first needs them."""
+
+    @property
     def has_graphs(self) -> bool:
         """Whether :meth:`capture` works here."""
 
     def facts(self) -> Mapping[str, Fact]:
         """What the fingerprint's ``must`` tier says of the device, its libraries and settings."""
+
+    def surroundings(self) -> Mapping[str, Fact]:
+        """What its ``should`` tier says: which one of its kind the device is, and who else is on it."""
 
     def free_memory(self) -> int | None:
         """Bytes that can still be allocated; None where nobody knows."""

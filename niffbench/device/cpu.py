@@ -33,6 +33,7 @@ class CpuDevice:
     has_graphs = False
     highest_clock = None
     tf32 = False
+    loads_lazily = False
 
     def __init__(self, threads: int | None = None, cache: int | None = None) -> None:
         torch.set_num_threads(threads or host.cores())
@@ -54,6 +55,9 @@ class CpuDevice:
             "allowed_cores": len(host.allowed()),
             **torch_facts(),
         }
+
+    def surroundings(self) -> Mapping[str, Fact]:
+        return {}
 
     def free_memory(self) -> int:
         """What the machine, or the container, has left."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -68,6 +69,7 @@ class CudaDevice:
     quantum = EVENT_QUANTUM
     is_asynchronous = True
     has_graphs = True
+    loads_lazily = True  # CUDA's modules are since 12.2, by default; torch's libraries are in any case
 
     def __init__(self, index: int = 0, threads: int | None = None, cache: int | None = None) -> None:
         torch.set_num_threads(threads or host.cores())
@@ -100,6 +102,12 @@ class CudaDevice:
         if tf32 and (not self._has_tf32 or os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"):
             raise NotImplementedError("TF32 is not implemented for this card, or NVIDIA_TF32_OVERRIDE forbids it")
         return settings.tf32(tf32)
+
+    def surroundings(self) -> Mapping[str, Fact]:
+        """A digest of the card's identity, and the other processes on it."""
+        identity = getattr(self._properties, "uuid", None)
+        digest = None if identity is None else hashlib.sha256(str(identity).encode()).hexdigest()[:12]
+        return {"gpu_id": digest, **(self._nvml.others() if self._nvml else {})}
 
     def facts(self) -> Mapping[str, Fact]:
         """The GPU, its driver and settings, the libraries, precision and determinism flags."""

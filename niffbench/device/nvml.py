@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -124,6 +125,24 @@ class Nvml:
             "persistence_mode": _flag(self._ask("nvmlDeviceGetPersistenceMode")),
             "compute_mode": self._ask("nvmlDeviceGetComputeMode"),
             "ecc": _flag((self._ask("nvmlDeviceGetEccMode") or [None])[0]),
+        }
+
+    def others(self) -> dict[str, Fact]:
+        """Compute processes on the card beside this one: how many, and their memory.
+
+        In a container they may have numbers of another namespace: then one of them is this one, and whose memory
+        is whose cannot be told.
+        """
+        processes = self._ask("nvmlDeviceGetComputeRunningProcesses")
+        if processes is None:
+            return {"gpu_other_processes": None, "gpu_other_memory_mib": None}
+        others = [one for one in processes if one.pid != os.getpid()]
+        seen = len(others) < len(processes) or not processes
+        sizes = [one.usedGpuMemory for one in others]
+        told = seen and None not in sizes
+        return {
+            "gpu_other_processes": len(others) if seen else len(others) - 1,
+            "gpu_other_memory_mib": sum(sizes) // 2**20 if told else None,
         }
 
     def probe(self) -> dict[str, bool]:

@@ -234,6 +234,7 @@ class ReplayDevice:
 
     kind: Kind = "replay"
     tf32 = False
+    loads_lazily = False
     cache = DEFAULT_CACHE
 
     def __init__(self, trace: Trace, spec: str = "replay") -> None:
@@ -274,6 +275,9 @@ class ReplayDevice:
     def facts(self) -> Mapping[str, Fact]:
         """The file's facts, marked as replayed."""
         return {**self.trace.facts, "device": f"replay of {self.trace.like}"}
+
+    def surroundings(self) -> Mapping[str, Fact]:
+        return {}
 
     def free_memory(self) -> int | None:
         return self.trace.free_memory

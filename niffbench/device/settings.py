@@ -16,12 +16,18 @@ ENVIRONMENT = (
     "PYTORCH_CUDA_ALLOC_CONF",
     "PYTORCH_ALLOC_CONF",
     "CUDA_LAUNCH_BLOCKING",
+    "CUDA_MODULE_LOADING",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE",
+    "CUBLAS_WORKSPACE_CONFIG",
     "OMP_WAIT_POLICY",
     "OMP_PROC_BIND",
     "KMP_AFFINITY",
     "KMP_BLOCKTIME",
 )
-"""Variables that change latency or memory, OpenMP's by how threads wait and where they run; recorded when set."""
+"""Variables that change latency or memory, OpenMP's by how threads wait and where they run; recorded when set.
+
+Of the other variables of MPS, which are paths, only that there are some."""
 
 
 def torch_facts() -> dict[str, Fact]:
@@ -36,6 +42,7 @@ def torch_facts() -> dict[str, Fact]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "matmul_precision": _matmul_precision(),
         **{name.lower(): os.environ[name] for name in ENVIRONMENT if name in os.environ},
+        **({"cuda_mps": True} if any(name.startswith("CUDA_MPS_") for name in os.environ) else {}),
     }
 
 

@@ -69,6 +69,9 @@ class Evaluator(Protocol):
     def ceilings(self, dtypes: frozenset[str]) -> Ceilings:
         """The machine's roofline, measured in a second or two."""
 
+    def touch(self, case: Case) -> None:
+        """Build and call ``case`` once, for what that loads."""
+
     def workload(self, case: Case) -> Workload:
         """``case`` built, with its weights and its input on the device."""
 

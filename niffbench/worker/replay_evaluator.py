@@ -50,6 +50,9 @@ class ReplayEvaluator:
         rates = dict.fromkeys(sorted(dtypes), trace.flops)
         return trace.ceilings or Ceilings(copy_bandwidth=trace.bandwidth, matmul=rates, fft=rates)
 
+    def touch(self, case: Case) -> None:
+        """Nothing is called."""
+
     def workload(self, case: Case) -> ReplayWorkload:
         """Raises what the file says goes wrong in building."""
         trace = self.device.trace

@@ -33,6 +33,9 @@ from niffbench.worker.failures import Failure, explain
 
 T = TypeVar("T")
 
+TOY_CHANNELS, TOY_SIDE = 8, 32
+"""Large enough for the deepest of the networks."""
+
 NOT_CAPTURED = "not captured"
 """Flag of the regime ``graph`` where a case cannot be captured as a CUDA graph."""
 
@@ -60,6 +63,8 @@ class Round:
 
     def run(self) -> None:
         """Every case; sends a record of each."""
+        if self._device.loads_lazily:
+            self._touch_operators()
         self._take_flush_buffer()
         for group in self._groups():
             alone: list[CaseRun] = []
@@ -69,6 +74,23 @@ class Round:
                 again = CaseRun(visit.case, visit.operator, prediction=visit.prediction, elapsed=visit.elapsed)
                 self._measure([again])
             self._evaluator.forget()
+
+    def _touch_operators(self) -> None:
+        """Call every operator once at a toy size: no ``first`` call is to load what those after it find loaded.
+
+        What differs by size (kernels of an FFT, say) is loaded later all the same.
+        """
+        toys: dict[Case, Case] = {}
+        for case in self._task.cases:
+            toys.setdefault(toy(case), case)
+        for small, case in toys.items():
+            if catalogue()[case.operator].refusal(small) is None:
+                self._send(protocol.Begin(case=case.id, stage="touch"))
+                try:
+                    self._evaluator.touch(small)
+                except Exception as error:
+                    explain(error)  # the case will say itself what it lacks
+        self._evaluator.forget()
 
     def _take_flush_buffer(self) -> None:
         """Flush once, so that what a cold series holds for that is not taken for free memory."""
@@ -316,6 +338,22 @@ class Round:
             yield
         finally:
             visit.elapsed += self._device.clock() - begun
+
+
+def toy(case: Case) -> Case:
+    """The smallest case that is run as ``case`` is, eagerly."""
+    problem = case.problem
+    side = min(problem.height, problem.width, TOY_SIDE)
+    small = replace(
+        problem,
+        batch=1,
+        channels=min(problem.channels, TOY_CHANNELS),
+        channels_out=min(problem.channels_out, TOY_CHANNELS),
+        height=side,
+        width=side,
+    )
+    kernel = None if case.kernel is None else min(case.kernel, 2 * side - 1)
+    return replace(case, problem=small, kernel=kernel, execution="eager")
 
 
 @dataclass

@@ -56,6 +56,8 @@ class TorchEvaluator:
         self._place = torch.device(device.spec)
         self._store = Store()
         _wake(self._place)
+        gc.collect()
+        gc.freeze()  # no collection looks through torch itself
 
     def predict(self, case: Case, choice: Choice | None = None) -> Prediction:
         told = fake_memory.predict(catalogue()[case.operator] if choice is None else choice.operator, case)
@@ -63,6 +65,13 @@ class TorchEvaluator:
 
     def ceilings(self, dtypes: frozenset[str]) -> Ceilings:
         return ceilings.measure(self.device, self._place, dtypes)
+
+    def touch(self, case: Case) -> None:
+        workload = TorchWorkload(
+            case, build(catalogue()[case.operator], case, None), self._input(case), self._place
+        )
+        self.device.timed(workload)
+        workload.reset()
 
     def workload(self, case: Case) -> TorchWorkload:
         """Build ``case``; the first of its class makes the weights, the others load them.

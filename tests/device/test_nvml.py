@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,6 +50,25 @@ def test_figures_are_in_the_units_said() -> None:
     assert all(gpu.probe().values())
 
 
+@pytest.mark.parametrize(
+    ("processes", "others", "mebibytes"),
+    [
+        ([], 0, 0),
+        ([(os.getpid(), 2**30)], 0, 0),
+        ([(os.getpid(), 2**30), (-5, 3 * 2**20), (-6, 2**20)], 2, 4),
+        ([(os.getpid(), None), (-5, None)], 1, None),
+        ([(-5, 2**20)], 0, None),  # this very process, in a container
+        ([(-5, 2**20), (-6, 2**20)], 1, None),
+    ],
+)
+def test_others_on_the_card_are_counted_and_not_named(
+    processes: list[tuple[int, int | None]], others: int, mebibytes: int | None
+) -> None:
+    running = [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in processes]
+    library = _library(nvmlDeviceGetComputeRunningProcesses=lambda handle: running)
+    assert Nvml(library, "handle").others() == {"gpu_other_processes": others, "gpu_other_memory_mib": mebibytes}
+
+
 def test_old_bindings_have_the_reasons_under_another_name() -> None:
     library = _library(nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: 0x8)
     del library.nvmlDeviceGetCurrentClocksEventReasons
@@ -88,7 +108,7 @@ def test_a_card_that_tells_nothing_breaks_nothing() -> None:
     silent = Nvml(_library(**dict.fromkeys(names, _refuse)), "handle")
     assert silent.state() == MachineState()
     assert silent.joules() is silent.highest_clock() is None
-    assert set(silent.facts().values()) == {None}
+    assert set(silent.facts().values()) == set(silent.others().values()) == {None}
     assert not any(silent.probe().values())
     assert Nvml(SimpleNamespace(), "handle").state() == MachineState()
 

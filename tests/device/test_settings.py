@@ -9,6 +9,8 @@ import sys
 import pytest
 import torch
 
+from niffbench.device import settings
+
 NEWER = "fp32_precision" if hasattr(torch.backends.cuda.matmul, "fp32_precision") else ""
 ASKED_FOR = [
     "pass",
@@ -42,3 +44,14 @@ print(json.dumps(told))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [[False, False], [True, True], [False, False], True]
+
+
+def test_variables_of_the_driver_are_facts_and_their_paths_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    unset = settings.torch_facts()
+    assert "cuda_mps" not in unset
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/somebody/s")
+    for name in ("CUDA_MODULE_LOADING", "CUDA_DEVICE_MAX_CONNECTIONS", "CUBLAS_WORKSPACE_CONFIG"):
+        monkeypatch.setenv(name, "1")
+        assert settings.torch_facts()[name.lower()] == "1"
+    assert settings.torch_facts()["cuda_mps"] is True
+    assert "/somebody/s" not in settings.torch_facts().values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -49,6 +50,30 @@ class Rounding(CpuDevice):
             self.tf32 = False
 
         return rounding()
+
+
+def test_no_collection_looks_through_what_is_loaded(evaluator: TorchEvaluator) -> None:
+    gc.unfreeze()
+    TorchEvaluator(evaluator.device)
+    assert gc.get_freeze_count() > 10_000
+
+
+def test_the_cases_of_a_problem_share_the_making_of_their_input_and_not_the_input(
+    evaluator: TorchEvaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, ...]] = []
+    randn = torch.randn
+
+    def counting(shape: tuple[int, ...], **settings: Any) -> Tensor:
+        made.append(shape)
+        return randn(shape, **settings)
+
+    monkeypatch.setattr(torch, "randn", counting)
+    names = ("niff-depthwise/rfft", "niff-depthwise/fft", "niff-depthwise/published")
+    workloads = [evaluator.workload(case_of(name, size=11, mode="training")) for name in names]
+    assert len([shape for shape in made if len(shape) == 4]) == 2  # the input and the output's gradient
+    addresses = {tensor.data_ptr() for one in workloads for tensor in (one.x, one.gradient) if tensor is not None}
+    assert len(addresses) == 6
 
 
 @pytest.mark.parametrize(

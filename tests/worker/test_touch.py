@@ -1,0 +1,67 @@
+"""Every operator is called once at a toy size before anything is timed, where what it needs is loaded lazily."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from pydantic import BaseModel
+from run_worker import QUICK, case_of
+
+from niffbench import protocol
+from niffbench.case import Case
+from niffbench.device.cpu import CpuDevice
+from niffbench.device.replay import ReplayDevice, Trace
+from niffbench.operators.catalogue import catalogue
+from niffbench.worker.replay_evaluator import ReplayEvaluator
+from niffbench.worker.round import Round, toy
+from niffbench.worker.torch_evaluator import TorchEvaluator
+
+CASES = [
+    case_of("depthwise", 7, channels=64, size=56, batch=32),
+    case_of("depthwise", 7, channels=128, size=48),
+    case_of("depthwise", 7, channels=512, size=7),
+    case_of("depthwise", 31, channels=64, size=(40, 56)),
+    case_of("niff-depthwise/rfft", channels=64, size=56, mode="training"),
+    case_of("niff-depthwise/rfft", channels=64, size=28),
+]
+
+
+class Touched(ReplayEvaluator):
+    """Writes down what it is told to touch, and that anything is built."""
+
+    def __init__(self, device: ReplayDevice) -> None:
+        super().__init__(device, 0)
+        self.touched: list[Case] = []
+
+    def touch(self, case: Case) -> None:
+        assert not self.device.clock()
+        self.touched.append(case)
+        if case.kernel == 31:
+            raise RuntimeError("cannot be called so small")
+
+
+@pytest.mark.parametrize("lazily", [True, False])
+def test_operators_are_touched_once_each_before_anything_is_timed(
+    lazily: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = ReplayDevice(Trace())
+    monkeypatch.setattr(device, "loads_lazily", lazily, raising=False)
+    evaluator = Touched(device)
+    sent: list[BaseModel] = []
+    Round(protocol.Task(kind="round", device="replay", cases=CASES, measure=QUICK), evaluator, sent.append).run()
+    assert len(evaluator.touched) == len(set(evaluator.touched)) == (5 if lazily else 0)
+    assert all(case.problem.channels <= 8 and case.problem.batch == 1 for case in evaluator.touched)
+    assert {m.record.status for m in sent if isinstance(m, protocol.Finished)} == {"ok"}
+
+
+@pytest.mark.parametrize("name", ["depthwise", "dense", "fft-depthwise", "niff-full/rfft", "attention"])
+def test_a_toy_is_a_case_of_its_operator(name: str) -> None:
+    operator = next(operator for label, operator in catalogue().items() if label.startswith(name))
+    case = case_of(operator.name, 63 if operator.takes_kernel else None, channels=96, size=(33, 32), batch=8)
+    small = toy(replace(case, execution="compiled"))
+    assert operator.refusal(small) is None
+    threads = torch.get_num_threads()
+    TorchEvaluator(CpuDevice(threads=1)).touch(small)
+    torch.set_num_threads(threads)
