@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 
@@ -46,13 +47,16 @@ def torch_facts() -> dict[str, Fact]:
     }
 
 
+_cudnn: Any = torch.backends.cudnn  # its stub lacks what was added last
+
+
 def tf32_allowed() -> tuple[bool, bool]:
     """Whether matrix products and cuDNN's convolutions in float32 may be rounded to TF32 by torch's flags.
 
     Read from ``fp32_precision`` where torch has it (2.9): once anybody has set one of these, the getters of
     ``allow_tf32`` and of the matrix products' precision may raise.
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul, cudnn = torch.backends.cuda.matmul, _cudnn
     if hasattr(matmul, "fp32_precision"):
         return matmul.fp32_precision == "tf32", cudnn.conv.fp32_precision == "tf32"
     return bool(matmul.allow_tf32), bool(cudnn.allow_tf32)
@@ -64,10 +68,9 @@ def allow_tf32(matmul: bool, cudnn: bool) -> None:
     A general ``fp32_precision`` would still overrule cuDNN's being off, so that is then set at its own.
     """
     torch.backends.cuda.matmul.allow_tf32 = matmul
-    torch.backends.cudnn.allow_tf32 = cudnn
+    _cudnn.allow_tf32 = cudnn
     if tf32_allowed() != (matmul, cudnn):
-        torch.backends.cudnn.conv.fp32_precision = "tf32" if cudnn else "ieee"
-        torch.backends.cudnn.rnn.fp32_precision = "tf32" if cudnn else "ieee"
+        _cudnn.conv.fp32_precision = _cudnn.rnn.fp32_precision = "tf32" if cudnn else "ieee"
 
 
 @contextmanager

@@ -220,7 +220,7 @@ class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.found |= {key: size for key, size in read.items() if key not in self._seen}
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors((args, kwargs, result)):
-            reference = StorageWeakRef(tensor.untyped_storage())
+            reference = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
             self._seen.setdefault(reference.cdata, reference)
         return result
 
