@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from math import ceil, inf
+from math import inf
 from typing import TypeAlias
 
 import torch
@@ -127,6 +127,6 @@ def _best(device: Device, call: Callable[[], object]) -> float:
     runner = Probe(call)
     device.timed(runner)
     seconds, _ = device.timed(runner)
-    calls = min(device.most_calls(runner), ceil(SAMPLE_TIME / seconds)) if seconds < SAMPLE_TIME else 1
+    calls = device.calls_lasting(runner, SAMPLE_TIME, seconds)
     tries = min(_MOST_TRIES, max(_LEAST_TRIES, int(TRYING_TIME / (seconds * calls))))
     return min(device.samples(runner, "steady", calls, tries).samples)
