@@ -7,7 +7,7 @@ along. Without either everything else works, and :func:`unavailable` says what i
 
 from __future__ import annotations
 
-from niffbench.niff.native import build, cuda
+from niffbench.niff.native import build
 
 
 def unavailable(device: str) -> str | None:
@@ -17,4 +17,8 @@ def unavailable(device: str) -> str | None:
     """
     if device == "cpu":
         return build.unavailable()
-    return cuda.unavailable() if device == "cuda" else f"there is none for {device}"
+    if device == "cuda":
+        from niffbench.niff.native import cuda  # torch, which not every worker needs
+
+        return cuda.unavailable()
+    return f"there is none for {device}"
