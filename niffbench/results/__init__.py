@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from niffbench.results.background_load import BackgroundLoad, background_load, is_busy
-from niffbench.results.frame import frame, row
+from niffbench.results.frame import attributes, frame
 from niffbench.results.manifest import MANIFEST, SCHEMA, Ceilings, ExcludedCase, Manifest, SuiteEcho, read_manifest
+from niffbench.results.metrics import REGISTRY, Metric, Reason, round_value
 from niffbench.results.reading import COMPRESSED, RECORDS, Run, read
 from niffbench.results.record import (
     REGIME_ORDER,
@@ -31,6 +32,7 @@ __all__ = [
     "RECORDS",
     "REGIMES",
     "REGIME_ORDER",
+    "REGISTRY",
     "SCHEMA",
     "BackgroundLoad",
     "Ceilings",
@@ -41,13 +43,16 @@ __all__ = [
     "MachineState",
     "Manifest",
     "Memory",
+    "Metric",
     "Numerics",
+    "Reason",
     "Record",
     "Run",
     "Status",
     "StepCost",
     "SuiteEcho",
     "Traits",
+    "attributes",
     "background_load",
     "dump",
     "frame",
@@ -57,5 +62,5 @@ __all__ = [
     "parse",
     "read",
     "read_manifest",
-    "row",
+    "round_value",
 ]
