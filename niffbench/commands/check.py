@@ -76,8 +76,8 @@ def command(
       4  unlike fingerprints (see --across-machines)
       5  no regression shown, but a slowdown of --rule-out could have gone unseen
     """
+    from niffbench.gate.ab import abba
     from niffbench.gate.comparison import compare
-    from niffbench.gate.sides_of_ab import abba
     from niffbench.results import read
 
     _refuse(runs, baseline, history, trend, plot, paired)

@@ -9,10 +9,10 @@ from typing import Literal
 from niffbench.errors import FingerprintsDiffer, NothingMeasured
 from niffbench.fingerprint import Fact, differences
 from niffbench.gate import invariants, latencies
+from niffbench.gate.case_results import RunCases
 from niffbench.gate.findings import VERDICTS, Comparison, Difference, Subject
 from niffbench.gate.latencies import Pairing
 from niffbench.gate.rules import Rules
-from niffbench.gate.sides import Side
 from niffbench.results import Manifest, Run, background_load
 from niffbench.stats.decision import fewest_rounds
 from niffbench.suite import Selection
@@ -44,7 +44,7 @@ def compare(
     unlike = _differences(base.manifest, head.manifest)
     _refuse_unlike(base, head, unlike, across_machines, pairing is not None)
     selection = Selection(only)
-    sides = Side(base, selection), Side(head, selection)
+    sides = RunCases(base, selection), RunCases(head, selection)
     for role, side in zip(("BASE", "HEAD"), sides, strict=True):
         if not side.measured:
             which = f"the cases that --only {' '.join(only)} leaves" if only else "its cases"
@@ -119,7 +119,7 @@ def _method(across: bool, pairing: Pairing | None) -> str:
     return f"{unit}: Welch's test on logs of round medians, Holm across the suite"
 
 
-def _notes(sides: tuple[Side, Side], rules: Rules, paired: bool) -> Iterator[str]:
+def _notes(sides: tuple[RunCases, RunCases], rules: Rules, paired: bool) -> Iterator[str]:
     base, head = (side.run for side in sides)
     fewest = fewest_rounds(rules.alpha, paired=paired)
     rounds = [_rounds(run) for run in (base, head)]
@@ -139,9 +139,9 @@ def _notes(sides: tuple[Side, Side], rules: Rules, paired: bool) -> Iterator[str
         if run.manifest.dirty:
             yield f"{role} ({run.name}) was measured on uncommitted changes"
     for role, side in zip(("BASE", "HEAD"), sides, strict=True):
-        beside = background_load(record for known in side.values() for record in known.records.values())
+        beside = background_load(record for results in side.values() for record in results.records.values())
         if beside is not None:
             yield f"{role} ({side.run.name}): {beside}" + ("" if paired else "; ab measures both sides in turn")
-    everything = [(known.case, known.label) for side in sides for known in side.values()]
+    everything = [(results.case, results.label) for side in sides for results in side.values()]
     for where in rules.unused(everything):
         yield f"{where} fits no case of either run"

@@ -5,36 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
+from niffbench.gate.case_results import CaseResults, RunCases
 from niffbench.gate.findings import Finding, Verdict
 from niffbench.gate.rules import Rules
-from niffbench.gate.sides import BYTES, EXACT, Known, Side
-from niffbench.results import in_words
+from niffbench.results import REGISTRY, in_words
 
 
-def judge(id_: str, base: Side, head: Side, rules: Rules, *, memory: bool) -> Iterator[Finding]:
+def judge(id_: str, base: RunCases, head: RunCases, rules: Rules, *, memory: bool) -> Iterator[Finding]:
     """The findings on one case. ``memory``: whether bytes of both sides mean the same (one kind of device)."""
     yield _coverage(id_, base, head)
     one, two = base.get(id_), head.get(id_)
     if one is None or two is None or not one.ok or not two.ok:
         return
-    for name, read in EXACT.items():
-        if one.chosen != two.chosen and name.startswith("flops"):
-            yield two.finding(name, "incomparable", f"BASE chose {_choices(one)}, HEAD {_choices(two)}")
+    for metric in REGISTRY.values():
+        if metric.gate not in ("exact", "tolerance"):
             continue
-        yield from _interval(two, name, one.values(read), two.values(read), 0.0)
-    for name, read in BYTES.items():
-        values = one.values(read), two.values(read)
-        if memory:
-            yield from _interval(two, name, *values, rules.memory_tolerance_of(two.case, two.label, name))
-        elif any(values):
-            yield two.finding(name, "incomparable", "memory of unlike kinds of device")
+        base_values, head_values = (tuple(results.values(metric).values.values()) for results in (one, two))
+        if metric.family == "flops" and one.chosen != two.chosen:
+            yield two.finding(metric.key, "incomparable", f"BASE chose {_choices(one)}, HEAD {_choices(two)}")
+        elif metric.family == "memory" and not memory:
+            if base_values or head_values:
+                yield two.finding(metric.key, "incomparable", "memory of unlike kinds of device")
+        else:
+            exact = metric.gate == "exact"
+            tolerance = 0.0 if exact else rules.memory_tolerance_of(two.case, two.label, metric.key)
+            yield from _interval(two, metric.key, base_values, head_values, tolerance)
 
 
-def _choices(known: Known) -> str:
-    return " or ".join(sorted(in_words(chosen) or "nothing that is known" for chosen in known.chosen))
+def _choices(results: CaseResults) -> str:
+    return " or ".join(sorted(in_words(chosen) or "nothing that is known" for chosen in results.chosen))
 
 
-def _coverage(id_: str, base: Side, head: Side) -> Finding:
+def _coverage(id_: str, base: RunCases, head: RunCases) -> Finding:
     if id_ not in head:
         one, gone = base[id_], head.absence(id_)
         if one.ok:
@@ -46,7 +48,7 @@ def _coverage(id_: str, base: Side, head: Side) -> Finding:
     return _reliability(base[id_], two)
 
 
-def _reliability(one: Known, two: Known) -> Finding:
+def _reliability(one: CaseResults, two: CaseResults) -> Finding:
     """Whether a case fails more or less often. One that fails now and then on both sides shows no change."""
     if not one.failures and not two.failures:
         return two.finding("coverage", "equivalent", "measured in every round of both")
@@ -65,14 +67,14 @@ def _reliability(one: Known, two: Known) -> Finding:
 
 
 def _interval(
-    known: Known, quantity: str, base: Sequence[int], head: Sequence[int], tolerance: float
+    results: CaseResults, quantity: str, base: Sequence[float], head: Sequence[float], tolerance: float
 ) -> Iterator[Finding]:
     """Judge by the least and the largest ratio any two rounds give; nothing where neither side has a value."""
     if not base and not head:
         return
     if not base or not head:
         verdict: Verdict = "missing" if base else "new"
-        yield known.finding(quantity, verdict, f"known only in {'BASE' if base else 'HEAD'}")
+        yield results.finding(quantity, verdict, f"known only in {'BASE' if base else 'HEAD'}")
         return
     low, high = _ratio(min(head), max(base)), _ratio(max(head), min(base))
     limit = 1 + tolerance
@@ -88,7 +90,7 @@ def _interval(
     else:
         verdict, reason = "inconclusive", "rounds of one side disagree among themselves"
     one, two = fmean(base), fmean(head)
-    yield known.finding(
+    yield results.finding(
         quantity,
         verdict,
         reason,

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from math import exp, isnan, log, nan
 from statistics import fmean
 
+from niffbench.gate.case_results import CaseResults, RoundValues, RunCases, ratio_name
 from niffbench.gate.findings import Finding, Verdict
 from niffbench.gate.rules import Rules
-from niffbench.gate.sides import Known, Side, Timing
+from niffbench.results import Metric
 from niffbench.stats.decision import Decision, decide
-from niffbench.suite import Regime
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,16 @@ class Pairing:
 
 @dataclass(frozen=True)
 class _Question:
-    """One latency to be judged: round medians of both sides, and the least change that counts."""
+    """One latency to be judged: its rounds on both sides, and the least change that counts."""
 
-    known: Known
+    results: CaseResults
     quantity: str
-    base: Timing
-    head: Timing
+    base: RoundValues
+    head: RoundValues
     min_effect: float
 
 
-def judge(base: Side, head: Side, rules: Rules, *, ratios: bool, pairing: Pairing | None) -> list[Finding]:
+def judge(base: RunCases, head: RunCases, rules: Rules, *, ratios: bool, pairing: Pairing | None) -> list[Finding]:
     """The findings on every latency of the cases both sides measured.
 
     ``ratios``: judge each latency divided by that of the baseline operator in the same round of the same run,
@@ -44,34 +44,34 @@ def judge(base: Side, head: Side, rules: Rules, *, ratios: bool, pairing: Pairin
     """
     findings: list[Finding] = []
     questions: list[_Question] = []
-    for id_, known in head.items():
-        if id_ not in base or not base[id_].ok or not known.ok:
+    for id_, results in head.items():
+        if id_ not in base or not base[id_].ok or not results.ok:
             continue
-        for regime in rules.regimes:
-            quantity = f"{'ratio' if ratios else 'latency'}_{regime}"
+        for metric in rules.tested:
+            quantity = ratio_name(metric) if ratios else metric.key
             measured = [
-                _within_run(side, id_, regime) if ratios else side[id_].timing(regime) for side in (base, head)
+                _within_run(side, id_, metric) if ratios else side[id_].values(metric) for side in (base, head)
             ]
-            one, two = (timing if timing and timing.attempted else None for timing in measured)
+            one, two = (values if values and values.attempted else None for values in measured)
             if one and two:
-                effect = rules.min_effect_of(known.case, known.label, quantity)
-                questions.append(_Question(known, quantity, one, two, effect))
+                effect = rules.min_effect_of(results.case, results.label, quantity)
+                questions.append(_Question(results, quantity, one, two, effect))
             elif one:
-                findings.append(known.finding(quantity, "missing", "measured only in BASE"))
+                findings.append(results.finding(quantity, "missing", "measured only in BASE"))
             elif two:
-                findings.append(known.finding(quantity, "new", "measured only in HEAD"))
+                findings.append(results.finding(quantity, "new", "measured only in HEAD"))
     return [*findings, *_answers(questions, rules, pairing)]
 
 
-def _within_run(side: Side, id_: str, regime: Regime) -> Timing | None:
+def _within_run(side: RunCases, id_: str, metric: Metric) -> RoundValues | None:
     """The latency over that of the baseline operator, round by round; None without one, and for itself."""
-    known, baseline = side[id_], side.baseline_of(id_)
-    if baseline is None or baseline is known:
+    results, baseline = side[id_], side.baseline_of(id_)
+    if baseline is None or baseline is results:
         return None
-    own, other = known.timing(regime), baseline.timing(regime)
-    shared = [number for number in own.medians if number in other.medians]
-    return Timing(
-        {number: own.medians[number] / other.medians[number] for number in shared},
+    own, other = results.values(metric), baseline.values(metric)
+    shared = [number for number in own.values if number in other.values]
+    return RoundValues(
+        {number: own.values[number] / other.values[number] for number in shared},
         own.left_out + tuple(f"{text} (baseline)" for text in other.left_out),
     )
 
@@ -95,9 +95,9 @@ def _answers(questions: Sequence[_Question], rules: Rules, pairing: Pairing | No
 
 def _rounds(question: _Question, pairing: Pairing | None) -> tuple[list[float], list[float]]:
     if pairing is None:
-        return list(question.base.medians.values()), list(question.head.medians.values())
+        return list(question.base.values.values()), list(question.head.values.values())
     pairs = range(len(pairing.base_first))
-    return [question.base.medians.get(i, nan) for i in pairs], [question.head.medians.get(i, nan) for i in pairs]
+    return [question.base.values.get(i, nan) for i in pairs], [question.head.values.get(i, nan) for i in pairs]
 
 
 def _finding(
@@ -113,7 +113,7 @@ def _finding(
     ratio = decision.ratio
     # An untested case rules nothing out, however narrow its few rounds look.
     slowest = ratio.high if decision.p_value is not None and ratio.high is not None else float("inf")
-    return question.known.finding(
+    return question.results.finding(
         question.quantity,
         verdict,
         "; ".join([decision.reason, *shown]),

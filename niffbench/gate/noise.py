@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from math import isnan, nan
 
 from niffbench.errors import NothingMeasured, plural
+from niffbench.gate.ab import base_first
+from niffbench.gate.case_results import CaseResults, RunCases
 from niffbench.gate.rules import Rules
-from niffbench.gate.sides import Known, Side
-from niffbench.gate.sides_of_ab import base_first
 from niffbench.results import Run
 from niffbench.stats.decision import Decision, decide, fewest_rounds
 from niffbench.stats.power import Fitness, Noise, fitness, noise, paired_noise
@@ -35,7 +35,7 @@ class Noisy:
     ``paired`` is the noise of the differences of neighbours in time, None for too few rounds.
     """
 
-    known: Known
+    results: CaseResults
     quantity: str
     medians: tuple[float, ...]
     rounds: Noise
@@ -75,17 +75,19 @@ def assess(run: Run, rules: Rules, aim: Aim, only: Sequence[str] = ()) -> Assess
 
     Raises NothingMeasured when no case was measured in two rounds.
     """
-    side = Side(run, Selection(only))
+    run_cases = RunCases(run, Selection(only))
     cases = tuple(
-        found
-        for known in side.values()
-        for regime in rules.regimes
-        if (found := _noisy(known, f"latency_{regime}", known.timing(regime).medians, run.manifest.rounds))
-        is not None
+        noisy
+        for results in run_cases.values()
+        for metric in rules.tested
+        if (noisy := _noisy(results, metric.key, results.values(metric).values, run.manifest.rounds)) is not None
     )
     if not cases:
         left_out = [
-            why for known in side.values() for regime in rules.regimes for why in known.timing(regime).left_out
+            why
+            for results in run_cases.values()
+            for metric in rules.tested
+            for why in results.values(metric).left_out
         ]
         beside = f" ({plural(len(left_out), 'round')} left out, as {left_out[0]})" if left_out else ""
         raise NothingMeasured(f"{run.name}: no case was measured in two rounds, so its noise is unknown{beside}")
@@ -96,7 +98,7 @@ def assess(run: Run, rules: Rules, aim: Aim, only: Sequence[str] = ()) -> Assess
     return Assessment(run, aim, rules, cases, check, ab, _alarms(cases, rules))
 
 
-def _noisy(known: Known, quantity: str, medians: Mapping[int, float], rounds: int) -> Noisy | None:
+def _noisy(results: CaseResults, quantity: str, medians: Mapping[int, float], rounds: int) -> Noisy | None:
     if len(medians) < 2:
         return None
     values = tuple(medians.get(number, nan) for number in range(rounds))
@@ -105,7 +107,7 @@ def _noisy(known: Known, quantity: str, medians: Mapping[int, float], rounds: in
     paired = None
     if len(whole) >= FEWEST_PAIRS and len({first[i] for i in whole}) == 2:
         paired = paired_noise(base, head, first)
-    return Noisy(known, quantity, values, noise([values]), paired)
+    return Noisy(results, quantity, values, noise([values]), paired)
 
 
 def _pairs(values: Sequence[float]) -> tuple[list[float], list[float], list[bool]]:

@@ -13,8 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from niffbench.case import Case
 from niffbench.errors import UsageError, did_you_mean
-from niffbench.gate.sides import QUANTITIES
-from niffbench.results import REGIMES
+from niffbench.gate.case_results import quantities
+from niffbench.results import REGIMES, REGISTRY, Metric
 from niffbench.suite import Regime, Selection
 
 MAX_BYTES = 1_000_000
@@ -97,6 +97,15 @@ class Rules:
     regimes: tuple[Regime, ...] = JUDGED
     thresholds: tuple[Threshold, ...] = field(default=(), repr=False)
 
+    @property
+    def tested(self) -> tuple[Metric, ...]:
+        """The metrics that are tested on rounds: latencies in the regimes asked for, and what else is noisy."""
+        return tuple(
+            metric
+            for metric in REGISTRY.values()
+            if metric.gate == "test" and (metric.regime is None or metric.regime in self.regimes)
+        )
+
     def min_effect_of(self, case: Case, label: str, quantity: str) -> float:
         """The minimum effect for one latency: that of the last threshold that names it, else the general one."""
         return self._last(case, label, quantity, "min_effect", self.min_effect)
@@ -150,9 +159,10 @@ def read_thresholds(path: Path) -> tuple[Threshold, ...]:
 def _threshold(entry: Entry, where: str) -> Threshold:
     if entry.min_effect is None and entry.memory_tolerance is None:
         raise UsageError(f"{where} sets nothing; give min_effect or memory_tolerance")
+    names = quantities()
     for glob in entry.quantities:
-        if not any(fnmatchcase(name, glob) for name in QUANTITIES):
-            raise UsageError(f"{where}.quantities: no quantity named '{glob}'{did_you_mean(glob, QUANTITIES)}")
+        if not any(fnmatchcase(name, glob) for name in names):
+            raise UsageError(f"{where}.quantities: no quantity named '{glob}'{did_you_mean(glob, names)}")
     try:
         return Threshold(Selection(entry.cases), entry, where)
     except UsageError as error:

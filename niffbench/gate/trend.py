@@ -8,12 +8,12 @@ from math import nan
 from statistics import median
 
 from niffbench.errors import UsageError, did_you_mean
+from niffbench.gate.case_results import CaseResults, RunCases
 from niffbench.gate.findings import Step
 from niffbench.gate.rules import Rules
-from niffbench.gate.sides import Known, Side
-from niffbench.results import Run
+from niffbench.results import Metric, Run
 from niffbench.stats.changepoints import History, change_points
-from niffbench.suite import Regime, Selection
+from niffbench.suite import Selection
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Trend:
     A change is called at :class:`Rules`' alpha, divided by the number of trends looked at together.
     """
 
-    known: Known
+    results: CaseResults
     quantity: str
     points: tuple[Point, ...]
     history: History
@@ -46,9 +46,9 @@ class Trend:
         """The changes of level, oldest first. The culprit is after ``since`` and up to ``commit``."""
         return tuple(
             Step(
-                case=self.known.any.id,
-                label=self.known.label,
-                problem=self.known.problem,
+                case=self.results.any.id,
+                label=self.results.label,
+                problem=self.results.problem,
                 quantity=self.quantity,
                 started=self.points[change.run].started,
                 since=self.points[change.run - 1].commit,
@@ -67,29 +67,31 @@ def trends(runs: Sequence[Run], rules: Rules, only: Sequence[str] = ()) -> tuple
     Raises UsageError when ``only`` leaves no case.
     """
     selection = Selection(only)
-    sides = [Side(run, selection) for run in runs]
-    newest = sides[-1]
+    cases = [RunCases(run, selection) for run in runs]
+    newest = cases[-1]
     if not newest:
         labels = {record.traits.label for record in runs[-1].records}
         raise UsageError(f"no case of the newest run is '{' '.join(only)}'{did_you_mean(only[0], labels)}")
-    wanted = [(id_, regime) for id_ in newest for regime in rules.regimes if _measured(sides, id_, regime)]
-    return tuple(_trend(sides, id_, regime, rules, len(wanted)) for id_, regime in wanted)
+    wanted = [(id_, metric) for id_ in newest for metric in rules.tested if _measured(cases, id_, metric)]
+    return tuple(_trend(cases, id_, metric, rules, len(wanted)) for id_, metric in wanted)
 
 
-def _measured(sides: Sequence[Side], id_: str, regime: Regime) -> bool:
-    return any(id_ in side and side[id_].timing(regime).medians for side in sides)
+def _measured(cases: Sequence[RunCases], id_: str, metric: Metric) -> bool:
+    return any(id_ in run and run[id_].values(metric).values for run in cases)
 
 
-def _trend(sides: Sequence[Side], id_: str, regime: Regime, rules: Rules, together: int) -> Trend:
-    known, quantity = sides[-1][id_], f"latency_{regime}"
+def _trend(cases: Sequence[RunCases], id_: str, metric: Metric, rules: Rules, together: int) -> Trend:
+    results = cases[-1][id_]
     points = tuple(
         Point(
-            side.run.manifest.started,
-            side.run.manifest.commit,
-            tuple(side[id_].timing(regime).medians.values()) if id_ in side else (),
+            of_run.run.manifest.started,
+            of_run.run.manifest.commit,
+            tuple(of_run[id_].values(metric).values.values()) if id_ in of_run else (),
         )
-        for side in sides
+        for of_run in cases
     )
-    least = rules.min_effect_of(known.case, known.label, quantity)
+    least = rules.min_effect_of(results.case, results.label, metric.key)
     levels = [point.level for point in points]
-    return Trend(known, quantity, points, change_points(levels, alpha=rules.alpha / together, min_effect=least))
+    return Trend(
+        results, metric.key, points, change_points(levels, alpha=rules.alpha / together, min_effect=least)
+    )

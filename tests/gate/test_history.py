@@ -135,7 +135,7 @@ def test_noise_alone_has_no_step(tmp_path: Path) -> None:
 def test_a_failed_run_is_a_gap_and_a_short_history_says_that_it_is(tmp_path: Path) -> None:
     runs = grown(tmp_path, 5, 99, 1.0)
     runs[2] = replace(runs[2], records=tuple(r for r in runs[2].records if r.case.operator != "dense"))
-    dense = next(trend for trend in trends(runs, STEADY, ["dense-k3"]) if trend.known.label == "dense-k3")
+    dense = next(trend for trend in trends(runs, STEADY, ["dense-k3"]) if trend.results.label == "dense-k3")
     assert dense.points[2].medians == ()
     assert dense.history.reason is not None
     with pytest.raises(UsageError, match="did you mean 'dense-k3'"):

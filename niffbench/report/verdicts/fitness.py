@@ -49,7 +49,7 @@ def show(found: Assessment, console: Console) -> None:
 def _cells(found: Assessment, number: int, case: Noisy) -> list[str | Text]:
     values = sorted(value for value in case.medians if value == value)
     cells: list[str | Text] = [
-        f"{clean(case.known.label)} {clean(case.known.problem)}",
+        f"{clean(case.results.label)} {clean(case.results.problem)}",
         case.quantity.removeprefix("latency_"),
         seconds(values[len(values) // 2]),
         _noise(case.rounds.sd),
@@ -91,9 +91,9 @@ def plain(found: Assessment) -> dict[str, Any]:
         "false_alarms": found.false_alarms if found.alarms else None,
         "cases": [
             {
-                "case": case.known.any.id,
-                "label": case.known.label,
-                "problem": case.known.problem,
+                "case": case.results.any.id,
+                "label": case.results.label,
+                "problem": case.results.problem,
                 "quantity": case.quantity,
                 "noise": case.rounds.sd,
                 "noise_interval": [case.rounds.low, case.rounds.high],

@@ -31,7 +31,7 @@ def draw(trend: Trend) -> Plot:
     """Every round median as a dot, every level as a line; runs from left to right, oldest first."""
     import matplotlib
 
-    title = f"{clean(trend.known.label)} · {clean(trend.known.problem)} · {trend.quantity}"
+    title = f"{clean(trend.results.label)} · {clean(trend.results.problem)} · {trend.quantity}"
     steps = trend.steps()
     style: Any = settings()
     with matplotlib.rc_context(style):

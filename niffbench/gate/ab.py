@@ -1,4 +1,4 @@
-"""Arms: the two pieces of code of an A/B run, measured round by round in turn, each in processes of its own."""
+"""A/B runs: two pieces of code measured round by round in turn, each in processes of its own."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from niffbench.results import MANIFEST, RECORDS, Run, dump
 
 @dataclass(frozen=True)
 class Orders:
-    """What every round of either arm is asked to do.
+    """What every round of either side is asked to do.
 
-    ``suite`` is a name, and then each arm runs its own suite of that name, or a file that both run.
+    ``suite`` is a name, and then each side runs its own suite of that name, or a file that both run.
     """
 
     suite: str
@@ -51,23 +51,23 @@ def abba(base: Run, head: Run) -> Pairing:
 def measure(
     base: Code, head: Code, orders: Orders, pairs: int, out: Path, progress: Callable[[int, str], None]
 ) -> tuple[Run, Run]:
-    """Run ``pairs`` rounds of both arms in ABBA order; returns both as runs of so many rounds.
+    """Run ``pairs`` rounds of both sides in ABBA order; returns both as runs of so many rounds.
 
     The rounds stay under ``out/rounds``; the runs are written to ``out/base`` and ``out/head`` anew after each
     pair, so that an interruption loses at most the pair it struck. ``progress`` is told the number of the pair
-    and the arm's name before each round.
+    and the side's name before each round.
 
     Raises what a round failed with, and KeyboardInterrupt.
     """
     if pairs < 1:
         raise UsageError(f"--rounds should be at least 1, got {pairs}")
-    arms = {"base": base, "head": head}
-    rounds: dict[str, list[Run]] = {name: [] for name in arms}
+    sides = {"base": base, "head": head}
+    rounds: dict[str, list[Run]] = {name: [] for name in sides}
     for pair in range(pairs):
         for name in ("base", "head") if base_first(pair) else ("head", "base"):
             progress(pair, name)
-            rounds[name].append(_round(arms[name], orders, out / "rounds" / f"{pair:03}-{name}", pair))
-        merged = {name: _write(_merged(rounds[name], arms[name], out / name)) for name in arms}
+            rounds[name].append(_round(sides[name], orders, out / "rounds" / f"{pair:03}-{name}", pair))
+        merged = {name: _write(_merged(rounds[name], sides[name], out / name)) for name in sides}
     return merged["base"], merged["head"]
 
 
