@@ -133,6 +133,7 @@ def _latency_metric(regime: Regime) -> Metric:
         "first": "the first call of a process: plans, tuning, compiling",
         "cold": "a call after the caches were flushed",
         "steady": "a call among many, back to back",
+        "wall": "a call whose result the host waits for before the next",
         "graph": "a call replayed from a CUDA graph, without its launches",
     }
     return Metric(
