@@ -39,10 +39,12 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "ab": "Judge HEAD against BASE by measuring both in turn: the gate for noisy and shared machines.",
         "aa": "Measure the same code again and again, and say what a gate could see on this machine.",
         "rates": "Simulate decision rules on samples whose truth is known.",
+        "gpu-verdict": "Say whether all is right on this GPU, and what it costs there, in minutes.",
         "doctor": "Examine the machine: what it is, whether it is quiet enough to measure on, what works.",
     }
 )
-"""Every command with its line in ``--help``; ``niffbench/commands/NAME.py`` holds it as ``command``."""
+"""Every command with its line in ``--help``; ``niffbench/commands/NAME.py`` holds it as ``command``
+(``-`` in NAME is ``_`` there)."""
 
 _STREAMS: Mapping[str, int] = MappingProxyType({"stdout": 1, "stderr": 2})
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -59,7 +61,7 @@ class Commands(click.Group):
         """Import one; None when there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"niffbench.commands.{cmd_name}").command
+        command = importlib.import_module(f"niffbench.commands.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

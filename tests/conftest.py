@@ -25,8 +25,20 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run, saying what it lacks; what runs on a GPU has it to itself."""
+LOCK = "NIFFBENCH_TESTS_LOCK"
+"""The beginning of the paths of the locks of pytest processes that were started side by side, without ``-n``."""
+SHARE = "NIFFBENCH_TESTS_SHARE"
+"""Which of the tests one of them runs: ``2/6`` the second, eighth, … one."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take this process's share of the tests; skip what this machine cannot run, saying what it lacks."""
+    if SHARE in os.environ:
+        place, _, count = os.environ[SHARE].partition("/")
+        taken = items[int(place) - 1 :: int(count)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in taken])
+        items[:] = taken
     lacking = {}
     if any(item.get_closest_marker("cuda") for item in items):
         import torch
@@ -36,8 +48,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not any(map(shutil.which, BROWSERS)):
         lacking["browser"] = f"none of {', '.join(BROWSERS)} is installed"
     for item in items:
-        if item.get_closest_marker("cuda") and "cuda" not in lacking:
-            item.add_marker(pytest.mark.alone)
         for mark, reason in lacking.items():
             if item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=reason))
@@ -45,14 +55,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """With several processes (``-n``), a test marked ``alone`` has the machine to itself, its fixtures too."""
+    """With several processes, a test marked ``alone`` has the machine to itself, its fixtures too."""
     run = getattr(item.config, "workerinput", {}).get("testrunuid")
-    if run is None:
+    lock = os.environ.get(LOCK) if run is None else _lock(run)
+    if lock is None:
         return (yield)
     alone = item.get_closest_marker("alone") is not None
     # Who waits to be alone holds the door, or the others would take turns for ever.
-    with _locked(_lock(run, "door"), fcntl.LOCK_EX):
-        room = _locked(_lock(run, "room"), fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    with _locked(Path(f"{lock}.door"), fcntl.LOCK_EX):
+        room = _locked(Path(f"{lock}.room"), fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         room.__enter__()
     try:
         return (yield)
@@ -65,11 +76,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     controller = session.config.pluginmanager.get_plugin("dsession")
     if controller is not None:
         for name in ("door", "room"):
-            _lock(controller.nodemanager.testrunuid, name).unlink(missing_ok=True)
+            Path(f"{_lock(controller.nodemanager.testrunuid)}.{name}").unlink(missing_ok=True)
 
 
-def _lock(run: str, name: str) -> Path:
-    return Path(tempfile.gettempdir(), f"niffbench-tests-{run}.{name}")
+def _lock(run: str) -> str:
+    return str(Path(tempfile.gettempdir(), f"niffbench-tests-{run}"))
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def test_help_is_light() -> None:
 
 @pytest.mark.parametrize("name", module.COMMANDS)
 def test_each_command_is_there_and_its_help_says_what_the_list_says(name: str) -> None:
-    command = importlib.import_module(f"niffbench.commands.{name}").command
+    command = importlib.import_module(f"niffbench.commands.{name.replace('-', '_')}").command
     assert isinstance(command, click.Command)
     assert (command.help or "").strip().splitlines()[0] == module.COMMANDS[name]
 

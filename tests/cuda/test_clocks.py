@@ -14,6 +14,8 @@ from niffbench.worker.latency import Sampler, launch_share
 from niffbench.worker.probe import Probe
 from niffbench.worker.torch_evaluator import TorchEvaluator
 
+pytestmark = pytest.mark.alone
+
 
 def _product(place: str, side: int) -> Probe:
     a = torch.randn(side, side, device=place)

@@ -66,6 +66,7 @@ def test_the_fingerprint_is_the_cards() -> None:
     assert must["gpu_multiprocessors"] == properties.multi_processor_count
 
 
+@pytest.mark.alone
 def test_nvml_tells_clocks_power_and_throttling(nvml: Nvml) -> None:
     device = opened("cuda")
     device.timed(_busy(), 50)
@@ -84,6 +85,7 @@ def test_nvml_tells_clocks_power_and_throttling(nvml: Nvml) -> None:
     assert isinstance(facts["power_limit_w"], int)
 
 
+@pytest.mark.alone
 def test_energy_is_counted(nvml: Nvml) -> None:
     device, probe = opened("cuda"), _busy()
     before = device.joules()
@@ -98,6 +100,7 @@ def test_energy_is_counted(nvml: Nvml) -> None:
     assert 5 < joules / (seconds / 300) < 2000  # watts
 
 
+@pytest.mark.alone
 def test_free_memory_follows_what_is_allocated() -> None:
     device = opened("cuda")
     device.release()
@@ -129,6 +132,7 @@ def test_tf32_is_off_and_tolerated_where_a_case_asks_for_it(flags: None) -> None
     assert errors[False].l2 < errors[True].l2 < errors[True].tolerance
 
 
+@pytest.mark.alone
 def test_the_ceilings_are_a_gpus() -> None:
     found = measure(opened("cuda"), torch.device("cuda"), ["float32", "float16", "bfloat16"])
     assert 5e10 < found.copy_bandwidth < 5e13

@@ -80,6 +80,7 @@ def test_a_native_depthwise_kernel_needs_no_workspace() -> None:
 
 
 @pytest.mark.cuda
+@pytest.mark.alone
 def test_the_pool_and_the_device_grow_at_least_as_much() -> None:
     device, x = opened("cuda"), _image("cuda")
     usage = device.usage(Probe(lambda: torch.fft.irfft2(torch.fft.rfft2(x), s=SIDE[2:])))

@@ -12,6 +12,7 @@ from niffbench.suite import available, load
 NAMES = (
     "channels",
     "full",
+    "gpu",
     "kernels",
     "networks",
     "pointwise",

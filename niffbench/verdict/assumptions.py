@@ -5,13 +5,16 @@ The same code runs on a CPU as a rehearsal; its answers are then said to be unch
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,9 +22,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from niffbench.cost.closed import fft_flops
-from niffbench.device import Device
+from niffbench.device import Device, open_device
 from niffbench.niff import NiffDepthwise
 from niffbench.results import Ceilings
+from niffbench.worker import ceilings
 from niffbench.worker.probe import Probe
 
 Verdict = Literal["confirmed", "corrected", "not checked"]
@@ -332,3 +336,22 @@ def float32_exactly() -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def main(place: str, out: Path) -> None:
+    """Check every assumption on the device ``place`` and write the findings to ``out``, each as it is made."""
+    device = open_device(place)
+    there = torch.device(device.spec)
+    findings: list[dict[str, str]] = []
+    with float32_exactly():
+        if there.type == "cpu":
+            measured = Ceilings(copy_bandwidth=1e10, matmul={"float32": 5e10}, fft={"float32": 1e10})
+        else:
+            measured = ceilings.measure(device, there, ["float32"])
+        for finding in check_all(Card(device, there, measured)):
+            findings.append(asdict(finding))
+            out.write_text(json.dumps(findings, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,199 @@
+"""A verdict at work: its folder, its time, and the processes of its steps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from niffbench.session.interrupts import Interrupts
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder of the package: a checkout, with tests beside it, or where packages are installed."""
+
+GRACE = 8.0
+"""Seconds that an interrupted process gets to write down what it has, and that are kept free at the end."""
+
+GATHER_EVERY = 20.0
+"""Seconds between two gatherings while a step lasts."""
+
+Status = Literal["done", "cut", "failed", "skipped", "running"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step: ``cut`` when its time ran out (what there is, is kept), ``skipped`` when it cannot be
+    done here; ``detail`` says what came of it, or why not.
+    """
+
+    status: Status
+    detail: str
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A step as it is written down: times in seconds; ``allowed`` is its share of the time there was."""
+
+    name: str
+    group: str
+    status: Status
+    estimate: float
+    allowed: float
+    seconds: float
+    detail: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for. ``rounds`` None: as the suite says."""
+
+    device: str
+    minutes: float
+    rounds: int | None
+    suites: tuple[str, ...]
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether no GPU is asked, so that everything is done small."""
+        return not self.device.startswith("cuda")
+
+    @property
+    def place(self) -> str:
+        """The device of steps that a replay cannot do."""
+        return "cpu" if self.device.startswith("replay") else self.device
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process that ended: its exit status, None when it had to be interrupted, and what it printed."""
+
+    status: int | None
+    text: str
+
+    @property
+    def last_line(self) -> str:
+        """The last line that says something."""
+        lines = (line.strip()[:200] for line in reversed(self.text.splitlines()))
+        return next((line for line in lines if line), "nothing was said")
+
+    def outcome(self, detail: str | None = None, fine: Sequence[int] = (0,)) -> Outcome:
+        """As a step's, ``fine`` being the statuses of success; ``detail`` None: the last line."""
+        cut = self.status is None or self.status == 130
+        status: Status = "cut" if cut else "done" if self.status in fine else "failed"
+        return Outcome(status, self.last_line if detail is None or status == "failed" else detail)
+
+
+@dataclass
+class Job:
+    """What a step works with: ``folder`` is where results go, ``gather`` is called now and then while its
+    processes run. Its share ends at ``until``, all that is allowed at ``deadline`` (``time.monotonic``).
+    """
+
+    settings: Settings
+    folder: Path
+    stop: Interrupts
+    gather: Callable[[], None]
+    deadline: float
+    until: float = 0.0
+    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def left(self) -> float:
+        """Seconds left of the step's share."""
+        return max(self.until - time.monotonic(), 0.0)
+
+    def cli(self, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Finished:
+        """Run a command of niffbench for as long as the step may take."""
+        return self.run(name, [["-m", "niffbench.cli", *arguments]], environment)[0]
+
+    def run(
+        self,
+        name: str,
+        commands: Sequence[Sequence[str]],
+        environment: Mapping[str, str] | None = None,
+        own: Sequence[Mapping[str, str]] = (),
+    ) -> list[Finished]:
+        """Run ``python COMMAND`` of each side by side, interrupt those that outlast the step.
+
+        Args:
+            name: Of the logs; those of several commands are numbered.
+            commands: Arguments of Python.
+            environment: Variables that all get besides ours.
+            own: Variables of each command alone.
+        """
+        logs = self.folder / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        names = [name] if len(commands) == 1 else [f"{name}-{number}" for number, _ in enumerate(commands, 1)]
+        with ExitStack() as files:
+            outputs = [files.enter_context((logs / f"{each}.txt").open("w+b")) for each in names]
+            for place, command in enumerate(commands):
+                variables = {**(environment or {}), **(own[place] if own else {})}
+                self._start(command, variables, outputs[place])
+            statuses = self._wait()
+            texts = []
+            for output in outputs:
+                output.seek(0)
+                texts.append(output.read().decode("utf-8", errors="replace"))
+        return [Finished(status, text) for status, text in zip(statuses, texts, strict=True)]
+
+    def kill(self) -> None:
+        """End every process at once."""
+        for process in self._processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def _start(self, command: Sequence[str], variables: Mapping[str, str], output: object) -> None:
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        fixed = {"PYTHONPATH": path, "NO_COLOR": "1", "COLUMNS": "120", "PYTHONUNBUFFERED": "1"}
+        self._processes.append(
+            subprocess.Popen(
+                [sys.executable, *command],
+                env={**os.environ, **fixed, **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=output,  # type: ignore[arg-type]
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        )
+
+    def _wait(self) -> list[int | None]:
+        """The exit statuses of all that runs."""
+        gathered = time.monotonic()
+        while self._running() and self.left > 0 and not self.stop.requested:
+            time.sleep(0.05)
+            if time.monotonic() - gathered > GATHER_EVERY:
+                self.gather()
+                gathered = time.monotonic()
+        interrupted = self._running()
+        for process in interrupted:
+            process.send_signal(signal.SIGINT)
+        until = time.monotonic() + GRACE
+        while self._running() and time.monotonic() < until:
+            time.sleep(0.05)
+        self.kill()
+        statuses = [None if process in interrupted else process.wait() for process in self._processes]
+        for process in self._processes:
+            process.wait()
+        self._processes.clear()
+        return statuses
+
+    def _running(self) -> list[subprocess.Popen[bytes]]:
+        return [process for process in self._processes if process.poll() is None]
+
+
+@contextmanager
+def killing(job: Job) -> Iterator[None]:
+    """End the job's processes when it is left, and when a second signal asks for the end at once."""
+    job.stop.at_once = job.kill
+    try:
+        yield
+    finally:
+        job.stop.at_once = None
+        job.kill()

@@ -1,0 +1,256 @@
+"""The steps of a verdict, most worth first: whether all is right on this card, then what it costs there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, get_args
+from xml.etree import ElementTree
+
+from niffbench.errors import UsageError, did_you_mean, plural
+from niffbench.niff.catalogue import FORMS
+from niffbench.operators.catalogue import catalogue
+from niffbench.results import read
+from niffbench.suite import find, load
+from niffbench.verdict.job import ROOT, Job, Outcome, Settings
+
+Group = Literal["right", "cost"]
+
+HEADLINE = "gpu"
+"""The suite whose figures a verdict is about, unless others are named."""
+
+KERNELS = "kernels-b32"
+PROCESSES = 6
+"""Test processes side by side; what times anything holds a lock."""
+
+PRIVATE = re.compile(r"serial|uuid|guid|pdi|host id|hostname", re.IGNORECASE)
+"""Lines of ``nvidia-smi -q`` that name one card or machine among many."""
+
+PROFILED = ("niff-depthwise/published", "niff-depthwise/rfft", "niff-depthwise/triton", "depthwise-k7")
+COMPILED = "published or rfft or depthwise"
+
+_START = 7.0
+"""Seconds that a worker takes to start on a GPU."""
+_SURVEY = 15.0
+_CASE = 0.28
+"""Seconds that a case takes there in a round, at the headline suite's settings."""
+
+_EXACT = {"NVIDIA_TF32_OVERRIDE": "0"}
+_SMALL = ("--min-time", "1ms", "--max-time", "2ms")
+
+
+@dataclass(frozen=True)
+class Step:
+    """``estimate``: seconds that it should take on a GPU; steps share the time there is in these proportions."""
+
+    name: str
+    group: Group
+    estimate: float
+    do: Callable[[Job], Outcome]
+
+
+def steps(settings: Settings) -> tuple[Step, ...]:
+    """Every step there is, most worth first."""
+    return (
+        Step("nvidia-smi", "right", 2, nvidia_smi),
+        Step("doctor", "right", 12, doctor),
+        Step("tests", "right", 90, tests),
+        Step("assumptions", "right", 30, partial(checked, "assumptions")),
+        Step("smoke", "right", 30, smoke),
+        Step("compile", "right", 60, compiled),
+        *(
+            Step(headline_name(suite), "cost", _estimate(suite, settings.rounds), partial(headline, suite))
+            for suite in settings.suites
+        ),
+        Step("witnesses", "cost", 25, partial(checked, "witnesses")),
+        Step("profile", "cost", 30, profile),
+        Step("kernels", "cost", 45, kernels),
+    )
+
+
+def chosen(every: tuple[Step, ...], only: tuple[str, ...]) -> tuple[Step, ...]:
+    """The steps named by ``only``, or of the groups it names; all where it is empty. Raises UsageError."""
+    names = [*get_args(Group), *(step.name for step in every)]
+    for name in only:
+        if name not in names:
+            raise UsageError(f"--only {name}: no such step{did_you_mean(name, names)}")
+    return tuple(step for step in every if not only or {step.name, step.group} & set(only))
+
+
+def nvidia_smi(job: Job) -> Outcome:
+    """All that the driver tells of the card, but for what tells whose it is."""
+    if shutil.which("nvidia-smi") is None:
+        return Outcome("skipped", "there is no nvidia-smi here")
+    told = subprocess.run(
+        ["nvidia-smi", "-q"], capture_output=True, text=True, timeout=max(job.left, 2), check=False
+    )
+    lines = [line for line in told.stdout.splitlines() if not PRIVATE.search(line.partition(":")[0])]
+    (job.folder / "nvidia-smi.txt").write_text("\n".join(lines) + "\n")
+    product = next((line.partition(":")[2].strip() for line in lines if "Product Name" in line), "no card")
+    return Outcome("failed" if told.returncode else "done", product)
+
+
+def doctor(job: Job) -> Outcome:
+    """What machine this is."""
+    finished = job.cli("doctor", "doctor", "--device", job.settings.place, "--json")
+    begin = finished.text.find("{")
+    try:
+        found = json.loads(finished.text[begin:])
+    except ValueError:
+        return finished.outcome()
+    (job.folder / "doctor.json").write_text(json.dumps(found, indent=1))
+    return finished.outcome(found["cuda"]["detail"])
+
+
+def tests(job: Job) -> Outcome:
+    """The tests marked ``cuda`` but those of torch.compile, every process a share of them."""
+    files = sorted(path for path in _tests() if path.name != "test_compile.py")
+    if job.settings.is_rehearsal:  # they skip, each saying why
+        files = files[:1]
+    return _tested(job, "tests", files, 2 if job.settings.is_rehearsal else PROCESSES)
+
+
+def compiled(job: Job) -> Outcome:
+    """A few of the tests that compile, which take long."""
+    return _tested(job, "compile", [path for path in _tests() if path.name == "test_compile.py"], 1, COMPILED)
+
+
+def checked(what: Literal["assumptions", "witnesses"], job: Job) -> Outcome:
+    """Every claim about CUDA, or our clocks beside others', in a process of its own."""
+    out = job.folder / f"{what}.json"
+    command = ["-m", f"niffbench.verdict.{what}", job.settings.place, str(out)]
+    finished = job.run(what, [command], _EXACT)[0]
+    if not out.exists():
+        return finished.outcome()
+    rows = json.loads(out.read_text())
+    if what == "witnesses":
+        return finished.outcome(f"{plural(len(rows), 'pair')} of medians")
+    verdicts = Counter(row["verdict"] for row in rows)
+    return finished.outcome(", ".join(f"{number} {verdict}" for verdict, number in verdicts.items()))
+
+
+def smoke(job: Job) -> Outcome:
+    """The smallest suite, whole: every part of a run once."""
+    return _measured(job, "smoke", "smoke", rounds=1)
+
+
+def headline(suite: str, job: Job) -> Outcome:
+    """A suite whose figures are asked for."""
+    return _measured(job, headline_name(suite), suite, job.settings.rounds)
+
+
+def kernels(job: Job) -> Outcome:
+    """From which kernel size on NIFF is cheaper, where a GPU is busy: at 32 images."""
+    source = job.folder / "suites" / f"{KERNELS}.toml"
+    source.parent.mkdir(exist_ok=True)
+    text = find("kernels").read_text(encoding="utf-8")
+    source.write_text(text.replace("[axes]\n", "[axes]\nbatch = 32\n", 1), encoding="utf-8")
+    only = ("niff-depthwise/published", "niff-depthwise/rfft", "niff-depthwise/auto", "depthwise-k*")
+    only = (*only, "mode=inference", *(("size=14",) if job.settings.is_rehearsal else ("size=28", "size=56")))
+    small = () if job.settings.is_rehearsal else ("--min-time", "15ms", "--max-time", "40ms")
+    return _measured(job, KERNELS, str(source), job.settings.rounds, (*_only(only), *small))
+
+
+def profile(job: Job) -> Outcome:
+    """Operators taken apart, step by step and kernel by kernel, with traces."""
+    known = {f"niff-depthwise/{form.name}" for form in FORMS["depthwise"]} | {"depthwise-k7"}
+    operators = [operator for operator in PROFILED if operator in known]
+    problem = ("--channels", "64", "--size", "56", "--batch", "32")
+    if job.settings.is_rehearsal:
+        operators, problem = operators[:1], ("--channels", "8", "--size", "14", "--batch", "2")
+    out = _empty(job, "profile")
+    arguments = (*operators, *problem, "--device", job.settings.place, "--out", str(out))
+    finished = job.cli("profile", "profile", *arguments, environment=_EXACT)
+    return finished.outcome(f"{plural(len(operators), 'operator')} taken apart")
+
+
+def _tests() -> list[Path]:
+    return sorted((ROOT / "tests" / "cuda").glob("test_*.py"))
+
+
+def _tested(job: Job, name: str, files: list[Path], processes: int, keyword: str = "") -> Outcome:
+    """Run test files in plain processes of pytest that share out the tests."""
+    if not files:
+        return Outcome("skipped", "there are no tests: niffbench is installed here, not checked out")
+    place = _empty(job, name)
+    place.mkdir(parents=True)
+    options = ["-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-m", "cuda", "-p", "no:cacheprovider"]
+    options += ["-p", "no:xdist", "-p", "no:randomly", "--durations=8", "--maxfail=20"]
+    options += [*(["-k", keyword] if keyword else []), *map(str, files)]
+    commands = [[*options, f"--junitxml={place / f'{number}.xml'}"] for number in range(1, processes + 1)]
+    own = [{"NIFFBENCH_TESTS_SHARE": f"{number}/{processes}"} for number in range(1, processes + 1)]
+    finished = job.run(name, commands, {"NIFFBENCH_TESTS_LOCK": str(place / "lock")}, own)
+    for lock in place.glob("lock.*"):
+        lock.unlink()
+    results = test_results(place)
+    detail = ", ".join(f"{number} {kind}" for kind, number in Counter(kind for kind, _, _ in results).items())
+    # pytest's statuses: 0 passed, 1 failures, 2 interrupted, 5 nothing collected.
+    statuses = {process.status for process in finished}
+    if statuses & {None, 2, 130}:
+        return Outcome("cut", detail or finished[0].last_line)
+    fine = statuses <= {0, 5} and all(kind != "failed" for kind, _, _ in results)
+    return Outcome("done" if fine else "failed", detail or finished[0].last_line)
+
+
+def test_results(place: Path) -> list[tuple[str, str, str]]:
+    """What became of each test of a step: ``passed``, ``failed`` or ``skipped``, its name and the reason."""
+    found: list[tuple[str, str, str]] = []
+    for path in sorted(place.glob("*.xml")):
+        try:
+            cases = list(ElementTree.parse(path).iter("testcase"))
+        except ElementTree.ParseError:  # its writer was killed
+            continue
+        for case in cases:
+            name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
+            fault = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
+            kind = "passed" if fault is None else "skipped" if fault.tag == "skipped" else "failed"
+            found.append((kind, name, "" if fault is None else fault.get("message", "").partition("\n")[0]))
+    return found
+
+
+def _estimate(suite: str, rounds: int | None) -> float:
+    """Seconds a suite should take on a GPU. Raises UsageError for one that cannot be read."""
+    loaded = load(suite, catalogue(), device="cuda")
+    count = rounds or loaded.rounds
+    return _SURVEY + count * (_START + _CASE * len(loaded.cases))
+
+
+def _measured(job: Job, name: str, suite: str, rounds: int | None, more: tuple[str, ...] = ()) -> Outcome:
+    """Measure a suite into ``runs/NAME``, within the step's share; the report is drawn afterwards, elsewhere."""
+    out = _empty(job, f"runs/{name}")
+    rounds = 1 if job.settings.is_rehearsal else rounds
+    arguments = ["run", suite, "--device", job.settings.device, "--out", str(out), "--no-report"]
+    arguments += ["--time-budget", f"{max(job.left - 4, 1):.0f}s", *(["--rounds", str(rounds)] if rounds else [])]
+    arguments += [*more, *(_SMALL if job.settings.is_rehearsal else ())]
+    job.until = min(job.until + 0.25 * job.left, job.deadline)  # a budget is an estimate
+    finished = job.cli(name, *arguments, environment=_EXACT)
+    if not (out / "run.json").exists():
+        return finished.outcome()
+    run = read(out)
+    statuses: Mapping[str, int] = Counter(record.status for record in run.records)
+    most = len(run.manifest.suite.cases) * run.manifest.rounds
+    told = ", ".join(f"{number} {status}" for status, number in statuses.items()) or "nothing"
+    return finished.outcome(f"{told} of {plural(most, 'record')}")
+
+
+def _empty(job: Job, name: str) -> Path:
+    """A place for a step's results; what an earlier call left there is gone."""
+    place = job.folder / name
+    shutil.rmtree(place, ignore_errors=True)
+    return place
+
+
+def _only(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(part for pattern in patterns for part in ("--only", pattern))
+
+
+def headline_name(suite: str) -> str:
+    """Of the step, and of the folder in ``runs``, of a suite whose figures are asked for."""
+    return f"suite-{Path(suite).stem}"

@@ -1,0 +1,202 @@
+"""Our clocks beside two others' on the same calls: Triton's ``do_bench`` and NVBench (``cuda-bench``), if there.
+
+Each is compared with the regime that it means: what empties the L2 cache before a call with ``cold``, what calls
+again and again with ``steady``, what replays a CUDA graph with ``graph``.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from niffbench.device import Device, open_device
+from niffbench.device.base import Runner
+from niffbench.operators.catalogue import catalogue
+from niffbench.suite import Measure, Regime, expand, parse
+from niffbench.verdict.assumptions import float32_exactly
+from niffbench.worker.latency import Sampler
+from niffbench.worker.probe import Probe
+from niffbench.worker.torch_evaluator import TorchEvaluator
+
+SUITE = """
+description = "Operators whose latency others measure too"
+baseline = "depthwise-k7"
+
+[axes]
+batch = {batch}
+channels = {channels}
+size = {size}
+
+[[operators]]
+name = "niff-depthwise/published"
+
+[[operators]]
+name = "niff-depthwise/rfft"
+
+[[operators]]
+name = "depthwise-k7"
+
+[[operators]]
+name = "dense-k3"
+"""
+PROBLEM = {"batch": 32, "channels": 64, "size": 56}
+SMALL = {"batch": 1, "channels": 8, "size": 14}
+"""Where there is no GPU, so that nothing can be compared."""
+
+REGIMES: tuple[Regime, ...] = ("cold", "steady", "graph")
+
+Measured = TypeVar("Measured")
+Times = Mapping[str, float]
+"""Seconds by operator."""
+
+
+@dataclass(frozen=True)
+class Witness:
+    """One operator in one regime: our median and another's in seconds; ``reason`` says why there is no other."""
+
+    operator: str
+    regime: Regime
+    ours: float
+    tool: str
+    theirs: float | None
+    reason: str | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Of the other's from ours, relative to ours."""
+        return None if self.theirs is None else self.theirs / self.ours - 1
+
+
+def runners(device: Device) -> dict[str, Runner]:
+    """What is timed, by name: four operators at one problem, and a copy of their input."""
+    problem = PROBLEM if device.kind == "cuda" else SMALL
+    text = SUITE.format(**problem)
+    suite = expand(parse(text, "witnesses"), "witnesses", "witnesses", text, catalogue())
+    evaluator = TorchEvaluator(device)
+    found: dict[str, Runner] = {suite.labels[case.id]: evaluator.workload(case) for case in suite.cases}
+    shape = (problem["batch"], problem["channels"], problem["size"], problem["size"])
+    source = torch.randn(shape, device=device.spec)
+    found["copy"] = Probe(partial(torch.empty_like(source).copy_, source))
+    return found
+
+
+def ours(device: Device, runner: Runner) -> dict[Regime, float]:
+    """Our medians in seconds, sampled as a run samples; without ``graph`` where there is none."""
+    measure = Measure(regimes=list(REGIMES), precision=0.005, min_time=0.05, max_time=0.3, min_samples=20)
+    medians: dict[Regime, float] = {}
+    for regime in REGIMES:
+        if regime == "graph" and not device.has_graphs:
+            continue
+        timed = device.capture(runner) if regime == "graph" else runner
+        sampler = Sampler(device, timed, regime, measure)
+        while not sampler.done:
+            sampler.step()
+        medians[regime] = sampler.median()
+    return medians
+
+
+def do_bench(runner: Runner) -> float:
+    """Triton's: L2 emptied before each call, events around it."""
+    from triton.testing import do_bench as bench
+
+    with runner.scope():
+        return float(bench(runner.call, warmup=50, rep=200, return_mode="median")) * 1e-3
+
+
+def do_bench_cudagraph(runner: Runner) -> float:
+    """Triton's: many calls in one graph."""
+    from triton.testing import do_bench_cudagraph as bench
+
+    with runner.scope():
+        return float(bench(runner.call, rep=50, return_mode="median")) * 1e-3
+
+
+TRITON: Mapping[str, tuple[Regime, Callable[[Runner], float]]] = {
+    "triton.testing.do_bench": ("cold", do_bench),
+    "triton.testing.do_bench_cudagraph": ("graph", do_bench_cudagraph),
+}
+
+
+def nvbench(timed: Mapping[str, Runner]) -> tuple[Times, Times]:
+    """NVBench's medians of isolated calls with an emptied L2 cache, and means of its batches of calls.
+
+    It has one registry a process and runs all of it at once.
+    """
+    from cuda import bench
+    from cuda.bench.results import BenchmarkResult
+
+    def benchmark(runner: Runner) -> Callable[[Any], None]:
+        def launch(launched: Any) -> None:
+            with torch.cuda.stream(torch.cuda.ExternalStream(launched.get_stream().addressof())):
+                runner.call()
+
+        def timed(state: Any) -> None:
+            with runner.scope():
+                state.exec(launch, batched=True)
+
+        return timed
+
+    for name, runner in timed.items():
+        bench.register(benchmark(runner)).set_name(name)
+    cold: dict[str, float] = {}
+    batch: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as place:
+        out = str(Path(place) / "nvbench.json")
+        limits = ["--timeout", "2", "--min-samples", "20", "--cold-warmup-runs", "5", "--batch-target-time", "0.2"]
+        bench.run_all_benchmarks(["nvbench", "--devices", "0", *limits, "--jsonbin", out])
+        for name, result in BenchmarkResult.from_json(out).items():
+            for state in result.states:
+                mean = state.summaries.get("nv/batch/time/gpu/mean")
+                if state.samples:
+                    cold[name] = statistics.median(state.samples)
+                if mean is not None and mean.value is not None:
+                    batch[name] = float(mean.value)
+    return cold, batch
+
+
+def witnesses(device: Device) -> Iterator[Witness]:
+    """Every pair of figures, Triton's before NVBench's; a tool that fails has its reason instead."""
+    timed = runners(device)
+    medians = {name: ours(device, runner) for name, runner in timed.items()}
+    for name, runner in timed.items():
+        for tool, (regime, measure) in TRITON.items():
+            if regime in medians[name]:
+                theirs, reason = _tried(partial(measure, runner), device)
+                yield Witness(name, regime, medians[name][regime], tool, theirs, reason)
+    found, reason = _tried(partial(nvbench, timed), device)
+    cold, batch = found or ({}, {})
+    for name, seconds in medians.items():
+        yield Witness(name, "cold", seconds["cold"], "cuda.bench, cold", cold.get(name), reason)
+        yield Witness(name, "steady", seconds["steady"], "cuda.bench, batch", batch.get(name), reason)
+
+
+def _tried(measure: Callable[[], Measured], device: Device) -> tuple[Measured | None, str | None]:
+    """What ``measure`` gives, or why it gives nothing."""
+    if device.kind != "cuda":
+        return None, "it measures on a GPU only"
+    try:
+        return measure(), None
+    except Exception as error:  # another's program, which may lack anything
+        return None, f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def main(place: str, out: Path) -> None:
+    """Hold our clocks beside the others' on the device ``place``; writes to ``out`` what there is so far."""
+    rows: list[dict[str, object]] = []
+    with float32_exactly():
+        for witness in witnesses(open_device(place)):
+            rows.append({**asdict(witness), "difference": witness.difference})
+            out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,276 @@
+"""``gpu-verdict`` rehearsed where there is no GPU: every step, what it leaves, being cut and being interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Cli
+
+from niffbench.results import read
+from niffbench.verdict.job import Settings
+from niffbench.verdict.steps import steps
+
+ROOT = Path(__file__).parents[2]
+TRACE = ROOT / "tests" / "data" / "replay_cuda.json"
+OPERATORS = ("niff-depthwise/published", "niff-depthwise/rfft", "depthwise-k7", "dense-k3", "copy")
+
+
+def _started(out: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "niffbench.cli", "gpu-verdict", "--out", str(out), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a rehearsal left, and its archive unpacked."""
+
+    out: Path
+    unpacked: Path
+    status: int
+    printed: str
+
+    @property
+    def page(self) -> str:
+        return (self.out / "verdict.md").read_text()
+
+    def json(self, name: str) -> Any:
+        return json.loads((self.unpacked / name).read_text())
+
+
+def _finished(process: subprocess.Popen[str], out: Path) -> Rehearsed:
+    printed, _ = process.communicate(timeout=500)
+    unpacked = out.with_name(f"{out.name}-unpacked")
+    with tarfile.open(out / "gathered.tar.gz") as archive:
+        archive.extractall(unpacked, filter="data")
+    return Rehearsed(out, unpacked, process.returncode, printed)
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rehearsed, Rehearsed]]:
+    """Both groups of steps, side by side: what shows that all is right on the CPU, what it costs on a replay."""
+    folder = tmp_path_factory.mktemp("verdict")
+    right = _started(folder / "right", "--only", "right", "--device", "cpu", "--minutes", "60")
+    cost = _started(folder / "cost", "--only", "cost", "--device", f"replay:{TRACE}", "--minutes", "60")
+    yield _finished(right, folder / "right"), _finished(cost, folder / "cost")
+
+
+def test_every_step_is_done_and_told_beside_its_estimate(rehearsed: tuple[Rehearsed, Rehearsed]) -> None:
+    for group, one in zip(("right", "cost"), rehearsed, strict=True):
+        assert one.status == 0, one.printed
+        planned = [step for step in steps(Settings("cuda", 1, None, ("gpu",))) if step.group == group]
+        results = one.json("steps.json")
+        assert [result["name"] for result in results] == [step.name for step in planned]
+        for result, step in zip(results, planned, strict=True):
+            assert result["status"] in ("done", "skipped"), result
+            assert result["estimate"] == step.estimate
+            assert f"| {result['name']} | {result['status']} | {step.estimate:.0f} s |" in one.page
+            assert result["name"] in one.printed
+
+
+def test_few_files_of_plain_names_are_left(rehearsed: tuple[Rehearsed, Rehearsed]) -> None:
+    for one in rehearsed:
+        names = {path.name for path in one.out.rglob("*")}
+        assert names == {"gathered.tar.gz", "verdict.md", "steps.json"}
+        assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in names)
+
+
+def test_tests_that_need_a_card_are_shared_out_and_skip_without_one(
+    rehearsed: tuple[Rehearsed, Rehearsed],
+) -> None:
+    right, _ = rehearsed
+    assert (right.unpacked / "tests" / "1.xml").exists()
+    assert (right.unpacked / "tests" / "2.xml").exists()
+    details = {result["name"]: result["detail"] for result in right.json("steps.json")}
+    assert re.fullmatch(r"\d+ skipped", details["tests"])
+    assert re.fullmatch(r"\d+ skipped", details["compile"])
+
+
+def test_runs_can_be_read_and_their_headline_has_every_case(rehearsed: tuple[Rehearsed, Rehearsed]) -> None:
+    right, cost = rehearsed
+    assert read(right.unpacked / "runs" / "smoke").records
+    run = read(cost.unpacked / "runs" / "suite-gpu")
+    assert {record.status for record in run.records} == {"ok"}
+    assert len(run.records) == len(run.manifest.suite.cases)
+    rows = cost.page.partition("## Headline")[2].partition("## Crossover")[0].splitlines()
+    for record in run.records:
+        assert any(row.startswith(f"| {record.case.problem.label} | {record.traits.label} |") for row in rows)
+    assert {record.case.problem.batch for record in run.records} == {1, 8, 32}
+
+
+def test_crossovers_are_told_in_latency_and_in_flops(rehearsed: tuple[Rehearsed, Rehearsed]) -> None:
+    _, cost = rehearsed
+    assert {r.case.problem.batch for r in read(cost.unpacked / "runs" / "kernels-b32").records} == {32}
+    crossovers = cost.page.partition("## Crossover")[2].partition("## Witnesses")[0]
+    for quantity in ("latency", "FLOPs"):
+        assert re.search(rf"\| niff-depthwise/rfft \| depthwise \| [a-z ]*{quantity} \|", crossovers)
+
+
+def test_every_assumption_is_tried_and_none_confirmed_without_a_card(
+    rehearsed: tuple[Rehearsed, Rehearsed],
+) -> None:
+    from niffbench.verdict.assumptions import CHECKS
+
+    right, _ = rehearsed
+    findings = right.json("assumptions.json")
+    assert [finding["claim"] for finding in findings] == list(CHECKS)
+    for finding in findings:
+        assert finding["verdict"] == "not checked"
+        assert "the check failed" not in finding["evidence"], finding
+        assert finding["claim"] in right.page
+
+
+def test_our_medians_stand_beside_why_no_other_tool_has_any(rehearsed: tuple[Rehearsed, Rehearsed]) -> None:
+    _, cost = rehearsed
+    rows = cost.json("witnesses.json")
+    assert {row["operator"] for row in rows} == set(OPERATORS)
+    for row in rows:
+        assert row["ours"] > 0
+        assert row["theirs"] is None
+        assert row["reason"]
+    assert {row["tool"].partition(",")[0] for row in rows} == {"triton.testing.do_bench", "cuda.bench"}
+
+
+def test_what_is_packed_names_no_host(rehearsed: tuple[Rehearsed, Rehearsed]) -> None:
+    host = socket.gethostname().encode()
+    for one in rehearsed:
+        for path in one.unpacked.rglob("*"):
+            assert len(host) <= 4 or not path.is_file() or host not in path.read_bytes(), path
+
+
+def test_a_later_call_adds_to_what_is_there(rehearsed: tuple[Rehearsed, Rehearsed], cli: Cli) -> None:
+    right, _ = rehearsed
+    done = cli("gpu-verdict", "--only", "nvidia-smi", "--device", "cpu", "--out", str(right.out))
+    assert done.returncode == 0, done.stderr
+    names = {result["name"] for result in json.loads((right.out / "steps.json").read_text())}
+    assert names == {result["name"] for result in right.json("steps.json")}
+    with tarfile.open(right.out / "gathered.tar.gz") as archive:
+        assert {"assumptions.json", "runs/smoke/run.json"} <= set(archive.getnames())
+
+
+def test_a_step_that_fails_is_told_and_stops_no_other(cli: Cli, tmp_path: Path) -> None:
+    suite = tmp_path / "wide.toml"
+    text = (ROOT / "suites" / "smoke.toml").read_text()
+    suite.write_text(text.replace("[[zip]]\nchannels = [16, 8]\nsize = [14, 7]\n", "[[zip]]\nchannels = [9]\n"))
+    out = tmp_path / "out"
+    trace = tmp_path / "torn.json"
+    trace.write_text("{")
+    arguments = ("--only", "smoke", "--only", "nvidia-smi", "--only", "tests", "--device", f"replay:{trace}")
+    done = cli("gpu-verdict", *arguments, "--out", str(out), timeout=300)
+    assert done.returncode == 1
+    results = {result["name"]: result for result in json.loads((out / "steps.json").read_text())}
+    assert results["smoke"]["status"] == "failed"
+    assert "torn.json" in results["smoke"]["detail"]
+    assert results["tests"]["status"] == "done"
+
+
+def test_without_time_steps_are_cut_and_said_to_be(cli: Cli, tmp_path: Path) -> None:
+    done = cli("gpu-verdict", "--only", "cost", "--device", "cpu", "--minutes", "0.05", "--out", str(tmp_path))
+    assert done.returncode == 0
+    assert {result["status"] for result in json.loads((tmp_path / "steps.json").read_text())} == {"cut"}
+    assert "Not measured." in (tmp_path / "verdict.md").read_text()
+
+
+def test_who_is_ended_on_the_way_has_gathered_what_there_is(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    suite = ("--only", "suite-gpu", "--device", "cpu", "--minutes", "60")
+    process = _started(out, "--only", "nvidia-smi", *suite)
+    deadline = time.monotonic() + 60
+    while not (out / "verdict.md").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(3)
+    process.send_signal(signal.SIGTERM)
+    ended = _finished(process, out)
+    assert ended.status == 130
+    assert [result["status"] for result in ended.json("steps.json")][1:] == ["cut"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--only", "rigth"], "--only rigth: no such step; did you mean 'right'?"),
+        (["--suite", "gqu"], "no suite named 'gqu'; did you mean 'gpu'?"),
+        (["--device", "tpu"], "--device tpu: should be cuda, cuda:N, cpu or replay:FILE"),
+    ],
+)
+def test_bad_input_is_one_message(cli: Cli, tmp_path: Path, arguments: list[str], told: str) -> None:
+    done = cli("gpu-verdict", "--out", str(tmp_path / "out"), *arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_no_archive_is_refused(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "gathered.tar.gz").write_text("no archive")
+    done = cli("gpu-verdict", "--only", "nvidia-smi", "--device", "cpu", "--out", str(tmp_path))
+    assert done.returncode == 2
+    assert "gathered.tar.gz: cannot be unpacked" in done.stderr
+    assert (tmp_path / "gathered.tar.gz").read_text() == "no archive"
+
+
+TIMED = """
+import time
+from pathlib import Path
+
+import pytest
+
+LOG = Path(__file__).with_name("log.txt")
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_others(number):
+    _log("other")
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("number", range(4))
+def test_timed(number):
+    _log("alone")
+
+
+def _log(kind):
+    begun = time.monotonic()
+    time.sleep(0.05)
+    with LOG.open("a") as file:
+        file.write(f"{kind} {begun} {time.monotonic()}\\n")
+"""
+
+
+def test_plain_processes_share_tests_out_and_what_is_timed_runs_alone(tmp_path: Path) -> None:
+    (tmp_path / "test_timed.py").write_text(TIMED)
+    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-p", "conftest"]
+    path = os.pathsep.join((str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")))
+    environment = {**os.environ, "PYTHONPATH": path, "NIFFBENCH_TESTS_LOCK": str(tmp_path / "lock")}
+    processes = [
+        subprocess.Popen(
+            [*command, "-p", "no:cacheprovider", str(tmp_path / "test_timed.py")],
+            env={**environment, "NIFFBENCH_TESTS_SHARE": f"{number}/3"},
+            stdout=subprocess.DEVNULL,
+        )
+        for number in (1, 2, 3)
+    ]
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    lines = [line.split() for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert len(lines) == 16  # each test once
+    spans = [(kind, float(begun), float(ended)) for kind, begun, ended in lines]
+    for place, (kind, begun, ended) in enumerate(spans):
+        if kind == "alone":
+            others = spans[:place] + spans[place + 1 :]
+            assert all(end <= begun or ended <= begin for _, begin, end in others)
