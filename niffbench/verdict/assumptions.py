@@ -294,7 +294,7 @@ def _gaps(card: Card) -> Checked:
         return False, f"{wall / 20 * 1e6:.0f} µs a call"
     naive = []
     for _ in range(20):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
         with probe.scope():
             start.record()

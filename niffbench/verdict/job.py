@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from niffbench.session.interrupts import Interrupts
 
@@ -149,7 +149,7 @@ class Job:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
-    def _start(self, command: Sequence[str], variables: Mapping[str, str], output: object) -> None:
+    def _start(self, command: Sequence[str], variables: Mapping[str, str], output: IO[bytes]) -> None:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         fixed = {"PYTHONPATH": path, "NO_COLOR": "1", "COLUMNS": "120", "PYTHONUNBUFFERED": "1"}
         self._processes.append(
@@ -157,7 +157,7 @@ class Job:
                 [sys.executable, *command],
                 env={**os.environ, **fixed, **variables},
                 stdin=subprocess.DEVNULL,
-                stdout=output,  # type: ignore[arg-type]
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )

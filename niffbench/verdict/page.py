@@ -66,7 +66,7 @@ def headline(folder: Path, name: str) -> Iterator[str]:
         (
             group.label,
             row.label,
-            *(text.seconds(row.regimes.get(regime)) for regime in regimes),  # type: ignore[call-overload]
+            *(text.seconds(row.regimes.get(regime)) for regime in regimes),
             text.size_of(row.memory.peak if row.memory else None),
             text.size_of(row.memory.resident + row.memory.peak if row.memory else None),
             "–" if row.energy is None else f"{text.digits(row.energy * 1e3)} mJ",

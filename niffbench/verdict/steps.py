@@ -33,7 +33,7 @@ PROCESSES = 6
 PRIVATE = re.compile(r"serial|uuid|guid|pdi|host id|hostname", re.IGNORECASE)
 """Lines of ``nvidia-smi -q`` that name one card or machine among many."""
 
-PROFILED = ("niff-depthwise/published", "niff-depthwise/rfft", "niff-depthwise/triton", "depthwise-k7")
+PROFILED = ("niff-depthwise/published", "niff-depthwise/rfft", "niff-depthwise/native", "depthwise-k7")
 COMPILED = "published or rfft or depthwise"
 
 _START = 7.0

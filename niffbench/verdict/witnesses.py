@@ -43,6 +43,9 @@ name = "niff-depthwise/published"
 name = "niff-depthwise/rfft"
 
 [[operators]]
+name = "niff-depthwise/native-cached"
+
+[[operators]]
 name = "depthwise-k7"
 
 [[operators]]
@@ -136,7 +139,8 @@ def nvbench(timed: Mapping[str, Runner]) -> tuple[Times, Times]:
 
     def benchmark(runner: Runner) -> Callable[[Any], None]:
         def launch(launched: Any) -> None:
-            with torch.cuda.stream(torch.cuda.ExternalStream(launched.get_stream().addressof())):
+            stream = torch.cuda.ExternalStream(launched.get_stream().addressof())  # type: ignore[no-untyped-call]
+            with torch.cuda.stream(stream):
                 runner.call()
 
         def timed(state: Any) -> None:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,12 +63,12 @@ def _finished(process: subprocess.Popen[str], out: Path) -> Rehearsed:
 
 
 @pytest.fixture(scope="module")
-def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rehearsed, Rehearsed]]:
+def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Rehearsed, Rehearsed]:
     """Both groups of steps, side by side: what shows that all is right on the CPU, what it costs on a replay."""
     folder = tmp_path_factory.mktemp("verdict")
     right = _started(folder / "right", "--only", "right", "--device", "cpu", "--minutes", "60")
     cost = _started(folder / "cost", "--only", "cost", "--device", f"replay:{TRACE}", "--minutes", "60")
-    yield _finished(right, folder / "right"), _finished(cost, folder / "cost")
+    return _finished(right, folder / "right"), _finished(cost, folder / "cost")
 
 
 def test_every_step_is_done_and_told_beside_its_estimate(rehearsed: tuple[Rehearsed, Rehearsed]) -> None:
