@@ -16,8 +16,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "stub_card.c"
-ANSWERED = re.compile(r"__cuda|cuda|cufft|cublas|cudnn|cu[A-Z]")
-"""Names that torch finds in the stub instead of in CUDA's libraries …"""
+ANSWERED = re.compile(r"__cuda|cuda|cufft|cublas|cudnn|cupti|cu[A-Z]")
+"""Names that torch finds in the stub instead of in CUDA's libraries, CUPTI's too, which needs a driver …"""
 THEIR_OWN = re.compile(
     r"cuFile|cudnnGet(Version|CudartVersion|Property|ErrorString|LastErrorString)|cublasLtGetVersion"
 )
@@ -36,17 +36,11 @@ def build(place: Path) -> Path:
         raise Unavailable(f"torch {torch.__version__} is not built for CUDA 13 on Linux")
     if torch.cuda.is_available():
         raise Unavailable("there is a real card")
-    triton = find_spec("triton")
-    headers = Path(triton.origin or "").parent / "backends" / "nvidia" / "include" if triton else None
-    runtime = headers / "cuda_runtime_api.h" if headers else None
-    if runtime is None or not runtime.is_file():
-        raise Unavailable("CUDA's headers come with Triton, which is not installed")
-    if not re.search(r"^#define CUDART_VERSION +13", runtime.read_text(encoding="utf-8"), re.MULTILINE):
-        raise Unavailable("Triton's headers are not those of CUDA 13")
+    headers = [f"-I{folder}" for folder in _headers()]
     if not all(map(shutil.which, ("cc", "nm"))):
         raise Unavailable("there is no C compiler")
     bare, rest, library = place / "bare.so", place / "rest.c", place / "libcuda.so.1"
-    compiler = ("cc", "-w", "-O1", "-fPIC", "-shared", f"-I{headers}")
+    compiler = ("cc", "-w", "-O1", "-fPIC", "-shared", *headers)
     _run(*compiler, str(SOURCE), "-o", str(bare))
     wanted = _symbols("--undefined-only", *(Path(torch.__file__).parent / "lib").glob("lib*.so"))
     missing = {name for name in wanted if ANSWERED.match(name) and not THEIR_OWN.match(name)}
@@ -76,6 +70,22 @@ def run(library: Path, *command: str, timeout: float = 120, **settings: str) -> 
         timeout=timeout,
         check=False,
     )
+
+
+def _headers() -> list[Path]:
+    """Folders of headers: of torch's CUDA runtime, which lacks some, and of Triton, maybe of another CUDA.
+
+    The first is one that has CUDA 13's own.
+    """
+    runtime, triton = find_spec("nvidia"), find_spec("triton")
+    places = (runtime.submodule_search_locations if runtime else None) or ()
+    folders = [Path(place) / "cu13" / "include" for place in places]
+    folders += [Path(triton.origin).parent / "backends/nvidia/include"] if triton and triton.origin else []
+    for folder in folders:
+        file = folder / "cuda_runtime_api.h"
+        if file.is_file() and re.search(r"^#define CUDART_VERSION +13", file.read_text("utf-8"), re.MULTILINE):
+            return [folder, *folders]
+    raise Unavailable("there are no headers of CUDA 13 (they come with torch's CUDA runtime, and with Triton)")
 
 
 def _symbols(kind: str, *libraries: Path) -> set[str]:
