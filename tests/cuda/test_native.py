@@ -1,4 +1,4 @@
-"""NIFF's native form on a GPU: what it computes, forward and backward; that it is one kernel; where auto tries it."""
+"""NIFF's native form on a GPU: what it computes, both ways; that it is one kernel; where auto tries it."""
 
 from __future__ import annotations
 
