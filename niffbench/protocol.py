@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from niffbench.case import Case
 from niffbench.fingerprint import Fingerprint
-from niffbench.results import Ceilings, CostRecord, Record
+from niffbench.results import Ceilings, CostRecord, Record, StepCost
 from niffbench.suite import Measure
 
 
@@ -22,13 +22,19 @@ class _Message(BaseModel):
 
 
 class Predicted(_Message):
-    """The survey's answer for one case, in bytes: resident, and the peak above it."""
+    """What fake tensors say of one case: bytes resident, the peak above it, and what each step costs."""
 
     type: Literal["predicted"] = "predicted"
     case: str
     resident: int | None = None
     peak: int | None = None
+    steps: list[StepCost] | None = None
     reason: str | None = None  # why there is no prediction
+
+    @property
+    def needed(self) -> int | None:
+        """Bytes at the worst moment; None without a prediction."""
+        return None if self.peak is None else (self.resident or 0) + self.peak
 
 
 class Task(_Message):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from niffbench.case import Case
-from niffbench.cost.closed import Cost, Work, floor_bytes, steps
+from niffbench.cost.closed import Cost, layer_cost
 from niffbench.operators.base import Operator
 
 if TYPE_CHECKING:
@@ -32,12 +32,7 @@ class Doubling(Operator):
     def cost(self, case: Case) -> Cost:
         p = case.problem
         pixels = p.batch * p.channels * p.height * p.width
-        work = Work(pixels, 2 * pixels * p.element_bytes)
-        return Cost(
-            steps=steps(p.mode, {"product": work}, {"product": work}),
-            bytes_floor=floor_bytes(p, 1),
-            parameters=1,
-        )
+        return layer_cost(p, {"product": (pixels, pixels)}, 1)
 
     def build(self, case: Case) -> nn.Module:
         import torch

@@ -83,6 +83,9 @@ def _show(console: Console, prepared: Prepared, allowed: Share | None) -> None:
     lines += _exclusions(suite)
     if plan.available is not None:
         lines.append(f"memory: {text.size_of(plan.available)} available")
+    estimated = sum(forecast.is_estimated for forecast in plan.forecasts)
+    if estimated:
+        lines.append(f"estimated: the time of {text.plural(estimated, 'case')}, whose bytes could not be counted")
     lines.append(f"time: {clock(plan.seconds / plan.rounds)} a round, in all {expected(plan.seconds, plan)}")
     if allowed is not None:
         lines.append(
@@ -162,7 +165,8 @@ def _as_json(prepared: Prepared, allowed: Share | None) -> dict[str, Any]:
                 "label": forecast.label,
                 "problem": forecast.case.problem.label,
                 "flops": forecast.cost.flops(),
-                "bytes": forecast.cost.bytes_own,
+                "bytes": forecast.bytes,
+                "estimated": forecast.is_estimated,
                 "parameters": forecast.cost.parameters,
                 "needed": forecast.needed,
                 "seconds": forecast.seconds,

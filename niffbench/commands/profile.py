@@ -178,7 +178,7 @@ def _profiled(device: Device, case: Case, out: Path) -> Profiled:
             raise NothingMeasured(f"{name}: {tolerance.verdict(numerics)}")
         choice = evaluator.choice(workload)
         cost = (operator if choice is None else choice.operator).cost(case)
-        found = phases.profile(device, workload, cost, trace)
+        found = phases.profile(device, workload, evaluator.cost(case, choice).steps, trace)
     except NothingMeasured:
         raise
     except OSError as error:

@@ -6,40 +6,43 @@ and the additions of a sum that ends a contraction (1 for each element that ente
 nothing, as in every FLOP counter: activations, normalisations, elementwise sums, scaling by a constant, copies,
 an optimiser's update of the weights.
 
-Bytes: the form's own traffic. Each step reads what it is given once and writes what it makes once, whatever
-passes its library makes inside, with three exceptions that are passes of their own on a GPU: a roll makes one
-pass for each rolled dimension, a scaled transform makes one more over its result (torch runs cuFFT unscaled and
-multiplies afterwards), and a backward product first copies each factor that it conjugates.
+Of bytes only the floor has a closed form; what a form really moves is counted (:mod:`niffbench.cost.traffic`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log2
 from typing import Literal
 
-from niffbench.case import Mode, Problem
+from niffbench.case import Problem
+from niffbench.results import StepCost
 
 Direction = Literal["forward", "backward"]
+Work = tuple[int, int]
+"""Real FLOPs of a part of an operator: forward and backward."""
+Parts = dict[str, Work]
+"""The steps of an operator by name, in the order of the forward pass."""
+NOTHING: Work = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a form: real FLOPs, and the bytes it reads and writes itself (its own traffic)."""
+    """One step of a form: real FLOPs."""
 
     name: str
     direction: Direction
     flops: int
-    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     """All of an operator's cost for one case, in the case's mode (backward steps only in ``training``).
 
-    ``bytes_floor``: each input and weight read once, each output written once. ``parameters``: learnable scalars.
-    ``transform_lengths``: the FFT lengths per axis in use, so that a large prime factor can be stated beside them.
+    ``steps`` are those that cost FLOPs. ``bytes_floor``: each input and weight read once, each output written
+    once. ``parameters``: learnable scalars. ``transform_lengths``: the FFT lengths per axis in use, so that a
+    large prime factor can be stated beside them.
     """
 
     steps: tuple[Step, ...]
@@ -51,42 +54,40 @@ class Cost:
         """Real FLOPs, of one direction or of both."""
         return sum(s.flops for s in self.steps if direction in (None, s.direction))
 
-    @property
-    def bytes_own(self) -> int:
-        """The form's own traffic in bytes, over all its steps."""
-        return sum(s.bytes for s in self.steps)
 
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """FLOPs and bytes of a part of a step; parts add up, and multiply by a count."""
-
-    flops: int = 0
-    bytes: int = 0
-
-    def __add__(self, other: Work) -> Work:
-        return Work(self.flops + other.flops, self.bytes + other.bytes)
-
-    def __mul__(self, times: int) -> Work:
-        return Work(self.flops * times, self.bytes * times)
-
-    __rmul__ = __mul__
-
-
-NOTHING = Work()
-
-
-def steps(mode: Mode, forward: Mapping[str, Work], backward: Mapping[str, Work]) -> tuple[Step, ...]:
-    """Name the parts: forward always, backward in ``training`` only; parts without any work are left out."""
-    directions: list[tuple[Direction, Mapping[str, Work]]] = [("forward", forward)]
-    if mode == "training":
-        directions.append(("backward", backward))
-    return tuple(
-        Step(name, direction, work.flops, work.bytes)
-        for direction, parts in directions
-        for name, work in parts.items()
-        if work != NOTHING
+def layer_cost(problem: Problem, parts: Parts, parameters: int, transform_lengths: Sequence[int] = ()) -> Cost:
+    """The cost of a layer that maps images to images: its parts in the problem's mode, and its floor."""
+    return Cost(
+        steps=steps(problem, parts),
+        bytes_floor=floor_bytes(problem, parameters),
+        parameters=parameters,
+        transform_lengths=tuple(transform_lengths),
     )
+
+
+def steps(problem: Problem, parts: Parts) -> tuple[Step, ...]:
+    """The parts as steps: forward in order; in ``training`` then backward, the other way round."""
+    forward = [Step(name, "forward", flops) for name, (flops, _) in parts.items() if flops]
+    backward = [Step(name, "backward", flops) for name, (_, flops) in reversed(parts.items()) if flops]
+    return tuple(forward + backward if problem.mode == "training" else forward)
+
+
+def step_costs(cost: Cost, traffic: Mapping[tuple[str, Direction], int] | None) -> list[StepCost]:
+    """Each step's FLOPs and the bytes that were counted of it, in the order in which the steps are taken.
+
+    A step with bytes alone has no FLOPs; where nothing was counted (None) no step has bytes.
+    """
+    flops = {(step.name, step.direction): step.flops for step in cost.steps}
+    order = sorted({**(traffic or {}), **flops}, key=lambda key: key[1] == "backward")
+    return [
+        StepCost(
+            name=name,
+            direction=direction,
+            flops=flops.get((name, direction), 0),
+            bytes=None if traffic is None else traffic.get((name, direction), 0),
+        )
+        for name, direction in order
+    ]
 
 
 def floor_bytes(problem: Problem, parameters: int) -> int:
@@ -99,6 +100,11 @@ def floor_bytes(problem: Problem, parameters: int) -> int:
     return once * problem.element_bytes * (2 if problem.mode == "training" else 1)
 
 
+def added(*works: Work) -> Work:
+    """The sum of several parts."""
+    return sum(forward for forward, _ in works), sum(backward for _, backward in works)
+
+
 def fft_flops(points: int, transforms: int = 1, *, real: bool = False) -> int:
     """Nominal FLOPs of ``transforms`` FFTs of ``points`` points: 5 N log2 N, half of it for real data.
 
@@ -109,13 +115,58 @@ def fft_flops(points: int, transforms: int = 1, *, real: bool = False) -> int:
     return round((2.5 if real else 5.0) * points * log2(points)) * transforms if points > 1 else 0
 
 
-def bilinear(flops: int, left: int, right: int, out: int) -> tuple[Work, Work]:
-    """A convolution or matrix product, forward and backward; ``left``, ``right`` and ``out`` in bytes.
+def half_plane(height: int, width: int) -> int:
+    """Frequencies of the half plane that determines a real image's spectrum."""
+    return height * (width // 2 + 1)
 
-    Backward is one product of the same size for the gradient of each factor.
+
+def complex_fft(points: int, planes: int) -> Work:
+    """Complex FFTs of ``planes`` images, and of their gradients."""
+    flops = fft_flops(points, planes)
+    return flops, flops
+
+
+def real_fft(points: int, planes: int) -> Work:
+    """Real images to half planes; the gradient, as torch computes it, by a *complex* FFT of a padded plane."""
+    return fft_flops(points, planes, real=True), fft_flops(points, planes)
+
+
+def inverse_real_fft(points: int, planes: int) -> Work:
+    """Half planes to real images; the gradient by a real FFT."""
+    flops = fft_flops(points, planes, real=True)
+    return flops, flops
+
+
+def product(flops: int) -> Work:
+    """A convolution or matrix product; backward is one of the same size for the gradient of each factor."""
+    return flops, 2 * flops
+
+
+def batch_sum(batch: int, elements: int) -> int:
+    """The sum of ``batch`` gradients of ``elements`` complex numbers each; nothing for one."""
+    return 2 * batch * elements if batch > 1 else 0
+
+
+def spectral_product(batch: int, planes: int, points: int) -> Work:
+    """The complex product of ``batch × planes`` spectra of ``points`` numbers with ``planes`` filters.
+
+    Backward: two products, and the filter's gradient summed over the batch.
     """
-    forward = Work(flops, left + right + out)
-    return forward, 2 * forward
+    spectra = batch * planes * points
+    return 6 * spectra, 12 * spectra + batch_sum(batch, planes * points)
+
+
+def contraction(problem: Problem, points: int) -> Work:
+    """Complex matrices over the channels, one for each of ``points`` frequencies: ``bihw,iohw->bohw``.
+
+    Over a single channel there is nothing to contract: ``torch.einsum`` then multiplies element by element;
+    backward makes two products as large as all that was multiplied, and sums what had been spread out.
+    """
+    batch, out = problem.batch, problem.channels_out
+    products = batch * problem.channels * out * points
+    if problem.channels > 1:
+        return product(8 * products)
+    return 6 * products, 12 * products + batch_sum(out, batch * points) + batch_sum(batch, out * points)
 
 
 def in_bounds_share(height: int, width: int, kernel: int) -> float:

@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 from niffbench.case import Case
 from niffbench.cost.subject import Call, Costed, prepare
+from niffbench.cost.traffic import Dispatched, Traffic
+from niffbench.niff.steps import recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +28,15 @@ class Prediction:
     """Bytes of a warm call. ``resident``: input and weights, and what the form keeps between calls.
 
     ``peak`` is above resident, ``output`` the result, ``saved`` what autograd keeps for backward (None in
-    inference). In training the gradients are made by the call, so they are part of the peak.
+    inference). In training the gradients are made by the call, so they are part of the peak. ``traffic`` is what
+    each step reads and writes.
     """
 
     resident: int
     peak: int
     saved: int | None
     output: int
+    traffic: Traffic
 
 
 @lru_cache(maxsize=4096)
@@ -50,7 +54,7 @@ def follow(call: Call) -> Prediction:
         call()
     call.reset()
     kept = cold.alive  # What the form keeps, and in training the gradient of the output.
-    with _Watch(given, kept) as warm:
+    with recording(), _Watch(given, kept) as warm, Dispatched() as dispatched:
         out = call()
     call.reset()
     output = _Storages()
@@ -60,6 +64,7 @@ def follow(call: Call) -> Prediction:
         peak=warm.peak,
         saved=None if call.mode == "inference" else _saved(call, given),
         output=output.bytes,
+        traffic=dispatched.traffic,
     )
 
 

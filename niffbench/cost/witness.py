@@ -12,10 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from niffbench.case import Case
 from niffbench.cost import counters, fvcore
-from niffbench.cost.closed import Cost
-from niffbench.cost.lengths import largest_prime_factor
+from niffbench.cost.closed import Cost, step_costs
 from niffbench.cost.subject import Costed, prepare
-from niffbench.results import CostRecord, StepCost
+from niffbench.lengths import largest_prime_factor
+from niffbench.results import CostRecord
 
 Result = TypeVar("Result")
 
@@ -42,7 +42,7 @@ def witnesses(operator: Costed, case: Case) -> CostRecord:
     return CostRecord(
         closed=closed.flops(),
         closed_forward=closed.flops("forward"),
-        steps=[StepCost(name=s.name, direction=s.direction, flops=s.flops, bytes=s.bytes) for s in closed.steps],
+        steps=step_costs(closed, None if counted is None else counted.traffic),
         counted=None if counted is None else counted.flops,
         fvcore=None if traced is None else traced.flops,
         stock_torch=None if counted is None or counted.stock_failures else sum(counted.stock.values()),
@@ -51,7 +51,7 @@ def witnesses(operator: Costed, case: Case) -> CostRecord:
         disagreement=disagreement(closed, counted, traced),
         notes=notes,
         bytes_floor=closed.bytes_floor,
-        bytes_own=closed.bytes_own,
+        bytes_own=None if counted is None else sum(counted.traffic.values()),
         largest_prime_factor=max(map(largest_prime_factor, closed.transform_lengths), default=None),
     )
 

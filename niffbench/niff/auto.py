@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from niffbench.cost.lengths import largest_prime_factor
+from niffbench.lengths import largest_prime_factor
 from niffbench.niff import dft, fused, native
 from niffbench.niff.autograd import compiling, wants_gradient, watched
 from niffbench.niff.grid import Remembered
@@ -68,11 +68,13 @@ class Constants(Remembered):
     """What one layer's engines keep; ``chosen`` is the engine that its last call took by measurement.
 
     ``engines``: the layer's own choices, kind of call to engine, which stay when the process forgets its.
+    ``given``: the engine of every call, whatever it is like, where nothing is to be measured.
     """
 
     def __init__(self, capacity: int = 8) -> None:
         super().__init__(capacity)
         self.chosen: str | None = None
+        self.given: str | None = None
         self.engines: dict[tuple[object, ...], str] = {}
 
 
@@ -112,6 +114,8 @@ def choose(
         constants: the layer's, where the choice is written down.
         what: beside the tensors' shapes and the like, what calls of one kind have in common.
     """
+    if constants.given is not None:
+        return constants.given
     x = tensors[0]
     if watched() or type(x) not in (Tensor, nn.Parameter):
         return otherwise

@@ -135,6 +135,16 @@ class FilteringLayer(SpectralLayer):
         """
         return self._constants.chosen if self.chooses else None
 
+    def settle(self, engine: str) -> None:
+        """Take ``engine`` in every call that is not compiled, and measure nothing; of a form that chooses.
+
+        Raises:
+            ValueError: where the form leaves nothing to choose.
+        """
+        if not self.chooses:
+            raise ValueError(f"form {self.form!r} leaves nothing to choose")
+        self._constants.given = engine
+
     def when_compiled(self) -> str:
         """The engine that a form which chooses takes in a compiled graph."""
         engine: str = auto.when_compiled(self.generator.weight1.device.type)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from niffbench.case import Case
-from niffbench.cost.closed import Cost, Work, bilinear, floor_bytes, steps
+from niffbench.cost.closed import Cost, layer_cost, product
 from niffbench.operators.base import Operator, Option
 
 if TYPE_CHECKING:
@@ -37,37 +37,11 @@ class Attention(Operator):
         return f"attention-heads{case.option('heads')}"
 
     def cost(self, case: Case) -> Cost:
-        p, real = case.problem, case.problem.element_bytes
-        tokens, channels = p.height * p.width, p.channels
-        into, out = p.batch * tokens * channels, p.batch * tokens * p.channels_out
-        weights = 3 * channels * channels + p.channels_out * channels
-        qkv, unqkv = bilinear(6 * into * channels, into * real, 3 * channels * channels * real, 3 * into * real)
-        projection, unprojection = bilinear(
-            2 * into * p.channels_out, into * real, channels * p.channels_out * real, out * real
-        )
-        products = 4 * p.batch * tokens * tokens * channels
-        # What a fused kernel keeps of the scores: the logarithm of each row's sum, in at least float32.
-        logarithms = p.batch * int(case.option("heads")) * tokens * max(real, 4)
-        # Channels to the end: a copy, unless they are there or a batched product takes them as they are.
-        copied = p.mode != "inference" and p.batch > 1 and p.memory_format == "contiguous"
-        tokenising = Work(0, 2 * into * real * copied)
-        # The three gradients are put together, then in the order that the product wants.
-        gathering = Work(0, 12 * into * real)
-        return Cost(
-            steps=steps(
-                p.mode,
-                {
-                    "mixing": tokenising + qkv + projection,
-                    "attention": Work(products, 4 * into * real + logarithms),
-                },
-                {
-                    "mixing": unprojection + gathering + unqkv,
-                    "attention": Work(products * 5 // 2, 8 * into * real + logarithms),
-                },
-            ),
-            bytes_floor=floor_bytes(p, weights),
-            parameters=weights,
-        )
+        p, tokens = case.problem, case.problem.height * case.problem.width
+        weights = 3 * p.channels * p.channels + p.channels_out * p.channels
+        products = 4 * p.batch * tokens * tokens * p.channels
+        parts = {"mixing": product(2 * p.batch * tokens * weights), "attention": (products, products * 5 // 2)}
+        return layer_cost(p, parts, weights)
 
     def build(self, case: Case) -> nn.Module:
         from torch.nn import functional as F

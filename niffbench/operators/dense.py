@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from niffbench.case import Case
-from niffbench.cost.closed import NOTHING, Cost, bilinear, floor_bytes, steps
-from niffbench.cost.parts import circular_padding
+from niffbench.cost.closed import Cost, layer_cost, product
 from niffbench.operators.base import Operator
 
 if TYPE_CHECKING:
@@ -30,26 +29,7 @@ class Dense(Operator):
     def cost(self, case: Case) -> Cost:
         p, k = case.problem, case.kernel or 1
         weights = p.channels_out * p.channels * k * k
-        flops = 2 * k * k * p.channels * p.channels_out * p.batch * p.height * p.width
-        rows = columns = 0
-        padding, unpadding = NOTHING, NOTHING
-        if self.boundary == "circular":
-            rows = columns = k // 2
-            padding, unpadding = circular_padding(
-                p.batch * p.channels, p.height, p.width, rows, columns, p.element_bytes
-            )
-        read = p.batch * p.channels * (p.height + 2 * rows) * (p.width + 2 * columns) * p.element_bytes
-        out = p.batch * p.channels_out * p.height * p.width * p.element_bytes
-        forward, backward = bilinear(flops, read, weights * p.element_bytes, out)
-        return Cost(
-            steps=steps(
-                p.mode,
-                {"padding": padding, "convolution": forward},
-                {"convolution": backward, "padding": unpadding},
-            ),
-            bytes_floor=floor_bytes(p, weights),
-            parameters=weights,
-        )
+        return layer_cost(p, {"convolution": product(2 * weights * p.batch * p.height * p.width)}, weights)
 
     def build(self, case: Case) -> nn.Module:
         from torch.nn import functional as F

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from niffbench.case import Case
-from niffbench.cost.closed import Cost, bilinear, floor_bytes, steps
-from niffbench.cost.parts import circular_padding
+from niffbench.cost.closed import Cost, layer_cost, product
 from niffbench.operators.base import Operator
 
 if TYPE_CHECKING:
@@ -35,23 +34,8 @@ class Depthwise(Operator):
 
     def cost(self, case: Case) -> Cost:
         p, k = case.problem, case.kernel or 1
-        planes, margin = p.batch * p.channels, k // 2 if self.boundary == "circular" else 0
-        image = planes * p.height * p.width * p.element_bytes
-        read = planes * (p.height + 2 * margin) * (p.width + 2 * margin) * p.element_bytes
         weights = p.channels * k * k
-        padding, unpadding = circular_padding(planes, p.height, p.width, margin, margin, p.element_bytes)
-        forward, backward = bilinear(
-            2 * k * k * planes * p.height * p.width, read, weights * p.element_bytes, image
-        )
-        return Cost(
-            steps=steps(
-                p.mode,
-                {"padding": padding, "convolution": forward},
-                {"convolution": backward, "padding": unpadding},
-            ),
-            bytes_floor=floor_bytes(p, weights),
-            parameters=weights,
-        )
+        return layer_cost(p, {"convolution": product(2 * weights * p.batch * p.height * p.width)}, weights)
 
     def build(self, case: Case) -> nn.Module:
         from torch.nn import functional as F

@@ -12,9 +12,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from niffbench.case import Case
-from niffbench.cost.closed import NOTHING, Cost, Work, floor_bytes, steps
-from niffbench.cost.lengths import fast_length
-from niffbench.cost.parts import Transform, casts, compute_bytes, contraction, spectral_product
+from niffbench.cost.closed import (
+    NOTHING,
+    Cost,
+    contraction,
+    half_plane,
+    inverse_real_fft,
+    layer_cost,
+    real_fft,
+    spectral_product,
+)
+from niffbench.lengths import fast_length
 from niffbench.operators.base import Operator, Option
 
 if TYPE_CHECKING:
@@ -54,60 +62,18 @@ class SpatialFFT(Operator):
 
     def cost(self, case: Case) -> Cost:
         p, k = case.problem, case.kernel or 1
-        real = compute_bytes(p)
-        transform = Transform(*self.size(case), real)
-        into, out = p.batch * p.channels, p.batch * p.channels_out
+        height, width = self.size(case)
+        points, half = height * width, half_plane(height, width)
         filters = p.channels if self.depthwise else p.channels * p.channels_out
-        image = p.height * p.width * real
         keeps = p.mode == "inference" and bool(case.option("cached"))
-        generation, regeneration = (NOTHING, NOTHING) if keeps else self._generation(case, filters, transform)
-        if self.depthwise:
-            product, unproduct = spectral_product(p.batch, p.channels, transform.half, transform.complex)
-        else:
-            product, unproduct = contraction(p, transform.half, transform.complex)
-        padding, unpadding, cropping, uncropping = 4 * (NOTHING,)
-        if transform.points != p.height * p.width:
-            padding = unpadding = Work(0, into * image + transform.images(into))
-            cropping = Work(0, 2 * out * image)
-            wide = p.height * transform.width * real  # backward first along the width, then along the height
-            uncropping = Work(0, out * (image + 2 * wide) + transform.images(out))
-        cast, uncast = casts(p, 0 if keeps else filters * k * k)
-        return Cost(
-            steps=steps(
-                p.mode,
-                {
-                    "cast": cast,
-                    "filter generation": generation,
-                    "padding": padding + cropping,
-                    "forward fft": transform.r2c(into),
-                    "product" if self.depthwise else "mixing": product,
-                    "inverse fft": transform.c2r(out, scaled=False),
-                },
-                {
-                    "padding": uncropping + unpadding,
-                    "inverse fft": transform.c2r_backward(out, scaled=False),
-                    "product" if self.depthwise else "mixing": unproduct,
-                    "forward fft": transform.r2c_backward(into),
-                    "filter generation": regeneration,
-                    "cast": uncast,
-                },
-            ),
-            bytes_floor=floor_bytes(p, filters * k * k),
-            parameters=filters * k * k,
-            transform_lengths=transform.lengths,
-        )
-
-    def _generation(self, case: Case, filters: int, transform: Transform) -> tuple[Work, Work]:
-        """The kernel flipped and scaled, folded into place along both axes, and transformed; and the gradient."""
-        k = case.kernel or 1
-        rows, columns = transform.height, transform.width
-        # Backward a depthwise kernel's gradient is also spread over its axis of one input channel.
-        moved, gathered = 4 * k * k, (6 if self.depthwise else 4) * k * k
-        for kept, side in ((k, columns), (columns, rows)):
-            moved += kept * (3 * side - k if k <= side else 5 * side + k)
-            gathered += kept * (6 * k if k <= side else 2 * side + 7 * k)  # two spread over zeros, one sum
-        placing, gathering = (Work(0, filters * numbers * transform.real) for numbers in (moved, gathered))
-        return placing + transform.r2c(filters), gathering + transform.r2c_backward(filters)
+        product = spectral_product(p.batch, p.channels, half) if self.depthwise else contraction(p, half)
+        parts = {
+            "filter generation": NOTHING if keeps else real_fft(points, filters),
+            "forward fft": real_fft(points, p.batch * p.channels),
+            "product" if self.depthwise else "mixing": product,
+            "inverse fft": inverse_real_fft(points, p.batch * p.channels_out),
+        }
+        return layer_cost(p, parts, filters * k * k, (height, width))
 
     def build(self, case: Case) -> nn.Module:
         import torch

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from niffbench.case import Case
-from niffbench.cost.closed import Cost, floor_bytes, steps
-from niffbench.cost.parts import Transform, casts, compute_bytes, spectral_product
+from niffbench.cost.closed import Cost, half_plane, inverse_real_fft, layer_cost, real_fft, spectral_product
 from niffbench.operators.base import Operator
 
 if TYPE_CHECKING:
@@ -33,31 +32,14 @@ class GlobalFilter(Operator):
         return "global-filter"
 
     def cost(self, case: Case) -> Cost:
-        p = case.problem
-        transform, planes = Transform(p.height, p.width, compute_bytes(p)), p.batch * p.channels
-        product, unproduct = spectral_product(p.batch, p.channels, transform.half, transform.complex)
-        weights = 2 * p.channels * transform.half
-        cast, uncast = casts(p, weights)
-        return Cost(
-            steps=steps(
-                p.mode,
-                {
-                    "cast": cast,
-                    "forward fft": transform.r2c(planes, scaled=True),
-                    "product": product,
-                    "inverse fft": transform.c2r(planes),
-                },
-                {
-                    "inverse fft": transform.c2r_backward(planes),
-                    "product": unproduct,
-                    "forward fft": transform.r2c_backward(planes, scaled=True),
-                    "cast": uncast,
-                },
-            ),
-            bytes_floor=floor_bytes(p, weights),
-            parameters=weights,
-            transform_lengths=transform.lengths,
-        )
+        p, points = case.problem, case.problem.height * case.problem.width
+        half = half_plane(p.height, p.width)
+        parts = {
+            "forward fft": real_fft(points, p.batch * p.channels),
+            "product": spectral_product(p.batch, p.channels, half),
+            "inverse fft": inverse_real_fft(points, p.batch * p.channels),
+        }
+        return layer_cost(p, parts, 2 * p.channels * half, (p.height, p.width))
 
     def build(self, case: Case) -> nn.Module:
         import torch

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from niffbench.case import Case, Problem
-from niffbench.cost.closed import NOTHING, Cost, Work, bilinear, steps
-from niffbench.niff.catalogue import EXECUTIONS, GRIDS, NETWORKS, Network, form_of, settled
+from niffbench.cost.closed import NOTHING, Cost, Work, added, product, steps
+from niffbench.cost.niff import Layer, layer_parts
+from niffbench.niff.catalogue import EXECUTIONS, GRIDS, NETWORKS, Network, form_of
 from niffbench.operators._architectures import STRIDE, Convolution, Linear, Norm, Scale, Site, sites, with_kernel
-from niffbench.operators._niff_cost import Layer, Pair, form_parts
 from niffbench.operators.base import Choice, Operator, Option
 from niffbench.operators.niff import engines_of, evaluate
 
@@ -79,32 +79,27 @@ class WholeNetwork(Operator):
         p = case.problem
         forms = EXECUTIONS[str(case.option("execution"))] if "execution" in self.options else {}
         engines = iter(self.engines)
-        forward: dict[str, Work] = {}
-        backward: dict[str, Work] = {}
+        parts: dict[str, Work] = {}
         parameters, lengths = 0, set[int]()
         for site in sites(self.network.base, p.height, p.width, p.channels_out):
             kind = self._replaced(site)
             if kind is not None and self.network.kernel is not None:
                 kind, site = None, with_kernel(site, self.network.kernel)
             if kind is None:
-                parts, learnable = _site_parts(site, p), _site_parameters(site)
+                of_site, learnable = _site_parts(site, p), _site_parameters(site)
             else:
                 layer = _layer(site, kind, p, "big" if self.network.base.startswith("convnext") else "small")
                 engine = next(engines, None) if form_of(kind, forms[kind]).engine == "auto" else None
-                parts, learnable = form_parts(kind, forms[kind], engine)(layer), layer.parameters
+                of_site, learnable = layer_parts(layer, forms[kind], engine), layer.parameters
                 if (kind, forms[kind]) != ("pointwise", "elided"):
-                    lengths |= set(layer.transform.lengths)
+                    lengths |= {layer.problem.height, layer.problem.width}
             parameters += learnable
-            for name, (there, back) in parts.items():
-                forward[name] = forward.get(name, NOTHING) + there
-                backward[name] = backward.get(name, NOTHING) + back
+            for name, work in of_site.items():
+                parts[name] = added(parts.get(name, NOTHING), work)
         images = p.batch * p.channels * p.height * p.width
         floor = (images + p.batch * p.channels_out + parameters) * p.element_bytes
-        # Per weight: gradient and weight read, weight written; AdamW reads and writes two moments besides.
-        passes = {"none": 0, "sgd": 3, "adamw": 7}[str(case.option("optimiser"))]
-        backward["optimiser"] = Work(0, passes * parameters * p.element_bytes)
         return Cost(
-            steps=steps(p.mode, forward, dict(reversed(backward.items()))),
+            steps=steps(p, parts),
             bytes_floor=floor * (2 if p.mode == "training" else 1),
             parameters=parameters,
             transform_lengths=tuple(sorted(lengths)),
@@ -145,7 +140,7 @@ class WholeNetwork(Operator):
                 module.p = 0.0
         if self.engines:
             for layer, engine in zip(choosing_layers(model), self.engines, strict=True):
-                layer.form = settled(layer.kind, layer.form, engine)
+                layer.settle(engine)
         return model.train(p.mode == "training")
 
     def choice(self, case: Case, module: nn.Module) -> Choice | None:
@@ -235,33 +230,19 @@ def _layer(site: Site, kind: str, p: Problem, mlp: str) -> Layer:
     return Layer(problem, kind, {"pointwise": None, "full": "tiny"}.get(kind, mlp))
 
 
-def _site_parts(site: Site, p: Problem) -> dict[str, Pair]:
-    """FLOPs and bytes of what is not NIFF."""
-    real, batch = p.element_bytes, p.batch
+def _site_parts(site: Site, p: Problem) -> dict[str, Work]:
+    """FLOPs of what is not NIFF."""
     if isinstance(site, Convolution):
-        taps = site.kernel[0] * site.kernel[1] * site.into // site.groups
-        given, made = (batch * size[0] * size[1] for size in (site.given, site.made))
-        weights = taps * site.out
-        pair = bilinear(2 * weights * made, given * site.into * real, weights * real, made * site.out * real)
-        return {"convolution": pair}
-    pixels = batch * site.size[0] * site.size[1]
+        weights = site.kernel[0] * site.kernel[1] * site.into // site.groups * site.out
+        return {"convolution": product(2 * weights * p.batch * site.made[0] * site.made[1])}
+    pixels = p.batch * site.size[0] * site.size[1]
     if isinstance(site, Linear):
-        weights = site.into * site.out
-        there, back = bilinear(
-            2 * weights * pixels, pixels * site.into * real, weights * real, pixels * site.out * real
-        )
-        bias = Work(pixels * site.out, pixels * site.out * real) if pixels > 1 else NOTHING
-        activation = (
-            Work(0, 2 * pixels * site.out * real) if site.replaceable and site.out > site.into else NOTHING
-        )
-        return {"mixing": (there, back + bias), "activation": (activation, activation)}
-    numbers = pixels * site.channels
+        bias = pixels * site.out if pixels > 1 else 0
+        return {"mixing": added(product(2 * site.into * site.out * pixels), (0, bias))}
     if isinstance(site, Scale):
-        summed = Work(numbers, 0) if pixels > 1 else NOTHING
-        return {"product": (Work(numbers, 5 * numbers * real), Work(2 * numbers, 7 * numbers * real) + summed)}
-    # Read and written by the normalisation, and again by the activation; backward reads what it was given too.
-    passes = 4 if site.activated else 2
-    return {"activation": (Work(0, passes * numbers * real), Work(0, passes * 3 // 2 * numbers * real))}
+        numbers = pixels * site.channels
+        return {"product": (numbers, 2 * numbers + (numbers if pixels > 1 else 0))}
+    return {}
 
 
 def _site_parameters(site: Site) -> int:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from niffbench.case import Case
-from niffbench.cost.closed import Cost, floor_bytes, steps
-from niffbench.niff.catalogue import FORMS, GRIDS, HIDDEN_WIDTHS, LAYOUTS, settled
-from niffbench.operators._niff_cost import Layer, form_parts
+from niffbench.cost.closed import Cost, layer_cost
+from niffbench.cost.niff import Layer, layer_parts
+from niffbench.niff.catalogue import FORMS, GRIDS, HIDDEN_WIDTHS, LAYOUTS
 from niffbench.operators.base import Choice, Operator, Option
 
 if TYPE_CHECKING:
@@ -52,36 +52,28 @@ class Niff(Operator):
         mlp = str(case.option("mlp")) if "mlp" in self.options else None
         layout = str(case.option("layout")) if "layout" in self.options else "nchw"
         layer = Layer(p, self.kind, mlp, layout)
-        parts = form_parts(self.kind, self.form, self.engine)(layer)
         elided = self.kind == "pointwise" and self.form == "elided"
-        return Cost(
-            steps=steps(
-                p.mode,
-                {name: forward for name, (forward, _) in parts.items()},
-                {name: backward for name, (_, backward) in reversed(parts.items())},
-            ),
-            bytes_floor=floor_bytes(p, layer.parameters),
-            parameters=layer.parameters,
-            transform_lengths=() if elided else (p.height, p.width),
-        )
+        lengths = () if elided else (p.height, p.width)
+        return layer_cost(p, layer_parts(layer, self.form, self.engine), layer.parameters, lengths)
 
     def build(self, case: Case) -> nn.Module:
         from niffbench import niff
 
         p = case.problem
         settings: dict[str, Any] = {name: case.option(name) for name in self.options}
-        settings["form"] = self.form if self.engine is None else settled(self.kind, self.form, self.engine)
-        if self.kind == "depthwise":
-            return niff.NiffDepthwise(p.channels, **settings)
-        if self.kind == "full":
-            return niff.NiffFull(p.channels, p.channels_out, **settings)
-        if self.kind == "split":
-            return niff.NiffSplit(p.channels, p.channels_out, **settings)
-        layer = niff.NiffPointwise(p.channels, p.channels_out, **settings)
-        if settings["layout"] == "nhwc":
-            layer.register_forward_pre_hook(_channels_last)
-            layer.register_forward_hook(_channels_first)
-        return layer
+        settings["form"] = self.form
+        if self.kind == "pointwise":
+            layer = niff.NiffPointwise(p.channels, p.channels_out, **settings)
+            if settings["layout"] == "nhwc":
+                layer.register_forward_pre_hook(_channels_last)
+                layer.register_forward_hook(_channels_first)
+            return layer
+        makers = {"depthwise": niff.NiffDepthwise, "full": niff.NiffFull, "split": niff.NiffSplit}
+        channels = (p.channels,) if self.kind == "depthwise" else (p.channels, p.channels_out)
+        filtering: niff.NiffDepthwise | niff.NiffFull | niff.NiffSplit = makers[self.kind](*channels, **settings)
+        if self.engine is not None:
+            filtering.settle(self.engine)
+        return filtering
 
     def choice(self, case: Case, module: nn.Module) -> Choice | None:
         engines = engines_of(case, module)

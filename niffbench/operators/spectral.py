@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from niffbench.case import Case
-from niffbench.cost.closed import Cost, Work, floor_bytes, steps
-from niffbench.cost.parts import Transform, casts, compute_bytes, contraction
+from niffbench.cost.closed import Cost, contraction, inverse_real_fft, layer_cost, real_fft
 from niffbench.operators.base import Operator, Option
 
 if TYPE_CHECKING:
@@ -40,48 +39,14 @@ class Spectral(Operator):
         return f"spectral-modes{case.option('modes')}"
 
     def cost(self, case: Case) -> Cost:
-        p, modes = case.problem, int(case.option("modes"))
-        transform = Transform(p.height, p.width, compute_bytes(p))
-        into, out, kept = p.batch * p.channels, p.batch * p.channels_out, 2 * modes * modes
-        matrices = p.channels * p.channels_out * kept
-        number = transform.complex
-        blocks_in, blocks_out = into * kept * number, out * kept * number
-        mixing, unmixing = contraction(p, kept, number)
-        # Both blocks are copied out of the spectrum, to be contracted, and their products into an empty one.
-        copied = 2 * blocks_in if p.channels > 1 else 0
-        moving = Work(0, copied + transform.spectra(out) + 2 * blocks_out)
-        # Backward, autograd copies the gradient and clears a block for each copy in, spreads each block over a
-        # gradient full of zeros for each copy out, adds those, and puts the weight's two gradients together.
-        unmoving = Work(
-            0,
-            4 * transform.spectra(out)
-            + 7 * blocks_out // 2
-            + blocks_in
-            + 4 * into * modes * (p.width // 2 + 1) * number
-            + 5 * transform.spectra(into)
-            + 2 * matrices * number,
-        )
-        cast, uncast = casts(p, 2 * matrices)
-        return Cost(
-            steps=steps(
-                p.mode,
-                {
-                    "cast": cast,
-                    "forward fft": transform.r2c(into),
-                    "mixing": mixing + moving,
-                    "inverse fft": transform.c2r(out),
-                },
-                {
-                    "inverse fft": transform.c2r_backward(out),
-                    "mixing": unmixing + unmoving,
-                    "forward fft": transform.r2c_backward(into),
-                    "cast": uncast,
-                },
-            ),
-            bytes_floor=floor_bytes(p, 2 * matrices),
-            parameters=2 * matrices,
-            transform_lengths=transform.lengths,
-        )
+        p, points = case.problem, case.problem.height * case.problem.width
+        kept = 2 * int(case.option("modes")) ** 2
+        parts = {
+            "forward fft": real_fft(points, p.batch * p.channels),
+            "mixing": contraction(p, kept),
+            "inverse fft": inverse_real_fft(points, p.batch * p.channels_out),
+        }
+        return layer_cost(p, parts, 2 * p.channels * p.channels_out * kept, (p.height, p.width))
 
     def build(self, case: Case) -> nn.Module:
         import torch

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from niffbench.case import Case
-from niffbench.cost.closed import NOTHING, Cost, bilinear, floor_bytes, steps
-from niffbench.cost.parts import circular_padding
+from niffbench.cost.closed import Cost, layer_cost, product
 from niffbench.operators.base import Operator
 
 if TYPE_CHECKING:
@@ -36,24 +35,8 @@ class Strip(Operator):
 
     def cost(self, case: Case) -> Cost:
         p, k = case.problem, case.kernel or 1
-        planes, margin, real = p.batch * p.channels, k // 2 if self.boundary == "circular" else 0, p.element_bytes
-        image = planes * p.height * p.width * real
-        padding, unpadding, forward, backward = 4 * (NOTHING,)
-        for rows, columns in ((0, margin), (margin, 0)):
-            pad, unpad = circular_padding(planes, p.height, p.width, rows, columns, real)
-            read = planes * (p.height + 2 * rows) * (p.width + 2 * columns) * real
-            one, back = bilinear(2 * k * planes * p.height * p.width, read, p.channels * k * real, image)
-            padding, unpadding = padding + pad, unpadding + unpad
-            forward, backward = forward + one, backward + back
-        return Cost(
-            steps=steps(
-                p.mode,
-                {"padding": padding, "convolution": forward},
-                {"convolution": backward, "padding": unpadding},
-            ),
-            bytes_floor=floor_bytes(p, 2 * p.channels * k),
-            parameters=2 * p.channels * k,
-        )
+        weights = 2 * p.channels * k
+        return layer_cost(p, {"convolution": product(2 * weights * p.batch * p.height * p.width)}, weights)
 
     def build(self, case: Case) -> nn.Module:
         from torch.nn import functional as F

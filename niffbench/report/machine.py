@@ -9,7 +9,7 @@ from niffbench.report.digest import Digest, Row
 def achieved(row: Row) -> tuple[float, float] | None:
     """FLOP/s and bytes/s of the form's own traffic, or None where latency or cost is unknown."""
     latency = row.cells["latency"].estimate if "latency" in row.cells else 0.0
-    if not latency or row.cost is None:
+    if not latency or row.cost is None or row.cost.bytes_own is None:
         return None
     return row.cost.closed / latency, row.cost.bytes_own / latency
 

@@ -99,12 +99,12 @@ class Memory(_Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCost(_Part):
-    """Closed-form cost of one step of one direction: real FLOPs and the form's own traffic in bytes."""
+    """One step of one direction: closed-form real FLOPs, and the bytes it was counted to move; None uncounted."""
 
     name: str
     direction: Literal["forward", "backward"]
     flops: Count
-    bytes: Count
+    bytes: Count | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +129,7 @@ class CostRecord(_Part):
     disagreement: str | None = None
     notes: list[str] = field(default_factory=list)
     bytes_floor: Count
-    bytes_own: Count
+    bytes_own: Count | None
     largest_prime_factor: Count | None = None
 
 

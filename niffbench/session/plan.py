@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from niffbench.case import Case
 from niffbench.cost.closed import Cost
@@ -64,9 +65,19 @@ class Forecast:
     @property
     def needed(self) -> int | None:
         """Predicted bytes at the worst moment."""
-        if self.predicted is None or self.predicted.peak is None:
-            return None
-        return (self.predicted.resident or 0) + self.predicted.peak
+        return None if self.predicted is None else self.predicted.needed
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that a call moves: counted, or else what any implementation would."""
+        if self.predicted is None or self.predicted.steps is None:
+            return self.cost.bytes_floor
+        return sum(step.bytes or 0 for step in self.predicted.steps)
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether its time is estimated from the bytes that any implementation moves, for want of counted ones."""
+        return self.predicted is None or self.predicted.steps is None
 
     @property
     def seconds(self) -> float:
@@ -116,13 +127,14 @@ def make(
     for case in suite.cases:
         cost = operators[case.operator].cost(case)
         family = operators[case.operator].family
-        call = call_time(case, cost, survey.ceilings, family)
+        predicted = survey.predictions.get(case.id)
+        call = call_time(case, cost, predicted, survey.ceilings, family)
         forecasts.append(
             Forecast(
                 case=case,
                 label=suite.labels[case.id],
                 cost=cost,
-                predicted=survey.predictions.get(case.id),
+                predicted=predicted,
                 skip=skips.get(case.id),
                 call=call,
                 sampling=sampling_time(call, measure),
@@ -142,7 +154,7 @@ def _skips(suite: Suite, predictions: Mapping[str, Predicted], available: int | 
         told = predictions.get(case.id)
         if told is None or told.peak is None:
             unknown.append(case)
-        elif (needed := (told.resident or 0) + told.peak) > available:
+        elif (needed := told.needed or 0) > available:
             reason = f"needs {size(needed)} by prediction, {size(available)} available"
             skips[case.id] = Skip(reason, needed, available)
             unfit.append(case)
@@ -157,10 +169,26 @@ def too_large(unfit: Case, label: str) -> Skip:
     return Skip(f"at least as large on every axis as {label} at {unfit.problem.label}, which does not fit")
 
 
-def call_time(case: Case, cost: Cost, ceilings: Ceilings | None, family: str) -> float:
-    """Expected seconds of a steady call: its steps at their roofs, times its family's shortfall, plus launches."""
-    roof = steps_time(cost.steps, ceilings, case.problem.precision) if ceilings else 0.0
-    return SHORTFALL.get(family, TYPICAL_SHORTFALL) * roof + LAUNCH * len(cost.steps)
+def call_time(
+    case: Case, cost: Cost, predicted: Predicted | None, ceilings: Ceilings | None, family: str
+) -> float:
+    """Expected seconds of a steady call: its steps at their roofs, times its family's shortfall, plus launches.
+
+    Where the bytes of the steps were not counted, the floor's are moved in a step of their own.
+    """
+    if predicted is None or predicted.steps is None:
+        steps = [_Step(step.name, step.flops, 0) for step in cost.steps]
+        steps.append(_Step("floor", 0, cost.bytes_floor))
+    else:
+        steps = [_Step(step.name, step.flops, step.bytes or 0) for step in predicted.steps]
+    roof = steps_time(steps, ceilings, case.problem.precision) if ceilings else 0.0
+    return SHORTFALL.get(family, TYPICAL_SHORTFALL) * roof + LAUNCH * len(steps)
+
+
+class _Step(NamedTuple):
+    name: str
+    flops: int
+    bytes: int
 
 
 def sampling_time(call: float, measure: Measure) -> float:

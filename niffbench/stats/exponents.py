@@ -20,10 +20,11 @@ from typing import Literal
 import numpy as np
 
 from niffbench.errors import plural
+from niffbench.lengths import FAST_PRIMES, largest_prime_factor
 from niffbench.stats.contrasts import FloatArray
 from niffbench.stats.intervals import Interval, Rounds, combination, exactly, exponential, finite
 
-FRIENDLY_UP_TO = 7
+FRIENDLY_UP_TO = FAST_PRIMES[-1]
 """The largest prime factor of an FFT-friendly length: the radices that cuFFT, MKL and pocketfft all have."""
 FEWEST_SIZES = 3
 """Sizes that an exponent over the whole range needs; between two sizes it is a local one."""
@@ -71,18 +72,6 @@ class Scaling:
     steps: tuple[Exponent, ...]
     large_prime: Exponent | None
     penalties: tuple[Penalty, ...]
-
-
-def largest_prime_factor(n: int) -> int:
-    """The largest prime factor of ``n`` (1 for 1). Raises ValueError below 1."""
-    if n < 1:
-        raise ValueError(f"only positive integers have prime factors, not {n}")
-    largest, divisor = 1, 2
-    while divisor * divisor <= n:
-        while n % divisor == 0:
-            largest, n = divisor, n // divisor
-        divisor += 1
-    return max(largest, n)
 
 
 def size_class(length: Length) -> SizeClass:

@@ -9,9 +9,10 @@ from niffbench.anonymize import anonymize
 from niffbench.case import Case
 from niffbench.device import Processor
 from niffbench.operators.base import Operator
+from niffbench.protocol import Predicted
 from niffbench.results import CostRecord, Latency, MachineState, Memory, Numerics, Record, Status, is_busy
 from niffbench.suite import Regime
-from niffbench.worker.evaluator import Prediction, Workload
+from niffbench.worker.evaluator import Workload
 from niffbench.worker.failures import Failure
 from niffbench.worker.latency import around
 
@@ -26,7 +27,7 @@ class CaseRun:
     case: Case
     operator: Operator
     workload: Workload | None = None
-    prediction: Prediction | None = None
+    prediction: Predicted | None = None
     parameters: int | None = None
     chosen: list[str] | None = None
     first: float = 0.0

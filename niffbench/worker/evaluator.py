@@ -12,20 +12,8 @@ from niffbench.case import Case
 from niffbench.device import Device, Runner
 from niffbench.device.replay import ReplayDevice
 from niffbench.operators.base import Choice
+from niffbench.protocol import Predicted
 from niffbench.results import Ceilings, CostRecord, Numerics
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Bytes a case needs, from fake tensors: ``resident``, and the ``peak`` above it."""
-
-    resident: int
-    peak: int
-
-    @property
-    def total(self) -> int:
-        """Bytes needed at the worst moment."""
-        return self.resident + self.peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +48,8 @@ class Evaluator(Protocol):
     @property
     def device(self) -> Device: ...
 
-    def predict(self, case: Case, choice: Choice | None = None) -> Prediction:
-        """The memory ``case`` needs, by what was chosen if that is known; allocates nothing.
+    def predict(self, case: Case, choice: Choice | None = None) -> Predicted:
+        """The memory ``case`` needs and the bytes it moves, by what was chosen if known; allocates nothing.
 
         Raises whatever the operator does for want of support.
         """

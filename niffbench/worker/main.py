@@ -61,12 +61,12 @@ def survey(task: protocol.Task, evaluator: Evaluator, line: Line) -> None:
     for case in task.cases:
         line.send(protocol.Begin(case=case.id, stage="predict"))
         try:
-            told = evaluator.predict(case)
+            predicted = evaluator.predict(case)
         except Exception as error:
             reason = anonymize(explain(error).reason)
             line.send(protocol.Predicted(case=case.id, reason=reason))
         else:
-            line.send(protocol.Predicted(case=case.id, resident=told.resident, peak=told.peak))
+            line.send(predicted)
     if task.ceilings:
         before = evaluator.device.processor()
         try:

@@ -8,11 +8,12 @@ from tensors: each storage once, whatever views there are of it.
 from __future__ import annotations
 
 from niffbench.device import Device
+from niffbench.protocol import Predicted
 from niffbench.results import Memory
-from niffbench.worker.evaluator import Prediction, Workload
+from niffbench.worker.evaluator import Workload
 
 
-def measure(device: Device, workload: Workload, prediction: Prediction | None) -> Memory:
+def measure(device: Device, workload: Workload, prediction: Predicted | None) -> Memory:
     """The memory of a workload that has been called before, in bytes.
 
     ``workspace`` is the peak without what fake tensors could predict of it. ``saved`` is counted from autograd's
@@ -23,13 +24,14 @@ def measure(device: Device, workload: Workload, prediction: Prediction | None) -
     saved, problem = footprint.saved, workload.case.problem
     if saved is None and problem.mode == "forward":
         saved = max(0, usage.kept - footprint.output)
+    predicted = None if prediction is None else prediction.peak
     return Memory(
         peak=usage.peak,
         resident=footprint.resident,
         output=footprint.output,
         saved=saved,
-        predicted=None if prediction is None else prediction.peak,
-        workspace=None if prediction is None else usage.peak - prediction.peak,
+        predicted=predicted,
+        workspace=None if predicted is None else usage.peak - predicted,
         reserved=usage.reserved,
         device_delta=usage.device_delta,
     )

@@ -20,8 +20,9 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from niffbench.cost.closed import Cost, Direction
+from niffbench.cost.closed import Direction
 from niffbench.device import Device
+from niffbench.results import StepCost
 from niffbench.worker.latency import warm_up
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ class Kernel:
 class Phase:
     """One step of one direction. Seconds a call; bytes at most above the step's start, and bytes it leaves.
 
-    ``flops`` and ``bytes`` are the closed form's; None where it has no such step. ``peak`` and ``kept`` are the
-    device's memory; None where its allocator told nothing. CUDA's hands out whole blocks of 512 bytes.
+    ``flops`` are the closed form's and ``bytes`` counted; None of a step that neither knows. ``peak`` and ``kept``
+    are the device's memory; None where its allocator told nothing. CUDA's hands out whole blocks of 512 bytes.
     """
 
     name: str
@@ -92,10 +93,17 @@ class Phases:
         return 1 - self.instrumented / self.whole if self.whole > 0 else 0.0
 
 
-def profile(device: Device, workload: TorchWorkload, cost: Cost, trace: Path | None = None) -> Phases:
-    """Take ``workload`` apart; ``trace`` gets a Chrome/Perfetto trace (JSON, without the host's name).
+def profile(
+    device: Device, workload: TorchWorkload, steps: Sequence[StepCost], trace: Path | None = None
+) -> Phases:
+    """Take ``workload`` apart.
 
-    Raises OSError when the trace cannot be written.
+    Args:
+        steps: what each of its steps costs.
+        trace: gets a Chrome/Perfetto trace (JSON, without the host's name).
+
+    Raises:
+        OSError: when the trace cannot be written.
     """
     import torch
     from torch.profiler import ProfilerActivity, record_function
@@ -123,12 +131,12 @@ def profile(device: Device, workload: TorchWorkload, cost: Cost, trace: Path | N
     if trace is not None:
         recorded.export_chrome_trace(str(trace))
         _scrub(trace)
-    return take_apart(recorded, on_gpu, median(plain), cost)
+    return take_apart(recorded, on_gpu, median(plain), steps)
 
 
-def take_apart(recorded: Any, on_gpu: bool, steady: float, cost: Cost) -> Phases:
+def take_apart(recorded: Any, on_gpu: bool, steady: float, steps: Sequence[StepCost]) -> Phases:
     """The phases of the calls in a finished profile with memory; ``steady``: seconds of an uninstrumented call."""
-    return _assemble(_Timeline(recorded.events(), on_gpu), _memory(recorded, on_gpu), steady, cost)
+    return _assemble(_Timeline(recorded.events(), on_gpu), _memory(recorded, on_gpu), steady, steps)
 
 
 @dataclass(frozen=True)
@@ -267,7 +275,9 @@ def _is_host(event: FunctionEvent) -> bool:
     return "CPU" in str(event.device_type)
 
 
-def _assemble(timeline: _Timeline, memory: Sequence[tuple[float, int]], steady: float, cost: Cost) -> Phases:
+def _assemble(
+    timeline: _Timeline, memory: Sequence[tuple[float, int]], steady: float, steps: Sequence[StepCost]
+) -> Phases:
     wholes, parts = timeline.wholes(), timeline.parts()
     calls = len(wholes)
     middle = _middle(wholes)
@@ -277,19 +287,19 @@ def _assemble(timeline: _Timeline, memory: Sequence[tuple[float, int]], steady: 
         times[part.step][part.call] += part.own
         for name, origin, spent in part.kernels:
             kernels[part.step].setdefault((name, origin), [0.0] * calls)[part.call] += spent
-    closed = {(step.name, step.direction): step for step in cost.steps}
+    costs = {(step.name, step.direction): step for step in steps}
     space = _space(parts, memory)
     phases = []
     for key in sorted(filter(None, times), key=lambda key: (key[1] == "backward", _first(parts, key))):
-        told = closed.get(key)
+        cost = costs.get(key)
         peak, kept = space.get(key, (None, None))
         phases.append(
             Phase(
                 name=key[0],
                 direction=key[1],
                 seconds=_typical(times[key], middle),
-                flops=None if told is None else told.flops,
-                bytes=None if told is None else told.bytes,
+                flops=None if cost is None else cost.flops,
+                bytes=None if cost is None else cost.bytes,
                 peak=peak,
                 kept=kept,
                 kernels=_listed(kernels[key], middle),

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from niffbench.case import Case
+from niffbench.cost.closed import step_costs
 from niffbench.device.replay import CaseTrace, GradientTrace, NumericsTrace, ReplayDevice, ReplayRunner
 from niffbench.operators.base import Choice
 from niffbench.operators.catalogue import catalogue
-from niffbench.results import Ceilings, CostRecord, GradientError, Numerics, StepCost
-from niffbench.worker.evaluator import Footprint, Prediction, Workload
+from niffbench.protocol import Predicted
+from niffbench.results import Ceilings, CostRecord, GradientError, Numerics
+from niffbench.worker.evaluator import Footprint, Workload
 from niffbench.worker.tolerance import tolerance, tolerance_of_gradients
 
 
@@ -37,12 +39,14 @@ class ReplayEvaluator:
         self.device = device
         self._round = round_
 
-    def predict(self, case: Case, choice: Choice | None = None) -> Prediction:
+    def predict(self, case: Case, choice: Choice | None = None) -> Predicted:
         """The file's figures, else inputs, weights and output at their closed-form sizes."""
         memory = self._entry(case).memory
         sizes = _sizes(case)
         peak = next(value for value in (memory.predicted, memory.peak, 2 * sizes[1]) if value is not None)
-        return Prediction(sizes[0] if memory.resident is None else memory.resident, peak)
+        return Predicted(
+            case=case.id, resident=sizes[0] if memory.resident is None else memory.resident, peak=peak
+        )
 
     def ceilings(self, dtypes: frozenset[str]) -> Ceilings:
         """The file's, else the rates its made-up latencies come from."""
@@ -58,7 +62,7 @@ class ReplayEvaluator:
         trace = self.device.trace
         entry = self._entry(case)
         cost = catalogue()[case.operator].cost(case)
-        work = max(cost.flops() / trace.flops, cost.bytes_own / trace.bandwidth)
+        work = max(cost.flops() / trace.flops, cost.bytes_floor / trace.bandwidth)
         output = _sizes(case)[1]
         workload = ReplayWorkload(
             case=case,
@@ -92,9 +96,9 @@ class ReplayEvaluator:
         return CostRecord(
             closed=cost.flops(),
             closed_forward=cost.flops("forward"),
-            steps=[StepCost(name=s.name, direction=s.direction, flops=s.flops, bytes=s.bytes) for s in cost.steps],
+            steps=step_costs(cost, None),
             bytes_floor=cost.bytes_floor,
-            bytes_own=cost.bytes_own,
+            bytes_own=None,
         )
 
     def judge_by(self, clock: Literal["host", "device"]) -> None:

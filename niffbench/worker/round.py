@@ -28,7 +28,7 @@ from niffbench.suite import Regime
 from niffbench.worker import energy, latency, memory, tolerance
 from niffbench.worker.case_run import CaseRun
 from niffbench.worker.dominance import dominated
-from niffbench.worker.evaluator import Evaluator, Prediction
+from niffbench.worker.evaluator import Evaluator
 from niffbench.worker.failures import Failure, explain
 
 T = TypeVar("T")
@@ -134,13 +134,13 @@ class Round:
             visit = self._admit(case, limit)
             if visit is None:
                 continue
-            told = visit.prediction
-            if told is not None:
-                stays = told.total if "graph" in self._regimes else told.resident
-                if lot and limit is not None and staying + stays + max(peak, told.peak) > limit:
+            if visit.prediction is not None and visit.prediction.peak is not None:
+                above, resident = visit.prediction.peak, visit.prediction.resident or 0
+                stays = resident + above if "graph" in self._regimes else resident
+                if lot and limit is not None and staying + stays + max(peak, above) > limit:
                     yield lot
                     lot, staying, peak = [], 0, 0
-                staying, peak = staying + stays, max(peak, told.peak)
+                staying, peak = staying + stays, max(peak, above)
             lot.append(visit)
         if lot:
             yield lot
@@ -153,15 +153,14 @@ class Round:
         """A visit to ``case``; None when it is known not to fit, and then its record is sent."""
         visit = CaseRun(case, catalogue()[case.operator])
         if (told := self._predicted.get(case.id)) is not None:
-            if told.resident is not None and told.peak is not None:
-                visit.prediction = Prediction(told.resident, told.peak)
+            visit.prediction = told
         else:
             with self._stage(visit, "predict"):
                 try:
                     visit.prediction = self._evaluator.predict(case)
                 except Exception as error:
                     explain(error)  # no prediction; the case will say itself what it lacks
-        needed = visit.prediction.total if visit.prediction else None
+        needed = visit.prediction.needed if visit.prediction else None
         failure = None
         if limit is not None and needed is not None and needed > limit:
             reason = f"would need {needed:,} bytes of the {limit:,} available (predicted)"

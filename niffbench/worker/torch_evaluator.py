@@ -16,14 +16,16 @@ from torch import Tensor
 from niffbench.case import Case
 from niffbench.cost import memory as fake_memory
 from niffbench.cost import witness
+from niffbench.cost.closed import step_costs
 from niffbench.device import Device
 from niffbench.niff import auto
 from niffbench.niff.native import build as native
 from niffbench.operators.base import Choice
 from niffbench.operators.catalogue import catalogue
+from niffbench.protocol import Predicted
 from niffbench.results import Ceilings, CostRecord, GradientError, Numerics
 from niffbench.worker import ceilings, numerics
-from niffbench.worker.evaluator import Prediction, Workload
+from niffbench.worker.evaluator import Workload
 from niffbench.worker.failures import explain
 from niffbench.worker.shared import Made, Store
 from niffbench.worker.tolerance import EXACT, HOPELESS, tolerance, tolerance_of_gradients
@@ -59,9 +61,11 @@ class TorchEvaluator:
         gc.collect()
         gc.freeze()  # no collection looks through torch itself
 
-    def predict(self, case: Case, choice: Choice | None = None) -> Prediction:
-        told = fake_memory.predict(catalogue()[case.operator] if choice is None else choice.operator, case)
-        return Prediction(resident=told.resident, peak=told.peak)
+    def predict(self, case: Case, choice: Choice | None = None) -> Predicted:
+        operator = catalogue()[case.operator] if choice is None else choice.operator
+        call = fake_memory.predict(operator, case)
+        steps = step_costs(operator.cost(case), call.traffic)
+        return Predicted(case=case.id, resident=call.resident, peak=call.peak, steps=steps)
 
     def ceilings(self, dtypes: frozenset[str]) -> Ceilings:
         return ceilings.measure(self.device, self._place, dtypes)

@@ -9,9 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from niffbench.case import Case, Mode, Problem
-from niffbench.cost.closed import Cost, Step, Work, bilinear, fft_flops, floor_bytes, in_bounds_share, steps
-from niffbench.cost.lengths import fast_length, largest_prime_factor
-from niffbench.cost.parts import Transform
+from niffbench.cost.closed import (
+    Cost,
+    Direction,
+    Step,
+    fft_flops,
+    floor_bytes,
+    half_plane,
+    in_bounds_share,
+    product,
+    step_costs,
+    steps,
+)
+from niffbench.cost.memory import predict
+from niffbench.lengths import fast_length, largest_prime_factor
 from niffbench.operators.catalogue import catalogue
 
 
@@ -28,6 +39,12 @@ def cost(name: str, kernel: int | None = None, **settings: str) -> Cost:
     return catalogue()[name].cost(case(name, kernel, **settings))  # type: ignore[arg-type]
 
 
+def traffic(name: str, kernel: int | None = None) -> int:
+    """Bytes counted, without those that make the filter."""
+    counted = predict(catalogue()[name], case(name, kernel)).traffic
+    return sum(moved for (step, _), moved in counted.items() if step != "filter generation")
+
+
 def step(cost: Cost, name: str, direction: str = "forward") -> Step:
     return next(s for s in cost.steps if (s.name, s.direction) == (name, direction))
 
@@ -39,17 +56,28 @@ def test_fft_flops_are_nominal() -> None:
     assert fft_flops(56 * 56) == round(5 * 3136 * log2(3136))
 
 
-def test_steps_drop_nothing_but_nothing() -> None:
-    forward, backward = {"a": Work(1, 2), "b": Work()}, {"a": Work(3, 4)}
-    assert steps("forward", forward, backward) == (Step("a", "forward", 1, 2),)
-    assert steps("training", forward, backward)[1:] == (Step("a", "backward", 3, 4),)
-    total = Cost(steps("training", forward, backward), 5, 6)
-    assert (total.flops(), total.flops("backward"), total.bytes_own) == (4, 3, 6)
+def test_steps_that_cost_nothing_are_left_out() -> None:
+    parts = {"a": (1, 3), "b": (0, 0), "c": (2, 0)}
+    assert steps(Problem(1, 1, 1, 1, 1, mode="forward"), parts) == (
+        Step("a", "forward", 1),
+        Step("c", "forward", 2),
+    )
+    training = steps(Problem(1, 1, 1, 1, 1, mode="training"), parts)
+    assert training[2:] == (Step("a", "backward", 3),)
+    total = Cost(training, 5, 6)
+    assert (total.flops(), total.flops("backward")) == (6, 3)
+
+
+def test_flops_and_counted_bytes_join_by_step() -> None:
+    cost = Cost((Step("a", "forward", 1), Step("a", "backward", 3)), 5, 6)
+    counted: dict[tuple[str, Direction], int] = {("cast", "forward"): 7, ("a", "forward"): 8, ("a", "backward"): 9}
+    joined = [(s.name, s.direction, s.flops, s.bytes) for s in step_costs(cost, counted)]
+    assert joined == [("cast", "forward", 0, 7), ("a", "forward", 1, 8), ("a", "backward", 3, 9)]
+    assert [(s.flops, s.bytes) for s in step_costs(cost, None)] == [(1, None), (3, None)]
 
 
 def test_a_product_is_made_twice_more_in_backward() -> None:
-    forward, backward = bilinear(10, 1, 2, 4)
-    assert (forward, backward) == (Work(10, 7), Work(20, 14))
+    assert product(10) == (10, 20)
 
 
 def test_floor_counts_each_tensor_once() -> None:
@@ -153,25 +181,19 @@ class TestTable:
 
     def test_bytes_per_element(self) -> None:
         """204 as published, 32 with real FFTs, 24 with 1/N folded into the filter, 8 at best; filters apart."""
-        published = cost("niff-depthwise/published")
-        assert published.bytes_own == 204 * self.elements + self._filter(published, 8 * 64 * self.pixels)
-        for name, kernel, per_element in (("niff-depthwise/cached", None, 32), ("fft-depthwise", 9, 24)):
-            real = cost(name, kernel)
-            shape = Transform(56, 56, 4)
-            spare = 4 * (shape.spectra(512) - shape.images(512))  # four passes over 58 numbers a row, not 56
-            expected = per_element * self.elements + spare + self._filter(real, shape.spectra(64))
-            assert real.bytes_own == expected
-        assert published.bytes_floor == 8 * self.elements + 4 * published.parameters
-
-    @staticmethod
-    def _filter(cost: Cost, filter_bytes: int) -> int:
-        """What the filter adds: making it, and reading it in the product."""
-        generation = sum(s.bytes for s in cost.steps if s.name == "filter generation")
-        return generation + filter_bytes
+        published = traffic("niff-depthwise/published")
+        assert published == 204 * self.elements + 8 * 64 * self.pixels
+        half = 8 * 64 * half_plane(56, 56)
+        spare = 4 * 8 * (half - 4 * 64 * self.pixels)  # four passes over 58 numbers a row, not 56
+        assert traffic("niff-depthwise/cached") == 32 * self.elements + spare + half
+        assert traffic("fft-depthwise", 9) == 24 * self.elements + spare + half
+        cheapest = cost("niff-depthwise/published")
+        assert cheapest.bytes_floor == 8 * self.elements + 4 * cheapest.parameters
 
     def test_full_filter_at_every_resnet_stage(self) -> None:
+        """The generated filter of a full layer, written once: 102.8 MB."""
         for channels, side in ((64, 56), (128, 28), (256, 14), (512, 7)):
-            assert Transform(side, side, 4).full_spectra(channels**2) == pytest.approx(102.8e6, rel=1e-3)
+            assert 8 * channels**2 * side**2 == pytest.approx(102.8e6, rel=1e-3)
 
     @pytest.mark.parametrize(
         ("side", "published", "rfft"), [(7, 5.6, 4.0), (28, 7.1, 5.1), (56, 7.8, 5.5), (112, 8.4, 6.0)]

@@ -130,25 +130,6 @@ def test_grad_mode_changes_no_forward_figure(mode: Callable[[], torch.autograd.g
     assert count(layer).flops == 2 * 8 * fft_flops(64, real=True) + 8 * 2 * 15 * 40
 
 
-@pytest.mark.parametrize(
-    ("function", "bytes_"),
-    [
-        (lambda: numbers(4, 5) + numbers(5), 4 * (20 + 5 + 20)),
-        (lambda: numbers(4, 5).t(), 0),
-        (lambda: numbers(4, 5).clone(), 4 * 40),
-        (lambda: numbers(4, 5).sum(0), 4 * 25),
-        (lambda: numbers(5).expand(4, 5) + numbers(4, 5), 4 * (5 + 20 + 20)),  # an expanded tensor is read once
-        (lambda: torch.fft.fft2(spectrum(4, 4)), 8 * 32),
-        (lambda: torch.fft.ifft2(spectrum(4, 4)), 8 * 64),  # scaled: a pass more
-        (lambda: torch.roll(spectrum(4, 4), (1, 2), (0, 1)), 8 * 64),  # a pass for each dimension
-        (lambda: numbers(4, 5).detach().clone().mul_(2), 4 * 80),
-        (lambda: torch.zeros(4, 5).copy_(numbers(4, 5)), 4 * 60),  # filled; then one read, one write
-    ],
-)
-def test_traffic(function: Callable[[], Tensor], bytes_: int) -> None:
-    assert count(function).traffic == bytes_
-
-
 def test_fake_tensors_count_like_real_ones() -> None:
     def run() -> Counted:
         x, w = numbers(2, 4, 9, 7), numbers(4, 1, 3, 3)

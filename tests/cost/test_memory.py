@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from niffbench.case import Case, Mode, Problem
 from niffbench.cost.closed import Cost
 from niffbench.cost.memory import Prediction, predict
+from niffbench.cost.traffic import Traffic
 from niffbench.operators.catalogue import catalogue
 
 IMAGE = 2 * 3 * 8 * 8 * 4  # bytes of one input of PROBLEM
@@ -65,29 +67,39 @@ class Convolution(nn.Module):
         return F.conv2d(x, self.weight, padding=1)
 
 
+NONE: Traffic = {}
+"""What is moved is another test's."""
+
+
 def told(module: type[nn.Module], mode: Mode) -> Prediction:
-    return predict(Planted(module), Case("planted", problem(mode)))
+    return replace(predict(Planted(module), Case("planted", problem(mode))), traffic=NONE)
 
 
 def test_results_die_when_nobody_holds_them() -> None:
-    assert told(Chain, "inference") == Prediction(resident=IMAGE, peak=2 * IMAGE, saved=None, output=IMAGE)
+    assert told(Chain, "inference") == Prediction(
+        resident=IMAGE, peak=2 * IMAGE, saved=None, output=IMAGE, traffic=NONE
+    )
 
 
 def test_autograd_keeps_the_inputs_of_activations() -> None:
     """Saved beside the input, which is resident: two intermediate results."""
-    assert told(Chain, "forward") == Prediction(resident=IMAGE, peak=3 * IMAGE, saved=2 * IMAGE, output=IMAGE)
+    assert told(Chain, "forward") == Prediction(
+        resident=IMAGE, peak=3 * IMAGE, saved=2 * IMAGE, output=IMAGE, traffic=NONE
+    )
 
 
 def test_training_adds_gradients() -> None:
     """Resident: input, weight, gradient of the output. Peak: output, and gradients of input and weight."""
     weight = 81 * 4
     assert told(Convolution, "training") == Prediction(
-        resident=2 * IMAGE + weight, peak=2 * IMAGE + weight, saved=0, output=IMAGE
+        resident=2 * IMAGE + weight, peak=2 * IMAGE + weight, saved=0, output=IMAGE, traffic=NONE
     )
 
 
 def test_what_is_kept_between_calls_is_resident() -> None:
-    assert told(Keeping, "inference") == Prediction(resident=3 * IMAGE, peak=IMAGE, saved=None, output=IMAGE)
+    assert told(Keeping, "inference") == Prediction(
+        resident=3 * IMAGE, peak=IMAGE, saved=None, output=IMAGE, traffic=NONE
+    )
 
 
 def test_circular_padding_is_a_copy() -> None:

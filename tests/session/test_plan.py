@@ -11,7 +11,7 @@ from niffbench.errors import UsageError
 from niffbench.fingerprint import Fingerprint
 from niffbench.operators.catalogue import catalogue
 from niffbench.protocol import Predicted
-from niffbench.results import Ceilings
+from niffbench.results import Ceilings, StepCost
 from niffbench.session.budget import CLOSING, LEAST_WINDOW, share
 from niffbench.session.plan import Plan, make, size
 from niffbench.session.settings import Overrides, kind_of, resolve
@@ -64,6 +64,22 @@ def test_a_prediction_that_fits_is_believed_against_dominance() -> None:
 
 def test_where_the_memory_is_not_known_nothing_is_skipped() -> None:
     assert skipped(planned(SUITE, {(28, 3): 10**15}, None)) == {}
+
+
+def test_bytes_are_counted_or_the_time_is_estimated() -> None:
+    """Without counted bytes a case moves what any implementation would; a form that moves more takes longer."""
+    case = SUITE.cases[0]
+    cost = catalogue()[case.operator].cost(case)
+    steps = [StepCost(name="convolution", direction="forward", flops=cost.flops(), bytes=10**9)]
+    forecasts = []
+    for counted in (None, steps):
+        predictions = {case.id: Predicted(case=case.id, resident=0, peak=1, steps=counted)}
+        survey = Survey(Fingerprint(must={}, should={}), None, predictions, CEILINGS)
+        forecasts.append(make(SUITE, survey, catalogue(), measure=SUITE.measure, rounds=1).forecasts[0])
+    estimated, sure = forecasts
+    assert (estimated.is_estimated, estimated.bytes) == (True, cost.bytes_floor)
+    assert (sure.is_estimated, sure.bytes) == (False, 10**9)
+    assert sure.call > 0.1 > estimated.call > 0
 
 
 def test_time_grows_with_the_work_and_without_what_is_skipped() -> None:

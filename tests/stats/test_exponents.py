@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from niffbench.stats.exponents import largest_prime_factor, scaling, size_class
+from niffbench.stats.exponents import scaling, size_class
 
 FRIENDLY = [14, 28, 32, 56, 64, 112, 128]
 
@@ -26,23 +24,12 @@ def measured(
     return [cost * np.exp(shared + sd * generator.standard_normal(rounds)) for cost in costs]
 
 
-@given(st.integers(1, 10_000))
-def test_largest_prime_factor_divides_and_is_prime(n: int) -> None:
-    found = largest_prime_factor(n)
-    assert n % found == 0
-    assert all(found % d for d in range(2, found))
-    rest = n
-    while rest % found == 0 and found > 1:
-        rest //= found
-    assert largest_prime_factor(rest) < found or n == 1
-
-
 def test_size_classes_are_those_of_fft_libraries() -> None:
     assert [size_class(n) for n in (1, 7, 56, 60, 224, 512)] == ["friendly"] * 6
     assert [size_class(n) for n in (11, 22, 97, 127, 254)] == ["large prime"] * 5
     assert size_class((56, 97)) == "large prime"
     with pytest.raises(ValueError, match="prime factors"):
-        largest_prime_factor(0)
+        size_class(0)
 
 
 @pytest.mark.parametrize(("rounds", "shared"), [(2, True), (3, True), (8, True), (3, False), (8, False)])

@@ -13,9 +13,9 @@ from niffbench.case import Mode
 from niffbench.device.cpu import CpuDevice
 from niffbench.niff import auto
 from niffbench.niff.native import build
+from niffbench.protocol import Predicted
 from niffbench.results import Memory
 from niffbench.worker import memory
-from niffbench.worker.evaluator import Prediction
 from niffbench.worker.torch_evaluator import TorchEvaluator
 from niffbench.worker.workload import TorchWorkload
 
@@ -48,7 +48,7 @@ def _measured(device: CpuDevice, mode: Mode, function: Callable[[Tensor, Tensor]
     case = case_of("dense", 1, channels=4, size=SIZE, mode=mode)
     workload = TorchWorkload(case, Calling(function), torch.ones(1, 4, SIZE, SIZE), torch.device("cpu"))
     device.timed(workload)
-    return memory.measure(device, workload, Prediction(resident=2 * N, peak=N))
+    return memory.measure(device, workload, Predicted(case="", resident=2 * N, peak=N))
 
 
 def test_inference_of_one_product(device: CpuDevice) -> None:

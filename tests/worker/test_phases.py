@@ -16,14 +16,23 @@ from run_worker import case_of
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import EventList, FunctionEvent
 
+from niffbench.case import Case
+from niffbench.cost.closed import step_costs
+from niffbench.cost.witness import witnesses
 from niffbench.device.cpu import CpuDevice
 from niffbench.niff.steps import PREFIX, STEPS
 from niffbench.operators.catalogue import catalogue
+from niffbench.results import StepCost
 from niffbench.worker import phases
 from niffbench.worker.phases import CALL, Phases, library, profile, take_apart
 from niffbench.worker.torch_evaluator import TorchEvaluator
 
 SIZE = 16
+
+
+def uncounted(case: Case) -> list[StepCost]:
+    """What the closed form alone says of a case's steps."""
+    return step_costs(catalogue()[case.operator].cost(case), None)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +47,7 @@ def _profiled(
 ) -> Phases:
     case = case_of(operator, kernel, channels=8, size=SIZE, **axes)  # type: ignore[arg-type]
     workload = evaluator.workload(case)
-    return profile(evaluator.device, workload, catalogue()[operator].cost(case), trace)
+    return profile(evaluator.device, workload, evaluator.cost(case, None).steps, trace)
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +84,11 @@ def test_the_backward_of_a_form_with_its_own_is_no_forward_work(evaluator: Torch
     workload = evaluator.workload(case)
     evaluator.device.timed(workload)
     choice = evaluator.choice(workload)
-    cost = (catalogue()[case.operator] if choice is None else choice.operator).cost(case)
-    found = profile(evaluator.device, workload, cost)
+    steps = evaluator.cost(case, choice).steps
+    found = profile(evaluator.device, workload, steps)
     rows = {(phase.name, phase.direction): phase for phase in found.phases}
-    assert {(step.name, step.direction) for step in cost.steps if step.flops} <= set(rows)
-    assert sum(step.flops for step in cost.steps) == sum(phase.flops or 0 for phase in found.phases)
+    assert {(step.name, step.direction) for step in steps if step.flops} <= set(rows)
+    assert sum(step.flops for step in steps) == sum(phase.flops or 0 for phase in found.phases)
     for (name, direction), phase in rows.items():
         assert direction == "backward" or not any("vecdot" in kernel.name for kernel in phase.kernels)
         if form == "fused" and name in ("forward fft", "inverse fft"):
@@ -88,7 +97,7 @@ def test_the_backward_of_a_form_with_its_own_is_no_forward_work(evaluator: Torch
 
 def test_a_step_inside_another_steps_node_is_that_ones(evaluator: TorchEvaluator) -> None:
     """Backward auto takes fused's steps in its own node, and its memory is counted once."""
-    cost = catalogue()["niff-depthwise/auto"].cost(case_of("niff-depthwise/auto", channels=8, size=SIZE))
+    cost = uncounted(case_of("niff-depthwise/auto", channels=8, size=SIZE))
     node = "autograd::engine::evaluate_function: _ConvolutionBackward"
     spans = [
         (CALL, 0, 100, -1),
@@ -139,7 +148,7 @@ LAUNCHED = {
 @pytest.mark.parametrize("elsewhere", [None, 50])
 def test_a_backward_kernel_finds_the_step_its_own_node_launched_it_in(elsewhere: int | None) -> None:
     """Whichever thread autograd runs the node in."""
-    cost = catalogue()["niff-depthwise/fused"].cost(case_of("niff-depthwise/fused", mode="training"))
+    cost = uncounted(case_of("niff-depthwise/fused", mode="training"))
     found = take_apart(_recorded(OWN_BACKWARD, [], LAUNCHED, elsewhere), True, 1e-3, cost)
     assert {(phase.name, phase.direction): round(phase.seconds * 1e6) for phase in found.phases} == {
         ("forward fft", "forward"): 30,
@@ -153,9 +162,9 @@ def test_a_backward_kernel_finds_the_step_its_own_node_launched_it_in(elsewhere:
     assert (found.whole, found.gap) == pytest.approx((710e-6, 0))
 
 
-def test_flops_and_bytes_are_the_closed_forms(training: Phases) -> None:
+def test_flops_are_the_closed_forms_and_bytes_are_counted(training: Phases) -> None:
     case = case_of("niff-depthwise/published", channels=8, size=SIZE, mode="training")
-    closed = {(s.name, s.direction): (s.flops, s.bytes) for s in catalogue()[case.operator].cost(case).steps}
+    closed = {(s.name, s.direction): (s.flops, s.bytes) for s in witnesses(catalogue()[case.operator], case).steps}
     told = {(p.name, p.direction): (p.flops, p.bytes) for p in training.phases if p.flops is not None}
     assert told == {key: closed[key] for key in told}
     assert sum(flops for flops, _ in closed.values()) == sum(flops or 0 for flops, _ in told.values())
@@ -173,7 +182,7 @@ def test_the_sum_is_reconciled_with_the_whole(training: Phases) -> None:
 
 
 def test_a_part_that_is_lost_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
-    cost = catalogue()["niff-depthwise/published"].cost(case_of("niff-depthwise/published", channels=8, size=SIZE))
+    cost = uncounted(case_of("niff-depthwise/published", channels=8, size=SIZE))
     assert take_apart(_recorded(), False, 1e-4, cost).gap == pytest.approx(0)
     every = phases._Timeline.parts
     lost = ("forward fft", "forward")
@@ -282,7 +291,7 @@ def test_the_memory_of_a_step_is_that_of_the_device_it_runs_on(
     on_gpu: bool, expected: list[tuple[int, int]]
 ) -> None:
     case = case_of("niff-depthwise/published", channels=8, size=SIZE, mode="training")
-    found = take_apart(_recorded(), on_gpu, 1e-4, catalogue()[case.operator].cost(case)).phases
+    found = take_apart(_recorded(), on_gpu, 1e-4, uncounted(case)).phases
     steps = [("forward fft", "forward"), ("product", "forward"), ("product", "backward")]
     assert [(phase.name, phase.direction) for phase in found] == steps
     assert [(phase.peak, phase.kept) for phase in found] == expected

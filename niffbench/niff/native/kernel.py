@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
-from torch.utils.flop_counter import register_flop_formula
 
-from niffbench.cost.closed import fft_flops
 from niffbench.niff import fused
 from niffbench.niff.autograd import compiling, transformed, wants_gradient, watched
 from niffbench.niff.native import cuda
@@ -218,19 +215,3 @@ def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | 
 
 
 _operator.register_autograd(_differentiate, setup_context=_remember)
-
-
-@register_flop_formula(torch.ops.niffbench.circular_convolution)
-def _flops(x: tuple[int, ...], half: tuple[int, ...], *_: Any, **__: Any) -> int:
-    """Two real FFTs and a complex product on the half plane, in the units of :mod:`niffbench.cost.closed`."""
-    return 2 * fft_flops(x[2] * x[3], x[0] * x[1], real=True) + 6 * x[0] * math.prod(half)
-
-
-@register_flop_formula(torch.ops.niffbench.circular_convolution_gradients)
-def _gradient_flops(
-    x: tuple[int, ...], half: tuple[int, ...], gradient: object, need_x: bool, need_half: bool, **__: Any
-) -> int:
-    transform = fft_flops(x[2] * x[3], x[0] * x[1], real=True)
-    product = 6 * x[0] * math.prod(half)
-    added = 2 * x[0] * math.prod(half) if x[0] > 1 else 0
-    return transform + (transform + product) * need_x + (transform + product + added) * need_half

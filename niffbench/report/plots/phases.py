@@ -19,7 +19,7 @@ MOST = 12
 
 
 def steps(digest: Digest) -> Plot | None:
-    """FLOPs and own traffic by step, from the closed forms, at the largest problem of the main mode."""
+    """FLOPs by step, from the closed forms, and counted bytes, at the largest problem of the main mode."""
     group = _largest(digest)
     if group is None:
         return None
@@ -34,7 +34,7 @@ def steps(digest: Digest) -> Plot | None:
     panel = ((width - left - 0.45) / 2, 0.27 * len(rows) + 0.1)
     figure, [axes] = sheet(1, 2, panel, margins, below=legend_height(names, width))
     _bars(axes[0], rows, colours, lambda step: step.flops, text.flops)
-    _bars(axes[1], rows, colours, lambda step: step.bytes, text.size_of)
+    _bars(axes[1], rows, colours, lambda step: step.bytes or 0, text.size_of)
     axes[0].set_title("FLOPs by step")
     axes[1].set_title("Own traffic by step")
     axes[0].set_yticks(range(len(rows)), [row.label for row in rows])
@@ -46,8 +46,8 @@ def steps(digest: Digest) -> Plot | None:
         title="Cost by step",
         alt=f"Stacked bars of FLOPs and bytes by step for {text.plural(len(rows), 'operator')} at {group.label}: "
         f"{text.listing(names, 12)}.",
-        caption=f"Closed forms at {group.label}, as shares of each operator's own total, which is written at the "
-        "bar's end. FFT FLOPs are nominal.",
+        caption=f"Closed forms and counted bytes at {group.label}, as shares of each operator's own total, "
+        "which is written at the bar's end. FFT FLOPs are nominal.",
     )
 
 

@@ -18,7 +18,13 @@ def fast_length(at_least: int) -> int:
 
 
 def largest_prime_factor(number: int) -> int:
-    """The largest prime that divides ``number`` ≥ 1; 1 for 1."""
+    """The largest prime that divides ``number``; 1 for 1.
+
+    Raises:
+        ValueError: below 1.
+    """
+    if number < 1:
+        raise ValueError(f"only positive integers have prime factors, not {number}")
     largest, rest = 1, number
     for candidate in range(2, isqrt(number) + 1):
         while rest % candidate == 0:
