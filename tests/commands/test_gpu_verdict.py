@@ -24,7 +24,8 @@ from niffbench.verdict.steps import steps
 
 ROOT = Path(__file__).parents[2]
 TRACE = ROOT / "tests" / "data" / "replay_cuda.json"
-OPERATORS = ("niff-depthwise/published", "niff-depthwise/rfft", "depthwise-k7", "dense-k3", "copy")
+NIFF = tuple(f"niff-depthwise/{form}" for form in ("published", "rfft", "native-cached"))
+OPERATORS = (*NIFF, "depthwise-k7", "dense-k3", "copy")
 
 
 def _started(out: Path, *arguments: str) -> subprocess.Popen[str]:
