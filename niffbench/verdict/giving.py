@@ -46,7 +46,7 @@ def give(
             archive.pack(folder, out)
             archive.save(out / STEPS, written)
 
-        job = Job(settings, folder, stop, gather, began + max(60 * settings.minutes - GRACE, LEAST))
+        job = Job(settings, folder, stop, gather, began + 60 * settings.minutes - min(GRACE, 6 * settings.minutes))
         with killing(job):
             for number, step in enumerate(steps):
                 if stop.requested:

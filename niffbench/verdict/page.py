@@ -22,14 +22,23 @@ REGIMES = ("steady", "graph", "cold", "wall")
 """Of the headline's columns, where they were measured."""
 
 
+FEWEST = 3
+"""Kernel sizes from which on a crossover is looked for: between two far ones it may lie anywhere."""
+
+
 def page(settings: Settings, folder: Path, results: Sequence[StepResult]) -> str:
     """The whole page."""
     lines = ["# The GPU's verdict", ""]
     if settings.is_rehearsal:
         lines += [f"A rehearsal on {settings.device.partition(':')[0]}: no figure here is one of a GPU.", ""]
-    for suite in settings.suites:
-        lines += [f"## Headline: {Path(suite).stem}", "", *_guarded(headline, folder, headline_name(suite)), ""]
-    lines += ["## Crossover kernel size at 32 images", "", *_guarded(crossovers, folder, KERNELS), ""]
+    # Those of earlier calls, too.
+    headlines = sorted(
+        {*map(headline_name, settings.suites), *(path.name for path in folder.glob("runs/suite-*"))}
+    )
+    for name in headlines:
+        lines += [f"## Headline: {name.removeprefix('suite-')}", "", *_guarded(headline, folder, name), ""]
+    for name in (*headlines, KERNELS):
+        lines += [f"## Crossover kernel size: {name}", "", *_guarded(crossovers, folder, name), ""]
     lines += ["## Witnesses of time", "", *_guarded(witnesses, folder, "witnesses.json"), ""]
     lines += ["## Assumptions", "", *_guarded(assumptions, folder, "assumptions.json"), ""]
     lines += ["## Tests", "", *_guarded(failures, folder, "tests"), ""]
@@ -105,6 +114,8 @@ def crossovers(folder: Path, name: str) -> Iterator[str]:
     digest = gather(read(folder / "runs" / name))
     rows = []
     for slice_ in slices(digest, "kernel"):
+        if len(slice_.positions) < FEWEST:
+            continue
         for exchange in exchanges(digest, slice_):
             crossings = [
                 f"{text.digits(crossing.size)} [{text.digits(crossing.low)}, {text.digits(crossing.high)}]"
@@ -112,6 +123,9 @@ def crossovers(folder: Path, name: str) -> Iterator[str]:
             ]
             said = ", ".join(crossings) or outcome(exchange.crossover, exchange.niff, exchange.spatial)
             rows.append((slice_.fixed, exchange.niff, exchange.spatial, exchange.metric.noun, said))
+    if not rows:
+        yield "Too few kernel sizes were measured."
+        return
     yield from table("where | NIFF | spatial | quantity | from k", rows)
 
 

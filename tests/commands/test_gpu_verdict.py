@@ -118,7 +118,7 @@ def test_runs_can_be_read_and_their_headline_has_every_case(rehearsed: tuple[Reh
 def test_crossovers_are_told_in_latency_and_in_flops(rehearsed: tuple[Rehearsed, Rehearsed]) -> None:
     _, cost = rehearsed
     assert {r.case.problem.batch for r in read(cost.unpacked / "runs" / "kernels-b32").records} == {32}
-    crossovers = cost.page.partition("## Crossover")[2].partition("## Witnesses")[0]
+    crossovers = cost.page.partition("## Crossover kernel size: kernels-b32")[2].partition("## Witnesses")[0]
     for quantity in ("latency", "FLOPs"):
         assert re.search(rf"\| niff-depthwise/rfft \| depthwise \| [a-z ]*{quantity} \|", crossovers)
 
