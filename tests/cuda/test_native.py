@@ -52,7 +52,8 @@ def test_one_kernel_does_it_all_and_a_graph_replays_it() -> None:
             replayed = layer(x)
         x.copy_(x.flip(0))
         graph.replay()
-        assert torch.equal(replayed, expected.flip(0))
+        # Two images share a plane, so that an image's rounding is its pair's too.
+        assert _error(replayed, expected.flip(0).double()) < 1e-6
 
 
 def test_odd_addresses_empty_batches_and_channels_last() -> None:
