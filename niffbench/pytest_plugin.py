@@ -201,8 +201,9 @@ def _selected(item: SuiteCase) -> list[Case]:
 
 def _measured(item: SuiteCase, cases: Sequence[Case], folders: pytest.TempPathFactory) -> Run:
     """The run of these cases; measured once a session."""
+    from niffbench.device import portable
     from niffbench.errors import NiffbenchError
-    from niffbench.gate.spawned import measured, portable
+    from niffbench.gate.spawned import measured
 
     option = item.config.getoption
     filters = [part for case in cases for part in ("--only", case.id)]

@@ -125,8 +125,9 @@ def command(
 def _measure(
     suite: str, rounds: int, device: str | None, only: tuple[str, ...], out: Path | None, *, quiet: bool
 ) -> Run:
+    from niffbench.device import portable
     from niffbench.gate.checkout import terminable
-    from niffbench.gate.spawned import measured, portable
+    from niffbench.gate.spawned import measured
     from niffbench.session.directory import check_vacant
     from niffbench.suite import available, find
 

@@ -61,11 +61,11 @@ def command(
 
     Exit codes are those of `niffbench check`, and 130 when interrupted; alpha 0.01 needs at least 8 pairs.
     """
+    from niffbench.device import portable
     from niffbench.errors import UsageError
     from niffbench.gate.ab import Orders, abba, measure
     from niffbench.gate.checkout import checked_out, terminable
     from niffbench.gate.comparison import compare
-    from niffbench.gate.spawned import portable
     from niffbench.session.directory import check_vacant
 
     if rounds < 1:

@@ -33,7 +33,7 @@ def command(device: str, threads: int | None, as_json: bool) -> None:
 def _examine(spec: str, threads: int | None) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from niffbench.device import cuda, open_device
+    from niffbench.device import kind, open_device
     from niffbench.errors import UsageError
     from niffbench.worker import health_check as health_check
     from niffbench.worker.machine import fingerprint
@@ -50,9 +50,9 @@ def _examine(spec: str, threads: int | None) -> dict[str, Any]:
         "device": device.spec,
         "free_memory": device.free_memory(),
         "cuda": {
-            "usable": device.kind == "cuda" or cuda.usable(),
-            "detail": cuda.describe(),
-            "nvml": device.probe() if isinstance(device, cuda.CudaDevice) else {},
+            "usable": kind("cuda").is_usable(),
+            "detail": kind("cuda").describe(),
+            "nvml": dict(device.counters()),
         },
         "compiler": health_check.compiler(),
         "kernel": health_check.kernel(),

@@ -61,14 +61,14 @@ def command(
       1    a step failed
       130  interrupted; what was done is gathered
     """
+    from niffbench.device import devices
     from niffbench.errors import UsageError
     from niffbench.session.interrupts import INTERRUPTED, Interrupts
     from niffbench.verdict import giving
     from niffbench.verdict.job import Settings, StepResult
     from niffbench.verdict.steps import chosen, steps
 
-    kind = device.partition(":")[0]
-    if kind not in ("cuda", "cpu", "replay"):
+    if device.partition(":")[0] not in devices():
         raise UsageError(f"--device {device}: should be cuda, cuda:N, cpu or replay:FILE")
     settings = Settings(device, minutes, rounds, suites)
     planned = chosen(steps(settings), only)

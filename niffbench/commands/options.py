@@ -65,12 +65,13 @@ def loader(suite: str, only: tuple[str, ...]) -> SuiteLoader:
     """Reads ``suite`` as narrowed by ``--only``, once for each kind of device."""
     from functools import cache
 
+    from niffbench.device import devices
     from niffbench.operators.catalogue import catalogue
     from niffbench.suite import DeviceType, Suite, load
 
     @cache
     def read(kind: DeviceType | None) -> Suite:
-        return load(suite, catalogue(), only=only, device=kind)
+        return load(suite, catalogue(), only=only, device=kind, devices=devices())
 
     return read
 

@@ -1,6 +1,77 @@
-"""Where cases run: the CPU, a CUDA GPU, or a replay of what another machine once measured."""
+"""Where cases run: each module of this package that is no helper is a kind of device, found by its name.
 
-from niffbench.device.base import Block, Device, Processor, Runner, Usage
-from niffbench.device.open import open_device
+It offers ``KIND``, a :class:`~niffbench.device.base.Kind`. Nobody else knows which devices there are, or asks a
+device for its name: what it can do stands in its :class:`~niffbench.device.base.Capabilities`.
+"""
 
-__all__ = ["Block", "Device", "Processor", "Runner", "Usage", "open_device"]
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+
+from niffbench.device.base import Block, Capabilities, Device, Kind, Processor, Runner, Usage
+from niffbench.errors import UsageError, did_you_mean
+
+__all__ = [
+    "Block",
+    "Capabilities",
+    "Device",
+    "Processor",
+    "Runner",
+    "Usage",
+    "devices",
+    "kind",
+    "open_device",
+    "portable",
+]
+
+HELPERS = frozenset({"base", "host", "nvml", "settings", "timer"})
+
+UNWRITTEN = ("hpu", "mps", "mtia", "npu", "tpu", "xla", "xpu")
+"""Accelerators that torch knows, and nobody has written a file for."""
+
+
+def devices() -> list[str]:
+    """The names of all kinds of devices; none of them is imported."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in HELPERS)
+
+
+def kind(name: str) -> Kind:
+    """The kind of device of that name, which loads what it needs. Raises KeyError when there is none."""
+    if name not in devices():
+        raise KeyError(name)
+    found: Kind = importlib.import_module(f"{__name__}.{name}").KIND
+    return found
+
+
+def open_device(spec: str = "auto", threads: int | None = None) -> Device:
+    """The device that ``spec`` names (``cpu``, ``cuda``, ``cuda:N``, ``replay:FILE``), on ``threads`` of the host.
+
+    ``threads`` None: the physical cores. ``auto`` is the first accelerator that can be used, else the CPU. A
+    replay loads no torch. Raises UsageError when no kind of device has the name (saying which file would be one),
+    and for what the kind itself refuses: a card that is not there, a replay file that cannot be read.
+    """
+    name, mark, which = spec.partition(":")
+    if spec == "auto":
+        usable = (one for one in map(kind, devices()) if one.rank and one.is_usable())
+        return max(usable, key=lambda one: one.rank).open("", threads)
+    if name in UNWRITTEN and name not in devices():
+        raise UsageError(
+            f"--device {spec}: {name} is not implemented; its file would be niffbench/device/{name}.py, "
+            "as niffbench/device/cpu.py is the CPU's"
+        )
+    if name not in devices():
+        hint = did_you_mean(name, ("auto", *devices()))
+        near = hint if "did you mean" in hint else ""
+        raise UsageError(f"--device {spec}: should be auto, {', '.join(devices())}, cuda:N or replay:FILE{near}")
+    one = kind(name)
+    if bool(mark) != bool(which):
+        raise UsageError(f"--device {spec}: should be {one.forms}")
+    return one.open(which, threads)
+
+
+def portable(spec: str | None) -> str:
+    """``--device`` as another working directory understands it: a relative path of a replay made whole."""
+    name, _, path = (spec or "auto").partition(":")
+    return f"{name}:{Path(path).resolve()}" if name == "replay" and path else spec or "auto"

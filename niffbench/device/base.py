@@ -5,16 +5,14 @@ Times are in seconds, memory in bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from niffbench.fingerprint import Fact
 from niffbench.results import MachineState
 from niffbench.suite import Regime
-
-Kind = Literal["cpu", "cuda", "replay"]
 
 FLUSH_FACTOR = 2
 """A flush touches this many times the size of the last-level cache: replacement is not strictly oldest-first."""
@@ -91,6 +89,29 @@ class Processor:
         return round(min(max(self.others / self.watched, 0.0), 1.0), 3)
 
 
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a kind of device can do; whoever measures asks for this and never for a name.
+
+    Attributes:
+        host: cases run on the processor that this program runs on.
+        asynchronous: a call is only enqueued, so that what a host waits for is more than the device's own time.
+        graphs: :meth:`Device.capture` works.
+        flush: :meth:`Device.flush` empties the last-level cache; without it nothing is sampled ``cold``.
+        memory: :meth:`Device.usage` can tell the memory of a call; without it records have none.
+        energy: there may be a counter; whether there is one, :meth:`Device.joules` tells.
+        lazy_loading: libraries and kernels are loaded when something first needs them.
+    """
+
+    host: bool = False
+    asynchronous: bool = False
+    graphs: bool = False
+    flush: bool = False
+    memory: bool = False
+    energy: bool = False
+    lazy_loading: bool = False
+
+
 class Device(Protocol):
     """Where cases run. Measuring functions reach clocks, caches and counters through this and nothing else."""
 
@@ -99,7 +120,11 @@ class Device(Protocol):
         """How it is asked for: ``cpu``, ``cuda:0``, ``replay:FILE``."""
 
     @property
-    def kind(self) -> Kind: ...
+    def place(self) -> str:
+        """Where torch has its tensors: ``cpu``, ``cuda:0``; ``meta`` where there are none."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
 
     @property
     def quantum(self) -> float:
@@ -123,18 +148,6 @@ class Device(Protocol):
         Raises NotImplementedError where that is wanted and there is no TF32.
         """
 
-    @property
-    def is_asynchronous(self) -> bool:
-        """Whether a call is only enqueued, so that what a host waits for is more than the device's own time."""
-
-    @property
-    def loads_lazily(self) -> bool:
-        """Whether libraries and kernels are loaded when something first needs them."""
-
-    @property
-    def has_graphs(self) -> bool:
-        """Whether :meth:`capture` works here."""
-
     def facts(self) -> Mapping[str, Fact]:
         """What the fingerprint's ``must`` tier says of the device, its libraries and settings."""
 
@@ -143,6 +156,9 @@ class Device(Protocol):
 
     def free_memory(self) -> int | None:
         """Bytes that can still be allocated; None where nobody knows."""
+
+    def synchronise(self) -> None:
+        """Wait until all that was enqueued is done."""
 
     def clock(self) -> float:
         """Monotonic wall time in seconds; only differences mean anything."""
@@ -185,6 +201,32 @@ class Device(Protocol):
 
     def release(self) -> None:
         """Give unused memory back."""
+
+    def forget_plans(self) -> None:
+        """Drop what libraries remember of sizes that were met before, so that the next call plans for itself."""
+
+    def counters(self) -> Mapping[str, bool]:
+        """Which of the driver's counters answer, each one really called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of device, as its file offers it under ``KIND``.
+
+    Attributes:
+        forms: how it is asked for, in words.
+        open: the device; given what follows the name and its colon, and the host's threads (None: the physical
+            cores). Raises UsageError where there is no such device, saying why.
+        is_usable: whether there is one here.
+        rank: of the usable kinds ``auto`` takes that of the highest; 0: never.
+        describe: what there is of it here, or why it cannot be used, in a sentence.
+    """
+
+    forms: str
+    open: Callable[[str, int | None], Device]
+    is_usable: Callable[[], bool]
+    describe: Callable[[], str]
+    rank: int = 0
 
 
 THROTTLED = frozenset({"hw_slowdown", "hw_thermal_slowdown", "hw_power_brake", "sw_thermal_slowdown"})

@@ -13,8 +13,18 @@ from typing import Any
 import torch
 
 from niffbench.device import host, timer
-from niffbench.device.base import DEFAULT_CACHE, FLUSH_FACTOR, Block, Kind, Processor, Runner, Usage
+from niffbench.device.base import (
+    DEFAULT_CACHE,
+    FLUSH_FACTOR,
+    Block,
+    Capabilities,
+    Kind,
+    Processor,
+    Runner,
+    Usage,
+)
 from niffbench.device.settings import torch_facts
+from niffbench.errors import UsageError
 from niffbench.fingerprint import Fact, host_facts
 from niffbench.results import MachineState
 from niffbench.suite import Regime
@@ -27,13 +37,10 @@ class CpuDevice:
     ask the kernel; zero means unknown.
     """
 
-    spec = "cpu"
-    kind: Kind = "cpu"
-    is_asynchronous = False
-    has_graphs = False
+    spec = place = "cpu"
+    capabilities = Capabilities(host=True, flush=True, memory=True)
     highest_clock = None
     tf32 = False
-    loads_lazily = False
 
     def __init__(self, threads: int | None = None, cache: int | None = None) -> None:
         torch.set_num_threads(threads or host.cores())
@@ -62,6 +69,9 @@ class CpuDevice:
     def free_memory(self) -> int:
         """What the machine, or the container, has left."""
         return host.free_memory()
+
+    def synchronise(self) -> None:
+        """Nothing is enqueued."""
 
     def clock(self) -> float:
         return time.perf_counter()
@@ -138,6 +148,23 @@ class CpuDevice:
 
     def release(self) -> None:
         gc.collect()
+
+    def forget_plans(self) -> None:
+        """Nobody lets MKL and oneDNN forget theirs."""
+
+    def counters(self) -> Mapping[str, bool]:
+        return {}
+
+
+def _opened(which: str, threads: int | None) -> CpuDevice:
+    if which:
+        raise UsageError(f"--device cpu:{which}: should be cpu")
+    return CpuDevice(threads)
+
+
+KIND = Kind(
+    forms="cpu", open=_opened, is_usable=lambda: True, describe=lambda: f"a CPU: {host_facts()['cpu']}", rank=1
+)
 
 
 def memory_events(profile: torch.autograd.profiler.profile) -> list[tuple[int, int]]:

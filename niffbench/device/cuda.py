@@ -1,4 +1,4 @@
-"""A CUDA GPU as a device: events over a filled queue, an L2 flush, the caching allocator, NVML."""
+"""A GPU as torch's CUDA, which on AMD's is ROCm: events over a filled queue, L2 flush, caching allocator, NVML."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import gc
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -18,9 +19,10 @@ from weakref import WeakKeyDictionary
 import torch
 
 from niffbench.device import host, settings
-from niffbench.device.base import DEFAULT_CACHE, FLUSH_FACTOR, Block, Kind, Processor, Runner, Usage
+from niffbench.device.base import DEFAULT_CACHE, FLUSH_FACTOR, Block, Capabilities, Kind, Processor, Runner, Usage
 from niffbench.device.nvml import Nvml
 from niffbench.device.settings import allow_tf32, tf32_allowed, torch_facts
+from niffbench.errors import UsageError
 from niffbench.fingerprint import Fact
 from niffbench.results import MachineState
 from niffbench.suite import Regime
@@ -65,17 +67,21 @@ class CudaDevice:
     regime ``wall`` is the host's: one call from an idle GPU to an idle GPU.
     """
 
-    kind: Kind = "cuda"
     quantum = EVENT_QUANTUM
-    is_asynchronous = True
-    has_graphs = True
-    loads_lazily = True  # CUDA's modules are since 12.2, by default; torch's libraries are in any case
+    capabilities = Capabilities(
+        asynchronous=True,
+        graphs=True,
+        flush=True,
+        memory=True,
+        energy=True,
+        lazy_loading=True,  # CUDA's modules are since 12.2, by default; torch's libraries are in any case
+    )
 
     def __init__(self, index: int = 0, threads: int | None = None, cache: int | None = None) -> None:
         torch.set_num_threads(threads or host.cores())
         torch.cuda.set_device(index)
         allow_tf32(False, False)  # cuDNN's is on by default
-        self.spec = f"cuda:{index}"
+        self.spec = self.place = f"cuda:{index}"
         self.index = index
         self._properties = torch.cuda.get_device_properties(index)
         self.cache = (getattr(self._properties, "L2_cache_size", 0) if cache is None else cache) or DEFAULT_CACHE
@@ -95,7 +101,7 @@ class CudaDevice:
 
     @property
     def _has_tf32(self) -> bool:
-        return self._properties.major >= 8
+        return torch.version.hip is None and self._properties.major >= 8
 
     def arithmetic(self, tf32: bool) -> AbstractContextManager[object]:
         """Torch's flags set so."""
@@ -121,6 +127,7 @@ class CudaDevice:
             "gpu_l2_bytes": getattr(properties, "L2_cache_size", None),
             **(self._nvml.facts() if self._nvml else {"driver": None}),
             "cuda": torch.version.cuda,
+            **({} if torch.version.hip is None else {"hip": torch.version.hip}),
             "cudnn": cudnn.version(),  # type: ignore[no-untyped-call]
             "cufft": _cufft_version(),
             "tf32_matmul": tf32_matmul,
@@ -134,6 +141,9 @@ class CudaDevice:
         """What the device has free and what the allocator's pool has unused."""
         free, _ = torch.cuda.mem_get_info(self.index)
         return int(free + torch.cuda.memory_reserved(self.index) - torch.cuda.memory_allocated(self.index))
+
+    def synchronise(self) -> None:
+        torch.cuda.synchronize(self.index)
 
     def clock(self) -> float:
         return time.perf_counter()
@@ -350,10 +360,11 @@ class CudaDevice:
         Read when it is idle, a clock is that of an idle GPU, and no reason to throttle is left.
         """
         rate, seen = _cycle_rate(self._cycles(WATCHED), self._nvml.state if self._nvml else MachineState)
-        return replace(seen, load=host.load(), sm_clock=float(round(rate * 1e-6)))
+        amd = torch.version.hip is not None  # there the counter has a clock of its own
+        return replace(seen, load=host.load(), sm_clock=None if amd else float(round(rate * 1e-6)))
 
-    def probe(self) -> dict[str, bool]:
-        """Which of NVML's counters answer; empty without NVML."""
+    def counters(self) -> Mapping[str, bool]:
+        """NVML's; none without it."""
         return self._nvml.probe() if self._nvml else {}
 
     def processor(self) -> Processor:
@@ -371,6 +382,10 @@ class CudaDevice:
     def release(self) -> None:
         gc.collect()
         torch.cuda.empty_cache()
+
+    def forget_plans(self) -> None:
+        """cuFFT's, as torch keeps them."""
+        torch.backends.cuda.cufft_plan_cache[self.index].clear()
 
 
 class Captured:
@@ -412,20 +427,22 @@ def _nothing() -> None:
 
 def usable() -> bool:
     """Whether torch sees a GPU it can use."""
-    return torch.version.cuda is not None and torch.cuda.is_available()
+    return _built_for() is not None and torch.cuda.is_available()
 
 
-def count() -> int:
-    """GPUs torch sees."""
-    return torch.cuda.device_count()
+def _built_for() -> str | None:
+    """The platform of torch's GPUs and its version, which is CUDA or, called the same by torch, ROCm."""
+    if torch.version.hip is not None:
+        return f"ROCm {torch.version.hip}"
+    return None if torch.version.cuda is None else f"CUDA {torch.version.cuda}"
 
 
 def describe() -> str:
     """Why CUDA cannot be used, or what torch sees, in one sentence."""
-    if torch.version.cuda is None:
+    if (platform := _built_for()) is None:
         return f"torch {torch.__version__} was built without CUDA"
     if not usable():
-        return f"torch {torch.__version__} is built for CUDA {torch.version.cuda} but sees no usable GPU or driver"
+        return f"torch {torch.__version__} is built for {platform} but sees no usable GPU or driver"
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return "torch sees " + ", ".join(f"cuda:{i} ({name})" for i, name in enumerate(names))
 
@@ -441,3 +458,14 @@ def _cufft_version() -> int | None:
         except (OSError, AttributeError):
             continue
     return None
+
+
+def _opened(which: str, threads: int | None) -> CudaDevice:
+    if which and not re.fullmatch(r"\d{1,3}", which):
+        raise UsageError(f"--device cuda:{which}: should be cuda or cuda:N")
+    if not usable() or int(which or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device cuda{which and ':'}{which}: {describe()}; use --device cpu")
+    return CudaDevice(int(which or 0), threads)
+
+
+KIND = Kind(forms="cuda or cuda:N", open=_opened, is_usable=usable, describe=describe, rank=10)

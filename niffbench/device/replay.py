@@ -24,7 +24,7 @@ from weakref import WeakSet
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from niffbench.case import Case
-from niffbench.device.base import DEFAULT_CACHE, Block, Kind, Processor, Runner, Usage
+from niffbench.device.base import DEFAULT_CACHE, Block, Capabilities, Kind, Processor, Runner, Usage
 from niffbench.errors import UsageError
 from niffbench.fingerprint import Fact
 from niffbench.results import Ceilings, MachineState
@@ -229,12 +229,18 @@ class ReplayedOutOfMemory(RuntimeError):
         self.available = available
 
 
+CAPABILITIES = {
+    "cpu": Capabilities(flush=True, memory=True, energy=True),
+    "cuda": Capabilities(asynchronous=True, graphs=True, flush=True, memory=True, energy=True),
+}
+"""By what a trace is ``like``."""
+
+
 class ReplayDevice:
     """Plays a :class:`Trace`."""
 
-    kind: Kind = "replay"
+    place = "meta"
     tf32 = False
-    loads_lazily = False
     cache = DEFAULT_CACHE
 
     def __init__(self, trace: Trace, spec: str = "replay") -> None:
@@ -242,7 +248,7 @@ class ReplayDevice:
         self.spec = spec
         self.quantum = trace.quantum
         self.highest_clock = trace.highest_clock
-        self.is_asynchronous = self.has_graphs = trace.like == "cuda"
+        self.capabilities = CAPABILITIES[trace.like]
         self._now = 0.0
         self._processor = Processor()
         self._current: ReplayRunner | None = None  # whose states are read
@@ -281,6 +287,9 @@ class ReplayDevice:
 
     def free_memory(self) -> int | None:
         return self.trace.free_memory
+
+    def synchronise(self) -> None:
+        """Nothing is enqueued."""
 
     def clock(self) -> float:
         return self._now
@@ -360,6 +369,12 @@ class ReplayDevice:
     def release(self) -> None:
         self._current = None
 
+    def forget_plans(self) -> None:
+        """There are none."""
+
+    def counters(self) -> Mapping[str, bool]:
+        return {}
+
 
 def _replayed(runner: Runner) -> ReplayRunner:
     if not isinstance(runner, ReplayRunner):
@@ -397,3 +412,17 @@ def fail(failure: Failure) -> None:
             time.sleep(3600)
         case "exit":
             os._exit(failure.status)
+
+
+def _opened(which: str, threads: int | None) -> ReplayDevice:
+    if not which:
+        raise UsageError("--device replay: should be replay:FILE")
+    return ReplayDevice.load(which)
+
+
+KIND = Kind(
+    forms="replay:FILE",
+    open=_opened,
+    is_usable=lambda: True,
+    describe=lambda: "a file that says how long cases take",
+)

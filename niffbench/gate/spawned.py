@@ -16,12 +16,6 @@ GRACE = 10.0
 """Seconds an interrupted process has to end by itself before it is killed."""
 
 
-def portable(device: str | None) -> str:
-    """``--device`` as another working directory understands it: a relative path after ``replay:`` made whole."""
-    kind, mark, path = (device or "auto").partition(":")
-    return f"{kind}:{Path(path).resolve()}" if kind == "replay" and mark else kind + mark + path
-
-
 def measured(
     python: str, arguments: Sequence[str], out: Path, environment: Mapping[str, str], *, quiet: bool = True
 ) -> Run:

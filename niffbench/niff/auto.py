@@ -55,6 +55,7 @@ FFTs were faster on an H200 (31: 14 against 17 µs, 61: 23 against 63)."""
 _LEAST_ROUNDS, _MOST_ROUNDS, _SECONDS = 3, 7, 0.1
 """A noisy machine can spoil one round, or two: there are always three, and more while they are short."""
 
+_KERNEL_WHEN_COMPILED = frozenset({"cpu"})
 _HEAD_START = 2_000_000  # cycles that a GPU spins while a trial is enqueued: a ms or more
 
 Clock = Literal["host", "device"]
@@ -169,17 +170,15 @@ def when_compiled(device: str) -> str:
 
     On a GPU it would not do for every size, and the compiler fuses around torch's FFTs.
     """
-    return "native" if device == "cpu" and _has_kernel(device) else "fused"
+    return "native" if device in _KERNEL_WHEN_COMPILED and _has_kernel(device) else "fused"
 
 
 def _has_kernel(device: str) -> bool:
     """Whether a kernel runs there; a warning where only an installation is missing, as slower engines step in."""
     why = native.unavailable(device)
-    if why is not None and device in kernel.DEVICES:
-        language = "CUDA" if device == "cuda" else "C"
-        warnings.warn(
-            f"auto goes without its {language} kernel, mostly the fastest: {why}", RuntimeWarning, stacklevel=2
-        )
+    if why is not None and device in native.LANGUAGES:
+        text = f"auto goes without its {native.LANGUAGES[device]} kernel, mostly the fastest: {why}"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
     return why is None
 
 
@@ -200,7 +199,7 @@ def _kind(tensors: Sequence[Tensor], what: tuple[object, ...]) -> tuple[object, 
         x.is_contiguous(),
         x.device,
         _clock if x.is_cuda else None,
-        torch.get_num_threads() if x.device.type == "cpu" else None,
+        torch.get_num_threads() if x.is_cpu else None,
         *((tuple(one.shape), one.dtype, enabled and one.requires_grad) for one in tensors),
     )
 
@@ -228,7 +227,7 @@ def _fastest(tensors: Sequence[Tensor], rivals: Rivals) -> str | None:
         if done >= _LEAST_ROUNDS and time.perf_counter() - begin > _SECONDS:
             break
         for name, call in calls.items():
-            best[name] = min(best[name], _seconds(call, own[0].device))
+            best[name] = min(best[name], _seconds(call, own[0]))
     return min(best, key=best.__getitem__, default=None)
 
 
@@ -245,18 +244,26 @@ def _with_backward(rival: Callable[[], Tensor], leaves: Sequence[Tensor]) -> Cal
     return call
 
 
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Duration of one call, everything queued on an accelerator included; by its own clock if that is to judge."""
-    on_gpu = device.type == "cuda"
-    if on_gpu and _clock == "device":
+def _seconds(call: Callable[[], object], x: Tensor) -> float:
+    """Duration of one call on ``x``'s device, all that is queued on an accelerator included.
+
+    By its own clock if that is to judge and is CUDA's; by the host's elsewhere, which waits for it.
+    """
+    device = x.device
+    if _clock == "device" and x.is_cuda:
         return _gpu_seconds(call, device)
-    if on_gpu:
-        torch.cuda.synchronize(device)
+    _wait_for(device)
     begin = time.perf_counter()
     call()
-    if on_gpu:
-        torch.cuda.synchronize(device)
+    _wait_for(device)
     return time.perf_counter() - begin
+
+
+def _wait_for(device: torch.device) -> None:
+    """Until all is done that was queued there, if it is an accelerator, whichever."""
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None and accelerator.type == device.type:
+        torch.accelerator.synchronize(device)
 
 
 def _gpu_seconds(call: Callable[[], object], device: torch.device) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from niffbench.device import devices
 from niffbench.errors import UsageError
 from niffbench.suite import DeviceType, Measure, Suite
 
@@ -64,6 +65,6 @@ def resolve(suite: Suite, overrides: Overrides) -> Settings:
 
 
 def kind_of(device: object) -> DeviceType | None:
-    """The kind of device that ``--device`` or a fingerprint names; None for ``auto`` and a replay."""
-    kind = str(device).partition(":")[0]
-    return "cpu" if kind == "cpu" else "cuda" if kind == "cuda" else None
+    """The kind of device that ``--device`` or a fingerprint names; None where neither does."""
+    kind = str(device or "auto").partition(":")[0]
+    return kind if kind in devices() else None

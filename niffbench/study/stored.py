@@ -140,7 +140,7 @@ def _checked(path: Path, key: object, value: object) -> Tensor:
     # An expanded tensor claims more numbers than are stored, and would take that much memory when looked at.
     if (
         value.layout != torch.strided
-        or value.device.type != "cpu"
+        or not value.is_cpu
         or value.numel() * value.element_size() > value.untyped_storage().nbytes()
     ):
         raise ValueError(f"{path}: {str(key)[:100]!r} is not an ordinary, dense tensor")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
@@ -76,16 +76,19 @@ def load(
     *,
     only: Sequence[str] = (),
     device: DeviceType | None = None,
+    devices: Collection[DeviceType] | None = None,
 ) -> Suite:
     """Read, check and expand a suite.
 
     ``catalogue`` maps operator names to operators; ``only`` are filters as of ``--only``; ``device`` is the
-    kind of device it will run on, and with None no exclusion that names a device applies. Raises UsageError
-    naming the file, the key and what would be right.
+    kind of device it will run on, and with None no exclusion that names a device applies; ``devices`` are all
+    kinds there are (None: any may be named). Raises UsageError naming the file, the key and what would be right.
     """
     path = find(name_or_path)
     text = read(path)
-    return expand(parse(text, str(path)), path.stem, str(path), text, catalogue, only=only, device=device)
+    file = parse(text, str(path))
+    _check_devices(file, str(path), devices)
+    return expand(file, path.stem, str(path), text, catalogue, only=only, device=device)
 
 
 def expand(
@@ -215,6 +218,14 @@ def _check_exclusions(file: SuiteFile, where: str, cases: int) -> None:
         raise UsageError(
             f"{where}: {conditions:,} conditions of exclusions are too many for {cases:,} cases; narrow an axis"
         )
+
+
+def _check_devices(file: SuiteFile, where: str, devices: Collection[DeviceType] | None) -> None:
+    """An exclusion on a kind of device that there is not is a misspelling."""
+    for i, rule in enumerate(file.exclude):
+        if devices is not None and rule.device is not None and rule.device not in devices:
+            hint = did_you_mean(rule.device, devices)
+            raise UsageError(f"{where}: exclude[{i}].device: there is no device '{rule.device}'{hint}")
 
 
 def _check_patterns(rules: Sequence[Exclusion], names: set[str], where: str) -> None:

@@ -27,7 +27,8 @@ it is not measured twice. ``graph``: captured and replayed whole, with hardly a 
 WALL_SHARE = 0.25
 """Of a regime's time for sampling what ``wall`` gets: a sample is one call, and there are enough in a few ms."""
 KernelRule = Literal["H", "2H-1"]
-DeviceType = Literal["cpu", "cuda"]
+DeviceType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+"""A kind of device by its name; which there are, :func:`niffbench.suite.load` is told."""
 
 _Value = TypeVar("_Value")
 

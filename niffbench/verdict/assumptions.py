@@ -52,7 +52,7 @@ class Card:
     @property
     def real(self) -> bool:
         """Whether this is a GPU, or a CPU on which the checks are rehearsed."""
-        return self.place.type == "cuda"
+        return not self.device.capabilities.host
 
     def many(self, number: int) -> int:
         """``number`` on a GPU, one on a CPU: a rehearsal is to be short."""
@@ -341,10 +341,10 @@ def float32_exactly() -> Iterator[None]:
 def main(place: str, out: Path) -> None:
     """Check every assumption on the device ``place`` and write the findings to ``out``, each as it is made."""
     device = open_device(place)
-    there = torch.device(device.spec)
+    there = torch.device(device.place)
     findings: list[dict[str, str]] = []
     with float32_exactly():
-        if there.type == "cpu":
+        if device.capabilities.host:
             measured = Ceilings(copy_bandwidth=1e10, matmul={"float32": 5e10}, fft={"float32": 1e10})
         else:
             measured = ceilings.measure(device, there, ["float32"])

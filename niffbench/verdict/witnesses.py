@@ -81,13 +81,13 @@ class Witness:
 
 def runners(device: Device) -> dict[str, Runner]:
     """What is timed, by name: four operators at one problem, and a copy of their input."""
-    problem = PROBLEM if device.kind == "cuda" else SMALL
+    problem = SMALL if device.capabilities.host else PROBLEM
     text = SUITE.format(**problem)
     suite = expand(parse(text, "witnesses"), "witnesses", "witnesses", text, catalogue())
     evaluator = TorchEvaluator(device)
     found: dict[str, Runner] = {suite.labels[case.id]: evaluator.workload(case) for case in suite.cases}
     shape = (problem["batch"], problem["channels"], problem["size"], problem["size"])
-    source = torch.randn(shape, device=device.spec)
+    source = torch.randn(shape, device=device.place)
     found["copy"] = Probe(partial(torch.empty_like(source).copy_, source))
     return found
 
@@ -97,7 +97,7 @@ def ours(device: Device, runner: Runner) -> dict[Regime, float]:
     measure = Measure(regimes=list(REGIMES), precision=0.005, min_time=0.05, max_time=0.3, min_samples=20)
     medians: dict[Regime, float] = {}
     for regime in REGIMES:
-        if regime == "graph" and not device.has_graphs:
+        if regime == "graph" and not device.capabilities.graphs:
             continue
         timed = device.capture(runner) if regime == "graph" else runner
         sampler = Sampler(device, timed, regime, measure)
@@ -185,7 +185,7 @@ def witnesses(device: Device) -> Iterator[Witness]:
 
 def _tried(measure: Callable[[], Measured], device: Device) -> tuple[Measured | None, str | None]:
     """What ``measure`` gives, or why it gives nothing."""
-    if device.kind != "cuda":
+    if device.capabilities.host:
         return None, "it measures on a GPU only"
     try:
         return measure(), None

@@ -138,7 +138,7 @@ def _fvcore() -> str | None:
 
 def _memory(device: Device) -> str | None:
     expected = 2**20
-    usage = device.usage(Probe(lambda: torch.empty(expected, dtype=torch.uint8, device=device.spec)))
+    usage = device.usage(Probe(lambda: torch.empty(expected, dtype=torch.uint8, device=device.place)))
     return None if usage.peak == expected else f"said {usage.peak} bytes instead of {expected}"
 
 
@@ -156,6 +156,6 @@ def _saved() -> str | None:
 
 
 def _timer(device: Device) -> str | None:
-    x = torch.ones(2**20, device=device.spec)
+    x = torch.ones(2**20, device=device.place)
     taken = device.samples(Probe(lambda: x + 1), "steady", 10, 5).samples
     return None if min(taken) > 0 else "a million additions take no time"

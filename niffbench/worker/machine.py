@@ -10,7 +10,7 @@ from niffbench.niff.native import build
 
 def fingerprint(device: Device) -> Fingerprint:
     """The fingerprint of measurements on ``device``; on a CPU NIFF's C kernel is compiled to find out about it."""
-    kernel = kernel_facts() if device.kind == "cpu" else {}
+    kernel = kernel_facts() if device.capabilities.host else {}
     return Fingerprint(must={**device.facts(), **kernel}, should={**host_facts(), **device.surroundings()})
 
 

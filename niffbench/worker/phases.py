@@ -112,10 +112,10 @@ def profile(
 
     call = warm_up(device, workload)
     count = max(CALLS[0], min(CALLS[1], int(PROFILED_TIME / max(call, 1e-6))))
-    on_gpu = device.kind == "cuda"
+    on_gpu = device.capabilities.asynchronous
     together = max(1, int(1e-3 / max(call, 1e-6)))
     plain = list(device.samples(workload, "steady", together, -(-count // 2)).samples)
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    activities = {ProfilerActivity.CPU, getattr(ProfilerActivity, torch.device(device.place).type.upper())}
     with workload.scope(), recording():
         workload.call()
         workload.reset()
@@ -123,8 +123,7 @@ def profile(
             for _ in range(count):
                 with record_function(CALL):
                     output = workload.call()
-                    if on_gpu:
-                        torch.cuda.synchronize()
+                    device.synchronise()
                 del output
     device.timed(workload)
     plain += device.samples(workload, "steady", together, -(-count // 2)).samples
@@ -364,11 +363,11 @@ def _memory(recorded: Any, on_gpu: bool) -> list[tuple[float, int]]:
     from torch.autograd import DeviceType  # type: ignore[attr-defined]
 
     results = recorded.profiler.kineto_results
-    begun, where = results.trace_start_ns(), DeviceType.CUDA if on_gpu else DeviceType.CPU
+    begun = results.trace_start_ns()
     found = [
         ((event.start_ns() - begun) / 1000, event.nbytes())
         for event in results.events()
-        if event.name() == "[memory]" and event.device_type() == where
+        if event.name() == "[memory]" and (event.device_type() != DeviceType.CPU) == on_gpu
     ]
     return sorted(found, key=lambda event: event[0])
 

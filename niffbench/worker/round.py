@@ -53,17 +53,19 @@ class Round:
         self._predicted = {told.case: told for told in task.predictions}
         self._noted = False  # whether it was said that there is no kernel
         asked = task.measure.regimes
-        self._regimes: list[Regime] = [r for r in ("cold", "steady") if r in asked]
+        can = self._device.capabilities
+        self._regimes: list[Regime] = ["cold"] if "cold" in asked and can.flush else []
+        self._regimes += ["steady"] if "steady" in asked else []
         main = next((regime for regime in REGIME_ORDER if regime in asked), None)
         evaluator.judge_by("host" if main in ("wall", "first") else "device")  # as the tables show it
-        if "wall" in asked and self._device.is_asynchronous:  # elsewhere steady is what the host waits for
+        if "wall" in asked and can.asynchronous:  # elsewhere steady is what the host waits for
             self._regimes.append("wall")
-        if "graph" in asked and self._device.has_graphs:
+        if "graph" in asked and can.graphs:
             self._regimes.append("graph")
 
     def run(self) -> None:
         """Every case; sends a record of each."""
-        if self._device.loads_lazily:
+        if self._device.capabilities.lazy_loading:
             self._touch_operators()
         self._take_flush_buffer()
         for group in self._groups():
@@ -214,7 +216,8 @@ class Round:
                 told = visit.prediction
                 if told is not None and choice is not None:  # it was admitted by what it might choose
                     told = evaluator.predict(case, choice)
-                visit.memory = memory.measure(self._device, workload, told)
+                if self._device.capabilities.memory:
+                    visit.memory = memory.measure(self._device, workload, told)
                 workload.reset()
         except Exception as error:
             return explain(error, self._device.free_memory)
@@ -222,7 +225,7 @@ class Round:
 
     def _note_missing_kernel(self) -> None:
         """Say, once, when what was chosen on a CPU was chosen without the engine that is mostly the fastest."""
-        if not self._noted and self._device.kind == "cpu" and (why := build.unavailable()):
+        if not self._noted and self._device.capabilities.host and (why := build.unavailable()):
             self._noted = True
             text = f"auto went without its C kernel, mostly the fastest on a CPU: {why}"
             self._send(protocol.Note(text=anonymize(text)))
@@ -297,7 +300,8 @@ class Round:
             with self._besides(visit, "launch share"):
                 share = latency.launch_share(self._device, workload, sampler.median(), sampler.calls)
                 visit.latency["graph"] = replace(series, launch_share=share)
-        if sampler.regime == "steady" and self._task.measure.energy and self._task.round == 0:
+        wanted = self._task.measure.energy and self._task.round == 0 and self._device.capabilities.energy
+        if sampler.regime == "steady" and wanted:
             begun = self._device.clock()
             with self._besides(visit, "energy"):
                 visit.energy = energy.per_call(self._device, workload)

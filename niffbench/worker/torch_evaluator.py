@@ -35,7 +35,7 @@ HEAVY = 5e9
 """FLOPs from which a reference is computed on the GPU, in float64 too, rather than on the CPU."""
 
 
-MOST = {"cpu": 2e11, "cuda": 2e12}
+MOST_ON_HOST, MOST_ON_ACCELERATOR = 2e11, 2e12
 """FLOPs of the closed form, for the images compared, up to which gradients are computed in float64 there.
 
 Two CPU cores take 20 to 60 s for as many, of a reference once per class, shape and round. Where units switch the
@@ -55,9 +55,13 @@ class TorchEvaluator:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self._place = torch.device(device.spec)
+        self._place = torch.device(device.place)
         self._store = Store()
         _wake(self._place)
+        if device.capabilities.host:
+            for real in native.REALS:
+                with suppress(native.Unavailable):
+                    native.load(real)
         gc.collect()
         gc.freeze()  # no collection looks through torch itself
 
@@ -83,8 +87,7 @@ class TorchEvaluator:
         Its first call then tunes and plans for itself, whatever cases were called before it.
         """
         auto.forget()
-        if self._place.type == "cuda":
-            torch.backends.cuda.cufft_plan_cache[self._place].clear()
+        self.device.forget_plans()
         operator = catalogue()[case.operator]
         equivalence = operator.equivalence(case)
         shared = self._store.find(case, equivalence)
@@ -141,7 +144,8 @@ class TorchEvaluator:
         bound = tolerance_of_gradients(allowed, problem, images=images, switches=switches)
         hopeless = f"rounding to {problem.dtype} alone may move them by {bound:.0%}" if bound >= HOPELESS else None
         work = operator.cost(case).flops() * images / problem.batch
-        most = MOST[self._where(case).type]
+        on_host = self.device.capabilities.host or self._where(case) != self._place
+        most = MOST_ON_HOST if on_host else MOST_ON_ACCELERATOR
         itself = None  # why the operator is not run in float64, though units switch
         if switches and "float64" not in operator.dtypes:
             itself = "the operator itself does not run in float64"
@@ -218,7 +222,8 @@ class TorchEvaluator:
 
     def _where(self, case: Case) -> torch.device:
         """Where the case's references are computed."""
-        heavy = self.device.kind == "cuda" and catalogue()[case.operator].cost(case).flops("forward") > HEAVY
+        accelerated = not self.device.capabilities.host
+        heavy = accelerated and catalogue()[case.operator].cost(case).flops("forward") > HEAVY
         return self._place if heavy else torch.device("cpu")
 
     def choice(self, workload: Workload) -> Choice | None:
@@ -275,10 +280,6 @@ def _wake(place: torch.device) -> None:
         torch.nn.functional.conv2d(x, torch.ones(8, 8, 3, 3, device=place))
         torch.fft.irfft2(torch.fft.rfft2(x) * 2)
         torch.mm(x.view(32, 64), x.view(64, 32)).sum().item()
-    if place.type == "cpu":
-        for real in native.REALS:
-            with suppress(native.Unavailable):
-                native.load(real)
 
 
 def _rounded(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -103,7 +103,7 @@ def test_buffers_inside_an_operation_are_seen(device: CpuDevice) -> None:
 
 
 def test_a_cpu_has_no_graphs(device: CpuDevice) -> None:
-    assert not device.has_graphs
+    assert not device.capabilities.graphs
     with pytest.raises(RuntimeError, match="CUDA graphs"):
         device.capture(Probe(lambda: None))
 

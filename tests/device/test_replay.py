@@ -181,8 +181,8 @@ def test_a_process_ends_as_the_file_says(failure: dict[str, Any], status: int) -
 def test_a_replay_is_never_taken_for_the_real_thing() -> None:
     device = _device(like="cuda", facts={"device": "cuda", "gpu": "H200"})
     assert device.facts() == {"device": "replay of cuda", "gpu": "H200"}
-    assert device.has_graphs
-    assert not _device().has_graphs
+    assert device.capabilities.graphs
+    assert not _device().capabilities.graphs
 
 
 @pytest.mark.parametrize(
@@ -232,4 +232,4 @@ def test_any_json_is_a_trace_or_one_clear_error(tmp_path_factory: pytest.TempPat
     path = tmp_path_factory.getbasetemp() / "fuzzed.json"
     path.write_text(json.dumps(document))
     with contextlib.suppress(UsageError):
-        assert ReplayDevice.load(str(path)).kind == "replay"
+        assert ReplayDevice.load(str(path)).trace.schema_version == 1

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -229,3 +230,18 @@ def test_a_compiled_layer_measures_nothing() -> None:
     assert torch.allclose(compiled(x), layer.with_form("fft")(x), atol=1e-4)
     assert not auto.choices()
     assert layer.chosen is None
+
+
+@pytest.mark.parametrize("kind", ["xpu", "mps"])
+def test_a_trial_on_any_accelerator_ends_when_its_work_does(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise engines would be ranked by how fast they are enqueued."""
+    there = torch.device(kind)
+    events: list[object] = []
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: there)
+    monkeypatch.setattr(torch.accelerator, "synchronize", events.append)
+    image = SimpleNamespace(device=there, is_cuda=False)
+    auto._seconds(lambda: events.append("call"), image)  # type: ignore[arg-type]
+    assert events == [there, "call", there]
+    events.clear()
+    auto._seconds(lambda: events.append("call"), torch.ones(1))
+    assert events == ["call"]

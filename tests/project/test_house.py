@@ -53,6 +53,23 @@ TORCH_FREE = (
 )
 
 
+DEVICES = {"cpu", "cuda", "replay", "xpu", "mps"}
+
+
+def test_nobody_but_the_devices_compares_the_name_of_one() -> None:
+    """What a device can do stands in its capabilities; a comparison of names would forget the next device."""
+    compared = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in PACKAGE.rglob("*.py")
+        if _room(path) != "device"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Compare)
+        for one in ast.walk(node)
+        if isinstance(one, ast.Constant) and one.value in DEVICES
+    ]
+    assert compared == []
+
+
 def _room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 

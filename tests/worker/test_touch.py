@@ -47,7 +47,7 @@ def test_operators_are_touched_once_each_before_anything_is_timed(
     lazily: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = ReplayDevice(Trace())
-    monkeypatch.setattr(device, "loads_lazily", lazily, raising=False)
+    monkeypatch.setattr(device, "capabilities", replace(device.capabilities, lazy_loading=lazily))
     evaluator = Touched(device)
     sent: list[BaseModel] = []
     Round(protocol.Task(kind="round", device="replay", cases=CASES, measure=QUICK), evaluator, sent.append).run()

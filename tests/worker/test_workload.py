@@ -20,10 +20,10 @@ from niffbench.device.cpu import CpuDevice
 from niffbench.niff import auto
 from niffbench.operators.base import Operator
 from niffbench.operators.catalogue import catalogue
-from niffbench.worker import memory
+from niffbench.worker import memory, torch_evaluator
 from niffbench.worker.shared import Store
 from niffbench.worker.tolerance import is_wrong, tolerance
-from niffbench.worker.torch_evaluator import MOST, TorchEvaluator
+from niffbench.worker.torch_evaluator import TorchEvaluator
 from niffbench.worker.workload import TorchWorkload, noise, seed_of
 
 
@@ -267,7 +267,7 @@ def test_gradients_count_in_what_the_store_keeps() -> None:
 def test_gradients_that_cannot_be_compared_are_said_to_be_left_out(
     evaluator: TorchEvaluator, monkeypatch: pytest.MonkeyPatch, operator: str, dtype: DType, told: str
 ) -> None:
-    monkeypatch.setitem(MOST, "cpu", 100.0)
+    monkeypatch.setattr(torch_evaluator, "MOST_ON_HOST", 100.0)
     known = catalogue()[operator]
     case = case_of(operator, 3 if known.takes_kernel else None, size=2, batch=3, mode="training", dtype=dtype)
     if known.family == "network":

@@ -7,7 +7,12 @@ along. Without either everything else works, and :func:`unavailable` says what i
 
 from __future__ import annotations
 
-from niffbench.niff.native import build
+from importlib import import_module
+
+LANGUAGES = {"cpu": "C", "cuda": "CUDA"}
+"""Types of device that a kernel is written for, and in what."""
+
+_MODULES = {"cpu": "build", "cuda": "cuda"}  # the latter loads torch, which not every worker needs
 
 
 def unavailable(device: str) -> str | None:
@@ -15,10 +20,7 @@ def unavailable(device: str) -> str | None:
 
     On a CPU it is compiled to find out; no GPU is asked.
     """
-    if device == "cpu":
-        return build.unavailable()
-    if device == "cuda":
-        from niffbench.niff.native import cuda  # torch, which not every worker needs
-
-        return cuda.unavailable()
-    return f"there is none for {device}"
+    if device not in _MODULES:
+        return f"there is none for {device}"
+    why: str | None = import_module(f"{__name__}.{_MODULES[device]}").unavailable()
+    return why

@@ -13,11 +13,11 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from niffbench.niff import fused
 from niffbench.niff.autograd import compiling, transformed, wants_gradient, watched
-from niffbench.niff.native import cuda
+from niffbench.niff.native import LANGUAGES, cuda
 from niffbench.niff.native.build import load
 from niffbench.niff.steps import step
 
-DEVICES = ("cpu", "cuda")
+DEVICES = tuple(LANGUAGES)
 
 _REALS = {torch.float32: "float", torch.float64: "double"}
 _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
