@@ -418,6 +418,15 @@ SHORT = {"latency": "", "memory": "memory_peak", "error": "error_l2"}
 """Short names for the main one of a family; see :func:`key_of`. Operators are ranked by this ``memory``."""
 
 
+def over_rounds(records: Sequence[Record]) -> dict[str, float]:
+    """Every metric that the rounds of one case have a value of, by its key."""
+    values = {
+        key: [value for record in records if not isinstance(value := round_value(record, metric), Reason)]
+        for key, metric in REGISTRY.items()
+    }
+    return {key: REGISTRY[key].of_rounds(some) for key, some in values.items() if some}
+
+
 def key_of(name: str, regime: Regime) -> str:
     """The key that a short name stands for: ``latency`` (of the run's main regime), ``memory``, ``error``."""
     return f"latency_{regime}" if name == "latency" else SHORT.get(name, name)
