@@ -19,10 +19,8 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -32,11 +30,10 @@ if TYPE_CHECKING:
 
     from niffbench.case import Case
     from niffbench.errors import NiffbenchError
-    from niffbench.results import Record, Run
+    from niffbench.results import Latency, Record, Run
     from niffbench.suite import Regime
 
 MAX_BYTES = 1_000_000
-_REGIMES = ("first", "cold", "steady", "wall", "graph")
 _RUNS: pytest.StashKey[dict[tuple[str, ...], Run | NiffbenchError]] = pytest.StashKey()
 
 
@@ -46,8 +43,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--niffbench-regime",
         action="append",
-        choices=_REGIMES,
-        help="Regime of latency to replay; may be given several times. Default: steady.",
+        metavar="REGIME",
+        help="Regime of latency to replay, as steady, cold or first; may be given several times. Default: steady.",
     )
     group.addoption(
         "--niffbench-rounds",
@@ -101,15 +98,19 @@ class SuiteFile(pytest.File):
         """The cases in the suite's order. A faulty suite is a collection error with one message."""
         from niffbench.errors import UsageError
         from niffbench.operators.catalogue import catalogue
+        from niffbench.results import REGIMES
         from niffbench.suite import load
 
-        operators = catalogue()
+        operators, regimes = catalogue(), self.config.getoption("niffbench_regime") or ["steady"]
+        for regime in regimes:
+            if regime not in REGIMES:
+                raise pytest.UsageError(f"--niffbench-regime: '{regime}' is none of {', '.join(REGIMES)}")
         try:
             suite = load(str(self.path), operators)
         except UsageError as error:
             raise self.CollectError(str(error)) from None
         for case in suite.cases:
-            for regime in self.config.getoption("niffbench_regime") or ["steady"]:
+            for regime in regimes:
                 name = f"{suite.labels[case.id].replace(' ', ',')}[{_parameters(case, regime)}]"
                 family = operators[case.operator].family
                 yield cast(
@@ -181,14 +182,12 @@ def _replay(
     together = [item.case] if benchmark.disabled else _selected(item)
     run = _measured(item, together, tmp_path_factory)
     records = [record for record in run.records if record.id == item.case.id]
-    _settle(records)
-    series = [record.latency[item.regime] for record in records if item.regime in record.latency]
-    if faults := sorted({"stuck", "invalid"} & {flag for one in series for flag in one.flags}):
-        pytest.fail(f"the clock is not to be believed: {', '.join(faults)}", pytrace=False)
+    _skip_or_fail(records)
+    series = _usable(records, item.regime)
     samples = [sample for one in series for sample in one.samples]
     if not samples:
         pytest.skip(f"the {item.regime} regime was not measured (device {run.manifest.device})")
-    benchmark.extra_info.update(_information(run, records, item.regime))
+    benchmark.extra_info.update(_information(run, records, item.regime, series))
     item.clock.samples = iter(samples)
     replay: Any = benchmark.pedantic  # untyped
     replay(item.clock.advance, setup=item.clock.rewind, rounds=len(samples), iterations=1)
@@ -237,7 +236,7 @@ def _place(item: SuiteCase, folders: pytest.TempPathFactory) -> Path:
     return Path(item.config.invocation_params.dir, kept, f"{item.path.stem}-{moment:%Y%m%d-%H%M%S-%f}").resolve()
 
 
-def _settle(records: Sequence[Record]) -> None:
+def _skip_or_fail(records: Sequence[Record]) -> None:
     """Fail or skip the test of a case that was not measured: it must not look like a fast one."""
     if not records:
         pytest.fail("the run has no record of this case", pytrace=False)
@@ -249,31 +248,29 @@ def _settle(records: Sequence[Record]) -> None:
             pytest.fail(said, pytrace=False)
 
 
-def _information(run: Run, records: Sequence[Record], regime: Regime) -> dict[str, Any]:
-    record = records[0]
-    cost, memory = record.cost, record.memory
-    series = [one.latency[regime] for one in records if regime in one.latency]
+def _usable(records: Sequence[Record], regime: Regime) -> list[Latency]:
+    """The series of the rounds whose latency can be believed; fails where there are some, but none of these."""
+    from niffbench.results import REGISTRY, Reason, round_value
+
+    values = [(record, round_value(record, REGISTRY[f"latency_{regime}"])) for record in records]
+    usable = [record.latency[regime] for record, value in values if not isinstance(value, Reason)]
+    doubts = [value.words for _, value in values if isinstance(value, Reason) and value.tried]
+    if doubts and not usable:
+        pytest.fail(f"the clock is not to be believed: a round {doubts[0]}", pytrace=False)
+    return usable
+
+
+def _information(run: Run, records: Sequence[Record], regime: Regime, series: Sequence[Latency]) -> dict[str, Any]:
+    """What the case is, and every metric that its rounds have a value of."""
+    from niffbench.results import attributes, over_rounds
+
     return {
-        "case": record.id,
-        "label": record.traits.label,
-        "family": record.traits.family,
-        "boundary": record.traits.boundary,
-        "equivalence": record.traits.equivalence,
-        "problem": asdict(record.case.problem),
-        "kernel": record.case.kernel,
-        "options": dict(record.case.options),
-        "execution": record.case.execution,
+        **attributes(records[0]),
+        **over_rounds(records),
         "regime": regime,
+        "rounds": len(series),
         "calls_per_sample": series[0].calls,
-        "round_medians": [median(one.samples) for one in series],
         "flags": sorted({flag for one in series for flag in one.flags}),
-        "parameters": record.parameters,
-        "flops": cost.closed if cost else None,
-        "flops_counted": cost.counted if cost else None,
-        "bytes_floor": cost.bytes_floor if cost else None,
-        "bytes_own": cost.bytes_own if cost else None,
-        "memory": asdict(memory) if memory else None,
-        "numerics": asdict(record.numerics) if record.numerics else None,
         "fingerprint": run.manifest.fingerprint.hash,
         "machine": dict(run.manifest.fingerprint.must),
         "device": run.manifest.device,

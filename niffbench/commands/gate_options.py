@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from niffbench.commands.options import share
+from niffbench.results import REGIMES
 
 if TYPE_CHECKING:
     from niffbench.gate.findings import Comparison
     from niffbench.gate.rules import Rules
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-REGIMES = ("first", "cold", "steady", "wall", "graph")
 
 
 def limit(context: click.Context, parameter: click.Parameter, value: str) -> float:

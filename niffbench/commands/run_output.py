@@ -9,11 +9,9 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any, NoReturn
 
 from rich.console import Console
@@ -24,15 +22,14 @@ from niffbench import report
 from niffbench.commands.progress import Bar, clock, expected
 from niffbench.errors import FingerprintsDiffer, NiffbenchError, NothingMeasured, UsageError
 from niffbench.report import text
-from niffbench.report.metrics import latency_of
-from niffbench.results import RECORDS, REGIMES, Manifest, Record, Run, read
+from niffbench.report.exports import cases_for_machines
+from niffbench.results import RECORDS, Manifest, Run, read
 from niffbench.session.interrupts import INTERRUPTED, Interrupted, Interrupts
 from niffbench.session.lock import Lock
 from niffbench.session.outcome import Outcome, outcome
 from niffbench.session.progress import RunProgress
 from niffbench.session.run_session import RunSession
 from niffbench.session.worker_session import Observer
-from niffbench.suite import Regime
 
 _MOST_LINES = 20
 _MOMENT = 0.8
@@ -284,16 +281,13 @@ def _remarks(run: Run, found: Outcome) -> list[str]:
 
 
 def _as_json(run: Run, found: Outcome, page: Path | None, again: str) -> dict[str, Any]:
-    """The result for a machine: latencies in seconds (medians of round medians), memory in bytes, real FLOPs."""
-    cases: dict[str, list[Record]] = {}
-    for record in run.records:
-        cases.setdefault(record.id, []).append(record)
+    """The result for a machine, in base units."""
     return {
         **_head(run.path, run.manifest, found.missing, page, again),
         "records": dict(found.counts),
         "measuring_share": found.share,
         "imprecise": [asdict(one) for one in found.imprecise],
-        "cases": [_case_as_json(records) for records in cases.values()],
+        "cases": cases_for_machines(run),
     }
 
 
@@ -322,31 +316,3 @@ def _head(directory: Path, manifest: Manifest, missing: int, page: Path | None, 
         "wall": manifest.wall,
         "notes": manifest.notes,
     }
-
-
-def _case_as_json(records: list[Record]) -> dict[str, Any]:
-    """One case over its rounds; ``others`` is the largest share of the processor that other processes used."""
-    case, measured = records[0].case, [record for record in records if record.status == "ok"]
-    told = measured[0] if measured else None
-    return {
-        "id": records[0].id,
-        "label": records[0].traits.label,
-        "problem": asdict(case.problem),
-        "kernel": case.kernel,
-        "options": dict(case.options),
-        "execution": case.execution,
-        "records": dict(Counter(record.status for record in records)),
-        "reasons": sorted({record.reason for record in records if record.reason}),
-        "others": max(
-            (r.machine.others for r in measured if r.machine and r.machine.others is not None), default=None
-        ),
-        "latency": {regime: value for regime in REGIMES if (value := _latency(measured, regime)) is not None},
-        "memory_peak": None if told is None or told.memory is None else told.memory.peak,
-        "flops": None if told is None or told.cost is None else told.cost.closed,
-        "parameters": None if told is None else told.parameters,
-    }
-
-
-def _latency(records: list[Record], regime: Regime) -> float | None:
-    medians = [value for record in records if (value := latency_of(record, regime)) is not None]
-    return median(medians) if medians else None

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from niffbench.fingerprint import differences
-from niffbench.report import metrics, text
+from niffbench.report import text
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row
-from niffbench.report.metrics import Key
 from niffbench.report.tables import Column, Item, Table
+from niffbench.results import REGISTRY, Metric
 from niffbench.stats.intervals import Interval, exactly, ratio
 
 MOST_ROWS = 2000
@@ -27,7 +27,12 @@ class Pair:
     group: Group
     row: Row
     other: Row
-    ratios: dict[Key, Interval]
+    ratios: dict[str, Interval]
+
+    @property
+    def latency(self) -> Interval | None:
+        """The ratio of the latencies, None where the runs' main regimes differ."""
+        return next((ratio for key, ratio in self.ratios.items() if REGISTRY[key].regime), None)
 
 
 def pairs(digests: Sequence[Digest]) -> list[Pair]:
@@ -40,8 +45,13 @@ def pairs(digests: Sequence[Digest]) -> list[Pair]:
             for place, rows in enumerate(known, start=1):
                 other = rows.get(row.id)
                 if other is not None and row.ok and other.ok:
-                    keys = [key for key in row.cells if key in other.cells]
-                    made = {key: _ratio(row.cells[key], other.cells[key]) for key in keys}
+                    made = {
+                        metric.key: _ratio(row.cells[metric.key], other.cells[metric.key])
+                        for metric in first.metrics
+                        if metric.key in row.cells
+                        and metric.key in other.cells
+                        and (metric.regime is None or first.regime == others[place - 1].regime)
+                    }
                     found.append(Pair(place, group, row, other, made))
     return found
 
@@ -88,22 +98,19 @@ def table(digests: Sequence[Digest], found: Sequence[Pair]) -> Table:
     rows = []
     for some in list(by_case.values())[:MOST_ROWS]:
         any_ = next(iter(some.values()))
-        items = [Item(any_.group.label), Item(any_.row.label), _value(any_.row)]
+        items = [Item(any_.group.label), Item(any_.row.label), _value(any_.row, first)]
         for place, other in enumerate(others, start=1):
             here = some.get(place)
             items += [
-                _value(here.other) if here else Item(text.MISSING),
-                *(_times(here, key, first, other) for key in ("latency", "memory", "flops")),
+                _value(here.other, other) if here else Item(text.MISSING),
+                *(_times(here, metric) for metric in first.metrics),
             ]
         rows.append(tuple(items))
     columns = [Column("problem"), Column("operator"), Column(f"{first.regime} latency, {first.name}", True)]
     for other in others:
         columns += [
             Column(f"{other.regime} latency, {other.name}", True),
-            *(
-                Column(f"× {noun}", True, f"{other.name} over {first.name}")
-                for noun in ("latency", "memory", "FLOPs")
-            ),
+            *(Column(f"× {metric.title}", True, f"{other.name} over {first.name}") for metric in first.metrics),
         ]
     left = len(by_case) - len(rows)
     return Table(
@@ -118,14 +125,14 @@ def table(digests: Sequence[Digest], found: Sequence[Pair]) -> Table:
     )
 
 
-def _value(row: Row) -> Item:
-    cell = row.cells.get("latency")
-    return Item(text.seconds(cell.estimate), sort=cell.estimate) if cell else Item(text.MISSING)
+def _value(row: Row, digest: Digest) -> Item:
+    latency = row.value(digest.metrics[0].key)
+    return Item(text.seconds(latency), sort=latency)
 
 
-def _times(pair: Pair | None, key: Key, first: Digest, other: Digest) -> Item:
-    found = pair.ratios.get(key) if pair else None
-    if found is None or found.estimate is None or (key == "latency" and first.regime != other.regime):
+def _times(pair: Pair | None, metric: Metric) -> Item:
+    found = pair.ratios.get(metric.key) if pair else None
+    if found is None or found.estimate is None:
         return Item(text.MISSING)
-    sure = found.excludes(1.0) and (key not in metrics.EXACT or abs(found.estimate - 1) > 1e-9)
+    sure = found.excludes(1.0) and (not metric.exact or abs(found.estimate - 1) > 1e-9)
     return Item(text.times(found.estimate), text.brackets(found), found.estimate, "best" if sure else "")

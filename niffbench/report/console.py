@@ -11,9 +11,8 @@ from niffbench.report import text
 from niffbench.report.digest import Digest, Group, Row
 from niffbench.report.facts import choices, measured, notices
 from niffbench.report.gather import gather
-from niffbench.report.metrics import Metric
 from niffbench.report.tables import UNLIKE
-from niffbench.results import Run
+from niffbench.results import Metric, Run
 
 MOST_ROWS = 80
 """Operator rows that are listed; a larger run gets one line a problem."""
@@ -50,9 +49,10 @@ def _operators(digest: Digest, group: Group) -> Table:
     table = Table(title=f"\n{group.label}", title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.title_style = "bold"
     table.add_column("operator", overflow="fold", max_width=40)
-    headings = ["latency", "×", *(["images/s"] if digest.has_networks else []), "memory", "×", "FLOPs", "×"]
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    metrics, judged = digest.shown("terminal"), digest.metrics
+    for metric in metrics:
+        for heading in [metric.title.split()[-1], *(["×"] if metric in judged else [])]:
+            table.add_column(heading, justify="right", no_wrap=True)
     for row in group.rows:
         is_base = group.baseline is not None and row.id == group.baseline.id
         name = Text(row.label + ("" if row.like_baseline else f" {UNLIKE}"), style="bold" if is_base else "")
@@ -62,10 +62,11 @@ def _operators(digest: Digest, group: Group) -> Table:
             table.add_row(name, Text(row.status, style="red"))
             continue
         cells: list[Text] = []
-        for metric in digest.metrics:
-            cells += _pair(row, group, metric)
-            if metric.key == "latency" and digest.has_networks:
-                cells.append(Text(text.plain(row.images_per_second)))
+        for metric in metrics:
+            if metric in judged:
+                cells += _pair(row, group, metric)
+            else:
+                cells.append(Text(text.quantity(row.value(metric.key), metric.unit)))
         table.add_row(name, *cells)
     return table
 
@@ -77,10 +78,10 @@ def _pair(row: Row, group: Group, metric: Metric) -> list[Text]:
     winner = group.winners.get(metric.key)
     best = winner is not None and winner.holds(row)
     style = "green" if best else ""
-    value = Text(("★ " if best else "") + metric.show(cell.estimate), style=style)
+    value = Text(("★ " if best else "") + text.quantity(cell.estimate, metric.unit), style=style)
     if cell.ratio is None:
         return [value, Text("")]
-    ends = f" {text.brackets(cell.ratio)}".rstrip() if metric.key == "latency" else ""
+    ends = f" {text.brackets(cell.ratio)}".rstrip() if metric.regime else ""
     return [value, Text(text.times(cell.ratio.estimate) + ends, style=style)]
 
 
@@ -105,7 +106,7 @@ def _problems(digest: Digest) -> Table:
     problems, *columns = (max(cell.cell_len for cell in column) for column in zip(*rows, strict=True))
     table.add_column("problem", no_wrap=True, min_width=problems)
     for metric, figures in zip(digest.metrics, columns[1::2], strict=True):
-        table.add_column(metric.best, max_width=26)
+        table.add_column(text.best(metric), max_width=26)
         table.add_column("×", justify="right", no_wrap=True, min_width=figures)
     for row in rows:
         table.add_row(*row)

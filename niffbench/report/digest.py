@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from niffbench.case import Case, Execution, Problem
-from niffbench.report import metrics
-from niffbench.report.metrics import Key, Metric
 from niffbench.report.text import clean
-from niffbench.results import REGIME_ORDER, Ceilings, CostRecord, GradientError, Memory, Run, Traits
-from niffbench.stats.intervals import Interval, exactly, ratio
+from niffbench.results import (
+    REGIME_ORDER,
+    REGISTRY,
+    Ceilings,
+    CostRecord,
+    Metric,
+    Reason,
+    Record,
+    Run,
+    Traits,
+    round_value,
+)
+from niffbench.results.metrics import Place, headline
+from niffbench.stats.intervals import Interval, exactly, median_of_rounds, ratio
 from niffbench.suite import Regime
 
 _LARGE_KERNEL = re.compile(r"-k(\d+|map)\b")
@@ -38,20 +49,77 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Cell:
-    """One quantity of one row: its value over rounds, and its ratio to the baseline's (None: there is none).
+    """One metric of one row: its value over rounds, and its ratio to the baseline's (None: there is none).
 
-    ``rounds`` maps a round to its value; a round without one is not in it. ``exact``: known without error.
+    ``rounds`` maps a round to its value; a round without one is not in it. ``base``: the baseline's cells.
     """
 
+    metric: Metric
     rounds: Mapping[int, float]
-    value: Interval
-    exact: bool
-    ratio: Interval | None = None
+    base: Cells | None = field(default=None, repr=False, compare=False)
 
-    @property
+    @cached_property
+    def exact(self) -> bool:
+        """Known without error. What is chosen by measuring may differ by round, and its FLOPs then do."""
+        return self.metric.exact and len(set(self.rounds.values())) == 1
+
+    @cached_property
     def estimate(self) -> float:
-        """The median of the rounds."""
-        return self.value.estimate or 0.0
+        """What stands for the rounds: their median, or the largest."""
+        return self.metric.of_rounds(list(self.rounds.values()))
+
+    @cached_property
+    def value(self) -> Interval:
+        """The estimate with its interval over rounds."""
+        if self.exact:
+            return exactly(self.estimate, CONFIDENCE)
+        if self.metric.over_rounds == "largest":
+            return Interval(self.estimate, None, None, CONFIDENCE, len(self.rounds), "largest", "of all rounds")
+        return median_of_rounds(list(self.rounds.values()), confidence=CONFIDENCE)
+
+    @cached_property
+    def ratio(self) -> Interval | None:
+        """The ratio to the baseline with its interval."""
+        base = self.base.get(self.metric.key) if self.base is not None and self.metric.compared else None
+        relative = compare(base, self) if base is not None else None
+        return None if relative is None or relative.estimate is None else relative
+
+
+class Cells(Mapping[str, Cell]):
+    """The cells of one row by their metrics' keys, each worked out when it is asked for."""
+
+    def __init__(self, records: Sequence[Record], base: Cells | None = None) -> None:
+        self._records = records
+        self._base = base
+        self._made: dict[str, Cell | None] = {}
+
+    def __getitem__(self, key: str) -> Cell:
+        if key not in self._made:
+            self._made[key] = self._make(REGISTRY[key])
+        if (cell := self._made[key]) is None:
+            raise KeyError(key)
+        return cell
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key in REGISTRY if key in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _make(self, metric: Metric) -> Cell | None:
+        rounds = {
+            record.round: value
+            for record in self._records
+            if not isinstance(value := round_value(record, metric), Reason)
+        }
+        return Cell(metric, rounds, self._base) if rounds else None
+
+    def why_not(self, key: str) -> str:
+        """Why rounds that ran have no value: ``stuck``, ``throttled 2 of 3``; empty where all have one."""
+        values = [round_value(record, REGISTRY[key]) for record in self._records]
+        reasons = Counter(value.kind for value in values if isinstance(value, Reason) and value.tried)
+        total = len(values)
+        return ", ".join(kind if n == total else f"{kind} {n} of {total}" for kind, n in reasons.items())
 
 
 def aligned(*cells: Cell | None) -> list[list[float | None]]:
@@ -72,35 +140,32 @@ def compare(base: Cell, other: Cell) -> Interval:
 class Row:
     """One case: an operator on the group's problem, with all that its rounds learned.
 
-    ``regimes``: the median latency of every regime, in seconds. ``statuses`` counts rounds by status;
-    ``reasons`` maps each status other than ``ok`` to its first reason. ``choices``: what was chosen by
-    measurement, in short, and in how many rounds; the most frequent comes first, and ``cost`` is its.
-    ``like_baseline`` is False where the row computes another function than the baseline, or at another boundary:
-    its ratio is then one of unlike things, and marked. ``error``, ``gradient`` and ``exact_gradient`` are the
-    largest of all rounds, in relative L2.
+    ``cells``: every metric that any round has a value of. ``statuses`` counts rounds by status; ``reasons`` maps
+    each status other than ``ok`` to its first reason. ``choices``: what was chosen by measurement, in short, and
+    in how many rounds; the most frequent comes first, and ``cost`` is its. ``like_baseline`` is False where the
+    row computes another function than the baseline, or at another boundary: its ratio is then one of unlike
+    things, and marked. ``gradient`` and ``exact_gradient`` name the gradients of the largest errors.
     """
 
     case: Case
     id: str
+    attributes: Mapping[str, Any]
     traits: Traits
-    cells: Mapping[Key, Cell]
-    regimes: Mapping[Regime, float]
+    cells: Cells
     statuses: Mapping[str, int]
     reasons: Mapping[str, str]
     flags: Mapping[str, int]
     choices: Mapping[str, int]
     cost: CostRecord | None
-    parameters: int | None
-    error: float | None
-    gradient: GradientError | None
-    exact_gradient: GradientError | None
+    gradient: str | None
+    exact_gradient: str | None
     gradients_left_out: str | None
-    energy: float | None
-    launch_share: float | None
-    memory: Memory | None
-    needed: int | None
-    available: int | None
     like_baseline: bool = True
+
+    def value(self, key: str) -> float | None:
+        """What stands for the rounds of a metric, or None."""
+        cell = self.cells.get(key)
+        return cell.estimate if cell else None
 
     @property
     def label(self) -> str:
@@ -122,27 +187,6 @@ class Row:
         return "; ".join([first, *(f"{what} in {number}" for what, number in others)])
 
     @property
-    def images_per_second(self) -> float | None:
-        """Batch over latency in the run's main regime."""
-        latency = self.cells.get("latency")
-        return self.case.problem.batch / latency.estimate if latency and latency.estimate else None
-
-    @property
-    def resident(self) -> int | None:
-        """Bytes of inputs and weights."""
-        return self.memory.resident if self.memory else None
-
-    @property
-    def predicted(self) -> int | None:
-        """Bytes of the peak that fake tensors foretold."""
-        return self.memory.predicted if self.memory else None
-
-    @property
-    def energy_per_image(self) -> float | None:
-        """Joules of a call over its batch."""
-        return None if self.energy is None else self.energy / self.case.problem.batch
-
-    @property
     def ok(self) -> bool:
         """Whether any round measured it."""
         return self.statuses.get("ok", 0) > 0
@@ -161,23 +205,8 @@ class Row:
     @property
     def largest_error(self) -> float | None:
         """Relative L2 in the case's dtype: of the output or, in training where that is worse, of a gradient."""
-        known = [self.error, None if self.gradient is None else self.gradient.l2]
-        return max((error for error in known if error is not None), default=None)
-
-    @property
-    def stock_share(self) -> float | None:
-        """The share of the forward FLOPs that the better of the two stock counters sees, or None."""
-        if self.cost is None or not self.cost.closed_forward:
-            return None
-        seen = [
-            count / whole
-            for count, whole in (
-                (self.cost.stock_torch, self.cost.closed),
-                (self.cost.stock_fvcore, self.cost.closed_forward),
-            )
-            if count is not None and whole
-        ]
-        return max(seen, default=None)
+        errors = [self.value("error_l2"), self.value("error_gradient_l2")]
+        return max((error for error in errors if error is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -205,7 +234,7 @@ class Group:
     execution: Execution
     rows: tuple[Row, ...]
     baseline: Row | None
-    winners: Mapping[Key, Winner]
+    winners: Mapping[str, Winner]
 
     @property
     def label(self) -> str:
@@ -226,7 +255,18 @@ class Digest:
     @property
     def metrics(self) -> tuple[Metric, Metric, Metric]:
         """What groups are judged by: latency in the run's main regime, memory, FLOPs."""
-        return metrics.latency(self.regime), metrics.MEMORY, metrics.FLOPS
+        return headline(self.regime)
+
+    def shown(self, place: Place) -> tuple[Metric, ...]:
+        """The metrics that a place shows and any row has, the main latency first; on a terminal no other one."""
+        main = self.metrics[0]
+        places = {place, "networks"} if self.has_networks and place in ("terminal", "cases") else {place}
+        others = [
+            metric
+            for metric in REGISTRY.values()
+            if metric is not main and places & metric.shown and not (metric.regime and place == "terminal")
+        ]
+        return (main, *(metric for metric in others if any(metric.key in row.cells for row in self.rows)))
 
     @property
     def has_networks(self) -> bool:
@@ -256,8 +296,9 @@ class Digest:
     @cached_property
     def regimes(self) -> tuple[Regime, ...]:
         """The regimes that any row has, the main one first."""
-        present = {regime for row in self.rows for regime in row.regimes}
-        return tuple(regime for regime in REGIME_ORDER if regime in present)
+        return tuple(
+            regime for regime in REGIME_ORDER if any(f"latency_{regime}" in row.cells for row in self.rows)
+        )
 
     @cached_property
     def families(self) -> tuple[str, ...]:

@@ -9,12 +9,15 @@ from typing import Any
 
 from niffbench import __version__
 from niffbench.errors import NothingMeasured, UsageError
-from niffbench.report import metrics, text
+from niffbench.report import text
 from niffbench.report.digest import Digest, Group, Row
 from niffbench.report.gather import gather
-from niffbench.results import REGIME_ORDER, Run, frame
+from niffbench.results import REGIME_ORDER, REGISTRY, Reason, Run, frame, round_value
+from niffbench.results.metrics import dictionary
 
 FORMATS = ("csv", "parquet", "pytest-benchmark", "github-action-benchmark")
+_SCALES = {"s": ("ms", 1e3), "B": ("MiB", 2.0**-20), "FLOP": ("MFLOP", 1e-6)}
+"""Units of the action's figures, for those of the registry that are too large or too small for it."""
 _ROUNDING = 1e-9
 """A relative half-width below this is float64's, not the measurement's."""
 
@@ -56,7 +59,7 @@ def _pytest_benchmark(digest: Digest) -> dict[str, Any]:
     calls: dict[tuple[str, str], int] = {}
     for record in digest.run.records:
         for regime, series in record.latency.items():
-            if record.status == "ok" and metrics.latency_of(record, regime) is not None:
+            if not isinstance(round_value(record, REGISTRY[f"latency_{regime}"]), Reason):
                 samples.setdefault((record.id, regime), []).extend(series.samples)
                 calls.setdefault((record.id, regime), series.calls)
     benchmarks = []
@@ -92,17 +95,47 @@ def _pytest_benchmark(digest: Digest) -> dict[str, Any]:
 
 def _benchmark(row: Row, group: Group, regime: str, stats: dict[str, Any]) -> dict[str, Any]:
     name = f"{row.label}[{group.label} {regime}]"
-    cells = {key: row.cells[key].estimate for key in ("memory", "flops", "bytes") if key in row.cells}
     return {
         "group": f"{group.label} {regime}",
         "name": name,
         "fullname": f"niffbench::{name}",
         "params": {"case": row.id, "regime": regime},
         "param": f"{row.id}-{regime}",
-        "extra_info": cells | {"boundary": row.traits.boundary, "equivalence": text.clean(row.traits.equivalence)},
+        "extra_info": case_facts(row),
         "options": {"timer": "niffbench", "warmup": True},
         "stats": stats,
     }
+
+
+def case_facts(row: Row) -> dict[str, Any]:
+    """One case for a machine: what it is, and every metric that it has a value of, over its rounds."""
+    facts = {name: text.clean(fact) if isinstance(fact, str) else fact for name, fact in row.attributes.items()}
+    return facts | {key: cell.estimate for key, cell in row.cells.items()}
+
+
+def cases_for_machines(run: Run) -> list[dict[str, Any]]:
+    """Every case of a run over its rounds, as ``run --json`` prints them: every metric, None without a value.
+
+    ``records`` counts rounds by status, ``reasons`` says why some failed, ``unusable`` why a metric that was
+    measured has no value in some rounds.
+    """
+    return [
+        {
+            **case_facts(row),
+            **{key: row.value(key) for key in REGISTRY},
+            "records": dict(row.statuses),
+            "reasons": sorted(row.reasons.values()),
+            "unusable": {key: why for key in REGISTRY if (why := row.cells.why_not(key))},
+        }
+        for row in gather(run).rows
+    ]
+
+
+def data_dictionary() -> str:
+    """What every metric's column is, as a table in Markdown."""
+    rows = dictionary()
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "".join(f"| {' | '.join(map(text.markdown, line))} |\n" for line in lines)
 
 
 def _format_version() -> str:
@@ -113,20 +146,16 @@ def _format_version() -> str:
 
 def _github_action(digest: Digest) -> list[dict[str, Any]]:
     """Entries of ``customSmallerIsBetter``: name, unit, value, and where known range and extra."""
-    main = metrics.latency(digest.regime)
     found: list[dict[str, Any]] = []
     for group in digest.groups:
         for row in group.rows:
-            for metric, unit, scale in (
-                (main, "ms", 1e3),
-                (metrics.MEMORY, "MiB", 2.0**-20),
-                (metrics.FLOPS, "MFLOP", 1e-6),
-            ):
+            for metric in digest.shown("terminal"):
                 cell = row.cells.get(metric.key)
-                if cell is None or not row.ok:
+                if cell is None or not row.ok or metric.better != "lower":
                     continue
+                unit, scale = _SCALES.get(metric.unit, (metric.unit, 1.0))
                 entry: dict[str, Any] = {
-                    "name": f"{row.label} / {group.label} / {metric.noun}",
+                    "name": f"{row.label} / {group.label} / {metric.title}",
                     "unit": unit,
                     "value": cell.estimate * scale,
                 }

@@ -10,10 +10,10 @@ from niffbench.niff.catalogue import FORMS
 from niffbench.report import text
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, aligned, compare
 from niffbench.report.facts import choices
-from niffbench.report.metrics import Key, Metric
 from niffbench.report.plots.scaling import representative
 from niffbench.report.slices import WORDS, Axis, Slice
 from niffbench.report.trends import Exchange, Growth, is_niff
+from niffbench.results import Metric
 from niffbench.stats.crossovers import Crossing, Crossover
 from niffbench.stats.intervals import Interval, combination, exponential
 
@@ -137,14 +137,14 @@ def _against(
     setting: Setting,
     form: str,
     base: str,
-    ratios: Mapping[Key, Sequence[Interval | None]],
+    ratios: Mapping[str, Sequence[Interval | None]],
     *,
     alike: bool,
 ) -> Iterator[Finding]:
     """One row against another over all problems of a setting, in each quantity, by its ``ratios`` to ``base``."""
     said: list[str] = []
     for metric in digest.metrics:
-        of = f"its {metric.noun}" if said else f"the {metric.noun} of {base}"
+        of = f"its {metric.title}" if said else f"the {metric.title} of {base}"
         said += _at_problems(ratios[metric.key], of)
     if said:
         unlike = "" if alike else "; the two compute different functions"
@@ -278,7 +278,7 @@ def _means(digest: Digest, pairs: Sequence[tuple[Row, Row]]) -> list[str]:
         ratio = mean_ratio([two for _, two in whole], [one for one, _ in whole])
         exact = all(cell.exact for pair in whole for cell in pair)
         if ratio.estimate and _worth(ratio.estimate) and (exact or ratio.excludes(1.0)):
-            said.append(f"{text.times(ratio.estimate) if exact else text.ratio(ratio)} the {metric.noun}")
+            said.append(f"{text.times(ratio.estimate) if exact else text.ratio(ratio)} the {metric.title}")
     return said
 
 
@@ -297,7 +297,7 @@ def _winners(digest: Digest, setting: Setting, groups: Sequence[Group]) -> Itera
             ranked = sorted(wins.items(), key=lambda item: -item[1])
             said = [f"{label} at {text.of_problems(number, judged)}" for label, number in ranked]
             yield Finding(
-                f"{_in(setting)}, the {metric.best} of all operators is {text.listing(said)}.",
+                f"{_in(setting)}, the {text.best(metric)} of all operators is {text.listing(said)}.",
                 "overview",
                 ranked[0][0],
             )
@@ -317,7 +317,7 @@ def _crossovers(
             here = [e for e in exchanges if e.slice is slice_]
             flops = {(e.niff, e.spatial): e for e in here if e.metric.key == "flops"}
             for latency in here:
-                if latency.metric.key == "latency" and latency.crossover.crossings:
+                if latency.metric.family == "latency" and latency.crossover.crossings:
                     sentence = _exchange(latency, flops.get((latency.niff, latency.spatial)), axis)
                     finding = Finding(sentence, f"scaling-{axis}", latency.niff)
                     layer = latency.niff.partition("/")[0]
@@ -346,7 +346,7 @@ def _crossing(crossing: Crossing, exchange: Exchange, axis: Axis) -> str:
         winner, loser = loser, winner
     interval = Interval(crossing.size, crossing.low, crossing.high, CONFIDENCE, 0, "crossover")
     place = f"{text.digits(crossing.size)} {text.brackets(interval)}".rstrip()
-    return f"from {WORDS[axis]} {place} on {winner} has less {exchange.metric.noun} than {loser}"
+    return f"from {WORDS[axis]} {place} on {winner} has less {exchange.metric.title} than {loser}"
 
 
 def _exponents(slices: Mapping[Axis, Sequence[Slice]], growths: Sequence[Growth]) -> Iterator[Finding]:
@@ -355,7 +355,7 @@ def _exponents(slices: Mapping[Axis, Sequence[Slice]], growths: Sequence[Growth]
         first = representative(some)[0]
         for growth in growths:
             fit = growth.scaling.overall
-            if growth.slice is not first or growth.metric.key != "latency" or fit.theory is None:
+            if growth.slice is not first or growth.metric.family != "latency" or fit.theory is None:
                 continue
             apart = None if fit.slope.estimate is None else fit.slope.estimate - fit.theory
             if (
@@ -366,7 +366,7 @@ def _exponents(slices: Mapping[Axis, Sequence[Slice]], growths: Sequence[Growth]
             ):
                 slower = "slower" if fit.slope.estimate < fit.theory else "faster"
                 yield Finding(
-                    f"{growth.operator}'s {growth.metric.noun} grows with {WORDS[axis]} to the power "
+                    f"{growth.operator}'s {growth.metric.title} grows with {WORDS[axis]} to the power "
                     f"{text.digits(fit.slope.estimate)} {text.brackets(fit.slope)}, {slower} than its FLOPs "
                     f"({text.digits(fit.theory)}) between {fit.start:.4g} and {fit.end:.4g} ({first.fixed}).",
                     f"scaling-{axis}",
@@ -378,7 +378,7 @@ def _primes(growths: Iterable[Growth], digest: Digest) -> Iterator[Finding]:
     """Sizes with a large prime factor that take longer than their neighbours suggest: the dearest one."""
     worst: tuple[float, Growth, str] | None = None
     for growth in growths:
-        for penalty in growth.scaling.penalties if growth.metric.key == "latency" else ():
+        for penalty in growth.scaling.penalties if growth.metric.family == "latency" else ():
             factor = penalty.factor
             dear = factor.estimate is not None and factor.estimate > 1 and factor.excludes(1.0)
             if dear and factor.estimate is not None and (worst is None or factor.estimate > worst[0]):
@@ -387,7 +387,7 @@ def _primes(growths: Iterable[Growth], digest: Digest) -> Iterator[Finding]:
     if worst is not None:
         _, growth, start = worst
         yield Finding(
-            f"{start} the {growth.metric.noun} that its FFT-friendly neighbours suggest ({growth.slice.fixed}).",
+            f"{start} the {growth.metric.title} that its FFT-friendly neighbours suggest ({growth.slice.fixed}).",
             f"scaling-{growth.slice.axis}",
             growth.operator,
         )
@@ -395,7 +395,8 @@ def _primes(growths: Iterable[Growth], digest: Digest) -> Iterator[Finding]:
 
 def _counters(digest: Digest) -> Iterator[Finding]:
     """What stock FLOP counters see of NIFF; a count, so without error."""
-    shares = [row.stock_share for row in digest.rows if is_niff(row) and row.stock_share is not None]
+    every = (row.value("stock_counter_share") for row in digest.rows if is_niff(row))
+    shares = [share for share in every if share is not None]
     if shares and min(shares) < 0.995:
         low, high = text.percent(min(shares)), text.percent(max(shares))
         seen = low if low == high else f"{low} to {high}"

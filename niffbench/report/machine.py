@@ -6,9 +6,9 @@ from niffbench.cost.roofline import bandwidth, ceiling, floor_time
 from niffbench.report.digest import Digest, Row
 
 
-def achieved(row: Row) -> tuple[float, float] | None:
+def achieved(row: Row, digest: Digest) -> tuple[float, float] | None:
     """FLOP/s and bytes/s of the form's own traffic, or None where latency or cost is unknown."""
-    latency = row.cells["latency"].estimate if "latency" in row.cells else 0.0
+    latency = row.value(f"latency_{digest.regime}")
     if not latency or row.cost is None or row.cost.bytes_own is None:
         return None
     return row.cost.closed / latency, row.cost.bytes_own / latency
@@ -20,7 +20,7 @@ def over_floor(row: Row, digest: Digest) -> float | None:
     Traffic takes as long as a copy of as many bytes, which a cache may hold; ``cold``, as long as from memory.
     """
     ceilings = digest.ceilings
-    latency = row.cells["latency"].estimate if "latency" in row.cells else 0.0
+    latency = row.value(f"latency_{digest.regime}")
     if not latency or row.cost is None or ceilings is None:
         return None
     try:

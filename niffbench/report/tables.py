@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from niffbench.fingerprint import differences
-from niffbench.report import metrics, text
+from niffbench.report import text
 from niffbench.report.digest import Cell, Digest, Group, Row, Winner
 from niffbench.report.findings import outcome
 from niffbench.report.machine import achieved, over_floor
-from niffbench.report.metrics import Metric
 from niffbench.report.plots.palette import family_colours
 from niffbench.report.trends import Exchange, Growth
+from niffbench.results import REGISTRY, Metric
+from niffbench.results.metrics import shown
 from niffbench.stats.exponents import Exponent
 from niffbench.stats.intervals import Interval
 
@@ -73,7 +74,7 @@ def answers(digest: Digest) -> Table:
         (
             Column("problem"),
             *(
-                Column(metric.best, hint=f"least {metric.noun}; × is its ratio to {digest.baseline}")
+                Column(text.best(metric), hint=f"least {metric.title}; × is its ratio to {digest.baseline}")
                 for metric in digest.metrics
             ),
         ),
@@ -101,7 +102,7 @@ def _winner(group: Group, metric: Metric, colours: Mapping[str, str]) -> Item:
 
 def _relative(group: Group, row: Row, cell: Cell, metric: Metric) -> str:
     if cell.ratio is None:
-        return metric.show(cell.estimate)
+        return text.quantity(cell.estimate, metric.unit)
     if group.baseline is not None and row.id == group.baseline.id:
         return "the baseline"
     return (UNLIKE if not row.like_baseline else "") + text.ratio(cell.ratio)
@@ -116,61 +117,34 @@ def _tie(winner: Winner) -> str:
 def cases(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
     """Every case: all that was measured of it."""
     colours = family_colours(digest.families)
-    main, *others = digest.regimes or (digest.regime,)
-    energy = any(row.energy is not None for row in digest.rows)
-    launches = any(row.launch_share is not None for row in digest.rows)
-    images = digest.has_networks
-    gradients = any(row.gradient or row.exact_gradient or row.gradients_left_out for row in digest.rows)
-    relative = f"ratio to {digest.baseline}, 95 % interval"
-    columns = (
-        Column("problem"),
-        Column("operator"),
-        Column(f"{main} latency", True, "median of round medians, 95 % interval over rounds"),
-        Column("×", True, f"{main} latency: {relative}"),
-        *((Column("images/s", True, f"batch over {main} latency"),) * images),
-        *(Column(f"{regime}", True, f"{regime} latency") for regime in others),
-        *((Column("launches", True, "share of the eager time that launches took, from CUDA graphs"),) * launches),
-        Column("peak memory", True, "above the resident inputs and weights"),
-        Column("×", True, f"peak memory: {relative}"),
-        Column("resident", True, "inputs and weights"),
-        Column("FLOPs", True, "real FLOPs of the closed form; FFTs nominal"),
-        Column("×", True, f"FLOPs: ratio to {digest.baseline}"),
-        Column("own traffic", True, "bytes that the form's steps read and write"),
-        Column("parameters", True),
-        Column("error", True, "relative L2 of the output against float64"),
-        *((Column("gradient error", True, "relative L2 against float64 of the worst gradient"),) * gradients),
-        Column("over floor", True, "latency over the least time at this machine's measured rates"),
-        *((Column("energy", True, "joules per call"), Column("energy/image", True, "joules per image")) * energy),
-        Column("status"),
-    )
+    metrics = digest.shown("cases")
+    gradient = REGISTRY["error_gradient_l2"]
+    if gradient not in metrics and any(row.exact_gradient or row.gradients_left_out for row in digest.rows):
+        metrics = (*metrics, gradient)
+    judged = digest.metrics
+    columns = [Column("problem"), Column("operator")]
+    for metric in metrics:
+        columns.append(Column(metric.title, True, metric.meaning))
+        if metric in judged:
+            columns.append(Column("×", True, f"{metric.title}: ratio to {digest.baseline}, 95 % interval"))
+    columns.append(Column("over floor", True, "latency over the least time at this machine's measured rates"))
+    columns.append(Column("status"))
     rows, anchors = [], []
     for group in groups if groups is not None else digest.groups:
         for row in group.rows:
+            items = [Item(group.label), _operator(row, group, colours.get(row.kin, ""))]
+            for metric in metrics:
+                if metric in judged:
+                    items += _pair(row, group, metric)
+                else:
+                    items.append(_gradient(row) if metric is gradient else _plain(row, metric))
+            over = over_floor(row, digest)
             anchors.append(row.id)
-            rows.append(
-                (
-                    Item(group.label),
-                    _operator(row, group, colours.get(row.kin, "")),
-                    *_pair(row, group, digest.metrics[0]),
-                    *((Item(text.plain(speed := row.images_per_second), sort=speed),) * images),
-                    *(Item(text.seconds(row.regimes.get(r)), sort=row.regimes.get(r)) for r in others),
-                    *((Item(text.percent(row.launch_share), sort=row.launch_share),) * launches),
-                    *_pair(row, group, digest.metrics[1]),
-                    Item(text.size_of(row.resident), sort=row.resident),
-                    *_pair(row, group, digest.metrics[2]),
-                    _plain(row, metrics.BYTES),
-                    Item(text.count(row.parameters), sort=row.parameters),
-                    Item(text.power_of_ten(row.error), sort=row.error),
-                    *((_gradient(row),) * gradients),
-                    Item(text.times(over := over_floor(row, digest)), sort=over),
-                    *((_joules(row.energy), _joules(row.energy_per_image)) * energy),
-                    _status(row),
-                )
-            )
+            rows.append((*items, Item(text.times(over), sort=over), _status(row)))
     return Table(
         "cases",
         "Every case",
-        columns,
+        tuple(columns),
         tuple(rows),
         f"The best of each problem is bold. {UNLIKE}: computes another function than {digest.baseline}, or at "
         "another boundary. Latencies are never mixed across regimes.",
@@ -188,19 +162,16 @@ def _operator(row: Row, group: Group, colour: str) -> Item:
                 colour=colour)  # fmt: skip
 
 
-def _joules(energy: float | None) -> Item:
-    return Item(text.rate(energy, "J"), sort=energy)
-
-
 def _gradient(row: Row) -> Item:
     """The worst gradient's error and whose it is, beside it that in float64; what was not compared, and why."""
-    worst, exact, reason = row.gradient, row.exact_gradient, text.clean(row.gradients_left_out or "")
-    in_float64 = f"{text.power_of_ten(exact.l2)} in float64" if exact else ""
+    worst, exact = row.value("error_gradient_l2"), row.value("error_gradient_exact")
+    reason = text.clean(row.gradients_left_out or "")
+    in_float64 = f"{text.power_of_ten(exact)} in float64" if exact is not None else ""
     if worst is not None:
-        note = ", ".join(filter(None, (text.clean(worst.name, 60), in_float64, reason)))
-        return Item(text.power_of_ten(worst.l2), note, sort=worst.l2)
+        note = ", ".join(filter(None, (text.clean(row.gradient, 60), in_float64, reason)))
+        return Item(text.power_of_ten(worst), note, sort=worst)
     if exact is not None:
-        return Item(in_float64, ", ".join(filter(None, (text.clean(exact.name, 60), reason))), sort=exact.l2)
+        return Item(in_float64, ", ".join(filter(None, (text.clean(row.exact_gradient, 60), reason))), sort=exact)
     return Item("not compared", reason, mark="quiet") if reason else Item(text.MISSING)
 
 
@@ -208,11 +179,11 @@ def _pair(row: Row, group: Group, metric: Metric) -> tuple[Item, Item]:
     """A value and its ratio to the baseline; a row that failed shows only what needs no running."""
     cell = row.cells.get(metric.key)
     if cell is None:
-        return Item(text.MISSING), Item(text.MISSING)
+        return Item(text.MISSING, row.cells.why_not(metric.key)), Item(text.MISSING)
     winner = group.winners.get(metric.key)
     mark: Mark = "best" if winner and winner.holds(row) and row.ok else "" if row.ok else "quiet"
     ends = "" if cell.exact else _ends(cell.value, metric)
-    value = Item(metric.show(cell.estimate), ends, cell.estimate, mark)
+    value = Item(text.quantity(cell.estimate, metric.unit), ends, cell.estimate, mark)
     if cell.ratio is None:
         return value, Item(text.MISSING)
     unlike = "" if row.like_baseline else UNLIKE
@@ -224,13 +195,13 @@ def _pair(row: Row, group: Group, metric: Metric) -> tuple[Item, Item]:
 def _ends(interval: Interval, metric: Metric) -> str:
     if interval.low is None or interval.high is None:
         return ""
-    low, high = metric.show(interval.low), metric.show(interval.high)
+    low, high = text.quantity(interval.low, metric.unit), text.quantity(interval.high, metric.unit)
     return f"[{low}, {high}]" if low != high else ""
 
 
 def _plain(row: Row, metric: Metric) -> Item:
-    cell = row.cells.get(metric.key)
-    return Item(metric.show(cell.estimate), sort=cell.estimate) if cell else Item(text.MISSING)
+    value = row.value(metric.key)
+    return Item(text.quantity(value, metric.unit), sort=value)
 
 
 def _status(row: Row) -> Item:
@@ -243,9 +214,8 @@ def failures(digest: Digest) -> Table:
     rows: list[tuple[Item, ...]] = []
     for group in digest.groups:
         for row in group.rows:
-            bytes_ = (
-                f" (needs {text.size_of(row.needed)}, has {text.size_of(row.available)})" if row.needed else ""
-            )
+            needed, available = (text.size_of(row.value(key)) for key in ("needed", "available"))
+            bytes_ = f" (needs {needed}, has {available})" if row.value("needed") else ""
             for status, reason in row.reasons.items():
                 rounds = f"{row.statuses[status]} of {sum(row.statuses.values())}"
                 what = (row.label, group.label, rounds, reason + bytes_)
@@ -276,7 +246,7 @@ def exponents(growths: Sequence[Growth]) -> Table:
         rows.append(
             (
                 Item(growth.operator),
-                Item(growth.metric.noun),
+                Item(growth.metric.title),
                 Item(growth.slice.axis),
                 Item(growth.slice.fixed),
                 Item(text.digits(fit.slope.estimate), text.brackets(fit.slope), fit.slope.estimate),
@@ -324,7 +294,7 @@ def _penalties(growth: Growth) -> str:
 def crossovers(exchanges: Sequence[Exchange]) -> Table:
     """Where each NIFF form and spatial operator change places: one line a pair and slice, a column a quantity."""
     keys = list(dict.fromkeys(exchange.metric.key for exchange in exchanges))
-    nouns = {exchange.metric.key: exchange.metric.noun for exchange in exchanges}
+    nouns = {exchange.metric.key: exchange.metric.title for exchange in exchanges}
     lines: dict[tuple[str, str, str, str], dict[str, Exchange]] = {}
     for exchange in exchanges:
         place = (exchange.niff, exchange.spatial, exchange.slice.axis, exchange.slice.fixed)
@@ -414,39 +384,24 @@ def witnesses(digest: Digest) -> Table:
 
 
 def memory(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
-    """All that was measured of each case's memory; on CUDA the pool's growth and the card's loss too."""
-    told = [
-        (group, row, row.memory)
+    """All that was measured of each case's memory."""
+    metrics = [metric for metric in shown("memory") if any(metric.key in row.cells for row in digest.rows)]
+    rows = [
+        (Item(group.label), Item(row.label), *(_plain(row, metric) for metric in metrics))
         for group in (groups if groups is not None else digest.groups)
         for row in group.rows
-        if row.memory is not None
+        if any(metric.key in row.cells for metric in metrics)
     ]
-    on_card = any(found.reserved is not None or found.device_delta is not None for *_, found in told)
-    rows = []
-    for group, row, found in told:
-        sizes = [found.peak, found.predicted, found.workspace, found.resident, found.saved, found.output]
-        sizes += [found.reserved, found.device_delta] if on_card else []
-        rows.append((Item(group.label), Item(row.label), *(Item(text.size_of(size), sort=size) for size in sizes)))
-    card = (
-        Column("reserved", True, "what the allocator's pool grew by"),
-        Column("device", True, "what the card as a whole lost: pool, plans, libraries' own memory"),
-    )
     return Table(
         "footprint",
         "Memory of every case",
         (
             Column("problem"),
             Column("operator"),
-            Column("peak", True, "above the resident inputs and weights"),
-            Column("predicted", True, "the peak that fake tensors foretold"),
-            Column("workspace", True, "peak without what was predicted: what kernels took inside"),
-            Column("resident", True, "inputs and weights"),
-            Column("saved", True, "what autograd kept for backward"),
-            Column("output", True),
-            *(card if on_card else ()),
+            *(Column(metric.title.removesuffix(" memory"), True, metric.meaning) for metric in metrics),
         ),
         tuple(rows),
-        "Of one round; measured in a pass that never times.",
+        "Median of rounds; measured in a pass that never times.",
         filters=len(rows) > 12,
     )
 
@@ -466,7 +421,7 @@ def achieved_rates(digest: Digest, groups: Iterable[Group] | None = None) -> Tab
     rows = []
     for group in groups if groups is not None else digest.groups:
         for row in group.rows:
-            done = achieved(row) if row.ok else None
+            done = achieved(row, digest) if row.ok else None
             if done is None or row.cost is None:
                 continue
             intensity = row.cost.closed / row.cost.bytes_own if row.cost.bytes_own else None

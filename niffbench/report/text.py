@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from niffbench.errors import plural as plural
 
 if TYPE_CHECKING:
+    from niffbench.results import Metric
     from niffbench.stats.intervals import Interval
 
 MISSING = "–"
@@ -75,6 +76,12 @@ def plain(value: float | None) -> str:
     return MISSING if value is None else digits(value)
 
 
+def quantity(value: float | None, unit: str) -> str:
+    """A value with a metric's unit, as that unit is read: ``1.23 ms``, ``35 %``, ``2.1·10⁻⁷``, ``1980 MHz``."""
+    shown = _UNITS.get(unit)
+    return shown(value) if shown else f"{plain(value)} {clean(unit, 20)}" if value is not None else MISSING
+
+
 def times(value: float | None) -> str:
     """A ratio: ``0.345×``."""
     return MISSING if value is None or not isfinite(value) else f"{digits(value)}×"
@@ -86,6 +93,26 @@ def power_of_ten(value: float | None) -> str:
         return MISSING
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}·10{exponent_digits(int(exponent))}" if value else "0"
+
+
+_UNITS: dict[str, Callable[[float | None], str]] = {
+    "": plain,
+    "s": seconds,
+    "B": size_of,
+    "FLOP": flops,
+    "J": lambda value: rate(value, "J"),
+    "W": lambda value: rate(value, "W"),
+    "images/s": plain,
+    "count": count,
+    "share": lambda value: percent(value),
+    "error": lambda value: power_of_ten(value),
+}
+
+
+def best(metric: Metric) -> str:
+    """What the best in a metric is called: ``fastest``."""
+    words = {"latency": "fastest", "memory": "leanest", "flops": "cheapest", "bytes": "lightest"}
+    return words.get(metric.family) or f"{'most' if metric.better == 'higher' else 'least'} {metric.title}"
 
 
 def exponent_digits(exponent: int) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from niffbench.report import metrics
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Row, aligned
-from niffbench.report.metrics import Key, Metric
 from niffbench.report.plots.canvas import evenly
 from niffbench.report.slices import AXES, Axis, Point, Slice, slices
+from niffbench.results import REGISTRY, Metric
 from niffbench.stats.crossovers import Crossover, crossover
 from niffbench.stats.exponents import Scaling, scaling
 from niffbench.stats.intervals import Rounds
@@ -70,10 +69,10 @@ def growths(digest: Digest, slice_: Slice) -> list[Growth]:
             if any(cells):
                 fit = scaling(
                     [point.at for point in measured],
-                    _rounds(cells, exact=metric.key in metrics.EXACT),
+                    _rounds(cells, exact=metric.exact),
                     lengths=[_length(point.row) for point in measured] if slice_.axis == "size" else None,
-                    theory=[_theory(point.row, metric.key) for point in measured],
-                    exact=metric.key in metrics.EXACT,
+                    theory=[_theory(point.row, metric) for point in measured],
+                    exact=metric.exact,
                     confidence=CONFIDENCE,
                 )
                 found.append(Growth(slice_, operator, metric, fit))
@@ -112,10 +111,10 @@ def _exchange(
     if len(both) < 2:
         return []
     found: list[Exchange] = []
-    for metric in (*digest.metrics, metrics.BYTES):
+    for metric in (*digest.metrics, REGISTRY["bytes_own"]):
         cells = [rows[at].cells.get(metric.key) for rows in (ours, theirs) for at in both]
         if all(cells):
-            exact = metric.key in metrics.EXACT
+            exact = metric.exact
             rounds = _rounds(cells, exact=exact)
             half = len(both)
             place = crossover(both, rounds[:half], rounds[half:], exact=exact, confidence=CONFIDENCE)
@@ -134,11 +133,11 @@ def _rounds(cells: Sequence[Cell | None], *, exact: bool) -> Sequence[Rounds]:
     return [[value or None for value in values] for values in rounds]
 
 
-def _theory(row: Row, key: Key) -> float:
+def _theory(row: Row, metric: Metric) -> float:
     """The theoretical cost that a quantity's exponent is held against; 0 where there is none."""
-    if key == "latency" and row.cost:
+    if metric.family == "latency" and row.cost:
         return row.cost.closed
-    return (row.predicted or 0) if key == "memory" else 0
+    return (row.value("memory_predicted") or 0) if metric.family == "memory" else 0
 
 
 def _length(row: Row) -> int:

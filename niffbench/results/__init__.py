@@ -5,7 +5,7 @@ from __future__ import annotations
 from niffbench.results.background_load import BackgroundLoad, background_load, is_busy
 from niffbench.results.frame import attributes, frame
 from niffbench.results.manifest import MANIFEST, SCHEMA, Ceilings, ExcludedCase, Manifest, SuiteEcho, read_manifest
-from niffbench.results.metrics import REGISTRY, Metric, Reason, round_value
+from niffbench.results.metrics import REGISTRY, Metric, Reason, over_rounds, round_value
 from niffbench.results.reading import COMPRESSED, RECORDS, Run, read
 from niffbench.results.record import (
     REGIME_ORDER,
@@ -59,6 +59,7 @@ __all__ = [
     "in_words",
     "is_busy",
     "main_regime",
+    "over_rounds",
     "parse",
     "read",
     "read_manifest",

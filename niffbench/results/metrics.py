@@ -414,14 +414,22 @@ _METRICS = (
 REGISTRY: dict[str, Metric] = {metric.key: metric for metric in _METRICS}
 """Every metric by its key, in the order of tables."""
 
-RANKED_MEMORY = "memory_peak"
-"""The memory by which operators are ranked."""
+SHORT = {"latency": "", "memory": "memory_peak", "error": "error_l2"}
+"""Short names for the main one of a family; see :func:`key_of`. Operators are ranked by this ``memory``."""
+
+
+def over_rounds(records: Sequence[Record]) -> dict[str, float]:
+    """Every metric that the rounds of one case have a value of, by its key."""
+    values = {
+        key: [value for record in records if not isinstance(value := round_value(record, metric), Reason)]
+        for key, metric in REGISTRY.items()
+    }
+    return {key: REGISTRY[key].of_rounds(some) for key, some in values.items() if some}
 
 
 def key_of(name: str, regime: Regime) -> str:
     """The key that a short name stands for: ``latency`` (of the run's main regime), ``memory``, ``error``."""
-    short = {"latency": f"latency_{regime}", "memory": RANKED_MEMORY, "error": "error_l2"}
-    return short.get(name, name)
+    return f"latency_{regime}" if name == "latency" else SHORT.get(name, name)
 
 
 def headline(regime: Regime) -> tuple[Metric, Metric, Metric]:

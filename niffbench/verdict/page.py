@@ -75,11 +75,11 @@ def headline(folder: Path, name: str) -> Iterator[str]:
         (
             group.label,
             row.label,
-            *(text.seconds(row.regimes.get(regime)) for regime in regimes),
-            text.size_of(row.memory.peak if row.memory else None),
-            text.size_of(row.memory.resident + row.memory.peak if row.memory else None),
-            "–" if row.energy is None else f"{text.digits(row.energy * 1e3)} mJ",
-            text.flops(row.cost.closed if row.cost else None),
+            *(text.seconds(row.value(f"latency_{regime}")) for regime in regimes),
+            text.size_of(row.value("memory_peak")),
+            text.size_of(_total_memory(row)),
+            "–" if (energy := row.value("energy")) is None else f"{text.digits(energy * 1e3)} mJ",
+            text.flops(row.value("flops")),
             text.times(_distance(digest, row)),
         )
         for group in digest.groups
@@ -97,12 +97,17 @@ def headline(folder: Path, name: str) -> Iterator[str]:
         yield from ("", f"{text.plural(digest.missing, 'record')} missing.")
 
 
+def _total_memory(row: Row) -> float | None:
+    parts = row.value("memory_resident"), row.value("memory_peak")
+    return None if None in parts else sum(part or 0 for part in parts)
+
+
 def _distance(digest: Digest, row: Row) -> float | None:
     """The cold latency over the least time for the FLOPs and for one read and one write of what must be moved.
 
     ``cold``: with the data still in a cache a call may be faster than a floor made of the memory's bandwidth.
     """
-    best = row.regimes.get("cold")
+    best = row.value("latency_cold")
     if best is None or row.cost is None or digest.ceilings is None:
         return None
     peak = ceiling(digest.ceilings.matmul, row.case.problem.dtype)
@@ -122,7 +127,7 @@ def crossovers(folder: Path, name: str) -> Iterator[str]:
                 for crossing in exchange.crossover.crossings
             ]
             said = ", ".join(crossings) or outcome(exchange.crossover, exchange.niff, exchange.spatial)
-            rows.append((slice_.fixed, exchange.niff, exchange.spatial, exchange.metric.noun, said))
+            rows.append((slice_.fixed, exchange.niff, exchange.spatial, exchange.metric.title, said))
     if not rows:
         yield "Too few kernel sizes were measured."
         return

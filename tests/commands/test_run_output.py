@@ -94,9 +94,9 @@ def test_who_is_interrupted_is_told_of_the_report_and_of_what_was_measured(run: 
     assert lines[0].startswith(f"interrupted; {len(run.records)} records kept, 0 missing; go on with:")
     assert (lines[-1], told["report"]) == (f"report: {page}", str(page))
     assert sum(told["records"].values()) == told["kept"] == len(run.records)
-    assert {case["id"] for case in told["cases"]} == set(run.manifest.suite.cases)
+    assert {case["case"] for case in told["cases"]} == set(run.manifest.suite.cases)
     assert sum(sum(case["records"].values()) for case in told["cases"]) == told["kept"]
-    assert all(case["latency"]["steady"] > 0 for case in told["cases"] if "ok" in case["records"])
+    assert all(case["latency_steady"] > 0 for case in told["cases"] if "ok" in case["records"])
 
 
 def test_one_record_is_one_record(run: Run) -> None:

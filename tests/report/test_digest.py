@@ -38,7 +38,7 @@ def test_every_ratio_is_the_planted_one() -> None:
         assert group.baseline is not None
         base = planted[group.baseline.id]
         for row in group.rows:
-            ratio = row.cells["latency"].ratio
+            ratio = row.cells["latency_steady"].ratio
             assert ratio is not None
             assert ratio.estimate == pytest.approx(planted[row.id] / base, rel=0.01)
 
@@ -50,7 +50,7 @@ def test_most_intervals_hold_the_planted_ratio() -> None:
     for group in _digest(world).groups:
         assert group.baseline is not None
         for row in group.rows:
-            ratio = row.cells["latency"].ratio
+            ratio = row.cells["latency_steady"].ratio
             if (
                 row.id != group.baseline.id
                 and ratio is not None
@@ -89,16 +89,18 @@ def test_latencies_of_unlike_regimes_are_not_compared_between_runs() -> None:
     assert [digest.regime for digest in digests] == ["steady", "cold"]
     assert any("main regimes differ" in sentence for sentence in unlike(digests))
     compared = table(digests, pairs(digests))
-    latency, memory = ([c.title for c in compared.columns].index(f"× {noun}") for noun in ("latency", "memory"))
+    latency, memory = (
+        [c.title for c in compared.columns].index(f"× {noun}") for noun in ("steady latency", "peak memory")
+    )
     assert {row[latency].show for row in compared.rows} == {MISSING}
     assert {row[memory].show for row in compared.rows if row[1].show == "depthwise-k3"} == {"1.00×"}
 
 
 def test_the_fastest_wins_and_equals_are_named_as_equal() -> None:
     group = _digest(World(sizes=(56,), noise=QUIET)).groups[0]
-    assert group.winners["latency"].row.label == "depthwise-k3"
-    assert group.winners["latency"].tied == ()
-    tied = {row.label for row in group.winners["memory"].tied}  # planted: the same 8 bytes an element
+    assert group.winners["latency_steady"].row.label == "depthwise-k3"
+    assert group.winners["latency_steady"].tied == ()
+    tied = {row.label for row in group.winners["memory_peak"].tied}  # planted: the same 8 bytes an element
     assert tied == {"depthwise-k7", "depthwise-k15", "depthwise-k31", "dense-k3", "dense-k7"}
 
 
@@ -107,13 +109,13 @@ def test_a_noisy_tie_in_latency_is_called_a_tie() -> None:
     world = World(
         sizes=(56,), slower=slower, operators=tuple(o for o in WORLD if o.family in ("niff", "global-filter"))
     )
-    winner = _digest(world).groups[0].winners["latency"]
+    winner = _digest(world).groups[0].winners["latency_steady"]
     assert {winner.row.label, *(row.label for row in winner.tied)} == {"niff-depthwise/cached", "global-filter"}
 
 
 def test_one_round_makes_no_winner_certain_but_flops_are_exact() -> None:
     group = _digest(World(rounds=1, sizes=(28,))).groups[0]
-    assert not group.winners["latency"].certain
+    assert not group.winners["latency_steady"].certain
     assert group.winners["flops"].certain
 
 
@@ -121,10 +123,10 @@ def test_many_samples_of_one_process_make_no_interval() -> None:
     """An interval is over rounds: what another process would give, the scatter within one does not tell."""
     one, three = (_digest(World(sizes=(28,), rounds=rounds, samples=200, faults=())) for rounds in (1, 3))
     for row in one.rows:
-        assert (row.cells["latency"].value.low, row.cells["latency"].value.rounds) == (None, 1)
+        assert (row.cells["latency_steady"].value.low, row.cells["latency_steady"].value.rounds) == (None, 1)
     for row in three.rows:
-        medians = [row.cells["latency"].rounds[number] for number in range(3)]
-        assert row.cells["latency"].value == median_of_rounds(medians)
+        medians = [row.cells["latency_steady"].rounds[number] for number in range(3)]
+        assert row.cells["latency_steady"].value == median_of_rounds(medians)
 
 
 def test_rows_that_compute_something_else_are_marked() -> None:
@@ -192,7 +194,7 @@ def test_energy_is_told_of_a_call_and_of_an_image() -> None:
     assert list(frame(run)["energy_per_image"]) == [0.5]
     found = cases(digest)
     shown = dict(zip([column.title for column in found.columns], found.rows[0], strict=True))
-    assert (shown["energy"].sort, shown["energy/image"].sort) == (2.0, 0.5)
+    assert (shown["energy"].sort, shown["energy per image"].sort) == (2.0, 0.5)
 
 
 def test_all_of_a_cases_memory_is_told() -> None:
@@ -200,12 +202,12 @@ def test_all_of_a_cases_memory_is_told() -> None:
     run = make(World(sizes=(28,)), Path("made-up"))
     record = next(record for record in run.records if record.memory and record.status == "ok")
     told = Memory(peak=70, resident=10, output=30, saved=20, predicted=50, workspace=20)
-    titles = ["problem", "operator", "peak", "predicted", "workspace", "resident", "saved", "output"]
+    titles = ["problem", "operator", "peak", "resident", "predicted", "workspace", "saved", "output"]
     for more, sizes in (({}, []), ({"reserved": 90, "device_delta": -5}, [90, -5])):
         found = replace(record, memory=replace(told, **more))
         table = memory(gather(Run(run.path, run.manifest, (found,))))
         assert [column.title for column in table.columns] == [*titles, *(["reserved", "device"] if sizes else [])]
-        assert [item.sort for item in table.rows[0][2:]] == [70, 50, 20, 10, 20, 30, *sizes]
+        assert [item.sort for item in table.rows[0][2:]] == [70, 10, 50, 20, 20, 30, *sizes]
 
 
 def test_flagged_series_are_told() -> None:
@@ -224,13 +226,13 @@ def test_failures_keep_their_reasons_and_no_numbers() -> None:
     digest = _digest(World(sizes=(112,)))
     attention = _row(digest.groups[0], "attention")
     assert (attention.status, attention.ok) == ("oom", False)
-    assert "latency" not in attention.cells
-    assert "memory" not in attention.cells
-    assert attention.needed == 60 * 2**30
+    assert "latency_steady" not in attention.cells
+    assert "memory_peak" not in attention.cells
+    assert attention.value("needed") == 60 * 2**30
     partly = _row(digest.groups[0], "depthwise-k31")
     assert partly.status == "crashed 1 of 3"
     assert partly.ok
-    assert len(partly.cells["latency"].rounds) == 2
+    assert len(partly.cells["latency_steady"].rounds) == 2
     for fault in FAULTS:
         assert fault.status in digest.statuses
 
@@ -241,7 +243,7 @@ def test_what_was_measured_before_a_case_failed_is_no_result() -> None:
     records = [replace(r, status="oom", reason="x") if r.case.kernel == 3 else r for r in run.records]
     row = _row(gather(Run(run.path, run.manifest, tuple(records))).groups[0], "depthwise-k3")
     assert not row.ok
-    assert not {"latency", "memory"} & set(row.cells)
+    assert not {"latency_steady", "memory_peak"} & set(row.cells)
 
 
 def test_a_failed_row_never_wins_however_few_its_flops() -> None:
@@ -254,7 +256,7 @@ def test_without_a_measured_baseline_there_are_no_latency_ratios() -> None:
     fault = Fault("oom", "too large", "depthwise", kernel=7)
     group = _digest(World(sizes=(28,), faults=(fault,))).groups[0]
     assert group.baseline is not None
-    assert all(row.cells["latency"].ratio is None for row in group.rows if "latency" in row.cells)
+    assert all(row.cells["latency_steady"].ratio is None for row in group.rows if "latency_steady" in row.cells)
 
 
 def test_the_baseline_is_the_row_of_that_name_not_its_operator_with_an_option() -> None:
@@ -269,7 +271,7 @@ def test_the_baseline_is_the_row_of_that_name_not_its_operator_with_an_option() 
 def test_a_baseline_that_is_no_row_leaves_the_values() -> None:
     group = _digest(World(sizes=(28,), baseline="dense-k99")).groups[0]
     assert group.baseline is None
-    assert _row(group, "depthwise-k7").cells["latency"].estimate > 0
+    assert _row(group, "depthwise-k7").cells["latency_steady"].estimate > 0
 
 
 def test_missing_records_are_counted() -> None:
@@ -291,8 +293,8 @@ def test_a_clock_that_shows_nothing_measured_nothing() -> None:
             for latency in [record.latency]
         )
         group = gather(Run(run.path, run.manifest, records)).groups[0]
-        assert "latency" not in _row(group, "attention").cells
-        assert group.winners["latency"].row.label == "depthwise-k3"
+        assert "latency_steady" not in _row(group, "attention").cells
+        assert group.winners["latency_steady"].row.label == "depthwise-k3"
 
 
 def test_an_empty_run_has_a_digest() -> None:

@@ -177,10 +177,14 @@ def test_the_table_holds_every_case_in_base_units(rich: Path) -> None:
     assert [line["case"] for line in lines] == run.manifest.suite.cases
     for line in lines:
         if line["status"] == "ok":
-            assert float(line["latency_low"]) <= float(line["latency"]) <= float(line["latency_high"])
+            assert (
+                float(line["latency_steady_low"])
+                <= float(line["latency_steady"])
+                <= float(line["latency_steady_high"])
+            )
             assert float(line["flops"]) == int(line["flops"].split(".")[0])
         if line["status"] == "oom":
-            assert (line["latency"], line["memory"]) == ("", "")
+            assert (line["latency_steady"], line["memory_peak"]) == ("", "")
             assert line["reason"]
 
 

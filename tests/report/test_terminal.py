@@ -79,7 +79,7 @@ def test_networks_are_told_in_images_per_second_too_and_what_was_chosen_in_brack
     assert max(map(len, printed.splitlines())) <= 100
     assert "…" not in printed
     assert "images/s" in printed
-    speed = next(row.images_per_second for row in gather(run).rows)
+    speed = next(row.value("images_per_second") for row in gather(run).rows)
     assert f" {text.plain(speed)} " in next(line for line in printed.splitlines() if "network/resnet18 " in line)
     assert "(native 12, dft 1)" in " ".join(printed.split())
     assert "images/s" not in _printed(make(World(sizes=(28,)), Path("made-up")))

@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,10 @@ from niffbench.report.digest import CONFIDENCE, kin
 from niffbench.report.plots.canvas import log_axis, measured_axis, settings
 from niffbench.report.plots.palette import Style, styles
 from niffbench.report.slices import AXES
+from niffbench.results import REGISTRY
+from niffbench.results.metrics import SHORT, key_of
 from niffbench.stats.intervals import median_of_rounds
+from niffbench.suite import Regime
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,16 +63,6 @@ _SMALLEST_PRINT = 5.0
 """Points: of a legend as it is, and of one that is made to fit."""
 _WIDEST_LEGEND = 0.5
 """Of a figure's width."""
-_SPELT: Mapping[str, str] = {
-    **{str(axis): words for axis, words in AXES.items()},
-    "flops": "FLOPs",
-    "images_per_second": "images/s",
-    "error_l2": "relative L2 error",
-    "error_max": "maximum error",
-    "error_gradient_l2": "relative L2 error of the worst gradient",
-    "error_gradient_max": "maximum error of the worst gradient",
-    "error_gradient_exact": "relative L2 error of the worst gradient, run in float64",
-}
 
 
 @dataclass(frozen=True)
@@ -99,15 +93,14 @@ class Request:
         return frozenset(name for key, name in self.columns.items() if key != "y")
 
 
-def resolve(request: Request, table: pd.DataFrame, regime: str) -> Request:
+def resolve(request: Request, table: pd.DataFrame, regime: Regime) -> Request:
     """The request with its short names made columns, and a colour for each operator where no hue is asked for.
 
     Raises UsageError for a name that is none.
     """
-    short = {"latency": f"latency_{regime}", "memory": "memory_peak", "error": "error_l2"}
-    given = {key: short.get(name, name) for key, name in request.columns.items()}
+    given = {key: key_of(name, regime) for key, name in request.columns.items()}
     for key, name in given.items():
-        known = [*table.columns, *short]
+        known = [*table.columns, *SHORT]
         if name not in table.columns:
             raise UsageError(
                 f"--{key}: no column named '{name}'{_suggestion(name, known)} Columns: {', '.join(sorted(known))}"
@@ -330,22 +323,14 @@ def _axes(grid: Any, request: Request, rows: pd.DataFrame) -> None:
 
 
 def _shown(name: str) -> Callable[[float], str]:
-    if name.startswith("latency_") or name in ("elapsed", "measuring"):
-        return text.seconds
-    if name.startswith(("memory_", "bytes_")) or name in ("needed", "available"):
-        return text.size_of
-    return (
-        text.flops if name.startswith("flops") else text.power_of_ten if name.startswith("error_") else text.plain
-    )
+    return partial(text.quantity, unit=REGISTRY[name].unit) if name in REGISTRY else text.plain
 
 
 def _base(name: str) -> int:
-    return 2 if _shown(name) is text.size_of else 10
+    return 2 if name in REGISTRY and REGISTRY[name].unit == "B" else 10
 
 
 def _words(name: str) -> str:
     """A column's name for an axis."""
-    stem, _, rest = name.partition("_")
-    if stem in ("latency", "memory") and rest:
-        return f"{rest} {stem}"
-    return _SPELT.get(name, name.replace("_", " "))
+    axes: Mapping[str, str] = {str(axis): words for axis, words in AXES.items()}
+    return REGISTRY[name].title if name in REGISTRY else axes.get(name, name.replace("_", " "))

@@ -12,11 +12,11 @@ import numpy as np
 
 from niffbench.report import text
 from niffbench.report.digest import Digest, Group, Row
-from niffbench.report.metrics import Metric
 from niffbench.report.plots.canvas import INK, MUTED, PAPER, Margins, Plot, finish, sheet
 from niffbench.report.plots.palette import family_colours
 from niffbench.report.slices import without_kernel
 from niffbench.report.trends import is_niff, is_spatial
+from niffbench.results import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,10 +57,10 @@ def winners(digest: Digest) -> Plot | None:
                 _tile(axis, sizes.index(place.size), widths.index(place.channels), winner.row,
                       colours[winner.row.kin], tied=bool(winner.tied) or not winner.certain)  # fmt: skip
         _grid(axis, [f"{size:.4g}" for size in sizes], [str(width) for width in widths])
-        axis.set_title(f"{text.capital(metric.best)} operator")
+        axis.set_title(f"{text.capital(text.best(metric))} operator")
         axis.set_xlabel("resolution (side in pixels)")
     axes[0][0].set_ylabel("channels")
-    best = text.listing([metric.best for metric in metrics])
+    best = text.listing([text.best(metric) for metric in metrics])
     return finish(
         figure,
         name="map-winners",
@@ -90,7 +90,7 @@ def ratios(digest: Digest) -> Plot | None:
     figure, axes = sheet(1, len(tables), panel, Margins(left=0.7, across=0.5, bottom=0.55))
     for place, ((metric, table), axis) in enumerate(zip(tables, axes[0], strict=True)):
         _heat(axis, table, sizes, kernels)
-        axis.set_title(text.capital(metric.axis))
+        axis.set_title(text.capital(metric.title))
         axis.set_xlabel("kernel size (side in pixels)")
         if place:
             axis.tick_params(axis="y", labelleft=False)
@@ -100,7 +100,7 @@ def ratios(digest: Digest) -> Plot | None:
         name="map-ratios",
         title=f"NIFF against {operator}, by kernel size",
         alt=f"Maps of kernel size against resolution: the ratio of the best NIFF form to {operator}, in "
-        f"{text.listing([m.noun for m, _ in tables])}; a line is drawn where the ratio is 1.",
+        f"{text.listing([m.title for m, _ in tables])}; a line is drawn where the ratio is 1.",
         caption=f"Best NIFF form over {operator}; {_setting(_first(digest, operator))}. Blue: NIFF costs less; "
         "orange: it costs more. The line is where they cost the same.",
         wide=True,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from niffbench.report import text
 from niffbench.report.digest import Digest, Group, Row
-from niffbench.report.metrics import Metric
 from niffbench.report.plots.canvas import (
     FAINT,
     INK,
@@ -22,6 +22,7 @@ from niffbench.report.plots.canvas import (
     sheet,
 )
 from niffbench.report.plots.palette import Style
+from niffbench.results import Metric
 
 MOST = 16
 """Problems in one plot."""
@@ -47,7 +48,7 @@ def overview(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
     figure, axes = sheet(1, len(quantities), panel, margins, below=legend_height(list(shown), width))
     for place, (metric, axis) in enumerate(zip(quantities, axes[0], strict=True)):
         _panel(axis, metric, groups, shown, relative)
-        axis.set_title(text.capital(metric.axis))
+        axis.set_title(text.capital(metric.title))
         if place:
             axis.tick_params(axis="y", labelleft=False)
         else:
@@ -62,10 +63,10 @@ def overview(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
         figure,
         name="overview",
         title="Every operator at every problem",
-        alt=f"Dot plot: {text.listing([m.noun for m in quantities], 5)} of "
+        alt=f"Dot plot: {text.listing([m.title for m in quantities], 5)} of "
         f"{text.plural(len(shown), 'operator')} at {text.plural(len(groups), 'problem')}, {against}; lower values "
         "are to the left. The tables below hold the numbers.",
-        caption=f"{text.capital(text.listing([m.noun for m in quantities]))} {against}; further left is less. "
+        caption=f"{text.capital(text.listing([m.title for m in quantities]))} {against}; further left is less. "
         f"Bars: {text.intervals(digest.rounds)}.{left_out}",
     )
 
@@ -108,7 +109,7 @@ def _panel(axis, metric: Metric, groups: Sequence[Group], styles: Mapping[str, S
         style = styles[label]
         axis.plot(*zip(*points, strict=True), linestyle="none", marker=style.marker, color=style.colour,
                   markersize=5, markeredgecolor=PAPER, markeredgewidth=0.5, zorder=3)  # fmt: skip
-    log_axis(axis, "x", values, text.times if relative else metric.show, most=5)
+    log_axis(axis, "x", values, text.times if relative else partial(text.quantity, unit=metric.unit), most=5)
     if relative:
         axis.axvline(1.0, color=INK, linewidth=0.9, zorder=1)
     axis.grid(axis="y", visible=False)

@@ -39,7 +39,7 @@ MOST = 600
 def roofline(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
     """FLOP/s against FLOP/byte, one mark a case, for the dtype that most cases have."""
     ceilings = digest.ceilings
-    rows = [row for row in digest.rows if row.ok and _place(row)]
+    rows = [row for row in digest.rows if row.ok and _place(row, digest)]
     if ceilings is None or not rows or not all(1 < rate < 1e30 for rate in _rates(ceilings)):
         return None
     dtypes = [row.case.problem.precision for row in rows]
@@ -51,7 +51,7 @@ def roofline(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
     figure, [[axis]] = sheet(1, 1, (width - 1.15, 3.6), margins, below=legend_height(list(used), width))
     marks: dict[str, list[tuple[float, float]]] = {}
     for row in evenly(rows, MOST):
-        if place := _place(row):
+        if place := _place(row, digest):
             marks.setdefault(row.label, []).append(place)
     every = [place for places in marks.values() for place in places]
     low, high = min(x for x, _ in every) / 1.6, max(x for x, _ in every) * 1.6
@@ -83,11 +83,11 @@ def _rates(ceilings: Ceilings) -> list[float]:
     return [ceilings.copy_bandwidth, *ceilings.matmul.values(), *ceilings.fft.values()]
 
 
-def _place(row: Row) -> tuple[float, float] | None:
-    latency, work = row.cells.get("latency"), row.cost
-    if latency is None or not latency.estimate or work is None or not work.closed or not work.bytes_own:
+def _place(row: Row, digest: Digest) -> tuple[float, float] | None:
+    latency, work = row.value(digest.metrics[0].key), row.cost
+    if not latency or work is None or not work.closed or not work.bytes_own:
         return None
-    return work.closed / work.bytes_own, work.closed / latency.estimate
+    return work.closed / work.bytes_own, work.closed / latency
 
 
 def _ceilings(axis: Axes, ceilings: Ceilings, dtype: str, low: float, high: float) -> list[float]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from niffbench.report import text
 from niffbench.report.digest import Digest
-from niffbench.report.metrics import Metric
 from niffbench.report.plots.canvas import (
     MUTED,
     PAPER,
@@ -24,6 +24,7 @@ from niffbench.report.plots.canvas import (
 from niffbench.report.plots.palette import Style
 from niffbench.report.slices import AXES, WORDS, Axis, Point, Slice
 from niffbench.report.trends import Growth, is_niff
+from niffbench.results import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +64,7 @@ def scaling(
         for axis, metric in zip(line, metrics, strict=True):
             slopes = {fit.operator: fit for fit in fits if fit.slice is slice_ and fit.metric.key == metric.key}
             _panel(axis, slice_, some, metric, styles, slopes)
-            axis.set_ylabel(metric.axis)
+            axis.set_ylabel(metric.title)
         line[0].set_title(slice_.fixed)
     for axis in axes[-1]:
         axis.set_xlabel(AXES[axis_name])
@@ -76,7 +77,7 @@ def scaling(
         figure,
         name=f"scaling-{axis_name}",
         title=f"Scaling with {word}",
-        alt=f"Log–log plots of {text.listing([m.noun for m in metrics])} against {word} for "
+        alt=f"Log–log plots of {text.listing([m.title for m in metrics])} against {word} for "
         f"{text.listing(list(used), 20)}; the table of exponents holds the fitted slopes.",
         caption=f"The number at a line's end is its fitted log–log slope. Bars: "
         f"{text.intervals(digest.rounds)}.{level}{more}",
@@ -127,7 +128,9 @@ def _panel(
     lines = {name: line for name, points in curves.items() if (line := _line(points, metric))}
     values = [y for line in lines.values() for _, y, _, _ in line]
     measured_axis(axis, "x", slice_.positions, most=6)
-    log_axis(axis, "y", values, metric.show, base=2 if metric.key == "memory" else 10, most=5)
+    log_axis(
+        axis, "y", values, partial(text.quantity, unit=metric.unit), base=2 if metric.unit == "B" else 10, most=5
+    )
     ends: dict[str, list[tuple[float, str, str]]] = {}
     marked = _apart([name for name in lines if name in slice_.level], slice_.positions)
     for name, line in lines.items():

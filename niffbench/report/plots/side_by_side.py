@@ -26,9 +26,9 @@ MOST = 40
 
 def side_by_side(digests: Sequence[Digest], pairs: Sequence[Pair], styles: Mapping[str, Style]) -> Plot | None:
     """One line an operator, one mark a problem, one panel a run."""
-    with_latency = [pair for pair in pairs if pair.ratios.get("latency") and pair.ratios["latency"].estimate]
-    labels = evenly(list(dict.fromkeys(pair.row.label for pair in with_latency)), MOST)
-    others = [place for place in range(1, len(digests)) if any(pair.run == place for pair in with_latency)][:4]
+    with_latency = [(pair, ratio) for pair in pairs if (ratio := pair.latency) and ratio.estimate]
+    labels = evenly(list(dict.fromkeys(pair.row.label for pair, _ in with_latency)), MOST)
+    others = [place for place in range(1, len(digests)) if any(pair.run == place for pair, _ in with_latency)][:4]
     if not labels or not others:
         return None
     used = {label: styles[label] for label in labels}
@@ -38,8 +38,7 @@ def side_by_side(digests: Sequence[Digest], pairs: Sequence[Pair], styles: Mappi
     figure, [axes] = sheet(1, len(others), (across, 0.27 * len(labels) + 0.15), margins)
     for axis, place in zip(axes, others, strict=True):
         values = [1.0]
-        for pair in with_latency:
-            ratio = pair.ratios["latency"]
+        for pair, ratio in with_latency:
             if pair.run != place or pair.row.label not in used or ratio.estimate is None:
                 continue
             line, style = labels.index(pair.row.label), used[pair.row.label]

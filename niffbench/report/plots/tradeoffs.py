@@ -22,10 +22,10 @@ def pareto(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
     return _panels(
         digest,
         styles,
-        lambda row: _estimate(row, "memory"),
+        lambda row: row.value(digest.metrics[1].key),
         name="pareto",
         title="Latency against memory",
-        noun="peak memory",
+        noun=digest.metrics[1].title,
         show=text.size_of,
         base=2,
         caption="The grey line is the Pareto front: whatever lies off it, one on it is no worse in both.",
@@ -59,10 +59,6 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return kept
 
 
-def _estimate(row: Row, key: str) -> float | None:
-    return next((cell.estimate for name, cell in row.cells.items() if name == key), None)
-
-
 def _panels(
     digest: Digest,
     styles: Mapping[str, Style],
@@ -77,7 +73,7 @@ def _panels(
     front: bool,
 ) -> Plot | None:
     def points(group: Group) -> dict[str, tuple[float, float]]:
-        found = {row.label: (across(row), _estimate(row, "latency")) for row in group.rows if row.ok}
+        found = {row.label: (across(row), row.value(digest.metrics[0].key)) for row in group.rows if row.ok}
         return {label: (x, y) for label, (x, y) in found.items() if x and y and x > 0}
 
     groups = [group for group in digest.groups if len(points(group)) > 1]

@@ -27,14 +27,14 @@ MARKS = 60
 
 def walled(digest: Digest) -> list[Row]:
     """Rows that ran out of memory, or were skipped because they would have."""
-    return [row for row in digest.rows if "oom" in row.statuses or (row.needed and not row.ok)]
+    return [row for row in digest.rows if "oom" in row.statuses or (row.value("needed") and not row.ok)]
 
 
 def walls(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
     """Memory against the input's size, for the operators that met the wall; crosses did not fit."""
     hit = walled(digest)
     labels = list(dict.fromkeys(row.label for row in hit))[:10]
-    limit = min((row.available for row in hit if row.available), default=None)
+    limit = min((available for row in hit if (available := row.value("available"))), default=None)
     if not labels or limit is None:
         return None
     used = {label: styles[label] for label in labels}
@@ -52,7 +52,7 @@ def walls(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
             sorted((r for r in digest.rows if r.label == label and _setting(r) == setting), key=_input), MARKS
         )
         fits = [(_input(row), _total(row)) for row in rows if row.ok and _total(row)]
-        fails = [(_input(row), float(row.needed or limit)) for row in rows if row in hit]
+        fails = [(_input(row), float(row.value("needed") or limit)) for row in rows if row in hit]
         axis.plot(*_columns(fits), color=style.colour, linestyle=style.dash, marker=style.marker,
                   markeredgecolor=PAPER, markeredgewidth=0.5, zorder=3)  # fmt: skip
         axis.plot(*_columns(fails), color=style.colour, linestyle="none", marker="x", markersize=7,
@@ -91,8 +91,7 @@ def _input(row: Row) -> float:
 
 
 def _total(row: Row) -> float:
-    peak = row.cells["memory"].estimate if "memory" in row.cells else None
-    return (peak or 0.0) + (row.resident or 0)
+    return (row.value("memory_peak") or 0.0) + (row.value("memory_resident") or 0.0)
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
