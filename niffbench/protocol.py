@@ -1,7 +1,9 @@
-"""What the manager and its workers say to each other: JSON objects, one a line.
+"""What a session and its workers say to each other: JSON objects, one a line.
 
-The manager writes one :class:`Task` to the worker's standard input. The worker answers on a pipe of its own
-(file descriptor given by ``--reply-fd``), so that whatever libraries print cannot be mistaken for an answer.
+A worker gets one :class:`Task` on its standard input and replies on a pipe of its own (the descriptor given by
+``--reply-fd``), so that whatever libraries print cannot be mistaken for a reply: Hello, then for each case, in an
+order of the worker's, Begin for every stage and at last Predicted (survey) or Finished (round); Roofline, where
+ceilings were asked for; End. Refused may come instead of any of them, Note between them.
 Neither side imports torch to understand the other.
 """
 
@@ -14,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from niffbench.case import Case
 from niffbench.fingerprint import Fingerprint
 from niffbench.results import Ceilings, CostRecord, Record, StepCost
-from niffbench.suite import Measure
+from niffbench.suite import Regime, Settings
 
 
 class _Message(BaseModel):
@@ -40,33 +42,33 @@ class Predicted(_Message):
 class Task(_Message):
     """What a fresh worker process is to do.
 
-    ``survey``: say the fingerprint, predict the memory of each case from fake tensors, measure the ceilings of
-    the dtypes in ``ceilings``: of the whole suite, of which ``cases`` may be what an earlier worker left.
-    ``round``: measure each case once, problems in random order, the operators of one problem interleaved, all
-    drawn from ``seed`` and ``round``. ``device``: ``cpu``, ``cuda``, ``cuda:1`` or ``replay:FILE``.
-    ``memory_limit`` in bytes; None is the device's free memory. ``predictions`` (the survey's)
-    and ``costs`` (an earlier round's, by case id, of what chooses nothing) depend on the case alone and are not
-    worked out again.
+    ``survey``: predict the memory of each case from fake tensors and measure the ceilings of the dtypes in
+    ``ceilings``: of the whole suite, of which ``cases`` may be what an earlier worker left.
+    ``round``: measure each case once, in an order drawn from the settings' seed and ``round``. ``predictions``
+    (the survey's) and ``costs`` (an earlier round's, by case id, of what chooses nothing) depend on the case alone
+    and are not worked out again.
     """
 
     kind: Literal["survey", "round"]
-    device: str
+    settings: Settings
     cases: list[Case]
-    measure: Measure
     round: int = 0
-    seed: int = 0
     ceilings: list[str] = []
-    memory_limit: int | None = None
     predictions: list[Predicted] = []
     costs: dict[str, CostRecord] = {}
 
 
 class Hello(_Message):
-    """First answer: the worker is up, and on what."""
+    """The first reply: the worker is up, and on what."""
 
     type: Literal["hello"] = "hello"
     fingerprint: Fingerprint
     free_memory: int | None = None  # bytes
+
+
+Stage = Literal["touch", "predict", "build", "numerics", "cost", "memory"] | Regime
+"""What a worker does with a case: touch its operator, where the device loads code lazily; predict, unless the
+survey has; build, first, numerics, cost, memory; then, in turns with other cases, the regimes that are sampled."""
 
 
 class Begin(_Message):
@@ -74,7 +76,7 @@ class Begin(_Message):
 
     type: Literal["begin"] = "begin"
     case: str
-    stage: str  # "touch", "build", "numerics", "cost", "memory", "first", "cold", "steady", "graph"
+    stage: Stage
 
 
 class Roofline(_Message):

@@ -24,7 +24,7 @@ from niffbench import protocol
 from niffbench.cli import main
 from niffbench.niff import auto
 from niffbench.results import REGIMES, Record
-from niffbench.suite import Measure
+from niffbench.suite import Measure, Settings
 from niffbench.worker import memory, tolerance
 from niffbench.worker.failures import DeviceLost, explain
 from niffbench.worker.main import survey
@@ -229,7 +229,7 @@ def profiled() -> object:
 def roofline() -> object:
     """What a survey says of the ceilings on a card that is too full for them."""
     sent: list[object] = []
-    task = protocol.Task(kind="survey", device="cuda", cases=[], measure=Measure(), ceilings=["float32"])
+    task = protocol.Task(kind="survey", settings=Settings(device="cuda", rounds=1), cases=[], ceilings=["float32"])
     survey(task, TorchEvaluator(opened("cuda")), SimpleNamespace(send=sent.append))  # type: ignore[arg-type]
     return [message.model_dump() for message in sent if isinstance(message, protocol.Roofline)]
 
@@ -240,7 +240,8 @@ def _round(channels: list[int]) -> list[Record]:
     cases = [case("depthwise", channels=count, size=(256, 256)) for count in channels]
     measure = Measure(regimes=[*REGIMES], min_time=0.005, max_time=0.02, min_samples=3)
     sent: list[object] = []
-    task = protocol.Task(kind="round", device="cuda", cases=cases, measure=measure, memory_limit=2**50)
+    settings = Settings(device="cuda", rounds=1, measure=measure, memory_limit=2**50)
+    task = protocol.Task(kind="round", settings=settings, cases=cases)
     Round(task, TorchEvaluator(opened("cuda")), sent.append).run()
     return [message.record for message in sent if isinstance(message, protocol.Finished)]
 

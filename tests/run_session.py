@@ -1,25 +1,24 @@
-"""Campaigns with the fake worker: whole runs in a fraction of a second, with whatever is to go wrong."""
+"""Sessions with the stub worker: whole runs in a fraction of a second, with whatever is to go wrong."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from niffbench import launch
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import Run, read
 from niffbench.session.interrupts import Interrupts
-from niffbench.session.run_session import Prepared, begin, prepare, resume
-from niffbench.session.settings import Overrides
+from niffbench.session.opening import Prepared, begin, prepare, resume
 from niffbench.session.worker_session import Observer
-from niffbench.suite import DeviceType, Suite, expand, parse
+from niffbench.suite import DeviceType, Overrides, Suite, expand, parse
 
-COMMAND = (sys.executable, "-E", "-S", str(Path(__file__).with_name("fake_worker.py")))
+launch.__path__.append(str(Path(__file__).with_name("launchers")))
 
 
 def suite_of(
@@ -43,23 +42,27 @@ def suite_of(
     return expand(parse(text, "made-up.toml"), "made-up", "made-up.toml", text, catalogue())
 
 
+def asked(launcher: str = "stub", device: str = "cpu", **overrides: Any) -> Overrides:
+    """Overrides of a run that measures nothing."""
+    return Overrides(launcher=launcher, device=device, **overrides)
+
+
 @dataclass
 class Attempt:
-    """One try at a suite in ``place``; ``script`` is the fake worker's."""
+    """One try at a suite in ``place``; ``script`` is the stub worker's."""
 
     place: Path
     suite: Suite
     script: dict[str, Any] = field(default_factory=dict)
-    overrides: Overrides = field(default_factory=lambda: Overrides(device="cpu"))
+    overrides: Overrides = field(default_factory=asked)
     observer: Observer | None = None
-    command: Sequence[str] = COMMAND
 
     def load(self, kind: DeviceType | None) -> Suite:
         return self.suite
 
     def prepare(self, stop: Interrupts) -> Prepared:
-        os.environ["FAKE_WORKER"] = json.dumps(self.script)
-        return prepare(self.load, self.overrides, catalogue(), stop, command=self.command)
+        os.environ["STUB_WORKER"] = json.dumps(self.script)
+        return prepare(self.load, self.overrides, stop)
 
     def begin(self, stop: Interrupts | None = None) -> Run:
         """A new run; returns it as read from its directory."""
@@ -67,8 +70,8 @@ class Attempt:
             with Interrupts() as stop:
                 return self.begin(stop)
         began = time.monotonic()
-        with begin(self.place, self.prepare(stop), ["niffbench", "run"], began) as campaign:
-            campaign.measure(catalogue(), stop, observer=self.observer, command=self.command)
+        with begin(self.place, self.prepare(stop), ["niffbench", "run"], began) as session:
+            session.measure(stop, self.observer)
         return read(self.place)
 
     def resume(self, stop: Interrupts | None = None) -> Run:
@@ -76,10 +79,10 @@ class Attempt:
         if stop is None:
             with Interrupts() as stop:
                 return self.resume(stop)
-        os.environ["FAKE_WORKER"] = json.dumps(self.script)
+        os.environ["STUB_WORKER"] = json.dumps(self.script)
         began = time.monotonic()
-        with resume(self.place, self.load, catalogue(), stop, began, command=self.command) as campaign:
-            campaign.measure(catalogue(), stop, observer=self.observer, command=self.command)
+        with resume(self.place, self.load, stop, began) as session:
+            session.measure(stop, self.observer)
         return read(self.place)
 
 

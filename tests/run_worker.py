@@ -14,7 +14,7 @@ from niffbench import protocol
 from niffbench.case import Case, DType, Execution, Mode, Problem
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import Record
-from niffbench.suite import Measure
+from niffbench.suite import Measure, Settings
 
 TESTS = Path(__file__).parent
 QUICK = Measure(regimes=["first", "cold", "steady"], min_time=0.01, max_time=0.05, min_samples=3, threads=1)
@@ -65,12 +65,15 @@ def work(
     device: str = "cpu",
     kind: str = "round",
     measure: Measure = QUICK,
+    seed: int = 0,
+    memory_limit: int | None = None,
     hostile: bool = False,
     prelude: str = "",
     **task: Any,
 ) -> Said:
     """Run one task in a fresh worker. ``prelude``: Python that the process runs first."""
-    sent = protocol.Task(kind=kind, device=device, cases=list(cases), measure=measure, **task)
+    settings = Settings(device=device, rounds=1, seed=seed, measure=measure, memory_limit=memory_limit)
+    sent = protocol.Task(kind=kind, settings=settings, cases=list(cases), **task)
     read, write = os.pipe()
     command = [sys.executable, "-P", "-m", "niffbench.worker.main"]
     if prelude:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from niffbench.session.run_session import SuiteLoader
-    from niffbench.session.settings import Overrides
+    from niffbench.session.opening import SuiteLoader
+    from niffbench.suite import Overrides
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -44,8 +44,8 @@ def duration(context: click.Context, parameter: click.Parameter, value: str | No
     parts = re.findall(_NUMBER + _UNIT, text)
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if "".join(number + unit for number, unit in parts) != text or not 0 < seconds <= MAX_TIME:
-        told = f"{value!r} should be a time above zero, as 90s, 500ms or 10m, and at most a week"
-        raise click.BadParameter(told, context, parameter)
+        message = f"{value!r} should be a time above zero, as 90s, 500ms or 10m, and at most a week"
+        raise click.BadParameter(message, context, parameter)
     return seconds
 
 
@@ -56,8 +56,8 @@ def size(context: click.Context, parameter: click.Parameter, value: str | None) 
     match = re.fullmatch(_NUMBER + r"\s*(?:([KMGT])(I?)B?|B?)", value.strip().upper())
     number = float(match[1]) * _BYTES[(match[2], match[3])] if match else 0.0
     if not 1 <= number < inf:
-        told = f"{value!r} should be a number of bytes, as 8GiB, 500MB or 1048576"
-        raise click.BadParameter(told, context, parameter)
+        message = f"{value!r} should be a number of bytes, as 8GiB, 500MB or 1048576"
+        raise click.BadParameter(message, context, parameter)
     return int(number)
 
 
@@ -76,15 +76,16 @@ def loader(suite: str, only: tuple[str, ...]) -> SuiteLoader:
     return read
 
 
-def wished(options: Mapping[str, Any]) -> Overrides:
+def overrides_of(options: Mapping[str, Any]) -> Overrides:
     """What :func:`suite_options` and :func:`measure_options` collected; a seed is drawn if none was given."""
     from secrets import randbelow
 
-    from niffbench.session.settings import Overrides
+    from niffbench.suite import Overrides
 
     seed = options.get("seed")
     return Overrides(
         device=options["device"] or "auto",
+        launcher=options["launcher"],
         rounds=options["rounds"],
         seed=randbelow(2**31) if seed is None else seed,
         precision=options["precision"],
@@ -118,6 +119,13 @@ def measure_options(command: Command) -> Command:
     """What overrides a suite's own settings, for all cases and rounds."""
     return _with(
         command,
+        click.option(
+            "--on",
+            "launcher",
+            default="local",
+            metavar="LAUNCHER",
+            help="Where the workers are started.  [default: local, this machine]",
+        ),
         click.option(
             "--rounds",
             type=click.IntRange(1, 1000),

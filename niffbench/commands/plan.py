@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from niffbench.commands.options import loader, measure_options, suite_options, wished
+from niffbench.commands.options import loader, measure_options, overrides_of, suite_options
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from niffbench.session.budget import Share
+    from niffbench.session.opening import Prepared
     from niffbench.session.plan import Forecast
-    from niffbench.session.run_session import Prepared
     from niffbench.suite import Suite
 
 _FEW = 3
@@ -35,13 +35,12 @@ def command(suite: str, as_json: bool, **overrides: Any) -> int:
     few seconds) and predicts the memory of every case from its shapes; no case is run and nothing is written.
     Times are estimates from the roofline, within a factor of two or three.
     """
-    from niffbench.operators.catalogue import catalogue
     from niffbench.session.interrupts import Interrupts
-    from niffbench.session.run_session import prepare
+    from niffbench.session.opening import prepare
 
     load = loader(suite, overrides.pop("only"))
     with Interrupts() as stop:
-        prepared = prepare(load, wished(overrides), catalogue(), stop)
+        prepared = prepare(load, overrides_of(overrides), stop)
     allowed = _allowed(prepared)
     if as_json:
         sys.stdout.write(json.dumps(_as_json(prepared, allowed), indent=1) + "\n")
@@ -59,9 +58,9 @@ def _allowed(prepared: Prepared) -> Share | None:
     settings, plan = prepared.settings, prepared.plan
     if settings.budget is None:
         return None
-    visits = sum(forecast.skip is None for forecast in plan.forecasts)
+    cases = sum(forecast.skip is None for forecast in plan.forecasts)
     left = share(
-        settings.budget, rounds=settings.rounds, visits=visits, overhead=plan.overhead, measure=settings.measure
+        settings.budget, rounds=settings.rounds, cases=cases, overhead=plan.overhead, measure=settings.measure
     )
     return left if left.is_less(settings.rounds, settings.measure) else None
 

@@ -20,7 +20,7 @@ _REDRAW = 0.5
 
 
 class Bar(Observer):
-    """A bar on standard error, while entered. It has no thread of its own: it is drawn when the manager wakes.
+    """A bar on standard error, while entered. It has no thread of its own: it is drawn when the session wakes.
 
     The time left is the plan's estimate for what remains, corrected by how it has fared so far.
     """
@@ -52,7 +52,7 @@ class Bar(Observer):
     def __exit__(self, *failure: object) -> None:
         self._progress.stop()
 
-    def turn(self, case: Case, stage: str, round_: int) -> None:
+    def stage(self, case: Case, stage: str, round_: int) -> None:
         """Show the case and the stage."""
         what = f"round {round_ + 1}: {self._labels[case.id]} {case.problem.label} {stage}"
         self._progress.update(self._task, description=escape(text.clean(what, 60).ljust(60)))

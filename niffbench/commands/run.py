@@ -13,9 +13,12 @@ from niffbench.commands.options import measure_options, suite_options
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from typing import TypeAlias
 
     from niffbench.session.interrupts import Interrupts
     from niffbench.session.run_session import RunSession
+
+    Start: TypeAlias = Callable[[Interrupts, float], AbstractContextManager[RunSession]]
 
 
 @click.command()
@@ -67,79 +70,65 @@ def command(
       130  interrupted; --resume goes on
     """
     import time
-    from contextlib import ExitStack
 
     from niffbench.commands.run_output import Screen
     from niffbench.errors import NiffbenchError
-    from niffbench.operators.catalogue import catalogue
+    from niffbench.results import MANIFEST
     from niffbench.session.interrupts import Interrupted, Interrupts
     from niffbench.session.journal import JournalLost
-    from niffbench.session.progress import standing
+    from niffbench.session.progress import progress_of
 
     began = time.monotonic()
-    screen = Screen(as_json=as_json, quiet=quiet, report=report)
+    screen = Screen(as_json=as_json, quiet=quiet, report=report, suite=suite)
     stopped: NiffbenchError | None = None
     with Interrupts() as stop:
-        with ExitStack() as held:
-            if resume is not None:
-                _check_unasked(context)
-                going_on = _resumed(resume, suite, overrides["device"], stop, began, screen.warm_up)
+        if resume is None:
+            place, start = _new(suite, out, overrides)
+        else:
+            _check_unasked(context)
+            place, start = resume, _resumed(resume, suite, overrides["device"])
+        try:
+            with start(stop, began) as session, screen.opening(session) as observer:
                 try:
-                    campaign = held.enter_context(going_on)
-                except Interrupted as interrupted:
-                    screen.part(standing(resume), interrupted, suite, stop)
-            else:
-                campaign = held.enter_context(_begun(suite, out, overrides, stop, began, screen.warm_up))
-            observer = held.enter_context(screen.opening(campaign))
-            try:
-                campaign.measure(catalogue(), stop, observer=observer)
-            except JournalLost:
+                    session.measure(stop, observer)
+                except (Interrupted, JournalLost):
+                    raise
+                except NiffbenchError as error:
+                    stopped = error
+            return screen.closing(session.progress, stopped, stop)
+        except Interrupted as interrupted:
+            if not (place / MANIFEST).exists():
                 raise
-            except NiffbenchError as error:
-                stopped = error
-        return screen.closing(campaign, stopped, suite, stop)
+            screen.interrupted(progress_of(place), interrupted)
 
 
-def _begun(
-    suite: str | None,
-    out: Path | None,
-    overrides: dict[str, Any],
-    stop: Interrupts,
-    began: float,
-    meanwhile: Callable[[], None],
-) -> AbstractContextManager[RunSession]:
-    """A new run, surveyed and planned; nothing is written when that fails."""
-    from niffbench.commands.options import loader, wished
-    from niffbench.operators.catalogue import catalogue
+def _new(suite: str | None, out: Path | None, overrides: dict[str, Any]) -> tuple[Path, Start]:
+    """Where a new run goes, and its opening: nothing is written before it is surveyed and planned."""
+    from niffbench.commands.options import loader, overrides_of
     from niffbench.session import directory
-    from niffbench.session import run_session as campaign
-    from niffbench.session.settings import kind_of
+    from niffbench.session.opening import begin, prepare
+    from niffbench.suite import kind_of
 
     if suite is None:
         raise click.UsageError("which suite? Give its name or path; `niffbench list suites` lists them")
     load = loader(suite, overrides.pop("only"))
-    asked = wished(overrides)
+    asked = overrides_of(overrides)
     name = load(kind_of(asked.device)).name
     place = _default(name) if out is None else out
     directory.check_vacant(place)
-    prepared = campaign.prepare(load, asked, catalogue(), stop, meanwhile=meanwhile)
-    return campaign.begin(place, prepared, ["niffbench", *sys.argv[1:]], began)
+
+    def start(stop: Interrupts, began: float) -> AbstractContextManager[RunSession]:
+        return begin(place, prepare(load, asked, stop), ["niffbench", *sys.argv[1:]], began)
+
+    return place, start
 
 
-def _resumed(
-    place: Path,
-    suite: str | None,
-    device: str | None,
-    stop: Interrupts,
-    began: float,
-    meanwhile: Callable[[], None],
-) -> AbstractContextManager[RunSession]:
-    """An interrupted run, surveyed and planned anew for what is missing in it."""
+def _resumed(place: Path, suite: str | None, device: str | None) -> Start:
+    """The opening of an interrupted run, which is surveyed and planned anew for what is missing in it."""
     from niffbench.commands.options import loader
     from niffbench.errors import UsageError
-    from niffbench.operators.catalogue import catalogue
     from niffbench.results import read_manifest
-    from niffbench.session import run_session as campaign
+    from niffbench.session.opening import resume
     from niffbench.suite import available
 
     echo = read_manifest(place).suite
@@ -148,7 +137,7 @@ def _resumed(
             f"{place}: suite '{echo.name}' was given by its path; give that again: run PATH --resume DIR"
         )
     load = loader(echo.name if suite is None else suite, tuple(echo.only))
-    return campaign.resume(place, load, catalogue(), stop, began, device=device, meanwhile=meanwhile)
+    return lambda stop, began: resume(place, load, stop, began, device=device)
 
 
 def _check_unasked(context: click.Context) -> None:

@@ -83,7 +83,7 @@ def _merged(rounds: Sequence[Run], code: Code, place: Path) -> Run:
     first, last = rounds[0].manifest, rounds[-1].manifest
     manifest = first.model_copy(
         update={
-            "rounds": len(rounds),
+            "settings": first.settings.model_copy(update={"rounds": len(rounds)}),
             "finished": last.finished,
             "wall": sum(run.manifest.wall or 0.0 for run in rounds),
             "commit": code.commit,

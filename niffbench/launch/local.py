@@ -1,4 +1,4 @@
-"""One worker process, seen from the manager: its messages, its silence, its death."""
+"""Workers as processes of this machine."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ from pydantic import ValidationError
 
 from niffbench import protocol
 from niffbench.anonymize import anonymize
-from niffbench.errors import NiffbenchError
-
-WORKER = (sys.executable, "-P", "-m", "niffbench.worker.main")
-"""The worker's command line; ``-P`` keeps a stray ``random.py`` of the current directory out of it."""
+from niffbench.launch.base import WorkerBroken, WorkerEnd
 
 _MAX_LINE = 64_000_000
 _MAX_OUTPUT = 65536  # bytes of the worker's output that are kept
@@ -33,33 +30,28 @@ _LINE_LENGTH = 300
 _PATIENCE = 1.0  # seconds a killed process gets to be gone
 
 
-class WorkerBroken(NiffbenchError):
-    """No worker can be started, or none that works."""
-
-    exit_code = 3
-
-
 @dataclass(frozen=True)
-class Death:
-    """The worker ended: of what, and the last lines it wrote anywhere."""
+class LocalLauncher:
+    """Starts ``command`` with ``--reply-fd N``; ``-P`` keeps a stray ``random.py`` of this directory out of it."""
 
-    cause: str
-    last_lines: tuple[str, ...]
+    command: Sequence[str] = (sys.executable, "-P", "-m", "niffbench.worker.main")
 
-    def __str__(self) -> str:
-        said = f"; its last lines: {' | '.join(self.last_lines)}" if self.last_lines else ""
-        return self.cause + said
+    def start(self, task: protocol.Task, wake: int) -> LocalWorker:
+        """Start a worker process on ``task``. Raises WorkerBroken when that fails."""
+        return LocalWorker(self.command, task, wake)
 
 
-class Worker:
-    """A worker process in a session of its own, so that a signal to the terminal does not reach it.
+LAUNCHER = LocalLauncher()
 
-    Its task is its standard input, its answers come through a pipe of their own, and whatever libraries print is
-    kept for :class:`Death`. ``wake`` is a descriptor that ends a wait when it becomes readable. Leaving the with
-    block kills the process and all it started. Raises WorkerBroken when it cannot be started.
+
+class LocalWorker:
+    """A process in a session of its own, so that a signal to the terminal does not reach it.
+
+    Its task is its standard input, its replies come through a pipe of their own, and the end of what it prints is
+    kept for :class:`WorkerEnd`.
     """
 
-    def __init__(self, task: protocol.Task, wake: int, command: Sequence[str] = WORKER) -> None:
+    def __init__(self, command: Sequence[str], task: protocol.Task, wake: int) -> None:
         self._replies: deque[protocol.Reply] = deque()
         self._partial = bytearray()
         self._output: deque[bytes] = deque()
@@ -86,15 +78,15 @@ class Worker:
         finally:
             os.close(theirs)
         assert self._process.stdout is not None
-        self._listen(self._reply, self._hear)
-        self._listen(self._process.stdout.fileno(), self._overhear)
+        self._watch(self._reply, self._read_replies)
+        self._watch(self._process.stdout.fileno(), self._read_output)
         self._exit: int | None = None
         if hasattr(os, "pidfd_open"):  # Linux; elsewhere the end of the reply pipe tells of the worker's
             self._exit = os.pidfd_open(self._process.pid)
             self._selector.register(self._exit, selectors.EVENT_READ, self._end)
         self._selector.register(wake, selectors.EVENT_READ, None)
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> LocalWorker:
         return self
 
     def __exit__(
@@ -108,11 +100,8 @@ class Worker:
         assert self._process.stdout is not None
         self._process.stdout.close()
 
-    def next(self, deadline: float) -> protocol.Reply | Death | None:
-        """Sleep until the next message, the worker's death, ``deadline`` (``time.monotonic``) or a wake-up.
-
-        The last two give None.
-        """
+    def next(self, deadline: float) -> protocol.Reply | WorkerEnd | None:
+        """The next message, the worker's end, or None at ``deadline`` or a wake-up."""
         while not self._replies and not self._ended:
             ready = self._selector.select(max(0.0, deadline - time.monotonic()))
             for key, _ in ready:
@@ -121,15 +110,15 @@ class Worker:
                 key.data()
             if not ready:
                 return None
-        return self._replies.popleft() if self._replies else self._death()
+        return self._replies.popleft() if self._replies else self._worker_end()
 
-    def unheard(self) -> list[protocol.Reply]:
-        """The messages that have arrived already, which :meth:`next` would give one by one."""
+    def arrived(self) -> list[protocol.Reply]:
+        """The messages that are there already."""
         if not self._ended:
-            self._hear()
-        arrived = list(self._replies)
+            self._read_replies()
+        replies = list(self._replies)
         self._replies.clear()
-        return arrived
+        return replies
 
     def kill(self) -> None:
         """End the process and everything it started, now."""
@@ -141,17 +130,11 @@ class Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a driver: nothing more can be done
             self._process.wait(_PATIENCE)
 
-    def last_lines(self) -> tuple[str, ...]:
-        """The end of what the worker printed, fit to be kept."""
-        text = anonymize(b"".join(self._output).decode("utf-8", "replace"))
-        lines = [line.strip()[:_LINE_LENGTH] for line in text.splitlines() if line.strip()]
-        return tuple(lines[-_LAST_LINES:])
-
-    def _listen(self, descriptor: int, heard: Callable[[], object]) -> None:
+    def _watch(self, descriptor: int, read: Callable[[], object]) -> None:
         os.set_blocking(descriptor, False)
-        self._selector.register(descriptor, selectors.EVENT_READ, heard)
+        self._selector.register(descriptor, selectors.EVENT_READ, read)
 
-    def _hear(self) -> bool:
+    def _read_replies(self) -> bool:
         """Read replies; False when there is nothing to read now."""
         if not (data := self._read(self._reply)):
             if self._reply not in self._selector.get_map():
@@ -160,27 +143,27 @@ class Worker:
         *whole, rest = data.split(b"\n")
         for piece in whole:
             self._partial += piece
-            self._understand(bytes(self._partial))
+            self._parse(bytes(self._partial))
             self._partial.clear()
         self._partial += rest
         if len(self._partial) > _MAX_LINE:
-            self._accuse(f"sent a message of more than {_MAX_LINE:,} bytes")
+            self._break_off(f"sent a message of more than {_MAX_LINE:,} bytes")
         return True
 
-    def _understand(self, line: bytes) -> None:
+    def _parse(self, line: bytes) -> None:
         try:
             self._replies.append(protocol.read(line))
         except ValidationError as error:
             fault = error.errors(include_url=False, include_input=False)[0]
             key = ".".join(str(part) for part in fault["loc"])
-            self._accuse(f"sent what is no message ({key}: {fault['msg']})")
+            self._break_off(f"sent what is no message ({key}: {fault['msg']})")
 
-    def _accuse(self, fault: str) -> None:
+    def _break_off(self, fault: str) -> None:
         self._fault = self._fault or fault
         self._partial.clear()
         self._end()
 
-    def _overhear(self) -> bool:
+    def _read_output(self) -> bool:
         """Read what was printed, and keep the end of it; False when there is nothing to read now."""
         assert self._process.stdout is not None
         if not (data := self._read(self._process.stdout.fileno())):
@@ -210,22 +193,24 @@ class Worker:
         self.kill()
         watched = self._selector.get_map()
         assert self._process.stdout is not None
-        while self._fault is None and self._reply in watched and self._hear():
+        while self._fault is None and self._reply in watched and self._read_replies():
             pass
-        while self._process.stdout.fileno() in watched and self._overhear():
+        while self._process.stdout.fileno() in watched and self._read_output():
             pass
 
-    def _death(self) -> Death:
+    def _worker_end(self) -> WorkerEnd:
         status = self._process.poll()
         if self._fault:
-            cause = f"the worker {self._fault}"
+            cause = self._fault
         elif status is None:
-            cause = "the worker hangs in a driver and cannot be killed"
+            cause = "hangs in a driver and cannot be killed"
         elif status < 0:
-            cause = f"the worker was killed by {_signal_name(-status)}"
+            cause = f"was killed by {_signal_name(-status)}"
         else:
-            cause = f"the worker exited with status {status}"
-        return Death(cause, self.last_lines())
+            cause = f"exited with status {status}"
+        text = anonymize(b"".join(self._output).decode("utf-8", "replace"))
+        lines = [line.strip()[:_LINE_LENGTH] for line in text.splitlines() if line.strip()]
+        return WorkerEnd(cause, tuple(lines[-_LAST_LINES:]))
 
 
 def _signal_name(number: int) -> str:
@@ -237,7 +222,7 @@ def _signal_name(number: int) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """The manager's own, and the way to this very package where it is not installed but run from a checkout."""
+    """The session's own, and the way to this very package where it is not installed but run from a checkout."""
     root = str(Path(__file__).parents[2])
     if root in (*site.getsitepackages(), site.getusersitepackages()):
         return dict(os.environ)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from niffbench.errors import UsageError
 from niffbench.fingerprint import Fact, Fingerprint
-from niffbench.suite import Measure
+from niffbench.suite import Measure, Settings
 
-SCHEMA = 2
+SCHEMA = 3
 """Of what is written. A new field raises it, so that a niffbench that does not know the field says so."""
 OLDEST_SCHEMA = 1
 """That is still read: every field it lacks has a default."""
@@ -67,16 +75,14 @@ class Ceilings(_Model):
 class Manifest(_Model):
     """``run.json``: everything about a run that is not a record.
 
-    ``started`` and ``finished`` are ISO 8601 in UTC, ``finished`` None while records are missing; ``wall`` is the
-    wall time of all sittings in seconds. ``budget`` (seconds) and ``memory_limit`` (bytes) are what was asked for.
+    ``settings`` are those it was begun with. ``started`` and ``finished`` are ISO 8601 in UTC, ``finished`` None
+    while records are missing; ``wall`` is the wall time that was spent on it, in seconds.
     """
 
     schema_version: int = SCHEMA
     niffbench: str
     suite: SuiteEcho
-    rounds: Annotated[int, Field(ge=1, le=1_000_000)]
-    seed: int
-    device: str
+    settings: Settings
     fingerprint: Fingerprint
     argv: list[str]
     commit: str | None = None
@@ -84,11 +90,51 @@ class Manifest(_Model):
     started: str
     finished: str | None = None
     wall: Seconds | None = None
-    budget: Seconds | None = None
-    memory_limit: Annotated[int, Field(ge=0)] | None = None
     ceilings: Ceilings | None = None
     notes: list[str] = []
     ci: dict[str, Fact] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_settings(cls, data: Any) -> Any:
+        """Runs of schema 1 and 2 have no ``settings``: they are in keys of their own and in the suite's echo."""
+        if not isinstance(data, dict):
+            return data
+        rest = {key: value for key, value in data.items() if key not in _ALONE}
+        if "settings" not in data:
+            echo = data.get("suite")
+            measure = echo.get("measure", {}) if isinstance(echo, dict) else getattr(echo, "measure", {})
+            rest["settings"] = {key: data[key] for key in _ALONE if key in data} | {"measure": measure}
+        return rest
+
+    @model_serializer(mode="wrap")
+    def _repeat_settings(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """``run.json`` still has the keys that stood for the settings before ``settings`` did."""
+        return {**write(self), **{key: getattr(self.settings, key) for key in _ALONE}}
+
+    @property
+    def device(self) -> str:
+        """What ``--device`` said, or ``auto`` chose."""
+        return self.settings.device
+
+    @property
+    def rounds(self) -> int:
+        """How many a complete run has."""
+        return self.settings.rounds
+
+    @property
+    def seed(self) -> int:
+        """Of the random order."""
+        return self.settings.seed
+
+    @property
+    def records(self) -> int:
+        """How many a complete run has: one of each case in each round."""
+        return len(self.suite.cases) * self.rounds
+
+
+_ALONE = ("device", "rounds", "seed", "memory_limit", "budget")
+"""Settings that ``run.json`` also has as keys of their own."""
 
 
 class _Version(BaseModel):

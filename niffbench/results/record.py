@@ -186,7 +186,8 @@ class Record(_Part):
 
     ``status`` other than ``ok`` comes with ``reason``; then what was not measured is None, never 0.
     ``needed`` and ``available`` (bytes) explain ``oom`` and ``skipped``. ``elapsed`` is the wall time of the case
-    in this round in seconds, ``measuring`` the part of it in sampling and the energy pass. ``energy``: joules a call.
+    in this round in seconds, ``measuring`` the part of it in sampling and the energy pass. ``energy`` in joules a
+    call.
     ``chosen``: the engine of each layer that chooses one by measuring (NIFF's ``auto``), in the network's order;
     the cost is then that of these.
     """

@@ -15,7 +15,7 @@ LEAST_SAMPLES = 3
 
 @dataclass(frozen=True)
 class Share:
-    """What a budget allows: how many more rounds, and how each visit is measured in them."""
+    """What a budget allows: how many more rounds, and how each case is measured in them."""
 
     rounds: int
     measure: Measure
@@ -25,18 +25,18 @@ class Share:
         return self.rounds < rounds or self.measure != measure
 
 
-def share(seconds: float, *, rounds: int, visits: int, overhead: float, measure: Measure) -> Share:
-    """Divide ``seconds`` over ``rounds`` rounds of ``visits`` cases.
+def share(seconds: float, *, rounds: int, cases: int, overhead: float, measure: Measure) -> Share:
+    """Divide ``seconds`` over ``rounds`` rounds of ``cases`` cases.
 
-    ``overhead``: seconds of a round that are not sampling. Each visit gets the same cap on its sampling, never
+    ``overhead``: seconds of a round that are not sampling. Each case gets the same cap on its sampling, never
     more than ``measure.max_time``; when that falls under LEAST_WINDOW, rounds are given up, down to one; one round
     is always made. Where the cap bites, LEAST_SAMPLES samples are enough.
     """
-    if not measure.windows or not visits:
+    if not measure.windows or not cases:
         return Share(rounds, measure)
     window = 0.0
     for count in range(rounds, 0, -1):
-        window = ((seconds - CLOSING) / count - overhead) / visits / measure.windows
+        window = ((seconds - CLOSING) / count - overhead) / cases / measure.windows
         if window >= LEAST_WINDOW:
             break
     window = max(window, LEAST_WINDOW)

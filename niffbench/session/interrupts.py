@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from math import inf
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -27,14 +25,13 @@ class Interrupts:
     """While entered, a first signal only sets ``requested`` and makes ``descriptor`` readable.
 
     Nothing is torn in the middle of a write that way; whoever sleeps on ``descriptor`` wakes at once, and work
-    that may be torn is done in :meth:`at_any_moment`. A second signal calls ``at_once`` (which kills the worker)
-    and ends the process with status 130.
+    that may be torn is done in :meth:`at_any_moment`. A second signal calls what :meth:`killing` was given and
+    ends the process with status 130.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self.when = inf  # the first signal came (``time.monotonic``)
-        self.at_once: Callable[[], None] | None = None
+        self._kill: Callable[[], None] | None = None
         self._tearing = False
         self._previous: dict[int, Any] = {}
 
@@ -55,6 +52,15 @@ class Interrupts:
         os.close(self._write)
 
     @contextmanager
+    def killing(self, kill: Callable[[], None]) -> Iterator[None]:
+        """What a second signal calls before it ends the process."""
+        self._kill = kill
+        try:
+            yield
+        finally:
+            self._kill = None
+
+    @contextmanager
     def at_any_moment(self) -> Iterator[None]:
         """For long work that may be left wherever it is: raises Interrupted out of the middle of it."""
         try:
@@ -62,6 +68,8 @@ class Interrupts:
             if self.requested:
                 raise KeyboardInterrupt
             yield
+            if self.requested:  # a library may have caught what _handle raised
+                raise KeyboardInterrupt
         except KeyboardInterrupt:
             raise Interrupted("interrupted") from None
         finally:
@@ -69,11 +77,10 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            if self.at_once:
-                self.at_once()
+            if self._kill:
+                self._kill()
             os._exit(INTERRUPTED)
         self.requested = True
-        self.when = time.monotonic()
         os.write(self._write, b"!")
         if self._tearing:
             raise KeyboardInterrupt

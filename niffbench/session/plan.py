@@ -14,8 +14,8 @@ from niffbench.operators.base import Operator
 from niffbench.protocol import Predicted
 from niffbench.results import Ceilings
 from niffbench.session.survey import Survey
-from niffbench.suite import Measure, Suite
-from niffbench.worker.dominance import dominated
+from niffbench.suite import Measure, Settings, Suite
+from niffbench.worker.admission import Skip, refusal
 
 LAUNCH = 5e-6
 """Seconds of a step that no roofline knows: dispatch, allocation, a kernel's launch."""
@@ -26,30 +26,21 @@ SHORTFALL: Mapping[str, float] = MappingProxyType(
 stages, networks and training on two CPU cores, attention guessed. Below 1: a convolution that is transformed."""
 TYPICAL_SHORTFALL = 2.0
 """... and those of the other families, which are made of FFTs."""
-VISIT: Mapping[str, float] = MappingProxyType({"network": 6.0})
-TYPICAL_VISIT = 0.08
-"""Seconds a visit costs beside calls of the operator, by family: building it, its input, its weights, the
-counters. A network is hundreds of operations to each that traces it."""
+SETUP: Mapping[str, float] = MappingProxyType({"network": 6.0})
+TYPICAL_SETUP = 0.08
+"""Seconds a case costs in a round beside calls of the operator, by family: building it, its input, its weights,
+the counters. A network is hundreds of operations to each that traces it."""
 EXTRA_CALLS = 10
-"""Calls' worth of a visit that are no samples: first call, warm-up, the memory pass, the float64 reference."""
+"""Calls of a case in a round that are no samples: first call, warm-up, the memory pass, the float64 reference."""
 WORKER = 4.0
 """Seconds a worker needs to import torch and open its device."""
-
-
-@dataclass(frozen=True)
-class Skip:
-    """Why a case is not run; bytes, where memory is the reason."""
-
-    reason: str
-    needed: int | None = None
-    available: int | None = None
 
 
 @dataclass(frozen=True)
 class Forecast:
     """What is known of a case before it runs.
 
-    ``call`` is the expected time of one steady call, ``sampling`` and ``overhead`` those of one visit, in seconds;
+    ``call`` is the expected time of one steady call, ``sampling`` and ``overhead`` those of one round, in seconds;
     ``predicted`` is None where no survey was made.
     """
 
@@ -81,7 +72,7 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """Expected wall time of one visit; nothing for a case that is skipped."""
+        """Expected wall time of one round; nothing for a case that is skipped."""
         return 0.0 if self.skip else self.sampling + self.overhead
 
 
@@ -108,21 +99,25 @@ class Plan:
         return self.rounds * (WORKER + sum(forecast.seconds for forecast in self.forecasts))
 
 
-def make(
-    suite: Suite,
-    survey: Survey,
-    operators: Mapping[str, Operator],
-    *,
-    measure: Measure,
-    rounds: int,
-    memory_limit: int | None = None,
-) -> Plan:
-    """Decide what fits: the predicted memory of each case against ``memory_limit``, or else the free memory.
+def make(suite: Suite, survey: Survey, operators: Mapping[str, Operator], settings: Settings) -> Plan:
+    """Plan a suite: what fits in the memory limit, or else in the free memory, and how long it takes.
 
-    A case without a prediction that dominates one that does not fit does not fit either.
+    A prediction that fits is believed; without one, a case that dominates one that does not fit does not either.
     """
-    available = survey.free_memory if memory_limit is None else memory_limit
-    skips = _skips(suite, survey.predictions, available)
+    available = survey.free_memory if settings.memory_limit is None else settings.memory_limit
+    skips: dict[str, Skip] = {}
+    unfit: list[Case] = []
+    unpredicted: list[Case] = []
+    for case in suite.cases:
+        predicted = survey.predictions.get(case.id)
+        if predicted is None or (needed := predicted.needed) is None:
+            unpredicted.append(case)
+        elif (skip := refusal(case, operators, needed=needed, available=available)) is not None:
+            skips[case.id] = skip
+            unfit.append(case)
+    for case in unpredicted:
+        if (skip := refusal(case, operators, unfit=unfit)) is not None:
+            skips[case.id] = skip
     forecasts = []
     for case in suite.cases:
         cost = operators[case.operator].cost(case)
@@ -137,36 +132,11 @@ def make(
                 predicted=predicted,
                 skip=skips.get(case.id),
                 call=call,
-                sampling=sampling_time(call, measure),
-                overhead=VISIT.get(family, TYPICAL_VISIT) + EXTRA_CALLS * call,
+                sampling=sampling_time(call, settings.measure),
+                overhead=SETUP.get(family, TYPICAL_SETUP) + EXTRA_CALLS * call,
             )
         )
-    return Plan(tuple(forecasts), rounds, available, survey.crowded)
-
-
-def _skips(suite: Suite, predictions: Mapping[str, Predicted], available: int | None) -> dict[str, Skip]:
-    if available is None:
-        return {}
-    skips: dict[str, Skip] = {}
-    unfit: list[Case] = []
-    unknown: list[Case] = []
-    for case in suite.cases:
-        told = predictions.get(case.id)
-        if told is None or told.peak is None:
-            unknown.append(case)
-        elif (needed := told.needed or 0) > available:
-            reason = f"needs {size(needed)} by prediction, {size(available)} available"
-            skips[case.id] = Skip(reason, needed, available)
-            unfit.append(case)
-    for case in unknown:
-        if (other := dominated(case, unfit)) is not None:
-            skips[case.id] = too_large(other, suite.labels[other.id])
-    return skips
-
-
-def too_large(unfit: Case, label: str) -> Skip:
-    """Skip a case because it dominates ``unfit``, which does not fit in memory."""
-    return Skip(f"at least as large on every axis as {label} at {unfit.problem.label}, which does not fit")
+    return Plan(tuple(forecasts), settings.rounds, available, survey.crowded)
 
 
 def call_time(
@@ -192,19 +162,9 @@ class _Step(NamedTuple):
 
 
 def sampling_time(call: float, measure: Measure) -> float:
-    """Expected seconds of sampling in one visit: each regime half-way between its least time and its most.
+    """Expected seconds of sampling a case in one round: each regime half-way between its least time and its most.
 
     A quiet machine reaches the precision asked for soon, a noisy one never.
     """
     least = max(measure.min_time, min(measure.min_samples * call, measure.max_time))
     return measure.windows * max((least + measure.max_time) / 2, call)
-
-
-def size(count: int) -> str:
-    """Bytes for people: ``1.5 GiB``."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.3g} {unit}"
-        value /= 1024
-    return f"{value:.4g} GiB"

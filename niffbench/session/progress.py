@@ -1,4 +1,4 @@
-"""How far a run has come, told at once, however many records there are."""
+"""How far a run has come, said at once, however many records there are."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ _CHUNK = 2**20
 
 @dataclass(frozen=True)
 class RunProgress:
-    """A run's directory and manifest, and how many records are ``kept`` in it."""
+    """A run's directory and manifest, and the number of ``records`` in it."""
 
     directory: Path
     manifest: Manifest
-    kept: int
+    records: int
 
     @property
     def missing(self) -> int:
         """Records that are not there yet."""
-        return len(self.manifest.suite.cases) * self.manifest.rounds - self.kept
+        return self.manifest.records - self.records
 
 
-def standing(directory: Path) -> RunProgress:
-    """The journal's lines are counted, not understood. Raises UsageError when ``directory`` is no run."""
+def progress_of(directory: Path) -> RunProgress:
+    """The journal's lines are counted, not parsed. Raises UsageError when ``directory`` is no run."""
     manifest = read_manifest(directory)
-    kept = 0
+    records = 0
     try:
         with (directory / RECORDS).open("rb") as journal:
             while chunk := journal.read(_CHUNK):
-                kept += chunk.count(b"\n")
+                records += chunk.count(b"\n")
     except FileNotFoundError:
         pass
     except OSError as error:
         raise UsageError(f"{directory / RECORDS}: cannot be read ({error.strerror})") from error
-    return RunProgress(directory, manifest, kept)
+    return RunProgress(directory, manifest, records)

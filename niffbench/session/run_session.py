@@ -1,300 +1,249 @@
-"""A campaign: one run, from an empty directory or from what was left of it, to the last record."""
+"""A run session: sees that every case has a record in every round, whatever becomes of the workers."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 
-from niffbench import __version__
-from niffbench.errors import FingerprintsDiffer, UsageError
-from niffbench.fingerprint import differences
-from niffbench.launch.local import WORKER
-from niffbench.operators.base import Operator
-from niffbench.results import (
-    COMPRESSED,
-    RECORDS,
-    SCHEMA,
-    ExcludedCase,
-    Manifest,
-    Record,
-    SuiteEcho,
-    read,
-    read_manifest,
-)
-from niffbench.session import directory as place
-from niffbench.session import plan as planning
-from niffbench.session import provenance
+from niffbench import protocol
+from niffbench.anonymize import anonymize
+from niffbench.case import Case
+from niffbench.errors import plural
+from niffbench.launch.base import WorkerBroken
+from niffbench.operators.catalogue import catalogue
+from niffbench.results import Manifest, Record, Status
+from niffbench.session.budget import CLOSING, Share, share
+from niffbench.session.directory import write_manifest
 from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.journal import Journal, JournalLost
-from niffbench.session.lock import Lock
-from niffbench.session.manager import Manager
+from niffbench.session.plan import Plan
 from niffbench.session.progress import RunProgress
-from niffbench.session.settings import Overrides, Settings, kind_of, resolve
-from niffbench.session.survey import Survey, survey
-from niffbench.session.worker_session import Observer
-from niffbench.suite import DeviceType, Suite
+from niffbench.session.worker_session import STARTUP, Answer, Loss, Observer, WorkerSession
+from niffbench.suite import Measure, Settings
+from niffbench.worker.admission import Skip, refusal
 
-SuiteLoader = Callable[[DeviceType | None], Suite]
-"""Reads the suite for a kind of device; None where that is not known yet, or is neither."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A suite on a machine: everything that can be known before anything is measured."""
-
-    suite: Suite
-    settings: Settings
-    survey: Survey
-    plan: planning.Plan
+MAX_LOSSES = 10
+"""Workers in a row that may be lost over a case, none of them finishing one, before a round is given up."""
+MAX_BLAMELESS = 5
+"""Workers in a row that may be lost with no case to blame before the run is given up, unless they took long to."""
 
 
-def prepare(
-    load: SuiteLoader,
-    overrides: Overrides,
-    operators: Mapping[str, Operator],
-    stop: Interrupts,
-    *,
-    command: Sequence[str] = WORKER,
-    meanwhile: Callable[[], None] | None = None,
-) -> Prepared:
-    """Survey the machine and plan the suite on it; nothing is written. Raises what :func:`survey` raises.
+class RunSession:
+    """Measures what is missing of the run in ``directory``, which is locked. It sleeps while a worker measures.
 
-    ``meanwhile`` is called while the worker starts, and left in the middle at an interrupt.
+    Args:
+        directory: Where the manifest is, and where the journal will be.
+        manifest: The run's, as written.
+        settings: Those of the manifest, with the device as this machine finds it.
+        plan: Which cases fit, and how long they take.
+        done: The records that are there already.
+        began: When work on the run began, this time (``time.monotonic``).
     """
 
-    def tearable() -> None:
-        if meanwhile is not None:
-            with suppress(Interrupted), stop.at_any_moment():
-                meanwhile()
-
-    suite = load(kind_of(overrides.device))
-    settings = resolve(suite, overrides)
-    try:
-        found = survey(suite.cases, settings, stop, command=command, meanwhile=tearable)
-        if settings.device == "auto" and (kind := kind_of(found.fingerprint.must.get("device"))) is not None:
-            suite = load(kind)
-            settings = replace(settings, device=kind)
-        return Prepared(suite, settings, found, _plan(suite, found, operators, settings, stop))
-    except Interrupted:
-        raise Interrupted("interrupted before anything was measured") from None
-
-
-@dataclass
-class RunSession:
-    """A run's directory, locked, and what is missing. ``began`` (``time.monotonic``): when work on it did."""
-
-    directory: Path
-    settings: Settings
-    plan: planning.Plan
-    manifest: Manifest
-    done: tuple[Record, ...]
-    began: float
-    written: int = 0  # records, in this sitting
+    def __init__(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        settings: Settings,
+        plan: Plan,
+        done: Collection[Record],
+        began: float,
+    ) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self.plan = plan
+        self.is_resumed = bool(done)
+        self._settings = settings
+        self._began = began
+        self._budget_began = began - (manifest.wall or 0.0)
+        self._done = {(record.id, record.round) for record in done}
+        self._overheads = [record.elapsed - record.measuring for record in done if record.elapsed > 0]
+        self._costs = {record.id: record.cost for record in done if record.cost and record.chosen is None}
+        self._exhausted = list(dict.fromkeys(record.case for record in done if record.status == "oom"))
+        self._notes = list(manifest.notes)
 
     @property
-    def standing(self) -> RunProgress:
+    def progress(self) -> RunProgress:
         """How far it has come."""
-        return RunProgress(self.directory, self.manifest, len(self.done) + self.written)
+        return RunProgress(self.directory, self.manifest, len(self._done))
 
-    def measure(
-        self,
-        operators: Mapping[str, Operator],
-        stop: Interrupts,
-        *,
-        observer: Observer | None = None,
-        command: Sequence[str] = WORKER,
-    ) -> None:
-        """Measure what is missing; the manifest says afterwards how long it took and whether it is complete.
+    def measure(self, stop: Interrupts, observer: Observer | None = None) -> None:
+        """Measure until no record is missing; the manifest says afterwards how long it took, and if that is so.
 
-        Raises what :meth:`Manager.run` raises.
+        Raises Interrupted, JournalLost, WorkerBroken, TaskRefused and FingerprintsDiffer; what was measured until
+        then is in the journal.
         """
-        before = self.manifest.wall or 0.0
-        with Journal(self.directory) as journal:
-            manager = Manager(
-                self.settings,
-                self.plan,
-                self.manifest.fingerprint,
-                operators,
-                journal,
-                stop,
-                done=self.done,
-                started=self.began - before,
-                observer=observer,
-                command=command,
+        self._stop, self._observer = stop, observer or Observer()
+        self._blameless = 0
+        self._last_good = time.monotonic()  # when a worker last got anywhere
+        try:
+            with Journal(self.directory) as journal:
+                self._append: Callable[[Record], None] = journal.append
+                for number in range(self._settings.rounds):
+                    self._measure_round(number)
+        except JournalLost:  # then the manifest cannot be written either
+            raise
+        except BaseException:
+            self._conclude()
+            raise
+        self._conclude()
+
+    def _conclude(self) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        update = {
+            "wall": time.monotonic() - self._budget_began,
+            "finished": None if self.progress.missing else now,
+            "notes": list(dict.fromkeys(self._notes)),
+        }
+        self.manifest = self.manifest.model_copy(update=update)
+        write_manifest(self.directory, self.manifest)
+
+    def _measure_round(self, number: int) -> None:
+        self._round = number
+        cases = (forecast.case for forecast in self.plan.forecasts)
+        self._pending = {case.id: case for case in cases if (case.id, number) not in self._done}
+        if not self._pending:
+            return
+        for forecast in self.plan.forecasts:
+            if forecast.skip is not None and forecast.case.id in self._pending:
+                self._give_up(forecast.case, forecast.skip)
+        allowed = self._allowed()
+        if allowed.rounds == 0:
+            self._give_up_rest(self._out_of_time())
+        self._losses = 0
+        while self._pending:
+            self._skip_unfit()
+            if self._pending:
+                self._run_worker(allowed.measure)
+
+    def _run_worker(self, measure: Measure) -> None:
+        """Let one worker measure what it can of what is pending."""
+        predicted = (forecast.predicted for forecast in self.plan.forecasts)
+        task = protocol.Task(
+            kind="round",
+            settings=self._settings.measured_with(measure),
+            cases=list(self._pending.values()),
+            round=self._round,
+            predictions=[one for one in predicted if one is not None and one.case in self._pending],
+            costs={case: cost for case, cost in self._costs.items() if case in self._pending},
+        )
+        session = WorkerSession(
+            task,
+            self._stop,
+            self._take,
+            fingerprint=self.manifest.fingerprint,
+            deadline=self._deadline(),
+            observer=self._observer,
+        )
+        loss = session.run()
+        if loss is not None:
+            self._on_worker_lost(loss)
+        elif time.monotonic() >= self._deadline():
+            self._give_up_rest(self._out_of_time())
+
+    def _take(self, answer: Answer) -> None:
+        """Keep what a worker says."""
+        if isinstance(answer, protocol.Note):
+            self._notes.append(anonymize(answer.text))
+        elif isinstance(answer, protocol.Finished):
+            record = answer.record
+            self._write(replace(record, reason=anonymize(record.reason) if record.reason else None))
+            self._losses = self._blameless = 0
+            self._last_good = time.monotonic()
+            if record.status == "oom" and record.case not in self._exhausted:
+                self._exhausted.append(record.case)
+
+    def _on_worker_lost(self, loss: Loss) -> None:
+        """Write down what the loss of a worker cost, and see whether another is worth starting."""
+        if loss.case is None:
+            self._blameless += 1
+            if self._blameless >= MAX_BLAMELESS or time.monotonic() - self._last_good > STARTUP:
+                count = f"{self._blameless} workers in a row were" if self._blameless > 1 else "a worker was"
+                raise WorkerBroken(f"{count} lost, over no case: {loss.reason}")
+            return
+        self._blameless = 0
+        self._last_good = time.monotonic()
+        self._losses += 1
+        self._give_up(loss.case, Skip(loss.reason), loss.status, loss.elapsed)
+        if self._losses >= MAX_LOSSES:
+            why = f"{MAX_LOSSES} workers in a row were lost over a case each, the last: {loss.reason}"
+            self._give_up_rest(Skip(why))
+            self._notes.append(f"round {self._round} was given up: {why}")
+
+    def _allowed(self) -> Share:
+        """What the budget leaves for this round and those after it; the first round is always made."""
+        settings, rounds = self._settings, self._settings.rounds - self._round
+        if settings.budget is None:
+            return Share(rounds, settings.measure)
+        left = self._budget_began + settings.budget - time.monotonic()
+        overhead = self._overhead()
+        if self._round > 0 and left <= overhead:
+            return Share(0, settings.measure)
+        cases = len(self._pending)
+        allowed = share(left, rounds=rounds, cases=cases, overhead=overhead, measure=settings.measure)
+        if allowed.is_less(rounds, settings.measure):
+            self._notes.append(
+                f"round {self._round}: the time budget of {settings.budget:g} s left "
+                f"{allowed.measure.max_time:.3g} s of sampling a regime, and {allowed.rounds} of "
+                f"{plural(rounds, 'round')}"
             )
-            try:
-                manager.run()
-            except JournalLost:  # then the manifest cannot be written either
-                raise
-            except BaseException:
-                self._conclude(before, manager)
-                raise
-            self._conclude(before, manager)
+        return allowed
 
-    def _conclude(self, before: float, manager: Manager) -> None:
-        self.written = manager.written
-        self.manifest = self.manifest.model_copy(
-            update={
-                "wall": before + time.monotonic() - self.began,
-                "finished": None if self.standing.missing else _now(),
-                "notes": list(dict.fromkeys([*self.manifest.notes, *manager.notes])),
-            }
-        )
-        place.write_manifest(self.directory, self.manifest)
+    def _overhead(self) -> float:
+        """Seconds of a round that are not sampling: as forecast at first, then as seen."""
+        if not self._overheads:
+            return self.plan.overhead
+        mean = sum(self._overheads) / len(self._overheads)
+        return mean * sum(forecast.skip is None for forecast in self.plan.forecasts)
 
+    def _deadline(self) -> float:
+        """When the budget ends (``time.monotonic``); the first round has all the time it needs."""
+        if self._settings.budget is None or self._round == 0:
+            return inf
+        return self._budget_began + self._settings.budget - CLOSING
 
-@contextmanager
-def begin(out: Path, prepared: Prepared, argv: Sequence[str], began: float) -> Iterator[RunSession]:
-    """A new run in ``out``, which must be vacant. Raises UsageError when it is not, or cannot be made."""
-    place.make(out)
-    with Lock(out):
-        if not place.is_vacant(out):
-            raise UsageError(f"--out {out}: is not empty any more; name a new directory, or --resume it")
-        manifest = _manifest(prepared, argv)
-        place.write_manifest(out, manifest)
-        yield RunSession(out, prepared.settings, prepared.plan, manifest, (), began)
+    def _out_of_time(self) -> Skip:
+        return Skip(f"the time budget of {self._settings.budget:g} s was used up")
 
+    def _skip_unfit(self) -> None:
+        """Skip what is larger than a case that ran out of memory."""
+        for case in list(self._pending.values()):
+            if (skip := refusal(case, catalogue(), unfit=self._exhausted)) is not None:
+                self._give_up(case, skip)
 
-@contextmanager
-def resume(
-    directory: Path,
-    load: SuiteLoader,
-    operators: Mapping[str, Operator],
-    stop: Interrupts,
-    began: float,
-    *,
-    device: str | None = None,
-    command: Sequence[str] = WORKER,
-    meanwhile: Callable[[], None] | None = None,
-) -> Iterator[RunSession]:
-    """What is left of the run in ``directory``; ``device`` only says where it is now, a replay file moved, say.
+    def _give_up_rest(self, skip: Skip) -> None:
+        """Skip all that is left of a round."""
+        for case in list(self._pending.values()):
+            self._give_up(case, skip)
 
-    ``meanwhile`` is called while the worker starts, and not left in the middle: parting needs what it imports.
-
-    A torn last line is repaired, but not before all else is known to be right: nothing is changed in a run that
-    cannot be gone on with. Raises UsageError when ``directory`` is no run, is being written to, or its suite has
-    changed since; FingerprintsDiffer on another machine; Interrupted; and what :func:`survey` raises.
-    """
-    read_manifest(directory)
-    with Lock(directory):
-        if not (directory / RECORDS).exists() and (directory / COMPRESSED).exists():
-            raise UsageError(f"{directory}: its records are packed; unpack {COMPRESSED} to resume it")
-        with stop.at_any_moment():
-            run = read(directory)
-        manifest = run.manifest
-        suite = load(kind_of(manifest.fingerprint.must.get("device")))
-        _check_unchanged(directory, manifest, suite)
-        settings = Settings(
-            device=device or manifest.device,
-            rounds=manifest.rounds,
-            seed=manifest.seed,
-            measure=manifest.suite.measure,
-            memory_limit=manifest.memory_limit,
-            budget=manifest.budget,
-        )
-        found = _survey_rest(suite, run.records, manifest, settings, stop, command, meanwhile)
-        plan = _plan(suite, found, operators, settings, stop)
-        notes = list(manifest.notes)
-        with Journal(directory) as journal:
-            torn = journal.repair()
-        if torn is not None:
-            fate = f"kept in {torn.kept.name}" if torn.kept else "whole but for its newline, and completed"
-            notes.append(f"the journal's last line was torn ({torn.bytes:,} bytes, {fate})")
-            with stop.at_any_moment():
-                run = read(directory)
-        # A killed run could not write down how long it took; its records know of most of it.
-        spent = max(manifest.wall or 0.0, sum(record.elapsed for record in run.records))
-        manifest = manifest.model_copy(update={"schema_version": SCHEMA, "wall": spent, "notes": notes})
-        place.write_manifest(directory, manifest)
-        yield RunSession(directory, settings, plan, manifest, run.records, began)
-
-
-def _survey_rest(
-    suite: Suite,
-    done: Sequence[Record],
-    manifest: Manifest,
-    settings: Settings,
-    stop: Interrupts,
-    command: Sequence[str],
-    meanwhile: Callable[[], None] | None,
-) -> Survey:
-    """Ask again what is not in the manifest, for the cases that lack a record."""
-    counts: dict[str, int] = {}
-    for record in done:
-        counts[record.id] = counts.get(record.id, 0) + 1
-    left = [case for case in suite.cases if counts.get(case.id, 0) < manifest.rounds]
-    if not left:
-        return Survey(manifest.fingerprint, ceilings=manifest.ceilings)
-    found = survey(left, settings, stop, ceilings=False, command=command, meanwhile=meanwhile)
-    if unlike := differences(manifest.fingerprint.must, found.fingerprint.must):
-        told = "; ".join(f"{key} was {was!r} and is {now!r}" for key, (was, now) in unlike.items())
-        raise FingerprintsDiffer(f"this is not the machine the run was begun on, so it cannot go on here: {told}")
-    return replace(found, ceilings=manifest.ceilings)
-
-
-def _check_unchanged(directory: Path, manifest: Manifest, suite: Suite) -> None:
-    echo = manifest.suite
-    if manifest.niffbench != __version__:
-        raise UsageError(f"{directory}: was begun with niffbench {manifest.niffbench}, this is {__version__}")
-    if suite.name != echo.name:
-        raise UsageError(f"{directory}: is a run of '{echo.name}', not of '{suite.name}'")
-    if suite.source_hash != echo.source_hash:
-        raise UsageError(f"{directory}: suite '{suite.name}' was edited since the run began; begin a new run")
-    if [case.id for case in suite.cases] != echo.cases:
-        raise UsageError(f"{directory}: suite '{suite.name}' stands for other cases now; begin a new run")
-
-
-def _plan(
-    suite: Suite, found: Survey, operators: Mapping[str, Operator], settings: Settings, stop: Interrupts
-) -> planning.Plan:
-    with stop.at_any_moment():
-        return planning.make(
-            suite,
-            found,
-            operators,
-            measure=settings.measure,
-            rounds=settings.rounds,
-            memory_limit=settings.memory_limit,
+    def _give_up(self, case: Case, why: Skip, status: Status = "skipped", elapsed: float = 0.0) -> None:
+        """Write the record of a case that no worker will. Raises Interrupted: of these there may be thousands."""
+        if self._stop.requested:
+            raise Interrupted("interrupted")
+        self._write(
+            Record(
+                case=case,
+                id=case.id,
+                round=self._round,
+                status=status,
+                reason=why.reason,
+                traits=catalogue()[case.operator].traits(case),
+                needed=why.needed,
+                available=why.available,
+                elapsed=elapsed,
+            )
         )
 
-
-def _manifest(prepared: Prepared, argv: Sequence[str]) -> Manifest:
-    suite, settings, checkout = prepared.suite, prepared.settings, provenance.checkout()
-    return Manifest(
-        niffbench=__version__,
-        suite=SuiteEcho(
-            name=suite.name,
-            description=suite.description,
-            baseline=suite.baseline,
-            source_hash=suite.source_hash,
-            measure=settings.measure,
-            cases=[case.id for case in suite.cases],
-            excluded=[
-                ExcludedCase(label=left_out.label, problem=left_out.case.problem.label, reason=left_out.reason)
-                for left_out in suite.excluded
-            ],
-            only=list(suite.only),
-        ),
-        rounds=settings.rounds,
-        seed=settings.seed,
-        device=provenance.reduced([settings.device])[0],
-        fingerprint=prepared.survey.fingerprint,
-        argv=provenance.reduced(argv),
-        commit=checkout.commit,
-        dirty=checkout.dirty,
-        started=_now(),
-        budget=settings.budget,
-        memory_limit=settings.memory_limit,
-        ceilings=prepared.survey.ceilings,
-        notes=[prepared.survey.note] if prepared.survey.note else [],
-        ci=provenance.ci(os.environ),
-    )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    def _write(self, record: Record) -> None:
+        self._append(record)
+        self._done.add((record.id, record.round))
+        del self._pending[record.id]
+        if record.elapsed > 0:
+            self._overheads.append(record.elapsed - record.measuring)
+        if record.cost is not None and record.chosen is None:
+            self._costs[record.id] = record.cost
+        self._observer.record(record)

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from niffbench import protocol
 from niffbench.case import Case
-from niffbench.errors import NiffbenchError
 from niffbench.fingerprint import Fingerprint
-from niffbench.launch.local import WORKER, Death, Worker, WorkerBroken
+from niffbench.launch.base import WorkerBroken
 from niffbench.results import Ceilings, is_busy
-from niffbench.session.interrupts import Interrupted, Interrupts
-from niffbench.session.settings import Settings
-
-STARTUP = 300.0
-"""Seconds a worker may take to say hello: importing torch from a cold network disk takes minutes."""
-
-CEILINGS = 120.0
-"""Seconds the roofline may take to be measured: two, and what a library takes to load."""
+from niffbench.session.interrupts import Interrupts
+from niffbench.session.worker_session import Answer, WorkerSession
+from niffbench.suite import Settings
 
 _ATTEMPTS = 3
-
-
-class TaskRefused(NiffbenchError):
-    """The worker says why it cannot do any of it: no such device, an unreadable replay file."""
-
-    def __init__(self, refusal: protocol.Refused) -> None:
-        super().__init__(refusal.message)
-        self.exit_code = refusal.exit_code
 
 
 @dataclass(frozen=True)
@@ -54,104 +39,61 @@ def survey(
     stop: Interrupts,
     *,
     ceilings: bool = True,
-    command: Sequence[str] = WORKER,
-    meanwhile: Callable[[], None] | None = None,
+    fingerprint: Fingerprint | None = None,
 ) -> Survey:
-    """Ask a worker of its own; ``meanwhile`` is called while it starts.
+    """Ask workers of their own; with ``fingerprint``, they must be on that machine.
 
     A case whose prediction kills or hangs the worker has no prediction, and a machine whose roofline does has no
-    ceilings; cases that use up all attempts leave one for the ceilings. Raises TaskRefused, WorkerBroken when no
-    worker starts, and Interrupted.
+    ceilings; cases that use up all attempts leave one for the ceilings. Raises WorkerBroken when no worker starts,
+    and TaskRefused, FingerprintsDiffer and Interrupted.
     """
     dtypes = sorted({case.problem.precision for case in cases}) if ceilings else []
-    asked = _Questioning()
+    predictions: dict[str, protocol.Predicted] = {}
+    roofline = protocol.Roofline()
+    hello: protocol.Hello | None = None
+
+    def take(answer: Answer) -> None:
+        nonlocal roofline
+        if isinstance(answer, protocol.Predicted):
+            predictions[answer.case] = answer
+        elif isinstance(answer, protocol.Roofline):
+            roofline = answer
+
     for attempt in range(_ATTEMPTS + bool(dtypes)):
-        left = [case for case in cases if case.id not in asked.predictions] if attempt < _ATTEMPTS else []
-        task = protocol.Task(
-            kind="survey",
-            device=settings.device,
-            cases=left,
-            measure=settings.measure,
-            seed=settings.seed,
-            ceilings=dtypes,
-            memory_limit=settings.memory_limit,
-        )
-        with Worker(task, stop.descriptor, command) as worker:
-            stop.at_once = worker.kill
-            if meanwhile is not None and attempt == 0:
-                meanwhile()
-            if asked.ask(worker, task, stop, last=attempt == _ATTEMPTS - 1):
-                break
-    stop.at_once = None
-    assert asked.hello is not None  # the last attempt raises when there is none
+        left = [case for case in cases if case.id not in predictions] if attempt < _ATTEMPTS else []
+        task = protocol.Task(kind="survey", settings=settings, cases=left, ceilings=dtypes)
+        session = WorkerSession(task, stop, take, fingerprint=fingerprint)
+        loss = session.run()
+        hello = session.hello or hello
+        if loss is None:
+            break
+        if hello is not None and not session.unanswered:  # another worker would fare no better over the roofline
+            roofline = protocol.Roofline(reason=loss.reason)
+            break
+        if session.hello is None and (attempt == _ATTEMPTS - 1 or loss.silent):
+            raise WorkerBroken(f"no worker process can be started: {loss.reason}")
+        if session.hello is not None:
+            # Not to be asked again: the case it was at, else the first that it has not answered.
+            blamed = (loss.case or next(iter(session.unanswered.values()))).id
+            predictions[blamed] = protocol.Predicted(case=blamed, reason=f"the prediction failed: {loss.reason}")
+    assert hello is not None  # the last attempt raises when there is none
     return Survey(
-        asked.hello.fingerprint,
-        asked.hello.free_memory,
-        asked.predictions,
-        asked.ceilings,
-        asked.note,
-        is_busy(asked.others),
+        hello.fingerprint,
+        hello.free_memory,
+        predictions,
+        roofline.ceilings,
+        _note(roofline),
+        is_busy(roofline.others),
     )
 
 
-class _Questioning:
-    """What has been answered so far."""
-
-    def __init__(self) -> None:
-        self.hello: protocol.Hello | None = None
-        self.predictions: dict[str, protocol.Predicted] = {}
-        self.ceilings: Ceilings | None = None
-        self.others: float | None = None
-        self.note: str | None = None
-
-    def ask(self, worker: Worker, task: protocol.Task, stop: Interrupts, *, last: bool) -> bool:
-        """Listen to one worker at its ``task`` until its end; True when another would have no more to say.
-
-        A case may be silent for its timeout, the start for :data:`STARTUP`, the ceilings for :data:`CEILINGS`.
-        Raises WorkerBroken for one that was to predict and does not say hello, unless it died and another may be
-        tried.
-        """
-        greeted = False
-        suspect: str | None = None
-        left = dict.fromkeys(case.id for case in task.cases)
-        while True:
-            silence = task.measure.case_timeout if suspect else CEILINGS if greeted and not left else STARTUP
-            heard = worker.next(time.monotonic() + silence)
-            if stop.requested:
-                raise Interrupted("interrupted")
-            match heard:
-                case protocol.Hello():
-                    self.hello, greeted = heard, True
-                case protocol.Refused():
-                    raise TaskRefused(heard)
-                case protocol.Begin():
-                    suspect = heard.case
-                case protocol.Predicted():
-                    self.predictions[heard.case] = heard
-                    left.pop(heard.case, None)
-                    suspect = None
-                case protocol.Roofline():
-                    self.ceilings, self.others = heard.ceilings, heard.others
-                    if heard.reason is not None:
-                        self.note = f"the machine's roofline could not be measured: {heard.reason}"
-                    elif heard.others is not None and is_busy(heard.others):
-                        self.note = (
-                            f"other processes used {100 * heard.others:.0f} % of the processor while the "
-                            "machine's roofline was measured: it may be too low"
-                        )
-                case protocol.End():
-                    return True
-                case Death() | None:
-                    end = heard or "it did not answer in time"
-                    if self.hello is not None and not left:  # another worker would fare no better
-                        if task.ceilings and self.ceilings is None:
-                            self.note = f"the machine's roofline could not be measured: {end}"
-                        return True
-                    if greeted:
-                        # Not to be asked again: the case it named, else the first it had not answered.
-                        blamed = suspect if suspect in left else next(iter(left))
-                        reason = f"the prediction failed: {end}"
-                        self.predictions[blamed] = protocol.Predicted(case=blamed, reason=reason)
-                    elif last or heard is None:
-                        raise WorkerBroken(f"no worker process can be started: {end}")
-                    return False
+def _note(roofline: protocol.Roofline) -> str | None:
+    """What is wrong with it, or why there is none."""
+    if roofline.reason is not None:
+        return f"the machine's roofline could not be measured: {roofline.reason}"
+    if roofline.others is not None and is_busy(roofline.others):
+        return (
+            f"other processes used {100 * roofline.others:.0f} % of the processor while the machine's roofline "
+            "was measured: it may be too low"
+        )
+    return None

@@ -1,22 +1,37 @@
-"""A sitting: the manager's conversation with one worker, from hello to its end."""
+"""One worker's session: the conversation with it, from its task to its end."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 
 from niffbench import protocol
 from niffbench.case import Case
-from niffbench.errors import FingerprintsDiffer, plural
+from niffbench.errors import FingerprintsDiffer, NiffbenchError, plural
 from niffbench.fingerprint import Fingerprint, differences
-from niffbench.launch.local import Death, Worker
+from niffbench.launch import launcher
+from niffbench.launch.base import Worker, WorkerEnd
 from niffbench.results import Record, Status
 from niffbench.session.interrupts import Interrupted, Interrupts
-from niffbench.session.survey import STARTUP, TaskRefused
 
+STARTUP = 300.0
+"""Seconds a worker may take to say hello: importing torch from a cold network disk takes minutes."""
+CEILINGS = 120.0
+"""Seconds the roofline may take to be measured: two, and what a library takes to load."""
 FAREWELL = 10.0
-"""Seconds a worker may take to end once it has no case left."""
+"""Seconds a worker may take to end once it has answered everything."""
+
+Answer = protocol.Predicted | protocol.Roofline | protocol.Finished | protocol.Note
+
+
+class TaskRefused(NiffbenchError):
+    """The worker says why it cannot do any of its task: no such device, an unreadable replay file."""
+
+    def __init__(self, refusal: protocol.Refused) -> None:
+        super().__init__(refusal.message)
+        self.exit_code = refusal.exit_code
 
 
 class Observer:
@@ -24,7 +39,7 @@ class Observer:
 
     interval: float | None = None
 
-    def turn(self, case: Case, stage: str, round_: int) -> None:
+    def stage(self, case: Case, stage: str, round_: int) -> None:
         """A worker begins a stage of a case."""
 
     def record(self, record: Record) -> None:
@@ -35,19 +50,21 @@ class Observer:
 
 
 @dataclass(frozen=True)
-class Failed:
-    """The worker is lost, and why: over a case, with the status and time in seconds that its record gets, or
-    over none.
+class Loss:
+    """Why a worker was lost, and over which case, if any: its record gets ``status`` and ``elapsed`` seconds.
+
+    ``silent``: it did not end, it was given up.
     """
 
     reason: str
-    case: str | None = None
+    case: Case | None = None
     status: Status = "crashed"
     elapsed: float = 0.0
+    silent: bool = False
 
 
 @dataclass
-class Clock:
+class _Clock:
     """How long each case has taken in one worker, all its stages, and which one is being worked at."""
 
     since: float
@@ -58,129 +75,152 @@ class Clock:
     def turn(self, now: float, case: str | None, stage: str = "between cases") -> None:
         """From ``now`` on (``time.monotonic``), the time is ``case``'s; None: nobody's."""
         if self.case is not None:
-            self._spent[self.case] = self.on(self.case, now)
+            self._spent[self.case] = self.spent(self.case, now)
         self.since, self.case, self.stage = now, case, stage
 
-    def on(self, case: str, now: float) -> float:
+    def spent(self, case: str, now: float) -> float:
         """Seconds spent on a case until ``now``."""
         return self._spent.get(case, 0.0) + (now - self.since if case == self.case else 0.0)
 
 
 class WorkerSession:
-    """Listens to ``worker``, which was given the cases of ``pending`` in round ``number``.
+    """Gives ``task`` to a worker and listens to it until it ends, or must.
 
-    ``take`` journals a finished record and removes it from ``pending``; ``note`` hears what the manifest should
-    say. ``deadline`` (``time.monotonic``) ends the sitting whatever is pending.
+    ``hello`` is its first reply, ``unanswered`` the cases of the task that it has not answered, by id.
+
+    Args:
+        task: A survey or a round.
+        stop: Ends the session when the end is asked for.
+        take: Is called with each answer that was asked for, and with notes.
+        fingerprint: Of the machine that the worker must be on; None for any.
+        deadline: When the worker is ended whatever is unanswered (``time.monotonic``).
+        observer: Hears of stages.
     """
 
     def __init__(
         self,
-        worker: Worker,
-        pending: dict[str, Case],
-        number: int,
-        *,
+        task: protocol.Task,
         stop: Interrupts,
-        observer: Observer,
-        fingerprint: Fingerprint,
-        case_timeout: float,
-        deadline: float,
-        take: Callable[[Record], None],
-        note: Callable[[str], None],
+        take: Callable[[Answer], None],
+        *,
+        fingerprint: Fingerprint | None = None,
+        deadline: float = inf,
+        observer: Observer | None = None,
     ) -> None:
-        self._worker = worker
-        self._pending = pending
-        self._number = number
+        self.hello: protocol.Hello | None = None
+        self.unanswered = {case.id: case for case in task.cases}
+        self._task = task
         self._stop = stop
-        self._observer = observer
-        self._fingerprint = fingerprint
-        self._case_timeout = case_timeout
-        self._deadline = deadline
         self._take = take
-        self._note = note
-        self._patience = STARTUP  # seconds of silence allowed when no case is being worked at
-        self._clock = Clock(time.monotonic())
+        self._fingerprint = fingerprint
+        self._deadline = deadline
+        self._observer = observer or Observer()
+        self._case_timeout = task.settings.measure.case_timeout
+        self._roofline_due = bool(task.ceilings)
+        self._clock = _Clock(time.monotonic())
 
-    def listen(self) -> Failed | None:
-        """Until the worker ends or must end; None when nothing went wrong.
+    def run(self) -> Loss | None:
+        """Start the worker and hear it out; returns why it was lost, None when nothing went wrong.
 
-        Raises Interrupted, TaskRefused, FingerprintsDiffer, and whatever ``take`` raises.
+        Raises Interrupted, WorkerBroken, TaskRefused, FingerprintsDiffer, and whatever ``take`` raises.
         """
+        start = launcher(self._task.settings.launcher).start
+        with start(self._task, self._stop.descriptor) as worker, self._stop.killing(worker.kill):
+            return self._listen(worker)
+
+    def _listen(self, worker: Worker) -> Loss | None:
         while True:
-            heard = self._worker.next(self._next_look())
+            message = worker.next(self._next_look())
             now = time.monotonic()
             if self._stop.requested:
-                self._save([heard, *self._worker.unheard()])
+                for reply in (message, *worker.arrived()):  # what was finished before is measured
+                    self._answer(reply)
                 raise Interrupted("interrupted")
-            match heard:
+            match message:
                 case None if now >= self._limit():
-                    return self._hang(now) if self._pending else None
+                    return self._hang(now)
                 case None if now >= self._deadline:
                     return None
                 case None:
                     self._observer.wait()
                 case protocol.Hello():
-                    self._compare(heard.fingerprint)
-                    self._patience = self._case_timeout
+                    self._compare(message.fingerprint)
+                    self.hello = message
                     self._clock.turn(now, None)
-                case protocol.Begin() if heard.case in self._pending:
-                    self._clock.turn(now, heard.case, heard.stage)
-                    self._observer.turn(self._pending[heard.case], heard.stage, self._number)
-                case protocol.Finished(record=record) if self._is_asked_for(record):
-                    self._clock.turn(now, None)
-                    self._take(record)
-                    if not self._pending:
-                        self._patience = FAREWELL
-                case protocol.Note():
-                    self._note(heard.text)
+                case protocol.Begin() if message.case in self.unanswered:
+                    self._clock.turn(now, message.case, message.stage)
+                    self._observer.stage(self.unanswered[message.case], message.stage, self._task.round)
                 case protocol.Refused():
-                    raise TaskRefused(heard)
-                case protocol.End() if self._pending:
-                    return Failed(f"the worker ended without a word on {plural(len(self._pending), 'case')}")
+                    raise TaskRefused(message)
+                case protocol.End() if self.unanswered:
+                    return Loss(f"the worker ended without a word on {plural(len(self.unanswered), 'case')}")
                 case protocol.End():
                     return None
-                case Death():
-                    return self._death(heard, now) if self._pending else None
+                case WorkerEnd():
+                    return self._death(message, now)
+                case _ if self._answer(message):
+                    if not isinstance(message, protocol.Note):
+                        self._clock.turn(now, None)
                 case _:
-                    return Failed(f"the worker sent '{heard.type}' of a case it was not asked for")
+                    return Loss(f"the worker sent '{message.type}' of a case it was not asked for")
 
-    def _save(self, heard: Sequence[protocol.Reply | Death | None]) -> None:
-        """Take what was finished before the end was asked for: it is measured."""
-        for reply in heard:
-            if isinstance(reply, protocol.Finished) and self._is_asked_for(reply.record):
-                self._take(reply.record)
+    def _answer(self, message: protocol.Reply | WorkerEnd | None) -> bool:
+        """Take ``message`` if it is an answer that was asked for; whether it is."""
+        match message:
+            case protocol.Note():
+                pass
+            case protocol.Predicted(case=case) if self._task.kind == "survey" and case in self.unanswered:
+                del self.unanswered[case]
+            case protocol.Finished(record=record) if (
+                self._task.kind == "round"
+                and record.round == self._task.round
+                and self.unanswered.get(record.id) == record.case
+            ):
+                del self.unanswered[record.id]
+            case protocol.Roofline() if self._roofline_due:
+                self._roofline_due = False
+            case _:
+                return False
+        self._take(message)
+        return True
 
     def _limit(self) -> float:
-        """When the worker has hung."""
+        """When the worker has hung (``time.monotonic``): a case has its timeout for all its stages together."""
         if self._clock.case is None:
-            return self._clock.since + self._patience
-        return self._clock.since + self._case_timeout - self._clock.on(self._clock.case, self._clock.since)
+            return self._clock.since + self._patience()
+        return self._clock.since + self._case_timeout - self._clock.spent(self._clock.case, self._clock.since)
+
+    def _patience(self) -> float:
+        """Seconds of silence that are allowed while no case is being worked at."""
+        if self.hello is None:
+            return STARTUP
+        return self._case_timeout if self.unanswered else CEILINGS if self._roofline_due else FAREWELL
 
     def _next_look(self) -> float:
         """When to stop sleeping, whatever happens."""
         interval = self._observer.interval
-        tick = [] if interval is None else [time.monotonic() + interval]
-        return min(self._limit(), self._deadline, *tick)
+        return min(self._limit(), self._deadline, inf if interval is None else time.monotonic() + interval)
 
     def _compare(self, fingerprint: Fingerprint) -> None:
-        if unlike := differences(self._fingerprint.must, fingerprint.must):
-            told = "; ".join(f"{key} was {was!r} and is {now!r}" for key, (was, now) in unlike.items())
-            raise FingerprintsDiffer(f"this is not the machine the run was begun on: {told}")
+        if self._fingerprint is not None and (unlike := differences(self._fingerprint.must, fingerprint.must)):
+            changes = "; ".join(f"{key} was {was!r} and is {now!r}" for key, (was, now) in unlike.items())
+            raise FingerprintsDiffer(f"this is not the machine the run was begun on: {changes}")
 
-    def _is_asked_for(self, record: Record) -> bool:
-        return record.round == self._number and self._pending.get(record.id) == record.case
+    def _hang(self, now: float) -> Loss | None:
+        if self._clock.case is None:
+            reason = f"the worker was silent for {self._patience():g} s ({self._clock.stage})"
+        else:
+            reason = f"took longer than {self._case_timeout:g} s (in {self._clock.stage})"
+        return self._loss(reason, now, silent=True)
 
-    def _hang(self, now: float) -> Failed:
-        case = self._clock.case
-        if case is None:
-            return Failed(f"the worker was silent for {self._patience:g} s ({self._clock.stage})")
-        reason = f"took longer than {self._case_timeout:g} s (in {self._clock.stage})"
-        return Failed(reason, case, "timeout", self._clock.on(case, now))
+    def _death(self, end: WorkerEnd, now: float) -> Loss | None:
+        return self._loss(end.during(None if self._clock.case is None else self._clock.stage), now)
 
-    def _death(self, death: Death, now: float) -> Failed:
-        case = self._clock.case
-        if case is None:
-            return Failed(str(death))
-        reason = f"{death.cause} during {self._clock.stage}"
-        if death.last_lines:
-            reason += f"; its last lines: {' | '.join(death.last_lines)}"
-        return Failed(reason, case, "crashed", self._clock.on(case, now))
+    def _loss(self, reason: str, now: float, *, silent: bool = False) -> Loss | None:
+        """The loss of the worker, which is none when everything is answered."""
+        if self.hello is not None and not self.unanswered and not self._roofline_due:
+            return None
+        if (case := self._clock.case) is None:
+            return Loss(reason, silent=silent)
+        status: Status = "timeout" if silent else "crashed"
+        return Loss(reason, self.unanswered[case], status, self._clock.spent(case, now), silent)

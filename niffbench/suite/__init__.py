@@ -6,6 +6,7 @@ from niffbench.suite.expand import Excluded, OperatorInfo, Suite, expand, load, 
 from niffbench.suite.locate import available, find
 from niffbench.suite.schema import AXES, WALL_SHARE, DeviceType, Measure, Regime, SuiteFile, parse
 from niffbench.suite.select import Selection
+from niffbench.suite.settings import Overrides, Settings, kind_of, resolve
 
 __all__ = [
     "AXES",
@@ -14,14 +15,18 @@ __all__ = [
     "Excluded",
     "Measure",
     "OperatorInfo",
+    "Overrides",
     "Regime",
     "Selection",
+    "Settings",
     "Suite",
     "SuiteFile",
     "available",
     "expand",
     "find",
+    "kind_of",
     "load",
     "operator_of",
     "parse",
+    "resolve",
 ]

@@ -191,9 +191,8 @@ class Job:
 @contextmanager
 def killing(job: Job) -> Iterator[None]:
     """End the job's processes when it is left, and when a second signal asks for the end at once."""
-    job.stop.at_once = job.kill
-    try:
-        yield
-    finally:
-        job.stop.at_once = None
-        job.kill()
+    with job.stop.killing(job.kill):
+        try:
+            yield
+        finally:
+            job.kill()

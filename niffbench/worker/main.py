@@ -1,6 +1,6 @@
 """The worker: a fresh process that does one task and says what it learns, ``python -m niffbench.worker.main``.
 
-It reads its task from standard input and answers on the descriptor given by ``--reply-fd``. The manager decides
+It reads its task from standard input and answers on the descriptor given by ``--reply-fd``. The session decides
 when it ends: it ignores the keyboard's interrupt, and ends itself when nobody listens any more.
 """
 
@@ -33,7 +33,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Line:
-    """The line to the manager. A message that cannot be delivered ends the process: nobody is there to hear it."""
+    """The line to the session. A message that cannot be delivered ends the process: nobody is there to hear it."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     task = protocol.Task.model_validate_json(sys.stdin.readline())
     try:
         _check(task)
-        device = open_device(task.device, task.measure.threads)
+        device = open_device(task.settings.device, task.settings.measure.threads)
         work(task, device, line)
     except NiffbenchError as error:
         line.send(protocol.Refused(message=str(error), exit_code=error.exit_code))

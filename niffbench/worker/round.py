@@ -26,8 +26,8 @@ from niffbench.operators.catalogue import catalogue
 from niffbench.results import REGIME_ORDER, Latency
 from niffbench.suite import Regime
 from niffbench.worker import energy, latency, memory, tolerance
+from niffbench.worker.admission import refusal
 from niffbench.worker.case_run import CaseRun
-from niffbench.worker.dominance import dominated
 from niffbench.worker.evaluator import Evaluator
 from niffbench.worker.failures import Failure, explain
 
@@ -48,11 +48,12 @@ class Round:
         self._evaluator = evaluator
         self._device = evaluator.device
         self._send = send
-        self._rng = random.Random(f"{task.seed}/{task.round}")
+        self._settings = task.settings
+        self._rng = random.Random(f"{task.settings.seed}/{task.round}")
         self._unfit: list[Case] = []
-        self._predicted = {told.case: told for told in task.predictions}
+        self._predicted = {prediction.case: prediction for prediction in task.predictions}
         self._noted = False  # whether it was said that there is no kernel
-        asked = task.measure.regimes
+        asked = self._settings.measure.regimes
         can = self._device.capabilities
         self._regimes: list[Regime] = ["cold"] if "cold" in asked and can.flush else []
         self._regimes += ["steady"] if "steady" in asked else []
@@ -148,14 +149,14 @@ class Round:
             yield lot
 
     def _limit(self) -> int | None:
-        limit = self._task.memory_limit
+        limit = self._settings.memory_limit
         return self._device.free_memory() if limit is None else limit
 
     def _admit(self, case: Case, limit: int | None) -> CaseRun | None:
         """A visit to ``case``; None when it is known not to fit, and then its record is sent."""
         visit = CaseRun(case, catalogue()[case.operator])
-        if (told := self._predicted.get(case.id)) is not None:
-            visit.prediction = told
+        if (predicted := self._predicted.get(case.id)) is not None:
+            visit.prediction = predicted
         else:
             with self._stage(visit, "predict"):
                 try:
@@ -163,16 +164,10 @@ class Round:
                 except Exception as error:
                     explain(error)  # no prediction; the case will say itself what it lacks
         needed = visit.prediction.needed if visit.prediction else None
-        failure = None
-        if limit is not None and needed is not None and needed > limit:
-            reason = f"would need {needed:,} bytes of the {limit:,} available (predicted)"
-            failure = Failure("skipped", reason, needed, limit)
-        elif (other := dominated(case, self._unfit)) is not None:
-            label = f"{visit.operator.label(other)} at {other.problem.label}"
-            failure = Failure("skipped", f"at least as large as {label}, which ran out of memory", needed, limit)
-        if failure is None:
+        skip = refusal(case, catalogue(), needed=needed, available=limit, unfit=self._unfit)
+        if skip is None:
             return visit
-        self._close(visit, failure)
+        self._close(visit, Failure("skipped", skip.reason, skip.needed, skip.available))
         return None
 
     def _measure(self, visits: Sequence[CaseRun]) -> list[CaseRun]:
@@ -204,7 +199,7 @@ class Round:
                 del output
                 if tolerance.is_wrong(visit.numerics):
                     return Failure("wrong", tolerance.verdict(visit.numerics))
-            if "first" in self._task.measure.regimes:
+            if "first" in self._settings.measure.regimes:
                 visit.latency["first"] = latency.first(visit.first)
                 if visit.first > 0 and isfinite(visit.first):  # else the timer is broken
                     visit.measuring += visit.first
@@ -269,7 +264,7 @@ class Round:
                     visit.remark(f"no graph: {failure.reason}")
                     visit.latency["graph"] = Latency(samples=[], flags=[NOT_CAPTURED])
                     return Turn(visit)
-        sampler = latency.Sampler(self._device, runner, regime, self._task.measure, visit.pace(regime))
+        sampler = latency.Sampler(self._device, runner, regime, self._settings.measure, visit.pace(regime))
         return Turn(visit, sampler)
 
     def _step(self, turn: Turn) -> bool:
@@ -300,7 +295,7 @@ class Round:
             with self._besides(visit, "launch share"):
                 share = latency.launch_share(self._device, workload, sampler.median(), sampler.calls)
                 visit.latency["graph"] = replace(series, launch_share=share)
-        wanted = self._task.measure.energy and self._task.round == 0 and self._device.capabilities.energy
+        wanted = self._settings.measure.energy and self._task.round == 0 and self._device.capabilities.energy
         if sampler.regime == "steady" and wanted:
             begun = self._device.clock()
             with self._besides(visit, "energy"):
@@ -336,7 +331,7 @@ class Round:
         self._send(protocol.Finished(record=visit.record(self._task.round, failure)))
 
     @contextmanager
-    def _stage(self, visit: CaseRun, stage: str) -> Iterator[None]:
+    def _stage(self, visit: CaseRun, stage: protocol.Stage) -> Iterator[None]:
         """Say what is begun, so that a death or a hang has somebody to blame; count the time."""
         self._send(protocol.Begin(case=visit.case.id, stage=stage))
         begun = self._device.clock()

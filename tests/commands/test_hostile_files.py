@@ -27,7 +27,7 @@ from niffbench.protocol import Predicted
 from niffbench.results import MANIFEST, RECORDS, Ceilings
 from niffbench.session import plan
 from niffbench.session.survey import Survey
-from niffbench.suite import Suite, expand, parse
+from niffbench.suite import Overrides, Suite, expand, parse, resolve
 
 __all__ = ["call"]  # a fixture
 
@@ -100,7 +100,7 @@ def planned(text: str) -> plan.Plan:
     }
     ceilings = Ceilings(copy_bandwidth=1e10, matmul={"float32": 1e11})
     survey = Survey(Fingerprint(must={}, should={}), 2**30, predictions, ceilings)
-    return plan.make(suite, survey, catalogue(), measure=suite.measure, rounds=suite.rounds)
+    return plan.make(suite, survey, catalogue(), resolve(suite, Overrides()))
 
 
 @given(st.data())

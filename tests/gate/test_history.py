@@ -23,7 +23,7 @@ STEADY = Rules(regimes=("steady",))
 
 def run_of(path: Path, day: int, world: World = SMALL, **fields: object) -> Run:
     run = make(replace(world, seed=day), path)
-    update = {"started": f"2026-03-{day:02}T10:00:00Z", "commit": f"{day:040x}", "seed": day, **fields}
+    update = {"started": f"2026-03-{day:02}T10:00:00Z", "commit": f"{day:040x}", **fields}
     return replace(run, manifest=run.manifest.model_copy(update=update))
 
 

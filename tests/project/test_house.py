@@ -47,7 +47,7 @@ TORCH_FREE = (
     "niffbench.stats",
     "niffbench.report",
     "niffbench.gate",
-    "niffbench.session.manager",
+    "niffbench.session.opening",
     "niffbench.niff.catalogue",
     "niffbench.operators.catalogue",
 )

@@ -31,7 +31,7 @@ from niffbench.report import view
 from niffbench.results import MANIFEST, RECORDS, Record, Run, dump, frame, read
 from niffbench.session.interrupts import Interrupts
 from niffbench.session.journal import Journal
-from niffbench.session.run_session import begin
+from niffbench.session.opening import begin
 
 SAMPLES = 60
 ROUNDS = 5
@@ -46,7 +46,8 @@ def write(directory: Path, count: int) -> None:
     record = typical(run)
     cases = [replace(record.case, problem=Problem(1, 1 + i, 1 + i, 14, 14)) for i in range(count // ROUNDS)]
     echo = run.manifest.suite.model_copy(update={"cases": [case.id for case in cases]})
-    manifest = run.manifest.model_copy(update={"suite": echo, "rounds": ROUNDS})
+    settings = run.manifest.settings.model_copy(update={"rounds": ROUNDS})
+    manifest = run.manifest.model_copy(update={"suite": echo, "settings": settings})
     (directory / MANIFEST).write_text(manifest.model_dump_json())
     with (directory / RECORDS).open("wb") as journal:
         journal.writelines(dump(each) for each in repeated(record, cases))

@@ -13,10 +13,10 @@ from niffbench.operators.catalogue import catalogue
 from niffbench.protocol import Predicted
 from niffbench.results import Ceilings, StepCost
 from niffbench.session.budget import CLOSING, LEAST_WINDOW, share
-from niffbench.session.plan import Plan, make, size
-from niffbench.session.settings import Overrides, kind_of, resolve
+from niffbench.session.plan import Plan, make
 from niffbench.session.survey import Survey
-from niffbench.suite import WALL_SHARE, Measure, Suite
+from niffbench.suite import WALL_SHARE, Measure, Overrides, Suite, kind_of, resolve
+from niffbench.worker.admission import size
 
 CEILINGS = Ceilings(copy_bandwidth=1e10, matmul={"float32": 1e11}, fft={"float32": 1e10})
 
@@ -31,7 +31,7 @@ def planned(
     }
     ceilings = CEILINGS.model_copy(update={"copy_bandwidth": 1e10 / scale, "matmul": {"float32": 1e11 / scale}})
     survey = Survey(Fingerprint(must={}, should={}), available, predictions, ceilings)
-    return make(suite, survey, catalogue(), measure=suite.measure, rounds=suite.rounds)
+    return make(suite, survey, catalogue(), resolve(suite, Overrides()))
 
 
 def skipped(plan: Plan) -> dict[tuple[int, int | None], str]:
@@ -55,7 +55,7 @@ def test_what_needs_more_than_there_is_is_skipped_with_both_figures() -> None:
 def test_what_has_no_prediction_and_dominates_one_that_does_not_fit_is_skipped() -> None:
     reasons = skipped(planned(SUITE, {(28, 3): 2048}, 1024))
     assert set(reasons) == {(28, 3), (28, 7), (56, 3), (56, 7)}
-    assert reasons[56, 7] == "at least as large on every axis as depthwise-k3 at B1 4@28, which does not fit"
+    assert reasons[56, 7] == "at least as large as depthwise-k3 at B1 4@28, which does not fit in memory"
 
 
 def test_a_prediction_that_fits_is_believed_against_dominance() -> None:
@@ -75,7 +75,7 @@ def test_bytes_are_counted_or_the_time_is_estimated() -> None:
     for counted in (None, steps):
         predictions = {case.id: Predicted(case=case.id, resident=0, peak=1, steps=counted)}
         survey = Survey(Fingerprint(must={}, should={}), None, predictions, CEILINGS)
-        forecasts.append(make(SUITE, survey, catalogue(), measure=SUITE.measure, rounds=1).forecasts[0])
+        forecasts.append(make(SUITE, survey, catalogue(), resolve(SUITE, Overrides())).forecasts[0])
     estimated, sure = forecasts
     assert (estimated.is_estimated, estimated.bytes) == (True, cost.bytes_floor)
     assert (sure.is_estimated, sure.bytes) == (False, 10**9)
@@ -94,31 +94,31 @@ def test_time_grows_with_the_work_and_without_what_is_skipped() -> None:
 @given(
     seconds=st.floats(1, 1e5),
     rounds=st.integers(1, 8),
-    visits=st.integers(1, 1000),
+    cases=st.integers(1, 1000),
     overhead=st.floats(0, 1000),
     max_time=st.floats(0.02, 10),
 )
 def test_a_share_keeps_to_the_budget_and_to_what_was_asked(
-    seconds: float, rounds: int, visits: int, overhead: float, max_time: float
+    seconds: float, rounds: int, cases: int, overhead: float, max_time: float
 ) -> None:
     measure = Measure(max_time=max_time, min_time=min(0.1, max_time), min_samples=10)
-    got = share(seconds, rounds=rounds, visits=visits, overhead=overhead, measure=measure)
+    got = share(seconds, rounds=rounds, cases=cases, overhead=overhead, measure=measure)
     assert 1 <= got.rounds <= rounds
     assert got.measure.min_time <= got.measure.max_time <= max(max_time, LEAST_WINDOW)
     assert got.measure.min_samples <= 10
     regimes = 2 + WALL_SHARE  # cold, steady and wall
-    needed = CLOSING + got.rounds * (overhead + visits * regimes * got.measure.max_time)
+    needed = CLOSING + got.rounds * (overhead + cases * regimes * got.measure.max_time)
     # One round is always made, however short the time.
     assert needed <= seconds * (1 + 1e-9) or (got.rounds == 1 and got.measure.max_time == LEAST_WINDOW)
     if got.rounds < rounds:
-        longer = ((seconds - CLOSING) / (got.rounds + 1) - overhead) / visits / regimes
+        longer = ((seconds - CLOSING) / (got.rounds + 1) - overhead) / cases / regimes
         assert longer < LEAST_WINDOW  # another round would have been too short
     assert got.is_less(rounds, measure) == (got.rounds < rounds or got.measure != measure)
 
 
 def test_ample_time_changes_nothing() -> None:
     measure = Measure()
-    got = share(1e6, rounds=3, visits=10, overhead=1.0, measure=measure)
+    got = share(1e6, rounds=3, cases=10, overhead=1.0, measure=measure)
     assert not got.is_less(3, measure)
 
 
@@ -158,7 +158,7 @@ def test_kinds_of_devices(device: str, kind: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("count", "told"),
-    [(0, "0 B"), (1023, "1.02e+03 B"), (1536, "1.5 KiB"), (5 * 2**30, "5 GiB"), (2**41, "2048 GiB")],
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (5 * 2**30, "5 GiB"), (2**41, "2048 GiB")],
 )
 def test_sizes_for_people(count: int, told: str) -> None:
     assert size(count) == told

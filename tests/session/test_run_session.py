@@ -18,22 +18,22 @@ from pathlib import Path
 
 import psutil
 import pytest
-from run_session import COMMAND, Attempt, all_keys, keys, suite_of
+from run_session import Attempt, all_keys, asked, keys, suite_of
 
 from niffbench import anonymize as anonymizing
 from niffbench.commands.progress import expected
 from niffbench.errors import FingerprintsDiffer, UsageError
 from niffbench.fingerprint import Fingerprint
-from niffbench.operators.catalogue import catalogue
+from niffbench.launch import stub
 from niffbench.results import MANIFEST, RECORDS, Record, dump, read, read_manifest
 from niffbench.session.directory import check_vacant, write_manifest
 from niffbench.session.interrupts import Interrupted, Interrupts
+from niffbench.session.opening import Prepared, begin, resume
 from niffbench.session.plan import Plan
-from niffbench.session.progress import standing
-from niffbench.session.run_session import Prepared, begin, resume
-from niffbench.session.settings import Overrides, resolve
+from niffbench.session.progress import progress_of
 from niffbench.session.survey import Survey, survey
 from niffbench.session.worker_session import Observer
+from niffbench.suite import resolve
 
 SUITE = suite_of(sizes=range(8, 18), kernels=(3, 5, 7), rounds=2)  # 60 records
 
@@ -75,15 +75,15 @@ def test_an_interruption_ends_a_hanging_worker_at_once(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         attempt.begin()
     assert time.monotonic() - begun < 2.5
-    assert not fakes()
+    assert not stubs()
 
 
-def fakes() -> list[psutil.Process]:
-    """Fake workers of this process that are still alive."""
+def stubs() -> list[psutil.Process]:
+    """Stub workers of this process that are still alive."""
     found = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if COMMAND[-1] in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+            if stub.COMMAND[-1] in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
                 found.append(child)
     return found
 
@@ -103,14 +103,14 @@ def test_an_interruption_of_the_survey_leaves_nothing(tmp_path: Path) -> None:
     [
         ("kill", "killed by SIGKILL"),
         ("exit", "status 3"),
-        ("hang", "did not answer in time"),
+        ("hang", "was silent for 1 s"),
         ("fail", "out of memory"),
     ],
 )
 def test_ceilings_that_cannot_be_measured_cost_no_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, told: str
 ) -> None:
-    monkeypatch.setattr("niffbench.session.survey.CEILINGS", 1.0)
+    monkeypatch.setattr("niffbench.session.worker_session.CEILINGS", 1.0)
     suite = suite_of()
     run = Attempt(tmp_path, suite, {"ceilings": what}).begin()
     assert keys(run) == all_keys(suite)
@@ -137,9 +137,9 @@ def test_ceilings_are_asked_for_when_the_cases_have_used_up_all_attempts(
 ) -> None:
     suite = suite_of(sizes=(8, 9, 10, 11), kernels=(3,))
     script = {"faults": [{"do": "kill"}], "survey_faults": True, "ceilings": what}
-    monkeypatch.setenv("FAKE_WORKER", json.dumps(script))
+    monkeypatch.setenv("STUB_WORKER", json.dumps(script))
     with Interrupts() as stop:
-        found = survey(list(suite.cases), resolve(suite, Overrides(device="cpu")), stop, command=COMMAND)
+        found = survey(list(suite.cases), resolve(suite, asked()), stop)
     assert len(found.predictions) == 3
     assert (found.ceilings is None) is (what is not None)
     assert (found.note is None) is (what is None)
@@ -163,10 +163,10 @@ def test_a_roofline_measured_beside_busy_neighbours_is_told(
 def test_a_second_interruption_ends_the_process_at_once() -> None:
     def stubborn() -> None:
         with Interrupts() as stop:
-            stop.at_once = lambda: os.write(1, b"")  # type: ignore[assignment, return-value]
-            os.kill(os.getpid(), signal.SIGINT)
-            assert stop.requested
-            os.kill(os.getpid(), signal.SIGINT)
+            with stop.killing(lambda: None):
+                os.kill(os.getpid(), signal.SIGINT)
+                assert stop.requested
+                os.kill(os.getpid(), signal.SIGINT)
             os._exit(1)
 
     process = multiprocessing.get_context("fork").Process(target=stubborn)
@@ -207,12 +207,12 @@ def test_nothing_is_missing(tmp_path: Path) -> None:
 
 
 def test_settings_are_those_the_run_was_begun_with(tmp_path: Path) -> None:
-    overrides = Overrides(device="cpu", seed=11, rounds=2, precision=0.5, memory_limit=10**6)
+    overrides = asked(seed=11, rounds=2, precision=0.5, memory_limit=10**6)
     attempt = Attempt(tmp_path, SUITE, overrides=overrides, observer=StopAfter(5))
     with pytest.raises(Interrupted):
         attempt.begin()
     run = Attempt(tmp_path, SUITE).resume()
-    assert (run.manifest.seed, run.manifest.rounds, run.manifest.memory_limit) == (11, 2, 10**6)
+    assert (run.manifest.seed, run.manifest.rounds, run.manifest.settings.memory_limit) == (11, 2, 10**6)
     assert run.manifest.suite.measure.precision == 0.5
 
 
@@ -276,15 +276,15 @@ def test_an_interruption_of_a_resumed_survey_changes_nothing(tmp_path: Path) -> 
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     with nothing_changed(tmp_path), pytest.raises(Interrupted):
         attempt.resume()
-    assert standing(tmp_path).kept == len(read(tmp_path).records)
+    assert progress_of(tmp_path).records == len(read(tmp_path).records)
 
 
 def test_what_was_torn_is_noted_even_if_the_run_is_killed_at_once(tmp_path: Path) -> None:
     attempt = interrupted(tmp_path)
     with (tmp_path / RECORDS).open("ab") as journal:
         journal.write(b"torn")
-    os.environ["FAKE_WORKER"] = "{}"
-    with Interrupts() as stop, resume(tmp_path, attempt.load, catalogue(), stop, 0.0, command=COMMAND):
+    os.environ["STUB_WORKER"] = "{}"
+    with Interrupts() as stop, resume(tmp_path, attempt.load, stop, 0.0):
         assert any("torn (4 bytes" in note for note in read_manifest(tmp_path).notes)
 
 
@@ -299,7 +299,7 @@ def test_a_last_record_without_its_newline_is_kept_and_not_measured_again(tmp_pa
 
 def test_an_interruption_ends_thousands_of_skips(tmp_path: Path) -> None:
     """Records of cases that no worker gets: none is written after the end was asked for."""
-    attempt = Attempt(tmp_path, SUITE, {"predict": {"depthwise": 10}}, Overrides(memory_limit=1), StopAfter(3))
+    attempt = Attempt(tmp_path, SUITE, {"predict": {"depthwise": 10}}, asked(memory_limit=1), StopAfter(3))
     with pytest.raises(Interrupted):
         attempt.begin()
     assert len(read(tmp_path).records) == 3
@@ -434,13 +434,13 @@ def test_workers_are_killed_at_ten_random_moments(tmp_path: Path) -> None:
             if done.is_set():
                 return
             at_work.clear()
-            for victim in fakes():
+            for victim in stubs():
                 with contextlib.suppress(psutil.Error):
                     victim.kill()
                     killed.append(victim.pid)
 
     class AtWork(Observer):
-        def turn(self, case: object, stage: str, round_: int) -> None:
+        def stage(self, case: object, stage: str, round_: int) -> None:
             at_work.set()
 
     thread = threading.Thread(target=killer)
@@ -469,7 +469,7 @@ def test_resuming_over_many_records_is_linear(tmp_path: Path) -> None:
         suite = suite_of(sizes=range(8, 8 + cases // 5), kernels=(3, 5, 7, 9, 11), rounds=2)
         place = tmp_path / str(cases)
         known = Survey(one.manifest.fingerprint)
-        with begin(place, Prepared(suite, resolve(suite, Overrides()), known, Plan((), 2)), [], 0.0):
+        with begin(place, Prepared(suite, resolve(suite, asked()), known, Plan((), 2)), [], 0.0):
             pass
         every = (replace(one.records[0], case=case, id=case.id, round=i) for case in suite.cases for i in range(2))
         (place / RECORDS).write_bytes(b"".join(map(dump, islice(every, 1, None))))

@@ -14,6 +14,7 @@ from niffbench.case import Case
 from niffbench.device.cpu import CpuDevice
 from niffbench.device.replay import ReplayDevice, Trace
 from niffbench.operators.catalogue import catalogue
+from niffbench.suite import Settings
 from niffbench.worker.replay_evaluator import ReplayEvaluator
 from niffbench.worker.round import Round, toy
 from niffbench.worker.torch_evaluator import TorchEvaluator
@@ -50,7 +51,8 @@ def test_operators_are_touched_once_each_before_anything_is_timed(
     monkeypatch.setattr(device, "capabilities", replace(device.capabilities, lazy_loading=lazily))
     evaluator = Touched(device)
     sent: list[BaseModel] = []
-    Round(protocol.Task(kind="round", device="replay", cases=CASES, measure=QUICK), evaluator, sent.append).run()
+    task = protocol.Task(kind="round", settings=Settings(rounds=1, measure=QUICK), cases=CASES)
+    Round(task, evaluator, sent.append).run()
     assert len(evaluator.touched) == len(set(evaluator.touched)) == (5 if lazily else 0)
     assert all(case.problem.channels <= 8 and case.problem.batch == 1 for case in evaluator.touched)
     assert {m.record.status for m in sent if isinstance(m, protocol.Finished)} == {"ok"}

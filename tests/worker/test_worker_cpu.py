@@ -20,6 +20,7 @@ from niffbench.operators.catalogue import catalogue
 from niffbench.operators.niff import Niff
 from niffbench.results import CostRecord, Record
 from niffbench.stats.intervals import spread
+from niffbench.suite import Settings
 
 CASES = [
     case_of("niff-depthwise/published"),
@@ -275,7 +276,8 @@ def test_an_unknown_operator_is_refused() -> None:
 def _start(trace: str) -> tuple[subprocess.Popen[bytes], int]:
     """A worker on one case of a replay that hangs, and the reading end of its replies."""
     Path(trace).write_text('{"cases": [{"failure": {"kind": "hang", "stage": "first"}}]}')
-    task = protocol.Task(kind="round", device=f"replay:{trace}", cases=[case_of("depthwise", 3)], measure=QUICK)
+    settings = Settings(device=f"replay:{trace}", rounds=1, measure=QUICK)
+    task = protocol.Task(kind="round", settings=settings, cases=[case_of("depthwise", 3)])
     read, write = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "niffbench.worker.main", "--reply-fd", str(write)],

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from run_worker import case_of
 
 from niffbench.case import Case
-from niffbench.worker.dominance import dominated, dominates
+from niffbench.operators.catalogue import catalogue
+from niffbench.worker.admission import dominates, refusal
 
 SMALL = case_of("depthwise", 7, channels=8, size=14, batch=2)
 
@@ -55,11 +56,27 @@ def test_a_wider_dtype_dominates_a_narrower_one() -> None:
     assert not dominates(half, SMALL)
 
 
-def test_the_first_dominated_case_is_named() -> None:
+def test_a_case_is_refused_for_what_it_dominates_but_never_for_itself() -> None:
     large = _with(SMALL, height=100, width=100)
-    assert dominated(large, [_with(SMALL, batch=50), SMALL]) is SMALL
-    assert dominated(SMALL, [large]) is None
-    assert dominated(SMALL, []) is None
+    skip = refusal(large, catalogue(), needed=5, available=10, unfit=[_with(SMALL, batch=50), SMALL])
+    assert skip is not None
+    assert skip.reason == "at least as large as depthwise-k7 at B2 8@14, which does not fit in memory"
+    assert (skip.needed, skip.available) == (None, None)
+    assert refusal(SMALL, catalogue(), unfit=[large]) is None
+    assert refusal(SMALL, catalogue(), unfit=[SMALL]) is None
+    assert refusal(SMALL, catalogue()) is None
+
+
+def test_a_case_is_refused_for_a_prediction_of_more_than_there_is() -> None:
+    skip = refusal(SMALL, catalogue(), needed=2**21, available=2**20)
+    assert skip is not None
+    assert (skip.reason, skip.needed, skip.available) == (
+        "needs 2 MiB by prediction, 1 MiB available",
+        2**21,
+        2**20,
+    )
+    assert refusal(SMALL, catalogue(), needed=2**20, available=2**20) is None
+    assert refusal(SMALL, catalogue(), needed=2**60) is None
 
 
 cases = st.builds(

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from run_session import COMMAND, Attempt, all_keys, keys, suite_of
+from run_session import Attempt, all_keys, asked, keys, suite_of
 
 from niffbench import protocol
 from niffbench.errors import FingerprintsDiffer
-from niffbench.launch.local import WorkerBroken
+from niffbench.launch import stub
+from niffbench.launch.base import WorkerBroken
+from niffbench.launch.local import LocalLauncher
 from niffbench.results import Record, Run
-from niffbench.session.settings import Overrides
-from niffbench.session.survey import TaskRefused
-from niffbench.session.worker_session import Observer
+from niffbench.session.worker_session import Observer, TaskRefused
 
 
 def statuses(run: Run) -> dict[str, int]:
@@ -121,9 +121,10 @@ def test_a_worker_that_cannot_start_is_one_clear_error(tmp_path: Path, script: d
     assert not place.exists()
 
 
-def test_a_command_that_does_not_exist(tmp_path: Path) -> None:
+def test_a_command_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stub, "LAUNCHER", LocalLauncher((str(tmp_path / "nothing"),)))
     with pytest.raises(WorkerBroken, match="No such file"):
-        Attempt(tmp_path / "run", suite_of(), command=(str(tmp_path / "nothing"),)).begin()
+        Attempt(tmp_path / "run", suite_of()).begin()
 
 
 def test_a_refusal_is_passed_on(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_a_machine_that_changes_in_the_middle(tmp_path: Path) -> None:
             import json
             import os
 
-            os.environ["FAKE_WORKER"] = json.dumps(attempt.script)
+            os.environ["STUB_WORKER"] = json.dumps(attempt.script)
 
     attempt = Attempt(tmp_path, suite_of(), observer=Swap())
     with pytest.raises(FingerprintsDiffer, match="device was 'fake' and is 'other'"):
@@ -149,7 +150,7 @@ def test_a_machine_that_changes_in_the_middle(tmp_path: Path) -> None:
 
 def test_what_is_predicted_not_to_fit_is_skipped(tmp_path: Path) -> None:
     script = {"predict": {"depthwise": 5000}, "free": 10**9}
-    run = Attempt(tmp_path / "a", suite_of(), script, Overrides(device="cpu", memory_limit=4000)).begin()
+    run = Attempt(tmp_path / "a", suite_of(), script, asked(memory_limit=4000)).begin()
     assert keys(run) == all_keys(suite_of())
     assert statuses(run) == {"skipped": 8}
     assert {(record.needed, record.available) for record in run.records} == {(5000, 4000)}
@@ -185,7 +186,7 @@ class Spy(Observer):
 
     def record(self, record: Record) -> None:
         if record.round == 1 and not self.sent:
-            path = Path(f"/proc/{fakes()[0]}/fd/0")
+            path = Path(f"/proc/{stubs()[0]}/fd/0")
             self.sent.append(protocol.Task.model_validate_json(path.read_bytes()))
 
 
@@ -194,7 +195,7 @@ def test_what_depends_on_the_case_alone_is_found_out_once(tmp_path: Path) -> Non
     spy = Spy()
     script = {"predict": {"depthwise": 5000}, "cost": True, "pause": 0.05}
     run = Attempt(tmp_path, suite_of(), script, observer=spy).begin()
-    assert {told.peak for told in spy.sent[0].predictions} == {5000}
+    assert {prediction.peak for prediction in spy.sent[0].predictions} == {5000}
     assert spy.sent[0].costs == {record.id: record.cost for record in run.records}
     assert len(spy.sent[0].costs) == 4
 
@@ -214,17 +215,15 @@ def test_what_workers_note_is_said_once_and_without_whose_machine_it_is(tmp_path
     assert run.manifest.notes == ["~/bin/cc could not compile the kernel"]
 
 
-def fakes() -> list[int]:
-    """Process ids of this process's fake workers."""
+def stubs() -> list[int]:
+    """Process ids of this process's stub workers."""
     children = psutil.Process().children(recursive=True)
-    return [child.pid for child in children if COMMAND[-1] in child.cmdline()]
+    return [child.pid for child in children if stub.COMMAND[-1] in child.cmdline()]
 
 
 def test_the_order_comes_from_the_seed(tmp_path: Path) -> None:
     def order(name: str, seed: int) -> list[tuple[str, int]]:
-        run = Attempt(
-            tmp_path / name, suite_of(kernels=(3, 5, 7)), overrides=Overrides(device="cpu", seed=seed)
-        ).begin()
+        run = Attempt(tmp_path / name, suite_of(kernels=(3, 5, 7)), overrides=asked(seed=seed)).begin()
         assert run.manifest.seed == seed
         return [(record.id, record.round) for record in run.records]
 
@@ -233,23 +232,23 @@ def test_the_order_comes_from_the_seed(tmp_path: Path) -> None:
 
 def test_a_budget_measures_every_case_once_and_says_what_it_cut(tmp_path: Path) -> None:
     suite = suite_of(rounds=3)
-    run = Attempt(tmp_path, suite, {"pause": 0.05}, Overrides(device="cpu", budget=0.2)).begin()
+    run = Attempt(tmp_path, suite, {"pause": 0.05}, asked(budget=0.2)).begin()
     assert keys(run) == all_keys(suite)
     assert {record.status for record in run.records if record.round == 0} == {"ok"}
     assert {record.reason for record in run.records if record.round > 0} == {
         "the time budget of 0.2 s was used up"
     }
     assert any("time budget" in note for note in run.manifest.notes)
-    assert run.manifest.budget == 0.2
+    assert run.manifest.settings.budget == 0.2
 
 
-def test_the_manager_sleeps_while_a_worker_measures(tmp_path: Path) -> None:
+def test_a_session_sleeps_while_a_worker_measures(tmp_path: Path) -> None:
     spent: list[float] = []
 
     class Meter(Observer):
         interval = 1.0
 
-        def turn(self, case: object, stage: str, round_: int) -> None:
+        def stage(self, case: object, stage: str, round_: int) -> None:
             self.note()
 
         def record(self, record: Record) -> None:
@@ -265,12 +264,12 @@ def test_the_manager_sleeps_while_a_worker_measures(tmp_path: Path) -> None:
     assert spent[-1] - spent[0] < 0.03  # 1 % of the three seconds
 
 
-def test_the_manager_loads_no_torch() -> None:
-    code = "import sys, niffbench.session.run_session; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
+def test_a_session_loads_no_torch() -> None:
+    code = "import sys, niffbench.session.opening; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
 def test_nothing_is_left_running(tmp_path: Path) -> None:
     script = {"faults": [{"kernel": 3, "do": "hang"}]}
     Attempt(tmp_path, suite_of(rounds=1, case_timeout=0.2), script).begin()
-    assert fakes() == []
+    assert stubs() == []

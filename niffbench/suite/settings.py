@@ -1,12 +1,40 @@
-"""What a run was asked to do, beside its suite."""
+"""What a run was asked to do beside its cases: a suite's settings, the command line's in their place."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from niffbench.device import devices
 from niffbench.errors import UsageError
-from niffbench.suite import DeviceType, Measure, Suite
+from niffbench.suite.expand import Suite
+from niffbench.suite.schema import DeviceType, Measure
+
+
+class Settings(BaseModel):
+    """The settings of a run, whole in its manifest and in each task of its workers.
+
+    ``device``: ``cpu``, ``cuda``, ``cuda:1``, ``replay:FILE``, or ``auto`` until a worker has chosen one.
+    ``launcher``: where workers are started, a name of :mod:`niffbench.launch`. ``seed``: of the random order.
+    ``memory_limit`` in bytes, None for what is free on the device; ``budget`` in seconds of wall time, None for as
+    long as it takes.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: str = "auto"
+    launcher: str = "local"
+    rounds: Annotated[int, Field(ge=1, le=1_000_000)]
+    seed: int = 0
+    measure: Measure = Measure()
+    memory_limit: Annotated[int, Field(ge=0)] | None = None
+    budget: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+    def measured_with(self, measure: Measure) -> Settings:
+        """The same with another way to measure each case."""
+        return self.model_copy(update={"measure": measure})
 
 
 @dataclass(frozen=True)
@@ -14,6 +42,7 @@ class Overrides:
     """What the command line overrides; None leaves the suite's own. Times in seconds, memory in bytes."""
 
     device: str = "auto"
+    launcher: str = "local"
     rounds: int | None = None
     seed: int = 0
     precision: float | None = None
@@ -25,29 +54,15 @@ class Overrides:
     budget: float | None = None
 
 
-@dataclass(frozen=True)
-class Settings:
-    """``device`` as for ``--device``; ``memory_limit`` in bytes, None for the device's free memory;
-    ``budget`` in seconds of wall time, None for as long as it takes.
-    """
-
-    device: str
-    rounds: int
-    seed: int
-    measure: Measure
-    memory_limit: int | None = None
-    budget: float | None = None
-
-
 def resolve(suite: Suite, overrides: Overrides) -> Settings:
     """The suite's settings with the overrides in their place; one end of the sampling time moves the other.
 
-    Raises UsageError when the two ends are wished the wrong way round.
+    Raises UsageError when the two ends are given the wrong way round.
     """
     least, most = overrides.min_time, overrides.max_time
     if least is not None and most is not None and least > most:
         raise UsageError(f"--min-time {least:g} s is longer than --max-time {most:g} s")
-    changed = {
+    measure = {
         "precision": overrides.precision,
         "min_time": least if least is not None or most is None else min(suite.measure.min_time, most),
         "max_time": most if most is not None or least is None else max(suite.measure.max_time, least),
@@ -56,9 +71,10 @@ def resolve(suite: Suite, overrides: Overrides) -> Settings:
     }
     return Settings(
         device=overrides.device,
+        launcher=overrides.launcher,
         rounds=suite.rounds if overrides.rounds is None else overrides.rounds,
         seed=overrides.seed,
-        measure=suite.measure.model_copy(update={k: v for k, v in changed.items() if v is not None}),
+        measure=suite.measure.model_copy(update={k: v for k, v in measure.items() if v is not None}),
         memory_limit=overrides.memory_limit,
         budget=overrides.budget,
     )

@@ -1,5 +1,5 @@
-"""A worker that measures nothing: it speaks the manager's protocol with the standard library alone, so it starts
-in milliseconds. ``FAKE_WORKER`` holds its script, JSON:
+"""A worker that measures nothing: it speaks the protocol of sessions with the standard library alone, so it starts
+in milliseconds. ``STUB_WORKER`` holds its script, JSON:
 
     {"pause": 0.001, "free": 1000, "must": {"device": "fake"}, "predict": {"depthwise": 100},
      "start": "exit", "faults": [{"kernel": 7, "round": 0, "height": 14, "do": "kill", "once": "FILE"}]}
@@ -25,7 +25,8 @@ from pathlib import Path
 
 
 def case_id(case: dict) -> str:
-    text = json.dumps(case, sort_keys=True, separators=(",", ":"))
+    problem = {key: value for key, value in case["problem"].items() if key != "tf32" or value}
+    text = json.dumps({**case, "problem": problem}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -44,10 +45,10 @@ def record(case: dict, number: int, **more: object) -> dict:
     }
 
 
-class Fake:
+class Stub:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self.script = json.loads(os.environ.get("FAKE_WORKER", "{}"))
+        self.script = json.loads(os.environ.get("STUB_WORKER", "{}"))
         self.task = json.loads(sys.stdin.readline())
 
     def send(self, **message: object) -> None:
@@ -123,7 +124,7 @@ class Fake:
         if note := self.script.get("note"):
             self.send(type="note", text=note)
         cases = list(self.task["cases"])
-        random.Random(f"{self.task['seed']}/{self.task['round']}").shuffle(cases)
+        random.Random(f"{self.task['settings']['seed']}/{self.task['round']}").shuffle(cases)
         for case in cases:
             self.send(type="begin", case=case_id(case), stage="build")
             self.send(type="begin", case=case_id(case), stage="steady")
@@ -153,4 +154,4 @@ class Fake:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--reply-fd", type=int, required=True)
-    Fake(parser.parse_args().reply_fd).run()
+    Stub(parser.parse_args().reply_fd).run()

@@ -1,0 +1,167 @@
+"""The opening of a run: from a suite, or from what is there of one, to a session in a directory."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from niffbench import __version__
+from niffbench.errors import UsageError
+from niffbench.operators.catalogue import catalogue
+from niffbench.results import (
+    COMPRESSED,
+    RECORDS,
+    SCHEMA,
+    ExcludedCase,
+    Manifest,
+    Run,
+    SuiteEcho,
+    read,
+    read_manifest,
+)
+from niffbench.session import directory as place
+from niffbench.session import plan as planning
+from niffbench.session import provenance
+from niffbench.session.interrupts import Interrupted, Interrupts
+from niffbench.session.journal import Journal
+from niffbench.session.lock import Lock
+from niffbench.session.run_session import RunSession
+from niffbench.session.survey import Survey, survey
+from niffbench.suite import DeviceType, Overrides, Settings, Suite, kind_of, resolve
+
+SuiteLoader = Callable[[DeviceType | None], Suite]
+"""Reads the suite for a kind of device; None where that is not known yet, or is neither."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A suite on a machine: everything that can be known before anything is measured."""
+
+    suite: Suite
+    settings: Settings
+    survey: Survey
+    plan: planning.Plan
+
+
+def prepare(load: SuiteLoader, overrides: Overrides, stop: Interrupts) -> Prepared:
+    """Survey the machine and plan the suite on it; nothing is written. Raises what :func:`survey` raises."""
+    suite = load(kind_of(overrides.device))
+    settings = resolve(suite, overrides)
+    try:
+        surveyed = survey(suite.cases, settings, stop)
+        if settings.device == "auto" and (kind := kind_of(surveyed.fingerprint.must.get("device"))) is not None:
+            suite = load(kind)
+            settings = settings.model_copy(update={"device": kind})
+        return Prepared(suite, settings, surveyed, _plan(suite, surveyed, settings, stop))
+    except Interrupted:
+        raise Interrupted("interrupted before anything was measured") from None
+
+
+@contextmanager
+def begin(out: Path, prepared: Prepared, argv: Sequence[str], began: float) -> Iterator[RunSession]:
+    """A new run in ``out``, which must be vacant. Raises UsageError when it is not, or cannot be made."""
+    place.make(out)
+    with Lock(out):
+        if not place.is_vacant(out):
+            raise UsageError(f"--out {out}: is not empty any more; name a new directory, or --resume it")
+        manifest = _manifest(prepared, argv)
+        place.write_manifest(out, manifest)
+        yield RunSession(out, manifest, prepared.settings, prepared.plan, (), began)
+
+
+@contextmanager
+def resume(
+    directory: Path, load: SuiteLoader, stop: Interrupts, began: float, *, device: str | None = None
+) -> Iterator[RunSession]:
+    """What is left of the run in ``directory``; ``device`` only says where it is now, a replay file moved, say.
+
+    A torn last line is repaired, but not before all else is known to be right: nothing is changed in a run that
+    cannot be resumed. Raises UsageError when ``directory`` is no run, is being written to, or its suite has
+    changed since; FingerprintsDiffer on another machine; Interrupted; and what :func:`survey` raises.
+    """
+    read_manifest(directory)
+    with Lock(directory):
+        if not (directory / RECORDS).exists() and (directory / COMPRESSED).exists():
+            raise UsageError(f"{directory}: its records are packed; unpack {COMPRESSED} to resume it")
+        with stop.at_any_moment():
+            run = read(directory)
+        manifest = run.manifest
+        suite = load(kind_of(manifest.fingerprint.must.get("device")))
+        _check_unchanged(directory, manifest, suite)
+        settings = manifest.settings.model_copy(update={"device": device or manifest.device})
+        plan = _plan(suite, _survey_rest(suite, run, settings, stop), settings, stop)
+        notes = list(manifest.notes)
+        with Journal(directory) as journal:
+            torn = journal.repair()
+        if torn is not None:
+            fate = f"kept in {torn.kept.name}" if torn.kept else "whole but for its newline, and completed"
+            notes.append(f"the journal's last line was torn ({torn.bytes:,} bytes, {fate})")
+            with stop.at_any_moment():
+                run = read(directory)
+        # A killed run could not write down how long it took; its records know of most of it.
+        spent = max(manifest.wall or 0.0, sum(record.elapsed for record in run.records))
+        manifest = manifest.model_copy(update={"schema_version": SCHEMA, "wall": spent, "notes": notes})
+        place.write_manifest(directory, manifest)
+        yield RunSession(directory, manifest, settings, plan, run.records, began)
+
+
+def _survey_rest(suite: Suite, run: Run, settings: Settings, stop: Interrupts) -> Survey:
+    """Ask again what is not in the manifest, for the cases that lack a record."""
+    manifest = run.manifest
+    records = Counter(record.id for record in run.records)
+    left = [case for case in suite.cases if records[case.id] < manifest.rounds]
+    if not left:
+        return Survey(manifest.fingerprint, ceilings=manifest.ceilings)
+    surveyed = survey(left, settings, stop, ceilings=False, fingerprint=manifest.fingerprint)
+    return replace(surveyed, ceilings=manifest.ceilings)
+
+
+def _check_unchanged(directory: Path, manifest: Manifest, suite: Suite) -> None:
+    echo = manifest.suite
+    if manifest.niffbench != __version__:
+        raise UsageError(f"{directory}: was begun with niffbench {manifest.niffbench}, this is {__version__}")
+    if suite.name != echo.name:
+        raise UsageError(f"{directory}: is a run of '{echo.name}', not of '{suite.name}'")
+    if suite.source_hash != echo.source_hash:
+        raise UsageError(f"{directory}: suite '{suite.name}' was edited since the run began; begin a new run")
+    if [case.id for case in suite.cases] != echo.cases:
+        raise UsageError(f"{directory}: suite '{suite.name}' stands for other cases now; begin a new run")
+
+
+def _plan(suite: Suite, surveyed: Survey, settings: Settings, stop: Interrupts) -> planning.Plan:
+    with stop.at_any_moment():
+        return planning.make(suite, surveyed, catalogue(), settings)
+
+
+def _manifest(prepared: Prepared, argv: Sequence[str]) -> Manifest:
+    suite, settings, checkout = prepared.suite, prepared.settings, provenance.checkout()
+    return Manifest(
+        niffbench=__version__,
+        suite=SuiteEcho(
+            name=suite.name,
+            description=suite.description,
+            baseline=suite.baseline,
+            source_hash=suite.source_hash,
+            measure=settings.measure,
+            cases=[case.id for case in suite.cases],
+            excluded=[
+                ExcludedCase(label=left_out.label, problem=left_out.case.problem.label, reason=left_out.reason)
+                for left_out in suite.excluded
+            ],
+            only=list(suite.only),
+        ),
+        settings=settings.model_copy(update={"device": provenance.reduced([settings.device])[0]}),
+        fingerprint=prepared.survey.fingerprint,
+        argv=provenance.reduced(argv),
+        commit=checkout.commit,
+        dirty=checkout.dirty,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        ceilings=prepared.survey.ceilings,
+        notes=[prepared.survey.note] if prepared.survey.note else [],
+        ci=provenance.ci(os.environ),
+    )

@@ -1,0 +1,96 @@
+"""A launcher is one file: found by its name, and all that a session needs of where workers run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from run_session import Attempt, all_keys, asked, keys, suite_of
+
+from niffbench import launch
+from niffbench.errors import UsageError
+from niffbench.results import read_manifest
+
+PLANTED = '''
+"""Workers that are no processes: their replies are made up where they are asked for."""
+import os
+from dataclasses import dataclass, field
+
+from niffbench import protocol
+from niffbench.fingerprint import Fingerprint
+from niffbench.launch.base import WorkerEnd
+from niffbench.results import Record, Traits
+
+
+@dataclass
+class Planted:
+    """Is lost over the first case of the second round."""
+
+    replies: list = field(default_factory=list)
+
+    def start(self, task, wake):
+        return Planted([
+            protocol.Hello(fingerprint=Fingerprint(must={"device": "planted"}, should={}), free_memory=2**30),
+            *(self.answer(task, case) for case in task.cases),
+            *([protocol.Roofline(reason="not here")] if task.ceilings else []),
+            protocol.End(),
+        ]) if task.round != 1 or len(task.cases) < 4 else Planted([
+            protocol.Hello(fingerprint=Fingerprint(must={"device": "planted"}, should={})),
+            protocol.Begin(case=task.cases[0].id, stage="steady"),
+            WorkerEnd("was preempted"),
+        ])
+
+    def answer(self, task, case):
+        if task.kind == "survey":
+            return protocol.Predicted(case=case.id, resident=1, peak=2)
+        traits = Traits(label="planted", family="depthwise", boundary="zero", equivalence="planted")
+        measured = Record(case=case, id=case.id, round=task.round, status="ok", traits=traits)
+        return protocol.Finished(record=measured)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+    def next(self, deadline):
+        return self.replies.pop(0)
+
+    def arrived(self):
+        return []
+
+    def kill(self):
+        self.replies.clear()
+
+
+LAUNCHER = Planted()
+'''
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Iterator[None]:
+    """One more place to find launchers in."""
+    folder = tmp_path / "launchers"
+    folder.mkdir()
+    (folder / "planted.py").write_text(PLANTED)
+    launch.__path__.append(str(folder))
+    yield
+    launch.__path__.remove(str(folder))
+
+
+def test_a_launcher_is_one_file(tmp_path: Path, planted: None) -> None:
+    """Survey, rounds and the loss of a worker, with no process anywhere."""
+    assert {"local", "planted"} <= set(launch.launchers())
+    run = Attempt(tmp_path / "run", suite_of(), overrides=asked(launcher="planted")).begin()
+    assert keys(run) == all_keys(suite_of())
+    [lost] = [record for record in run.records if record.status != "ok"]
+    assert (lost.round, lost.status, lost.reason) == (1, "crashed", "the worker was preempted during steady")
+    assert run.manifest.fingerprint.must == {"device": "planted"}
+    assert read_manifest(tmp_path / "run").settings.launcher == "planted"
+
+
+def test_a_launcher_that_is_not_there_is_one_clear_message(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no launcher is named 'locl'; did you mean 'local'\?"):
+        Attempt(tmp_path / "run", suite_of(), overrides=asked(launcher="locl")).begin()
+    assert not (tmp_path / "run").exists()
