@@ -105,9 +105,9 @@ def command(
 def _new(suite: str | None, out: Path | None, overrides: dict[str, Any]) -> tuple[Path, Start]:
     """Where a new run goes, and its opening: nothing is written before it is surveyed and planned."""
     from niffbench.commands.options import loader, overrides_of
+    from niffbench.device import kind_of
     from niffbench.session import directory
     from niffbench.session.opening import begin, prepare
-    from niffbench.suite import kind_of
 
     if suite is None:
         raise click.UsageError("which suite? Give its name or path; `niffbench list suites` lists them")

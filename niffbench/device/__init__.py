@@ -22,6 +22,7 @@ __all__ = [
     "Usage",
     "devices",
     "kind",
+    "kind_of",
     "open_device",
     "portable",
 ]
@@ -35,6 +36,12 @@ UNWRITTEN = ("hpu", "mps", "mtia", "npu", "tpu", "xla", "xpu")
 def devices() -> list[str]:
     """The names of all kinds of devices; none of them is imported."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in HELPERS)
+
+
+def kind_of(device: object) -> str | None:
+    """The kind of device that ``--device`` or a fingerprint names; None where neither does."""
+    name = str(device or "auto").partition(":")[0]
+    return name if name in devices() else None
 
 
 def kind(name: str) -> Kind:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from niffbench import __version__
+from niffbench.device import kind_of
 from niffbench.errors import UsageError
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import (
@@ -32,7 +33,7 @@ from niffbench.session.journal import Journal
 from niffbench.session.lock import Lock
 from niffbench.session.run_session import RunSession
 from niffbench.session.survey import Survey, survey
-from niffbench.suite import DeviceType, Overrides, Settings, Suite, kind_of, resolve
+from niffbench.suite import DeviceType, Overrides, Settings, Suite, resolve
 
 SuiteLoader = Callable[[DeviceType | None], Suite]
 """Reads the suite for a kind of device; None where that is not known yet, or is neither."""

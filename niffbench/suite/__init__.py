@@ -6,7 +6,7 @@ from niffbench.suite.expand import Excluded, OperatorInfo, Suite, expand, load, 
 from niffbench.suite.locate import available, find
 from niffbench.suite.schema import AXES, WALL_SHARE, DeviceType, Measure, Regime, SuiteFile, parse
 from niffbench.suite.select import Selection
-from niffbench.suite.settings import Overrides, Settings, kind_of, resolve
+from niffbench.suite.settings import Overrides, Settings, resolve
 
 __all__ = [
     "AXES",
@@ -24,7 +24,6 @@ __all__ = [
     "available",
     "expand",
     "find",
-    "kind_of",
     "load",
     "operator_of",
     "parse",

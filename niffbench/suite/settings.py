@@ -7,10 +7,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from niffbench.device import devices
 from niffbench.errors import UsageError
 from niffbench.suite.expand import Suite
-from niffbench.suite.schema import DeviceType, Measure
+from niffbench.suite.schema import Measure
 
 
 class Settings(BaseModel):
@@ -78,9 +77,3 @@ def resolve(suite: Suite, overrides: Overrides) -> Settings:
         memory_limit=overrides.memory_limit,
         budget=overrides.budget,
     )
-
-
-def kind_of(device: object) -> DeviceType | None:
-    """The kind of device that ``--device`` or a fingerprint names; None where neither does."""
-    kind = str(device or "auto").partition(":")[0]
-    return kind if kind in devices() else None

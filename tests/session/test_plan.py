@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_session import suite_of
 
+from niffbench.device import kind_of
 from niffbench.errors import UsageError
 from niffbench.fingerprint import Fingerprint
 from niffbench.operators.catalogue import catalogue
@@ -15,7 +16,7 @@ from niffbench.results import Ceilings, StepCost
 from niffbench.session.budget import CLOSING, LEAST_WINDOW, share
 from niffbench.session.plan import Plan, make
 from niffbench.session.survey import Survey
-from niffbench.suite import WALL_SHARE, Measure, Overrides, Suite, kind_of, resolve
+from niffbench.suite import WALL_SHARE, Measure, Overrides, Suite, resolve
 from niffbench.worker.admission import size
 
 CEILINGS = Ceilings(copy_bandwidth=1e10, matmul={"float32": 1e11}, fft={"float32": 1e10})
@@ -148,7 +149,7 @@ def test_ends_the_wrong_way_round() -> None:
         ("cuda", "cuda"),
         ("cuda:1", "cuda"),
         ("auto", None),
-        ("replay:x", None),
+        ("replay:x", "replay"),
         ("replay of cpu", None),
     ],
 )
