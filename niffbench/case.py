@@ -5,13 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 Mode: TypeAlias = Literal["inference", "forward", "training"]
 DType: TypeAlias = Literal["float64", "float32", "float16", "bfloat16"]
 MemoryFormat: TypeAlias = Literal["contiguous", "channels_last"]
 Execution: TypeAlias = Literal["eager", "compiled"]
 OptionValue: TypeAlias = str | int | float | bool
+Regime: TypeAlias = Literal["first", "cold", "steady", "wall", "graph"]
+"""When a call is timed, and by whose clock.
+
+``first``: the call that made plans, tuned, compiled. ``cold``: with empty caches. ``steady``: calls that follow
+one another; on an accelerator its own time, with the gaps that it leaves between short kernels. ``wall``: what a
+host waits for, from an idle device to an idle device; where calls are not only enqueued, ``steady`` is that, and
+it is not measured twice. ``graph``: captured and replayed whole, with hardly a gap.
+"""
+REGIMES: tuple[Regime, ...] = get_args(Regime)
 
 DTYPE_BYTES: dict[str, int] = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 

@@ -96,9 +96,9 @@ class SuiteFile(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         """The cases in the suite's order. A faulty suite is a collection error with one message."""
+        from niffbench.case import REGIMES
         from niffbench.errors import UsageError
         from niffbench.operators.catalogue import catalogue
-        from niffbench.results import REGIMES
         from niffbench.suite import load
 
         operators, regimes = catalogue(), self.config.getoption("niffbench_regime") or ["steady"]

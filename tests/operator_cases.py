@@ -13,7 +13,7 @@ from niffbench.operators.catalogue import catalogue
 SIDES = (1, 2, 3, 4, 7, 8, 9, 12, 13, 16)
 """Odd, even, prime, powers of two, and the single pixel."""
 
-LAYERS = tuple(name for name, operator in catalogue().items() if operator.family != "network")
+LAYERS = tuple(name for name, operator in catalogue().items() if operator.role != "network")
 
 
 def case_of(name: str, problem: Problem, kernel: int | None = None, **options: OptionValue) -> Case:

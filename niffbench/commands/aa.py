@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from niffbench.case import REGIMES
 from niffbench.commands.gate_options import limit
 from niffbench.commands.options import share, suite_options
-from niffbench.results import REGIMES
 
 if TYPE_CHECKING:
     from niffbench.results import Run

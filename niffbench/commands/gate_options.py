@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from niffbench.case import REGIMES
 from niffbench.commands.options import share
-from niffbench.results import REGIMES
 
 if TYPE_CHECKING:
     from niffbench.gate.findings import Comparison

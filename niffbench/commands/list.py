@@ -52,6 +52,7 @@ def _operators() -> tuple[list[str], Callable[[Sequence[str]], list[Row]]]:
             {
                 "operator": name + ("-kN" if operators[name].takes_kernel else ""),
                 "family": operators[name].family,
+                "role": operators[name].role,
                 "boundary": operators[name].boundary,
                 "options": {key: option.default for key, option in operators[name].options.items()},
                 "dtypes": sorted(operators[name].dtypes),

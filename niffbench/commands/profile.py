@@ -111,7 +111,7 @@ class Profiled:
 def _cases(operators: tuple[str, ...], axes: dict[str, Any], options: tuple[str, ...]) -> list[Case]:
     """The cases asked for, checked as a suite's are. Raises UsageError."""
     from niffbench.operators.catalogue import catalogue
-    from niffbench.suite import expand, operator_of, parse
+    from niffbench.suite import of_values, operator_of
 
     known = catalogue()
     match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", axes["size"])
@@ -120,21 +120,24 @@ def _cases(operators: tuple[str, ...], axes: dict[str, Any], options: tuple[str,
     axes |= {"size": [[int(match[1]), int(match[2])]] if match[2] else int(match[1])}
     settings = dict(_setting(text) for text in options)
     taken: set[str] = set()
-    lines = ['description = "profile"', f"baseline = {json.dumps(_row(operators[0], settings))}", "[axes]"]
-    lines += [f"{axis} = {json.dumps(value)}" for axis, value in axes.items() if value is not None]
+    entries = []
     for text in operators:
         operator, _ = operator_of(text, known, "profile")
         own = {key: value for key, value in settings.items() if key in known[operator].options}
         taken |= own.keys()
-        lines += ["[[operators]]", f"name = {json.dumps(text)}", "[operators.options]"]
-        lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in own.items()]
+        entries.append({"name": text, "options": own})
     if unknown := sorted(settings.keys() - taken):
         having = sorted({key for text in operators for key in known[operator_of(text, known, "")[0]].options})
         raise UsageError(
             f"--option {unknown[0]}: none of these operators has it; they have {', '.join(having) or 'none'}"
         )
-    source = "\n".join(lines)
-    return list(expand(parse(source, "profile"), "profile", "profile", source, known).cases)
+    document = {
+        "description": "profile",
+        "baseline": _row(operators[0], settings),
+        "axes": {axis: value for axis, value in axes.items() if value is not None},
+        "operators": entries,
+    }
+    return list(of_values(document, "profile", known).cases)
 
 
 def _row(text: str, settings: dict[str, Any]) -> str:

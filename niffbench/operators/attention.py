@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from niffbench.case import Case
 from niffbench.cost.closed import Cost, layer_cost, product
 from niffbench.operators.base import Operator, Option
+from niffbench.results import Role
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,6 +26,7 @@ class Attention(Operator):
     of a fused kernel, which never stores the H·W × H·W scores and computes them again in backward.
     """
 
+    role: Role = "attention"
     options: Mapping[str, Option] = field(default_factory=lambda: {"heads": HEADS}, hash=False)
 
     def refusal(self, case: Case) -> str | None:
@@ -47,7 +49,7 @@ class Attention(Operator):
         from torch.nn import functional as F
 
         from niffbench.niff.steps import step
-        from niffbench.operators._weighted import Weighted, uniform
+        from niffbench.operators.kit import Weighted, uniform
 
         p, heads = case.problem, int(case.option("heads"))
         height, width, channels = p.height, p.width, p.channels

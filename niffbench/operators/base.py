@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from niffbench.case import Case, OptionValue
 from niffbench.cost.closed import Cost
-from niffbench.results import Traits
+from niffbench.results import Role, Traits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Boundary = Literal["circular", "zero", "none"]
+
+
+def same_channels(case: Case) -> str | None:
+    """The refusal of an operator that maps each channel to itself; None where as many go out as come in."""
+    p = case.problem
+    if p.channels_out == p.channels:
+        return None
+    return f"needs channels_out = channels ({p.channels}), got {p.channels_out}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,8 @@ class Operator(ABC):
 
     ``name`` is the catalogue name (``depthwise``, ``niff-depthwise/rfft``), ``family`` groups operators for
     colours and legends, ``summary`` is one line for ``niffbench list operators``; ``base`` names the operator that
-    it was made from and is compared with beside the suite's baseline, as a network's original.
+    it was made from and is compared with beside the suite's baseline, as a network's original. ``role`` decides
+    what it is compared with: crossovers are between a spectral and a spatial one.
     """
 
     name: str
@@ -53,6 +62,7 @@ class Operator(ABC):
     boundary: Boundary
     takes_kernel: bool = False
     base: str | None = None
+    role: Role = "other"
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
     dtypes: ClassVar[frozenset[str]] = frozenset({"float64", "float32", "float16", "bfloat16"})
 
@@ -77,7 +87,19 @@ class Operator(ABC):
             boundary=self.boundary,
             equivalence=self.equivalence(case),
             base=self.base,
+            role=self.role,
+            layers=self.layers,
+            published=self.is_published(case),
         )
+
+    @property
+    def layers(self) -> str:
+        """The family whose colour it has: its own, or of a network that of the layers in it."""
+        return self.family
+
+    def is_published(self, case: Case) -> bool:
+        """Whether it executes as the code that was published with its paper, slower ways included."""
+        return False
 
     def output_shape(self, case: Case) -> tuple[int, ...]:
         """The output's shape: an image for each image, unless the operator is a whole network."""

@@ -15,7 +15,7 @@ from niffbench.operators.base import Operator
 EXTRA = "NIFFBENCH_EXTRA_OPERATORS"
 """Environment variable that names modules with operators of one's own."""
 
-_NOT_FAMILIES = {"base", "catalogue"}
+_NOT_FAMILIES = {"base", "catalogue", "kit"}
 
 
 @cache
@@ -33,10 +33,10 @@ def catalogue() -> Mapping[str, Operator]:
     families = [
         importlib.import_module(f"{room.__name__}.{info.name}")
         for info in sorted(pkgutil.iter_modules(room.__path__), key=lambda info: info.name)
-        if info.name not in _NOT_FAMILIES and not info.name.startswith("_")
+        if info.name not in _NOT_FAMILIES
     ]
     for module in [*families, *_extra()]:
-        for operator in getattr(module, "OPERATORS", ()):
+        for operator in module.OPERATORS:
             if operator.name in found:
                 raise ValueError(f"operator '{operator.name}' is declared twice, again in {module.__name__}")
             found[operator.name] = operator
@@ -45,8 +45,13 @@ def catalogue() -> Mapping[str, Operator]:
 
 def _extra() -> list[ModuleType]:
     """The modules that ``NIFFBENCH_EXTRA_OPERATORS`` names."""
-    names = [name.strip() for name in os.environ.get(EXTRA, "").split(",") if name.strip()]
-    try:
-        return [importlib.import_module(name) for name in names]
-    except ImportError as error:
-        raise UsageError(f"{EXTRA}={','.join(names)}: {error}") from error
+    modules = []
+    for name in filter(None, map(str.strip, os.environ.get(EXTRA, "").split(","))):
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise UsageError(f"{EXTRA}={name}: {error}") from error
+        if not hasattr(module, "OPERATORS"):
+            raise UsageError(f"{EXTRA}={name}: the module declares no tuple OPERATORS")
+        modules.append(module)
+    return modules

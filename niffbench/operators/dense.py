@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from niffbench.case import Case
 from niffbench.cost.closed import Cost, layer_cost, product
 from niffbench.operators.base import Operator
+from niffbench.results import Role
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,6 +23,7 @@ class Dense(Operator):
     """
 
     takes_kernel: bool = True
+    role: Role = "spatial"
 
     def equivalence(self, case: Case) -> str:
         return f"dense-{self.boundary}-k{case.kernel}"
@@ -35,7 +37,7 @@ class Dense(Operator):
         from torch.nn import functional as F
 
         from niffbench.niff.steps import step
-        from niffbench.operators._weighted import Weighted, uniform
+        from niffbench.operators.kit import Weighted, uniform
 
         p, k = case.problem, case.kernel or 1
         half = k // 2
@@ -54,7 +56,7 @@ class Dense(Operator):
         return Weighted(circular if self.boundary == "circular" else zero, weight=weight)
 
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        from niffbench.operators._direct import convolve
+        from niffbench.operators.kit import convolve
 
         return convolve(x, state["weight"], circular=self.boundary == "circular")
 

@@ -23,7 +23,8 @@ from niffbench.cost.closed import (
     spectral_product,
 )
 from niffbench.lengths import fast_length
-from niffbench.operators.base import Operator, Option
+from niffbench.operators.base import Operator, Option, same_channels
+from niffbench.results import Role
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,14 +42,12 @@ class SpatialFFT(Operator):
     """
 
     takes_kernel: bool = True
+    role: Role = "spectral"
     options: Mapping[str, Option] = field(default_factory=lambda: {"cached": CACHED}, hash=False)
     depthwise: bool = True
 
     def refusal(self, case: Case) -> str | None:
-        p = case.problem
-        if self.depthwise and p.channels_out != p.channels:
-            return f"needs channels_out = channels ({p.channels}), got {p.channels_out}"
-        return None
+        return same_channels(case) if self.depthwise else None
 
     def equivalence(self, case: Case) -> str:
         return f"{'depthwise' if self.depthwise else 'dense'}-{self.boundary}-k{case.kernel}"
@@ -81,7 +80,7 @@ class SpatialFFT(Operator):
 
         from niffbench.niff.kept import Kept
         from niffbench.niff.steps import step
-        from niffbench.operators._weighted import Weighted, uniform
+        from niffbench.operators.kit import Weighted, uniform
 
         p, k = case.problem, case.kernel or 1
         rows, columns = self.size(case)
@@ -145,7 +144,7 @@ class SpatialFFT(Operator):
         return Weighted(forward, weight=uniform(*shape, k, k, fan_in=shape[1] * k * k))
 
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        from niffbench.operators._direct import convolve
+        from niffbench.operators.kit import convolve
 
         return convolve(x, state["weight"], circular=self.boundary == "circular", depthwise=self.depthwise)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from niffbench.case import Case
 from niffbench.cost.closed import Cost, half_plane, inverse_real_fft, layer_cost, real_fft, spectral_product
-from niffbench.operators.base import Operator
+from niffbench.operators.base import Operator, same_channels
+from niffbench.results import Role
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,11 +23,10 @@ class GlobalFilter(Operator):
     is as large as the image, and bound to its size. float16 and bfloat16 are computed in float32.
     """
 
+    role: Role = "spectral"
+
     def refusal(self, case: Case) -> str | None:
-        p = case.problem
-        if p.channels_out != p.channels:
-            return f"needs channels_out = channels ({p.channels}), got {p.channels_out}"
-        return None
+        return same_channels(case)
 
     def equivalence(self, case: Case) -> str:
         return "global-filter"
@@ -45,7 +45,7 @@ class GlobalFilter(Operator):
         import torch
 
         from niffbench.niff.steps import step
-        from niffbench.operators._weighted import Weighted, hermitian_columns
+        from niffbench.operators.kit import Weighted, hermitian_columns
 
         p = case.problem
         height, width = p.height, p.width
@@ -75,7 +75,7 @@ class GlobalFilter(Operator):
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         import torch
 
-        from niffbench.operators._direct import filtered, full_plane
+        from niffbench.operators.kit import filtered, full_plane
 
         p = case.problem
         half = torch.view_as_complex(state["weight"].contiguous()).view(-1, p.height, p.width // 2 + 1)

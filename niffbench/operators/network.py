@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from niffbench.case import Case, Problem
-from niffbench.cost.closed import NOTHING, Cost, Work, added, product, steps
+from niffbench.cost.architectures import STRIDE, Convolution, Linear, Site, sites, with_kernel
+from niffbench.cost.closed import NOTHING, Cost, Work, added, steps
 from niffbench.cost.niff import Layer, layer_parts
 from niffbench.niff.catalogue import EXECUTIONS, GRIDS, NETWORKS, Network, form_of
-from niffbench.operators._architectures import STRIDE, Convolution, Linear, Norm, Scale, Site, sites, with_kernel
 from niffbench.operators.base import Choice, Operator, Option
 from niffbench.operators.niff import engines_of, evaluate
+from niffbench.results import Role
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,6 +37,7 @@ class WholeNetwork(Operator):
 
     network: Network = field(default_factory=lambda: NETWORKS["resnet18"])
     engines: tuple[str, ...] = ()
+    role: Role = "network"
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
 
     def refusal(self, case: Case) -> str | None:
@@ -57,6 +59,16 @@ class WholeNetwork(Operator):
         grid = f"-{case.option('grid')}" if "grid" in self.options else ""
         state = "-training" if case.problem.mode == "training" else ""
         return f"network-{self.network.name}{grid}{state}"
+
+    @property
+    def layers(self) -> str:
+        """NIFF's where it has any, else those of the convolutions that NIFF would replace."""
+        if self.boundary == "circular":
+            return "niff"
+        return "dense" if self.network.kernel is None else "depthwise"
+
+    def is_published(self, case: Case) -> bool:
+        return ("execution", "published") in case.options
 
     def output_shape(self, case: Case) -> tuple[int, ...]:
         return case.problem.batch, case.problem.channels_out
@@ -86,7 +98,7 @@ class WholeNetwork(Operator):
             if kind is not None and self.network.kernel is not None:
                 kind, site = None, with_kernel(site, self.network.kernel)
             if kind is None:
-                of_site, learnable = _site_parts(site, p), _site_parameters(site)
+                of_site, learnable = site.parts(p.batch), site.parameters
             else:
                 layer = _layer(site, kind, p, "big" if self.network.base.startswith("convnext") else "small")
                 engine = next(engines, None) if form_of(kind, forms[kind]).engine == "auto" else None
@@ -186,7 +198,7 @@ def _by_definition(layer: nn.Module) -> Callable[[Tensor], Tensor]:
 
 def _plainly(convolution: nn.Conv2d) -> Callable[[Tensor], Tensor]:
     """A depthwise convolution of stride 1 that keeps the size, and its bias."""
-    from niffbench.operators._direct import convolve
+    from niffbench.operators.kit import convolve
 
     def forward(x: Tensor) -> Tensor:
         y = convolve(x, convolution.weight, circular=False, depthwise=True)
@@ -228,30 +240,6 @@ def _layer(site: Site, kind: str, p: Problem, mlp: str) -> Layer:
     height, width = site.given if isinstance(site, Convolution) else site.size
     problem = replace(p, channels=site.into, channels_out=site.out, height=height, width=width)
     return Layer(problem, kind, {"pointwise": None, "full": "tiny"}.get(kind, mlp))
-
-
-def _site_parts(site: Site, p: Problem) -> dict[str, Work]:
-    """FLOPs of what is not NIFF."""
-    if isinstance(site, Convolution):
-        weights = site.kernel[0] * site.kernel[1] * site.into // site.groups * site.out
-        return {"convolution": product(2 * weights * p.batch * site.made[0] * site.made[1])}
-    pixels = p.batch * site.size[0] * site.size[1]
-    if isinstance(site, Linear):
-        bias = pixels * site.out if pixels > 1 else 0
-        return {"mixing": added(product(2 * site.into * site.out * pixels), (0, bias))}
-    if isinstance(site, Scale):
-        numbers = pixels * site.channels
-        return {"product": (numbers, 2 * numbers + (numbers if pixels > 1 else 0))}
-    return {}
-
-
-def _site_parameters(site: Site) -> int:
-    if isinstance(site, Convolution):
-        taps = site.kernel[0] * site.kernel[1] * site.into // site.groups
-        return site.out * (taps + site.bias)
-    if isinstance(site, Linear):
-        return site.out * (site.into + 1)
-    return site.channels * (2 if isinstance(site, Norm) else 1)
 
 
 def _operators() -> Iterator[WholeNetwork]:

@@ -10,7 +10,8 @@ from niffbench.case import Case
 from niffbench.cost.closed import Cost, layer_cost
 from niffbench.cost.niff import Layer, layer_parts
 from niffbench.niff.catalogue import FORMS, GRIDS, HIDDEN_WIDTHS, LAYOUTS
-from niffbench.operators.base import Choice, Operator, Option
+from niffbench.operators.base import Choice, Operator, Option, same_channels
+from niffbench.results import Role
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,17 +36,18 @@ class Niff(Operator):
     kind: str = "depthwise"
     form: str = "published"
     engine: str | None = None
+    role: Role = "spectral"
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
 
     def refusal(self, case: Case) -> str | None:
-        p = case.problem
-        if self.kind == "depthwise" and p.channels_out != p.channels:
-            return f"needs channels_out = channels ({p.channels}), got {p.channels_out}"
-        return None
+        return same_channels(case) if self.kind == "depthwise" else None
 
     def equivalence(self, case: Case) -> str:
         settings = [str(case.option(name)) for name in ("mlp", "grid") if name in self.options]
         return "-".join(["niff", self.kind, *settings])
+
+    def is_published(self, case: Case) -> bool:
+        return self.form == "published"
 
     def cost(self, case: Case) -> Cost:
         p = case.problem
@@ -87,7 +89,7 @@ def evaluate(kind: str, state: Mapping[str, Tensor], x: Tensor, grid: str) -> Te
     """One layer from the definition of its filter, whatever its form; ``state`` is its state dict."""
     import torch
 
-    from niffbench.operators._direct import filtered
+    from niffbench.operators.kit import filtered
 
     if kind != "pointwise":
         height, width = x.shape[-2:]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from niffbench.case import Case
 from niffbench.cost.closed import Cost, contraction, inverse_real_fft, layer_cost, real_fft
 from niffbench.operators.base import Operator, Option
+from niffbench.results import Role
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,6 +26,7 @@ class Spectral(Operator):
     float32.
     """
 
+    role: Role = "spectral"
     options: Mapping[str, Option] = field(default_factory=lambda: {"modes": MODES}, hash=False)
 
     def refusal(self, case: Case) -> str | None:
@@ -52,7 +54,7 @@ class Spectral(Operator):
         import torch
 
         from niffbench.niff.steps import step
-        from niffbench.operators._weighted import Weighted, hermitian_columns
+        from niffbench.operators.kit import Weighted, hermitian_columns
 
         p, modes = case.problem, int(case.option("modes"))
         height, width = p.height, p.width
@@ -93,7 +95,7 @@ class Spectral(Operator):
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         import torch
 
-        from niffbench.operators._direct import full_plane
+        from niffbench.operators.kit import full_plane
 
         p, modes = case.problem, int(case.option("modes"))
         weight = torch.view_as_complex(state["weight"].contiguous())

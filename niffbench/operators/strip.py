@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from niffbench.case import Case
 from niffbench.cost.closed import Cost, layer_cost, product
-from niffbench.operators.base import Operator
+from niffbench.operators.base import Operator, same_channels
+from niffbench.results import Role
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,12 +24,10 @@ class Strip(Operator):
     """
 
     takes_kernel: bool = True
+    role: Role = "spatial"
 
     def refusal(self, case: Case) -> str | None:
-        p = case.problem
-        if p.channels_out != p.channels:
-            return f"needs channels_out = channels ({p.channels}), got {p.channels_out}"
-        return None
+        return same_channels(case)
 
     def equivalence(self, case: Case) -> str:
         return f"strip-{self.boundary}-k{case.kernel}"
@@ -42,7 +41,7 @@ class Strip(Operator):
         from torch.nn import functional as F
 
         from niffbench.niff.steps import step
-        from niffbench.operators._weighted import Weighted, uniform
+        from niffbench.operators.kit import Weighted, uniform
 
         channels, k = case.problem.channels, case.kernel or 1
         half = k // 2
@@ -72,7 +71,7 @@ class Strip(Operator):
         )
 
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        from niffbench.operators._direct import convolve
+        from niffbench.operators.kit import convolve
 
         kernel = state["column"] * state["row"]
         return convolve(x, kernel, circular=self.boundary == "circular", depthwise=True)

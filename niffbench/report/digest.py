@@ -6,7 +6,6 @@ Terminal, HTML, Markdown, CSV and plots all show this one digest, so that they c
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,18 +29,6 @@ from niffbench.results import (
 from niffbench.results.metrics import Place, headline
 from niffbench.stats.intervals import Interval, exactly, median_of_rounds, ratio
 from niffbench.suite import Regime
-
-_LARGE_KERNEL = re.compile(r"-k(\d+|map)\b")
-
-
-def kin(label: str, family: str, boundary: str) -> str:
-    """The family whose colour an operator has: of a network that of the layers in it, NIFF's being circular."""
-    if family != "network":
-        return family
-    if boundary == "circular":
-        return "niff"
-    return "depthwise" if _LARGE_KERNEL.search(label) else "dense"
-
 
 CONFIDENCE = 0.95
 """Of every interval in a report."""
@@ -175,7 +162,7 @@ class Row:
     @property
     def kin(self) -> str:
         """The family whose colour it has."""
-        return kin(self.traits.label, self.traits.family, self.traits.boundary)
+        return self.traits.layers
 
     @property
     def chosen(self) -> str:
@@ -271,7 +258,7 @@ class Digest:
     @property
     def has_networks(self) -> bool:
         """Whether any row is a whole network, whose speed is also told in images per second."""
-        return any(row.traits.family == "network" for row in self.rows)
+        return any(row.traits.role == "network" for row in self.rows)
 
     @property
     def baseline(self) -> str:

@@ -219,7 +219,7 @@ def _against_published(
         ours = _row(group, form)
         for row in group.rows:
             same = ours is not None and row.traits.equivalence == ours.traits.equivalence
-            if ours and same and row.ok and row.label != form and "published" in row.label:
+            if ours and same and row.ok and row.label != form and row.traits.published:
                 pairs.setdefault(row.label, []).append((row, ours))
     for label, rows in pairs.items():
         said = _means(digest, rows)

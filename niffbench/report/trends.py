@@ -95,12 +95,12 @@ def exchanges(digest: Digest, slice_: Slice) -> list[Exchange]:
 
 def is_niff(row: Row) -> bool:
     """Whether a row is a form of NIFF."""
-    return row.traits.family.startswith("niff")
+    return row.traits.family == "niff"
 
 
 def is_spatial(row: Row) -> bool:
     """Whether a row is a convolution with a spatial kernel: dense, depthwise, strip."""
-    return row.traits.family in ("dense", "depthwise", "strip", "spatial")
+    return row.traits.role == "spatial"
 
 
 def _exchange(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from niffbench.case import REGIMES
 from niffbench.results.background_load import BackgroundLoad, background_load, is_busy
 from niffbench.results.frame import attributes, frame
 from niffbench.results.manifest import MANIFEST, SCHEMA, Ceilings, ExcludedCase, Manifest, SuiteEcho, read_manifest
@@ -9,7 +10,6 @@ from niffbench.results.metrics import REGISTRY, Metric, Reason, over_rounds, rou
 from niffbench.results.reading import COMPRESSED, RECORDS, Run, read
 from niffbench.results.record import (
     REGIME_ORDER,
-    REGIMES,
     CostRecord,
     GradientError,
     Latency,
@@ -17,6 +17,7 @@ from niffbench.results.record import (
     Memory,
     Numerics,
     Record,
+    Role,
     Status,
     StepCost,
     Traits,
@@ -47,6 +48,7 @@ __all__ = [
     "Numerics",
     "Reason",
     "Record",
+    "Role",
     "Run",
     "Status",
     "StepCost",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from niffbench.case import REGIMES
 from niffbench.results.metrics import REGISTRY, Reason, round_value
 from niffbench.results.reading import Run
-from niffbench.results.record import REGIMES, Record, in_words
+from niffbench.results.record import Record, in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,9 @@ def attributes(record: Record) -> dict[str, Any]:
         "label": traits.label,
         "operator": case.operator,
         "family": traits.family,
+        "role": traits.role,
+        "layers": traits.layers,
+        "published": traits.published,
         "boundary": traits.boundary,
         "equivalence": traits.equivalence,
         "base": traits.base,

@@ -12,7 +12,8 @@ from math import isfinite
 from statistics import median
 from typing import Any, Literal, cast, get_args
 
-from niffbench.results.record import REGIMES, Record, Status, main_regime
+from niffbench.case import REGIMES
+from niffbench.results.record import Record, Status, main_regime
 from niffbench.suite import Regime
 
 Kind = Literal["status", "missing", "empty", "not a number", "absurd", "invalid", "stuck", "throttled", "coarse"]

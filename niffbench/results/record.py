@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, GetPydanticSchema, PlainSerializer, TypeAdapter
 
-from niffbench.case import Case
-from niffbench.suite import Regime
+from niffbench.case import Case, Regime
 
+Role = Literal["spatial", "spectral", "attention", "network", "other"]
 Status = Literal["ok", "oom", "timeout", "crashed", "unsupported", "skipped", "wrong"]
-REGIMES: tuple[Regime, ...] = ("first", "cold", "steady", "wall", "graph")
 REGIME_ORDER: tuple[Regime, ...] = ("steady", "cold", "graph", "wall", "first")
 """The regime that is meant where one number must stand for latency: the first of these that was measured."""
 MAX_SAMPLES = 1_000_000
@@ -45,7 +45,9 @@ class _Part:
 class Traits(_Part):
     """What tables need to know of an operator without asking the catalogue.
 
-    ``base`` is the operator it was made from, by its name: of a network, torchvision's original.
+    ``base`` is the operator it was made from, by its name: of a network, torchvision's original. ``role`` decides
+    what it is compared with; ``layers`` is the family whose colour it has, of a network that of the layers in it;
+    ``published``: it executes as its paper's code does. Records of before these three have them derived.
     """
 
     label: str
@@ -53,6 +55,38 @@ class Traits(_Part):
     boundary: Literal["circular", "zero", "none"]
     equivalence: str
     base: str | None = None
+    role: Role = None  # type: ignore[assignment]
+    layers: str = None  # type: ignore[assignment]
+    published: bool = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        for key, derive in _OLD_TRAITS.items():
+            if getattr(self, key) is None:
+                object.__setattr__(self, key, derive(self))
+
+
+_ROLES: dict[str, Role] = {
+    **dict.fromkeys(("dense", "depthwise", "strip"), "spatial"),
+    **dict.fromkeys(("niff", "fft", "global-filter", "spectral"), "spectral"),
+    "attention": "attention",
+    "network": "network",
+}
+
+
+def _layers(traits: Traits) -> str:
+    if traits.family != "network":
+        return traits.family
+    if traits.boundary == "circular":
+        return "niff"
+    return "depthwise" if re.search(r"-k(\d+|map)\b", traits.label) else "dense"
+
+
+_OLD_TRAITS: dict[str, Callable[[Traits], object]] = {
+    "role": lambda traits: _ROLES.get(traits.family, "other"),
+    "layers": _layers,
+    "published": lambda traits: "published" in traits.label,
+}
+"""How a trait is read of a record that was written before there was such a key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from niffbench.suite.expand import Excluded, OperatorInfo, Suite, expand, load, operator_of
+from niffbench.case import Regime
+from niffbench.suite.expand import Excluded, OperatorInfo, Suite, expand, load, of_values, operator_of
 from niffbench.suite.locate import available, find
-from niffbench.suite.schema import AXES, WALL_SHARE, DeviceType, Measure, Regime, SuiteFile, parse
+from niffbench.suite.schema import AXES, WALL_SHARE, DeviceType, Measure, SuiteFile, parse
 from niffbench.suite.select import Selection
 from niffbench.suite.settings import Overrides, Settings, resolve
 
@@ -25,6 +26,7 @@ __all__ = [
     "expand",
     "find",
     "load",
+    "of_values",
     "operator_of",
     "parse",
     "resolve",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from niffbench.case import Case, OptionValue, Problem
 from niffbench.errors import UsageError, did_you_mean
 from niffbench.suite.locate import find, read
-from niffbench.suite.schema import AXES, DeviceType, Exclusion, Measure, OperatorEntry, SuiteFile, parse
+from niffbench.suite.schema import AXES, DeviceType, Exclusion, Measure, OperatorEntry, SuiteFile, parse, validate
 from niffbench.suite.select import Selection, matches, side
 
 MAX_CASES = 100_000
@@ -89,6 +90,11 @@ def load(
     file = parse(text, str(path))
     _check_devices(file, str(path), devices)
     return expand(file, path.stem, str(path), text, catalogue, only=only, device=device)
+
+
+def of_values(document: Mapping[str, Any], name: str, catalogue: Mapping[str, OperatorInfo]) -> Suite:
+    """The suite ``name`` of what its file would say, keys and values. Raises UsageError as for a file."""
+    return expand(validate(document, name), name, name, json.dumps(document, sort_keys=True), catalogue)
 
 
 def expand(

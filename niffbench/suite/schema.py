@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StrictBool, Tag, ValidationError
 
-from niffbench.case import DType, Execution, MemoryFormat, Mode, OptionValue
+from niffbench.case import DType, Execution, MemoryFormat, Mode, OptionValue, Regime
 from niffbench.errors import UsageError, did_you_mean
 
 MAX_AXIS = 2**24
 MAX_TIME = 7 * 86_400.0
 """Seconds that anything may be told to take: a week. What is longer is a slip, and sums of it say nothing."""
 
-Regime = Literal["first", "cold", "steady", "wall", "graph"]
-"""When a call is timed, and by whose clock.
-
-``first``: the call that made plans, tuned, compiled. ``cold``: with empty caches. ``steady``: calls that follow
-one another; on an accelerator its own time, with the gaps that it leaves between short kernels. ``wall``: what a
-host waits for, from an idle device to an idle device; where calls are not only enqueued, ``steady`` is that, and
-it is not measured twice. ``graph``: captured and replayed whole, with hardly a gap.
-"""
 WALL_SHARE = 0.25
 """Of a regime's time for sampling what ``wall`` gets: a sample is one call, and there are enough in a few ms."""
 KernelRule = Literal["H", "2H-1"]
@@ -190,6 +182,11 @@ def parse(text: str, where: str) -> SuiteFile:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and integers of too many digits
         raise UsageError(f"{where}: not valid TOML: {str(error).partition(';')[0]}") from error
+    return validate(document, where)
+
+
+def validate(document: Mapping[str, Any], where: str) -> SuiteFile:
+    """Check what a suite's text says, or whoever makes a suite without one. Raises UsageError."""
     try:
         file = SuiteFile.model_validate(document)
     except ValidationError as error:

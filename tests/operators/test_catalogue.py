@@ -12,6 +12,7 @@ from operator_cases import LAYERS, case_of
 from niffbench.case import Problem
 from niffbench.niff.catalogue import FORMS
 from niffbench.operators.catalogue import catalogue
+from niffbench.results import Traits
 
 PROBLEM = Problem(2, 8, 8, 24, 26)
 
@@ -47,6 +48,7 @@ def test_operators_describe_themselves(name: str) -> None:
     assert operator.refusal(case) is None
     assert operator.summary
     assert operator.family
+    assert operator.role != "other"
     assert operator.label(case) == (f"{name}-k7" if operator.takes_kernel else name)
     for key, option in operator.options.items():
         assert option.help
@@ -95,3 +97,19 @@ def test_classes_join_what_computes_one_function() -> None:
     assert of("niff-depthwise/rfft") != of("niff-depthwise/rfft", grid="centred")
     assert of("niff-pointwise/elided") == of("niff-pointwise/published", layout="nhwc")
     assert catalogue()["depthwise"].equivalence(case_of("depthwise", PROBLEM, 9)) != of("depthwise")
+
+
+@pytest.mark.parametrize("name", catalogue())
+def test_records_of_before_there_were_roles_are_read_as_if_they_had_them(name: str) -> None:
+    operator = catalogue()[name]
+    executions = ({"execution": "published"}, {}) if "execution" in operator.options else ({},)
+    for options in executions:
+        traits = operator.traits(case_of(name, PROBLEM, 7, **options))
+        old = Traits(
+            label=traits.label,
+            family=traits.family,
+            boundary=traits.boundary,
+            equivalence=traits.equivalence,
+            base=traits.base,
+        )
+        assert old == traits

@@ -11,9 +11,8 @@ from statistics import median
 import pandas as pd
 from synthetic import NETWORKS, World, make
 
-from niffbench.case import Problem
+from niffbench.case import REGIMES, Problem
 from niffbench.results import Latency, Run, Traits, dump, frame, parse
-from niffbench.results.record import REGIMES
 
 RUN = make(World(sizes=(14, 28), rounds=2, samples=5, modes=("inference", "training")), Path("made-up"))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from synthetic import World, make
 
+from niffbench.case import REGIMES
 from niffbench.results import (
     REGISTRY,
     CostRecord,
@@ -22,7 +23,6 @@ from niffbench.results import (
     round_value,
 )
 from niffbench.results.metrics import UNUSABLE
-from niffbench.results.record import REGIMES
 
 RUN = make(World(sizes=(14,), rounds=1, faults=(), device="cuda"), Path("made-up"))
 MEASURED = replace(RUN.records[0], energy=2.0)

@@ -270,7 +270,7 @@ def test_gradients_that_cannot_be_compared_are_said_to_be_left_out(
     monkeypatch.setattr(torch_evaluator, "MOST_ON_HOST", 100.0)
     known = catalogue()[operator]
     case = case_of(operator, 3 if known.takes_kernel else None, size=2, batch=3, mode="training", dtype=dtype)
-    if known.family == "network":
+    if known.role == "network":
         case = replace(case, problem=replace(case.problem, channels=3, height=64, width=64))
     workload = evaluator.workload(case)
     found = evaluator.numerics(workload, _output(workload))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from niffbench.errors import UsageError, did_you_mean
 from niffbench.report import text
-from niffbench.report.digest import CONFIDENCE, kin
+from niffbench.report.digest import CONFIDENCE
 from niffbench.report.plots.canvas import log_axis, measured_axis, settings
 from niffbench.report.plots.palette import Style, styles
 from niffbench.report.slices import AXES
@@ -294,8 +294,7 @@ def _palette(rows: pd.DataFrame, hue: str | None) -> dict[str, str] | str | None
 
 
 def _styles(rows: pd.DataFrame, hue: str) -> Mapping[str, Style]:
-    traits = zip(rows["label"], rows["family"], rows["boundary"], strict=True)
-    families = rows["family"] if hue == "family" else [kin(*one) for one in traits]
+    families = rows["family" if hue == "family" else "layers"]
     return styles(zip(rows[hue], families, strict=True))
 
 

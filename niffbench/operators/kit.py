@@ -1,17 +1,58 @@
-"""Float64 references, written independently of the operators: direct sums, and complex FFTs of full planes.
+"""What an operator needs to build its module and to write down its reference. Loads torch: import it inside both.
 
-A direct sum costs k² passes over the image. Where that is the slower way the same sum is taken by a linear
-convolution with complex FFTs, long enough that nothing wraps; the tests hold one to the other.
-Everything runs on the device that its arguments are on.
+Modules: :class:`Weighted` makes one of a function and its parameters; :func:`uniform` and
+:func:`hermitian_columns` draw weights. References in float64, written independently of the operators:
+:func:`convolve` (a direct sum), :func:`filtered` and :func:`full_plane` (complex FFTs of full planes); they run on
+the device that their arguments are on. The steps of a module are named with :func:`niffbench.niff.step`, closed
+forms made with :mod:`niffbench.cost.closed`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import log2, prod
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class Weighted(nn.Module):
+    """Calls ``forward(x, **parameters)``; the parameters are registered under their names.
+
+    Copies share the function, which must therefore keep no tensors; what it wants to remember between calls
+    belongs into a :class:`niffbench.niff.kept.Kept`.
+    """
+
+    def __init__(self, forward: Callable[..., Tensor], **parameters: Tensor) -> None:
+        super().__init__()
+        self._function = forward
+        self._names = tuple(parameters)
+        for name, value in parameters.items():
+            self.register_parameter(name, nn.Parameter(value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self._function(x, **{name: getattr(self, name) for name in self._names})
+        return out
+
+
+def uniform(*shape: int, fan_in: int) -> Tensor:
+    """Weights as ``nn.Conv2d`` and ``nn.Linear`` draw theirs: uniform within ±1/√fan_in."""
+    bound = fan_in**-0.5
+    return torch.empty(*shape).uniform_(-bound, bound)
+
+
+def hermitian_columns(half: Tensor, width: int) -> Tensor:
+    """A half plane ``(…, H, width // 2 + 1)`` made Hermitian where it is its own mirror image, in place.
+
+    Of column 0 and, for even ``width``, of the last column a real image sees only the Hermitian part. Libraries
+    differ in what they do with the rest, so operators start without any.
+    """
+    mirror = -torch.arange(half.shape[-2]) % half.shape[-2]
+    for column in {0, width // 2} if width % 2 == 0 else {0}:
+        half[..., column] = (half[..., column] + half[..., mirror, column].conj()) / 2
+    return half
+
 
 TRANSFORM_WEIGHT = {"depthwise": 0.4, "dense": 8}
 """How much longer one operation of the transform takes than a multiply-add of the direct sum, roughly: a dense
@@ -23,6 +64,8 @@ def convolve(x: Tensor, weight: Tensor, *, circular: bool, depthwise: bool = Fal
 
     ``x`` is ``(B, Ci, H, W)``, ``weight`` ``(Co, Ci, k, l)`` with k and l odd, or ``(C, 1, k, l)`` when
     ``depthwise``; all float64. ``y[b, o, h, w] = Σ weight[o, i, m, n] · x[b, i, h + m - k//2, w + n - l//2]``.
+    The sum costs k² passes over the image; where that is the slower way it is taken by a linear convolution with
+    complex FFTs, long enough that nothing wraps.
     """
     direct = x.shape[0] * weight.numel() * x.shape[-2] * x.shape[-1]
     points = prod(n + 2 * (k - 1) for n, k in zip(x.shape[-2:], weight.shape[-2:], strict=True))

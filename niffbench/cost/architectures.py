@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from niffbench.cost.closed import Parts, added, product
+
 Size = tuple[int, int]
 
 
@@ -25,6 +27,18 @@ class Convolution:
     given: Size
     made: Size
 
+    @property
+    def parameters(self) -> int:
+        return self.out * (self._taps + self.bias)
+
+    def parts(self, batch: int) -> Parts:
+        return {"convolution": product(2 * self._taps * self.out * batch * self.made[0] * self.made[1])}
+
+    @property
+    def _taps(self) -> int:
+        """Of each channel that goes out."""
+        return self.kernel[0] * self.kernel[1] * self.into // self.groups
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -38,14 +52,29 @@ class Linear:
     size: Size
     replaceable: bool
 
+    @property
+    def parameters(self) -> int:
+        return self.out * (self.into + 1)
+
+    def parts(self, batch: int) -> Parts:
+        """Backward, the bias's gradient is summed over the pixels."""
+        pixels = batch * self.size[0] * self.size[1]
+        bias = pixels * self.out if pixels > 1 else 0
+        return {"mixing": added(product(2 * self.into * self.out * pixels), (0, bias))}
+
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation with scale and shift, and the activation after it if there is one."""
+    """A normalisation with scale and shift, and the activation after it if there is one: they cost no FLOPs."""
 
     channels: int
-    size: Size
-    activated: bool
+
+    @property
+    def parameters(self) -> int:
+        return 2 * self.channels
+
+    def parts(self, batch: int) -> Parts:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -55,8 +84,19 @@ class Scale:
     channels: int
     size: Size
 
+    @property
+    def parameters(self) -> int:
+        return self.channels
+
+    def parts(self, batch: int) -> Parts:
+        """Backward, the factors' gradients are summed over the pixels."""
+        pixels = batch * self.size[0] * self.size[1]
+        numbers = pixels * self.channels
+        return {"product": (numbers, 2 * numbers + (numbers if pixels > 1 else 0))}
+
 
 Site = Convolution | Linear | Norm | Scale
+"""Each with its learnable ``parameters`` and the FLOPs of its ``parts`` on so many images."""
 
 _RESNETS = {
     "resnet18": ((2, 2, 2, 2), False),
@@ -121,7 +161,7 @@ def _convolve(
 
 def _resnet(depths: tuple[int, ...], bottleneck: bool, size: Size, classes: int) -> Iterator[Site]:
     stem = _convolve(3, 64, 7, size, stride=2)
-    yield from (stem, Norm(64, stem.made, True))
+    yield from (stem, Norm(64))
     size, channels, wider = _halved(stem.made), 64, 4 if bottleneck else 1
     for stage, depth in enumerate(depths):
         inner = 64 * 2**stage
@@ -134,10 +174,10 @@ def _resnet(depths: tuple[int, ...], bottleneck: bool, size: Size, classes: int)
                 chain = [_convolve(channels, inner, 3, size, stride=stride)]
                 chain.append(_convolve(inner, inner, 3, chain[-1].made))
             for convolution in chain:
-                yield from (convolution, Norm(convolution.out, convolution.made, True))
+                yield from (convolution, Norm(convolution.out))
             if stride != 1 or channels != inner * wider:
                 skip = _convolve(channels, inner * wider, 1, size, stride=stride)
-                yield from (skip, Norm(skip.out, skip.made, False))
+                yield from (skip, Norm(skip.out))
             size, channels = chain[-1].made, inner * wider
     yield Linear(channels, classes, (1, 1), False)
 
@@ -145,14 +185,14 @@ def _resnet(depths: tuple[int, ...], bottleneck: bool, size: Size, classes: int)
 def _densenet(depths: tuple[int, ...], size: Size, classes: int) -> Iterator[Site]:
     growth, narrow = 32, 128
     stem = _convolve(3, 64, 7, size, stride=2)
-    yield from (stem, Norm(64, stem.made, True))
+    yield from (stem, Norm(64))
     size, channels = _halved(stem.made), 64
     for stage, depth in enumerate(depths):
         for _ in range(depth):
-            yield from (Norm(channels, size, True), _convolve(channels, narrow, 1, size))
-            yield from (Norm(narrow, size, True), _convolve(narrow, growth, 3, size))
+            yield from (Norm(channels), _convolve(channels, narrow, 1, size))
+            yield from (Norm(narrow), _convolve(narrow, growth, 3, size))
             channels += growth
-        yield Norm(channels, size, True)
+        yield Norm(channels)
         if stage < len(depths) - 1:
             yield _convolve(channels, channels // 2, 1, size)
             size, channels = (size[0] // 2, size[1] // 2), channels // 2
@@ -161,19 +201,19 @@ def _densenet(depths: tuple[int, ...], size: Size, classes: int) -> Iterator[Sit
 
 def _mobilenet(size: Size, classes: int) -> Iterator[Site]:
     stem = _convolve(3, 32, 3, size, stride=2)
-    yield from (stem, Norm(32, stem.made, True))
+    yield from (stem, Norm(32))
     size, channels = stem.made, 32
     for expansion, out, repeats, first in _INVERTED:
         for repeat in range(repeats):
             wide = channels * expansion
             if expansion > 1:
-                yield from (_convolve(channels, wide, 1, size), Norm(wide, size, True))
+                yield from (_convolve(channels, wide, 1, size), Norm(wide))
             middle = _convolve(wide, wide, 3, size, stride=first if repeat == 0 else 1, groups=wide)
-            yield from (middle, Norm(wide, middle.made, True))
+            yield from (middle, Norm(wide))
             size = middle.made
-            yield from (_convolve(wide, out, 1, size), Norm(out, size, False))
+            yield from (_convolve(wide, out, 1, size), Norm(out))
             channels = out
-    yield from (_convolve(channels, 1280, 1, size), Norm(1280, size, True), Linear(1280, classes, (1, 1), False))
+    yield from (_convolve(channels, 1280, 1, size), Norm(1280), Linear(1280, classes, (1, 1), False))
 
 
 def _convnext(widths: tuple[int, ...], depths: tuple[int, ...], size: Size, classes: int) -> Iterator[Site]:
@@ -181,15 +221,15 @@ def _convnext(widths: tuple[int, ...], depths: tuple[int, ...], size: Size, clas
     for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
         side = 4 if stage == 0 else 2
         if stage > 0:
-            yield Norm(channels, size, False)
+            yield Norm(channels)
         made = (size[0] // side, size[1] // side)
         yield Convolution(channels, width, (side, side), side, 1, True, size, made)
         if stage == 0:
-            yield Norm(width, made, False)
+            yield Norm(width)
         size, channels = made, width
         for _ in range(depth):
             yield _convolve(width, width, 7, size, groups=width, bias=True)
-            yield Norm(width, size, False)
+            yield Norm(width)
             yield from (Linear(width, 4 * width, size, True), Linear(4 * width, width, size, True))
             yield Scale(width, size)
-    yield from (Norm(channels, (1, 1), False), Linear(channels, classes, (1, 1), False))
+    yield from (Norm(channels), Linear(channels, classes, (1, 1), False))

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from niffbench.case import Problem
-from niffbench.operators._direct import by_sum, by_transform, filtered, full_plane
 from niffbench.operators.catalogue import catalogue
+from niffbench.operators.kit import by_sum, by_transform, filtered, full_plane
 
 SIDES = st.integers(1, 9)
 
