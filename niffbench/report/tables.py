@@ -284,9 +284,8 @@ def failures(digest: Digest) -> Table:
     rows = []
     for group in digest.groups:
         for case in group.rows:
-            room = (
-                f" (needs {text.size_of(case.needed)}, has {text.size_of(case.available)})" if case.needed else ""
-            )
+            needed, available = (text.size_of(case.value(key)) for key in ("needed", "available"))
+            room = f" (needs {needed}, has {available})" if case.value("needed") else ""
             for status, reason in case.reasons.items():
                 rounds = f"{case.statuses[status]} of {sum(case.statuses.values())}"
                 rows.append(
