@@ -97,12 +97,11 @@ def command(
     """
     import json
 
-    from rich.console import Console
-
     from niffbench.errors import UsageError
     from niffbench.gate.noise import Aim, assess
     from niffbench.gate.rules import Rules, chosen
     from niffbench.report.verdicts import fitness
+    from niffbench.report.writers.terminal import console
     from niffbench.results import read
 
     if (suite is None) == (measured is None):
@@ -119,7 +118,7 @@ def command(
     if as_json:
         click.echo(json.dumps(fitness.plain(found), indent=1))
     else:
-        fitness.show(found, Console())
+        console().print(fitness.terminal(found))
     context.exit(0 if found.fit else UNFIT)
 
 

@@ -11,6 +11,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from rich.console import Console
+
 
 @click.command()
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")
@@ -61,11 +63,10 @@ def _examine(spec: str, threads: int | None) -> dict[str, Any]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from niffbench.report import text
+    from niffbench.report.writers.terminal import console as make_console
 
-    console = Console(highlight=False)
+    console = make_console()
     machine, quiet = found["fingerprint"], found["quiet"]
     facts = [(key, str(value)) for tier in ("must", "should") for key, value in machine[tier].items()]
     _show(console, f"Machine (fingerprint {machine['hash']})", facts)
@@ -92,15 +93,9 @@ def _print(found: dict[str, Any]) -> None:
     _show(console, "What works", works)
 
 
-def _show(console: Any, title: str, rows: Iterable[tuple[str, str]]) -> None:
-    from rich.markup import escape
-    from rich.table import Table
+def _show(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> None:
+    from niffbench.report.table import Column, Entry, Table, row_of
+    from niffbench.report.writers.terminal import Terminal
 
-    console.print(f"[bold]{escape(title)}[/bold]")
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    for key, value in rows:
-        table.add_row(escape(key), escape(value))
-    console.print(table)
-    console.print()
+    lines = tuple(row_of(Entry(key, marks=("quiet",)), value) for key, value in rows)
+    console.print(Terminal(Table("", title, (Column(""), Column("", "prose")), lines)), "")

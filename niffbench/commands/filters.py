@@ -363,15 +363,14 @@ def _write(out: Path, report: FilterReport, networks: Mapping[str, nn.Module]) -
 def _print(out: Path, report: FilterReport, as_json: bool) -> None:
     import json
 
-    from rich.console import Console
-
+    from niffbench.report.writers.terminal import Terminal, console
     from niffbench.study import tables as filter_tables
 
     if as_json:
         click.echo(json.dumps(filter_tables.plain(report), indent=1, allow_nan=False))
         return
-    console = Console()
-    console.print(filter_tables.table(report))
+    out_console = console()
+    out_console.print(Terminal(filter_tables.table(report)))
     for sentence in filter_tables.advice(report):
-        console.print(f"- {sentence}", markup=False, highlight=False)
+        out_console.print(f"- {sentence}")
     click.echo(f"Report: {out / 'report.md'}")

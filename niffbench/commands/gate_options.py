@@ -134,19 +134,19 @@ class Outputs:
         """Print the table or JSON, and write the files asked for. Raises UsageError for a file that cannot be."""
         import json
 
-        from rich.console import Console
-
-        from niffbench.report.verdicts import junit, markdown, table
+        from niffbench.report.verdicts.comparison import document, terminal
+        from niffbench.report.writers import junit
+        from niffbench.report.writers.terminal import console
 
         if self.as_json:
             # In ASCII, so that an encoding without our signs cannot spoil it.
             click.echo(json.dumps(json.loads(comparison.model_dump_json()), indent=1))
         else:
-            table.show(comparison, Console(), everything=self.everything)
+            console().print(terminal(comparison, everything=self.everything))
         if self.markdown is not None:
-            write(self.markdown, markdown.render(comparison).encode())
+            write(self.markdown, document(comparison).encode())
         if self.junit is not None:
-            write(self.junit, junit.render(comparison))
+            write(self.junit, junit.write(comparison))
 
 
 def write(path: Path, content: bytes) -> None:

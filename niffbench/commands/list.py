@@ -104,27 +104,21 @@ def _networks() -> tuple[list[str], Callable[[Sequence[str]], list[Row]]]:
     return list(NETWORKS), rows
 
 
+_IMPORTANCE = {"operator": 9, "suite": 9, "network": 9, "summary": 9, "parameters": 8, "flops": 8, "cases": 7}
 _SOURCES = {"operators": _operators, "suites": _suites, "networks": _networks}
 
 
 def _show(what: str, rows: list[Row]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from niffbench.commands.run_output import console
     from niffbench.report import text
+    from niffbench.report.table import Column, Table, row_of
+    from niffbench.report.writers.terminal import Terminal, console
 
     shown = {"parameters": text.count, "flops": text.flops}
-    columns = [name for name in rows[0] if not (what == "operators" and name == "dtypes")]
-    table = Table(box=None, pad_edge=False)
-    for name in columns:
-        last = name == "summary"
-        numeric = isinstance(rows[0][name], int)
-        table.add_column(name, no_wrap=not last, ratio=1 if last else None, justify="right" if numeric else "left")
-    for row in rows:
-        cells = (shown[name](row[name]) if name in shown else _cell(row[name]) for name in columns)
-        table.add_row(*(Text(text.clean(cell, 300)) for cell in cells))
-    console().print(table)
+    names = [name for name in rows[0] if not (what == "operators" and name == "dtypes")]
+    kinds = {name: "figure" if isinstance(rows[0][name], int) else "name" for name in names} | {"summary": "prose"}
+    columns = (Column(name, kinds[name], importance=_IMPORTANCE.get(name, 5)) for name in names)  # type: ignore[arg-type]
+    lines = (row_of(*(shown.get(name, _cell)(row[name]) for name in names)) for row in rows)
+    console().print(Terminal(Table(what, "", tuple(columns), tuple(lines))))
 
 
 def _cell(value: object) -> str:

@@ -12,8 +12,8 @@ from niffbench.commands.options import loader, measure_options, overrides_of, su
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
+    from niffbench.report.table import Table
     from niffbench.session.budget import Share
     from niffbench.session.opening import Prepared
     from niffbench.session.plan import Forecast
@@ -45,7 +45,7 @@ def command(suite: str, as_json: bool, **overrides: Any) -> int:
     if as_json:
         sys.stdout.write(json.dumps(_as_json(prepared, allowed), indent=1) + "\n")
     else:
-        from niffbench.commands.run_output import console
+        from niffbench.report.writers.terminal import console
 
         _show(console(), prepared, allowed)
     return 0
@@ -70,10 +70,11 @@ def _show(console: Console, prepared: Prepared, allowed: Share | None) -> None:
 
     from niffbench.commands.progress import clock, expected
     from niffbench.report import text
+    from niffbench.report.writers.terminal import Terminal
 
     suite, settings, plan = prepared.suite, prepared.settings, prepared.plan
     skipped = sum(forecast.skip is not None for forecast in plan.forecasts)
-    console.print(_table(prepared))
+    console.print(Terminal(_table(prepared)))
     lines = [
         f"{suite.name}: {text.plural(len(plan.forecasts), 'case')}, {text.plural(settings.rounds, 'round')}, "
         f"{skipped} skipped, "
@@ -94,7 +95,7 @@ def _show(console: Console, prepared: Prepared, allowed: Share | None) -> None:
             f"that did not let reach ±{text.percent(settings.measure.precision)}"
         )
     for line in lines:
-        console.print(Text(text.clean(line, 1000)), soft_wrap=True)
+        console.print(Text(text.clean(line, 1000)))
 
 
 def _exclusions(suite: Suite) -> list[str]:
@@ -110,29 +111,32 @@ def _exclusions(suite: Suite) -> list[str]:
 
 
 def _table(prepared: Prepared) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
     from niffbench.report import text
+    from niffbench.report.table import Column, Entry, Table, row_of
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("problem", no_wrap=True)
-    table.add_column("operator", overflow="fold")
-    for heading in ("memory", "FLOPs", "a round"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    reasons = [_reason(forecast) for forecast in prepared.plan.forecasts]
-    if any(reasons):
-        table.add_column("why not", ratio=1, min_width=20)
-    for forecast, reason in zip(prepared.plan.forecasts, reasons, strict=True):
-        table.add_row(
-            Text(forecast.case.problem.label),
-            Text(text.clean(forecast.label)),
-            text.size_of(forecast.needed),
-            text.flops(forecast.cost.flops()),
-            text.MISSING if forecast.skip else text.seconds(forecast.seconds),
-            *([Text(text.clean(reason, 300))] if any(reasons) else []),
+    columns = (
+        Column("problem", "group"),
+        Column("operator"),
+        Column("memory", "figure", unit="B"),
+        Column("FLOPs", "figure", unit="FLOP", importance=5),
+        Column("a round", "figure", unit="s"),
+        Column("why not", "prose"),
+    )
+    problems = dict.fromkeys(forecast.case.problem for forecast in prepared.plan.forecasts)
+    order = {problem: place for place, problem in enumerate(problems)}
+    rows = tuple(
+        row_of(
+            forecast.case.problem.label,
+            text.clean(forecast.label),
+            Entry(text.size_of(forecast.needed), value=forecast.needed),
+            Entry(text.flops(forecast.cost.flops()), value=forecast.cost.flops()),
+            text.MISSING if forecast.skip else Entry(text.seconds(forecast.seconds), value=forecast.seconds),
+            text.clean(_reason(forecast), 300),
         )
-    return table
+        for forecast in sorted(prepared.plan.forecasts, key=lambda forecast: order[forecast.case.problem])
+    )
+    table = Table("plan", "", columns, rows)
+    return table if any(row.entries[-1].text for row in rows) else table.without("why not")
 
 
 def _reason(forecast: Forecast) -> str:

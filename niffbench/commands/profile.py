@@ -16,11 +16,10 @@ from niffbench.case import DType, MemoryFormat, Mode
 from niffbench.errors import NothingMeasured, UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from niffbench.case import Case
     from niffbench.device import Device
     from niffbench.report.plots.canvas import Plot
+    from niffbench.report.table import Table
     from niffbench.worker.phases import Kernel, Phase, Phases
 
 TRANSFORMS = ("forward fft", "inverse fft", "shift", "real part")
@@ -234,22 +233,18 @@ def _plot(profiled: list[Profiled]) -> Plot:
 
 
 def _print(profiled: list[Profiled], out: Path) -> None:
-    from rich.console import Console
-
     from niffbench.report import text
+    from niffbench.report.writers.terminal import Terminal, console
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
+    out_console = console()
     for one in profiled:
         found = one.phases
-        console.print(_table(one))
+        out_console.print(Terminal(_table(one)))
         cost = found.whole / found.steady - 1 if found.steady > 0 else 0.0
-        console.print(
+        out_console.print(
             f"An instrumented call takes {text.seconds(found.whole)}, a plain one {text.seconds(found.steady)} "
             f"({cost:+.0%}). Steps and remainder add up to {text.seconds(found.instrumented)}, a gap of "
-            f"{found.gap:.1%}. {_overhead(one)}\n",
-            markup=False,
+            f"{found.gap:.1%}. {_overhead(one)}\n"
         )
     click.echo(f"Plot: {out / 'phases.svg'}")
     click.echo(f"Traces, for ui.perfetto.dev: {', '.join(str(one.trace) for one in profiled)}")
@@ -266,21 +261,26 @@ def _overhead(one: Profiled) -> str:
 
 
 def _table(one: Profiled) -> Table:
-    from rich.table import Table
-
     from niffbench.report import text
+    from niffbench.report.table import Column, Entry, Table, row_of
 
-    found = one.phases
-    table = Table(title=f"{one.label} at {one.case.problem.label}", title_justify="left", title_style="bold")
-    table.add_column("step", no_wrap=True)
-    for name in ("time", "share", "FLOPs", "per second", "bytes", "per second", "peak"):
-        table.add_column(name, justify="right")
-    table.add_column("kernels", overflow="fold")
-    for phase in found.phases:
-        table.add_row(
-            phase.name + (" (backward)" if phase.direction == "backward" else ""),
+    phases = one.phases
+    columns = (
+        Column("step"),
+        Column("time", "figure", unit="s"),
+        Column("share", "figure", importance=8),
+        Column("FLOPs", "figure", unit="FLOP", importance=7),
+        Column("per second", "figure", "flop_rate", importance=5),
+        Column("bytes", "figure", unit="B", importance=6),
+        Column("per second", "figure", "byte_rate", importance=4),
+        Column("peak", "figure", unit="B", importance=6),
+        Column("kernels", "prose", importance=3),
+    )
+    rows = [
+        row_of(
+            Entry(phase.name, phase.direction if phase.direction == "backward" else ""),
             text.seconds(phase.seconds),
-            f"{phase.seconds / found.instrumented:.0%}",
+            f"{phase.seconds / phases.instrumented:.0%}",
             text.flops(phase.flops),
             _rate(phase, phase.flops, "FLOP/s"),
             text.size_of(phase.bytes),
@@ -288,9 +288,12 @@ def _table(one: Profiled) -> Table:
             text.size_of(phase.peak),
             _names(phase.kernels),
         )
-    share = f"{found.remainder / found.instrumented:.0%}"
-    table.add_row("outside the steps", text.seconds(found.remainder), share, *[""] * 5, _names(found.outside))
-    return table
+        for phase in phases.phases
+    ]
+    share = f"{phases.remainder / phases.instrumented:.0%}"
+    outside = ("outside the steps", text.seconds(phases.remainder), share, *[""] * 5, _names(phases.outside))
+    title = f"{one.label} at {one.case.problem.label}"
+    return Table("steps", title, columns, (*rows, row_of(*outside)))
 
 
 def _rate(phase: Phase, amount: int | None, unit: str) -> str:

@@ -40,7 +40,9 @@ def command(
     from dataclasses import asdict
 
     from niffbench.errors import UsageError
-    from niffbench.report.verdicts import rates
+    from niffbench.report.verdicts.rates import tables
+    from niffbench.report.writers.markdown import write
+    from niffbench.report.writers.terminal import Terminal, console
     from niffbench.stats import simulation
 
     if suites < 1:
@@ -51,9 +53,11 @@ def command(
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=1))
     elif markdown:
-        click.echo(rates.markdown(rows), nl=False)
+        for table in tables(rows):
+            click.echo(f"{table.title}:\n\n{write(table)}\n")
     else:
-        rates.show(rows)
+        for table in tables(rows):
+            console().print(Terminal(table), "")
 
 
 def _chosen(items: Sequence[Item], names: Sequence[str], option: str) -> tuple[Item, ...]:

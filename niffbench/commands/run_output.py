@@ -10,8 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from niffbench import report
@@ -19,6 +17,8 @@ from niffbench.commands.progress import Bar, clock, expected
 from niffbench.errors import FingerprintsDiffer, NiffbenchError, NothingMeasured, UsageError
 from niffbench.report import text
 from niffbench.report.exports import cases_for_machines
+from niffbench.report.table import Column, Entry, Table, row_of
+from niffbench.report.writers.terminal import Terminal, console
 from niffbench.results import Manifest, Run, read
 from niffbench.session.interrupts import INTERRUPTED, Interrupted, Interrupts
 from niffbench.session.outcome import Outcome, outcome
@@ -27,16 +27,6 @@ from niffbench.session.run_session import RunSession
 from niffbench.session.worker_session import Observer
 
 _MOST_LINES = 20
-_PIPE_WIDTH = 120
-"""Columns of a table that goes to a file or a pipe."""
-
-
-def console(*, stderr: bool = False) -> Console:
-    """A console as wide as the terminal, or wide enough for a table where there is none."""
-    made = Console(stderr=stderr, highlight=False)
-    if not made.is_terminal and made.width == 80:
-        made.width = _PIPE_WIDTH
-    return made
 
 
 class Screen:
@@ -129,7 +119,7 @@ class Screen:
             if found.measured:
                 self._out.print(report.terminal(run))
             if found.failures:
-                self._out.print(_failures(found))
+                self._out.print(Terminal(_failures(found)))
             for remark in _remarks(run, found):
                 self._out.print(Text(remark))
         return drawn.get()
@@ -157,18 +147,16 @@ def _later(directory: Path) -> str:
 
 def _failures(found: Outcome) -> Table:
     """What was not measured, and why."""
-    table = Table(title="not measured", title_justify="left", box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(ratio=1)
+    rows = []
     for failure in found.failures[:_MOST_LINES]:
         times = f" (in {failure.rounds} rounds)" if failure.rounds > 1 else ""
-        row = (failure.status, failure.label, failure.problem, failure.reason + times)
-        table.add_row(*(Text(text.clean(cell, 300)) for cell in row))
+        case = Entry(text.clean(failure.label, 300), text.clean(failure.problem))
+        rows.append(row_of(failure.status, case, text.clean(failure.reason + times, 300)))
     if len(found.failures) > _MOST_LINES:
-        table.add_row("…", f"{len(found.failures) - _MOST_LINES} more in the report", "", "")
-    return table
+        rows.append(row_of("…", f"{len(found.failures) - _MOST_LINES} more in the report", ""))
+    return Table(
+        "failures", "not measured", (Column("status", "word"), Column("case"), Column("why", "prose")), tuple(rows)
+    )
 
 
 def _remarks(run: Run, found: Outcome) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from niffbench.fingerprint import differences
 from niffbench.report import text
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row
-from niffbench.report.tables import Column, Item, Table
+from niffbench.report.table import Column, Entry, Table, row_of
 from niffbench.results import REGISTRY, Metric
 from niffbench.stats.intervals import Interval, exactly, ratio
 
@@ -98,19 +98,23 @@ def table(digests: Sequence[Digest], found: Sequence[Pair]) -> Table:
     rows = []
     for some in list(by_case.values())[:MOST_ROWS]:
         any_ = next(iter(some.values()))
-        items = [Item(any_.group.label), Item(any_.row.label), _value(any_.row, first)]
+        entries = [Entry(any_.group.label), Entry(any_.row.label), _value(any_.row, first)]
         for place, other in enumerate(others, start=1):
-            here = some.get(place)
-            items += [
-                _value(here.other, other) if here else Item(text.MISSING),
-                *(_times(here, metric) for metric in first.metrics),
+            same = some.get(place)
+            entries += [
+                _value(same.other, other) if same else Entry(text.MISSING),
+                *(_times(same, metric) for metric in first.metrics),
             ]
-        rows.append(tuple(items))
-    columns = [Column("problem"), Column("operator"), Column(f"{first.regime} latency, {first.name}", True)]
+        rows.append(row_of(*entries))
+    here = f"{first.regime} latency, {first.name}"
+    columns = [Column("problem"), Column("operator"), Column(here, "figure", unit="s")]
     for other in others:
         columns += [
-            Column(f"{other.regime} latency, {other.name}", True),
-            *(Column(f"× {metric.title}", True, f"{other.name} over {first.name}") for metric in first.metrics),
+            Column(f"{other.regime} latency, {other.name}", "figure", unit="s"),
+            *(
+                Column(f"× {metric.title}", "figure", hint=f"{other.name} over {first.name}")
+                for metric in first.metrics
+            ),
         ]
     left = len(by_case) - len(rows)
     return Table(
@@ -121,18 +125,17 @@ def table(digests: Sequence[Digest], found: Sequence[Pair]) -> Table:
         f"Ratios are to {first.name}, with 95 % intervals over rounds (independent runs); bold where the interval "
         "excludes 1. Use `niffbench check` to judge a change: it corrects for the number of cases."
         + (f" {text.plural(left, 'case')} left out for space." if left else ""),
-        filters=len(rows) > 12,
     )
 
 
-def _value(row: Row, digest: Digest) -> Item:
+def _value(row: Row, digest: Digest) -> Entry:
     latency = row.value(digest.metrics[0].key)
-    return Item(text.seconds(latency), sort=latency)
+    return Entry(text.seconds(latency), value=latency)
 
 
-def _times(pair: Pair | None, metric: Metric) -> Item:
+def _times(pair: Pair | None, metric: Metric) -> Entry:
     found = pair.ratios.get(metric.key) if pair else None
     if found is None or found.estimate is None:
-        return Item(text.MISSING)
+        return Entry(text.MISSING)
     sure = found.excludes(1.0) and (not metric.exact or abs(found.estimate - 1) > 1e-9)
-    return Item(text.times(found.estimate), text.brackets(found), found.estimate, "best" if sure else "")
+    return Entry(text.times(found.estimate), text.brackets(found), found.estimate, ("winner",) if sure else ())

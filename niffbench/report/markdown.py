@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from niffbench import __version__
-from niffbench.report import tables, text
+from niffbench.report import tables
 from niffbench.report.comparison import pairs, table, unlike
 from niffbench.report.page import lead, title
 from niffbench.report.plots.canvas import Plot
-from niffbench.report.tables import Item, Table
 from niffbench.report.text import markdown
 from niffbench.report.view import View
+from niffbench.report.writers.markdown import titled
 
 MOST_BYTES = 60_000
 _LENGTHS = (400, 200, 100, 60, 30, 15, 6)
@@ -35,10 +35,10 @@ def _blocks(views: Sequence[View], side: Plot | None, most: int) -> Iterator[str
     if len(views) > 1:
         yield from (f"> {markdown(sentence, 600)}" for sentence in unlike(digests))
         yield from [_image(side, "")] if side else []
-        yield _table(table(digests, pairs(digests)), most)
+        yield titled(table(digests, pairs(digests)), most)
     for place, view in enumerate(views):
         yield from _run(view, f"r{place}-" if len(views) > 1 else "", most, named=len(views) > 1)
-    yield _table(tables.fingerprints(digests), max(most, 60))
+    yield titled(tables.fingerprints(digests), max(most, 60))
     yield f"Written by niffbench {__version__}."
 
 
@@ -49,39 +49,17 @@ def _run(view: View, prefix: str, most: int, *, named: bool) -> Iterator[str]:
     yield "### Findings"
     said = [f"- {markdown(finding.sentence, 500)}" for finding in view.findings[: max(most // 4, 6)]]
     yield "\n".join(said) if said else "No difference is certain enough to be put into a sentence."
-    yield _table(view.answers, most)
+    yield titled(view.winners, most)
     yield "### The machine and the run"
     yield "\n".join(f"- {word}: {markdown(what, 300)}" for word, what in view.facts)
     if view.failures.rows:
-        yield _table(view.failures, max(most // 4, 6))
+        yield titled(view.failures, max(most // 4, 6))
     for section in view.sections:
         yield f"### {section.title}"
         yield from (_image(plot, prefix) for plot in section.plots)
-        yield from (_table(each, max(most // 4, 6)) for each in section.tables if each.name != "achieved")
-    yield _table(view.cases, most)
+        yield from (titled(each, max(most // 4, 6)) for each in section.tables if each.name != "achieved")
+    yield titled(view.cases, most)
 
 
 def _image(plot: Plot, prefix: str) -> str:
     return f"![{markdown(plot.alt, 400)}](plots/{prefix}{plot.name}.svg)\n\n*{markdown(plot.caption, 500)}*"
-
-
-def _table(table: Table, most: int) -> str:
-    """A table of at most so many rows, inside a part that can be folded away where it is long."""
-    heads = "| " + " | ".join(markdown(column.title) for column in table.columns) + " |"
-    rule = "|" + "|".join("---:" if column.numeric else "---" for column in table.columns) + "|"
-    body = ["| " + " | ".join(map(_item, row)) + " |" for row in table.rows[:most]]
-    cut = len(table.rows) - len(body)
-    caption = " ".join(
-        filter(None, (markdown(table.caption, 600), f"{text.plural(cut, 'row')} left out." if cut else ""))
-    )
-    whole = "\n".join([heads, rule, *body]) + (f"\n\n{caption}" if caption else "")
-    if len(body) <= 12:
-        return f"#### {markdown(table.title)}\n\n{whole}"
-    return f"<details><summary>{markdown(table.title)}</summary>\n\n{whole}\n\n</details>"
-
-
-def _item(item: Item) -> str:
-    shown = markdown(item.show, 300)
-    if item.mark == "best" and shown != text.MISSING:
-        shown = f"**{shown}**"
-    return f"{shown} {markdown(item.note, 160)}" if item.note else shown

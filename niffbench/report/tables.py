@@ -1,10 +1,9 @@
-"""The report's tables, as data: HTML, Markdown and CSV are three ways to write one table."""
+"""The report's tables, as data; ``writers/`` sets them in HTML, Markdown, CSV, LaTeX and on terminals."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from niffbench.fingerprint import differences
 from niffbench.report import text
@@ -12,183 +11,259 @@ from niffbench.report.digest import Cell, Digest, Group, Row, Winner
 from niffbench.report.findings import outcome
 from niffbench.report.machine import achieved, over_floor
 from niffbench.report.plots.palette import family_colours
+from niffbench.report.table import ESSENTIAL, UNLIKE, Column, Entry, Mark, Table, row_of
 from niffbench.report.trends import Exchange, Growth
 from niffbench.results import REGISTRY, Metric
 from niffbench.results.metrics import shown
 from niffbench.stats.exponents import Exponent
 from niffbench.stats.intervals import Interval
 
-UNLIKE = "≁"
-"""Marks a ratio to something that computes another function, or at another boundary."""
-
 MOST_FAILURES = 1000
 """Rows of the table of what failed."""
 
-Mark = Literal["", "best", "base", "bad", "quiet"]
+Field = tuple[Column, Callable[[Group, Row], Entry]]
+"""A column of a table of cases, and how its entries are made."""
+
+_MISSING = Entry(text.MISSING)
+_PROBLEM: Field = (Column("problem", "group", "problem"), lambda group, _: Entry(group.label))
+_LABEL: Field = (Column("operator", key="operator"), lambda _, case: Entry(case.label))
 
 
-@dataclass(frozen=True)
-class Item:
-    """One cell: what is read, a note in small print (an interval), and a number to sort by where there is one."""
-
-    show: str
-    note: str = ""
-    sort: float | None = None
-    mark: Mark = ""
-    colour: str = ""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: its heading, whether it holds numbers, and what it means."""
-
-    title: str
-    numeric: bool = False
-    hint: str = ""
+def _of_cases(fields: Sequence[Field], groups: Iterable[Group], name: str, title: str, caption: str = "") -> Table:
+    """A table of one row a case."""
+    return Table(
+        name,
+        title,
+        tuple(column for column, _ in fields),
+        tuple(
+            row_of(*(made(group, case) for _, made in fields), anchor=case.id if name == "cases" else "")
+            for group in groups
+            for case in group.rows
+        ),
+        caption,
+    )
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table. ``name`` is its anchor, ``anchors`` are its rows'; ``filters``: it is worth searching."""
+def _metric(metric: Metric, importance: int, title: str = "") -> Field:
+    """A column of the values of a metric."""
 
-    name: str
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Item, ...], ...]
-    caption: str = ""
-    filters: bool = False
-    anchors: tuple[str, ...] = field(default=())
+    def made(_: Group, case: Row) -> Entry:
+        value = case.value(metric.key)
+        return Entry(text.quantity(value, metric.unit), value=value)
+
+    return Column(title or metric.title, "figure", metric.key, metric.unit, metric.meaning, importance), made
 
 
-def answers(digest: Digest) -> Table:
+def _figure(
+    key: str, title: str, value: Callable[[Row], float | None], show: Callable[[float | None], str], hint: str = ""
+) -> Field:
+    """A column of numbers that are worked out of several metrics."""
+
+    def made(_: Group, case: Row) -> Entry:
+        number = value(case)
+        return Entry(show(number), value=number)
+
+    return Column(title, "figure", key, "", hint, 2), made
+
+
+def winners(digest: Digest) -> Table:
     """One line a problem: the fastest, the leanest and the cheapest operator, each as a ratio to the baseline."""
     colours = family_colours(digest.families)
     rows = []
     for group in digest.groups:
-        winners = [_winner(group, metric, colours) for metric in digest.metrics]
-        if any(item.show != text.MISSING for item in winners):
-            rows.append((Item(group.label), *winners))
+        best = [_winner(group, metric, colours) for metric in digest.metrics]
+        if any(entry.text != text.MISSING for entry in best):
+            rows.append(row_of(group.label, *best))
     return Table(
-        "answers",
+        "winners",
         "Which operator wins",
         (
-            Column("problem"),
+            Column("problem", key="problem"),
             *(
-                Column(text.best(metric), hint=f"least {metric.title}; × is its ratio to {digest.baseline}")
-                for metric in digest.metrics
+                Column(
+                    text.best(metric),
+                    key=metric.key,
+                    hint=f"least {metric.title}; × is its ratio to {digest.baseline}",
+                    importance=ESSENTIAL - place,
+                )
+                for place, metric in enumerate(digest.metrics)
             ),
         ),
         tuple(rows),
         f"Ratios are to {digest.baseline}, with {text.intervals(digest.rounds)}. "
         f"≈ names operators that the rounds cannot tell from the winner; {UNLIKE} computes another function than "
         "the baseline.",
-        filters=len(rows) > 12,
     )
 
 
-def _winner(group: Group, metric: Metric, colours: Mapping[str, str]) -> Item:
+def _winner(group: Group, metric: Metric, colours: Mapping[str, str]) -> Entry:
     winner = group.winners.get(metric.key)
     if winner is None:
-        return Item(text.MISSING)
+        return _MISSING
     cell = winner.row.cells[metric.key]
-    return Item(
+    parts = (_relative(group, winner.row, cell, metric), _tie(winner))
+    return Entry(
         winner.row.label,
-        " ".join(part for part in (_relative(group, winner.row, cell, metric), _tie(winner)) if part),
+        " ".join(filter(None, parts)),
         cell.estimate,
-        "best",
+        ("winner",),
         colours.get(winner.row.kin, ""),
     )
 
 
-def _relative(group: Group, row: Row, cell: Cell, metric: Metric) -> str:
+def _relative(group: Group, case: Row, cell: Cell, metric: Metric) -> str:
     if cell.ratio is None:
         return text.quantity(cell.estimate, metric.unit)
-    if group.baseline is not None and row.id == group.baseline.id:
+    if group.baseline is not None and case.id == group.baseline.id:
         return "the baseline"
-    return (UNLIKE if not row.like_baseline else "") + text.ratio(cell.ratio)
+    return (UNLIKE if not case.like_baseline else "") + text.ratio(cell.ratio)
 
 
 def _tie(winner: Winner) -> str:
     if winner.tied:
-        return f"≈ {text.listing([row.label for row in winner.tied], 2)}"
+        return f"≈ {text.listing([case.label for case in winner.tied], 2)}"
     return "" if winner.certain else "(too few rounds to be sure)"
 
 
-def cases(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
-    """Every case: all that was measured of it."""
-    colours = family_colours(digest.families)
-    metrics = digest.shown("cases")
+def brief_winners(digest: Digest) -> Table:
+    """The same for a terminal: no intervals, and ≈ alone where others cannot be told from the winner."""
+    rows = []
+    for group in digest.groups:
+        entries = []
+        for metric in digest.metrics:
+            winner = group.winners.get(metric.key)
+            if winner is None:
+                entries += [replace(_MISSING, marks=("quiet",)), Entry("")]
+                continue
+            ratio = winner.row.cells[metric.key].ratio
+            unlike: tuple[Mark, ...] = () if winner.row.like_baseline else ("unlike",)
+            entries.append(Entry(winner.row.label, marks=("tied",) if winner.tied else ()))
+            entries.append(Entry(text.times(ratio.estimate), marks=unlike) if ratio else Entry(""))
+        rows.append(row_of(group.label, *entries))
+    columns = [Column("problem")]
+    for place, metric in enumerate(digest.metrics):
+        columns += [
+            Column(text.best(metric), importance=ESSENTIAL - 2 * place),
+            Column("×", "figure", f"{metric.key}_ratio", importance=ESSENTIAL - 2 * place - bool(place)),
+        ]
+    return Table("winners", "", tuple(columns), tuple(rows))
+
+
+def cases(digest: Digest, groups: Iterable[Group] | None = None, *, briefly: bool = False) -> Table:
+    """Every case: all that was measured of it; ``briefly``: what a terminal shows."""
+    metrics = digest.shown("terminal" if briefly else "cases")
     gradient = REGISTRY["error_gradient_l2"]
-    if gradient not in metrics and any(row.exact_gradient or row.gradients_left_out for row in digest.rows):
+    compared = any(case.exact_gradient or case.gradients_left_out for case in digest.rows)
+    if compared and not briefly and gradient not in metrics:
         metrics = (*metrics, gradient)
-    judged = digest.metrics
-    columns = [Column("problem"), Column("operator")]
+    fields: list[Field] = [_PROBLEM, _operator(digest)]
     for metric in metrics:
-        columns.append(Column(metric.title, True, metric.meaning))
-        if metric in judged:
-            columns.append(Column("×", True, f"{metric.title}: ratio to {digest.baseline}, 95 % interval"))
-    columns.append(Column("over floor", True, "latency over the least time at this machine's measured rates"))
-    columns.append(Column("status"))
-    rows, anchors = [], []
-    for group in groups if groups is not None else digest.groups:
-        for row in group.rows:
-            items = [Item(group.label), _operator(row, group, colours.get(row.kin, ""))]
-            for metric in metrics:
-                if metric in judged:
-                    items += _pair(row, group, metric)
-                else:
-                    items.append(_gradient(row) if metric is gradient else _plain(row, metric))
-            over = over_floor(row, digest)
-            anchors.append(row.id)
-            rows.append((*items, Item(text.times(over), sort=over), _status(row)))
-    return Table(
+        if metric in digest.metrics:
+            fields += _pair(metric, digest)
+        elif metric is gradient:
+            column = Column(metric.title, "figure", metric.key, hint=metric.meaning, importance=2)
+            fields.append((column, lambda _, case: _gradient(case)))
+        else:
+            fields.append(_metric(metric, 3))
+    if not briefly:
+        hint = "latency over the least time at this machine's measured rates"
+        fields.append(_figure("over_floor", "over floor", lambda case: over_floor(case, digest), text.times, hint))
+        fields.append((Column("status", "word", "status", importance=8), lambda _, case: _status(case)))
+    return _of_cases(
+        fields,
+        groups if groups is not None else digest.groups,
         "cases",
         "Every case",
-        tuple(columns),
-        tuple(rows),
         f"The best of each problem is bold. {UNLIKE}: computes another function than {digest.baseline}, or at "
         "another boundary. Latencies are never mixed across regimes.",
-        filters=True,
-        anchors=tuple(anchors),
     )
 
 
-def _operator(row: Row, group: Group, colour: str) -> Item:
-    is_base = group.baseline is not None and row.id == group.baseline.id
-    note = ["baseline"] if is_base else []
-    note += [row.traits.boundary] if row.traits.boundary != "none" else []
-    note += [f"chose {row.chosen}"] if row.chosen else []
-    return Item(row.label, ", ".join(note), mark="base" if is_base else "",
-                colour=colour)  # fmt: skip
+def closing(digest: Digest) -> Table:
+    """What a run ends with: latency, memory and FLOPs of every case; what failed says so where its latency would
+    be, and shows nothing else.
+    """
+    by_id = {case.id: case for case in digest.rows}
+    table = cases(digest, briefly=True)
+    rows = []
+    for each in table.rows:
+        case, (problem, operator, *figures) = by_id[each.anchor], each.entries
+        if not case.ok:
+            figures = [Entry(case.status, marks=("failed",)), *[Entry("")] * (len(figures) - 1)]
+        else:
+            figures = [
+                _closing_figure(entry, column) for entry, column in zip(figures, table.columns[2:], strict=True)
+            ]
+        rows.append(replace(each, entries=(problem, replace(operator, note=case.chosen, colour=""), *figures)))
+    columns = [replace(column, title=column.title.split()[-1]) for column in table.columns]
+    return replace(table, title="", caption="", columns=tuple(columns), rows=tuple(rows))
 
 
-def _gradient(row: Row) -> Item:
+def _closing_figure(entry: Entry, column: Column) -> Entry:
+    """Of intervals only those of the latencies' ratios; one star for a value and its ratio, and no bars."""
+    if not column.key.endswith("_ratio"):
+        return replace(entry, note="")
+    if entry.text == text.MISSING:
+        return Entry("")
+    marks = tuple("passed" if mark == "winner" else mark for mark in entry.marks)
+    return replace(entry, note=entry.note if column.key.startswith("latency") else "", marks=marks)
+
+
+def _operator(digest: Digest) -> Field:
+    colours = family_colours(digest.families)
+
+    def made(group: Group, case: Row) -> Entry:
+        is_base = group.baseline is not None and case.id == group.baseline.id
+        note = ["baseline"] if is_base else []
+        note += [case.traits.boundary] if case.traits.boundary != "none" else []
+        note += [f"chose {case.chosen}"] if case.chosen else []
+        marks: tuple[Mark, ...] = ("baseline",) if is_base else ()
+        return Entry(case.label, ", ".join(note), marks=marks, colour=colours.get(case.kin, ""))
+
+    return Column("operator", key="operator"), made
+
+
+def _gradient(case: Row) -> Entry:
     """The worst gradient's error and whose it is, beside it that in float64; what was not compared, and why."""
-    worst, exact = row.value("error_gradient_l2"), row.value("error_gradient_exact")
-    reason = text.clean(row.gradients_left_out or "")
+    worst, exact = case.value("error_gradient_l2"), case.value("error_gradient_exact")
+    reason = text.clean(case.gradients_left_out or "")
     in_float64 = f"{text.power_of_ten(exact)} in float64" if exact is not None else ""
     if worst is not None:
-        note = ", ".join(filter(None, (text.clean(row.gradient, 60), in_float64, reason)))
-        return Item(text.power_of_ten(worst), note, sort=worst)
+        note = ", ".join(filter(None, (text.clean(case.gradient, 60), in_float64, reason)))
+        return Entry(text.power_of_ten(worst), note, worst)
     if exact is not None:
-        return Item(in_float64, ", ".join(filter(None, (text.clean(row.exact_gradient, 60), reason))), sort=exact)
-    return Item("not compared", reason, mark="quiet") if reason else Item(text.MISSING)
+        return Entry(in_float64, ", ".join(filter(None, (text.clean(case.exact_gradient, 60), reason))), exact)
+    return Entry("not compared", reason, marks=("quiet",)) if reason else _MISSING
 
 
-def _pair(row: Row, group: Group, metric: Metric) -> tuple[Item, Item]:
-    """A value and its ratio to the baseline; a row that failed shows only what needs no running."""
-    cell = row.cells.get(metric.key)
-    if cell is None:
-        return Item(text.MISSING, row.cells.why_not(metric.key)), Item(text.MISSING)
-    winner = group.winners.get(metric.key)
-    mark: Mark = "best" if winner and winner.holds(row) and row.ok else "" if row.ok else "quiet"
-    ends = "" if cell.exact else _ends(cell.value, metric)
-    value = Item(text.quantity(cell.estimate, metric.unit), ends, cell.estimate, mark)
-    if cell.ratio is None:
-        return value, Item(text.MISSING)
-    unlike = "" if row.like_baseline else UNLIKE
-    return value, Item(
-        unlike + text.times(cell.ratio.estimate), text.brackets(cell.ratio), cell.ratio.estimate, mark
+def _pair(metric: Metric, digest: Digest) -> tuple[Field, Field]:
+    """A value and its ratio to the baseline; a case that failed shows only what needs no running."""
+
+    def marks(group: Group, case: Row) -> tuple[Mark, ...]:
+        winner = group.winners.get(metric.key)
+        return ("quiet",) if not case.ok else ("winner",) if winner and winner.holds(case) else ()
+
+    def value(group: Group, case: Row) -> Entry:
+        cell = case.cells.get(metric.key)
+        if cell is None:
+            return Entry(text.MISSING, case.cells.why_not(metric.key))
+        ends = "" if cell.exact else _ends(cell.value, metric)
+        return Entry(text.quantity(cell.estimate, metric.unit), ends, cell.estimate, marks(group, case))
+
+    def ratio(group: Group, case: Row) -> Entry:
+        cell = case.cells.get(metric.key)
+        if cell is None or cell.ratio is None:
+            return _MISSING
+        unlike: tuple[Mark, ...] = () if case.like_baseline else ("unlike",)
+        ends = text.brackets(cell.ratio)
+        return Entry(text.times(cell.ratio.estimate), ends, cell.ratio.estimate, (*unlike, *marks(group, case)))
+
+    place = digest.metrics.index(metric)
+    importance = ESSENTIAL - 2 * place
+    hint = f"{metric.title}: ratio to {digest.baseline}, 95 % interval"
+    return (
+        (Column(metric.title, "figure", metric.key, metric.unit, metric.meaning, importance), value),
+        (Column("×", "figure", f"{metric.key}_ratio", hint=hint, importance=importance - bool(place)), ratio),
     )
 
 
@@ -199,38 +274,39 @@ def _ends(interval: Interval, metric: Metric) -> str:
     return f"[{low}, {high}]" if low != high else ""
 
 
-def _plain(row: Row, metric: Metric) -> Item:
-    value = row.value(metric.key)
-    return Item(text.quantity(value, metric.unit), sort=value)
-
-
-def _status(row: Row) -> Item:
-    flags = [f"{flag} ({number})" if number > 1 else flag for flag, number in sorted(row.flags.items())]
-    return Item(row.status, ", ".join(flags), mark="" if row.status == "ok" else "bad")
+def _status(case: Row) -> Entry:
+    flags = [f"{flag} ({number})" if number > 1 else flag for flag, number in sorted(case.flags.items())]
+    return Entry(case.status, ", ".join(flags), marks=() if case.status == "ok" else ("failed",))
 
 
 def failures(digest: Digest) -> Table:
     """What failed and what was skipped, and why; the suite's own exclusions too."""
-    rows: list[tuple[Item, ...]] = []
+    rows = []
     for group in digest.groups:
-        for row in group.rows:
-            needed, available = (text.size_of(row.value(key)) for key in ("needed", "available"))
-            bytes_ = f" (needs {needed}, has {available})" if row.value("needed") else ""
-            for status, reason in row.reasons.items():
-                rounds = f"{row.statuses[status]} of {sum(row.statuses.values())}"
-                what = (row.label, group.label, rounds, reason + bytes_)
-                rows.append((Item(status, mark="bad"), *map(Item, what)))
+        for case in group.rows:
+            needed, available = (text.size_of(case.value(key)) for key in ("needed", "available"))
+            room = f" (needs {needed}, has {available})" if case.value("needed") else ""
+            for status, reason in case.reasons.items():
+                rounds = f"{case.statuses[status]} of {sum(case.statuses.values())}"
+                rows.append(
+                    row_of(Entry(status, marks=("failed",)), case.label, group.label, rounds, reason + room)
+                )
     for excluded in digest.run.manifest.suite.excluded:
         what = (excluded.label, excluded.problem, "", excluded.reason)
-        rows.append((Item("excluded", mark="quiet"), *(Item(text.clean(part, 200)) for part in what)))
+        rows.append(row_of(Entry("excluded", marks=("quiet",)), *(text.clean(part, 200) for part in what)))
     left_out = len(rows) - MOST_FAILURES
     return Table(
         "failures",
         "What failed, what was skipped",
-        (Column("status"), Column("operator"), Column("problem"), Column("rounds"), Column("reason")),
+        (
+            Column("status", "word"),
+            Column("operator"),
+            Column("problem"),
+            Column("rounds", "word", importance=5),
+            Column("reason", "prose"),
+        ),
         tuple(rows[:MOST_FAILURES]),
         f"{text.plural(left_out, 'row')} left out for space; table.csv has them." if left_out > 0 else "",
-        filters=len(rows) > 12,
     )
 
 
@@ -244,42 +320,42 @@ def exponents(growths: Sequence[Growth]) -> Table:
         local = [step.slope.estimate for step in growth.scaling.steps if step.slope.estimate is not None]
         spread = f"{text.digits(min(local))} to {text.digits(max(local))}" if len(local) > 1 else text.MISSING
         rows.append(
-            (
-                Item(growth.operator),
-                Item(growth.metric.title),
-                Item(growth.slice.axis),
-                Item(growth.slice.fixed),
-                Item(text.digits(fit.slope.estimate), text.brackets(fit.slope), fit.slope.estimate),
-                Item(text.plain(fit.theory), sort=fit.theory),
-                Item(spread, sort=max(local, default=None)),
-                Item(_large_prime(growth.scaling.large_prime), _penalties(growth)),
-                Item(f"{fit.start:.4g} to {fit.end:.4g}", f"{fit.sizes} values", fit.sizes),
-                Item(text.percent(fit.misfit), sort=fit.misfit),
+            row_of(
+                growth.operator,
+                growth.metric.title,
+                growth.slice.axis,
+                growth.slice.fixed,
+                Entry(text.digits(fit.slope.estimate), text.brackets(fit.slope), fit.slope.estimate),
+                Entry(text.plain(fit.theory), value=fit.theory),
+                Entry(spread, value=max(local, default=None)),
+                Entry(_large_prime(growth.scaling.large_prime), _penalties(growth)),
+                Entry(f"{fit.start:.4g} to {fit.end:.4g}", f"{fit.sizes} values", fit.sizes),
+                Entry(text.percent(fit.misfit), value=fit.misfit),
             )
         )
+    columns = (
+        Column("operator"),
+        Column("quantity"),
+        Column("axis"),
+        Column("held fixed"),
+        _number("exponent", "log–log slope over all FFT-friendly values, 95 % interval over rounds"),
+        _number("theory", "the same slope of the closed-form FLOPs (latency) or the predicted peak (memory)"),
+        _number("local slopes", "smallest and largest slope between neighbouring values"),
+        _number("large primes", "exponent of sizes with a large prime factor; their cost against neighbours"),
+        _number("range"),
+        _number("misfit", "largest distance of a point from the fitted line"),
+    )
     return Table(
         "exponents",
         "Scaling exponents",
-        (
-            Column("operator"),
-            Column("quantity"),
-            Column("axis"),
-            Column("held fixed"),
-            Column("exponent", True, "log–log slope over all FFT-friendly values, 95 % interval over rounds"),
-            Column(
-                "theory", True, "the same slope of the closed-form FLOPs (latency) or the predicted peak (memory)"
-            ),
-            Column("local slopes", True, "smallest and largest slope between neighbouring values"),
-            Column(
-                "large primes", True, "exponent of sizes with a large prime factor; their cost against neighbours"
-            ),
-            Column("range", True),
-            Column("misfit", True, "largest distance of a point from the fitted line"),
-        ),
+        columns,
         tuple(rows),
         "An interval says how well a slope is known, not that one power law holds: see local slopes and misfit.",
-        filters=len(rows) > 12,
     )
+
+
+def _number(title: str, hint: str = "") -> Column:
+    return Column(title, "figure", hint=hint)
 
 
 def _large_prime(fit: Exponent | None) -> str:
@@ -287,23 +363,22 @@ def _large_prime(fit: Exponent | None) -> str:
 
 
 def _penalties(growth: Growth) -> str:
-    found = [p for p in growth.scaling.penalties if p.factor.estimate is not None]
-    return ", ".join(f"{text.times(p.factor.estimate)} at {p.size:.4g}" for p in found[:4])
+    penalties = [p for p in growth.scaling.penalties if p.factor.estimate is not None]
+    return ", ".join(f"{text.times(p.factor.estimate)} at {p.size:.4g}" for p in penalties[:4])
 
 
 def crossovers(exchanges: Sequence[Exchange]) -> Table:
     """Where each NIFF form and spatial operator change places: one line a pair and slice, a column a quantity."""
-    keys = list(dict.fromkeys(exchange.metric.key for exchange in exchanges))
     nouns = {exchange.metric.key: exchange.metric.title for exchange in exchanges}
     lines: dict[tuple[str, str, str, str], dict[str, Exchange]] = {}
     for exchange in exchanges:
         place = (exchange.niff, exchange.spatial, exchange.slice.axis, exchange.slice.fixed)
         lines.setdefault(place, {})[exchange.metric.key] = exchange
     rows = []
-    for (niff, spatial, axis, fixed), found in lines.items():
-        alike = next(iter(found.values())).alike
-        names = (Item(niff), Item(("" if alike else UNLIKE) + spatial), Item(axis), Item(fixed))
-        rows.append((*names, *(_crossing(found.get(key)) for key in keys)))
+    for (niff, spatial, axis, fixed), by_metric in lines.items():
+        unlike: tuple[Mark, ...] = () if next(iter(by_metric.values())).alike else ("unlike",)
+        names = (niff, Entry(spatial, marks=unlike), axis, fixed)
+        rows.append(row_of(*names, *(_crossing(by_metric.get(key)) for key in nouns)))
     return Table(
         "crossovers",
         "Crossovers",
@@ -312,26 +387,25 @@ def crossovers(exchanges: Sequence[Exchange]) -> Table:
             Column("spatial operator"),
             Column("axis"),
             Column("held fixed"),
-            *(Column(nouns[key], True, f"where the two cost the same in {nouns[key]}") for key in keys),
+            *(_number(noun, f"where the two cost the same in {noun}") for noun in nouns.values()),
         ),
         tuple(rows),
         f"Interpolated between measured values on log–log scales; 95 % intervals over rounds. {UNLIKE}: not the "
         "same function as the NIFF form.",
-        filters=len(rows) > 12,
     )
 
 
-def _crossing(exchange: Exchange | None) -> Item:
+def _crossing(exchange: Exchange | None) -> Entry:
     if exchange is None:
-        return Item(text.MISSING)
-    found = exchange.crossover
-    if not found.crossings:
-        return Item(outcome(found, "NIFF", exchange.spatial), mark="quiet")
-    first = found.crossings[0]
+        return _MISSING
+    crossings = exchange.crossover.crossings
+    if not crossings:
+        return Entry(outcome(exchange.crossover, "NIFF", exchange.spatial), marks=("quiet",))
+    first = crossings[0]
     ends = f"[{text.digits(first.low)}, {text.digits(first.high)}]" if first.low < first.high else ""
-    rest = [f"and {text.digits(crossing.size)}" for crossing in found.crossings[1:3]]
+    rest = [f"and {text.digits(crossing.size)}" for crossing in crossings[1:3]]
     above = "NIFF" if first.cheaper_above == "a" else exchange.spatial
-    return Item(text.digits(first.size), " ".join([ends, *rest, f"{above} wins above"]).strip(), first.size)
+    return Entry(text.digits(first.size), " ".join([ends, *rest, f"{above} wins above"]).strip(), first.size)
 
 
 def witnesses(digest: Digest) -> Table:
@@ -339,70 +413,47 @@ def witnesses(digest: Digest) -> Table:
     rows = []
     seen: set[tuple[str, str]] = set()
     for group in digest.groups:
-        for row in group.rows:
-            cost = row.cost
+        for case in group.rows:
+            cost = case.cost
             if cost is None:
                 continue
             doubts = [*([cost.disagreement] if cost.disagreement else []), *cost.notes]
             if not doubts:  # one problem stands for all; a doubt stands for itself
-                if (row.label, group.problem.mode) in seen:
+                if (case.label, group.problem.mode) in seen:
                     continue
-                seen.add((row.label, group.problem.mode))
+                seen.add((case.label, group.problem.mode))
             stock = _share(cost.stock_torch, cost.closed)
             stock_fvcore = _share(cost.stock_fvcore, cost.closed_forward)
             rows.append(
-                (
-                    Item(row.label),
-                    Item(group.label),
-                    Item(text.flops(cost.closed), sort=cost.closed),
-                    Item(_agrees(cost.counted, cost.closed), sort=cost.counted),
-                    Item(_agrees(cost.fvcore, cost.closed_forward), sort=cost.fvcore),
-                    Item(text.percent(stock), sort=stock),
-                    Item(text.percent(stock_fvcore), sort=stock_fvcore),
-                    Item(text.clean(text.listing(cost.missed, 6)) if cost.missed else text.MISSING),
-                    Item(text.clean("; ".join(doubts), 300), mark="quiet"),
+                row_of(
+                    case.label,
+                    group.label,
+                    Entry(text.flops(cost.closed), value=cost.closed),
+                    Entry(_agrees(cost.counted, cost.closed), value=cost.counted),
+                    Entry(_agrees(cost.fvcore, cost.closed_forward), value=cost.fvcore),
+                    Entry(text.percent(stock), value=stock),
+                    Entry(text.percent(stock_fvcore), value=stock_fvcore),
+                    text.clean(text.listing(cost.missed, 6)) if cost.missed else text.MISSING,
+                    Entry(text.clean("; ".join(doubts), 300), marks=("quiet",)),
                 )
             )
+    columns = (
+        Column("operator"),
+        Column("at"),
+        _number("closed form"),
+        _number("counted", "FlopCounterMode with formulas for FFTs and complex products"),
+        _number("fvcore ×2", "with handlers, forward only, against the closed form of the forward pass"),
+        _number("stock counter sees", "torch's FlopCounterMode as it comes"),
+        _number("stock fvcore sees", "fvcore as it comes, ×2, forward only"),
+        Column("counted as nothing"),
+        Column("disagreement and notes", "prose"),
+    )
     return Table(
         "witnesses",
         "Three witnesses of the FLOPs",
-        (
-            Column("operator"),
-            Column("at"),
-            Column("closed form", True),
-            Column("counted", True, "FlopCounterMode with formulas for FFTs and complex products"),
-            Column("fvcore ×2", True, "with handlers, forward only, against the closed form of the forward pass"),
-            Column("stock counter sees", True, "torch's FlopCounterMode as it comes"),
-            Column("stock fvcore sees", True, "fvcore as it comes, ×2, forward only"),
-            Column("counted as nothing"),
-            Column("disagreement and notes"),
-        ),
+        columns,
         tuple(rows),
         "Real FLOPs: a multiply-add is 2, a complex product 6, an FFT nominally 5 N log2 N, half for real data.",
-        filters=len(rows) > 12,
-    )
-
-
-def memory(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
-    """All that was measured of each case's memory."""
-    metrics = [metric for metric in shown("memory") if any(metric.key in row.cells for row in digest.rows)]
-    rows = [
-        (Item(group.label), Item(row.label), *(_plain(row, metric) for metric in metrics))
-        for group in (groups if groups is not None else digest.groups)
-        for row in group.rows
-        if any(metric.key in row.cells for metric in metrics)
-    ]
-    return Table(
-        "footprint",
-        "Memory of every case",
-        (
-            Column("problem"),
-            Column("operator"),
-            *(Column(metric.title.removesuffix(" memory"), True, metric.meaning) for metric in metrics),
-        ),
-        tuple(rows),
-        "Median of rounds; measured in a pass that never times.",
-        filters=len(rows) > 12,
     )
 
 
@@ -416,56 +467,55 @@ def _agrees(count: int | None, closed: int) -> str:
     return "agrees" if count == closed else text.flops(count)
 
 
-def achieved_rates(digest: Digest, groups: Iterable[Group] | None = None) -> Table:
+def memory(digest: Digest, groups: Iterable[Group]) -> Table:
+    """All that was measured of each case's memory."""
+    metrics = [metric for metric in shown("memory") if any(metric.key in case.cells for case in digest.rows)]
+    groups = [
+        replace(group, rows=tuple(case for case in group.rows if any(m.key in case.cells for m in metrics)))
+        for group in groups
+    ]
+    fields = [_metric(metric, 2, metric.title.removesuffix(" memory")) for metric in metrics]
+    caption = "Median of rounds; measured in a pass that never times."
+    return _of_cases([_PROBLEM, _LABEL, *fields], groups, "footprint", "Memory of every case", caption)
+
+
+def achieved_rates(digest: Digest, groups: Iterable[Group]) -> Table:
     """What each case achieved, for the roofline plot."""
-    rows = []
-    for group in groups if groups is not None else digest.groups:
-        for row in group.rows:
-            done = achieved(row, digest) if row.ok else None
-            if done is None or row.cost is None:
-                continue
-            intensity = row.cost.closed / row.cost.bytes_own if row.cost.bytes_own else None
-            over = over_floor(row, digest)
-            rows.append(
-                (
-                    Item(group.label),
-                    Item(row.label),
-                    Item(text.plain(intensity), sort=intensity),
-                    Item(text.rate(done[0], "FLOP/s"), sort=done[0]),
-                    Item(text.rate(done[1], "B/s"), sort=done[1]),
-                    Item(text.times(over), sort=over),
-                )
-            )
-    return Table(
-        "achieved",
-        "Achieved rates",
-        (
-            Column("problem"),
-            Column("operator"),
-            Column("FLOP/byte", True, "arithmetic intensity over the form's own traffic"),
-            Column("achieved FLOP/s", True),
-            Column("achieved B/s", True),
-            Column("over floor", True, "latency over the least time of its FLOPs and least traffic"),
-        ),
-        tuple(rows),
-        filters=len(rows) > 12,
-    )
+    groups = [
+        replace(group, rows=tuple(case for case in group.rows if case.ok and achieved(case, digest)))
+        for group in groups
+    ]
+
+    def rate(place: int) -> Callable[[Row], float | None]:
+        return lambda case: (achieved(case, digest) or (None, None))[place]
+
+    fields = (
+        _PROBLEM,
+        _LABEL,
+        _figure("intensity", "FLOP/byte", _intensity, text.plain,
+                "arithmetic intensity over the form's own traffic"),
+        _figure("flop_rate", "achieved FLOP/s", rate(0), lambda value: text.rate(value, "FLOP/s")),
+        _figure("byte_rate", "achieved B/s", rate(1), lambda value: text.rate(value, "B/s")),
+        _figure("over_floor", "over floor", lambda case: over_floor(case, digest), text.times,
+                "latency over the least time of its FLOPs and least traffic"),
+    )  # fmt: skip
+    return _of_cases(fields, groups, "achieved", "Achieved rates")
+
+
+def _intensity(case: Row) -> float | None:
+    return case.cost.closed / case.cost.bytes_own if case.cost and case.cost.bytes_own else None
 
 
 def fingerprints(digests: Sequence[Digest]) -> Table:
     """The machines side by side; what must match and does not is marked."""
     prints = [digest.run.manifest.fingerprint for digest in digests]
-    must = {key for other in prints[1:] for key in differences(prints[0].must, other.must)}
-    should = {key for other in prints[1:] for key in differences(prints[0].should, other.should)}
     rows = []
-    for tier, unlike, facts in (
-        ("must match", must, [fingerprint.must for fingerprint in prints]),
-        ("should match", should, [fingerprint.should for fingerprint in prints]),
-    ):
+    for tier, facts in (("must", [one.must for one in prints]), ("should", [one.should for one in prints])):
+        unlike = {key for other in facts[1:] for key in differences(facts[0], other)}
         for key in sorted({key for side in facts for key in side}):
-            mark: Mark = "bad" if key in unlike else ""
-            values = [Item(text.clean(side.get(key, text.MISSING)), mark=mark) for side in facts]
-            rows.append((Item(tier, mark="quiet"), Item(text.clean(key)), *values))
+            marks: tuple[Mark, ...] = ("failed",) if key in unlike else ()
+            values = [Entry(text.clean(side.get(key, text.MISSING)), marks=marks) for side in facts]
+            rows.append(row_of(Entry(f"{tier} match", marks=("quiet",)), text.clean(key), *values))
     return Table(
         "fingerprint",
         "Fingerprint",

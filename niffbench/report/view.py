@@ -10,8 +10,8 @@ from niffbench.report.digest import Digest, Group
 from niffbench.report.facts import Fact, facts, notes, notices
 from niffbench.report.findings import Finding, findings
 from niffbench.report.gather import gather
+from niffbench.report.plots import maps
 from niffbench.report.plots.canvas import Plot, settings
-from niffbench.report.plots.maps import ratios, winners
 from niffbench.report.plots.overview import overview
 from niffbench.report.plots.palette import styles
 from niffbench.report.plots.phases import steps
@@ -20,7 +20,7 @@ from niffbench.report.plots.scaling import scaling
 from niffbench.report.plots.tradeoffs import errors, pareto
 from niffbench.report.plots.walls import walls
 from niffbench.report.profiles import measured_phases
-from niffbench.report.tables import Table
+from niffbench.report.table import Table
 from niffbench.report.trends import all_slices, exchanges, growths
 from niffbench.results import Run
 
@@ -46,7 +46,7 @@ class View:
     facts: tuple[Fact, ...]
     notices: tuple[str, ...]
     findings: tuple[Finding, ...]
-    answers: Table
+    winners: Table
     failures: Table
     sections: tuple[Section, ...]
     cases: Table
@@ -92,7 +92,7 @@ def view(run: Run) -> View:
             _section(
                 "crossovers",
                 "Where operators change places",
-                [winners(digest), ratios(digest)],
+                [maps.winners(digest), maps.ratios(digest)],
                 [tables.crossovers(swaps)],
             ),
             _section(
@@ -115,7 +115,7 @@ def view(run: Run) -> View:
         facts=facts(digest),
         notices=(*notices(digest), *notes(digest)),
         findings=findings(digest, slices, fits, swaps),
-        answers=tables.answers(digest),
+        winners=tables.winners(digest),
         failures=tables.failures(digest),
         sections=tuple(section for section in sections if section.plots or section.tables),
         cases=tables.cases(digest, shown),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from niffbench.report import text
+from niffbench.report.table import Column, Entry, Row, Table, row_of
+from niffbench.report.writers.csv import records
+from niffbench.report.writers.markdown import write as write_markdown
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from niffbench.report.plots.canvas import Plot
     from niffbench.study.filters import LayerStudy
     from niffbench.study.learned import Learned
@@ -23,31 +22,13 @@ if TYPE_CHECKING:
 HALF, MOST = 0.5, 0.9
 """The shares of kernel mass, and of variance, that the table gives sizes for."""
 
-HEADINGS = (
-    "layer",
-    "niff",
-    "grid",
-    "kernels",
-    "50 % mass",
-    "90 % mass",
-    "90 % variance",
-    "truncated to",
-    "error",
-    "FLOPs as it is",
-    "FLOPs truncated",
-    "advice",
+CAPTION = (
+    "“x % mass” is the side of the smallest centred window that holds x % of Σ|k|, on average over a layer's "
+    "kernels; “90 % variance” is how many principal components explain it. The error is the relative L2 error of "
+    "the layer's output on its own input; where nothing is within the tolerance it is that of the largest kernel "
+    "tried. FLOPs are of one forward pass by closed forms, FFTs at their nominal 5·N·log2 N, half for real ones; "
+    "on a GPU latency can decide otherwise."
 )
-_TERMINAL = (
-    "layer",
-    "grid",
-    "50 % mass",
-    "90 % mass",
-    "truncated to",
-    "error",
-    "FLOPs as it is",
-    "FLOPs truncated",
-)
-"""The headings of the columns that fit on a terminal of 80 characters."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +105,28 @@ def _tenths(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def cells(layer: LayerStudy) -> tuple[str, ...]:
-    """One row, in the order of :data:`HEADINGS`."""
+def table(report: FilterReport) -> Table:
+    """One line a layer: how large its filters are, what they could be truncated to, and what that would save."""
+    columns = (
+        Column("layer"),
+        Column("niff", importance=1),
+        Column("grid"),
+        Column("kernels", "figure", importance=2),
+        Column("50 % mass", "figure", importance=7),
+        Column("90 % mass", "figure", importance=8),
+        Column("90 % variance", "figure", importance=4),
+        Column("truncated to", "figure"),
+        Column("error", "figure", importance=8),
+        Column("FLOPs as it is", "figure", unit="FLOP", importance=6),
+        Column("FLOPs truncated", "figure", unit="FLOP", importance=6),
+        Column("advice", importance=3),
+    )
+    return Table("filters", title(report), columns, tuple(map(_row, report.layers)), CAPTION)
+
+
+def _row(layer: LayerStudy) -> Row:
     size, cut = layer.size, layer.truncation
-    return (
+    return row_of(
         layer.name,
         f"{layer.kind}/{layer.form}",
         f"{size.height}×{size.width}",
@@ -135,10 +134,10 @@ def cells(layer: LayerStudy) -> tuple[str, ...]:
         _square(size.side(HALF)),
         _square(size.side(MOST)),
         _components(size.explained_variance),
-        text.MISSING if cut.side is None else _square(cut.side),
-        text.percent(cut.error),
-        text.flops(layer.flops_form),
-        text.flops(layer.flops_truncated),
+        _square(cut.side),
+        Entry(text.percent(cut.error), value=cut.error),
+        Entry(text.flops(layer.flops_form), value=layer.flops_form),
+        Entry(text.flops(layer.flops_truncated), value=layer.flops_truncated),
         _verdict(layer),
     )
 
@@ -170,60 +169,21 @@ def title(report: FilterReport) -> str:
     )
 
 
-def table(report: FilterReport) -> Table:
-    """The table for a terminal: the columns that fit."""
-    from rich.table import Table
-
-    shown = Table(
-        title=text.clean(title(report), 300),
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        padding=(0, 1, 0, 0),
-    )
-    places = [HEADINGS.index(name) for name in _TERMINAL]
-    for name in _TERMINAL:
-        words = name.replace(" mass", "\nmass").replace(" to", "\nto").replace("FLOPs ", "FLOPs\n")
-        first = name == _TERMINAL[0]
-        shown.add_column(words, justify="left" if first else "right", no_wrap=not first, overflow="fold")
-    for layer in report.layers:
-        row = cells(layer)
-        shown.add_row(*(row[place] for place in places))
-    return shown
-
-
 def markdown(report: FilterReport, drawn: Sequence[Plot]) -> str:
     """The whole report, with the plots as files below ``plots/``."""
-    lines = ["# Effective filter size", "", text.markdown(title(report), 300), ""]
-    lines += [f"- {text.markdown(sentence, 1000)}" for sentence in advice(report)]
-    lines += ["", "| " + " | ".join(HEADINGS) + " |", "|" + " --- |" * len(HEADINGS)]
-    for layer in report.layers:
-        lines.append("| " + " | ".join(map(text.markdown, cells(layer))) + " |")
-    lines += [
-        "",
-        "“x % mass” is the side of the smallest centred window that holds x % of Σ|k|, on average over a "
-        "layer's kernels; “90 % variance” is how many principal components explain it. The error is the relative "
-        "L2 error of the layer's output on its own input; where nothing is within the tolerance it is that of the "
-        "largest kernel tried. FLOPs are of one forward pass by closed forms, FFTs at their nominal 5·N·log2 N, "
-        "half for real ones; on a GPU latency can decide otherwise.",
-        "",
-    ]
+    blocks = ["# Effective filter size", text.markdown(title(report), 300)]
+    blocks.append("\n".join(f"- {text.markdown(sentence, 1000)}" for sentence in advice(report)))
+    blocks.append(write_markdown(table(report)))
     for plot in drawn:
-        lines += [f"## {plot.title}", "", f"![{text.markdown(plot.alt, 300)}](plots/{plot.name}.svg)", ""]
-        lines += [text.markdown(plot.caption, 500), ""]
-    return "\n".join(lines)
+        blocks += [f"## {plot.title}", f"![{text.markdown(plot.alt, 300)}](plots/{plot.name}.svg)"]
+        blocks.append(text.markdown(plot.caption, 500))
+    return "\n\n".join(blocks) + "\n"
 
 
 def comma_separated(report: FilterReport) -> str:
     """One line a layer, numbers as they are."""
-    rows = [_plain(layer) for layer in report.layers]
-    out = io.StringIO()
-    writer = csv.DictWriter(
-        out, [key for key in rows[0] if not isinstance(rows[0][key], list)], extrasaction="ignore"
-    )
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    lines = [_plain(layer) for layer in report.layers]
+    return records(lines, [key for key in lines[0] if not isinstance(lines[0][key], list)])
 
 
 def plain(report: FilterReport) -> dict[str, Any]:

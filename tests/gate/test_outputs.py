@@ -16,7 +16,10 @@ from synthetic import World, make
 from niffbench.gate.comparison import compare
 from niffbench.gate.findings import Comparison, Difference, Finding, Step, Subject
 from niffbench.gate.rules import Rules
-from niffbench.report.verdicts import junit, markdown, rates, table
+from niffbench.report.verdicts.comparison import document, terminal
+from niffbench.report.verdicts.rates import tables
+from niffbench.report.writers import junit
+from niffbench.report.writers.markdown import write
 from niffbench.stats import simulation
 
 WORLD = World(rounds=8, sizes=(14, 28))
@@ -47,7 +50,7 @@ def of(*findings: Finding, **fields: object) -> Comparison:
 
 def shown(comparison: Comparison, *, everything: bool = False, width: int = 160) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    table.show(comparison, console, everything=everything)
+    console.print(terminal(comparison, everything=everything))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -69,7 +72,7 @@ def test_the_table_is_readable_on_a_narrow_terminal(comparison: Comparison) -> N
 
 
 def test_markdown_is_a_small_table_with_the_outcome_first(comparison: Comparison) -> None:
-    text = markdown.render(comparison)
+    text = document(comparison)
     assert text.startswith("### niffbench: ")
     assert "regression" in text.splitlines()[0]
     rows = [line for line in text.splitlines() if line.startswith("|")]
@@ -79,11 +82,11 @@ def test_markdown_is_a_small_table_with_the_outcome_first(comparison: Comparison
 
 def test_markdown_of_a_huge_comparison_fits_a_comment() -> None:
     many = [finding(label="y" * 120, reason="z" * 200, case=f"{i:012}") for i in range(5000)]
-    assert len(markdown.render(of(*many)).encode()) < 60_000
+    assert len(document(of(*many)).encode()) < 60_000
 
 
 def test_junit_counts_what_it_lists(comparison: Comparison) -> None:
-    root = ElementTree.fromstring(junit.render(comparison))
+    root = ElementTree.fromstring(junit.write(comparison))
     suite = root[0]
     cases = suite.findall("testcase")
     assert int(suite.get("tests", "")) == len(cases) == len(comparison.findings)
@@ -99,9 +102,9 @@ def test_text_from_a_run_cannot_break_any_output(field: str) -> None:
         notes=(EVIL,),
         differences=(Difference(tier="must", field=EVIL, base=EVIL, head=1),),
     )
-    ElementTree.fromstring(junit.render(hostile))
+    ElementTree.fromstring(junit.write(hostile))
     assert "\x1b" not in shown(hostile)
-    text = markdown.render(hostile)
+    text = document(hostile)
     assert "<script>" not in text
     assert "@team" not in text
     assert "http://" not in text
@@ -127,8 +130,8 @@ def test_any_finding_can_be_said_in_every_output(text: str, base: float, ratio: 
         )
     )
     shown(strange)
-    markdown.render(strange)
-    ElementTree.fromstring(junit.render(strange))
+    document(strange)
+    ElementTree.fromstring(junit.write(strange))
     strange.model_dump_json()
 
 
@@ -147,7 +150,7 @@ def test_steps_of_a_history_are_told_everywhere() -> None:
     )
     told = of(finding(verdict="equivalent"), steps=(step,))
     assert "+10.0 %" in shown(told)
-    assert "bbbbbbbbbb" in markdown.render(told)
+    assert "bbbbbbbbbb" in document(told)
     assert told.exit_code == 0
 
 
@@ -163,8 +166,10 @@ def test_the_number_of_regressions_is_never_the_exit_code() -> None:
 def test_rates_are_tabled_per_rule_and_scenario() -> None:
     rules, scenarios = simulation.RULES[:2], simulation.SCENARIOS[:2]
     rows = simulation.table(rules=rules, scenarios=scenarios, run_sds=(0.0, 0.01), suites=5)
-    text = rates.markdown(rows)
-    body = [line for line in text.splitlines() if line.startswith("| niffbench")]
-    assert len(body) == 2 * len(rules) * len(scenarios)
-    assert "run-to-run sd 1 %" in text
-    assert "3% / 5% / 10%" in text
+    alarms, power = tables(rows)
+    for table in (alarms, power):
+        assert [column.title for column in table.columns][2:] == ["run-to-run sd 0 %", "run-to-run sd 1 %"]
+        assert len(table.rows) == len(rules) * len(scenarios)
+        assert all(entry.text for row in table.rows for entry in row.entries)
+        assert write(table).count("\n| niffbench") == len(table.rows)
+    assert "3% / 5% / 10%" in power.title

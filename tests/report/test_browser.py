@@ -157,7 +157,7 @@ def test_a_link_into_a_folded_part_unfolds_it(browser: Browser, pages: dict[str,
 
 def test_the_first_screen_answers(browser: Browser, pages: dict[str, Path]) -> None:
     page, _ = _open(browser, pages["one"])
-    for selector in ("#answers", ".findings li", ".card dl", ".statuses li"):
+    for selector in ("#winners", ".findings li", ".card dl", ".statuses li"):
         top = page.locator(selector).first.evaluate("e => e.getBoundingClientRect().top")
         assert 0 <= top < 900, selector
     page.context.close()

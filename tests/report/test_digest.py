@@ -92,8 +92,9 @@ def test_latencies_of_unlike_regimes_are_not_compared_between_runs() -> None:
     latency, memory = (
         [c.title for c in compared.columns].index(f"× {noun}") for noun in ("steady latency", "peak memory")
     )
-    assert {row[latency].show for row in compared.rows} == {MISSING}
-    assert {row[memory].show for row in compared.rows if row[1].show == "depthwise-k3"} == {"1.00×"}
+    assert {row.entries[latency].text for row in compared.rows} == {MISSING}
+    lines = [row.entries for row in compared.rows]
+    assert {line[memory].text for line in lines if line[1].text == "depthwise-k3"} == {"1.00×"}
 
 
 def test_the_fastest_wins_and_equals_are_named_as_equal() -> None:
@@ -159,9 +160,9 @@ def test_a_disagreement_of_the_witnesses_is_shown_beside_its_operator() -> None:
         for record in run.records
     ]
     rows = witnesses(gather(Run(run.path, run.manifest, tuple(records)))).rows
-    told = [(row[0].show, row[1].show) for row in rows if "unexplained (1 and 2)" in {item.show for item in row}]
-    assert told == [("depthwise-k3", "B1 64@28")]
-    assert [row[1].show for row in rows if row[0].show == "depthwise-k7"] == ["B1 64@14"]
+    lines = [[entry.text for entry in row.entries] for row in rows]
+    assert [line[:2] for line in lines if "unexplained (1 and 2)" in line] == [["depthwise-k3", "B1 64@28"]]
+    assert [line[1] for line in lines if line[0] == "depthwise-k7"] == ["B1 64@14"]
 
 
 def test_the_distance_to_the_floor_is_to_that_of_a_cache_where_one_holds_the_case() -> None:
@@ -193,8 +194,8 @@ def test_energy_is_told_of_a_call_and_of_an_image() -> None:
     assert (float(told["energy"]), float(told["energy_per_image"])) == (2.0, 0.5)
     assert list(frame(run)["energy_per_image"]) == [0.5]
     found = cases(digest)
-    shown = dict(zip([column.title for column in found.columns], found.rows[0], strict=True))
-    assert (shown["energy"].sort, shown["energy per image"].sort) == (2.0, 0.5)
+    shown = dict(zip([column.title for column in found.columns], found.rows[0].entries, strict=True))
+    assert (shown["energy"].value, shown["energy per image"].value) == (2.0, 0.5)
 
 
 def test_all_of_a_cases_memory_is_told() -> None:
@@ -205,9 +206,10 @@ def test_all_of_a_cases_memory_is_told() -> None:
     titles = ["problem", "operator", "peak", "resident", "predicted", "workspace", "saved", "output"]
     for more, sizes in (({}, []), ({"reserved": 90, "device_delta": -5}, [90, -5])):
         found = replace(record, memory=replace(told, **more))
-        table = memory(gather(Run(run.path, run.manifest, (found,))))
+        digest = gather(Run(run.path, run.manifest, (found,)))
+        table = memory(digest, digest.groups)
         assert [column.title for column in table.columns] == [*titles, *(["reserved", "device"] if sizes else [])]
-        assert [item.sort for item in table.rows[0][2:]] == [70, 10, 50, 20, 20, 30, *sizes]
+        assert [entry.value for entry in table.rows[0].entries[2:]] == [70, 10, 50, 20, 20, 30, *sizes]
 
 
 def test_flagged_series_are_told() -> None:

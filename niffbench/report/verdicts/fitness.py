@@ -4,91 +4,85 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
-from niffbench.gate.noise import Assessment, Noisy
-from niffbench.report.text import MISSING, clean, percent, plural, seconds
-from niffbench.stats.power import Detectable, Fitness
+from niffbench.gate.noise import Assessment
+from niffbench.report.table import Column, Entry, Mark, Table, row_of
+from niffbench.report.text import clean, percent, plural, seconds
+from niffbench.report.writers.terminal import STYLES, Terminal
+from niffbench.stats.power import Fitness
 
-_COLOURS = {"fit": "green", "unfit": "red", "unknown": "yellow"}
+_MARKS: dict[str, tuple[Mark]] = {"fit": ("passed",), "unfit": ("failed",), "unknown": ("undecided",)}
 
 
-def show(found: Assessment, console: Console) -> None:
-    """Print one line per latency, then the verdict on either gate."""
-    aim = found.aim
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("case", overflow="fold")
-    table.add_column("latency")
-    for heading in ("median", "noise", "(95 %)"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for gate in ("check", "ab") if found.ab else ("check",):
-        table.add_column(f"{gate} sees", justify="right", no_wrap=True)
-        table.add_column(f"{gate} needs", justify="right", no_wrap=True)
-    for number, case in enumerate(found.cases):
-        table.add_row(*_cells(found, number, case))
-    console.print(table)
+def terminal(assessment: Assessment) -> RenderableType:
+    """One line per latency, then the verdict on either gate."""
+    aim = assessment.aim
     unit = f"{aim.rounds} rounds a side or {aim.rounds} pairs"
-    console.print(
-        f"\nnoise: standard deviation between rounds. sees: the smallest slowdown found with probability "
-        f"{aim.power:.0%} by {unit}. needs: rounds a side (check) or pairs (ab) to find {percent(aim.effect)}.",
-        style="dim",
-    )
-    _verdict(console, "check", found.check)
-    if found.ab is None:
-        console.print("ab: too few rounds to tell; measure at least 6", style="yellow")
-    else:
-        _verdict(console, "ab", found.ab)
-    if found.alarms:
-        style = "red" if found.false_alarms else "green"
-        told = f"{plural(found.false_alarms, 'false alarm')} in {plural(len(found.alarms), 'judgement')}"
-        console.print(f"judged as an A/B run of the code with itself: {told}", style=style)
-
-
-def _cells(found: Assessment, number: int, case: Noisy) -> list[str | Text]:
-    values = sorted(value for value in case.medians if value == value)
-    cells: list[str | Text] = [
-        f"{clean(case.results.label)} {clean(case.results.problem)}",
-        case.quantity.removeprefix("latency_"),
-        seconds(values[len(values) // 2]),
-        _noise(case.rounds.sd),
-        f"{_noise(case.rounds.low)} to {_noise(case.rounds.high)}",
+    parts: list[RenderableType] = [
+        Terminal(table(assessment)),
+        Text(
+            f"\nnoise: standard deviation between rounds. sees: the smallest slowdown found with probability "
+            f"{aim.power:.0%} by {unit}. needs: rounds a side (check) or pairs (ab) to find "
+            f"{percent(aim.effect)}.",
+            style="dim",
+        ),
+        _verdict("check", assessment.check),
     ]
-    for fitness in (found.check, found.ab) if found.ab else (found.check,):
-        colour = _COLOURS[fitness.cases[number]]
-        cells += [Text(_effect(fitness.detectable[number]), style=colour), _rounds(fitness.needed[number])]
-    return cells
+    if assessment.ab is None:
+        parts.append(Text("ab: too few rounds to tell; measure at least 6", style="yellow"))
+    else:
+        parts.append(_verdict("ab", assessment.ab))
+    if assessment.alarms:
+        alarms = plural(assessment.false_alarms, "false alarm")
+        judged = f"judged as an A/B run of the code with itself: {alarms} in "
+        style = "red" if assessment.false_alarms else "green"
+        parts.append(Text(judged + plural(len(assessment.alarms), "judgement"), style=style))
+    return Group(*parts)
 
 
-def _noise(sd: float) -> str:
-    return f"{100 * sd:.2g} %"
+def table(assessment: Assessment) -> Table:
+    """Noise of each latency, and what either gate sees of it."""
+    gates = [("check", assessment.check), *([("ab", assessment.ab)] if assessment.ab else [])]
+    columns = [Column("case"), Column("latency"), Column("median", "figure", importance=5),
+               Column("noise (95 %)", "figure", importance=8)]  # fmt: skip
+    for name, _ in gates:
+        columns += [Column(f"{name} sees", "figure"), Column(f"{name} needs", "figure", importance=7)]
+    rows = []
+    for number, case in enumerate(assessment.cases):
+        medians = sorted(value for value in case.medians if value == value)
+        noise = case.rounds
+        entries = [
+            Entry(clean(case.results.label), clean(case.results.problem)),
+            Entry(case.quantity.removeprefix("latency_")),
+            Entry(seconds(medians[len(medians) // 2])),
+            Entry(percent(noise.sd), f"{percent(noise.low)} to {percent(noise.high)}"),
+        ]
+        for _, fitness in gates:
+            sees, needs = fitness.detectable[number], fitness.needed[number]
+            entries.append(Entry(percent(sees.effect), marks=_MARKS[fitness.cases[number]]))
+            entries.append(Entry("> 1000" if needs is None else str(needs)))
+        rows.append(row_of(*entries))
+    return Table("noise", "", tuple(columns), tuple(rows))
 
 
-def _effect(found: Detectable) -> str:
-    return MISSING if found.effect is None else f"{100 * found.effect:.1f} %"
+def _verdict(gate: str, fitness: Fitness) -> Text:
+    return Text(f"{gate}: {fitness.verdict}: {fitness.reason}", style=STYLES[_MARKS[fitness.verdict][0]])
 
 
-def _rounds(needed: int | None) -> str:
-    return "> 1000" if needed is None else str(needed)
-
-
-def _verdict(console: Console, gate: str, fitness: Fitness) -> None:
-    console.print(Text(f"{gate}: {fitness.verdict}: {fitness.reason}", style=f"bold {_COLOURS[fitness.verdict]}"))
-
-
-def plain(found: Assessment) -> dict[str, Any]:
+def plain(assessment: Assessment) -> dict[str, Any]:
     """The same for a machine; relative numbers as shares of one."""
-    gates = {"check": found.check, "ab": found.ab}
+    gates = {"check": assessment.check, "ab": assessment.ab}
     return {
-        "run": found.run.name,
-        "rounds": found.run.manifest.rounds,
-        "aim": {"effect": found.aim.effect, "power": found.aim.power, "rounds": found.aim.rounds},
-        "alpha": found.rules.alpha,
-        "min_effect": found.rules.min_effect,
-        "fit": found.fit,
+        "run": assessment.run.name,
+        "rounds": assessment.run.manifest.rounds,
+        "aim": {"effect": assessment.aim.effect, "power": assessment.aim.power, "rounds": assessment.aim.rounds},
+        "alpha": assessment.rules.alpha,
+        "min_effect": assessment.rules.min_effect,
+        "fit": assessment.fit,
         "gates": {name: {"verdict": f.verdict, "reason": f.reason} if f else None for name, f in gates.items()},
-        "false_alarms": found.false_alarms if found.alarms else None,
+        "false_alarms": assessment.false_alarms if assessment.alarms else None,
         "cases": [
             {
                 "case": case.results.any.id,
@@ -104,6 +98,6 @@ def plain(found: Assessment) -> dict[str, Any]:
                     if f
                 },
             }
-            for i, case in enumerate(found.cases)
+            for i, case in enumerate(assessment.cases)
         ],
     }

@@ -8,7 +8,7 @@ from niffbench.gate.findings import Comparison, Finding, Subject, Verdict
 from niffbench.report.text import MISSING, brackets, clean, count, flops, seconds, size_of, times
 from niffbench.stats.intervals import Interval
 
-MARKS: dict[Verdict, str] = {
+SIGNS: dict[Verdict, str] = {
     "regressed": "✗",
     "missing": "✗",
     "inconclusive": "?",

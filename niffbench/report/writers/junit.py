@@ -9,7 +9,7 @@ from niffbench.report.text import clean
 from niffbench.report.verdicts.words import change, interval, remarks, value
 
 
-def render(comparison: Comparison) -> bytes:
+def write(comparison: Comparison) -> bytes:
     """One test case per finding: failing verdicts are failures, what could not be judged is skipped."""
     findings = comparison.findings
     totals = {

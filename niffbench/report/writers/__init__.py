@@ -1,0 +1,1 @@
+"""One file an output: HTML, Markdown, CSV, LaTeX, terminals, and JUnit for the gate."""
