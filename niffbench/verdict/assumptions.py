@@ -11,7 +11,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -115,13 +114,18 @@ def roofline_crossover(bytes_per_element: float, ceilings: Ceilings) -> float:
 
 @_check("cuFFT's workspace comes from torch's caching allocator, and so is counted")
 def _workspace(card: Card) -> Checked:
-    x = card.randn(card.many(16), card.many(64), 127, 127).to(torch.complex64)
-    usage = card.device.usage(Probe(lambda: torch.fft.fft2(x)))
-    beyond, outside = usage.peak - x.nbytes, (usage.device_delta or 0) - (usage.reserved or 0)
+    """Some sides need one (on an H200, 127 does not); what none of them takes from the pool is not seen."""
+    beyond, outside = {}, 0
+    for side in (127, 211, 509, 1021):
+        x = card.randn(card.many(64), side, side).to(torch.complex64)
+        usage = card.device.usage(Probe(partial(torch.fft.fft2, x)))
+        beyond[side] = (usage.peak - x.nbytes) / x.nbytes
+        outside = max(outside, (usage.device_delta or 0) - (usage.reserved or 0))
+    told = ", ".join(f"{extra:.2f}× at {side}²" for side, extra in beyond.items())
     return (
-        beyond > 0 and outside < 8 * MIB,
-        f"a transform of 127×127 peaks {beyond / MIB:.1f} MiB above its output; the device lost "
-        f"{outside / MIB:.1f} MiB beyond the allocator's pool",
+        max(beyond.values()) > 0.1 and outside < 8 * MIB,
+        f"above its output a transform peaks by, of that, {told}; the device lost at most {outside / MIB:.1f} MiB "
+        "beyond the allocator's pool",
     )
 
 
@@ -273,7 +277,7 @@ def _storage(card: Card) -> Checked:
     return ratio == 2, f"its storage is {ratio:g} times its own bytes"
 
 
-@_check("Libraries differ in what irfft2 makes of imaginary parts at zero and Nyquist")
+@_check("irfft2 ignores imaginary parts at zero and Nyquist, as on a CPU")
 def _imaginary(card: Card) -> Checked:
     spectrum = torch.fft.rfft2(torch.randn(4, 56, 56))
     spectrum[:, 0, 0] += 5j
@@ -281,7 +285,7 @@ def _imaginary(card: Card) -> Checked:
     spectrum[:, 3, 0] += 5j
     here, there = (torch.fft.irfft2(spectrum.to(place), s=(56, 56)).cpu() for place in (card.place, "cpu"))
     difference = float((here - there).norm() / there.norm())
-    return difference > 1e-3, f"relative difference to the CPU's library {difference:.1e}"
+    return difference < 1e-5, f"relative difference to the CPU's library {difference:.1e}"
 
 
 @_check("Events around an op of many small kernels hold launch gaps that a graph does not")
@@ -327,30 +331,18 @@ def _energy_steps(card: Card) -> Checked:
     return 0.01 <= step <= 0.12, f"median step {step * 1e3:.0f} ms"
 
 
-@contextmanager
-def float32_exactly() -> Iterator[None]:
-    """No TF32 inside."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
 def main(place: str, out: Path) -> None:
     """Check every assumption on the device ``place`` and write the findings to ``out``, each as it is made."""
     device = open_device(place)
     there = torch.device(device.place)
     findings: list[dict[str, str]] = []
-    with float32_exactly():
-        if device.capabilities.host:
-            measured = Ceilings(copy_bandwidth=1e10, matmul={"float32": 5e10}, fft={"float32": 1e10})
-        else:
-            measured = ceilings.measure(device, there, ["float32"])
-        for finding in check_all(Card(device, there, measured)):
-            findings.append(asdict(finding))
-            out.write_text(json.dumps(findings, indent=1), encoding="utf-8")
+    if device.capabilities.host:
+        measured = Ceilings(copy_bandwidth=1e10, matmul={"float32": 5e10}, fft={"float32": 1e10})
+    else:
+        measured = ceilings.measure(device, there, ["float32"])
+    for finding in check_all(Card(device, there, measured)):
+        findings.append(asdict(finding))
+        out.write_text(json.dumps(findings, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -109,24 +109,19 @@ class Job:
         """Seconds left of the step's share."""
         return max(self.until - time.monotonic(), 0.0)
 
-    def cli(self, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Finished:
+    def cli(self, name: str, *arguments: str) -> Finished:
         """Run a command of niffbench for as long as the step may take."""
-        return self.run(name, [["-m", "niffbench.cli", *arguments]], environment)[0]
+        return self.run(name, [["-m", "niffbench.cli", *arguments]])[0]
 
     def run(
-        self,
-        name: str,
-        commands: Sequence[Sequence[str]],
-        environment: Mapping[str, str] | None = None,
-        own: Sequence[Mapping[str, str]] = (),
+        self, name: str, commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]] = ()
     ) -> list[Finished]:
         """Run ``python COMMAND`` of each side by side, interrupt those that outlast the step.
 
         Args:
             name: Of the logs; those of several commands are numbered.
             commands: Arguments of Python.
-            environment: Variables that all get besides ours.
-            own: Variables of each command alone.
+            environments: Variables of each command.
         """
         logs = self.folder / "logs"
         logs.mkdir(parents=True, exist_ok=True)
@@ -134,8 +129,7 @@ class Job:
         with ExitStack() as files:
             outputs = [files.enter_context((logs / f"{each}.txt").open("w+b")) for each in names]
             for place, command in enumerate(commands):
-                variables = {**(environment or {}), **(own[place] if own else {})}
-                self._start(command, variables, outputs[place])
+                self._start(command, environments[place] if environments else {}, outputs[place])
             statuses = self._wait()
             texts = []
             for output in outputs:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from niffbench.cost.roofline import ceiling, floor_time
 from niffbench.report import text
 from niffbench.report.digest import Digest, Row
 from niffbench.report.findings import outcome
@@ -103,15 +102,14 @@ def _total_memory(row: Row) -> float | None:
 
 
 def _distance(digest: Digest, row: Row) -> float | None:
-    """The cold latency over the least time for the FLOPs and for one read and one write of what must be moved.
+    """The cold latency over the time of one read and one write of what must be moved, at a copy's bandwidth.
 
-    ``cold``: with the data still in a cache a call may be faster than a floor made of the memory's bandwidth.
+    ``cold``: with the data still in a cache a call may be faster than that.
     """
-    best = row.value("latency_cold")
-    if best is None or row.cost is None or digest.ceilings is None:
+    cold, least = row.value("latency_cold"), row.value("bytes_floor")
+    if not (cold and least and digest.ceilings):
         return None
-    peak = ceiling(digest.ceilings.matmul, row.case.problem.dtype)
-    return best / floor_time(row.cost.closed, row.cost.bytes_floor, peak, digest.ceilings.copy_bandwidth)
+    return cold / (least / digest.ceilings.copy_bandwidth)
 
 
 def crossovers(folder: Path, name: str) -> Iterator[str]:
@@ -135,7 +133,8 @@ def crossovers(folder: Path, name: str) -> Iterator[str]:
 
 
 def witnesses(folder: Path, name: str) -> Iterator[str]:
-    """Our medians beside other tools'."""
+    """Our medians beside other tools', and the time in which the host enqueues a call."""
+    found = json.loads((folder / name).read_text())
     rows = [
         (
             row["operator"],
@@ -143,13 +142,14 @@ def witnesses(folder: Path, name: str) -> Iterator[str]:
             text.seconds(row["ours"]),
             row["tool"],
             text.seconds(row["theirs"]),
-            "–" if row["difference"] is None else f"{row['difference']:+.1%}".replace("%", " %"),
+            text.MISSING if row["difference"] is None else f"{row['difference']:+.1%}".replace("%", " %"),
+            text.seconds(row["host"]),
         )
-        for row in json.loads((folder / name).read_text())
+        for row in found
     ]
-    yield from table("operator | regime | ours: | tool | theirs: | difference:", rows)
-    reasons = {(row["tool"], row["reason"]) for row in json.loads((folder / name).read_text()) if row["reason"]}
-    for tool, reason in sorted(reasons):
+    yield from table("operator | regime | ours: | tool | theirs: | difference: | host, a call:", rows)
+    yield from ("", "Where the host takes longer than the call, a tool whose queue runs dry measures the host.")
+    for tool, reason in sorted({(row["tool"], row["reason"]) for row in found if row["reason"]}):
         yield from ("", f"{tool}: {text.markdown(reason, 300)}")
 
 

@@ -18,7 +18,7 @@ from niffbench.errors import UsageError, did_you_mean, plural
 from niffbench.niff.catalogue import FORMS
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import read
-from niffbench.suite import find, load
+from niffbench.suite import load
 from niffbench.verdict.job import ROOT, Job, Outcome, Settings
 
 Group = Literal["right", "cost"]
@@ -26,7 +26,7 @@ Group = Literal["right", "cost"]
 HEADLINE = "gpu"
 """The suite whose figures a verdict is about, unless others are named."""
 
-KERNELS = "kernels-b32"
+KERNELS = "gpu-kernels"
 PROCESSES = 6
 """Test processes side by side; what times anything holds a lock."""
 
@@ -39,10 +39,11 @@ COMPILED = "published or rfft or depthwise"
 _START = 7.0
 """Seconds that a worker takes to start on a GPU."""
 _SURVEY = 15.0
-_CASE = 0.28
-"""Seconds that a case takes there in a round, at the headline suite's settings."""
+_CASE = 0.12
+"""Seconds that a case takes there in a round besides being sampled."""
+_ENERGY = 0.5
+"""Seconds that its energy takes, in the first round."""
 
-_EXACT = {"NVIDIA_TF32_OVERRIDE": "0"}
 _SMALL = ("--min-time", "1ms", "--max-time", "2ms")
 
 
@@ -69,9 +70,9 @@ def steps(settings: Settings) -> tuple[Step, ...]:
             Step(headline_name(suite), "cost", _estimate(suite, settings.rounds), partial(headline, suite))
             for suite in settings.suites
         ),
-        Step("witnesses", "cost", 25, partial(checked, "witnesses")),
+        Step("witnesses", "cost", 45, partial(checked, "witnesses")),
         Step("profile", "cost", 30, profile),
-        Step("kernels", "cost", 45, kernels),
+        Step("kernels", "cost", _estimate(KERNELS, settings.rounds), kernels),
     )
 
 
@@ -119,6 +120,8 @@ def tests(job: Job) -> Outcome:
 
 def compiled(job: Job) -> Outcome:
     """A few of the tests that compile, which take long."""
+    if job.settings.is_rehearsal:
+        return Outcome("skipped", "they need a card")
     return _tested(job, "compile", [path for path in _tests() if path.name == "test_compile.py"], 1, COMPILED)
 
 
@@ -126,7 +129,7 @@ def checked(what: Literal["assumptions", "witnesses"], job: Job) -> Outcome:
     """Every claim about CUDA, or our clocks beside others', in a process of its own."""
     out = job.folder / f"{what}.json"
     command = ["-m", f"niffbench.verdict.{what}", job.settings.place, str(out)]
-    finished = job.run(what, [command], _EXACT)[0]
+    finished = job.run(what, [command])[0]
     if not out.exists():
         return finished.outcome()
     rows = json.loads(out.read_text())
@@ -148,14 +151,7 @@ def headline(suite: str, job: Job) -> Outcome:
 
 def kernels(job: Job) -> Outcome:
     """From which kernel size on NIFF is cheaper, where a GPU is busy: at 32 images."""
-    source = job.folder / "suites" / f"{KERNELS}.toml"
-    source.parent.mkdir(exist_ok=True)
-    text = find("kernels").read_text(encoding="utf-8")
-    source.write_text(text.replace("[axes]\n", "[axes]\nbatch = 32\n", 1), encoding="utf-8")
-    only = ("niff-depthwise/published", "niff-depthwise/rfft", "niff-depthwise/auto", "depthwise-k*")
-    only = (*only, "mode=inference", *(("size=14",) if job.settings.is_rehearsal else ("size=28", "size=56")))
-    small = () if job.settings.is_rehearsal else ("--min-time", "15ms", "--max-time", "40ms")
-    return _measured(job, KERNELS, str(source), job.settings.rounds, (*_only(only), *small))
+    return _measured(job, KERNELS, KERNELS, job.settings.rounds)
 
 
 def profile(job: Job) -> Outcome:
@@ -167,7 +163,7 @@ def profile(job: Job) -> Outcome:
         operators, problem = operators[:1], ("--channels", "8", "--size", "14", "--batch", "2")
     out = _empty(job, "profile")
     arguments = (*operators, *problem, "--device", job.settings.place, "--out", str(out))
-    finished = job.cli("profile", "profile", *arguments, environment=_EXACT)
+    finished = job.cli("profile", "profile", *arguments)
     return finished.outcome(f"{plural(len(operators), 'operator')} taken apart")
 
 
@@ -185,8 +181,11 @@ def _tested(job: Job, name: str, files: list[Path], processes: int, keyword: str
     options += ["-p", "no:xdist", "-p", "no:randomly", "--durations=8", "--maxfail=20"]
     options += [*(["-k", keyword] if keyword else []), *map(str, files)]
     commands = [[*options, f"--junitxml={place / f'{number}.xml'}"] for number in range(1, processes + 1)]
-    own = [{"NIFFBENCH_TESTS_SHARE": f"{number}/{processes}"} for number in range(1, processes + 1)]
-    finished = job.run(name, commands, {"NIFFBENCH_TESTS_LOCK": str(place / "lock")}, own)
+    environments = [
+        {"NIFFBENCH_TESTS_SHARE": f"{number}/{processes}", "NIFFBENCH_TESTS_LOCK": str(place / "lock")}
+        for number in range(1, processes + 1)
+    ]
+    finished = job.run(name, commands, environments)
     for lock in place.glob("lock.*"):
         lock.unlink()
     results = test_results(place)
@@ -218,19 +217,21 @@ def test_results(place: Path) -> list[tuple[str, str, str]]:
 def _estimate(suite: str, rounds: int | None) -> float:
     """Seconds a suite should take on a GPU. Raises UsageError for one that cannot be read."""
     loaded = load(suite, catalogue(), device="cuda")
-    count = rounds or loaded.rounds
-    return _SURVEY + count * (_START + _CASE * len(loaded.cases))
+    measure, count, cases = loaded.measure, rounds or loaded.rounds, len(loaded.cases)
+    sampled = measure.max_time * sum(regime != "first" for regime in measure.regimes)
+    energy = _ENERGY * cases if measure.energy else 0.0
+    return _SURVEY + count * (_START + (_CASE + sampled) * cases) + energy
 
 
-def _measured(job: Job, name: str, suite: str, rounds: int | None, more: tuple[str, ...] = ()) -> Outcome:
+def _measured(job: Job, name: str, suite: str, rounds: int | None) -> Outcome:
     """Measure a suite into ``runs/NAME``, within the step's share; the report is drawn afterwards, elsewhere."""
     out = _empty(job, f"runs/{name}")
     rounds = 1 if job.settings.is_rehearsal else rounds
     arguments = ["run", suite, "--device", job.settings.device, "--out", str(out), "--no-report"]
     arguments += ["--time-budget", f"{max(job.left - 4, 1):.0f}s", *(["--rounds", str(rounds)] if rounds else [])]
-    arguments += [*more, *(_SMALL if job.settings.is_rehearsal else ())]
+    arguments += _SMALL if job.settings.is_rehearsal else ()
     job.until = min(job.until + 0.25 * job.left, job.deadline)  # a budget is an estimate
-    finished = job.cli(name, *arguments, environment=_EXACT)
+    finished = job.cli(name, *arguments)
     if not (out / "run.json").exists():
         return finished.outcome()
     run = read(out)
@@ -245,10 +246,6 @@ def _empty(job: Job, name: str) -> Path:
     place = job.folder / name
     shutil.rmtree(place, ignore_errors=True)
     return place
-
-
-def _only(patterns: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(part for pattern in patterns for part in ("--only", pattern))
 
 
 def headline_name(suite: str) -> str:

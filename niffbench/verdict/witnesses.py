@@ -10,6 +10,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,7 +23,6 @@ from niffbench.device import Device, open_device
 from niffbench.device.base import Runner
 from niffbench.operators.catalogue import catalogue
 from niffbench.suite import Measure, Regime, expand, parse
-from niffbench.verdict.assumptions import float32_exactly
 from niffbench.worker.latency import Sampler
 from niffbench.worker.probe import Probe
 from niffbench.worker.torch_evaluator import TorchEvaluator
@@ -57,6 +57,9 @@ SMALL = {"batch": 1, "channels": 8, "size": 14}
 
 REGIMES: tuple[Regime, ...] = ("cold", "steady", "graph")
 
+ENQUEUED = 10
+"""Calls by which the host's time is told."""
+
 Measured = TypeVar("Measured")
 Times = Mapping[str, float]
 """Seconds by operator."""
@@ -64,11 +67,16 @@ Times = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Witness:
-    """One operator in one regime: our median and another's in seconds; ``reason`` says why there is no other."""
+    """One operator in one regime: our median and another's in seconds; ``reason`` says why one is missing.
+
+    ``host``: seconds in which the host enqueues a call. Where it is longer than the call, whoever lets the queue
+    run dry measures the host.
+    """
 
     operator: str
     regime: Regime
-    ours: float
+    ours: float | None
+    host: float | None
     tool: str
     theirs: float | None
     reason: str | None = None
@@ -76,7 +84,21 @@ class Witness:
     @property
     def difference(self) -> float | None:
         """Of the other's from ours, relative to ours."""
-        return None if self.theirs is None else self.theirs / self.ours - 1
+        return None if self.theirs is None or self.ours is None else self.theirs / self.ours - 1
+
+
+@dataclass(frozen=True)
+class Clocked:
+    """Our medians of an operator by regime, and the time in which the host enqueues a call; seconds."""
+
+    medians: Mapping[Regime, float]
+    host: float
+
+    def beside(
+        self, operator: str, regime: Regime, tool: str, theirs: float | None, reason: str | None
+    ) -> Witness:
+        """One of them beside another tool's."""
+        return Witness(operator, regime, self.medians[regime], self.host, tool, theirs, reason)
 
 
 def runners(device: Device) -> dict[str, Runner]:
@@ -92,8 +114,8 @@ def runners(device: Device) -> dict[str, Runner]:
     return found
 
 
-def ours(device: Device, runner: Runner) -> dict[Regime, float]:
-    """Our medians in seconds, sampled as a run samples; without ``graph`` where there is none."""
+def ours(device: Device, runner: Runner) -> Clocked:
+    """Our medians, sampled as a run samples; without ``graph`` where there is none."""
     measure = Measure(regimes=list(REGIMES), precision=0.005, min_time=0.05, max_time=0.3, min_samples=20)
     medians: dict[Regime, float] = {}
     for regime in REGIMES:
@@ -104,7 +126,19 @@ def ours(device: Device, runner: Runner) -> dict[Regime, float]:
         while not sampler.done:
             sampler.step()
         medians[regime] = sampler.median()
-    return medians
+    return Clocked(medians, _host_time(device, runner))
+
+
+def _host_time(device: Device, runner: Runner) -> float:
+    """Seconds in which the host enqueues one of a few calls; the queue holds more than those."""
+    device.timed(runner)  # leaves the device idle
+    with runner.scope():
+        begun = time.perf_counter()
+        for _ in range(ENQUEUED):
+            runner.call()
+        taken = time.perf_counter() - begun
+    device.timed(runner)
+    return taken / ENQUEUED
 
 
 def do_bench(runner: Runner) -> float:
@@ -155,7 +189,16 @@ def nvbench(timed: Mapping[str, Runner]) -> tuple[Times, Times]:
     batch: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as place:
         out = str(Path(place) / "nvbench.json")
-        limits = ["--timeout", "2", "--min-samples", "20", "--cold-warmup-runs", "5", "--batch-target-time", "0.2"]
+        limits = [
+            "--timeout",
+            "1.5",
+            "--min-samples",
+            "20",
+            "--cold-warmup-runs",
+            "5",
+            "--batch-target-time",
+            "0.2",
+        ]
         bench.run_all_benchmarks(["nvbench", "--devices", "0", *limits, "--jsonbin", out])
         for name, result in BenchmarkResult.from_json(out).items():
             for state in result.states:
@@ -168,25 +211,35 @@ def nvbench(timed: Mapping[str, Runner]) -> tuple[Times, Times]:
 
 
 def witnesses(device: Device) -> Iterator[Witness]:
-    """Every pair of figures, Triton's before NVBench's; a tool that fails has its reason instead."""
-    timed = runners(device)
-    medians = {name: ours(device, runner) for name, runner in timed.items()}
+    """Every pair of figures, Triton's before NVBench's; what fails has its reason instead and loses no other."""
+    timed: dict[str, Runner] = {}
+    clocked: dict[str, Clocked] = {}
+    for name, runner in runners(device).items():
+        medians, reason = _tried(partial(ours, device, runner))
+        if medians is None:
+            yield Witness(name, "steady", None, None, "niffbench", None, reason)
+        else:
+            timed[name], clocked[name] = runner, medians
     for name, runner in timed.items():
         for tool, (regime, measure) in TRITON.items():
-            if regime in medians[name]:
-                theirs, reason = _tried(partial(measure, runner), device)
-                yield Witness(name, regime, medians[name][regime], tool, theirs, reason)
-    found, reason = _tried(partial(nvbench, timed), device)
+            if regime in clocked[name].medians:
+                theirs, reason = _elsewhere(partial(measure, runner), device)
+                yield clocked[name].beside(name, regime, tool, theirs, reason)
+    found, reason = _elsewhere(partial(nvbench, timed), device)
     cold, batch = found or ({}, {})
-    for name, seconds in medians.items():
-        yield Witness(name, "cold", seconds["cold"], "cuda.bench, cold", cold.get(name), reason)
-        yield Witness(name, "steady", seconds["steady"], "cuda.bench, batch", batch.get(name), reason)
+    for name, one in clocked.items():
+        for regime, tool, times in (("cold", "cold", cold), ("steady", "batch", batch)):
+            told = None if name in times else reason or "it ended without a figure"
+            yield one.beside(name, regime, f"cuda.bench, {tool}", times.get(name), told)
 
 
-def _tried(measure: Callable[[], Measured], device: Device) -> tuple[Measured | None, str | None]:
-    """What ``measure`` gives, or why it gives nothing."""
-    if device.capabilities.host:
-        return None, "it measures on a GPU only"
+def _elsewhere(measure: Callable[[], Measured], device: Device) -> tuple[Measured | None, str | None]:
+    """What another tool gives, or why it gives nothing."""
+    return (None, "it measures on a GPU only") if device.capabilities.host else _tried(measure)
+
+
+def _tried(measure: Callable[[], Measured]) -> tuple[Measured | None, str | None]:
+    """What ``measure`` gives, or the error it ended with."""
     try:
         return measure(), None
     except Exception as error:  # another's program, which may lack anything
@@ -196,10 +249,9 @@ def _tried(measure: Callable[[], Measured], device: Device) -> tuple[Measured | 
 def main(place: str, out: Path) -> None:
     """Hold our clocks beside the others' on the device ``place``; writes to ``out`` what there is so far."""
     rows: list[dict[str, object]] = []
-    with float32_exactly():
-        for witness in witnesses(open_device(place)):
-            rows.append({**asdict(witness), "difference": witness.difference})
-            out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    for witness in witnesses(open_device(place)):
+        rows.append({**asdict(witness), "difference": witness.difference})
+        out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
