@@ -54,7 +54,7 @@ class LocalWorker:
     def __init__(self, command: Sequence[str], task: protocol.Task, wake: int) -> None:
         self._replies: deque[protocol.Reply] = deque()
         self._partial = bytearray()
-        self._output: deque[bytes] = deque()
+        self._output = b""
         self._ended = self._killed = False
         self._fault: str | None = None
         self._selector = selectors.DefaultSelector()
@@ -78,12 +78,13 @@ class LocalWorker:
         finally:
             os.close(theirs)
         assert self._process.stdout is not None
+        self._printed = self._process.stdout.fileno()
+        self._opened = [self._reply]
         self._watch(self._reply, self._read_replies)
-        self._watch(self._process.stdout.fileno(), self._read_output)
-        self._exit: int | None = None
+        self._watch(self._printed, self._read_output)
         if hasattr(os, "pidfd_open"):  # Linux; elsewhere the end of the reply pipe tells of the worker's
-            self._exit = os.pidfd_open(self._process.pid)
-            self._selector.register(self._exit, selectors.EVENT_READ, self._end)
+            self._opened.append(os.pidfd_open(self._process.pid))
+            self._selector.register(self._opened[-1], selectors.EVENT_READ, self._end)
         self._selector.register(wake, selectors.EVENT_READ, None)
 
     def __enter__(self) -> LocalWorker:
@@ -94,9 +95,8 @@ class LocalWorker:
     ) -> None:
         self.kill()
         self._selector.close()
-        os.close(self._reply)
-        if self._exit is not None:
-            os.close(self._exit)
+        for descriptor in self._opened:
+            os.close(descriptor)
         assert self._process.stdout is not None
         self._process.stdout.close()
 
@@ -165,13 +165,9 @@ class LocalWorker:
 
     def _read_output(self) -> bool:
         """Read what was printed, and keep the end of it; False when there is nothing to read now."""
-        assert self._process.stdout is not None
-        if not (data := self._read(self._process.stdout.fileno())):
-            return False
-        self._output.append(data)
-        while sum(map(len, self._output)) - len(self._output[0]) > _MAX_OUTPUT:
-            self._output.popleft()
-        return True
+        data = self._read(self._printed)
+        self._output = (self._output + data)[-_MAX_OUTPUT:]
+        return bool(data)
 
     def _read(self, descriptor: int) -> bytes:
         try:
@@ -192,10 +188,9 @@ class LocalWorker:
                 self._process.wait(_PATIENCE)
         self.kill()
         watched = self._selector.get_map()
-        assert self._process.stdout is not None
         while self._fault is None and self._reply in watched and self._read_replies():
             pass
-        while self._process.stdout.fileno() in watched and self._read_output():
+        while self._printed in watched and self._read_output():
             pass
 
     def _worker_end(self) -> WorkerEnd:
@@ -208,7 +203,7 @@ class LocalWorker:
             cause = f"was killed by {_signal_name(-status)}"
         else:
             cause = f"exited with status {status}"
-        text = anonymize(b"".join(self._output).decode("utf-8", "replace"))
+        text = anonymize(self._output.decode("utf-8", "replace"))
         lines = [line.strip()[:_LINE_LENGTH] for line in text.splitlines() if line.strip()]
         return WorkerEnd(cause, tuple(lines[-_LAST_LINES:]))
 

@@ -107,8 +107,8 @@ class Journal:
         end = size - 1  # a newline at the very end belongs to the last line
         while end > 0:
             begin = max(0, end - _CHUNK)
-            if (found := os.pread(self._descriptor, end - begin, begin).rfind(b"\n")) >= 0:
-                return begin + found + 1
+            if (newline := os.pread(self._descriptor, end - begin, begin).rfind(b"\n")) >= 0:
+                return begin + newline + 1
             end = begin
         return 0
 

@@ -62,13 +62,17 @@ def outcome(run: Run) -> Outcome:
     sampling = sum(record.measuring for record in records)
     return Outcome(
         counts=dict(Counter(record.status for record in records).most_common()),
-        missing=len(manifest.suite.cases) * manifest.rounds - len(records),
+        missing=manifest.records - len(records),
         failures=tuple(Failure(*key, rounds) for key, rounds in failures.items()),
         series=sum(len(_sampled(record)) for record in records),
         imprecise=tuple(
             sorted(
-                (found for record in records for found in _imprecise(record, manifest.suite.measure.precision)),
-                key=lambda found: -1.0 if found.half_width is None else -found.half_width,
+                (
+                    series
+                    for record in records
+                    for series in _imprecise(record, manifest.settings.measure.precision)
+                ),
+                key=lambda series: -1.0 if series.half_width is None else -series.half_width,
             )
         ),
         share=sampling / manifest.wall if manifest.wall else None,
@@ -80,7 +84,7 @@ def _sampled(record: Record) -> list[Regime]:
 
 
 def _imprecise(record: Record, target: float) -> list[Imprecise]:
-    found = []
+    imprecise = []
     for regime in _sampled(record):
         series = record.latency[regime]
         if series.stopped == "precision":
@@ -90,5 +94,5 @@ def _imprecise(record: Record, target: float) -> list[Imprecise]:
             half_width = precision(series.samples, target).half_width
         if half_width is None or half_width > target:
             where = record.traits.label, record.case.problem.label
-            found.append(Imprecise(*where, regime, record.round, half_width))
-    return found
+            imprecise.append(Imprecise(*where, regime, record.round, half_width))
+    return imprecise

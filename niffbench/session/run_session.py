@@ -58,13 +58,16 @@ class RunSession:
         self.plan = plan
         self.is_resumed = bool(done)
         self._settings = settings
-        self._began = began
         self._budget_began = began - (manifest.wall or 0.0)
         self._done = {(record.id, record.round) for record in done}
         self._overheads = [record.elapsed - record.measuring for record in done if record.elapsed > 0]
         self._costs = {record.id: record.cost for record in done if record.cost and record.chosen is None}
         self._exhausted = list(dict.fromkeys(record.case for record in done if record.status == "oom"))
         self._notes = list(manifest.notes)
+        self._round = 0
+        self._pending: dict[str, Case] = {}  # of the round, by id: what has no record yet
+        self._losses = self._blameless = 0  # workers in a row, over a case each and over none
+        self._last_good = time.monotonic()  # when a worker last got anywhere
 
     @property
     def progress(self) -> RunProgress:
@@ -78,8 +81,6 @@ class RunSession:
         then is in the journal.
         """
         self._stop, self._observer = stop, observer or Observer()
-        self._blameless = 0
-        self._last_good = time.monotonic()  # when a worker last got anywhere
         try:
             with Journal(self.directory) as journal:
                 self._append: Callable[[Record], None] = journal.append
@@ -125,7 +126,7 @@ class RunSession:
         predicted = (forecast.predicted for forecast in self.plan.forecasts)
         task = protocol.Task(
             kind="round",
-            settings=self._settings.measured_with(measure),
+            settings=self._settings.model_copy(update={"measure": measure}),
             cases=list(self._pending.values()),
             round=self._round,
             predictions=[one for one in predicted if one is not None and one.case in self._pending],

@@ -31,10 +31,6 @@ class Settings(BaseModel):
     memory_limit: Annotated[int, Field(ge=0)] | None = None
     budget: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
-    def measured_with(self, measure: Measure) -> Settings:
-        """The same with another way to measure each case."""
-        return self.model_copy(update={"measure": measure})
-
 
 @dataclass(frozen=True)
 class Overrides:

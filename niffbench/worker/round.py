@@ -208,11 +208,11 @@ class Round:
                 with self._stage(visit, "cost"):
                     visit.cost = evaluator.cost(case, choice)
             with self._stage(visit, "memory"):
-                told = visit.prediction
-                if told is not None and choice is not None:  # it was admitted by what it might choose
-                    told = evaluator.predict(case, choice)
+                predicted = visit.prediction
+                if predicted is not None and choice is not None:  # it was admitted by what it might choose
+                    predicted = evaluator.predict(case, choice)
                 if self._device.capabilities.memory:
-                    visit.memory = memory.measure(self._device, workload, told)
+                    visit.memory = memory.measure(self._device, workload, predicted)
                 workload.reset()
         except Exception as error:
             return explain(error, self._device.free_memory)

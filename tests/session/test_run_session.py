@@ -24,7 +24,7 @@ from niffbench import anonymize as anonymizing
 from niffbench.commands.progress import expected
 from niffbench.errors import FingerprintsDiffer, UsageError
 from niffbench.fingerprint import Fingerprint
-from niffbench.launch import stub
+from niffbench.launch import local, stub
 from niffbench.results import MANIFEST, RECORDS, Record, dump, read, read_manifest
 from niffbench.session.directory import check_vacant, write_manifest
 from niffbench.session.interrupts import Interrupted, Interrupts
@@ -318,6 +318,40 @@ def test_what_was_finished_before_the_interruption_is_kept(tmp_path: Path) -> No
     with pytest.raises(Interrupted):
         Attempt(tmp_path, suite, observer=Slow(1)).begin()
     assert keys(read(tmp_path)) == all_keys(suite)
+
+
+OLD = sorted((Path(__file__).parents[2] / "reports").glob("*/run.json"))
+
+
+@pytest.mark.parametrize("path", OLD, ids=lambda path: path.parent.name)
+def test_a_manifest_of_before_keeps_its_keys(path: Path) -> None:
+    """The settings are read from them, and they are written beside ``settings``."""
+    old = json.loads(path.read_text())
+    manifest = read_manifest(path.parent)
+    new = json.loads(manifest.model_dump_json())
+    assert old.keys() <= new.keys()
+    for key in ("rounds", "seed", "device", "budget", "memory_limit"):
+        assert old[key] == new[key] == new["settings"][key]
+    assert (
+        new["settings"]["measure"] == new["suite"]["measure"] == new["suite"]["measure"] | old["suite"]["measure"]
+    )
+
+
+def test_a_run_begun_before_the_manifest_had_settings_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = Attempt(tmp_path, SUITE, overrides=asked(seed=11, memory_limit=10**6), observer=StopAfter(3))
+    with pytest.raises(Interrupted):
+        attempt.begin()
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    del manifest["settings"]
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest | {"schema_version": 2}))
+    monkeypatch.setattr(local, "LAUNCHER", stub.LAUNCHER)  # a run of before was always local
+    run = Attempt(tmp_path, SUITE).resume()
+    assert keys(run) == all_keys(SUITE)
+    settings = run.manifest.settings
+    assert (settings.launcher, settings.seed, settings.memory_limit, settings.rounds) == ("local", 11, 10**6, 2)
+    assert settings.measure == SUITE.measure
 
 
 def test_another_version_is_refused(tmp_path: Path) -> None:
