@@ -54,7 +54,7 @@ def test_a_long_run_is_readable_at_any_width(width: int) -> None:
     assert "…" not in printed
     digest = gather(run)
     for group in digest.groups:
-        ratio = group.winners["latency"].row.cells["latency"].ratio
+        ratio = group.winners["latency_steady"].row.cells["latency_steady"].ratio
         assert ratio is not None
         first = next(line for line in printed.splitlines() if line.startswith(group.label[:6]))
         assert group.label[:6] in first
