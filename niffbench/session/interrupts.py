@@ -21,6 +21,14 @@ class Interrupted(NiffbenchError):
     exit_code = INTERRUPTED
 
 
+class _Torn(BaseException):
+    """Leaves work in the middle.
+
+    It is not KeyboardInterrupt: code that an extension module evaluates would be left by that with a mark, and the
+    process would end by the signal instead of with its exit status.
+    """
+
+
 class Interrupts:
     """While entered, a first signal only sets ``requested`` and makes ``descriptor`` readable.
 
@@ -66,11 +74,11 @@ class Interrupts:
         try:
             self._tearing = True
             if self.requested:
-                raise KeyboardInterrupt
+                raise _Torn
             yield
             if self.requested:  # a library may have caught what _handle raised
-                raise KeyboardInterrupt
-        except KeyboardInterrupt:
+                raise _Torn
+        except _Torn:
             raise Interrupted("interrupted") from None
         finally:
             self._tearing = False
@@ -83,4 +91,4 @@ class Interrupts:
         self.requested = True
         os.write(self._write, b"!")
         if self._tearing:
-            raise KeyboardInterrupt
+            raise _Torn

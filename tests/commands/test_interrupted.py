@@ -33,7 +33,7 @@ RESUME = "niffbench run made-up.toml --resume out"
 class Moment:
     """Something a run is in the middle of: how it gets there, and whether there is anything to go on with.
 
-    ``earlier``: records there are already, and it is gone on with.
+    ``earlier``: records there are already, and it is resumed. ``later``: seconds after it is reached.
     """
 
     device: str
@@ -41,6 +41,7 @@ class Moment:
     reached: Callable[[Started, Path], object]
     resumable: bool = True
     earlier: int = 0
+    later: float = 0.0
 
 
 def _is_drawing(started: Started, place: Path) -> bool:
@@ -58,6 +59,7 @@ MOMENTS = {
         lambda started, place: count(place / "out") > 0,
     ),
     "report": Moment("replay:r.json", {}, _is_drawing),
+    "half a report": Moment("replay:r.json", {}, _is_drawing, later=0.7),
 }
 
 
@@ -76,7 +78,7 @@ def interrupted(place: Path, name: str, later: float = 0.0) -> tuple[float, int,
     replay(place, **moment.trace)
     with Started(place, arguments) as started:
         wait_for(lambda: moment.reached(started, place))
-        time.sleep(later)
+        time.sleep(moment.later + later)
         taken = interrupt(started)
         assert not started.family()
         return taken, started.process.returncode, started.said()
