@@ -59,7 +59,7 @@ MOMENTS = {
         lambda started, place: count(place / "out") > 0,
     ),
     "report": Moment("replay:r.json", {}, _is_drawing),
-    "half a report": Moment("replay:r.json", {}, _is_drawing, later=0.7),
+    "half a report": Moment("replay:r.json", {}, _is_drawing, later=0.4),
 }
 
 
