@@ -85,7 +85,7 @@ class Started:
         os.killpg(self.process.pid, number)
 
     def kill(self) -> None:
-        """The end of the manager alone, without a word; its worker has a group of its own."""
+        """The end of the session alone, without a word; its worker has a group of its own."""
         self.process.kill()
         self.process.wait()
 

@@ -1,6 +1,6 @@
 """A device that replays: samples, memory, clocks and failures from a file, or made up from a seed. Loads no torch.
 
-It lets the manager, the worker, the statistics and the report be tested without timing anything, and a run of
+It lets the session, the worker, the statistics and the report be tested without timing anything, and a run of
 a machine one does not have be looked at on one that has no GPU. Time is virtual: it advances by the samples.
 """
 

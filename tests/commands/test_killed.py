@@ -76,7 +76,7 @@ class Lives:
             self.killed(lambda: read_manifest(self.out).finished, 2.0)
 
 
-def test_the_manager_is_killed_at_thirty_random_moments(tmp_path: Path) -> None:
+def test_a_session_is_killed_at_thirty_random_moments(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     whole = uninterrupted(tmp_path / "whole", suite(tmp_path / "whole", (9, 14)))
     runs = [Lives(tmp_path / str(seed), seed) for seed in range(LIVES)]
