@@ -63,6 +63,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a regime that is none. What the regimes are is asked for only now: every pytest loads this file."""
+    if not (asked := config.getoption("niffbench_regime")):
+        return
+    from niffbench.case import REGIMES
+
+    if unknown := [regime for regime in asked if regime not in REGIMES]:
+        raise pytest.UsageError(f"--niffbench-regime: '{unknown[0]}' is none of {', '.join(REGIMES)}")
+
+
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Collect a niffbench suite, but only one that was named, itself or its folder: measuring takes minutes."""
     if file_path.suffix != ".toml" or not _asked_for(file_path, parent.config) or not _is_suite(file_path):
@@ -96,21 +106,17 @@ class SuiteFile(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         """The cases in the suite's order. A faulty suite is a collection error with one message."""
-        from niffbench.case import REGIMES
         from niffbench.errors import UsageError
         from niffbench.operators.catalogue import catalogue
         from niffbench.suite import load
 
-        operators, regimes = catalogue(), self.config.getoption("niffbench_regime") or ["steady"]
-        for regime in regimes:
-            if regime not in REGIMES:
-                raise pytest.UsageError(f"--niffbench-regime: '{regime}' is none of {', '.join(REGIMES)}")
+        operators = catalogue()
         try:
             suite = load(str(self.path), operators)
         except UsageError as error:
             raise self.CollectError(str(error)) from None
         for case in suite.cases:
-            for regime in regimes:
+            for regime in self.config.getoption("niffbench_regime") or ["steady"]:
                 name = f"{suite.labels[case.id].replace(' ', ',')}[{_parameters(case, regime)}]"
                 family = operators[case.operator].family
                 yield cast(

@@ -1,4 +1,4 @@
-"""``niffbench list``: the operators, suites and networks there are."""
+"""``niffbench list``: the operators, suites, networks and metrics there are."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["operators", "suites", "networks"]))
+@click.argument("what", type=click.Choice(["operators", "suites", "networks", "metrics"]))
 @click.argument("pattern", default="*")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects as JSON.")
 def command(what: str, pattern: str, as_json: bool) -> int:
-    """List operators, suites or networks.
+    """List operators, suites, networks or metrics.
 
     PATTERN (as 'niff-*') narrows the list. Parameters and FLOPs of networks are counted on shapes alone, for one
-    image of 224×224; that takes some seconds the first time and is kept in the user's cache directory.
+    image of 224×224; that takes some seconds the first time and is kept in the user's cache directory. Metrics are
+    the columns of CSV, Parquet and JSON.
     """
     from fnmatch import fnmatchcase
 
@@ -104,8 +105,18 @@ def _networks() -> tuple[list[str], Callable[[Sequence[str]], list[Row]]]:
     return list(NETWORKS), rows
 
 
-_IMPORTANCE = {"operator": 9, "suite": 9, "network": 9, "summary": 9, "parameters": 8, "flops": 8, "cases": 7}
-_SOURCES = {"operators": _operators, "suites": _suites, "networks": _networks}
+def _metrics() -> tuple[list[str], Callable[[Sequence[str]], list[Row]]]:
+    from niffbench.results.metrics import dictionary
+
+    lines: dict[str, Row] = {line["metric"]: {**line} for line in dictionary()}
+    return list(lines), lambda names: [lines[name] for name in names]
+
+
+_IMPORTANCE = {
+    "operator": 9, "suite": 9, "network": 9, "metric": 9, "summary": 9, "parameters": 8, "flops": 8, "unit": 8,
+    "cases": 7,
+}  # fmt: skip
+_SOURCES = {"operators": _operators, "suites": _suites, "networks": _networks, "metrics": _metrics}
 
 
 def _show(what: str, rows: list[Row]) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from niffbench.errors import plural
 from niffbench.fingerprint import Fact
+from niffbench.results import REGISTRY
 
 SCHEMA = 1
 
@@ -162,4 +163,5 @@ class Comparison(_Model):
         return len({finding.case for finding in self.findings})
 
     def _measured(self) -> int:
-        return sum(1 for f in self.findings if f.quantity.startswith(("latency_", "ratio_")))
+        others = {"coverage", *(key for key, metric in REGISTRY.items() if metric.gate in ("exact", "tolerance"))}
+        return sum(finding.quantity not in others for finding in self.findings)

@@ -49,7 +49,8 @@ def _metric(metric: Metric, importance: int, title: str = "") -> Field:
 
     def made(_: Group, case: Row) -> Entry:
         value = case.value(metric.key)
-        return Entry(text.quantity(value, metric.unit), value=value)
+        why_not = case.cells.why_not(metric.key) if value is None else ""
+        return Entry(text.quantity(value, metric.unit), why_not, value)
 
     return Column(title or metric.title, "figure", metric.key, metric.unit, metric.meaning, importance), made
 

@@ -454,7 +454,7 @@ def dictionary() -> list[dict[str, str]]:
             "better": metric.better or "",
             "known": "exactly" if metric.exact else "by rounds",
             "gate": metric.gate or "",
-            "meaning": metric.meaning,
+            "summary": metric.meaning,
         }
         for metric in REGISTRY.values()
     ]

@@ -64,7 +64,7 @@ def test_version(cli: Cli) -> None:
         (["run", "smoke", "--time-budget", "soon"], "'soon' should be a time above zero, as 90s, 500ms or 10m"),
         (["run", "smoke", "--max-time", "200h"], "as 90s, 500ms or 10m, and at most a week"),
         (["run", "smoke", "--memory-limit", "lots"], "'lots' should be a number of bytes, as 8GiB"),
-        (["list", "operatos"], "is not one of 'operators', 'suites', 'networks'"),
+        (["list", "operatos"], "is not one of 'operators', 'suites', 'networks', 'metrics'"),
         (["run"], "which suite?"),
     ],
 )

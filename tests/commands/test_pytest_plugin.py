@@ -19,7 +19,7 @@ from niffbench.case import Case
 from niffbench.errors import NothingMeasured
 from niffbench.gate import spawned
 from niffbench.operators.catalogue import catalogue
-from niffbench.results import Latency, Record, Run, Traits, read
+from niffbench.results import REGISTRY, Latency, Metric, Record, Run, Traits, read
 from niffbench.suite import load
 
 pytest_plugins = ["pytester"]
@@ -132,7 +132,7 @@ def test_real_samples_are_replayed_to_the_last_bit_with_what_else_is_known(tmp_p
         assert record.cost is not None
         assert record.memory is not None
         assert info["flops"] == record.cost.closed
-        assert info["bytes_own"] == record.cost.bytes_own
+        assert info.get("bytes_own") == record.cost.bytes_own
         assert info["bytes_floor"] == record.cost.bytes_floor
         assert info["memory_peak"] == record.memory.peak
         assert info["parameters"] == record.parameters
@@ -216,6 +216,25 @@ def test_a_broken_clock_fails_rather_than_being_the_fastest(session: Session, ma
     done = session("two.toml", "-k", "14x14 and inference")
     done.assert_outcomes(failed=2, deselected=6)
     assert flag in done.stdout.str()
+
+
+def test_a_planted_metric_is_in_what_pytest_benchmark_keeps(
+    session: Session, machine: Machine, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = Metric(key="stickiness", title="stickiness", unit="mPa", read=lambda _: 421.0)
+    monkeypatch.setitem(REGISTRY, planted.key, planted)
+    session("two.toml", "-k", "14x14 and inference", "--benchmark-json", "out.json").assert_outcomes(
+        passed=2, deselected=6
+    )
+    written = json.loads((pytester.path / "out.json").read_text())["benchmarks"]
+    assert [benchmark["extra_info"]["stickiness"] for benchmark in written] == [421.0, 421.0]
+
+
+def test_a_regime_that_is_none_is_one_message(session: Session, machine: Machine) -> None:
+    done = session("two.toml", "--niffbench-regime", "staedy")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert "'staedy' is none of first, cold, steady" in done.stderr.str()
+    assert not machine.asked
 
 
 def test_a_regime_that_was_not_measured_is_skipped(session: Session, machine: Machine) -> None:
