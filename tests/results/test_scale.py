@@ -168,13 +168,16 @@ def test_a_resumed_run_does_so_much_for_each_record(tmp_path: Path) -> None:
     assert made[1] < GROWTH * made[0]
 
 
-PLOTS = ("overview", "scaling", "winners", "ratios", "steps", "roofline", "pareto", "errors", "walls")
+PLOTS = ("overview", "scaling", "steps", "roofline", "pareto", "errors", "walls")
+MAPS = ("winners", "ratios")
 
 
 def test_a_report_does_so_much_for_each_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for its plots: their number is fixed, and a call of matplotlib's says little."""
     for name in PLOTS:
         monkeypatch.setattr(view, name, lambda *_: None)
+    for name in MAPS:
+        monkeypatch.setattr(view.maps, name, lambda *_: None)
     made = []
     for problems in (4, 16):
         run = reported(tmp_path / str(problems), problems)
