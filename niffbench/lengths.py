@@ -1,12 +1,22 @@
-"""Transform lengths: which are fast, and how prime the others are."""
+"""Transform lengths: what an FFT of one costs, which are fast, and how prime the others are."""
 
 from __future__ import annotations
 
-from math import isqrt
+from math import isqrt, log2
 
 FAST_PRIMES = (2, 3, 5, 7)
 """Radices that cuFFT, MKL and pocketfft all have dedicated code for (cuFFT's documentation, "Accuracy and
 Performance")."""
+
+
+def fft_flops(points: int, transforms: int = 1, *, real: bool = False) -> int:
+    """Nominal FLOPs of ``transforms`` FFTs of ``points`` points: 5 N log2 N, half of it for real data.
+
+    benchFFT's convention (M. Frigo and S. G. Johnson, "The Design and Implementation of FFTW3", Proc. IEEE
+    93(2), 2005). ``points`` is the product of the transformed lengths. Nominal: lengths with a large prime
+    factor really cost several times more.
+    """
+    return round((2.5 if real else 5.0) * points * log2(points)) * transforms if points > 1 else 0
 
 
 def fast_length(at_least: int) -> int:

@@ -1,7 +1,7 @@
 """Closed-form cost: the units, the primitives every operator's formula is made of, and their sums.
 
-Unit: real FLOPs, nominal. What counts: transforms (:func:`fft_flops`), convolutions and matrix products (a
-multiply-add is 2, a complex one 8), products of two tensors element by element (1, complex × real 2, complex 6)
+Unit: real FLOPs, nominal. What counts: transforms (:func:`niffbench.lengths.fft_flops`), convolutions and matrix
+products (a multiply-add is 2, a complex one 8), products of two tensors element by element (1, complex × real 2, complex 6)
 and the additions of a sum that ends a contraction (1 for each element that enters it, complex 2). What counts
 nothing, as in every FLOP counter: activations, normalisations, elementwise sums, scaling by a constant, copies,
 an optimiser's update of the weights.
@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log2
 from typing import Literal
 
 from niffbench.case import Problem
+from niffbench.lengths import fft_flops
 from niffbench.results import StepCost
 
 Direction = Literal["forward", "backward"]
@@ -103,16 +103,6 @@ def floor_bytes(problem: Problem, parameters: int) -> int:
 def added(*works: Work) -> Work:
     """The sum of several parts."""
     return sum(forward for forward, _ in works), sum(backward for _, backward in works)
-
-
-def fft_flops(points: int, transforms: int = 1, *, real: bool = False) -> int:
-    """Nominal FLOPs of ``transforms`` FFTs of ``points`` points: 5 N log2 N, half of it for real data.
-
-    benchFFT's convention (M. Frigo and S. G. Johnson, "The Design and Implementation of FFTW3", Proc. IEEE
-    93(2), 2005). ``points`` is the product of the transformed lengths. Nominal: lengths with a large prime
-    factor really cost several times more.
-    """
-    return round((2.5 if real else 5.0) * points * log2(points)) * transforms if points > 1 else 0
 
 
 def half_plane(height: int, width: int) -> int:

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+from torch.utils.flop_counter import flop_registry
 
-from niffbench.cost.closed import fft_flops
+from niffbench.lengths import fft_flops
 from niffbench.niff.native import kernel
 
 aten = torch.ops.aten
-assert kernel  # which defines our own operations
 Formula = Callable[..., int]
 
 
@@ -155,19 +155,6 @@ def _native_dropout_backward(grad: Tensor, *_: Any, **__: Any) -> int:
     return grad.numel()
 
 
-def _filtered(x: Tensor, half: Tensor, *_: Any, **__: Any) -> int:
-    """NIFF's convolution in one kernel: two real FFTs, and a complex product on the half plane."""
-    return 2 * fft_flops(prod(x.shape[2:]), prod(x.shape[:2]), real=True) + 6 * x.shape[0] * half.numel()
-
-
-def _filtered_gradients(x: Tensor, half: Tensor, _: Tensor, need_x: bool, need_half: bool, **__: Any) -> int:
-    """An FFT of the gradient, and for each gradient that is wanted another and a product; a sum over the batch."""
-    transform = fft_flops(prod(x.shape[2:]), prod(x.shape[:2]), real=True)
-    product = 6 * x.shape[0] * half.numel()
-    added = 2 * x.shape[0] * half.numel() if x.shape[0] > 1 else 0
-    return transform + (transform + product) * need_x + (transform + product + added) * need_half
-
-
 def _nothing(*_: Any, **__: Any) -> int:
     return 0
 
@@ -194,8 +181,6 @@ _PRICED: dict[Formula, tuple[Any, ...]] = {
     _native_dropout: (aten.native_dropout,),
     _native_dropout_backward: (aten.native_dropout_backward,),
     _fused_rms_norm: (aten._fused_rms_norm,),
-    _filtered: (torch.ops.niffbench.circular_convolution,),
-    _filtered_gradients: (torch.ops.niffbench.circular_convolution_gradients,),
     _attention: (
         aten._scaled_dot_product_flash_attention,
         aten._scaled_dot_product_flash_attention_for_cpu,
@@ -248,6 +233,7 @@ def _mapping() -> dict[Any, Formula]:
     names = (name + ending for name in _FREE for ending in _VARIANTS)
     formulas = {operation: _nothing for name in names if (operation := getattr(aten, name, None))}
     formulas |= {operation: formula for formula, operations in _PRICED.items() for operation in operations}
+    formulas |= {operation: flop_registry[operation] for operation in kernel.OPERATIONS}
     overloads = {
         getattr(operation, overload): formula
         for operation, formula in formulas.items()

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from niffbench.cost.closed import fft_flops
 from niffbench.cost.formulas import is_free
+from niffbench.lengths import fft_flops
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # fvcore's import calls torch.jit.script, which torch deprecates.

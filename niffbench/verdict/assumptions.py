@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from niffbench.cost.closed import fft_flops
 from niffbench.device import Device, open_device
+from niffbench.lengths import fft_flops
 from niffbench.niff import NiffDepthwise
 from niffbench.results import Ceilings
 from niffbench.worker import ceilings

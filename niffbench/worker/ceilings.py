@@ -15,8 +15,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from niffbench.cost.closed import fft_flops
 from niffbench.device import Device
+from niffbench.lengths import fft_flops
 from niffbench.results import Ceilings
 from niffbench.worker.failures import explain
 from niffbench.worker.probe import Probe

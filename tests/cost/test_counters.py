@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from niffbench.cost.closed import fft_flops
 from niffbench.cost.counters import Counted, count
+from niffbench.lengths import fft_flops
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from niffbench.cost.closed import fft_flops
 from niffbench.cost.fvcore import Traced, trace
+from niffbench.lengths import fft_flops
 
 
 class Layer(nn.Module):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from niffbench.cost.closed import fft_flops
 from niffbench.cost.counters import count
 from niffbench.cost.fvcore import trace
+from niffbench.lengths import fft_flops
 
 several = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 sides = st.integers(1, 5)

@@ -6,7 +6,6 @@ from math import inf
 
 import pytest
 
-from niffbench.cost.closed import Step
 from niffbench.cost.roofline import (
     arithmetic_intensity,
     attainable,
@@ -16,7 +15,12 @@ from niffbench.cost.roofline import (
     ridge,
     steps_time,
 )
-from niffbench.results import Ceilings
+from niffbench.results import Ceilings, StepCost
+
+
+def step(name: str, flops: int, traffic: int) -> StepCost:
+    return StepCost(name=name, direction="forward", flops=flops, bytes=traffic)
+
 
 MACHINE = Ceilings(copy_bandwidth=100.0, matmul={"float32": 1000.0, "float16": 4000.0}, fft={"float32": 200.0})
 
@@ -41,9 +45,9 @@ def test_floor_is_the_slower_of_both() -> None:
 
 def test_steps_follow_one_another_each_at_its_own_roof() -> None:
     steps = (
-        Step("forward fft", "forward", 400, 100),  # 2 s of FFT
-        Step("mixing", "forward", 1000, 10),  # 1 s of products
-        Step("shift", "forward", 0, 300),  # 3 s of traffic
+        step("forward fft", 400, 100),  # 2 s of FFT
+        step("mixing", 1000, 10),  # 1 s of products
+        step("shift", 0, 300),  # 3 s of traffic
     )
     assert steps_time(steps, MACHINE, "float32") == 6.0
     # float16: products four times as fast, FFTs in float32.
@@ -52,11 +56,11 @@ def test_steps_follow_one_another_each_at_its_own_roof() -> None:
 
 def test_machine_without_an_fft_ceiling_uses_that_of_products() -> None:
     bare = Ceilings(copy_bandwidth=100.0, matmul={"float32": 1000.0})
-    assert steps_time([Step("inverse fft", "forward", 1000, 0)], bare, "float32") == 1.0
+    assert steps_time([step("inverse fft", 1000, 0)], bare, "float32") == 1.0
 
 
 def test_a_step_without_a_roof_of_its_own_is_bounded_by_its_traffic() -> None:
-    steps = (Step("forward fft", "forward", 400, 100), Step("mixing", "forward", 10**6, 50))
+    steps = (step("forward fft", 400, 100), step("mixing", 10**6, 50))
     assert steps_time(steps, MACHINE, "float64") == 1.5
 
 
@@ -73,5 +77,5 @@ def test_what_fits_in_a_cache_is_bounded_by_the_cache() -> None:
     assert 100.0 < bandwidth(machine, 9999) < 101.0
     assert bandwidth(machine, 10_000) == bandwidth(machine, 1e9) == 100.0
     assert bandwidth(MACHINE, 10) == 100.0
-    steps = [Step("product", "forward", 0, 1000), Step("product", "forward", 0, 20_000)]
+    steps = [step("product", 0, 1000), step("product", 0, 20_000)]
     assert steps_time(steps, machine, "float32") == 201.0

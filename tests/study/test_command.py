@@ -92,7 +92,13 @@ def test_a_trained_checkpoint_is_analysed_alike(
     arguments = ["filters", str(out / "digits-niff.pt"), "--error", "15%", "--json"]
     assert main([*arguments, "--out", str(tmp_path / "again")]) == 0
     again, before = json.loads(capsys.readouterr().out), json.loads((out / "filters.json").read_text())
-    assert again["layers"] == before["layers"]
+    # Arrays that lie elsewhere in memory may take another vector path of the FFT: equal but for rounding.
+    assert [list(layer) for layer in again["layers"]] == [list(layer) for layer in before["layers"]]
+    for layer, same in zip(again["layers"], before["layers"], strict=True):
+        for key, value in layer.items():
+            assert value == (
+                same[key] if isinstance(value, str) else pytest.approx(same[key], rel=1e-6, abs=1e-12)
+            ), key
     assert again["learned"] is None
     assert json.loads((tmp_path / "again" / "filters.json").read_text()) == again
 

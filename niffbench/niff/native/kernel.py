@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils.flop_counter import register_flop_formula
 
+from niffbench.lengths import fft_flops
 from niffbench.niff import fused
 from niffbench.niff.autograd import compiling, transformed, wants_gradient, watched
 from niffbench.niff.native import LANGUAGES, cuda
@@ -189,6 +192,12 @@ def _(x: Tensor, half: Tensor) -> Tensor:
     return torch.empty_like(_dense(x)[0])
 
 
+@register_flop_formula(torch.ops.niffbench.circular_convolution, get_raw=True)
+def _flops(x: Tensor, half: Tensor, *_: Any, **__: Any) -> int:
+    """Two real FFTs, and a complex product on the half plane."""
+    return 2 * fft_flops(prod(x.shape[2:]), prod(x.shape[:2]), real=True) + 6 * x.shape[0] * half.numel()
+
+
 @torch.library.custom_op("niffbench::circular_convolution_gradients", mutates_args=(), device_types=DEVICES)
 def _gradients_operator(
     x: Tensor, half: Tensor, gradient: Tensor, need_x: bool, need_half: bool
@@ -204,6 +213,15 @@ def _(x: Tensor, half: Tensor, gradient: Tensor, need_x: bool, need_half: bool) 
     return for_x, half.new_empty(half.shape if need_half else 0)
 
 
+@register_flop_formula(torch.ops.niffbench.circular_convolution_gradients, get_raw=True)
+def _gradient_flops(x: Tensor, half: Tensor, _: Tensor, need_x: bool, need_half: bool, **__: Any) -> int:
+    """An FFT of the gradient, and for each gradient that is wanted another and a product; a sum over the batch."""
+    transform = fft_flops(prod(x.shape[2:]), prod(x.shape[:2]), real=True)
+    product = 6 * x.shape[0] * half.numel()
+    added = 2 * x.shape[0] * half.numel() if x.shape[0] > 1 else 0
+    return transform + (transform + product) * need_x + (transform + product + added) * need_half
+
+
 def _remember(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
@@ -213,5 +231,8 @@ def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | 
     for_x, for_half = _gradients_operator(*ctx.saved_tensors, gradient, need_x, need_half)
     return for_x if need_x else None, for_half if need_half else None
 
+
+OPERATIONS = (torch.ops.niffbench.circular_convolution, torch.ops.niffbench.circular_convolution_gradients)
+"""The kernels as operations of torch; each has a formula in torch's own registry of FLOPs."""
 
 _operator.register_autograd(_differentiate, setup_context=_remember)
