@@ -1,10 +1,10 @@
 """Closed-form cost: the units, the primitives every operator's formula is made of, and their sums.
 
 Unit: real FLOPs, nominal. What counts: transforms (:func:`niffbench.lengths.fft_flops`), convolutions and matrix
-products (a multiply-add is 2, a complex one 8), products of two tensors element by element (1, complex × real 2, complex 6)
-and the additions of a sum that ends a contraction (1 for each element that enters it, complex 2). What counts
-nothing, as in every FLOP counter: activations, normalisations, elementwise sums, scaling by a constant, copies,
-an optimiser's update of the weights.
+products (a multiply-add is 2, a complex one 8), products of two tensors element by element (1, complex × real 2,
+complex 6) and the additions of a sum that ends a contraction (1 for each element that enters it, complex 2).
+What counts nothing, as in every FLOP counter: activations, normalisations, elementwise sums, scaling by a
+constant, copies, an optimiser's update of the weights.
 
 Of bytes only the floor has a closed form; what a form really moves is counted (:mod:`niffbench.cost.traffic`).
 """
