@@ -14,7 +14,7 @@ from niffbench.report.plots.scaling import representative
 from niffbench.report.slices import WORDS, Axis, Slice
 from niffbench.report.trends import Exchange, Growth, is_niff
 from niffbench.results import Metric
-from niffbench.stats.crossovers import Crossing, Crossover
+from niffbench.stats.crossovers import Comparison, Crossover
 from niffbench.stats.intervals import Interval, combination, exponential
 
 Setting = tuple[str, ...]
@@ -317,7 +317,7 @@ def _crossovers(
             here = [e for e in exchanges if e.slice is slice_]
             flops = {(e.niff, e.spatial): e for e in here if e.metric.key == "flops"}
             for latency in here:
-                if latency.metric.family == "latency" and latency.crossover.crossings:
+                if latency.metric.family == "latency" and latency.comparison.crossovers:
                     sentence = _exchange(latency, flops.get((latency.niff, latency.spatial)), axis)
                     finding = Finding(sentence, f"scaling-{axis}", latency.niff)
                     layer = latency.niff.partition("/")[0]
@@ -327,26 +327,34 @@ def _crossovers(
 
 
 def _exchange(latency: Exchange, flops: Exchange | None, axis: Axis) -> str:
-    crossings = latency.crossover.crossings
-    said = [_crossing(crossing, latency, axis) for crossing in crossings]
+    said = [_crossover(crossover, latency, axis) for crossover in latency.comparison.crossovers]
     alike = "" if latency.alike else "; not the same function"
     other = ""
-    if flops is not None and len(crossings) == 1 and flops.crossover.outcome == "crossover":
-        by_flops = flops.crossover.crossings[0].size
-        apart = crossings[0].size / by_flops
-        if _worth(apart):
-            how = f"{text.times(apart)} too early" if apart > 1 else f"{text.times(1 / apart)} too late"
-            other = f"; FLOPs alone put the crossover at {text.digits(by_flops)}, {how}"
+    if flops is not None and len(said) == 1 and flops.comparison.outcome == "crossover":
+        one, by_flops = latency.comparison.crossovers[0], flops.comparison.crossovers[0]
+        if one.below >= by_flops.above or one.above <= by_flops.below:
+            place = f"{by_flops.below:g} and {by_flops.above:g}"
+            other = f"; FLOPs alone put the crossover between {place}"
     return f"{text.capital(text.listing(said, 4))} ({latency.slice.fixed}{alike}){other}."
 
 
-def _crossing(crossing: Crossing, exchange: Exchange, axis: Axis) -> str:
-    winner, loser = exchange.niff, exchange.spatial
-    if crossing.cheaper_above == "b":
-        winner, loser = loser, winner
-    interval = Interval(crossing.size, crossing.low, crossing.high, CONFIDENCE, 0, "crossover")
-    place = f"{text.digits(crossing.size)} {text.brackets(interval)}".rstrip()
-    return f"from {WORDS[axis]} {place} on {winner} has less {exchange.metric.title} than {loser}"
+def _crossover(crossover: Crossover, exchange: Exchange, axis: Axis) -> str:
+    """Who has less up to where, and who from where on: measured values both."""
+    names = exchange.niff, exchange.spatial
+    above, below = names if crossover.better_above == "form" else names[::-1]
+    said = (
+        f"{below} has less {exchange.metric.title} up to {WORDS[axis]} {crossover.below:g}, "
+        f"{above} from {crossover.above:g} on"
+    )
+    if crossover.ties:
+        said += f" (undecided at {text.listing([f'{tie:g}' for tie in crossover.ties])})"
+    elif not crossover.adjacent:
+        said += " (nothing measured in between)"
+    cliff = crossover.cliff
+    if cliff is not None:
+        jumper = names[0] if cliff.side == "form" else names[1]
+        said += f"; {jumper} grows {text.times(cliff.ratio)} between them, its FLOPs {text.times(cliff.expected)}"
+    return said
 
 
 def _exponents(slices: Mapping[Axis, Sequence[Slice]], growths: Sequence[Growth]) -> Iterator[Finding]:
@@ -407,13 +415,13 @@ def _counters(digest: Digest) -> Iterator[Finding]:
         )
 
 
-def outcome(crossover: Crossover, niff: str, spatial: str) -> str:
-    """A crossover's outcome in a few words, for a table."""
-    names = {"a": niff, "b": spatial}
-    if crossover.cheaper is not None:
-        return f"none in the range measured: {names[crossover.cheaper]} wins throughout"
-    if crossover.outcome == "undecided":
-        winner = next((names[part.cheaper] for part in crossover.stretches if part.cheaper is not None), None)
+def outcome(comparison: Comparison, niff: str, spatial: str) -> str:
+    """What came of a comparison without a crossover, in a few words, for a table."""
+    names = {"form": niff, "rival": spatial}
+    if comparison.better is not None:
+        return f"none in the range measured: {names[comparison.better]} wins throughout"
+    if comparison.outcome == "undecided":
+        winner = next((names[order.better] for order in comparison.orders if order.better is not None), None)
         elsewhere = "" if winner is None else f", elsewhere {winner} wins"
-        return f"undecided: {crossover.reason}{elsewhere}"
+        return f"undecided: {comparison.reason}{elsewhere}"
     return ""

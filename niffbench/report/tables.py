@@ -388,25 +388,26 @@ def crossovers(exchanges: Sequence[Exchange]) -> Table:
             Column("spatial operator"),
             Column("axis"),
             Column("held fixed"),
-            *(_number(noun, f"where the two cost the same in {noun}") for noun in nouns.values()),
+            *(_number(noun, f"between which two values the order in {noun} changes") for noun in nouns.values()),
         ),
         tuple(rows),
-        f"Interpolated between measured values on log–log scales; 95 % intervals over rounds. {UNLIKE}: not the "
-        "same function as the NIFF form.",
+        "The two neighbouring measured values between which the order changes, both decided at 95 %; nothing is "
+        f"known of what lies between. {UNLIKE}: not the same function as the NIFF form.",
     )
 
 
 def _crossing(exchange: Exchange | None) -> Entry:
     if exchange is None:
         return _MISSING
-    crossings = exchange.crossover.crossings
-    if not crossings:
-        return Entry(outcome(exchange.crossover, "NIFF", exchange.spatial), marks=("quiet",))
-    first = crossings[0]
-    ends = f"[{text.digits(first.low)}, {text.digits(first.high)}]" if first.low < first.high else ""
-    rest = [f"and {text.digits(crossing.size)}" for crossing in crossings[1:3]]
-    above = "NIFF" if first.cheaper_above == "a" else exchange.spatial
-    return Entry(text.digits(first.size), " ".join([ends, *rest, f"{above} wins above"]).strip(), first.size)
+    crossovers = exchange.comparison.crossovers
+    if not crossovers:
+        return Entry(outcome(exchange.comparison, "NIFF", exchange.spatial), marks=("quiet",))
+    brackets = [f"{one.below:g}–{one.above:g}" for one in crossovers[:3]]
+    first = crossovers[0]
+    above = "NIFF" if first.better_above == "form" else exchange.spatial
+    ties = f"undecided at {', '.join(f'{tie:g}' for tie in first.ties)}" if first.ties else ""
+    rest = ", ".join(filter(None, [*(f"and {one}" for one in brackets[1:]), ties, f"{above} wins above"]))
+    return Entry(brackets[0], rest, first.below)
 
 
 def witnesses(digest: Digest) -> Table:

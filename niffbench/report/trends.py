@@ -9,7 +9,8 @@ from niffbench.report.digest import CONFIDENCE, Cell, Digest, Row, aligned
 from niffbench.report.plots.canvas import evenly
 from niffbench.report.slices import AXES, Axis, Point, Slice, slices
 from niffbench.results import REGISTRY, Metric
-from niffbench.stats.crossovers import Crossover, crossover
+from niffbench.stats import crossovers
+from niffbench.stats.crossovers import Comparison
 from niffbench.stats.exponents import Scaling, scaling
 from niffbench.stats.intervals import Rounds
 
@@ -36,14 +37,14 @@ class Exchange:
     """Where a NIFF form (``niff``) and a spatial operator (``spatial``) change places in one quantity along a
     slice.
 
-    Side "a" of the crossover is NIFF. ``alike``: both compute one function at one boundary.
+    ``alike``: both compute one function at one boundary.
     """
 
     slice: Slice
     niff: str
     spatial: str
     metric: Metric
-    crossover: Crossover
+    comparison: Comparison
     alike: bool
 
 
@@ -80,7 +81,7 @@ def growths(digest: Digest, slice_: Slice) -> list[Growth]:
 
 
 def exchanges(digest: Digest, slice_: Slice) -> list[Exchange]:
-    """Crossovers of each NIFF form with each spatial operator along a slice, in four quantities."""
+    """Each NIFF form compared with each spatial operator along a slice, in four quantities."""
     curves = dict(slice_.curves)
     places = slice_.positions
     for name, point in slice_.level.items():
@@ -112,15 +113,26 @@ def _exchange(
         return []
     found: list[Exchange] = []
     for metric in (*digest.metrics, REGISTRY["bytes_own"]):
-        cells = [rows[at].cells.get(metric.key) for rows in (ours, theirs) for at in both]
-        if all(cells):
-            exact = metric.exact
-            rounds = _rounds(cells, exact=exact)
-            half = len(both)
-            place = crossover(both, rounds[:half], rounds[half:], exact=exact, confidence=CONFIDENCE)
+        points = [_point(at, ours[at], theirs[at], metric) for at in both]
+        if all(points):
+            comparison = crossovers.compare(
+                [point for point in points if point],
+                crossovers.lattice(slice_.axis, both),
+                exact=metric.exact or metric.family == "memory",
+                confidence=CONFIDENCE,
+            )
             alike = all(_same(ours[at], theirs[at]) for at in both)
-            found.append(Exchange(slice_, niff[0], spatial[0], metric, place, alike))
+            found.append(Exchange(slice_, niff[0], spatial[0], metric, comparison, alike))
     return found
+
+
+def _point(at: float, ours: Row, theirs: Row, metric: Metric) -> crossovers.Point | None:
+    """Both rows in one metric at one value of an axis; None where either has none."""
+    cells = ours.cells.get(metric.key), theirs.cells.get(metric.key)
+    if cells[0] is None or cells[1] is None:
+        return None
+    theory = (ours.cost.closed, theirs.cost.closed) if ours.cost and theirs.cost else None
+    return crossovers.Point(at, cells[0].rounds, cells[1].rounds, theory)
 
 
 def _same(one: Row, two: Row) -> bool:

@@ -1,243 +1,331 @@
-"""Crossovers: from which size on is one operator cheaper than another?
+"""Crossovers: between which two measured values of an axis does the order of two operators change?
 
-The ratio of two costs is interpolated between the sizes measured, linearly on log–log scales; a crossover is
-where it is one. Its interval comes from inverting the test "the ratio is one here" at every point of the range
-(as Fieller does for a ratio of means: Quarterly Journal of Pharmacy and Pharmacognosy 17, 1944, pp. 117–123):
-it holds the places where the ratio's interval contains one. So it covers the crossover of the interpolated
-curves as often as the ratio's interval covers the ratio, needs no resampling, and is the same every time. That
-there *is* a crossover is claimed more carefully, since a range holds many points: each side must be shown
-cheaper at a measured size at the one-sided level (1 − confidence) / sizes, so that operators that do not cross
-are said to in at most 1 − confidence of the cases. Who is cheaper *throughout* needs no such care: every point
-must show it. The curve between two sizes is not measured: the interval is about noise, not about what lies
-between.
+A *form* and a *rival* are compared at every value that both were measured at. At each one side is shown to be
+better or it is a tie; a crossover lies between two neighbouring values at which different sides are shown to be
+better, and is given as these two: never a value between them, where nothing is known. Latency and memory have
+cliffs (a library changes its algorithm), so that a line between measured values says nothing.
+
+Where a bracket is not yet one step of the axis wide, :func:`wanted` says what to measure next: the middle of it,
+at first in 3 rounds, and where they do not decide in 5 and in 9. What is looked at three times is tested three
+times: each look has the one-sided level (1 − confidence) / (3 m), where ``m`` counts the values measured and those
+that bisecting the widest gap will add (two values, g steps apart: m = ⌈log2 g⌉ + 2). So all that a curve says of
+who is better is right at once with the stated confidence (Bonferroni, which needs nothing of how looks and values
+depend on one another). What three looks leave undecided is a tie; both of its sides are then bisected.
+
+That one side is better *throughout* needs less care: every value must show it (an intersection–union test: Berger,
+Technometrics 24, 1982, pp. 295–300), so each has the level (1 − confidence) / 3 a look.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
+from math import ceil, exp, gcd, isfinite, log, log2, nan
+from statistics import fmean, median
 from typing import Literal
 
 import numpy as np
 
 from niffbench.errors import plural
-from niffbench.stats.contrasts import FloatArray, contrast
-from niffbench.stats.intervals import NOT_POSITIVE, ONE_ROUND, NotPositive, Rounds, log_groups
+from niffbench.stats.contrasts import contrast
+from niffbench.stats.intervals import NOT_POSITIVE, ONE_ROUND
 
-Side = Literal["a", "b"]
+Side = Literal["form", "rival"]
 Outcome = Literal["crossover", "several", "none", "undecided"]
 
-_CUTS = 32  # points per measured segment at which the band is evaluated; its edges are then found by interpolation
+LOOKS = (3, 5, 9)
+"""Rounds after which a value is judged; the last of them takes what is undecided for a tie."""
+
+CLIFF = 2.0
+"""A side jumps where it grows so many times more, or less, than its FLOPs do."""
+
+_OTHER: Mapping[Side, Side] = {"form": "rival", "rival": "form"}
 
 
 @dataclass(frozen=True)
-class Crossing:
-    """One crossover at ``size``, with its interval. ``cheaper_above``: who is cheaper beyond it.
+class Point:
+    """Both sides at one value of the axis: their costs by round, less being better.
 
-    ``size`` is where the interpolated ratio is one; where it touches one several times inside one interval, the
-    middle of these places.
+    Rounds that both sides have are compared pairwise, what a round does to both cancels; without two of these the
+    sides are compared as they are. ``theory``: what explains their growth along the axis (FLOPs), the form's
+    first.
     """
 
-    size: float
-    low: float
-    high: float
-    cheaper_above: Side
+    at: float
+    form: Mapping[int, float]
+    rival: Mapping[int, float]
+    theory: tuple[float, float] | None = None
+
+    @property
+    def shared(self) -> list[int]:
+        """The rounds that both sides have, in order."""
+        return sorted(self.form.keys() & self.rival.keys())
+
+    def of(self, side: Side) -> Mapping[int, float]:
+        """The costs of one side."""
+        return self.form if side == "form" else self.rival
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """A part of the range in which ``cheaper`` is shown to be cheaper, or neither is (None)."""
+class Order:
+    """Who is better at one value; None: a tie, the two could not be told apart in as many ``rounds``.
 
-    start: float
-    end: float
-    cheaper: Side | None
+    ``ratio``: the form's cost over the rival's, of geometric means.
+    """
+
+    at: float
+    better: Side | None
+    ratio: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Cliff:
+    """A jump between the values of a crossover: ``side`` grows ``ratio`` times, where theory says ``expected``."""
+
+    side: Side
+    ratio: float
+    expected: float
 
 
 @dataclass(frozen=True)
 class Crossover:
-    """What the range measured shows.
+    """Two measured values, ``below`` < ``above``, between which the order changes; both are decided.
 
-    ``outcome``: ``crossover`` (one), ``several``, ``none`` (``cheaper`` is cheaper throughout) or
-    ``undecided``, with the ``reason``. ``stretches`` tile the range. ``estimates``: all places where the
-    interpolated ratio is one, shown or not; for drawing, not for claims.
+    ``better_above``: who is better from ``above`` on, the other one being better up to ``below``. ``adjacent``:
+    whether there is no admissible value between them; ``ties`` are those that were measured and are undecided.
+    """
+
+    below: float
+    above: float
+    better_above: Side
+    adjacent: bool
+    ties: tuple[float, ...]
+    confidence: float
+    cliff: Cliff | None = None
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Both by what they say: ``rival_better_to`` and ``form_better_from``, or the other way round."""
+        return {
+            f"{_OTHER[self.better_above]}_better_to": self.below,
+            f"{self.better_above}_better_from": self.above,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the measured values show of a form and a rival along an axis.
+
+    ``outcome``: ``crossover`` (one), ``several``, ``none`` (``better`` is better throughout) or ``undecided``,
+    with the ``reason``. ``orders`` are the values that both have, ascending; ``confidence`` is that of all of them
+    at once, but in ``none`` that of the claim.
     """
 
     outcome: Outcome
-    crossings: tuple[Crossing, ...]
-    cheaper: Side | None
-    stretches: tuple[Stretch, ...]
-    estimates: tuple[float, ...]
+    orders: tuple[Order, ...]
+    crossovers: tuple[Crossover, ...]
+    better: Side | None
     confidence: float
     reason: str | None = None
 
 
-def crossover(
-    sizes: Sequence[float],
-    a: Sequence[Rounds],
-    b: Sequence[Rounds],
-    *,
-    shared: bool = True,
-    exact: bool = False,
-    confidence: float = 0.95,
-) -> Crossover:
-    """Find where A and B change places along an axis.
+def lattice(axis: str, values: Iterable[float]) -> tuple[float, ...]:
+    """The admissible values of an axis between the least and the largest of ``values``, these among them.
 
-    ``sizes``: kernel size, resolution, channels or batch; positive, all different, in any order. ``a``, ``b``:
-    per size the round medians of each operator's cost (latency, memory, FLOPs, bytes; positive; less is
-    better), None or NaN where a round has none; a size without a value on both sides is left out. ``shared``:
-    value i of everything comes from the same round. ``exact``: costs without error (FLOPs), one number a size.
-
-    With one round the interpolated places are given in ``estimates``, and the outcome is undecided.
-    Raises ValueError for sizes that repeat or are not positive, or arguments of unlike length.
+    Kernels are odd; of other axes it is the multiples of the greatest common divisor of ``values``. Between values
+    that are no integers nothing is admissible.
     """
-    axis = np.asarray(sizes, dtype=np.float64)
-    if axis.ndim != 1 or len(a) != axis.size or len(b) != axis.size:
-        raise ValueError(f"{axis.size} sizes but {len(a)} and {len(b)} values")
-    if (axis <= 0).any() or np.unique(axis).size != axis.size:
-        raise ValueError("sizes must be positive and all different")
-
-    def undecided(reason: str, estimates: tuple[float, ...] = ()) -> Crossover:
-        return Crossover("undecided", (), None, (), estimates, confidence, reason)
-
-    joint = shared and not exact
-    order = [int(i) for i in np.argsort(axis) if _measured(a[i], b[i], joint)]
-    if len(order) < 2:
-        return undecided(f"{plural(len(order), 'size')} measured for both, at least 2 are needed")
-    try:
-        segments = [
-            _segment(axis[[i, j]], (a[i], b[i], a[j], b[j]), joint, exact, confidence) for i, j in pairwise(order)
-        ]
-    except NotPositive:
-        return undecided(NOT_POSITIVE)
-    band = _Band(*(np.concatenate([getattr(part, name) for part in segments]) for name in _BAND))
-    roots = _roots(band)
-    if np.isinf(band.high).all():
-        return undecided(ONE_ROUND, roots)
-    stretches = _stretches(band)
-    if len(stretches) == 1 and stretches[0].cheaper is not None:
-        return Crossover("none", (), stretches[0].cheaper, stretches, roots, confidence)
-    stretches = _confirmed(stretches, band, 2 * (1 - confidence) / len(order))
-    crossings = _crossings(stretches, roots)
-    if crossings:
-        outcome: Outcome = "crossover" if len(crossings) == 1 else "several"
-        return Crossover(outcome, crossings, None, stretches, roots, confidence)
-    where = "in part of the range" if any(stretch.cheaper for stretch in stretches) else "throughout"
-    return Crossover("undecided", (), None, stretches, roots, confidence, f"{where} the two cannot be told apart")
+    some = sorted(set(values))
+    if not some or not all(float(value).is_integer() for value in some):
+        return tuple(some)
+    whole = [int(value) for value in some]
+    step = 2 if axis == "kernel" else gcd(*whole)
+    return tuple(sorted({*map(float, range(whole[0], whole[-1] + 1, step)), *map(float, whole)}))
 
 
-@dataclass(frozen=True)
-class _Band:
-    """log(a/b) along the range: position (log size), estimate, both ends of its interval and the p-value of
-    zero.
+def compare(
+    points: Sequence[Point], admissible: Sequence[float], *, exact: bool = False, confidence: float = 0.95
+) -> Comparison:
+    """Find where a form and a rival change places.
 
-    Every segment between two sizes has ``_CUTS`` + 1 points, its ends included.
+    Args:
+        points: Values of the axis, all different; those that a side lacks are left out, and so are costs that are
+            no finite number.
+        admissible: The values that can be measured (:func:`lattice`).
+        exact: Whether costs are without error (FLOPs, bytes): then one round decides.
+        confidence: Between 0.5 and 1; of everything that is said.
+
+    Raises:
+        ValueError: For values of the axis that repeat.
     """
+    if len({point.at for point in points}) < len(points):
+        raise ValueError("the values of the axis must all be different")
+    measured = _measured(points)
+    if len(measured) < 2:
+        reason = f"{plural(len(measured), 'value')} measured for both, at least 2 are needed"
+        return Comparison("undecided", (), (), None, confidence, reason)
+    if not exact and any(cost <= 0 for point in measured for side in _OTHER for cost in point.of(side).values()):
+        return Comparison("undecided", (), (), None, confidence, NOT_POSITIVE)
+    loose, strict = (1 - confidence) / len(LOOKS), _level(measured, admissible, confidence)
+    everywhere = {_better(point, loose, exact, least=2) for point in measured}
+    orders = tuple(_order(point, _better(point, strict, exact)) for point in measured)
+    if len(everywhere) == 1 and (better := everywhere.pop()) is not None:
+        orders = tuple(_order(point, better) for point in measured)
+        return Comparison("none", orders, (), better, confidence)
+    crossovers = _crossovers(measured, orders, admissible, confidence)
+    if crossovers:
+        outcome: Outcome = "crossover" if len(crossovers) == 1 else "several"
+        return Comparison(outcome, orders, crossovers, None, confidence)
+    if not exact and max(order.rounds for order in orders) < 2:
+        reason = ONE_ROUND
+    else:
+        where = "at some values" if any(order.better for order in orders) else "throughout"
+        reason = f"{where} the two cannot be told apart"
+    return Comparison("undecided", orders, (), None, confidence, reason)
 
-    position: FloatArray
-    estimate: FloatArray
-    low: FloatArray
-    high: FloatArray
-    p_value: FloatArray
+
+def wanted(
+    points: Sequence[Point], admissible: Sequence[float], *, exact: bool = False, confidence: float = 0.95
+) -> dict[float, int]:
+    """What to measure next of both sides: values of the axis, and in how many rounds in all.
+
+    Nothing, when every crossover is between neighbours, or what keeps it from that is a tie. Arguments as in
+    :func:`compare`; values that turned out not to be measurable are to be left out of ``admissible``.
+    """
+    measured = _measured(points)
+    if len(measured) < 2:
+        return {}
+    level = _level(measured, admissible, confidence)
+    better = {point.at: _better(point, level, exact) for point in measured}
+    path = [point for point in measured if better[point.at] or (not exact and len(point.shared) < LOOKS[-1])]
+    more: dict[float, int] = {}
+    for one, other in pairwise(path):
+        if _leaning(one, better[one.at]) == _leaning(other, better[other.at]):
+            continue
+        undecided = [point for point in (one, other) if better[point.at] is None]
+        for point in undecided:
+            more[point.at] = next(look for look in LOOKS if look > len(point.shared))
+        if undecided:
+            continue
+        stops = [point.at for point in measured if one.at <= point.at <= other.at]
+        for low, high in {(stops[0], stops[1]), (stops[-2], stops[-1])}:
+            between = _between(low, high, admissible)
+            if between:
+                more[between[len(between) // 2]] = 1 if exact else LOOKS[0]
+    return more
 
 
-_BAND = ("position", "estimate", "low", "high", "p_value")
+def _measured(points: Sequence[Point]) -> list[Point]:
+    """The points that both sides have, ascending, costs that are no number left out."""
+    clean = (
+        Point(
+            point.at,
+            {number: cost for number, cost in point.form.items() if isfinite(cost)},
+            {number: cost for number, cost in point.rival.items() if isfinite(cost)},
+            point.theory,
+        )
+        for point in sorted(points, key=lambda point: point.at)
+    )
+    return [point for point in clean if point.form and point.rival]
 
 
-def _measured(one: Rounds, two: Rounds, joint: bool) -> bool:
-    first, second = np.asarray(one, dtype=np.float64), np.asarray(two, dtype=np.float64)
-    if joint and first.shape != second.shape:
-        raise ValueError(f"shared rounds must be equally many, not {first.size} and {second.size}")
-    there = np.isfinite(first), np.isfinite(second)
-    return bool((there[0] & there[1]).any() if joint else there[0].any() and there[1].any())
+def _level(measured: Sequence[Point], admissible: Sequence[float], confidence: float) -> float:
+    """The one-sided level of one look at one value."""
+    steps = max(len(_between(one.at, other.at, admissible)) + 1 for one, other in pairwise(measured))
+    return (1 - confidence) / (len(LOOKS) * (len(measured) + ceil(log2(steps))))
 
 
-def _segment(ends: FloatArray, groups: Sequence[Rounds], joint: bool, exact: bool, confidence: float) -> _Band:
-    """The band between two sizes. Where a side has fewer than two rounds it is infinitely wide."""
-    toward = np.linspace(0, 1, _CUTS + 1)
-    position = np.log(ends[0]) * (1 - toward) + np.log(ends[1]) * toward
-    weights = (1 - toward, toward - 1, toward, -toward)
-    logs = log_groups(groups, shared=joint)
-    fewest = min(group.size for group in logs)
-    if fewest >= 2 and not exact:
-        found = contrast(logs, weights, shared=joint)
-        return _Band(position, found.estimate, *found.band(confidence), found.p_value())
-    # No round may have both ends: then each end has rounds of its own, and they still say where to look.
-    means = [group.mean() for group in (logs if fewest else log_groups(groups, shared=False))]
-    estimate = np.asarray(sum(weight * mean for weight, mean in zip(weights, means, strict=True)))
+def _between(low: float, high: float, admissible: Sequence[float]) -> list[float]:
+    return sorted(value for value in admissible if low < value < high)
+
+
+def _better(point: Point, level: float, exact: bool, least: int = LOOKS[0]) -> Side | None:
+    """Who is shown to be better at a value, by the first look that shows it; ``least`` rounds must there be."""
+    form, rival = _paired(point)
     if exact:
-        return _Band(position, estimate, estimate, estimate, np.zeros_like(estimate))
-    return _Band(position, estimate, estimate - np.inf, estimate + np.inf, np.ones_like(estimate))
+        return "form" if max(form) < min(rival) else "rival" if max(rival) < min(form) else None
+    if min(len(form), len(rival)) < least:
+        return None
+    looks = _looks(form, rival, is_shared=len(point.shared) > 1)
+    return next((side for p_value, side in looks if p_value <= level), None)
 
 
-def _roots(band: _Band) -> tuple[float, ...]:
-    """The sizes at which the interpolated ratio is one."""
-    at, value = band.position, band.estimate
-    inside = np.flatnonzero(value[:-1] * value[1:] < 0)
-    crossed = at[inside] + (at[inside + 1] - at[inside]) * value[inside] / (value[inside] - value[inside + 1])
-    return tuple(sorted({_size(place) for place in (*crossed, *at[value == 0])}))
+def _paired(point: Point) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The costs of form and rival that are compared: those of the rounds that both have, else all."""
+    shared = point.shared if len(point.shared) > 1 else None
+    return (
+        tuple(point.form[number] for number in shared or point.form),
+        tuple(point.rival[number] for number in shared or point.rival),
+    )
 
 
-def _size(position: float) -> float:
-    """Back from logs, without the last digits that the way there and back costs."""
-    return float(f"{np.exp(position):.12g}")
+@lru_cache(maxsize=10_000)  # refining asks again of all values whenever one has changed
+def _looks(form: tuple[float, ...], rival: tuple[float, ...], *, is_shared: bool) -> list[tuple[float, Side]]:
+    """The one-sided p-value of each look, and whom it speaks for.
+
+    A look after all rounds takes the place of those that were not made; unpaired rounds are looked at once.
+    """
+    logs, rounds = (np.log(form), np.log(rival)), min(len(form), len(rival))
+    looks = [*(look for look in LOOKS[:-1] if look < rounds), rounds] if is_shared else [None]
+    tests: list[tuple[float, Side]] = []
+    for look in looks:
+        found = contrast([log[:look] for log in logs], (1.0, -1.0), shared=is_shared)
+        tests.append((float(found.p_value()) / 2, "form" if found.estimate < 0 else "rival"))
+    return tests
 
 
-def _stretches(band: _Band) -> tuple[Stretch, ...]:
-    """Tile the range by who is shown to be cheaper; edges are where the band's end passes zero."""
-    sides: list[Side | None] = [
-        "a" if high < 0 else "b" if low > 0 else None for low, high in zip(band.low, band.high, strict=True)
-    ]
-    tiles: list[Stretch] = []
-    start = float(band.position[0])
+def _order(point: Point, better: Side | None) -> Order:
+    form, rival = _paired(point)
+    return Order(point.at, better, _mean(form) / (_mean(rival) or nan), min(len(form), len(rival)))
 
-    def close(side: Side | None, end: float) -> None:
-        nonlocal start
-        if end > start or not tiles:
-            tiles.append(Stretch(_size(start), _size(end), side))
-        start = max(end, start)
 
-    for i, (here, there) in enumerate(pairwise(sides)):
-        if here == there:
+def _mean(costs: Sequence[float]) -> float:
+    """Geometric; of exact costs some may be zero."""
+    return exp(fmean(map(log, costs))) if min(costs) > 0 else fmean(costs)
+
+
+def _leaning(point: Point, better: Side | None) -> Side | None:
+    """Who is better, or seems to be as far as it was measured."""
+    form, rival = map(_mean, _paired(point))
+    return better or (None if form == rival else "form" if form < rival else "rival")
+
+
+def _crossovers(
+    measured: Sequence[Point], orders: Sequence[Order], admissible: Sequence[float], confidence: float
+) -> tuple[Crossover, ...]:
+    by_value = {point.at: point for point in measured}
+    found: list[Crossover] = []
+    for one, other in pairwise([order for order in orders if order.better is not None]):
+        if other.better is None or one.better == other.better:
             continue
-        if here is not None:
-            close(here, _edge(band, i, here))
-        if there is not None:
-            close(None, _edge(band, i, there))
-    close(sides[-1], float(band.position[-1]))
-    return tuple(tiles)
-
-
-def _confirmed(stretches: Sequence[Stretch], band: _Band, level: float) -> tuple[Stretch, ...]:
-    """Keep a side only where it is shown at a measured size at ``level``; join what is left undecided."""
-    ends = np.arange(band.position.size) % (_CUTS + 1) % _CUTS == 0
-    sizes, shown = np.exp(band.position[ends]), band.p_value[ends] <= level
-    kept: list[Stretch] = []
-    for stretch in stretches:
-        inside = (sizes >= stretch.start * (1 - 1e-9)) & (sizes <= stretch.end * (1 + 1e-9))
-        side = stretch.cheaper if (inside & shown).any() else None
-        if kept and kept[-1].cheaper == side:
-            kept[-1] = Stretch(kept[-1].start, stretch.end, side)
-        else:
-            kept.append(Stretch(stretch.start, stretch.end, side))
-    return tuple(kept)
-
-
-def _edge(band: _Band, i: int, side: Side) -> float:
-    """Where, between points i and i + 1, the end of the band that decides for ``side`` passes zero."""
-    ends = band.high if side == "a" else band.low
-    here, there = float(ends[i]), float(ends[i + 1])
-    toward = here / (here - there) if np.isfinite(here) and np.isfinite(there) else float(np.isfinite(here))
-    return float(band.position[i] + toward * (band.position[i + 1] - band.position[i]))
-
-
-def _crossings(stretches: Sequence[Stretch], roots: Sequence[float]) -> tuple[Crossing, ...]:
-    found: list[Crossing] = []
-    for before, after in pairwise([stretch for stretch in stretches if stretch.cheaper is not None]):
-        if before.cheaper == after.cheaper or after.cheaper is None:
-            continue
-        low, high = before.end, after.start
-        between = [root for root in roots if low * (1 - 1e-9) <= root <= high * (1 + 1e-9)]
-        size = float(np.median(between)) if len(between) % 2 else float(np.sqrt(low * high))
-        found.append(Crossing(min(max(size, low), high), low, high, after.cheaper))
+        ties = tuple(order.at for order in orders if one.at < order.at < other.at)
+        found.append(
+            Crossover(
+                below=one.at,
+                above=other.at,
+                better_above=other.better,
+                adjacent=not ties and not _between(one.at, other.at, admissible),
+                ties=ties,
+                confidence=confidence,
+                cliff=_cliff(by_value[one.at], by_value[other.at]),
+            )
+        )
     return tuple(found)
+
+
+def _cliff(one: Point, other: Point) -> Cliff | None:
+    """The jump of the side that jumps more than its theory explains, where one does."""
+    if one.theory is None or other.theory is None:
+        return None
+    cliffs: list[tuple[float, Cliff]] = []
+    for place, side in enumerate(_OTHER):
+        costs = median(one.of(side).values()), median(other.of(side).values())
+        theory = one.theory[place], other.theory[place]
+        if min(*costs, *theory) > 0:
+            ratio, expected = costs[1] / costs[0], theory[1] / theory[0]
+            cliffs.append((abs(log2(ratio / expected)), Cliff(side, ratio, expected)))
+    excess, largest = max(cliffs, key=lambda some: some[0], default=(0.0, None))
+    return largest if excess >= log2(CLIFF) else None

@@ -121,15 +121,14 @@ def crossovers(folder: Path, name: str) -> Iterator[str]:
             continue
         for exchange in exchanges(digest, slice_):
             crossings = [
-                f"{text.digits(crossing.size)} [{text.digits(crossing.low)}, {text.digits(crossing.high)}]"
-                for crossing in exchange.crossover.crossings
+                f"{crossing.below:g} to {crossing.above:g}" for crossing in exchange.comparison.crossovers
             ]
-            said = ", ".join(crossings) or outcome(exchange.crossover, exchange.niff, exchange.spatial)
+            said = ", ".join(crossings) or outcome(exchange.comparison, exchange.niff, exchange.spatial)
             rows.append((slice_.fixed, exchange.niff, exchange.spatial, exchange.metric.title, said))
     if not rows:
         yield "Too few kernel sizes were measured."
         return
-    yield from table("where | NIFF | spatial | quantity | from k", rows)
+    yield from table("where | NIFF | spatial | quantity | between k", rows)
 
 
 def witnesses(folder: Path, name: str) -> Iterator[str]:

@@ -1,163 +1,228 @@
-"""Crossovers: planted ones are found with intervals that cover; none is made up."""
+"""Crossovers: planted ones are bracketed by measured values at the stated confidence; none is made up."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
-from niffbench.stats.crossovers import Crossover, crossover
+from niffbench.stats.crossovers import LOOKS, Cliff, Crossover, Point, compare, lattice, wanted
 from niffbench.stats.intervals import ONE_ROUND
+from niffbench.stats.refining import CURVES, Row, simulate
 
 KERNELS = [3, 5, 7, 11, 15, 21, 31]
 
 
-def planted(
-    generator: np.random.Generator,
-    at: float,
-    rounds: int,
-    *,
-    sd: float = 0.02,
-    slope: float = 1.0,
-    shared: bool = True,
-    exclude: int | None = None,
-) -> Crossover:
-    """A costs as much as B at kernel ``at``; in shared rounds a factor hits all of a round."""
-    machine = 0.05 * generator.standard_normal(rounds) if shared else np.zeros(rounds)
-    a = [(k / at) ** slope * np.exp(machine + sd * generator.standard_normal(rounds)) for k in KERNELS]
-    b = [np.exp(machine + sd * generator.standard_normal(rounds)) for _ in KERNELS]
-    return crossover(KERNELS, a, b, shared=shared)
+def points(costs: dict[int, Any], rival: Any = (1.0, 1.0, 1.0)) -> list[Point]:
+    """The form's costs by round at each value, the rival's the same at all."""
+    return [Point(at, dict(enumerate(some)), dict(enumerate(rival))) for at, some in costs.items()]
 
 
-@pytest.mark.parametrize(("rounds", "shared"), [(3, True), (8, True), (5, False)])
-def test_interval_covers_the_planted_crossover(rounds: int, shared: bool) -> None:
-    generator = np.random.default_rng(rounds)
-    trials, found, hits = 1000, 0, 0
-    for _ in range(trials):
-        at = float(np.exp(generator.uniform(np.log(5), np.log(21))))
-        result = planted(generator, at, rounds, shared=shared)
-        if result.outcome == "crossover":
-            (crossing,) = result.crossings
-            assert crossing.low <= crossing.size <= crossing.high
-            assert crossing.cheaper_above == "b"
-            found += 1
-            hits += crossing.low <= at <= crossing.high
-    assert found > 0.97 * trials
-    assert 0.93 <= hits / found <= 0.975
+def noisy(ratios: dict[int, float], rounds: int, *, sd: float = 0.01, seed: int = 0) -> list[Point]:
+    generator = np.random.default_rng(seed)
+    costs = {at: ratio * np.exp(sd * generator.standard_normal(rounds)) for at, ratio in ratios.items()}
+    return points(costs, np.ones(rounds))
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, Row]:
+    return {f"{curve.name} {curve.grid}": simulate(curve, curves=60) for curve in CURVES}
+
+
+def test_what_is_said_is_right_as_often_as_is_stated(rows: dict[str, Row]) -> None:
+    for row in rows.values():
+        assert row.wrong * row.curves <= binom.ppf(0.999, row.curves, 0.05), row
+    crossing = [row for row in rows.values() if "no crossover" not in row.name]
+    assert sum(row.wrong * row.curves for row in crossing) <= 1  # 0.1 % of a crossover's brackets are wrong
+
+
+def test_a_cliff_is_bracketed_by_neighbours_and_every_crossover_is_found(rows: dict[str, Row]) -> None:
+    for row in rows.values():
+        assert row.open <= 0.2, row
+    cliff = rows["cliff (7, 31)"]
+    assert cliff.adjacent >= 0.9
+    assert cliff.values <= 4
+    for name, adjacent, values in (("smooth, as k² (7, 31)", 0.4, 5), ("smooth, as k² (3, 111)", 0.25, 8)):
+        assert rows[name].adjacent >= adjacent, rows[name]
+        assert rows[name].values <= values, rows[name]
 
 
 @pytest.mark.parametrize("rounds", [2, 3, 8])
 def test_operators_that_do_not_cross_are_not_said_to(rounds: int) -> None:
-    """Identical ones, and A cheaper by a hair: a made-up crossover in at most 5 %."""
-    generator = np.random.default_rng(rounds)
+    """Identical ones, and the form better by a hair: a made-up crossover in at most 5 %."""
     for gap in (0.0, 0.02):
-        made_up = 0
-        for _ in range(400):
-            a = [np.exp(-gap + 0.02 * generator.standard_normal(rounds)) for _ in KERNELS]
-            b = [np.exp(0.02 * generator.standard_normal(rounds)) for _ in KERNELS]
-            made_up += bool(crossover(KERNELS, a, b).crossings)
-        assert made_up <= 0.05 * 400
+        ratios = dict.fromkeys(KERNELS, np.exp(-gap))
+        made_up = sum(
+            bool(compare(noisy(ratios, rounds, sd=0.03, seed=seed), lattice("kernel", KERNELS)).crossovers)
+            for seed in range(100)
+        )
+        assert made_up <= 0.05 * 100
 
 
-@pytest.mark.parametrize("rounds", [3, 8])
-def test_equal_costs_over_many_sizes_are_not_taken_for_a_crossover(rounds: int) -> None:
-    """A is far cheaper at small sizes and exactly as dear at the other fifteen: B is never cheaper."""
-    generator = np.random.default_rng(rounds)
-    sizes = np.arange(1, 21)
-    trials, made_up = 400, 0
-    for _ in range(trials):
-        a = [np.exp(-1.0 * (n <= 5) + 0.02 * generator.standard_normal(rounds)) for n in sizes]
-        b = [np.exp(0.02 * generator.standard_normal(rounds)) for _ in sizes]
-        made_up += bool(crossover(sizes.tolist(), a, b).crossings)
-    assert made_up <= 0.05 * trials
+@pytest.mark.parametrize("rounds", [3, 9])
+def test_equal_costs_at_many_values_are_not_taken_for_a_crossover(rounds: int) -> None:
+    ratios = {at: np.exp(-1.0 * (at <= 5)) for at in range(1, 21)}
+    made_up = sum(
+        bool(compare(noisy(ratios, rounds, sd=0.03, seed=seed), sorted(ratios)).crossovers) for seed in range(100)
+    )
+    assert made_up <= 0.05 * 100
 
 
-def test_none_names_who_is_cheaper_throughout() -> None:
-    generator = np.random.default_rng(0)
-    beyond = planted(generator, 60.0, 5)
-    assert (beyond.outcome, beyond.cheaper, beyond.crossings) == ("none", "a", ())
-    assert [(part.start, part.end, part.cheaper) for part in beyond.stretches] == [(3.0, 31.0, "a")]
-    before = planted(generator, 1.5, 5)
-    assert (before.outcome, before.cheaper) == ("none", "b")
+def test_both_bounds_of_a_crossover_were_measured_and_their_names_say_who_is_better() -> None:
+    found = compare(noisy({7: 2.0, 13: 1.5, 15: 0.7, 31: 0.4}, 5), lattice("kernel", [7, 31]))
+    assert found.outcome == "crossover"
+    assert found.crossovers == (Crossover(13, 15, "form", True, (), 0.95),)
+    assert found.crossovers[0].bounds == {"rival_better_to": 13, "form_better_from": 15}
+    assert [order.better for order in found.orders] == ["rival", "rival", "form", "form"]
+    back = compare(noisy({7: 0.4, 31: 2.0}, 5), lattice("kernel", [7, 31]))
+    assert [crossover.bounds for crossover in back.crossovers] == [{"form_better_to": 7, "rival_better_from": 31}]
+    assert not back.crossovers[0].adjacent
 
 
-def test_undecided_says_where_it_is_decided() -> None:
-    """A is cheaper for small kernels; for large ones the noise hides who is."""
-    rounds = [[0.5, 0.51, 0.49], [0.7, 0.71, 0.69], [0.9, 1.15, 1.0], [0.9, 1.2, 1.0]]
-    found = crossover([3, 5, 7, 9], rounds, [[1.0, 1.01, 0.99]] * 4, shared=False)
-    assert (found.outcome, found.cheaper, found.crossings) == ("undecided", None, ())
-    assert found.stretches[0].cheaper == "a"
-    assert found.stretches[-1].cheaper is None
-    assert found.reason == "in part of the range the two cannot be told apart"
-    same = crossover([3, 5], [[1.0, 1.1, 0.9]] * 2, [[1.0, 0.9, 1.1]] * 2)
-    assert same.reason == "throughout the two cannot be told apart"
+def test_a_tie_between_neighbours_is_named_and_the_bracket_is_not_adjacent() -> None:
+    found = compare(noisy({11: 2.0, 13: 1.0, 15: 0.5}, 9, sd=0.03, seed=1), [11, 13, 15])
+    assert found.crossovers == (Crossover(11, 15, "form", False, (13,), 0.95),)
 
 
 def test_several_crossovers_are_all_given() -> None:
-    ratios = [0.5, 0.8, 1.5, 2.0, 0.6, 0.5]
-    generator = np.random.default_rng(1)
-    a = [ratio * np.exp(0.01 * generator.standard_normal(5)) for ratio in ratios]
-    found = crossover([1, 2, 4, 8, 16, 32], a, [np.exp(0.01 * generator.standard_normal(5))] * 6)
+    found = compare(noisy({1: 2, 2: 1.7, 4: 0.5, 8: 0.4, 16: 3, 32: 4}, 5), [1, 2, 4, 8, 16, 32])
     assert found.outcome == "several"
-    assert [crossing.cheaper_above for crossing in found.crossings] == ["b", "a"]
-    assert 2 < found.crossings[0].size < 4
-    assert 8 < found.crossings[1].size < 16
-    assert [part.cheaper for part in found.stretches] == ["a", None, "b", None, "a"]
+    assert [(one.below, one.above, one.better_above) for one in found.crossovers] == [
+        (2, 4, "form"),
+        (8, 16, "rival"),
+    ]
 
 
-def test_one_round_points_but_does_not_claim() -> None:
-    found = crossover(KERNELS, [[k**2] for k in KERNELS], [[64.0]] * 7)
-    assert (found.outcome, found.crossings, found.reason) == ("undecided", (), ONE_ROUND)
-    assert found.estimates == pytest.approx((8.0,))
+def test_who_is_better_throughout_is_said_and_needs_every_value() -> None:
+    assert compare(noisy(dict.fromkeys(KERNELS, 0.5), 3), []).better == "form"
+    assert compare(noisy(dict.fromkeys(KERNELS, 2.0), 3), []).better == "rival"
+    one_tie = compare(noisy({3: 0.5, 5: 1.0, 7: 0.5}, 3, sd=0.05), [])
+    assert (one_tie.outcome, one_tie.better, one_tie.reason) == (
+        "undecided", None, "at some values the two cannot be told apart",
+    )  # fmt: skip
+    same = compare(points({3: (1.0, 1.1, 0.9), 5: (0.9, 1.0, 1.1)}), [])
+    assert same.reason == "throughout the two cannot be told apart"
 
 
-def test_exact_costs_cross_at_a_point() -> None:
-    found = crossover(KERNELS, [[2.0 * k * k] for k in KERNELS], [[128.0]] * 7, exact=True)
-    assert found.outcome == "crossover"
-    (crossing,) = found.crossings
-    assert crossing.size == crossing.low == crossing.high == pytest.approx(8.0)
-    at_a_size = crossover([3, 5, 7], [[9], [25], [49]], [[25]] * 3, exact=True)
-    assert at_a_size.crossings[0].size == pytest.approx(5.0)
-    equal = crossover([3, 5, 7], [[9], [25], [49]], [[9], [25], [49]], exact=True)
+def test_a_jump_beyond_flops_is_a_cliff_of_the_side_that_jumps() -> None:
+    form, below, above = (
+        {0: 390.0, 1: 391.0, 2: 389.0},
+        {0: 364.0, 1: 365.0, 2: 363.0},
+        dict.fromkeys(range(3), 3e4),
+    )
+    flops = (10.0, 169.0), (10.0, 225.0)
+    found = compare([Point(13, form, below, flops[0]), Point(15, form, above, flops[1])], [13, 15])
+    cliff = found.crossovers[0].cliff
+    assert cliff == Cliff("rival", pytest.approx(3e4 / 364), pytest.approx(225 / 169))
+    smooth = [Point(k, {0: 1.0}, {0: k * k}, (1.0, k * k)) for k in (0.5, 31.0)]
+    assert compare(smooth, [], exact=True).crossovers[0].cliff is None
+
+
+def test_exact_costs_need_one_round_and_no_test() -> None:
+    parabola = [Point(k, {0: 128.0}, {0: 2.0 * k * k}) for k in KERNELS]
+    assert [one.bounds for one in compare(parabola, KERNELS, exact=True).crossovers] == [
+        {"rival_better_to": 7, "form_better_from": 11}
+    ]
+    through = compare([Point(k, {0: 25.0}, {0: k * k}) for k in (3, 5, 7)], [3, 5, 7], exact=True)
+    assert [(one.bounds, one.ties) for one in through.crossovers] == [
+        ({"rival_better_to": 3, "form_better_from": 7}, (5,))
+    ]
+    equal = compare([Point(k, {0: k}, {0: k}) for k in (3, 5, 7)], [3, 5, 7], exact=True)
     assert equal.outcome == "undecided"
+    chosen_anew = [Point(3, {0: 1.0, 1: 9.0}, {0: 5.0, 1: 5.0}), Point(5, {0: 9.0, 1: 9.0}, {0: 5.0, 1: 5.0})]
+    assert [order.better for order in compare(chosen_anew, [3, 5], exact=True).orders] == [None, "rival"]
 
 
-def test_missing_values_and_sizes_are_left_out() -> None:
-    generator = np.random.default_rng(2)
-    a = [(k / 9) * np.exp(0.01 * generator.standard_normal(5)) for k in KERNELS]
-    b = [np.exp(0.01 * generator.standard_normal(5)) for _ in KERNELS]
-    holed = [row.copy() for row in a]
-    holed[3][1] = np.nan
-    assert crossover(KERNELS, holed, b).outcome == "crossover"
-    without = [*a[:-1], np.full(5, np.nan)]
-    assert crossover(KERNELS, without, b).stretches[-1].end == 21
-    assert "1 size measured for both" in (crossover([3, 5], [[1.0], [None]], [[1.0], [1.0]]).reason or "")
-    assert "zero or negative" in (crossover([3, 5], [[0.0, 0.0]] * 2, [[1.0, 1.0]] * 2).reason or "")
+def test_rounds_are_paired_where_both_sides_have_them() -> None:
+    """The machine is 1.5 times slower in every other round: pairs see through it, unpaired rounds do not."""
+    machine = [1.0, 1.5] * 4
+    form = {place: 1.02 * slow * (1 + 0.001 * place) for place, slow in enumerate(machine)}
+    rival = dict(enumerate(machine))
+    shifted = {place + 100: cost for place, cost in rival.items()}
+    at_both = [Point(3, dict.fromkeys(rival, 0.5), rival), Point(5, form, rival)]
+    assert [order.better for order in compare(at_both, [3, 5]).orders] == ["form", "rival"]
+    apart = [at_both[0], Point(5, form, shifted)]
+    assert [order.better for order in compare(apart, [3, 5]).orders] == ["form", None]
 
 
-def test_bad_arguments_raise() -> None:
+def test_one_round_decides_nothing_and_what_is_missing_is_left_out() -> None:
+    one = compare([Point(k, {0: 64.0}, {0: k * k}) for k in KERNELS], KERNELS)
+    assert (one.outcome, one.crossovers, one.reason) == ("undecided", (), ONE_ROUND)
+    holed = points({3: (2.0, 2.1, np.nan, 2.05), 5: (0.5, 0.51, 0.5, 0.49)}, (1.0, 1.0, 1.0, 1.0))
+    assert [order.rounds for order in compare(holed, [3, 5]).orders] == [3, 4]
+    assert "1 value measured for both" in (
+        compare([Point(3, {0: 1.0}, {}), Point(5, {0: 1.0}, {0: 1.0})], []).reason or ""
+    )
+    assert "zero or negative" in (compare(points({3: (0.0, 0.0), 5: (0.0, 0.0)}), []).reason or "")
     with pytest.raises(ValueError, match="different"):
-        crossover([3, 3], [[1.0]] * 2, [[1.0]] * 2)
-    with pytest.raises(ValueError, match="2 sizes"):
-        crossover([3, 5], [[1.0]] * 3, [[1.0]] * 2)
-    with pytest.raises(ValueError, match="equally many"):
-        crossover([3, 5], [[1.0, 2.0]] * 2, [[1.0]] * 2)
+        compare([Point(3, {0: 1.0}, {0: 1.0})] * 2, [3])
 
 
-@given(st.integers(0, 10_000), st.integers(1, 5), st.floats(2.0, 40.0), st.booleans())
-def test_same_input_same_answer_and_sides_may_be_swapped(seed: int, rounds: int, at: float, shared: bool) -> None:
+def test_the_lattice_is_odd_kernels_or_multiples_of_what_divides_all() -> None:
+    assert lattice("kernel", [7, 13]) == (7, 9, 11, 13)
+    assert lattice("size", [56, 14, 28]) == (14, 28, 42, 56)
+    assert lattice("batch", [1, 4]) == (1, 2, 3, 4)
+    assert lattice("size", [10.5, 20.0]) == (10.5, 20.0)
+
+
+def test_probes_go_to_the_middle_of_a_bracket_and_end_at_neighbours() -> None:
+    admissible = lattice("kernel", [7, 31])
+    costs = {7: 2.0, 31: 0.4}
+    probed = []
+    while more := wanted(noisy(costs, 5), admissible):
+        ((at, rounds),) = more.items()
+        assert rounds == LOOKS[0]
+        costs[int(at)] = 2.0 if at <= 13 else 0.4
+        probed.append(at)
+    assert len(probed) == 4
+    assert compare(noisy(costs, 5), admissible).crossovers[0].bounds == {
+        "rival_better_to": 13,
+        "form_better_from": 15,
+    }
+
+
+def test_what_is_undecided_is_looked_at_again_and_then_both_sides_of_the_tie_are_bisected() -> None:
+    admissible = lattice("kernel", [7, 31])
+    for rounds, look in ((3, 5), (5, 9)):
+        undecided = noisy({7: 3.0, 31: 0.3}, rounds) + noisy({19: 1.0}, rounds, sd=0.03)
+        assert wanted(undecided, admissible) == {19: look}
+    tie = noisy({7: 3.0, 31: 0.3}, 9) + noisy({19: 1.0}, 9, sd=0.03)
+    assert wanted(tie, admissible) == {13: 3, 25: 3}
+    assert wanted(noisy({7: 3.0, 31: 2.0}, 3), admissible) == {}
+    assert wanted(noisy({7: 3.0, 31: 0.3}, 1), admissible) == {7: 3, 31: 3}
+
+
+def test_exact_quantities_are_probed_once_each_and_unmeasurable_values_are_gone_around() -> None:
+    steps = [Point(k, {0: 3.0}, {0: 1.5 if k < 15 else 4.5}) for k in (7, 31)]
+    assert wanted(steps, lattice("kernel", [7, 31]), exact=True) == {19: 1}
+    assert wanted(steps, [7, 9, 31], exact=True) == {9: 1}
+    assert wanted(steps, [7, 31], exact=True) == {}
+
+
+@given(st.integers(0, 10_000), st.integers(1, 9), st.floats(2.0, 40.0))
+def test_same_input_same_answer_and_sides_may_be_swapped(seed: int, rounds: int, at: float) -> None:
     generator = np.random.default_rng(seed)
-    a = [(k / at) * np.exp(0.1 * generator.standard_normal(rounds)) for k in KERNELS]
-    b = [np.exp(0.1 * generator.standard_normal(rounds)) for _ in KERNELS]
-    found = crossover(KERNELS, a, b, shared=shared)
-    assert crossover(KERNELS[::-1], a[::-1], b[::-1], shared=shared) == found
-    swapped = crossover(KERNELS, b, a, shared=shared)
-    assert swapped.outcome == found.outcome
-    assert [part.size for part in swapped.crossings] == pytest.approx([part.size for part in found.crossings])
-    assert {"a": "b", "b": "a", None: None}[found.cheaper] == swapped.cheaper
-    if found.stretches:
-        assert (found.stretches[0].start, found.stretches[-1].end) == (3, 31)
-        for before, after in zip(found.stretches, found.stretches[1:], strict=False):
-            assert before.end == after.start
-            assert before.cheaper != after.cheaper
+    some = points(
+        {k: (k / at) * np.exp(0.1 * generator.standard_normal(rounds)) for k in KERNELS},
+        np.exp(0.1 * generator.standard_normal(rounds)),
+    )
+    admissible = lattice("kernel", KERNELS)
+    found = compare(some, admissible)
+    assert compare(some[::-1], admissible) == found
+    swapped = compare([Point(point.at, point.rival, point.form) for point in some], admissible)
+    other = {"form": "rival", "rival": "form", None: None}
+    assert (swapped.outcome, swapped.better) == (found.outcome, other[found.better])
+    assert [replace(one, better_above=other[one.better_above]) for one in swapped.crossovers] == list(
+        found.crossovers
+    )
+    assert wanted([Point(point.at, point.rival, point.form) for point in some], admissible) == wanted(
+        some, admissible
+    )
+    measured = {point.at for point in some}
+    for one in found.crossovers:
+        assert {one.below, one.above, *one.ties} <= measured

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from niffbench.report.table import Column, Table, row_of
+from niffbench.stats import refining
 from niffbench.stats.simulation import CASES, Row
 
 
@@ -23,6 +24,36 @@ def tables(rows: Sequence[Row]) -> tuple[Table, Table]:
             f"Power: share of suites in which one case slowed down by {effects} is called slower",
             rows,
             lambda row: " / ".join(map(_share, row.power)),
+        ),
+    )
+
+
+def crossovers(rows: Sequence[refining.Row]) -> Table:
+    """What became of made-up curves whose crossovers were bracketed: a line per kind."""
+    shares = ("adjacent", "tied", "open", "wrong")
+    return Table(
+        "crossovers",
+        f"Crossovers of {rows[0].curves} made-up curves a kind, ratios with a standard deviation of "
+        f"{100 * refining.SD:g} % from round to round",
+        (
+            Column("curve"),
+            Column("measured before"),
+            Column("between neighbours", "figure"),
+            Column("with a tie", "figure"),
+            Column("not found", "figure"),
+            Column("wrong", "figure"),
+            Column("values added", "figure"),
+            Column("rounds added", "figure"),
+        ),
+        tuple(
+            row_of(
+                row.name,
+                ", ".join(map(str, row.grid)),
+                *(_share(getattr(row, share)) for share in shares),
+                f"{row.values:.1f}",
+                f"{row.rounds:.0f}",
+            )
+            for row in rows
         ),
     )
 
