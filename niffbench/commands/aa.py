@@ -100,7 +100,7 @@ def command(
     from niffbench.errors import UsageError
     from niffbench.gate.noise import Aim, assess
     from niffbench.gate.rules import Rules, chosen
-    from niffbench.report.verdicts import fitness
+    from niffbench.report import fitness
     from niffbench.report.writers.terminal import console
     from niffbench.results import read
 

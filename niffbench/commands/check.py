@@ -147,7 +147,7 @@ def _history(directory: Path, head: Run | None, rules: Rules, trend: str | None,
     from niffbench.errors import plural
     from niffbench.gate import archive
     from niffbench.gate.trend import trends
-    from niffbench.report.verdicts.trend import draw
+    from niffbench.report.plots.trend import draw
 
     suite = fingerprint = None
     if head is not None:
@@ -168,7 +168,7 @@ def _history(directory: Path, head: Run | None, rules: Rules, trend: str | None,
 def _tell(steps: tuple[Step, ...], as_json: bool) -> None:
     import json
 
-    from niffbench.report.verdicts.trend import line
+    from niffbench.report.verdicts import line
 
     if as_json:
         click.echo(json.dumps({"steps": [step.model_dump(mode="json") for step in steps]}, indent=1))

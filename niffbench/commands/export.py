@@ -8,13 +8,12 @@ from pathlib import Path
 import click
 
 from niffbench.errors import UsageError
-
-FORMATS = ("csv", "parquet", "pytest-benchmark", "github-action-benchmark")
+from niffbench.report import EXPORTS
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--format", "format_", type=click.Choice(FORMATS), required=True, help="What to write.")
+@click.option("--format", "format_", type=click.Choice(EXPORTS), required=True, help="What to write.")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     help="Where.  [default: standard output]",
@@ -27,8 +26,8 @@ def command(run: Path, format_: str, out: Path | None) -> None:
     pytest-benchmark         a file for `pytest-benchmark compare`, raw samples included
     github-action-benchmark  a file for the action's tool customSmallerIsBetter
     """
+    from niffbench.report import make_directory, write_whole
     from niffbench.report.exports import export
-    from niffbench.report.files import make_directory, write_whole
     from niffbench.results import read
 
     if out is None and format_ == "parquet" and sys.stdout.isatty():

@@ -134,7 +134,7 @@ class Outputs:
         """Print the table or JSON, and write the files asked for. Raises UsageError for a file that cannot be."""
         import json
 
-        from niffbench.report.verdicts.comparison import document, terminal
+        from niffbench.report.verdicts import document, terminal
         from niffbench.report.writers import junit
         from niffbench.report.writers.terminal import console
 

@@ -68,7 +68,7 @@ def _allowed(prepared: Prepared) -> Share | None:
 def _show(console: Console, prepared: Prepared, allowed: Share | None) -> None:
     from rich.text import Text
 
-    from niffbench.commands.progress import clock, expected
+    from niffbench.commands.progress import expected
     from niffbench.report import text
     from niffbench.report.writers.terminal import Terminal
 
@@ -86,10 +86,12 @@ def _show(console: Console, prepared: Prepared, allowed: Share | None) -> None:
     estimated = sum(forecast.is_estimated for forecast in plan.forecasts)
     if estimated:
         lines.append(f"estimated: the time of {text.plural(estimated, 'case')}, whose bytes could not be counted")
-    lines.append(f"time: {clock(plan.seconds / plan.rounds)} a round, in all {expected(plan.seconds, plan)}")
+    lines.append(
+        f"time: {text.duration(plan.seconds / plan.rounds)} a round, in all {expected(plan.seconds, plan)}"
+    )
     if allowed is not None:
         lines.append(
-            f"budget: {clock(settings.budget or 0.0)} are enough for {allowed.rounds} of "
+            f"budget: {text.duration(settings.budget or 0.0)} are enough for {allowed.rounds} of "
             f"{text.plural(settings.rounds, 'round')} "
             f"with {text.seconds(allowed.measure.max_time)} of sampling a regime; the run will say which cases "
             f"that did not let reach ±{text.percent(settings.measure.precision)}"

@@ -62,8 +62,7 @@ def command(
     COLUMN is any column of the frame (`niffbench export RUN --format csv` shows them), or latency, memory or
     error for the main one of its kind. Points are medians over rounds with 95 % intervals. Fonts are embedded.
     """
-    from niffbench.report import text
-    from niffbench.report.files import make_directory, write_whole
+    from niffbench.report import make_directory, text, write_whole
     from niffbench.report.plots.custom import FORMATS, Request, draw, placeless, pooled, resolve
     from niffbench.results import frame, main_regime, read
     from niffbench.suite import Selection

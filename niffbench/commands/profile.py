@@ -218,7 +218,7 @@ def _document(device: Device, profiled: list[Profiled]) -> dict[str, Any]:
 
 
 def _plot(profiled: list[Profiled]) -> Plot:
-    from niffbench.report.plots.measured_steps import Bar, measured_steps
+    from niffbench.report.plots.steps import Bar, measured_steps
 
     bars = [
         Bar(

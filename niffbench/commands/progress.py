@@ -78,7 +78,7 @@ class Bar(Observer):
         spent = now - self._started
         # The estimate is a guess until a few seconds have shown what it is worth.
         factor = spent / self._passed if self._passed > 0 and spent > 5 else 1.0
-        return f"about {clock(self._left * factor)} left"
+        return f"about {text.duration(self._left * factor)} left"
 
 
 def expected(seconds: float, plan: Plan) -> str:
@@ -86,12 +86,4 @@ def expected(seconds: float, plan: Plan) -> str:
     doubt = (
         ", or far less: the machine was busy with something else when that was foreseen" if plan.crowded else ""
     )
-    return f"about {clock(seconds)}{doubt}"
-
-
-def clock(seconds: float) -> str:
-    """A time for people who wait: ``45 s``, ``3 min``, ``2 h 10 min``."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+    return f"about {text.duration(seconds)}{doubt}"

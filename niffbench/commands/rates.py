@@ -48,7 +48,7 @@ def command(
     from dataclasses import asdict
 
     from niffbench.errors import UsageError
-    from niffbench.report.verdicts import rates
+    from niffbench.report import fitness
     from niffbench.report.writers.markdown import write
     from niffbench.report.writers.terminal import Terminal, console
     from niffbench.stats import refining, simulation
@@ -60,10 +60,10 @@ def command(
     rows: tuple[simulation.Row, ...] | tuple[refining.Row, ...]
     if crossovers:
         rows = refining.table(curves=suites, seed=seed)
-        tables = [rates.crossovers(rows)]
+        tables = [fitness.crossovers(rows)]
     else:
         rows = simulation.table(rules=chosen_rules, scenarios=chosen, suites=suites, seed=seed)
-        tables = list(rates.tables(rows))
+        tables = list(fitness.tables(rows))
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=1))
     elif markdown:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from rich.text import Text
 
 from niffbench import report
-from niffbench.commands.progress import Bar, clock, expected
+from niffbench.commands.progress import Bar, expected
 from niffbench.errors import FingerprintsDiffer, NiffbenchError, NothingMeasured, UsageError
 from niffbench.report import text
 from niffbench.report.exports import cases_for_machines
@@ -171,7 +171,7 @@ def _remarks(run: Run, found: Outcome) -> list[str]:
             f"the worst is {worst.label} at {worst.problem}, {worst.regime}, with {reached}"
         )
     if found.share is not None and run.manifest.wall is not None:
-        lines.append(f"time: {clock(run.manifest.wall)}, {text.percent(found.share)} of it sampling")
+        lines.append(f"time: {text.duration(run.manifest.wall)}, {text.percent(found.share)} of it sampling")
     return [text.clean(line, 400) for line in lines]
 
 

@@ -38,11 +38,11 @@ class Pair:
 def pairs(digests: Sequence[Digest]) -> list[Pair]:
     """Every case that the first run and another have measured, in the first run's order."""
     first, *others = digests
-    found: list[Pair] = []
-    known = [{row.id: row for row in other.rows} for other in others]
+    pairs_: list[Pair] = []
+    measured = [{row.id: row for row in other.rows} for other in others]
     for group in first.groups:
         for row in group.rows:
-            for place, rows in enumerate(known, start=1):
+            for place, rows in enumerate(measured, start=1):
                 other = rows.get(row.id)
                 if other is not None and row.ok and other.ok:
                     made = {
@@ -52,8 +52,8 @@ def pairs(digests: Sequence[Digest]) -> list[Pair]:
                         and metric.key in other.cells
                         and (metric.regime is None or first.regime == others[place - 1].regime)
                     }
-                    found.append(Pair(place, group, row, other, made))
-    return found
+                    pairs_.append(Pair(place, group, row, other, made))
+    return pairs_
 
 
 def _ratio(base: Cell, other: Cell) -> Interval:
@@ -65,7 +65,7 @@ def _ratio(base: Cell, other: Cell) -> Interval:
 def unlike(digests: Sequence[Digest]) -> tuple[str, ...]:
     """What makes the runs hard to compare, one sentence each."""
     first, *others = digests
-    found: list[str] = []
+    sentences: list[str] = []
     for other in others:
         apart = differences(first.run.manifest.fingerprint.must, other.run.manifest.fingerprint.must)
         if apart:
@@ -73,27 +73,27 @@ def unlike(digests: Sequence[Digest]) -> tuple[str, ...]:
                 f"{text.clean(key, 40)} ({text.clean(one, 40)} and {text.clean(two, 40)})"
                 for key, (one, two) in apart.items()
             ]
-            found.append(
+            sentences.append(
                 f"{first.name} and {other.name} have unlike fingerprints: {text.listing(facts, 6)}. "
                 "Their latencies tell of the machines as much as of the code."
             )
         if first.run.manifest.suite.source_hash != other.run.manifest.suite.source_hash:
-            found.append(
+            sentences.append(
                 f"{first.name} and {other.name} ran different suites; only the cases they share are compared."
             )
         if first.regime != other.regime:
-            found.append(
+            sentences.append(
                 f"The main regimes differ ({first.regime} and {other.regime}): "
                 f"latencies of {other.name} are not compared."
             )
-    return tuple(found)
+    return tuple(sentences)
 
 
-def table(digests: Sequence[Digest], found: Sequence[Pair]) -> Table:
+def table(digests: Sequence[Digest], compared: Sequence[Pair]) -> Table:
     """One line a case: latency in every run, and each later run as a ratio to the first."""
     first, *others = digests
     by_case: dict[str, dict[int, Pair]] = {}
-    for pair in found:
+    for pair in compared:
         by_case.setdefault(pair.row.id, {})[pair.run] = pair
     rows = []
     for some in list(by_case.values())[:MOST_ROWS]:
@@ -134,8 +134,8 @@ def _value(row: Row, digest: Digest) -> Entry:
 
 
 def _times(pair: Pair | None, metric: Metric) -> Entry:
-    found = pair.ratios.get(metric.key) if pair else None
-    if found is None or found.estimate is None:
+    ratio_ = pair.ratios.get(metric.key) if pair else None
+    if ratio_ is None or ratio_.estimate is None:
         return Entry(text.MISSING)
-    sure = found.excludes(1.0) and (not metric.exact or abs(found.estimate - 1) > 1e-9)
-    return Entry(text.times(found.estimate), text.brackets(found), found.estimate, ("winner",) if sure else ())
+    sure = ratio_.excludes(1.0) and (not metric.exact or abs(ratio_.estimate - 1) > 1e-9)
+    return Entry(text.times(ratio_.estimate), text.brackets(ratio_), ratio_.estimate, ("winner",) if sure else ())

@@ -7,12 +7,13 @@ Terminal, HTML, Markdown, CSV and plots all show this one digest, so that they c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from niffbench.case import Case, Execution, Problem
+from niffbench.cost.roofline import bandwidth, ceiling, floor_time
 from niffbench.report.text import clean
 from niffbench.results import (
     REGIME_ORDER,
@@ -20,10 +21,14 @@ from niffbench.results import (
     Ceilings,
     CostRecord,
     Metric,
+    Numerics,
     Reason,
     Record,
     Run,
     Traits,
+    attributes,
+    in_words,
+    main_regime,
     round_value,
 )
 from niffbench.results.metrics import Place, headline
@@ -224,6 +229,12 @@ class Group:
     winners: Mapping[str, Winner]
 
     @property
+    def setting(self) -> tuple[str, ...]:
+        """What is no extent: mode, dtype, memory format, execution."""
+        problem = self.problem
+        return problem.mode, problem.precision, problem.memory_format, self.execution
+
+    @property
     def label(self) -> str:
         """``B1 64@56 training compiled``."""
         return self.problem.label + ("" if self.execution == "eager" else f" {self.execution}")
@@ -302,3 +313,130 @@ class Digest:
         """The share of the run's wall time that was spent inside sampling, or None while it is not finished."""
         wall = self.run.manifest.wall
         return sum(record.measuring for record in self.run.records) / wall if wall else None
+
+
+def gather(run: Run) -> Digest:
+    """Digest a run. Time and memory are linear in its records."""
+    regime = main_regime(run.records)
+    by_case: dict[str, list[Record]] = {}
+    for record in run.records:
+        by_case.setdefault(record.id, []).append(record)
+    order = {case: place for place, case in enumerate(run.manifest.suite.cases)}
+    groups: dict[tuple[Problem, Execution], list[list[Record]]] = {}
+    for id_ in sorted(by_case, key=lambda id_: order.get(id_, len(order))):
+        case = by_case[id_][0].case
+        groups.setdefault((case.problem, case.execution), []).append(by_case[id_])
+    return Digest(
+        run=run,
+        name=clean(run.name),
+        regime=regime,
+        groups=tuple(
+            _group(run, problem, execution, cases, regime) for (problem, execution), cases in groups.items()
+        ),
+        missing=max(len(order) * run.manifest.rounds - len(run.records), 0),
+    )
+
+
+def _group(
+    run: Run, problem: Problem, execution: Execution, cases: Sequence[Sequence[Record]], regime: Regime
+) -> Group:
+    base = next((records for records in cases if run.is_baseline(records[0])), None)
+    base_cells = None if base is None else Cells(base)
+    rows = [
+        _row(records, regime, Cells(records, base_cells), None if base is None else base[0].traits)
+        for records in cases
+    ]
+    ranked = (*headline(regime), REGISTRY["bytes_own"])
+    return Group(
+        problem=problem,
+        execution=execution,
+        rows=tuple(rows),
+        baseline=None if base is None else next(row for row in rows if row.id == base[0].id),
+        winners={metric.key: winner for metric in ranked if (winner := _winner(rows, metric.key))},
+    )
+
+
+def _row(records: Sequence[Record], regime: Regime, cells: Cells, base: Traits | None) -> Row:
+    measured = [record for record in records if record.status == "ok"]
+    best = measured[0] if measured else records[0]
+    choices = Counter(words for record in measured if (words := in_words(record.chosen)))
+    usual = next((words for words, _ in choices.most_common(1)), None)
+    reasons: dict[str, str] = {}
+    for record in records:
+        if record.status != "ok":
+            reasons.setdefault(record.status, clean(record.reason or "no reason was given", 300))
+    worst, exact = (_worst(records, key) for key in ("error_gradient_l2", "error_gradient_exact"))
+    traits = best.traits
+    return Row(
+        case=best.case,
+        id=best.id,
+        attributes=attributes(best),
+        traits=traits,
+        cells=cells,
+        statuses=Counter(record.status for record in records),
+        reasons=reasons,
+        flags=Counter(clean(flag, 40) for record in measured for flag in _flags(record, regime)),
+        choices={clean(words, 60): number for words, number in choices.most_common()},
+        cost=next((r.cost for r in records if r.cost and usual in (None, in_words(r.chosen))), None),
+        gradient=worst.gradient.name if worst and worst.gradient else None,
+        exact_gradient=exact.exact_gradient.name if exact and exact.exact_gradient else None,
+        gradients_left_out=next(
+            (r.numerics.gradients_left_out for r in records if r.numerics and r.numerics.gradients_left_out), None
+        ),
+        like_baseline=base is None or (traits.equivalence, traits.boundary) == (base.equivalence, base.boundary),
+    )
+
+
+def _worst(records: Iterable[Record], key: str) -> Numerics | None:
+    """The numerics of the round whose error is the largest."""
+    errors = [
+        (value, record.numerics)
+        for record in records
+        if not isinstance(value := round_value(record, REGISTRY[key]), Reason)
+    ]
+    return max(errors, key=lambda error: error[0])[1] if errors else None
+
+
+def _flags(record: Record, regime: Regime) -> set[str]:
+    """What is wrong with a round's main series, and with the machine around it."""
+    series = record.latency.get(regime)
+    throttled = ["throttled"] if record.machine and record.machine.throttle else []
+    return {*(series.flags if series else ()), *throttled}
+
+
+def _winner(rows: Iterable[Row], key: str) -> Winner | None:
+    """The row of least value among those measured, and those whose ratio to it does not exclude 1."""
+    having = [row for row in rows if row.ok and key in row.cells]
+    if len(having) < 2:
+        return None
+    best = min(having, key=lambda row: row.cells[key].estimate)
+    ratios = [(row, compare(best.cells[key], row.cells[key])) for row in having if row.id != best.id]
+    tied = tuple(row for row, ratio in ratios if ratio.low is not None and not ratio.excludes(1.0))
+    return Winner(best, tied, certain=all(ratio.low is not None for _, ratio in ratios))
+
+
+def achieved(row: Row, digest: Digest) -> tuple[float, float] | None:
+    """FLOP/s and bytes/s of the form's own traffic, or None where latency or cost is unknown."""
+    latency = row.value(f"latency_{digest.regime}")
+    if not latency or row.cost is None or row.cost.bytes_own is None:
+        return None
+    return row.cost.closed / latency, row.cost.bytes_own / latency
+
+
+def over_floor(row: Row, digest: Digest) -> float | None:
+    """Latency over the least time of its FLOPs and least traffic at this machine's measured rates.
+
+    Traffic takes as long as a copy of as many bytes, which a cache may hold; ``cold``, as long as from memory.
+    """
+    ceilings = digest.ceilings
+    latency = row.value(f"latency_{digest.regime}")
+    if not latency or row.cost is None or ceilings is None:
+        return None
+    try:
+        peak = ceiling(ceilings.matmul, row.case.problem.precision)
+    except KeyError:
+        return None
+    traffic = row.cost.bytes_floor
+    rate = ceilings.copy_bandwidth if digest.regime == "cold" else bandwidth(ceilings, traffic)
+    floor = floor_time(row.cost.closed, traffic, peak, rate)
+    return latency / floor if floor else None

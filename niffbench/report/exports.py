@@ -1,21 +1,20 @@
-"""A run in the formats of other tools."""
+"""A run as data: for spreadsheets, scripts and other tools."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from niffbench import __version__
 from niffbench.errors import NothingMeasured, UsageError
 from niffbench.report import text
-from niffbench.report.digest import Digest, Group, Row
-from niffbench.report.gather import gather
-from niffbench.results import REGIME_ORDER, REGISTRY, Reason, Run, frame, round_value
+from niffbench.report.digest import Cell, Digest, Group, Row, gather, over_floor
+from niffbench.report.writers.csv import records
+from niffbench.results import REGIME_ORDER, REGISTRY, Metric, Reason, Run, frame, round_value
 from niffbench.results.metrics import dictionary
 
-FORMATS = ("csv", "parquet", "pytest-benchmark", "github-action-benchmark")
 _SCALES = {"s": ("ms", 1e3), "B": ("MiB", 2.0**-20), "FLOP": ("MFLOP", 1e-6)}
 """Units of the action's figures, for those of the registry that are too large or too small for it."""
 _ROUNDING = 1e-9
@@ -23,7 +22,7 @@ _ROUNDING = 1e-9
 
 
 def export(run: Run, format_: str) -> bytes:
-    """``run`` as the bytes of one of FORMATS.
+    """``run`` as the bytes of one of EXPORTS.
 
     ``csv``, ``parquet``: the frame, one row a case and round, base units. ``pytest-benchmark``: its saved JSON,
     version 5, all samples of all rounds, one benchmark a case and regime. ``github-action-benchmark``: the list
@@ -36,8 +35,8 @@ def export(run: Run, format_: str) -> bytes:
     if format_ == "parquet":
         return _parquet(run)
     digest = gather(run)
-    found = _pytest_benchmark(digest) if format_ == "pytest-benchmark" else _github_action(digest)
-    return (json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    content = _pytest_benchmark(digest) if format_ == "pytest-benchmark" else _github_action(digest)
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _parquet(run: Run) -> bytes:
@@ -70,8 +69,8 @@ def _pytest_benchmark(digest: Digest) -> dict[str, Any]:
                     continue
                 stats: Any = new_stats()
                 stats.data.extend(samples[row.id, regime])
-                told = stats.as_dict() | {"data": stats.data, "iterations": calls[row.id, regime]}
-                benchmarks.append(_benchmark(row, group, regime, told))
+                statistics = stats.as_dict() | {"data": stats.data, "iterations": calls[row.id, regime]}
+                benchmarks.append(_benchmark(row, group, regime, statistics))
     if not benchmarks:
         raise NothingMeasured(f"{digest.run.path}: no case was measured, so there is nothing to export")
     facts = {**manifest.fingerprint.should, **manifest.fingerprint.must}
@@ -146,7 +145,7 @@ def _format_version() -> str:
 
 def _github_action(digest: Digest) -> list[dict[str, Any]]:
     """Entries of ``customSmallerIsBetter``: name, unit, value, and where known range and extra."""
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for group in digest.groups:
         for row in group.rows:
             for metric in digest.shown("terminal"):
@@ -162,9 +161,50 @@ def _github_action(digest: Digest) -> list[dict[str, Any]]:
                 half = cell.value.half_width or 0.0
                 if half > _ROUNDING:
                     entry["range"] = f"± {text.digits(half * cell.estimate * scale)}"
-                known = "exact" if cell.exact else text.plural(cell.value.rounds, "round")
-                entry["extra"] = f"case {row.id}\n{known}\nniffbench {__version__}"
-                found.append(entry)
-    if not found:
+                certainty = "exact" if cell.exact else text.plural(cell.value.rounds, "round")
+                entry["extra"] = f"case {row.id}\n{certainty}\nniffbench {__version__}"
+                entries.append(entry)
+    if not entries:
         raise NothingMeasured(f"{digest.run.path}: no case was measured, so there is nothing to export")
-    return found
+    return entries
+
+
+def spreadsheet(digests: Sequence[Digest]) -> str:
+    """``table.csv``: all cases of all runs, a column for every metric of the registry, in its base unit.
+
+    ``_low`` and ``_high`` are 95 % intervals over rounds, ``_ratio`` is that to the baseline.
+    """
+    lines = [_line(digest, row) for digest in digests for row in digest.rows]
+    return records(lines, list(lines[0]) if lines else ["run", "case"])
+
+
+def _line(digest: Digest, row: Row) -> dict[str, object]:
+    line: dict[str, object] = {
+        "run": digest.name,
+        **row.attributes,
+        "status": row.status,
+        "reason": "; ".join(row.reasons.values()),
+        "baseline": digest.baseline,
+        "like_baseline": row.like_baseline,
+        "regime": digest.regime,
+        "flags": ", ".join(sorted(row.flags)),
+        "chosen": row.chosen,
+        "gradient": row.gradient,
+        "gradients_left_out": row.gradients_left_out,
+        "over_floor": over_floor(row, digest),
+    }
+    for metric in REGISTRY.values():
+        line |= _columns(metric, row.cells.get(metric.key))
+    return line
+
+
+def _columns(metric: Metric, cell: Cell | None) -> dict[str, object]:
+    """A metric's columns, the same whether it was measured or not."""
+    if not metric.compared:
+        return {metric.key: cell.estimate if cell else None}
+    intervals = {metric.key: cell.value if cell else None, f"{metric.key}_ratio": cell.ratio if cell else None}
+    return {
+        name + end: getattr(interval, bound) if interval else None
+        for name, interval in intervals.items()
+        for end, bound in (("", "estimate"), ("_low", "low"), ("_high", "high"))
+    }

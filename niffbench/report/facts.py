@@ -29,7 +29,7 @@ def facts(digest: Digest) -> tuple[Fact, ...]:
     found.append(("latency", f"{digest.regime}, median of {text.plural(digest.rounds, 'round')}"))
     if manifest.wall:
         share = text.percent(digest.measuring_share)
-        found.append(("time", f"{duration(manifest.wall)}, {share} of it inside sampling"))
+        found.append(("time", f"{text.duration(manifest.wall)}, {share} of it inside sampling"))
     if manifest.commit:
         dirty = " with uncommitted changes" if manifest.dirty else ""
         found.append(("commit", text.clean(manifest.commit, 12).rstrip("…") + dirty))
@@ -101,16 +101,6 @@ def notices(digest: Digest) -> tuple[str, ...]:
 def notes(digest: Digest) -> tuple[str, ...]:
     """What the run itself wrote down."""
     return tuple(text.clean(note, 300) for note in digest.run.manifest.notes)
-
-
-def duration(seconds: float) -> str:
-    """A wall time: ``42 s``, ``7 min 3 s``, ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _first(*candidates: object) -> str:

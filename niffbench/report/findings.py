@@ -10,8 +10,7 @@ from niffbench.niff.catalogue import FORMS
 from niffbench.report import text
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, aligned, compare
 from niffbench.report.facts import choices
-from niffbench.report.plots.scaling import representative
-from niffbench.report.slices import WORDS, Axis, Slice
+from niffbench.report.slices import WORDS, Axis, Slice, representative
 from niffbench.report.trends import Exchange, Growth, is_niff
 from niffbench.results import Metric
 from niffbench.stats.crossovers import Comparison, Crossover
@@ -87,8 +86,7 @@ def _settings(digest: Digest) -> dict[Setting, list[Group]]:
     """Groups by what is no extent (mode, dtype, memory format, execution): the two with the most groups."""
     found: dict[Setting, list[Group]] = {}
     for group in digest.groups:
-        p = group.problem
-        found.setdefault((p.mode, p.precision, p.memory_format, group.execution), []).append(group)
+        found.setdefault(group.setting, []).append(group)
     return dict(sorted(found.items(), key=lambda item: -len(item[1]))[:2])
 
 

@@ -6,13 +6,15 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal
+from typing import Any, Literal
 
 from niffbench.case import Case
 from niffbench.report.digest import Digest, Group, Row
 from niffbench.report.text import clean
 
 Axis = Literal["size", "channels", "batch", "kernel"]
+MOST_SHOWN = 3
+"""Slices that stand for all of an axis."""
 
 AXES: dict[Axis, str] = {
     "size": "resolution (side in pixels)",
@@ -102,10 +104,7 @@ def _fixed(group: Group, axis: Axis) -> tuple[object, ...]:
         None if axis == "channels" else problem.channels,
         "same" if same else problem.channels_out,
         problem.height / problem.width if axis == "size" else (problem.height, problem.width),
-        problem.precision,
-        problem.memory_format,
-        problem.mode,
-        group.execution,
+        group.setting,
     )
 
 
@@ -130,9 +129,7 @@ def _slice(axis: Axis, points: Sequence[Point]) -> Slice:
     for point in level.values():
         named_level[_unused(point.row.label, {**named, **named_level})] = point
     group = points[0].group
-    problem = group.problem
-    setting = (problem.precision, problem.memory_format, problem.mode, group.execution)
-    return Slice(axis, describe(group, axis), setting, named, named_level)
+    return Slice(axis, describe(group, axis), group.setting, named, named_level)
 
 
 def _unused(name: str, taken: Mapping[str, object]) -> str:
@@ -158,3 +155,20 @@ def describe(group: Group, axis: Axis) -> str:
     parts += [problem.memory_format] if problem.memory_format != "contiguous" else []
     parts += [group.execution] if group.execution != "eager" else []
     return ", ".join(parts)
+
+
+def evenly(items: Sequence[Any], most: int) -> list[Any]:
+    """At most ``most`` of some items, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    places = sorted({round(i * (len(items) - 1) / (most - 1)) for i in range(most)})
+    return [items[place] for place in places]
+
+
+def representative(slices: Sequence[Slice]) -> list[Slice]:
+    """A few slices that stand for all: spread over the largest's setting (mode, dtype …), and one of another."""
+    settings = {
+        slice_.setting: [other for other in slices if other.setting == slice_.setting] for slice_ in slices
+    }
+    first, *others = settings.values()
+    return [*evenly(first, MOST_SHOWN - 1), others[0][0]] if others else evenly(first, MOST_SHOWN)

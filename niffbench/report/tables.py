@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from niffbench.fingerprint import differences
 from niffbench.report import text
-from niffbench.report.digest import Cell, Digest, Group, Row, Winner
+from niffbench.report.digest import Cell, Digest, Group, Row, Winner, achieved, over_floor
 from niffbench.report.findings import outcome
-from niffbench.report.machine import achieved, over_floor
 from niffbench.report.plots.palette import family_colours
 from niffbench.report.table import ESSENTIAL, UNLIKE, Column, Entry, Mark, Table, row_of
 from niffbench.report.trends import Exchange, Growth

@@ -189,6 +189,19 @@ def of_problems(some: int, all_: int) -> str:
     return "the one problem" if all_ == 1 else f"all {all_} problems" if all_ > 2 else "both problems"
 
 
+def left_out(number: int, noun: str) -> str:
+    """The sentence that goes on a caption where something has no room: `` 1 problem is left out for space.``"""
+    return f" {plural(number, noun)} {'is' if number == 1 else 'are'} left out for space." if number > 0 else ""
+
+
+def duration(seconds: float) -> str:
+    """A time for people who wait: ``45 s``, ``3 min``, ``2 h 10 min``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def intervals(rounds: int) -> str:
     """What the intervals of a run of ``rounds`` rounds are, or that there are none."""
     return f"95 % intervals over {rounds:,} rounds" if rounds > 1 else "no intervals, there was one round"

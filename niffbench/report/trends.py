@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Row, aligned
-from niffbench.report.plots.canvas import evenly
-from niffbench.report.slices import AXES, Axis, Point, Slice, slices
+from niffbench.report.slices import AXES, Axis, Point, Slice, evenly, slices
 from niffbench.results import REGISTRY, Metric
 from niffbench.stats import crossovers
 from niffbench.stats.crossovers import Comparison

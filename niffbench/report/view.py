@@ -6,20 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from niffbench.report import tables, text
-from niffbench.report.digest import Digest, Group
+from niffbench.report.digest import Digest, Group, gather
 from niffbench.report.facts import Fact, facts, notes, notices
 from niffbench.report.findings import Finding, findings
-from niffbench.report.gather import gather
 from niffbench.report.plots import maps
 from niffbench.report.plots.canvas import Plot, settings
-from niffbench.report.plots.overview import overview
+from niffbench.report.plots.dots import overview
 from niffbench.report.plots.palette import styles
-from niffbench.report.plots.phases import steps
 from niffbench.report.plots.roofline import roofline
 from niffbench.report.plots.scaling import scaling
+from niffbench.report.plots.steps import profiled_steps, steps
 from niffbench.report.plots.tradeoffs import errors, pareto
-from niffbench.report.plots.walls import walls
-from niffbench.report.profiles import measured_phases
 from niffbench.report.table import Table
 from niffbench.report.trends import all_slices, exchanges, growths
 from niffbench.results import Run
@@ -98,7 +95,7 @@ def view(run: Run) -> View:
             _section(
                 "cost",
                 "What the cost is made of",
-                [measured_phases(run.path), steps(digest)],
+                [profiled_steps(run.path), steps(digest)],
                 [tables.witnesses(digest)],
             ),
             _section(
@@ -108,7 +105,7 @@ def view(run: Run) -> View:
                 [tables.achieved_rates(digest, shown)],
             ),
             _section("tradeoffs", "What is traded for what", [pareto(digest, drawn), errors(digest, drawn)]),
-            _section("memory", "Where memory went", [walls(digest, drawn)], [tables.memory(digest, shown)]),
+            _section("memory", "Where memory went", [], [tables.memory(digest, shown)]),
         ]
     return View(
         digest=digest,

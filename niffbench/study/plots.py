@@ -12,13 +12,13 @@ from niffbench.report.plots.canvas import (
     MUTED,
     Margins,
     Plot,
-    evenly,
     finish,
     legend,
     legend_height,
     sheet,
 )
 from niffbench.report.plots.palette import BLUE, VERMILLION, Style
+from niffbench.report.slices import evenly
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from niffbench.report import text
-from niffbench.report.digest import Digest, Row
+from niffbench.report.digest import Digest, Row, gather
 from niffbench.report.findings import outcome
-from niffbench.report.gather import gather
 from niffbench.report.slices import slices
 from niffbench.report.trends import exchanges
 from niffbench.results import read

@@ -14,7 +14,7 @@ from niffbench.gate import archive
 from niffbench.gate.baseline import newest_matching
 from niffbench.gate.rules import Rules
 from niffbench.gate.trend import trends
-from niffbench.report.verdicts import trend as drawing
+from niffbench.report.plots import trend as drawing
 from niffbench.results import Run, read
 
 SMALL = World(rounds=2, sizes=(14,), samples=3, faults=())

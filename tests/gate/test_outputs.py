@@ -16,8 +16,8 @@ from synthetic import World, make
 from niffbench.gate.comparison import compare
 from niffbench.gate.findings import Comparison, Difference, Finding, Step, Subject
 from niffbench.gate.rules import Rules
-from niffbench.report.verdicts.comparison import document, terminal
-from niffbench.report.verdicts.rates import tables
+from niffbench.report.fitness import tables
+from niffbench.report.verdicts import document, terminal
 from niffbench.report.writers import junit
 from niffbench.report.writers.markdown import write
 from niffbench.stats import simulation

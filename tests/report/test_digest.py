@@ -11,10 +11,9 @@ import pytest
 from synthetic import FAULTS, NETWORKS, WORLD, Fault, Noise, World, make, truth
 
 from niffbench.report.comparison import pairs, table, unlike
-from niffbench.report.csv_table import csv_table
-from niffbench.report.digest import Digest, Group, Row
+from niffbench.report.digest import Digest, Group, Row, gather
+from niffbench.report.exports import spreadsheet
 from niffbench.report.facts import notices
-from niffbench.report.gather import gather
 from niffbench.report.tables import cases, memory, witnesses
 from niffbench.report.text import MISSING
 from niffbench.results import Ceilings, MachineState, Memory, Run, frame
@@ -176,7 +175,7 @@ def test_the_distance_to_the_floor_is_to_that_of_a_cache_where_one_holds_the_cas
             for one in run.records
         )
         manifest = run.manifest.model_copy(update={"ceilings": ceilings})
-        lines = csv.DictReader(io.StringIO(csv_table([gather(Run(run.path, manifest, records))])))
+        lines = csv.DictReader(io.StringIO(spreadsheet([gather(Run(run.path, manifest, records))])))
         return [float(line["over_floor"]) for line in lines]
 
     assert distances(cached) == pytest.approx([8 * distance for distance in distances(slow)])
@@ -190,7 +189,7 @@ def test_energy_is_told_of_a_call_and_of_an_image() -> None:
     record = replace(run.records[0], case=case, id=case.id, status="ok", energy=2.0)
     run = Run(run.path, run.manifest, (record,))
     digest = gather(run)
-    [told] = csv.DictReader(io.StringIO(csv_table([digest])))
+    [told] = csv.DictReader(io.StringIO(spreadsheet([digest])))
     assert (float(told["energy"]), float(told["energy_per_image"])) == (2.0, 0.5)
     assert list(frame(run)["energy_per_image"]) == [0.5]
     found = cases(digest)

@@ -20,10 +20,9 @@ from synthetic import WORLD, World, make, write
 
 from niffbench import report
 from niffbench.errors import UsageError
-from niffbench.report import writing
+from niffbench.report import write_whole
 from niffbench.report.comparison import unlike
-from niffbench.report.files import write_whole
-from niffbench.report.gather import gather
+from niffbench.report.digest import gather
 from niffbench.results import Ceilings, GradientError, Record, Run
 
 KERNELS = {"depthwise": (3, 7, 15, 31)}
@@ -108,7 +107,7 @@ def test_all_files_are_there_and_nothing_else(rich: Path) -> None:
     plots = {path.name for path in (rich / "plots").iterdir()}
     stems = {
         "overview", "scaling-size", "scaling-channels", "scaling-kernel", "map-winners", "map-ratios", "steps",
-        "roofline", "pareto", "error", "walls",
+        "roofline", "pareto", "error",
     }  # fmt: skip
     assert plots == {f"{stem}{suffix}" for stem in stems for suffix in (".svg", ".png")}
 
@@ -160,7 +159,7 @@ def test_markdown_stays_small_and_shows_plots_by_reference(rich: Path) -> None:
     told = (rich / "report.md").read_text()
     assert len(told.encode()) < 60_000
     images = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", told)
-    assert len(images) == 11
+    assert len(images) == 10
     assert all((rich / image).is_file() for image in images)
     assert told.count("<details>") == told.count("</details>")
 
@@ -357,7 +356,7 @@ def test_a_directory_that_is_removed_while_its_files_are_written_is_not_made_ane
         write_whole(path, content)
         shutil.rmtree(run)
 
-    monkeypatch.setattr(writing, "write_whole", write_and_remove)
+    monkeypatch.setattr(report, "write_whole", write_and_remove)
     with pytest.raises(UsageError, match=r"run: was removed while the report was written\Z"):
         report.save({"plots/scaling.svg": "a", "plots/scaling.png": b"b", "report.html": "c"}, run)
     assert not run.exists()

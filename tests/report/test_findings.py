@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from synthetic import CROSSOVER, NETWORKS, WORLD, Law, Planted, World, make
 
-from niffbench.report.digest import Digest
+from niffbench.report.digest import Digest, gather
 from niffbench.report.findings import Finding, _original, findings, outcome
-from niffbench.report.gather import gather
 from niffbench.report.slices import Axis, slices
 from niffbench.report.trends import all_slices, exchanges, growths
 from niffbench.results import Run

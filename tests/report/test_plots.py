@@ -12,21 +12,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import CROSSOVER, WORLD, Law, Planted, World, make
+from synthetic import CROSSOVER, FAULTS, WORLD, Law, Planted, World, make
 
 from niffbench.report import text
-from niffbench.report.digest import Digest
-from niffbench.report.gather import gather
+from niffbench.report.digest import Digest, gather
 from niffbench.report.plots import maps
 from niffbench.report.plots.canvas import Plot, log_ticks, settings, thin, trim
-from niffbench.report.plots.overview import overview
+from niffbench.report.plots.dots import overview
 from niffbench.report.plots.palette import COLOURS, Style, family_colours, styles
-from niffbench.report.plots.phases import steps
 from niffbench.report.plots.roofline import roofline
-from niffbench.report.plots.scaling import apart, representative
+from niffbench.report.plots.scaling import apart, scaling
+from niffbench.report.plots.steps import steps
 from niffbench.report.plots.tradeoffs import errors, front, pareto
-from niffbench.report.plots.walls import walls
-from niffbench.report.slices import slices
+from niffbench.report.slices import representative, slices
 
 FAMILIES = tuple(dict.fromkeys(operator.family for operator in WORLD))
 
@@ -159,22 +157,24 @@ def test_the_map_draws_its_line_at_the_planted_crossover() -> None:
 @pytest.mark.parametrize(
     ("draw", "world"),
     [
-        (lambda d: walls(d, _styles(d)), World(sizes=(14, 28), faults=())),
         (lambda d: maps.winners(d), World(sizes=(14, 28))),
         (lambda d: maps.ratios(d), World(sizes=(28,))),
     ],
-    ids=["no wall was met", "one channel count", "one size"],
+    ids=["one channel count", "one size"],
 )
 def test_a_plot_without_its_data_is_left_out(draw: Callable[[Digest], Plot | None], world: World) -> None:
     assert draw(_digest(world)) is None
 
 
 def test_the_wall_is_drawn_at_what_was_available() -> None:
-    digest = _digest(World())
-    plot = walls(digest, _styles(digest))
-    assert plot is not None
-    assert "available, 40.0 GiB" in _words(plot)
-    assert "attention" in _words(plot)
+    """And an operator that fitted nowhere is named too."""
+    for faults, drawn in ((FAULTS, True), ((), False)):
+        digest = _digest(World(faults=faults))
+        plot = scaling(slices(digest, "size"), [], digest, _styles(digest))
+        assert plot is not None
+        assert ("available, 40.0 GiB" in _words(plot)) == drawn
+        assert ("Crosses did not fit" in plot.caption) == drawn
+        assert "attention" in _words(plot)
 
 
 def test_the_roofline_names_its_measured_ceilings() -> None:

@@ -11,7 +11,7 @@ from synthetic import NETWORKS, World, make
 
 from niffbench import report
 from niffbench.report import text
-from niffbench.report.gather import gather
+from niffbench.report.digest import gather
 from niffbench.results import Run
 
 

@@ -22,7 +22,7 @@ from niffbench.commands.run_output import _as_json, _remarks
 from niffbench.errors import NothingMeasured, UsageError
 from niffbench.gate.comparison import compare
 from niffbench.gate.rules import Rules
-from niffbench.report.gather import gather
+from niffbench.report.digest import gather
 from niffbench.results import COMPRESSED, MANIFEST, RECORDS, SCHEMA, Latency, Run, dump, parse, read, reading
 from niffbench.session.outcome import outcome
 

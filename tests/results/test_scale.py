@@ -168,7 +168,7 @@ def test_a_resumed_run_does_so_much_for_each_record(tmp_path: Path) -> None:
     assert made[1] < GROWTH * made[0]
 
 
-PLOTS = ("overview", "scaling", "steps", "roofline", "pareto", "errors", "walls")
+PLOTS = ("overview", "scaling", "steps", "roofline", "pareto", "errors")
 MAPS = ("winners", "ratios")
 
 

@@ -236,21 +236,13 @@ def thin(ordered: Sequence[float], most: int) -> list[float]:
     if len(ordered) < 2:
         return list(ordered)
     gap = log(ordered[-1] / ordered[0]) / most
-    kept = [ordered[0]]
+    ticks = [ordered[0]]
     for value in ordered[1:-1]:
-        if log(value / kept[-1]) >= gap and log(ordered[-1] / value) >= gap:
-            kept.append(value)
-    return [*kept, ordered[-1]]
+        if log(value / ticks[-1]) >= gap and log(ordered[-1] / value) >= gap:
+            ticks.append(value)
+    return [*ticks, ordered[-1]]
 
 
 def trim(label: str) -> str:
     """``10.0 µs`` as ``10 µs``: a tick's value is exact."""
     return re.sub(r"(\.\d*?)0+(?=\D|$)", r"\1", label).replace(". ", " ").replace(".×", "×").rstrip(".")
-
-
-def evenly(items: Sequence[Any], most: int) -> list[Any]:
-    """At most ``most`` of some items, the first and the last among them."""
-    if len(items) <= most:
-        return list(items)
-    places = sorted({round(i * (len(items) - 1) / (most - 1)) for i in range(most)})
-    return [items[place] for place in places]

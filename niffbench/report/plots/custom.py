@@ -31,7 +31,7 @@ _METADATA: Mapping[str, dict[str, None]] = {
     "png": {"Software": None},
 }
 _NAMED = ("operator", "label", "family")
-_TELLING = (
+_IDENTIFYING = (
     "label",
     "kernel",
     "batch",
@@ -45,7 +45,7 @@ _TELLING = (
     "execution",
 )
 """Columns that make a case: where one varies and the figure does not show it, unlike things are pooled."""
-_TOLD: Mapping[str, frozenset[str]] = MappingProxyType(
+_SHOWN_BY: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "label": frozenset({"case"}),
         "kernel": frozenset({"label", "case"}),
@@ -100,10 +100,10 @@ def resolve(request: Request, table: pd.DataFrame, regime: Regime) -> Request:
     """
     given = {key: key_of(name, regime) for key, name in request.columns.items()}
     for key, name in given.items():
-        known = [*table.columns, *SHORT]
+        names = [*table.columns, *SHORT]
         if name not in table.columns:
             raise UsageError(
-                f"--{key}: no column named '{name}'{_suggestion(name, known)} Columns: {', '.join(sorted(known))}"
+                f"--{key}: no column named '{name}'{_suggestion(name, names)} Columns: {', '.join(sorted(names))}"
             )
     y = given["y"]
     if table[y].dtype.kind not in "iufb":
@@ -128,12 +128,12 @@ def _by_operator(request: Request, table: pd.DataFrame) -> Request:
         return request
     rows = _drawn(request, table)
     name = "operator" if request.x == "kernel" else "label"
-    told = request.shown - {request.x} if _is_numeric(rows[request.x]) else request.shown
-    return replace(request, hue=name) if _varies(rows, name, told) else request
+    shown = request.shown - {request.x} if _is_numeric(rows[request.x]) else request.shown
+    return replace(request, hue=name) if _varies(rows, name, shown) else request
 
 
-def _suggestion(name: str, known: list[str]) -> str:
-    hint = did_you_mean(name, known)
+def _suggestion(name: str, names: list[str]) -> str:
+    hint = did_you_mean(name, names)
     return hint if hint.endswith("?") else "."
 
 
@@ -166,12 +166,16 @@ def placeless(request: Request, table: pd.DataFrame) -> list[str]:
 def pooled(request: Request, table: pd.DataFrame) -> dict[str, list[Any]]:
     """Columns that vary among the rows drawn as one point though the figure does not show them; their values."""
     rows, shown = _drawn(request, table), request.shown
-    found = [name for name in _TELLING if not shown & {name, *_TOLD.get(name, ())} and _varies(rows, name, shown)]
-    if "channels" in found and (rows["channels"] == rows["channels_out"]).all():
-        found.remove("channels_out")
-    if "size" in found and "height" in found:
-        found.remove("height")
-    return {name: sorted(set(rows[name].dropna())) for name in found}
+    varying = [
+        name
+        for name in _IDENTIFYING
+        if not shown & {name, *_SHOWN_BY.get(name, ())} and _varies(rows, name, shown)
+    ]
+    if "channels" in varying and (rows["channels"] == rows["channels_out"]).all():
+        varying.remove("channels_out")
+    if "size" in varying and "height" in varying:
+        varying.remove("height")
+    return {name: sorted(set(rows[name].dropna())) for name in varying}
 
 
 def draw(request: Request, table: pd.DataFrame, suffix: str) -> bytes:
@@ -254,8 +258,8 @@ def _fit(grid: Any, asked: tuple[float, float] | None) -> None:
         try:
             grid.figure.tight_layout(rect=(0, 0, 1 - taken, 1))
         except UserWarning as error:
-            told = f"so many panels and names do not fit into {width:g}x{height:g} inches"
-            raise UsageError(f"{told}; give a larger --size, or show less") from error
+            message = f"so many panels and names do not fit into {width:g}x{height:g} inches"
+            raise UsageError(f"{message}; give a larger --size, or show less") from error
 
 
 def _place_legend(grid: Any, print_: float) -> tuple[float, float]:
@@ -272,9 +276,13 @@ def _place_legend(grid: Any, print_: float) -> tuple[float, float]:
 
 def _interval(values: Any) -> tuple[float, float]:
     """seaborn's error bar: the 95 % interval over rounds, or nothing where there is none."""
-    found = median_of_rounds(list(values), confidence=CONFIDENCE)
-    middle = found.estimate if found.estimate is not None else float("nan")
-    return (found.low, found.high) if found.low is not None and found.high is not None else (middle, middle)
+    interval = median_of_rounds(list(values), confidence=CONFIDENCE)
+    middle = interval.estimate if interval.estimate is not None else float("nan")
+    return (
+        (interval.low, interval.high)
+        if interval.low is not None and interval.high is not None
+        else (middle, middle)
+    )
 
 
 def _order(rows: pd.DataFrame, hue: str | None) -> list[Any] | None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from niffbench.stats.contrasts import FloatArray
 
 MOST = 16
-"""Values of an axis that a map has room for; of longer axes the map takes as many, evenly."""
+"""Values of an axis that a map has room for; of longer axes the map takes as many,."""
 REACH = 3.0
 """log2 of the ratio at which the colours of a map are full: 8 times cheaper or costlier."""
 
@@ -113,8 +113,7 @@ def _plane(digest: Digest) -> list[Place] | None:
     for group in digest.groups:
         p = group.problem
         if p.channels == p.channels_out and p.height == p.width:
-            key = (p.batch, p.precision, p.memory_format, p.mode, group.execution)
-            settings.setdefault(key, []).append(Place(float(p.height), p.channels, group))
+            settings.setdefault((p.batch, *group.setting), []).append(Place(float(p.height), p.channels, group))
     largest = max(settings.values(), key=len, default=[])
     sizes, widths = {place.size for place in largest}, {place.channels for place in largest}
     if not (2 <= len(sizes) <= MOST and 2 <= len(widths) <= MOST) or len(largest) * 2 <= len(sizes) * len(widths):

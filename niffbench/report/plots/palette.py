@@ -58,11 +58,11 @@ def styles(operators: Iterable[tuple[str, str]]) -> Mapping[str, Style]:
     pairs = list(dict.fromkeys(operators))
     colours = family_colours(family for _, family in pairs)
     place: dict[str, int] = {}
-    found: dict[str, Style] = {}
+    chosen: dict[str, Style] = {}
     for label, family in pairs:
         index = place[family] = place.get(family, -1) + 1
         shift = list(colours).index(family)  # so that families differ in their first markers too
-        found[label] = Style(
+        chosen[label] = Style(
             colours[family], _DASHES[index % len(_DASHES)], _MARKERS[(index + shift) % len(_MARKERS)]
         )
-    return found
+    return chosen

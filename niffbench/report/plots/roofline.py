@@ -19,7 +19,6 @@ from niffbench.report.plots.canvas import (
     PAPER,
     Margins,
     Plot,
-    evenly,
     finish,
     legend,
     legend_height,
@@ -27,6 +26,7 @@ from niffbench.report.plots.canvas import (
     sheet,
 )
 from niffbench.report.plots.palette import Style
+from niffbench.report.slices import evenly
 from niffbench.results import Ceilings
 
 if TYPE_CHECKING:

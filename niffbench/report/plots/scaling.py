@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from niffbench.report import text
 from niffbench.report.digest import Digest
 from niffbench.report.plots.canvas import (
+    INK,
     MUTED,
     PAPER,
     Margins,
     Plot,
-    evenly,
     finish,
     legend,
     legend_height,
@@ -22,7 +22,7 @@ from niffbench.report.plots.canvas import (
     sheet,
 )
 from niffbench.report.plots.palette import Style
-from niffbench.report.slices import AXES, WORDS, Axis, Point, Slice
+from niffbench.report.slices import AXES, WORDS, Axis, Point, Slice, evenly, representative
 from niffbench.report.trends import Growth, is_niff
 from niffbench.results import Metric
 
@@ -53,7 +53,7 @@ def scaling(
         name: styles[points[0].row.label]
         for some in curves
         for name, points in some.items()
-        if any(_line(points, metric) for metric in metrics)
+        if any(_line(points, metric) for metric in metrics) or _wall({name: points})
     }
     columns = len(metrics)
     panel = (2.45, 2.0)
@@ -73,6 +73,8 @@ def scaling(
     more = f" {text.plural(left_out, 'further slice')} in the tables only." if left_out else ""
     word = WORDS[axis_name]
     level = f" Level lines have no {word}: their mark says which is which." if any(s.level for s in chosen) else ""
+    walls = any(map(_wall, curves))
+    level += " Crosses did not fit: at the bytes asked for or predicted, where known." if walls else ""
     return finish(
         figure,
         name=f"scaling-{axis_name}",
@@ -84,24 +86,15 @@ def scaling(
     )
 
 
-def representative(slices: Sequence[Slice]) -> list[Slice]:
-    """A few slices that stand for all: spread over the largest's setting (mode, dtype …), and one of another."""
-    settings = {
-        slice_.setting: [other for other in slices if other.setting == slice_.setting] for slice_ in slices
-    }
-    first, *others = settings.values()
-    return [*evenly(first, MOST - 1), others[0][0]] if others else evenly(first, MOST)
-
-
 def _chosen(slice_: Slice) -> dict[str, Sequence[Point]]:
     """The curves that are drawn: of an operator in many kernel sizes only a few, spread over the range."""
     families: dict[str, list[str]] = {}
     for name, points in slice_.curves.items():
         families.setdefault(points[0].row.case.operator, []).append(name)
-    kept = {
+    shown = {
         name for names in families.values() for name in evenly(names, VARIANTS if slice_.axis != "kernel" else 99)
     }
-    lines: dict[str, Sequence[Point]] = {n: p for n, p in slice_.curves.items() if n in kept}
+    lines: dict[str, Sequence[Point]] = {n: p for n, p in slice_.curves.items() if n in shown}
     places = slice_.positions
     for name, point in slice_.level.items():
         lines[name] = [Point(at, point.row, point.group) for at in (places[0], places[-1])]
@@ -109,12 +102,23 @@ def _chosen(slice_: Slice) -> dict[str, Sequence[Point]]:
 
 
 def _line(points: Sequence[Point], metric: Metric) -> list[tuple[float, float, float | None, float | None]]:
-    found = []
+    line = []
     for point in points:
         cell = point.row.cells.get(metric.key) if point.row.ok else None
         if cell is not None and cell.estimate > 0:
-            found.append((point.at, cell.estimate, cell.value.low, cell.value.high))
-    return found
+            line.append((point.at, cell.estimate, cell.value.low, cell.value.high))
+    return line
+
+
+def _wall(curves: Mapping[str, Sequence[Point]]) -> list[tuple[float, float, float, str]]:
+    """What ran out of memory, or was skipped because it would have: place, bytes needed and available, label."""
+    rows = [(point.at, point.row) for points in curves.values() for point in points]
+    hit = [(at, row) for at, row in rows if "oom" in row.statuses or (row.value("needed") and not row.ok)]
+    return [
+        (at, row.value("needed") or available, available, row.label)
+        for at, row in hit
+        if (available := row.value("available"))
+    ]
 
 
 def _panel(
@@ -127,6 +131,16 @@ def _panel(
 ) -> None:
     lines = {name: line for name, points in curves.items() if (line := _line(points, metric))}
     values = [y for line in lines.values() for _, y, _, _ in line]
+    if metric.family == "memory" and (wall := _wall(curves)):
+        limit = min(available for _, _, available, _ in wall)
+        for x, needed, _, label in wall:
+            axis.plot(
+                x, needed, color=styles[label].colour, marker="x", markersize=7, markeredgewidth=1.8, zorder=5
+            )
+        axis.axhline(limit, color=INK, linewidth=1.1, zorder=1)
+        axis.annotate(f"available, {text.size_of(limit)}", (slice_.positions[0], limit), xytext=(2, 4),
+                      textcoords="offset points", fontsize=8, color=MUTED)  # fmt: skip
+        values += [limit, *(needed for _, needed, _, _ in wall)]
     measured_axis(axis, "x", slice_.positions, most=6)
     log_axis(
         axis, "y", values, partial(text.quantity, unit=metric.unit), base=2 if metric.unit == "B" else 10, most=5

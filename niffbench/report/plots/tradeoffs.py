@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from niffbench.report import text
 from niffbench.report.digest import Digest, Group, Row
-from niffbench.report.plots.canvas import INK, PAPER, Plot, evenly, finish, legend, legend_height, log_axis, sheet
+from niffbench.report.plots.canvas import INK, PAPER, Plot, finish, legend, legend_height, log_axis, sheet
 from niffbench.report.plots.palette import Style
+from niffbench.report.slices import evenly
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,11 +53,11 @@ def errors(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The Pareto front of points of which less is better in both coordinates, ascending in the first."""
-    kept: list[tuple[float, float]] = []
+    edge: list[tuple[float, float]] = []
     for point in sorted(set(points)):
-        if not kept or point[1] < kept[-1][1]:
-            kept.append(point)
-    return kept
+        if not edge or point[1] < edge[-1][1]:
+            edge.append(point)
+    return edge
 
 
 def _panels(
@@ -73,8 +74,8 @@ def _panels(
     front: bool,
 ) -> Plot | None:
     def points(group: Group) -> dict[str, tuple[float, float]]:
-        found = {row.label: (across(row), row.value(digest.metrics[0].key)) for row in group.rows if row.ok}
-        return {label: (x, y) for label, (x, y) in found.items() if x and y and x > 0}
+        places = {row.label: (across(row), row.value(digest.metrics[0].key)) for row in group.rows if row.ok}
+        return {label: (x, y) for label, (x, y) in places.items() if x and y and x > 0}
 
     groups = [group for group in digest.groups if len(points(group)) > 1]
     if not groups:
@@ -97,14 +98,13 @@ def _panels(
     for line in axes:
         line[0].set_ylabel(f"{digest.regime} latency")
     legend(figure, used, lines=False)
-    omitted = f" {len(groups) - len(chosen)} problems are left out for space." if len(groups) > len(chosen) else ""
     return finish(
         figure,
         name=name,
         title=title,
         alt=f"Scatter plots of {digest.regime} latency against {noun} at {text.plural(len(chosen), 'problem')}, "
         "one mark an operator; the table of cases holds the numbers.",
-        caption=caption + omitted,
+        caption=caption + text.left_out(len(groups) - len(chosen), "problem"),
         wide=columns > 1,
     )
 

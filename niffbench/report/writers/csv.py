@@ -43,5 +43,5 @@ def safe(value: object) -> object:
     """Text on one line; what a spreadsheet would take for a formula gets an apostrophe in front."""
     if not isinstance(value, str):
         return value
-    told = clean(value, 400)
-    return f"'{told}" if told.startswith(("=", "+", "-", "@")) else told
+    line = clean(value, 400)
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line

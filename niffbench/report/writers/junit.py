@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from niffbench.gate.findings import FAILING, Comparison, Finding
 from niffbench.report.text import clean
-from niffbench.report.verdicts.words import change, interval, remarks, value
+from niffbench.report.verdicts import change, interval, remarks, value
 
 
 def write(comparison: Comparison) -> bytes:

@@ -46,9 +46,9 @@ _SPECIAL = {
 _SUPERSCRIPT = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
 
-def escape(told: str, longest: int = 400) -> str:
+def escape(text: str, longest: int = 400) -> str:
     """Text as LaTeX prints it."""
-    parts = re.split(r"([⁻⁰¹³⁴⁵⁶⁷⁸⁹][⁻⁰¹²³⁴⁵⁶⁷⁸⁹]*)", clean(told, longest))
+    parts = re.split(r"([⁻⁰¹³⁴⁵⁶⁷⁸⁹][⁻⁰¹²³⁴⁵⁶⁷⁸⁹]*)", clean(text, longest))
     return "".join(
         f"$^{{{part.translate(_SUPERSCRIPT)}}}$" if place % 2 else "".join(_SPECIAL.get(c, c) for c in part)
         for place, part in enumerate(parts)

@@ -200,8 +200,8 @@ def lines(table: Table, width: int, *, titled: bool = True) -> Iterator[Text]:
         names = [
             (table.columns[place].key or table.columns[place].title).replace("_", " ") for place in plan.dropped
         ]
-        told = f"left out at this width: {listing(names, len(names))}"
-        yield from (Text(line, "dim") for line in wrap(told, width))
+        note = f"left out at this width: {listing(names, len(names))}"
+        yield from (Text(line, "dim") for line in wrap(note, width))
 
 
 def _row(each: Row, table: Table, plan: Layout, width: int) -> Iterator[Text]:
@@ -270,14 +270,14 @@ def _flow(entry: Entry, kind: str) -> str:
     return f"{_head(entry)} {_note(entry, kind)}".rstrip()
 
 
-def wrap(told: str, width: int) -> list[str]:
-    """``told`` in lines of at most ``width`` columns, broken after ``/ - _ @ · ,`` and at spaces.
+def wrap(words: str, width: int) -> list[str]:
+    """``words`` in lines of at most ``width`` columns, broken after ``/ - _ @ · ,`` and at spaces.
 
     Only what has no such seam within ``width`` is broken elsewhere. But for spaces at their ends, the lines put
-    together are ``told`` again.
+    together are ``words`` again.
     """
     out, line = [], ""
-    for piece in _PIECES.findall(told):
+    for piece in _PIECES.findall(words):
         if line and cell_len(line + piece.rstrip()) > width:
             out.append(line.rstrip())
             line = ""
@@ -302,5 +302,5 @@ def _leading(piece: str, width: int) -> str:
     return piece[:end]
 
 
-def _longest_piece(told: str) -> int:
-    return max((cell_len(piece.rstrip()) for piece in _PIECES.findall(told)), default=0)
+def _longest_piece(words: str) -> int:
+    return max((cell_len(piece.rstrip()) for piece in _PIECES.findall(words)), default=0)

@@ -1,30 +1,20 @@
-"""The trend of a case as a plot, and the steps of a history as lines."""
+"""The trend of a case over a history of runs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from niffbench.gate.findings import Step
 from niffbench.gate.trend import Trend
 from niffbench.report.plots.canvas import FAINT, INK, MUTED, Margins, Plot, finish, settings, sheet
 from niffbench.report.text import clean, plural, seconds
-from niffbench.report.verdicts.words import commit
+from niffbench.report.verdicts import commit, line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+
 _DOT, _LEVEL = "#4477aa", "#aa3377"
 _MOST_TICKS = 12
-
-
-def line(step: Step) -> str:
-    """A change of level in one line of plain text."""
-    change = "" if step.ratio is None else f"{100 * (step.ratio - 1):+.1f} %"
-    ends = "" if step.low is None or step.high is None else f" [{step.low:.3f}, {step.high:.3f}]"
-    case = f"{clean(step.label)} · {clean(step.problem)} · {step.quantity}"
-    return (
-        f"{case}: {change}{ends} from {commit(step.commit)} on ({clean(step.started)}), after {commit(step.since)}"
-    )
 
 
 def draw(trend: Trend) -> Plot:
@@ -39,13 +29,13 @@ def draw(trend: Trend) -> Plot:
         figure, panels = sheet(1, 1, (min(max(0.25 * len(trend.points), 4.0), 12.0), 2.6), margins)
         _fill(panels[0][0], trend)
         panels[0][0].set_title(title)
-        found = "; ".join(map(line, steps)) or trend.history.reason or "no change of level"
+        changes = "; ".join(map(line, steps)) or trend.history.reason or "no change of level"
         return finish(
             figure,
             name="trend",
             title=title,
-            alt=f"Latency of {title} over {plural(len(trend.points), 'run')}: {found}",
-            caption=found,
+            alt=f"Latency of {title} over {plural(len(trend.points), 'run')}: {changes}",
+            caption=changes,
         )
 
 

@@ -1,1 +1,0 @@
-"""Verdicts as people and machines read them: a terminal table, Markdown, JUnit, and the trend of a case."""
