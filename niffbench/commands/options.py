@@ -61,17 +61,19 @@ def size(context: click.Context, parameter: click.Parameter, value: str | None) 
     return int(number)
 
 
-def loader(suite: str, only: tuple[str, ...]) -> SuiteLoader:
-    """Reads ``suite`` as narrowed by ``--only``, once for each kind of device."""
+def loader(suite: str, only: tuple[str, ...], shard: str | None) -> SuiteLoader:
+    """Reads ``suite`` as narrowed by ``--only`` and ``--shard``, once for each kind of device."""
     from functools import cache
 
     from niffbench.device import devices
     from niffbench.operators.catalogue import catalogue
-    from niffbench.suite import DeviceType, Suite, load
+    from niffbench.suite import DeviceType, Shard, Suite, load
+
+    part = None if shard is None else Shard.parse(shard)
 
     @cache
     def read(kind: DeviceType | None) -> Suite:
-        return load(suite, catalogue(), only=only, device=kind, devices=devices())
+        return load(suite, catalogue(), only=only, shard=part, device=kind, devices=devices())
 
     return read
 
@@ -113,6 +115,13 @@ def suite_options(command: Command) -> Command:
             "Of one axis any may fit, of several all must. Repeatable.",
         ),
     )
+
+
+shard_option = click.option(
+    "--shard",
+    metavar="N/M",
+    help="Only the Nth of M parts, made of whole problems; `niffbench merge` puts the M runs together.",
+)
 
 
 def measure_options(command: Command) -> Command:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from niffbench.case import REGIMES
 from niffbench.results.background_load import BackgroundLoad, background_load, is_busy
 from niffbench.results.frame import attributes, frame
-from niffbench.results.manifest import MANIFEST, SCHEMA, Ceilings, ExcludedCase, Manifest, SuiteEcho, read_manifest
+from niffbench.results.manifest import (
+    MANIFEST,
+    SCHEMA,
+    Ceilings,
+    ExcludedCase,
+    Manifest,
+    ShardEcho,
+    SuiteEcho,
+    read_manifest,
+)
 from niffbench.results.metrics import REGISTRY, Metric, Reason, over_rounds, round_value
 from niffbench.results.reading import COMPRESSED, RECORDS, Run, read
 from niffbench.results.record import (
@@ -50,6 +59,7 @@ __all__ = [
     "Record",
     "Role",
     "Run",
+    "ShardEcho",
     "Status",
     "StepCost",
     "SuiteEcho",

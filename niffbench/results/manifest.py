@@ -42,6 +42,13 @@ class ExcludedCase(_Model):
     reason: str
 
 
+class ShardEcho(_Model):
+    """Which part of the suite was measured, as 2/4, and where its cases stand among those of all parts."""
+
+    name: str
+    positions: list[Annotated[int, Field(ge=0)]]
+
+
 class SuiteEcho(_Model):
     """The suite as resolved when the run began; a resumed run must resolve to the same.
 
@@ -57,6 +64,7 @@ class SuiteEcho(_Model):
     cases: list[str]  # ids, in the suite's order
     excluded: list[ExcludedCase] = []
     only: list[str] = []
+    shard: ShardEcho | None = None
 
 
 class Ceilings(_Model):

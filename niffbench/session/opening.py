@@ -21,6 +21,7 @@ from niffbench.results import (
     ExcludedCase,
     Manifest,
     Run,
+    ShardEcho,
     SuiteEcho,
     read,
     read_manifest,
@@ -155,6 +156,7 @@ def _manifest(prepared: Prepared, argv: Sequence[str]) -> Manifest:
                 for left_out in suite.excluded
             ],
             only=list(suite.only),
+            shard=ShardEcho(name=str(suite.shard), positions=list(suite.positions)) if suite.shard else None,
         ),
         settings=settings.model_copy(update={"device": provenance.reduced([settings.device])[0]}),
         fingerprint=prepared.survey.fingerprint,

@@ -6,7 +6,7 @@ from niffbench.case import Regime
 from niffbench.suite.expand import Excluded, OperatorInfo, Suite, expand, load, of_values, operator_of
 from niffbench.suite.locate import available, find
 from niffbench.suite.schema import AXES, WALL_SHARE, DeviceType, Measure, SuiteFile, parse
-from niffbench.suite.select import Selection
+from niffbench.suite.select import Selection, Shard
 from niffbench.suite.settings import Overrides, Settings, resolve
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Regime",
     "Selection",
     "Settings",
+    "Shard",
     "Suite",
     "SuiteFile",
     "available",

@@ -15,7 +15,7 @@ from niffbench.case import Case, OptionValue, Problem
 from niffbench.errors import UsageError, did_you_mean
 from niffbench.suite.locate import find, read
 from niffbench.suite.schema import AXES, DeviceType, Exclusion, Measure, OperatorEntry, SuiteFile, parse, validate
-from niffbench.suite.select import Selection, matches, side
+from niffbench.suite.select import Selection, Shard, matches, side
 
 MAX_CASES = 100_000
 MAX_COMPARISONS = 20_000_000
@@ -69,6 +69,8 @@ class Suite:
     excluded: tuple[Excluded, ...]
     source_hash: str  # SHA-256 of the file's text: an edited suite is another suite
     only: tuple[str, ...] = ()  # the filters that narrowed it
+    shard: Shard | None = None  # the part of what is left that this is
+    positions: tuple[int, ...] = ()  # of a shard's cases among those of all shards
 
 
 def load(
@@ -76,20 +78,22 @@ def load(
     catalogue: Mapping[str, OperatorInfo],
     *,
     only: Sequence[str] = (),
+    shard: Shard | None = None,
     device: DeviceType | None = None,
     devices: Collection[DeviceType] | None = None,
 ) -> Suite:
     """Read, check and expand a suite.
 
-    ``catalogue`` maps operator names to operators; ``only`` are filters as of ``--only``; ``device`` is the
-    kind of device it will run on, and with None no exclusion that names a device applies; ``devices`` are all
-    kinds there are (None: any may be named). Raises UsageError naming the file, the key and what would be right.
+    ``catalogue`` maps operator names to operators; ``only`` are filters as of ``--only``, ``shard`` the part of
+    what these leave; ``device`` is the kind of device it will run on, and with None no exclusion that names a
+    device applies; ``devices`` are all kinds there are (None: any may be named). Raises UsageError naming the
+    file, the key and what would be right.
     """
     path = find(name_or_path)
     text = read(path)
     file = parse(text, str(path))
     _check_devices(file, str(path), devices)
-    return expand(file, path.stem, str(path), text, catalogue, only=only, device=device)
+    return expand(file, path.stem, str(path), text, catalogue, only=only, shard=shard, device=device)
 
 
 def of_values(document: Mapping[str, Any], name: str, catalogue: Mapping[str, OperatorInfo]) -> Suite:
@@ -105,6 +109,7 @@ def expand(
     catalogue: Mapping[str, OperatorInfo],
     *,
     only: Sequence[str] = (),
+    shard: Shard | None = None,
     device: DeviceType | None = None,
 ) -> Suite:
     """Turn a parsed file into cases. Raises UsageError for anything no operator can make sense of."""
@@ -146,17 +151,23 @@ def expand(
         near = next((did_you_mean(word, names) for word in only if "=" not in word), "")
         told = near if "did you mean" in near else f"; its rows are {known}, its axes {', '.join(AXES)}"
         raise UsageError(f"{what}: matches no case of {name}{told}")
+    whole = tuple(cases.values())
+    positions = shard.positions(whole) if shard else ()
+    if shard and not positions:
+        raise UsageError(f"--shard {shard}: {name} has fewer problems than that, so nothing is left for this part")
     return Suite(
         name=name,
         description=file.description,
         baseline=baseline,
         rounds=file.rounds,
         measure=file.measure,
-        cases=tuple(cases.values()),
+        cases=tuple(whole[position] for position in positions) if shard else whole,
         labels=labels,
         excluded=tuple(excluded.values()),
         source_hash=hashlib.sha256(text.encode()).hexdigest(),
         only=tuple(only),
+        shard=shard,
+        positions=positions,
     )
 
 

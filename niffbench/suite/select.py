@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from niffbench.case import Case
 from niffbench.errors import UsageError, did_you_mean
 from niffbench.suite.schema import AXES, Bound, Where
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``number`` of ``of`` (from 1) of a suite's cases; written ``2/4``.
+
+    It is made of whole problems, dealt out in turn: operators that are compared stay on one machine.
+    """
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read ``2/4``. Raises UsageError."""
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UsageError(f"--shard {text}: should be N/M, the Nth of M parts, as 2/4")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def positions(self, cases: Iterable[Case]) -> tuple[int, ...]:
+        """Where its cases stand among all of a suite's."""
+        cases = tuple(cases)
+        problems = list(dict.fromkeys(case.problem for case in cases))
+        chosen = set(problems[self.number - 1 :: self.of])
+        return tuple(position for position, case in enumerate(cases) if case.problem in chosen)
 
 
 class Selection:

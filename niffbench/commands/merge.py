@@ -1,0 +1,37 @@
+"""``niffbench merge``: the parts of a suite that were measured apart, as one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Where the whole run goes.",
+)
+def command(runs: tuple[Path, ...], out: Path) -> int:
+    """Put RUN..., all the parts of a suite that `niffbench run --shard N/M` measured, together into one run.
+
+    Every part must be there once, complete, of one suite, and measured on machines that are alike. The whole is a
+    run as any other: report, check and export take it.
+
+    \b
+    Exit codes
+      0    merged
+      2    a part is missing, incomplete, there twice, or of another suite
+      4    the parts were measured on unlike machines
+    """
+    from niffbench.errors import plural
+    from niffbench.results import read
+    from niffbench.session.merging import merge
+
+    merge([read(run) for run in runs], out)
+    click.echo(f"merged {plural(len(runs), 'part')} into {out}; draw its report with:\n  niffbench report {out}")
+    return 0
