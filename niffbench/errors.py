@@ -21,6 +21,12 @@ class UsageError(NiffbenchError):
     exit_code = 2
 
 
+class HeadFails(NiffbenchError):
+    """What is to be judged cannot be measured: its code is broken, which no gate lets pass."""
+
+    exit_code = 1
+
+
 class NothingMeasured(NiffbenchError):
     """Nothing was measured, or there is no baseline to compare with."""
 

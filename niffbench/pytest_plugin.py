@@ -208,7 +208,7 @@ def _measured(item: SuiteCase, cases: Sequence[Case], folders: pytest.TempPathFa
     """The run of these cases; measured once a session."""
     from niffbench.device import portable
     from niffbench.errors import NiffbenchError
-    from niffbench.gate.spawned import measured
+    from niffbench.gate.ab import measured
 
     option = item.config.getoption
     filters = [part for case in cases for part in ("--only", case.id)]
@@ -296,7 +296,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     session = getattr(config, "_benchmarksession", None)
     compared: Mapping[Path, Mapping[str, object]] = getattr(session, "compared_mapping", None) or {}
     ours = {b.fullname for b in getattr(session, "benchmarks", ()) if ".toml::" in b.fullname}
-    for path, known in compared.items():
-        for word, names in (("is not in", ours - set(known)), ("was not run, but is in", set(known) - ours)):
+    for path, earlier in compared.items():
+        for word, names in (("is not in", ours - set(earlier)), ("was not run, but is in", set(earlier) - ours)):
             for name in sorted(names)[:20] if ours else ():
                 terminalreporter.write_line(f"niffbench: {name} {word} {path.name}", yellow=True)

@@ -114,20 +114,20 @@ def command(
         run = _measure(suite, rounds, device, only, out, quiet=as_json)
     else:
         run = read(measured)
-    found = assess(run, rules, Aim(effect, power, gate_rounds), only)
+    assessment = assess(run, rules, Aim(effect, power, gate_rounds), only)
     if as_json:
-        click.echo(json.dumps(fitness.plain(found), indent=1))
+        click.echo(json.dumps(fitness.plain(assessment), indent=1))
     else:
-        console().print(fitness.terminal(found))
-    context.exit(0 if found.fit else UNFIT)
+        console().print(fitness.terminal(assessment))
+    context.exit(0 if assessment.fit else UNFIT)
 
 
 def _measure(
     suite: str, rounds: int, device: str | None, only: tuple[str, ...], out: Path | None, *, quiet: bool
 ) -> Run:
     from niffbench.device import portable
+    from niffbench.gate.ab import measured
     from niffbench.gate.checkout import terminable
-    from niffbench.gate.spawned import measured
     from niffbench.session.directory import check_vacant
     from niffbench.suite import available, find
 

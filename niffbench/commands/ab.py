@@ -77,7 +77,7 @@ def command(
     orders = Orders(_suite(suite), portable(device), seed, only)
     with terminable(), ExitStack() as undone:
         one, two = (
-            undone.enter_context(checked_out(*arm, Path.cwd())) for arm in ((base, "BASE"), (head, "HEAD"))
+            undone.enter_context(checked_out(*side, Path.cwd())) for side in ((base, "BASE"), (head, "HEAD"))
         )
         one.check()
         two.check()
@@ -89,8 +89,8 @@ def command(
             runs = measure(one, two, orders, rounds, place, progress)
         except KeyboardInterrupt:
             if (place / "base").is_dir():
-                told = f"niffbench check --paired {place / 'base'} {place / 'head'}"
-                click.echo(f"`{told}` judges the pairs there are", err=True)
+                again = f"niffbench check --paired {place / 'base'} {place / 'head'}"
+                click.echo(f"`{again}` judges the pairs there are", err=True)
             raise
     comparison = compare(*runs, rules, pairing=abba(*runs))
     outputs.say(comparison.model_copy(update={"notes": (*notes, *comparison.notes)}))
@@ -124,7 +124,7 @@ def _progress(pairs: int) -> Iterator[Callable[[int, str], None]]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda pair, arm: click.echo(f"pair {pair + 1} of {pairs}: {arm}", err=True)
+        yield lambda pair, side: click.echo(f"pair {pair + 1} of {pairs}: {side}", err=True)
         return
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     # Drawn when a round begins, by no thread of its own: nothing may run beside what is measured.
@@ -132,9 +132,9 @@ def _progress(pairs: int) -> Iterator[Callable[[int, str], None]]:
         task = bar.add_task("starting", total=2 * pairs)
         begun = 0
 
-        def turn(pair: int, arm: str) -> None:
+        def turn(pair: int, side: str) -> None:
             nonlocal begun
-            bar.update(task, completed=begun, description=f"pair {pair + 1} of {pairs}: {arm}")
+            bar.update(task, completed=begun, description=f"pair {pair + 1} of {pairs}: {side}")
             begun += 1
             bar.refresh()
 

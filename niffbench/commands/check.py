@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from niffbench.commands.gate_options import Outputs, output_options, rule_options, rules_of, write
+from niffbench.commands.gate_options import Outputs, output_options, print_json, rule_options, rules_of, write
+from niffbench.errors import NiffbenchError, NothingMeasured, UsageError
 
 if TYPE_CHECKING:
+    from niffbench.gate.comparison import Before
     from niffbench.gate.findings import Step
     from niffbench.gate.rules import Rules
     from niffbench.results import Run
 
+NO_STEP = "no change of level in any case"
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command("check")
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[BASE] [HEAD]")
-@click.option("--baseline", type=_FOLDER, metavar="DIR", help="Take as BASE the newest matching run below DIR.")
+@click.option("--baseline", type=_FOLDER, metavar="DIR", help="Take as BASE what began before HEAD below DIR.")
 @click.option(
     "--history", type=_FOLDER, metavar="DIR", help="Keep HEAD in DIR, and find the steps in its history."
 )
@@ -35,6 +38,14 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--only", multiple=True, metavar="PATTERN", help="Judge these cases only: operator, id or axis=value."
 )
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="What has crept away from RUN is a regression, too.  [default: the first of --history]",
+)
+@click.option("--fail-on-step", is_flag=True, help="With --history: a step for the worse fails while it stands.")
+@click.option("--fail-on-environment", is_flag=True, help="Exit 1 for the first run of a changed environment.")
 @click.option("--across-machines", is_flag=True, help="Let fingerprints differ, and judge what is comparable.")
 @click.option("--paired", is_flag=True, help="Both are sides of one `niffbench ab`: judge paired differences.")
 @rule_options
@@ -49,6 +60,9 @@ def command(
     trend: str | None,
     plot: Path,
     only: tuple[str, ...],
+    reference: Path | None,
+    fail_on_step: bool,
+    fail_on_environment: bool,
     across_machines: bool,
     paired: bool,
     everything: bool,
@@ -59,47 +73,62 @@ def command(
 ) -> None:
     """Judge the run HEAD against the run BASE, case by case.
 
-    BASE and HEAD are run directories. With --baseline DIR, BASE is the newest finished run below DIR of the same
-    suite and fingerprint; with --history DIR and no BASE, the newest one kept there. --history DIR alone tells the
-    steps of the history.
+    BASE and HEAD are run directories. With --history DIR, where HEAD is then kept, BASE is what was kept there
+    before, in the order of arrival; with --baseline DIR, what began before HEAD of the runs below DIR. Of these
+    BASE is chosen case by case: the newest of the same suite and fingerprint that measured the case. --history DIR
+    alone tells the steps of the history.
 
     Latencies: Welch's test on logs of round medians, Holm across the suite, and a minimum effect. FLOPs and
     parameters are exact, memory has a tolerance, a case that newly fails or vanished is a regression. Improvements
     never fail. At alpha 0.01 a latency needs 5 rounds a side before anything is concluded: run --rounds 8.
 
+    A history's first usable run of a case is its accepted level: whatever is beyond it is a regression, however
+    small the steps were, until --accept FILE says up to where it may go, and why.
+
     \b
     Exit codes
       0  no regression, and slowdowns of --rule-out are ruled out for every latency
-      1  a regression, of whatever quantity
+      1  a regression, of whatever quantity, or nothing of HEAD could be measured
       2  bad input
-      3  nothing to compare: no baseline, another suite, nothing measured
-      4  unlike fingerprints (see --across-machines)
-      5  no regression shown, but a slowdown of --rule-out could have gone unseen
+      3  no baseline yet
+      4  unlike fingerprints of two runs named by hand (see --across-machines)
+      5  no regression shown, but a slowdown of --rule-out could have gone unseen: by noise, for a case without a
+         BASE, or because the environment changed since the last run
     """
-    from niffbench.gate.ab import abba
-    from niffbench.gate.comparison import compare
-    from niffbench.results import read
-
-    _refuse(runs, baseline, history, trend, plot, paired)
-    rules = rules_of(**limits)
-    if not runs:
-        assert history is not None
-        _tell(_history(history, None, rules, trend, plot), as_json)
-        return
-    head = read(runs[-1])
     outputs = Outputs(everything, as_json, markdown, junit)
-    steps: tuple[Step, ...] = ()
-    try:
-        base, notes = (read(runs[0]), ()) if len(runs) == 2 else _found(baseline, history, head, across_machines)
-    finally:
-        # A run is kept whatever is found: the first of a history has no baseline.
-        if history is not None:
-            steps = _history(history, head, rules, trend, plot)
-    pairing = abba(base, head) if paired else None
-    comparison = compare(base, head, rules, only=only, across_machines=across_machines, pairing=pairing)
-    comparison = comparison.model_copy(update={"notes": (*notes, *comparison.notes), "steps": steps})
-    outputs.say(comparison)
-    context.exit(comparison.exit_code)
+    with outputs.promised():
+        from niffbench.gate.ab import abba
+        from niffbench.gate.comparison import Before, compare
+        from niffbench.results import read
+
+        _refuse(runs, baseline, history, trend, plot, paired)
+        rules = rules_of(**limits)
+        if not runs:
+            assert history is not None
+            steps = _follow(history, None, rules, trend, plot)
+            context.exit(_tell(steps, as_json, fail_on_step=fail_on_step))
+        head = read(runs[-1])
+        base: Run | Before | NothingMeasured
+        base = read(runs[0]) if len(runs) == 2 else _before(baseline, history, head, across_machines)
+        # A run is kept whatever there is to compare it with: the first of a history has no baseline.
+        steps = () if history is None else _follow(history, head, rules, trend, plot)
+        if isinstance(base, NothingMeasured):
+            raise _nothing(head, base)
+        comparison = compare(
+            base,
+            head,
+            rules,
+            only=only,
+            across_machines=across_machines,
+            pairing=abba(base, head) if paired and not isinstance(base, Before) else None,
+            reference=None if reference is None else read(reference),
+        )
+        changes: dict[str, object] = {"steps": steps, "fail_on_step": fail_on_step}
+        if comparison.environment == "open" and fail_on_environment:
+            changes["environment"] = "failing"
+        comparison = comparison.model_copy(update=changes)
+        outputs.say(comparison)
+        context.exit(comparison.exit_code)
 
 
 def _refuse(
@@ -111,8 +140,6 @@ def _refuse(
     paired: bool,
 ) -> None:
     """Raise UsageError for arguments that do not go together."""
-    from niffbench.errors import UsageError
-
     if len(runs) > 2:
         raise UsageError(f"check takes BASE and HEAD, not {len(runs)} runs")
     if len(runs) == 2 and baseline is not None:
@@ -129,51 +156,74 @@ def _refuse(
         raise UsageError(f"--plot {plot}: should end in .svg or .png")
 
 
-def _found(
+def _before(
     baseline: Path | None, history: Path | None, head: Run, across_machines: bool
-) -> tuple[Run, tuple[str, ...]]:
-    from niffbench.errors import NothingMeasured
-    from niffbench.gate.baseline import newest_matching
+) -> Before | NothingMeasured:
+    """The runs before HEAD, or why there is no baseline."""
+    from niffbench.gate.comparison import Before
+    from niffbench.gate.history import before
 
-    directory = baseline or history
+    directory, by_arrival = (baseline, False) if baseline is not None else (history, True)
     assert directory is not None
-    if baseline is None and not directory.exists():
-        raise NothingMeasured(f"{directory}: no baseline yet; {head.name} is the first run kept there")
-    return newest_matching(directory, head, across_machines=across_machines)
+    try:
+        earlier = before(directory, head, by_arrival=by_arrival, across_machines=across_machines)
+        return Before.of(earlier, by_arrival=by_arrival)
+    except NothingMeasured as error:
+        return error
 
 
-def _history(directory: Path, head: Run | None, rules: Rules, trend: str | None, plot: Path) -> tuple[Step, ...]:
+def _nothing(head: Run, no_baseline: NothingMeasured) -> NiffbenchError:
+    """Why HEAD is not judged: it has no baseline, or it could not be measured in the first place."""
+    from niffbench.errors import HeadFails
+
+    if any(record.status == "ok" for record in head.records):
+        return no_baseline
+    first = next((f": {record.status}, {record.reason}" for record in head.records), "")
+    return HeadFails(f"{head.name} measured nothing{first}")
+
+
+def _follow(directory: Path, head: Run | None, rules: Rules, trend: str | None, plot: Path) -> tuple[Step, ...]:
     """Keep ``head``, draw the trend asked for, and return the steps of the history it belongs to."""
     from niffbench.errors import plural
-    from niffbench.gate import archive
-    from niffbench.gate.trend import trends
+    from niffbench.gate import history
+    from niffbench.gate.trend import of_case, trends
     from niffbench.report.plots.trend import draw
 
     suite = fingerprint = None
+    notes: list[str] = []
     if head is not None:
-        archive.keep(directory, head)
+        try:
+            history.keep(directory, head)
+        except NothingMeasured as error:
+            click.echo(error, err=True)
+            return ()
         suite, fingerprint = head.manifest.suite.name, head.manifest.fingerprint.hash
-    runs, notes = archive.history(directory, suite, fingerprint)
-    for note in notes:
+    kept = history.of_suite(directory, suite, fingerprint)
+    number = plural(len(kept.runs), "run")
+    click.echo(f"{directory}: {number} of {kept.runs[0].manifest.suite.name} on this fingerprint", err=True)
+    every = trends((run for _, run in kept.read(notes, oldest_first=True)), rules)
+    for note in (*kept.notes, *notes):
         click.echo(note, err=True)
-    suite = runs[-1].manifest.suite.name
-    click.echo(f"{directory}: {plural(len(runs), 'run')} of {suite} on this fingerprint", err=True)
     if trend is not None:
-        drawn = draw(trends(runs, rules, [trend])[0])
+        drawn = draw(of_case(every, trend))
         write(plot, drawn.png if plot.suffix == ".png" else drawn.svg.encode())
         click.echo(f"{plot}: {drawn.title}", err=True)
-    return tuple(step for one in trends(runs, rules) for step in one.steps())
+    return tuple(step for one in every for step in one.steps())
 
 
-def _tell(steps: tuple[Step, ...], as_json: bool) -> None:
-    import json
-
+def _tell(steps: tuple[Step, ...], as_json: bool, *, fail_on_step: bool) -> int:
+    """Show a history's steps; returns the exit code."""
+    from niffbench.errors import plural
     from niffbench.report.verdicts import line
 
+    still = sum(step.open for step in steps)
+    code = int(fail_on_step and still > 0)
+    headline = f"{plural(len(steps), 'step')}, {still} for the worse and still there" if steps else NO_STEP
     if as_json:
-        click.echo(json.dumps({"steps": [step.model_dump(mode="json") for step in steps]}, indent=1))
-        return
+        dumped = [step.model_dump(mode="json") for step in steps]
+        print_json({"exit_code": code, "headline": headline, "counts": {"steps": len(steps)}, "steps": dumped})
+        return code
     for step in steps:
         click.echo(line(step))
-    if not steps:
-        click.echo("no change of level in any case")
+    click.echo(headline)
+    return code

@@ -25,11 +25,11 @@ def command(device: str, threads: int | None, as_json: bool) -> None:
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    found = _examine(device, threads)
+    findings = _examine(device, threads)
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(findings, indent=1))
     else:
-        _print(found)
+        _print(findings)
 
 
 def _examine(spec: str, threads: int | None) -> dict[str, Any]:
@@ -43,10 +43,10 @@ def _examine(spec: str, threads: int | None) -> dict[str, Any]:
     if spec.startswith("replay"):
         raise UsageError(f"--device {spec}: a replay has nothing to examine; take auto, cpu, cuda or cuda:N")
     device = open_device(spec, threads)
-    told = fingerprint(device)
-    governor = told.should.get("governor")
+    machine = fingerprint(device)
+    governor = machine.should.get("governor")
     return {
-        "fingerprint": {"hash": told.hash, **told.model_dump()},
+        "fingerprint": {"hash": machine.hash, **machine.model_dump()},
         "quiet": asdict(health_check.quiet(None if governor is None else str(governor))),
         "timer_resolution": health_check.resolution(),
         "device": device.spec,
@@ -62,12 +62,12 @@ def _examine(spec: str, threads: int | None) -> dict[str, Any]:
     }
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(findings: dict[str, Any]) -> None:
     from niffbench.report import text
     from niffbench.report.writers.terminal import console as make_console
 
     console = make_console()
-    machine, quiet = found["fingerprint"], found["quiet"]
+    machine, quiet = findings["fingerprint"], findings["quiet"]
     facts = [(key, str(value)) for tier in ("must", "should") for key, value in machine[tier].items()]
     _show(console, f"Machine (fingerprint {machine['hash']})", facts)
     others = "not told here" if quiet["others"] is None else f"{quiet['others']:.0%} of the processor"
@@ -81,15 +81,17 @@ def _print(found: dict[str, Any]) -> None:
             ("other processes", others),
             ("jitter (5 % to 95 %)", f"{quiet['jitter']:.1%}"),
             ("slowest of a few hundred", f"{quiet['worst']:.1f} × the median"),
-            ("timer's resolution", text.seconds(found["timer_resolution"])),
-            ("free memory", text.size_of(found["free_memory"])),
+            ("timer's resolution", text.seconds(findings["timer_resolution"])),
+            ("free memory", text.size_of(findings["free_memory"])),
         ],
     )
-    works = [("CUDA", found["cuda"]["detail"])]
-    works += [(f"NVML {name}", "works" if fine else "no answer") for name, fine in found["cuda"]["nvml"].items()]
-    works += [(counter["name"], counter["detail"]) for counter in found["counters"]]
-    works += [("C++ compiler for torch.compile", found["compiler"] or "none found")]
-    works += [("NIFF's C kernel", found["kernel"])]
+    works = [("CUDA", findings["cuda"]["detail"])]
+    works += [
+        (f"NVML {name}", "works" if fine else "no answer") for name, fine in findings["cuda"]["nvml"].items()
+    ]
+    works += [(counter["name"], counter["detail"]) for counter in findings["counters"]]
+    works += [("C++ compiler for torch.compile", findings["compiler"] or "none found")]
+    works += [("NIFF's C kernel", findings["kernel"])]
     _show(console, "What works", works)
 
 

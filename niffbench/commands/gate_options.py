@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -77,6 +79,12 @@ _RULES = (
         metavar="FILE",
         help="TOML of [[threshold]]s: cases, quantities, min_effect, memory_tolerance.",
     ),
+    click.option(
+        "--accept",
+        type=_FILE,
+        metavar="FILE",
+        help="TOML of [[accept]]s: cases, quantities, up_to, reason, until; and of [[environment]]s.",
+    ),
 )
 
 _OUTPUTS = (
@@ -111,14 +119,15 @@ def rules_of(
     rule_out: float,
     regimes: tuple[str, ...],
     thresholds: Path | None,
+    accept: Path | None,
 ) -> Rules:
-    """The rules asked for. Raises UsageError for a value that makes no sense or a faulty file of thresholds."""
+    """The rules asked for. Raises UsageError for a value that makes no sense or a faulty file."""
     from niffbench.errors import UsageError
     from niffbench.gate.rules import Rules, chosen
 
     if alpha >= 0.5:
         raise UsageError(f"--alpha should be less than 0.5, got {alpha:g}")
-    return Rules(alpha, min_effect, memory_tolerance, rule_out, chosen(regimes)).reading(thresholds)
+    return Rules(alpha, min_effect, memory_tolerance, rule_out, chosen(regimes)).reading(thresholds, accept)
 
 
 @dataclass(frozen=True)
@@ -130,23 +139,60 @@ class Outputs:
     markdown: Path | None
     junit: Path | None
 
+    @contextmanager
+    def promised(self) -> Iterator[None]:
+        """Whatever ends the block, what was asked for is written: instead of a comparison why there is none."""
+        from niffbench.cli import BUG, INTERRUPTED
+        from niffbench.errors import NiffbenchError
+
+        try:
+            yield
+        except (NiffbenchError, click.ClickException) as error:
+            self._explain(
+                error.exit_code, error.message if isinstance(error, click.ClickException) else str(error)
+            )
+            raise
+        except (KeyboardInterrupt, click.Abort):
+            self._explain(INTERRUPTED, "interrupted")
+            raise
+        except click.exceptions.Exit:
+            raise
+        except Exception as error:
+            self._explain(BUG, f"a fault of niffbench: {type(error).__name__}: {error}")
+            raise
+
     def say(self, comparison: Comparison) -> None:
         """Print the table or JSON, and write the files asked for. Raises UsageError for a file that cannot be."""
-        import json
-
         from niffbench.report.verdicts import document, terminal
         from niffbench.report.writers import junit
         from niffbench.report.writers.terminal import console
 
-        if self.as_json:
-            # In ASCII, so that an encoding without our signs cannot spoil it.
-            click.echo(json.dumps(json.loads(comparison.model_dump_json()), indent=1))
-        else:
-            console().print(terminal(comparison, everything=self.everything))
         if self.markdown is not None:
             write(self.markdown, document(comparison).encode())
         if self.junit is not None:
             write(self.junit, junit.write(comparison))
+        if self.as_json:
+            print_json(comparison.for_machines())
+        else:
+            console().print(terminal(comparison, everything=self.everything))
+
+    def _explain(self, exit_code: int, message: str) -> None:
+        from niffbench.errors import UsageError
+        from niffbench.report.verdicts import not_compared
+        from niffbench.report.writers import junit
+
+        if self.as_json:
+            print_json({"exit_code": exit_code, "headline": message, "counts": {}, "findings": []})
+        with suppress(UsageError):  # one that cannot be written is perhaps what went wrong
+            if self.markdown is not None:
+                write(self.markdown, not_compared(message, exit_code).encode())
+            if self.junit is not None:
+                write(self.junit, junit.failure(message, exit_code))
+
+
+def print_json(document: object) -> None:
+    """In ASCII, so that an encoding without our signs cannot spoil it."""
+    click.echo(json.dumps(document, indent=1))
 
 
 def write(path: Path, content: bytes) -> None:

@@ -48,10 +48,11 @@ def command(
     from dataclasses import asdict
 
     from niffbench.errors import UsageError
+    from niffbench.gate import simulation
     from niffbench.report import fitness
     from niffbench.report.writers.markdown import write
     from niffbench.report.writers.terminal import Terminal, console
-    from niffbench.stats import refining, simulation
+    from niffbench.stats import refining
 
     if suites < 1:
         raise UsageError(f"--suites should be at least 1, got {suites}")
@@ -78,8 +79,8 @@ def _chosen(items: Sequence[Item], names: Sequence[str], option: str) -> tuple[I
     """The items of these names, all without any. Raises UsageError for a name that is none."""
     from niffbench.errors import UsageError, did_you_mean
 
-    known = {item.name: item for item in items}
+    by_name = {item.name: item for item in items}
     for name in names:
-        if name not in known:
-            raise UsageError(f"{option} {name}: there is none{did_you_mean(name, known)}")
-    return tuple(known[name] for name in names) or tuple(items)
+        if name not in by_name:
+            raise UsageError(f"{option} {name}: there is none{did_you_mean(name, by_name)}")
+    return tuple(by_name[name] for name in names) or tuple(items)

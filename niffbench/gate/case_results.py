@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypedDict, Unpack
 
 from niffbench.case import Case, Execution, Problem
 from niffbench.gate.findings import Finding, Verdict
-from niffbench.results import REGISTRY, Metric, Reason, Record, Run, round_value
+from niffbench.results import REGISTRY, Manifest, Metric, Reason, Record, Run, round_value
 from niffbench.suite import Selection
 
 
@@ -40,6 +40,7 @@ class Numbers(TypedDict, total=False):
     min_effect: float
     rounds: tuple[int, int]
     blind: bool
+    run: str
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,10 @@ class RoundValues:
 
 @dataclass(frozen=True)
 class CaseResults:
-    """What a run found of one case: its records by round."""
+    """What a run found of one case: its records by round. ``run``: all else that it found."""
 
     records: Mapping[int, Record]
+    run: RunCases = field(repr=False, compare=False)
 
     @cached_property
     def any(self) -> Record:
@@ -107,6 +109,15 @@ class CaseResults:
 
     def values(self, metric: Metric) -> RoundValues:
         """The values of a metric in the rounds that measured the case."""
+        if metric.key not in self._values:
+            self._values[metric.key] = self._read(metric)
+        return self._values[metric.key]
+
+    @cached_property
+    def _values(self) -> dict[str, RoundValues]:
+        return {}
+
+    def _read(self, metric: Metric) -> RoundValues:
         values: dict[int, float] = {}
         left_out: list[str] = []
         for record in self.ok:
@@ -131,15 +142,18 @@ class CaseResults:
 
 
 class RunCases(Mapping[str, CaseResults]):
-    """A run by case id, in the suite's order; ``only`` are filters as of ``--only``."""
+    """A run by case id, in the suite's order.
 
-    def __init__(self, run: Run, selection: Selection) -> None:
+    ``selection``: the filters of ``--only``. ``age``: how many runs ago it was, for runs of a history.
+    """
+
+    def __init__(self, run: Run, selection: Selection, age: int = 0) -> None:
         grouped: dict[str, dict[int, Record]] = {}
         for record in run.records:
             grouped.setdefault(record.id, {})[record.round] = record
         order = [*run.manifest.suite.cases, *sorted(grouped)]
-        self.run = run
-        self._all = {id_: CaseResults(grouped[id_]) for id_ in dict.fromkeys(order) if id_ in grouped}
+        self.run, self.age = run, age
+        self._all = {id_: CaseResults(grouped[id_], self) for id_ in dict.fromkeys(order) if id_ in grouped}
         self._selected = {id_: one for id_, one in self._all.items() if selection.takes(one.case, one.label)}
 
     def __getitem__(self, id_: str) -> CaseResults:
@@ -163,9 +177,8 @@ class RunCases(Mapping[str, CaseResults]):
             return "is no longer a case of the suite"
         return "was not reached: the run was interrupted" if manifest.finished is None else "has no record"
 
-    def baseline_of(self, id_: str) -> CaseResults | None:
+    def baseline_of(self, case: Case) -> CaseResults | None:
         """The suite's baseline on the same problem, executed alike, whether selected or not; None without one."""
-        case = self._selected[id_].case
         return self._baselines.get((case.problem, case.execution))
 
     @cached_property
@@ -175,3 +188,78 @@ class RunCases(Mapping[str, CaseResults]):
             if self.run.is_baseline(results.any):
                 baselines.setdefault((results.case.problem, results.case.execution), results)
         return baselines
+
+
+class EarlierCases(Mapping[str, CaseResults]):
+    """What HEAD is compared with: of each case, and of each of its metrics, the first usable result of some runs.
+
+    ``runs`` come in the order in which they are asked, the newest first for BASE. They are read only until
+    every case of ``head`` has what can be compared, so a long history costs no more than what is used of it.
+    ``fewest``: the rounds that a noisy metric needs to be judged; fewer serve where no run has so many.
+    """
+
+    def __init__(self, runs: Iterable[RunCases], head: RunCases, tested: Sequence[Metric], fewest: int) -> None:
+        self._fewest = fewest
+        self._results: dict[str, list[CaseResults]] = {}
+        self.manifests: list[Manifest] = []
+        complete = False
+        exact = [metric for metric in REGISTRY.values() if metric.gate in ("exact", "tolerance")]
+        wanted = {
+            id_: {m.key: m for m in (*exact, *tested) if results.values(m).values} for id_, results in head.items()
+        }
+        for run in runs:
+            manifest = run.run.manifest
+            self.manifests.append(manifest)
+            for id_, results in run.items():
+                # Only what the newest complete run of the suite has, or a narrowed one since, is missed in HEAD.
+                if id_ in head or not complete:
+                    self._add(id_, results, wanted.get(id_, {}))
+            complete = complete or not (manifest.suite.narrowed or manifest.finished is None)
+            if complete and not any(wanted.values()) and all(self._served(id_) for id_ in head):
+                break
+
+    def _add(self, id_: str, results: CaseResults, wanted: dict[str, Metric]) -> None:
+        before = self._results.setdefault(id_, [])
+        new = {key for key, metric in wanted.items() if self._enough(results, metric)}
+        some = any(
+            results.values(m).values and not any(b.values(m).values for b in before) for m in wanted.values()
+        )
+        if new or some or not before or (results.ok and not self._served(id_)):
+            before.append(results)
+        for key in new:
+            del wanted[key]
+
+    def _served(self, id_: str) -> bool:
+        return any(results.ok for results in self._results.get(id_, ()))
+
+    def _enough(self, results: CaseResults, metric: Metric) -> bool:
+        return len(results.values(metric).values) >= (self._fewest if metric.gate == "test" else 1)
+
+    def __getitem__(self, id_: str) -> CaseResults:
+        """The first that measured the case; where none did, the first that tried."""
+        results = self._results[id_]
+        return next((one for one in results if one.ok), results[0])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._results)
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def serving(self, id_: str, metric: Metric) -> CaseResults:
+        """The first result with enough usable rounds of a metric, else with any, else that of the case."""
+        results = self._results[id_]
+        enough = (one for one in results if self._enough(one, metric))
+        some = (one for one in results if one.values(metric).values)
+        return next(enough, None) or next(some, None) or self[id_]
+
+    def lacks(self, id_: str) -> bool:
+        """Whether a case was not in the suite before: it is new, and no result of it has been lost."""
+        if all(manifest.suite.narrowed for manifest in self.manifests):  # so that the whole suite is not known
+            return False
+        return not any(id_ in manifest.suite.cases for manifest in self.manifests)
+
+    @property
+    def measured(self) -> bool:
+        """Whether any case was measured at all."""
+        return any(results.ok for several in self._results.values() for results in several)

@@ -46,11 +46,13 @@ class Code:
 
     def check(self) -> None:
         """Raise UsageError unless the interpreter really imports niffbench, and from ``path``."""
-        found = _output([self.python, "-P", "-c", _WHERE], env=self.environment(), cwd=Path(tempfile.gettempdir()))
-        if isinstance(found, _Failure):
-            last = found.message.strip().rpartition("\n")[2]
+        answer = _output(
+            [self.python, "-P", "-c", _WHERE], env=self.environment(), cwd=Path(tempfile.gettempdir())
+        )
+        if isinstance(answer, _Failure):
+            last = answer.message.strip().rpartition("\n")[2]
             raise UsageError(f"{self.name}: {self.python} cannot import niffbench ({last[:300]})")
-        where = Path(found.strip())
+        where = Path(answer.strip())
         if self.path is not None and self.path.resolve() not in where.resolve().parents:
             raise UsageError(f"{self.name}: {self.python} imports niffbench from elsewhere, not from {self.path}")
 
@@ -92,14 +94,14 @@ def _git(repository: Path, *arguments: str) -> str | _Failure:
 
 def repository_of(directory: Path) -> Path | None:
     """The top of the working tree that ``directory`` is in, or None outside of one."""
-    found = _git(directory, "rev-parse", "--show-toplevel")
-    return None if isinstance(found, _Failure) else Path(found.strip())
+    answer = _git(directory, "rev-parse", "--show-toplevel")
+    return None if isinstance(answer, _Failure) else Path(answer.strip())
 
 
 def is_dirty(repository: Path) -> bool:
     """Whether the working tree has uncommitted changes to tracked files, or files git does not know."""
-    found = _git(repository, "status", "--porcelain", "--untracked-files=normal")
-    return bool(isinstance(found, str) and found.strip())
+    answer = _git(repository, "status", "--porcelain", "--untracked-files=normal")
+    return bool(isinstance(answer, str) and answer.strip())
 
 
 @contextmanager
@@ -148,8 +150,8 @@ def _commit(repository: Path | None, revision: str) -> str | None:
     # "./x" and "-x" are never revisions, and git would take the second for an option.
     if repository is None or revision.startswith(("-", ".", "/", "~")):
         return None
-    found = _git(repository, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
-    return None if isinstance(found, _Failure) else found.strip()
+    answer = _git(repository, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    return None if isinstance(answer, _Failure) else answer.strip()
 
 
 def _no_such(text: str, role: str, path: Path, repository: Path | None) -> Exception:
@@ -161,9 +163,9 @@ def _no_such(text: str, role: str, path: Path, repository: Path | None) -> Excep
     if repository is None:
         return UsageError(f"{role} '{text}': no such file, and this is no git repository, so no revision either")
     names = _git(repository, "for-each-ref", "--format=%(refname:short)")
-    known = names.split() if isinstance(names, str) else []
+    branches = names.split() if isinstance(names, str) else []
     return NothingMeasured(
-        f"{role} '{text}': no such revision, directory or interpreter{did_you_mean(text, known)}"
+        f"{role} '{text}': no such revision, directory or interpreter{did_you_mean(text, branches)}"
     )
 
 

@@ -2,67 +2,180 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import chain
-from typing import Literal
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
 
-from niffbench.errors import FingerprintsDiffer, NothingMeasured
+from niffbench.errors import FingerprintsDiffer, NothingMeasured, UsageError, did_you_mean, plural
 from niffbench.fingerprint import Fact, differences
 from niffbench.gate import invariants, latencies
-from niffbench.gate.case_results import RunCases
-from niffbench.gate.findings import VERDICTS, Comparison, Difference, Subject
+from niffbench.gate.case_results import CaseResults, EarlierCases, RunCases
+from niffbench.gate.findings import FAILING, VERDICTS, Comparison, Difference, Finding, Subject
+from niffbench.gate.history import Earlier
+from niffbench.gate.history import same as _same_run
 from niffbench.gate.latencies import Pairing
-from niffbench.gate.rules import Rules
+from niffbench.gate.rules import Accepted, Rules
 from niffbench.results import Manifest, Run, background_load
 from niffbench.stats.decision import fewest_rounds
 from niffbench.suite import Selection
 
 
 def compare(
-    base: Run,
+    base: Run | Before,
     head: Run,
     rules: Rules,
     *,
     only: Sequence[str] = (),
     across_machines: bool = False,
     pairing: Pairing | None = None,
+    reference: Run | None = None,
 ) -> Comparison:
     """Judge ``head`` against ``base``: one finding per case and quantity.
 
     Latencies: the unit is the round's median; :func:`niffbench.stats.decision.decide` judges all of them at once.
-    ``across_machines``: the fingerprints may differ; then no latency is judged, but each operator's ratio
-    to the baseline operator within its own run is. ``pairing``: both runs are one A/B run, judged by paired
+    ``base``: one run, or the runs before ``head``; then BASE is chosen case by case and metric by metric, and what
+    has crept away from the history's accepted level is a regression, too. ``reference``: a run whose level is the
+    accepted one. ``across_machines``: the fingerprints may differ; then no latency is judged, but each operator's
+    ratio to the baseline operator within its own run is. ``pairing``: both runs are one A/B run, judged by paired
     differences; their libraries may differ (that can be what is compared), the device may not.
 
-    Raises NothingMeasured when the suites are not the same or a side measured nothing, and FingerprintsDiffer.
+    Raises UsageError when the suites are not the same or ``only`` fits nothing, NothingMeasured when BASE measured
+    nothing, and FingerprintsDiffer.
     """
-    if base.manifest.suite.name != head.manifest.suite.name:
-        raise NothingMeasured(
-            f"nothing to compare: {base.name} is a run of suite '{base.manifest.suite.name}', "
-            f"{head.name} of '{head.manifest.suite.name}'"
-        )
-    unlike = _differences(base.manifest, head.manifest)
-    _refuse_unlike(base, head, unlike, across_machines, pairing is not None)
+    before = base if isinstance(base, Before) else None
+    newest = before.newest if before else cast(Run, base)
+    for other in (newest, *([reference] if reference else [])):
+        if other.manifest.suite.name != head.manifest.suite.name:
+            raise UsageError(
+                f"nothing to compare: {other.name} is a run of suite '{other.manifest.suite.name}', "
+                f"{head.name} of '{head.manifest.suite.name}'"
+            )
+    unlike = _differences(newest.manifest, head.manifest)
+    changed = before is not None and before.earlier.changed_environment
+    across_machines = across_machines or changed
+    _refuse_unlike(newest, head, unlike, across_machines, pairing is not None)
     selection = Selection(only)
-    sides = RunCases(base, selection), RunCases(head, selection)
-    for role, side in zip(("BASE", "HEAD"), sides, strict=True):
-        if not side.measured:
-            which = f"the cases that --only {' '.join(only)} leaves" if only else "its cases"
-            raise NothingMeasured(f"nothing to compare: {role} ({side.run.name}) measured none of {which}")
-    same_device = _device(base.manifest) == _device(head.manifest)
-    ids = list(dict.fromkeys(chain(sides[1], sides[0])))
-    findings = [finding for id_ in ids for finding in invariants.judge(id_, *sides, rules, memory=same_device)]
-    findings += latencies.judge(*sides, rules, ratios=across_machines, pairing=pairing)
+    new = RunCases(head, selection)
+    fewest = fewest_rounds(rules.alpha, paired=pairing is not None)
+
+    def earlier(runs: Iterable[tuple[int, Run]]) -> EarlierCases:
+        cases = (RunCases(run, selection, age) for age, run in runs)
+        return EarlierCases(cases, new, rules.tested, fewest)
+
+    notes: list[str] = list(before.earlier.notes) if before else []
+    old = earlier(before.earlier.read(notes) if before else [(1, newest)])
+    if only and not new and not old:
+        labels = {record.traits.label for record in head.records}
+        raise UsageError(f"--only {' '.join(only)} fits no case of either run{did_you_mean(only[0], labels)}")
+    if not old.measured:
+        which = f"the cases that --only {' '.join(only)} leaves" if only else "its cases"
+        raise NothingMeasured(f"nothing to compare: BASE ({newest.name}) measured none of {which}")
+    same_device = _device(newest.manifest) == _device(head.manifest)
+
+    def judged(side: EarlierCases) -> list[Finding]:
+        ids = [*new, *_missed(side, new)]
+        exact = [one for id_ in ids for one in invariants.judge(id_, side, new, rules, memory=same_device)]
+        return exact + latencies.judge(side, new, rules, ratios=across_machines, pairing=pairing)
+
+    findings = judged(old)
+    if reference is not None or (before is not None and before.by_arrival and not across_machines):
+        runs = [(1, reference)] if reference else before.earlier.read(notes, oldest_first=True) if before else []
+        accepted_level = earlier(runs)
+        against = judged(accepted_level)
+        findings = _with_creep(findings, against)
+    else:
+        accepted_level, against = old, findings
+    findings = list(_accepted(findings, against, (new, old, accepted_level), rules.accepted))
+    environment = rules.accepted.environment(head.manifest.fingerprint.hash) if changed else None
+    if environment is not None:
+        notes.append(f"this environment was acknowledged: {environment.reason}")
     return Comparison(
-        base=_subject(base),
+        base=_subject(newest),
         head=_subject(head),
         method=_method(across_machines, pairing),
         alpha=rules.alpha,
         rule_out=rules.rule_out,
         differences=unlike,
-        notes=tuple(_notes(sides, rules, pairing is not None)),
+        notes=(*notes, *_notes(old, new, newest, rules, pairing is not None)),
         findings=tuple(sorted(findings, key=lambda finding: VERDICTS.index(finding.verdict))),
+        environment=("open" if environment is None else "acknowledged") if changed else None,
     )
+
+
+@dataclass(frozen=True)
+class Before:
+    """The runs before HEAD, and the newest of them that can be read. ``by_arrival``: they are a history's."""
+
+    earlier: Earlier
+    newest: Run
+    by_arrival: bool
+
+    @classmethod
+    def of(cls, earlier: Earlier, *, by_arrival: bool) -> Before:
+        """Raises NothingMeasured when none of them can be read."""
+        notes: list[str] = []
+        for _, run in earlier.read(notes):
+            return cls(earlier, run, by_arrival)
+        raise NothingMeasured(f"no baseline that can be read: {'; '.join(notes)[:500]}")
+
+
+def _missed(base: EarlierCases, head: RunCases) -> list[str]:
+    """The cases of BASE that are not in HEAD though nobody narrowed it to others."""
+    suite = head.run.manifest.suite
+    asked = Selection(suite.only)
+    return [
+        id_
+        for id_, one in base.items()
+        if id_ not in head and asked.takes(one.case, one.label) and (suite.shard is None or id_ in suite.cases)
+    ]
+
+
+def _with_creep(findings: Sequence[Finding], against: Sequence[Finding]) -> list[Finding]:
+    """The findings, with those ``against`` the accepted level that fail in the place of harmless ones."""
+    beyond = {
+        (finding.case, finding.quantity): finding
+        for finding in against
+        if finding.verdict == "regressed" or (finding.verdict == "missing" and finding.quantity == "coverage")
+    }
+    result = []
+    for finding in findings:
+        crept = beyond.pop((finding.case, finding.quantity), None)
+        if crept is None or finding.verdict in FAILING or crept.run == finding.run:
+            result.append(finding)
+        else:
+            since = f"; {finding.verdict} since {finding.run}" if finding.run else ""
+            result.append(crept.model_copy(update={"reason": f"beyond the accepted level: {crept.reason}{since}"}))
+    gone = [one for one in beyond.values() if one.verdict == "missing"]
+    return result + [one.model_copy(update={"reason": f"{one.reason}, and was never accepted"}) for one in gone]
+
+
+def _accepted(
+    findings: Iterable[Finding],
+    against: Iterable[Finding],
+    sides: Iterable[Mapping[str, CaseResults]],
+    accepted: Accepted,
+) -> Iterator[Finding]:
+    """The findings, with what was accepted as such; a relative limit is one of the accepted level."""
+    levels = {(finding.case, finding.quantity): finding.base for finding in against}
+    cases = {id_: results for side in sides for id_, results in side.items()}
+    for finding in findings:
+        results = cases[finding.case]
+        fitting = [a for a in accepted.changes if a.fits(results.case, results.label, finding.quantity)]
+        if finding.verdict not in FAILING or not fitting:
+            yield finding
+            continue
+        last = fitting[-1]
+        level = levels.get((finding.case, finding.quantity), finding.base)
+        if accepted.is_over(last.change.until):
+            why = f"accepted only until {last.change.until}"
+        elif not last.covers(finding.head, level):
+            why = "beyond what was accepted"
+        else:
+            said = f"accepted: {last.change.reason}; {finding.reason}"
+            yield finding.model_copy(update={"verdict": "accepted", "reason": said})
+            continue
+        yield finding.model_copy(update={"reason": f"{why} ({last.change.reason}); {finding.reason}"})
 
 
 def _subject(run: Run) -> Subject:
@@ -119,14 +232,22 @@ def _method(across: bool, pairing: Pairing | None) -> str:
     return f"{unit}: Welch's test on logs of round medians, Holm across the suite"
 
 
-def _notes(sides: tuple[RunCases, RunCases], rules: Rules, paired: bool) -> Iterator[str]:
-    base, head = (side.run for side in sides)
+def _notes(old: EarlierCases, new: RunCases, base: Run, rules: Rules, paired: bool) -> Iterator[str]:
+    head = new.run
     fewest = fewest_rounds(rules.alpha, paired=paired)
     rounds = [_rounds(run) for run in (base, head)]
+    if _same_run(base.manifest, head.manifest):
+        yield "BASE and HEAD are the same run: nothing but that can be seen"
+    served = Counter(results.run.run.name for results in old.values())
+    if len(served) > 1:
+        yield "BASE is chosen case by case: " + ", ".join(f"{n} of {name}" for name, n in served.most_common(6))
+    if narrowed := head.manifest.suite.narrowed:
+        others = len([id_ for id_ in old if id_ not in new])
+        yield f"HEAD was narrowed by {narrowed}: {plural(others, 'case')} of BASE is not judged"
     if min(rounds) < fewest:
-        told = f"{rounds[0]} pairs" if paired else f"{rounds[0]} and {rounds[1]} rounds"
+        few = f"{rounds[0]} pairs" if paired else f"{rounds[0]} and {rounds[1]} rounds"
         yield (
-            f"{told} are too few to judge a latency at alpha {rules.alpha:g}: at least {fewest} "
+            f"{few} are too few to judge a latency at alpha {rules.alpha:g}: at least {fewest} "
             f"{'pairs' if paired else 'a side'} are needed; FLOPs, parameters, memory and coverage were judged"
         )
     if base.manifest.suite.source_hash != head.manifest.suite.source_hash:
@@ -138,10 +259,10 @@ def _notes(sides: tuple[RunCases, RunCases], rules: Rules, paired: bool) -> Iter
             yield f"{role} ({run.name}) ends in a torn line of {run.torn} bytes, which is left out"
         if run.manifest.dirty:
             yield f"{role} ({run.name}) was measured on uncommitted changes"
-    for role, side in zip(("BASE", "HEAD"), sides, strict=True):
+    for role, side, run in (("BASE", old, base), ("HEAD", new, head)):
         beside = background_load(record for results in side.values() for record in results.records.values())
         if beside is not None:
-            yield f"{role} ({side.run.name}): {beside}" + ("" if paired else "; ab measures both sides in turn")
-    everything = [(results.case, results.label) for side in sides for results in side.values()]
+            yield f"{role} ({run.name}): {beside}" + ("" if paired else "; ab measures both sides in turn")
+    everything = [(results.case, results.label) for side in (old, new) for results in side.values()]
     for where in rules.unused(everything):
         yield f"{where} fits no case of either run"

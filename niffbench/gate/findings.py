@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,18 +12,20 @@ from niffbench.errors import plural
 from niffbench.fingerprint import Fact
 from niffbench.results import REGISTRY
 
-SCHEMA = 1
+SCHEMA = 2
 
-Verdict = Literal["regressed", "improved", "equivalent", "inconclusive", "incomparable", "missing", "new"]
-VERDICTS: tuple[Verdict, ...] = (
+Verdict = Literal[
     "regressed",
     "missing",
+    "uncovered",
     "inconclusive",
     "incomparable",
+    "accepted",
     "improved",
     "new",
     "equivalent",
-)
+]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 """Every verdict, the most pressing first."""
 
 FAILING: frozenset[Verdict] = frozenset({"regressed", "missing"})
@@ -39,7 +42,8 @@ class Finding(_Model):
     ``base`` and ``head`` are in the quantity's unit (latency: seconds, the geometric mean of the round medians),
     ``ratio`` is head/base with the ends of its interval, all None where there is none. ``p_adjusted`` is Holm's
     (latency only), ``min_effect`` the relative change below which nothing is called. ``blind`` marks a verdict
-    that leaves open whether the case got slower by as much as the rules want ruled out.
+    that leaves open whether the case got slower by as much as the rules want ruled out. ``run`` is the one that
+    served as BASE.
     """
 
     case: str
@@ -57,6 +61,7 @@ class Finding(_Model):
     min_effect: float | None = None
     rounds: tuple[int, int] | None = None
     blind: bool = False
+    run: str | None = None
 
     @property
     def pressing(self) -> bool:
@@ -68,7 +73,7 @@ class Step(_Model):
     """A change of level in a history: it came after commit ``since`` and with ``commit`` at the latest.
 
     ``ratio`` is the new level over the old one, with the ends of its interval; ``started`` is when the first run
-    at the new level began.
+    at the new level began. ``open``: it was for the worse, and the newest level is still beyond the one before it.
     """
 
     case: str
@@ -81,6 +86,7 @@ class Step(_Model):
     ratio: float | None
     low: float | None
     high: float | None
+    open: bool = False
 
 
 class Subject(_Model):
@@ -108,7 +114,8 @@ class Comparison(_Model):
     """Two sides, the rules they were judged by, and every finding, the most pressing first.
 
     ``method`` names how latencies were compared. ``notes`` are sentences for the reader, ``steps`` what the
-    history shows, if there is one; neither decides anything.
+    history shows, if there is one; they decide nothing unless ``fail_on_step``. ``environment``: what became of a
+    HEAD that is the first of its machine, libraries and settings, or None for one that is not.
     """
 
     schema_version: int = SCHEMA
@@ -121,6 +128,8 @@ class Comparison(_Model):
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...]
     steps: tuple[Step, ...] = ()
+    fail_on_step: bool = False
+    environment: Literal["open", "failing", "acknowledged"] | None = None
 
     @property
     def counts(self) -> dict[Verdict, int]:
@@ -139,25 +148,56 @@ class Comparison(_Model):
         return tuple(finding for finding in self.findings if finding.blind)
 
     @property
+    def open_steps(self) -> tuple[Step, ...]:
+        """The steps that fail a gate."""
+        return tuple(step for step in self.steps if step.open) if self.fail_on_step else ()
+
+    @property
     def exit_code(self) -> int:
         """1 when something regressed or vanished; else 5 when a slowdown could have gone unseen; else 0.
 
         The number of findings never becomes the exit code, and improvements never fail.
         """
-        return 1 if self.failing else 5 if self.blind else 0
+        if self.failing or self.open_steps or self.environment == "failing":
+            return 1
+        uncovered = any(finding.verdict == "uncovered" for finding in self.findings)
+        unseen = bool(self.blind) and self.environment != "acknowledged"
+        return 5 if unseen or uncovered or self.environment == "open" else 0
 
     @property
     def headline(self) -> str:
         """The outcome in one sentence."""
+        parts = []
         if self.failing:
             cases = len({finding.case for finding in self.failing})
-            return f"{plural(len(self.failing), 'regression')} in {cases} of {plural(self._cases(), 'case')}"
-        if self.blind:
-            return (
-                f"no regression shown, but {len(self.blind)} of {self._measured():,} latencies could hide "
+            parts.append(
+                f"{plural(len(self.failing), 'regression')} in {cases} of {plural(self._cases(), 'case')}"
+            )
+        if self.open_steps:
+            parts.append(f"{plural(len(self.open_steps), 'step')} of the history still stands")
+        if self.environment is not None:
+            fields = ", ".join(d.field for d in self.differences if d.tier == "must")
+            known = "a change that was acknowledged" if self.environment == "acknowledged" else "a new baseline"
+            parts.append(f"another environment than before ({fields[:200]}): {known}")
+        uncovered = {finding.case for finding in self.findings if finding.verdict == "uncovered"}
+        if uncovered:
+            parts.append(f"{plural(len(uncovered), 'case')} of the suite had nothing to be compared with")
+        blind = [finding for finding in self.blind if finding.verdict != "uncovered"]
+        if blind and not self.failing:
+            parts.append(
+                f"{len(blind)} of {self._measured():,} latencies could hide "
                 f"a slowdown of {self.rule_out:.0%}: too few rounds or too much noise"
             )
+        if self.failing or self.open_steps:
+            return "; ".join(parts)
+        if parts:
+            return "no regression shown, but " + "; ".join(parts)
         return f"no regression in {plural(self._cases(), 'case')}"
+
+    def for_machines(self) -> dict[str, Any]:
+        """Everything, as plain data, the outcome first."""
+        outcome = {"exit_code": self.exit_code, "headline": self.headline, "counts": self.counts}
+        return {"schema_version": self.schema_version, **outcome, **json.loads(self.model_dump_json())}
 
     def _cases(self) -> int:
         return len({finding.case for finding in self.findings})

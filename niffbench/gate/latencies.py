@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import exp, isnan, log, nan
 from statistics import fmean
 
-from niffbench.gate.case_results import CaseResults, RoundValues, RunCases, ratio_name
+from niffbench.gate.case_results import CaseResults, EarlierCases, RoundValues, RunCases, ratio_name
 from niffbench.gate.findings import Finding, Verdict
 from niffbench.gate.rules import Rules
 from niffbench.results import Metric
@@ -26,16 +26,19 @@ class Pairing:
 
 @dataclass(frozen=True)
 class _Question:
-    """One latency to be judged: its rounds on both sides, and the least change that counts."""
+    """One latency to be judged: its rounds on both sides, the least change that counts, and which run is BASE."""
 
     results: CaseResults
     quantity: str
     base: RoundValues
     head: RoundValues
     min_effect: float
+    run: str
 
 
-def judge(base: RunCases, head: RunCases, rules: Rules, *, ratios: bool, pairing: Pairing | None) -> list[Finding]:
+def judge(
+    base: EarlierCases, head: RunCases, rules: Rules, *, ratios: bool, pairing: Pairing | None
+) -> list[Finding]:
     """The findings on every latency of the cases both sides measured.
 
     ``ratios``: judge each latency divided by that of the baseline operator in the same round of the same run,
@@ -49,23 +52,23 @@ def judge(base: RunCases, head: RunCases, rules: Rules, *, ratios: bool, pairing
             continue
         for metric in rules.tested:
             quantity = ratio_name(metric) if ratios else metric.key
-            measured = [
-                _within_run(side, id_, metric) if ratios else side[id_].values(metric) for side in (base, head)
-            ]
+            earlier = base.serving(id_, metric)
+            measured = [_within_run(one, metric) if ratios else one.values(metric) for one in (earlier, results)]
+            run = earlier.run.run.name
             one, two = (values if values and values.attempted else None for values in measured)
             if one and two:
                 effect = rules.min_effect_of(results.case, results.label, quantity)
-                questions.append(_Question(results, quantity, one, two, effect))
+                questions.append(_Question(results, quantity, one, two, effect, run))
             elif one:
-                findings.append(results.finding(quantity, "missing", "measured only in BASE"))
+                findings.append(results.finding(quantity, "missing", "measured only in BASE", run=run))
             elif two:
-                findings.append(results.finding(quantity, "new", "measured only in HEAD"))
+                findings.append(results.finding(quantity, "new", "measured only in HEAD", run=run))
     return [*findings, *_answers(questions, rules, pairing)]
 
 
-def _within_run(side: RunCases, id_: str, metric: Metric) -> RoundValues | None:
+def _within_run(results: CaseResults, metric: Metric) -> RoundValues | None:
     """The latency over that of the baseline operator, round by round; None without one, and for itself."""
-    results, baseline = side[id_], side.baseline_of(id_)
+    baseline = results.run.baseline_of(results.case)
     if baseline is None or baseline is results:
         return None
     own, other = results.values(metric), baseline.values(metric)
@@ -125,6 +128,7 @@ def _finding(
         p_adjusted=decision.p_adjusted,
         min_effect=question.min_effect,
         rounds=(len(one), len(two)),
+        run=question.run,
         blind=verdict in ("inconclusive", "incomparable")
         and slowest >= 1 + max(rules.rule_out, question.min_effect),
     )

@@ -1,13 +1,14 @@
-"""Rules: what counts as a change, for all cases or for some, from the command line and from a TOML file."""
+"""Rules: what counts as a change and which is accepted, from the command line and from TOML files."""
 
 from __future__ import annotations
 
-import tomllib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -15,9 +16,7 @@ from niffbench.case import Case
 from niffbench.errors import UsageError, did_you_mean
 from niffbench.gate.case_results import quantities
 from niffbench.results import REGIMES, REGISTRY, Metric
-from niffbench.suite import Regime, Selection
-
-MAX_BYTES = 1_000_000
+from niffbench.suite import Regime, Selection, parse_toml, read_text
 
 JUDGED: tuple[Regime, ...] = ("cold", "steady", "graph")
 """Regimes that are judged unless others are asked for. ``first`` is one sample a process, with plans and caches of
@@ -46,6 +45,35 @@ def fraction(value: object) -> float:
 
 
 Fraction = Annotated[float, BeforeValidator(fraction)]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How far an accepted change may go: a factor of the accepted level if ``relative``, else in base units."""
+
+    value: float
+    relative: bool
+
+
+_UNITS = {"": 1.0, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "B": 1.0, "FLOP": 1.0}
+_UNITS |= {f"{prefix}{unit}": 1000.0**power for power, prefix in enumerate("kMGTP", 1) for unit in ("B", "FLOP")}
+_UNITS |= {f"{prefix}iB": 1024.0**power for power, prefix in enumerate("KMGTP", 1)}
+
+
+def limit(value: object) -> Limit | None:
+    """A limit from ``"+20%"``, ``"1.3 ms"``, ``"12 MiB"`` or a number. Raises ValueError for anything else."""
+    if value is None or isinstance(value, Limit):
+        return value
+    match = re.fullmatch(r"(\+?)(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*(%|[A-Za-zµ]*)", str(value).strip()[:40])
+    if (
+        match is None
+        or isinstance(value, bool)
+        or match[3] not in {"%", *_UNITS}
+        or (match[1] and match[3] != "%")
+    ):
+        raise ValueError(f"should be a limit like '+20%', '1.3 ms', '12 MiB' or a number, not {str(value)[:40]!r}")
+    number = float(match[2])
+    return Limit(1 + number / 100, True) if match[3] == "%" else Limit(number * _UNITS[match[3]], False)
 
 
 class Entry(BaseModel):
@@ -81,6 +109,79 @@ class Threshold:
         return named and self.takes.takes(case, label)
 
 
+class Change(BaseModel):
+    """One ``[[accept]]``: what may be beyond its level, up to where, why, and until when."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cases: Annotated[list[str], Field(min_length=1)] = ["*"]
+    quantities: Annotated[list[str], Field(min_length=1)]
+    up_to: Annotated[Limit | None, BeforeValidator(limit)] = None
+    reason: Annotated[str, Field(min_length=1, max_length=300)]
+    until: date | None = None
+
+
+class Environment(BaseModel):
+    """One ``[[environment]]``: a fingerprint whose first run may pass without a baseline of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+    reason: Annotated[str, Field(min_length=1, max_length=300)]
+    until: date | None = None
+
+
+class AcceptanceFile(BaseModel):
+    """The file as written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    accept: list[Change] = []
+    environment: list[Environment] = []
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """A change that is accepted in the cases that ``takes`` selects."""
+
+    takes: Selection
+    change: Change
+    where: str
+
+    def fits(self, case: Case, label: str, quantity: str) -> bool:
+        """Whether it speaks of that quantity of that case, in time or not."""
+        return any(fnmatchcase(quantity, glob) for glob in self.change.quantities) and self.takes.takes(
+            case, label
+        )
+
+    def covers(self, head: float | None, level: float | None) -> bool:
+        """Whether ``head`` is within the limit; ``level`` is the one that it is beyond. Coverage has no limit."""
+        bound = self.change.up_to
+        if bound is None:
+            return True
+        if head is None or (bound.relative and level is None):
+            return False
+        return head <= (bound.value * (level or 0.0) if bound.relative else bound.value)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What a file accepts, on the day that is ``today``."""
+
+    changes: tuple[Acceptance, ...] = ()
+    environments: tuple[Environment, ...] = ()
+    today: date = date.min
+
+    def is_over(self, until: date | None) -> bool:
+        """Whether what was accepted until a day is so no longer; that day still counts."""
+        return until is not None and self.today > until
+
+    def environment(self, fingerprint: str) -> Environment | None:
+        """The entry for a fingerprint that is still in force."""
+        fitting = (one for one in self.environments if one.fingerprint == fingerprint)
+        return next((one for one in fitting if not self.is_over(one.until)), None)
+
+
 @dataclass(frozen=True)
 class Rules:
     """How two sides are judged.
@@ -96,6 +197,7 @@ class Rules:
     rule_out: float = 0.10
     regimes: tuple[Regime, ...] = JUDGED
     thresholds: tuple[Threshold, ...] = field(default=(), repr=False)
+    accepted: Accepted = field(default_factory=Accepted, repr=False)
 
     @property
     def tested(self) -> tuple[Metric, ...]:
@@ -114,6 +216,12 @@ class Rules:
         """The tolerance for one memory figure."""
         return self._last(case, label, quantity, "memory_tolerance", self.memory_tolerance)
 
+    def least_change(self, case: Case, label: str, metric: Metric) -> float:
+        """The least relative change of a metric that counts; 0 where any does."""
+        if metric.gate == "tolerance":
+            return self.memory_tolerance_of(case, label, metric.key)
+        return 0.0 if metric.exact else self.min_effect_of(case, label, metric.key)
+
     def _last(self, case: Case, label: str, quantity: str, limit: str, general: float) -> float:
         fitting = (t for t in reversed(self.thresholds) if t.fits(case, label, quantity))
         values: list[float | None] = [getattr(threshold.entry, limit) for threshold in fitting]
@@ -123,9 +231,10 @@ class Rules:
         """Where thresholds stand that select none of ``cases`` (case and label): likely a misspelt pattern."""
         return tuple(t.where for t in self.thresholds if not any(t.takes.takes(*case) for case in cases))
 
-    def reading(self, path: Path | None) -> Rules:
-        """These rules with the thresholds of a file. Raises UsageError naming file, key and what is right."""
-        return self if path is None else replace(self, thresholds=read_thresholds(path))
+    def reading(self, thresholds: Path | None, accepted: Path | None = None) -> Rules:
+        """These rules with what two files say. Raises UsageError naming file, key and what is right."""
+        rules = self if thresholds is None else replace(self, thresholds=read_thresholds(thresholds))
+        return rules if accepted is None else replace(rules, accepted=read_accepted(accepted))
 
 
 def read_thresholds(path: Path) -> tuple[Threshold, ...]:
@@ -137,46 +246,100 @@ def read_thresholds(path: Path) -> tuple[Threshold, ...]:
         min_effect = "5%"
         memory_tolerance = 0.02
 
+    A limit that cannot apply to a quantity that is named beside it is refused, as is whatever else makes no sense.
+
     Raises UsageError naming file, key and what would be right.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path}: larger than {MAX_BYTES:,} bytes, so not a file of thresholds")
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8 text (byte {error.start})") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: not valid TOML: {error}") from error
-    try:
-        entries = ThresholdFile.model_validate(document).threshold
-    except ValidationError as error:
-        raise UsageError(f"{path}: {_explain(error)}") from error
+    entries = read_toml(path, ThresholdFile, Entry, "a file of thresholds").threshold
     return tuple(_threshold(entry, f"{path}: threshold[{i}]") for i, entry in enumerate(entries))
+
+
+def read_accepted(path: Path) -> Accepted:
+    """Read a file of accepted changes, which is meant to be committed beside what it excuses::
+
+        [[accept]]
+        cases = ["niff-*"]               # filters as of --only; all when left out
+        quantities = ["latency_*"]       # globs of quantity names
+        up_to = "+20%"                   # of the accepted level; or "1.3 ms", "12 MiB"; none for "coverage"
+        reason = "padding copies its input"
+        until = 2027-01-31               # that day included; for good when left out
+
+        [[environment]]
+        fingerprint = "0123456789ab"     # of the machine whose first run may pass
+        reason = "torch 2.15"
+
+    Raises UsageError naming file, key and what would be right.
+    """
+    file = read_toml(path, AcceptanceFile, Change, "a file of accepted changes")
+    changes = []
+    for i, change in enumerate(file.accept):
+        where = f"{path}: accept[{i}]"
+        named = {name for glob in change.quantities for name in check_named(glob, where)}
+        if (change.up_to is None) != (named == {"coverage"}):
+            right = "coverage has no limit, so it stands alone" if change.up_to else "say up to where, as '+20%'"
+            raise UsageError(f"{where}.up_to: {right}")
+        changes.append(Acceptance(selection(change.cases, where), change, where))
+    return Accepted(tuple(changes), tuple(file.environment), datetime.now(UTC).date())
 
 
 def _threshold(entry: Entry, where: str) -> Threshold:
     if entry.min_effect is None and entry.memory_tolerance is None:
         raise UsageError(f"{where} sets nothing; give min_effect or memory_tolerance")
-    names = quantities()
     for glob in entry.quantities:
-        if not any(fnmatchcase(name, glob) for name in names):
-            raise UsageError(f"{where}.quantities: no quantity named '{glob}'{did_you_mean(glob, names)}")
+        named = check_named(glob, where)
+        takes = {limit for name in named if (limit := _limit_of(name))}
+        given = {limit for limit in ("min_effect", "memory_tolerance") if getattr(entry, limit) is not None}
+        if glob != "*" and (useless := given - takes if len(entry.quantities) == 1 else not given & takes):
+            limits = " and ".join(sorted(useless if isinstance(useless, set) else given))
+            right = f"it takes {' or '.join(sorted(takes))}" if takes else "any difference of it counts"
+            raise UsageError(f"{where}: {limits} cannot apply to the quantity '{glob}'; {right}")
+    return Threshold(selection(entry.cases, where), entry, where)
+
+
+def check_named(glob: str, where: str) -> tuple[str, ...]:
+    """The quantities that a glob names. Raises UsageError when there is none."""
+    names = quantities()
+    named = tuple(name for name in names if fnmatchcase(name, glob))
+    if not named:
+        raise UsageError(f"{where}.quantities: no quantity named '{glob}'{did_you_mean(glob, names)}")
+    return named
+
+
+def selection(cases: Sequence[str], where: str) -> Selection:
+    """The filters of an entry's ``cases``. Raises UsageError for one that is none."""
     try:
-        return Threshold(Selection(entry.cases), entry, where)
+        return Selection(cases)
     except UsageError as error:
         raise UsageError(f"{where}.cases: {str(error).removeprefix('--only ')}") from error
 
 
-def _explain(error: ValidationError) -> str:
+def _limit_of(quantity: str) -> str | None:
+    """Which limit a quantity has; None for one of which any difference counts."""
+    metric = REGISTRY.get(quantity)
+    if metric is None:
+        return "min_effect" if quantity.startswith("ratio_") else None
+    return {"test": "min_effect", "tolerance": "memory_tolerance"}.get(metric.gate or "")
+
+
+File = TypeVar("File", bound=BaseModel)
+
+
+def read_toml(path: Path, model: type[File], entry: type[BaseModel], what: str) -> File:
+    """Read a TOML file of tables as ``model``. Raises UsageError naming file, key and what would be right."""
+    try:
+        return model.model_validate(parse_toml(read_text(path, what), str(path)))
+    except ValidationError as error:
+        raise UsageError(f"{path}: {_explain(error, model, entry)}") from error
+
+
+def _explain(error: ValidationError, model: type[BaseModel], entry: type[BaseModel]) -> str:
     # An unknown key explains the one that is missing.
-    fault: Any = max(error.errors(), key=lambda found: found["type"] == "extra_forbidden")
+    fault: Any = max(error.errors(), key=lambda error: error["type"] == "extra_forbidden")
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
     if fault["type"] == "extra_forbidden":
-        known = Entry.model_fields if len(fault["loc"]) > 1 else ThresholdFile.model_fields
-        return f"unknown key '{key}'{did_you_mean(str(fault['loc'][-1]), known)}"
+        keys = entry.model_fields if len(fault["loc"]) > 1 else model.model_fields
+        return f"unknown key '{key}'{did_you_mean(str(fault['loc'][-1]), keys)}"
     if fault["type"] == "missing":
-        return f"key '{key}' is missing; the file is a list of [[threshold]]"
+        return f"key '{key}' is missing; the file is a list of [[{']] or [['.join(model.model_fields)}]]"
     message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
     return f"key '{key or 'the file'}': {message}"

@@ -1,8 +1,8 @@
-"""Trends: the latency of a case over the runs of a history, and where its level changed."""
+"""Trends: a metric of a case over the runs of a history, and where its level changed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import nan
 from statistics import median
@@ -11,87 +11,107 @@ from niffbench.errors import UsageError, did_you_mean
 from niffbench.gate.case_results import CaseResults, RunCases
 from niffbench.gate.findings import Step
 from niffbench.gate.rules import Rules
-from niffbench.results import Metric, Run
+from niffbench.results import REGISTRY, Metric, Run
 from niffbench.stats.changepoints import History, change_points
 from niffbench.suite import Selection
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a history: when, of which commit, and its round medians in seconds (none where it failed)."""
+    """One run of a history: when, of which commit, and each round's value (none where it failed)."""
 
     started: str
     commit: str | None
-    medians: tuple[float, ...]
+    values: tuple[float, ...]
 
     @property
     def level(self) -> float:
-        """The median of the round medians; NaN without any."""
-        return median(self.medians) if self.medians else nan
+        """The median of the rounds; NaN without any."""
+        return median(self.values) if self.values else nan
 
 
 @dataclass(frozen=True)
 class Trend:
-    """One latency of one case over all runs, oldest first, cut into levels.
+    """One metric of one case over all runs, oldest first, cut into levels.
 
-    A change is called at :class:`Rules`' alpha, divided by the number of trends looked at together.
+    A change is called at :class:`Rules`' alpha, divided by the number of trends looked at together, and from the
+    least change that counts of that metric on.
     """
 
     results: CaseResults
-    quantity: str
+    metric: Metric
     points: tuple[Point, ...]
     history: History
+    least: float
 
     def steps(self) -> tuple[Step, ...]:
         """The changes of level, oldest first. The culprit is after ``since`` and up to ``commit``."""
+        segments = self.history.segments
         return tuple(
             Step(
                 case=self.results.any.id,
                 label=self.results.label,
                 problem=self.results.problem,
-                quantity=self.quantity,
+                quantity=self.metric.key,
                 started=self.points[change.run].started,
                 since=self.points[change.run - 1].commit,
                 commit=self.points[change.run].commit,
                 ratio=change.ratio.estimate,
                 low=change.ratio.low,
                 high=change.ratio.high,
+                open=segments[-1].level > before.level * (1 + self.least) and after.level > before.level,
             )
-            for change in self.history.changes
+            for change, before, after in zip(self.history.changes, segments, segments[1:], strict=False)
         )
 
 
-def trends(runs: Sequence[Run], rules: Rules, only: Sequence[str] = ()) -> tuple[Trend, ...]:
-    """The trends of every case of the newest run, in its order.
+def followed(rules: Rules) -> tuple[Metric, ...]:
+    """The metrics that have trends: all of which less is better, latencies in the regimes that are judged."""
+    return tuple(
+        metric
+        for metric in REGISTRY.values()
+        if metric.better == "lower" and (metric.regime is None or metric.regime in rules.regimes)
+    )
 
-    Raises UsageError when ``only`` leaves no case.
+
+def of_case(trends: Sequence[Trend], case: str) -> Trend:
+    """The first trend of the case that ``case`` means, as ``--only`` does. Raises UsageError without one."""
+    takes = Selection([case])
+    for trend in trends:
+        if takes.takes(trend.results.case, trend.results.label):
+            return trend
+    raise UsageError(
+        f"no case of the newest run is '{case}'{did_you_mean(case, {t.results.label for t in trends})}"
+    )
+
+
+def trends(runs: Iterable[Run], rules: Rules) -> tuple[Trend, ...]:
+    """The trends of every case of the newest run, in its order; each run is let go once its values are read.
+
+    Raises ValueError without a run.
     """
-    selection = Selection(only)
-    cases = [RunCases(run, selection) for run in runs]
-    newest = cases[-1]
-    if not newest:
-        labels = {record.traits.label for record in runs[-1].records}
-        raise UsageError(f"no case of the newest run is '{' '.join(only)}'{did_you_mean(only[0], labels)}")
-    wanted = [(id_, metric) for id_ in newest for metric in rules.tested if _measured(cases, id_, metric)]
-    return tuple(_trend(cases, id_, metric, rules, len(wanted)) for id_, metric in wanted)
-
-
-def _measured(cases: Sequence[RunCases], id_: str, metric: Metric) -> bool:
-    return any(id_ in run and run[id_].values(metric).values for run in cases)
-
-
-def _trend(cases: Sequence[RunCases], id_: str, metric: Metric, rules: Rules, together: int) -> Trend:
-    results = cases[-1][id_]
-    points = tuple(
-        Point(
-            of_run.run.manifest.started,
-            of_run.run.manifest.commit,
-            tuple(of_run[id_].values(metric).values.values()) if id_ in of_run else (),
-        )
-        for of_run in cases
-    )
-    least = rules.min_effect_of(results.case, results.label, metric.key)
-    levels = [point.level for point in points]
-    return Trend(
-        results, metric.key, points, change_points(levels, alpha=rules.alpha / together, min_effect=least)
-    )
+    selection = Selection(())
+    moments: list[tuple[str, str | None]] = []
+    values: dict[tuple[str, str], dict[int, tuple[float, ...]]] = {}
+    newest: RunCases | None = None
+    for number, run in enumerate(runs):
+        newest = RunCases(run, selection)
+        moments.append((run.manifest.started, run.manifest.commit))
+        for id_, results in newest.items():
+            for metric in followed(rules):
+                if rounds := tuple(results.values(metric).values.values()):
+                    values.setdefault((id_, metric.key), {})[number] = rounds
+    if newest is None:
+        raise ValueError("a trend needs a run")
+    wanted = [(id_, m) for id_ in newest for m in followed(rules) if (id_, m.key) in values]
+    trends = []
+    for id_, metric in wanted:
+        results, rounds_of = newest[id_], values[id_, metric.key]
+        points = tuple(Point(*moment, rounds_of.get(number, ())) for number, moment in enumerate(moments))
+        least = rules.least_change(results.case, results.label, metric)
+        levels = [point.level for point in points]
+        if metric.unit in ("B", "FLOP", "count") and 0 in levels:  # of nothing there is no logarithm
+            levels = [level + 1 for level in levels]
+        cut = change_points(levels, alpha=rules.alpha / len(wanted), min_effect=least)
+        trends.append(Trend(results, metric, points, cut, least))
+    return tuple(trends)

@@ -9,12 +9,12 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from niffbench.gate.noise import Assessment
+from niffbench.gate.simulation import CASES, Row
 from niffbench.report.table import Column, Entry, Mark, Table, row_of
 from niffbench.report.text import clean, percent, plural, seconds
 from niffbench.report.writers.terminal import STYLES, Terminal
 from niffbench.stats import refining
 from niffbench.stats.power import Fitness
-from niffbench.stats.simulation import CASES, Row
 
 _MARKS: dict[str, tuple[Mark]] = {"fit": ("passed",), "unfit": ("failed",), "unknown": ("undecided",)}
 

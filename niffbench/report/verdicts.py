@@ -3,46 +3,66 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from niffbench.gate.findings import Comparison, Finding, Step, Subject, Verdict
 from niffbench.report.table import Column, Entry, Mark, Table, row_of
-from niffbench.report.text import MISSING, brackets, clean, count, flops, seconds, size_of, times
+from niffbench.report.text import MISSING, brackets, clean, times
 from niffbench.report.text import markdown as escape
+from niffbench.report.text import quantity as in_unit
 from niffbench.report.writers import markdown
 from niffbench.report.writers.terminal import Terminal
+from niffbench.results import REGISTRY
 from niffbench.stats.intervals import Interval
+
+_MARKS: dict[Verdict, tuple[Mark, ...]] = {
+    "regressed": ("failed",),
+    "missing": ("failed",),
+    "uncovered": ("undecided",),
+    "accepted": ("undecided",),
+    "inconclusive": ("undecided",),
+    "incomparable": ("quiet",),
+    "improved": ("passed",),
+    "new": (),
+    "equivalent": ("quiet",),
+}
+MOST_ROWS = 80
+"""Rows on a terminal unless all are asked for; the rest are counted."""
+MOST_REASONS = 5
+MOST_IN_MARKDOWN = 100
+"""Rows of one table: with 120 characters of reason each, a comment stays under GitHub's 65,536 characters."""
+
 
 SIGNS: dict[Verdict, str] = {
     "regressed": "✗",
     "missing": "✗",
+    "uncovered": "?",
     "inconclusive": "?",
     "incomparable": "–",
+    "accepted": "~",
     "improved": "✓",
     "new": "+",
     "equivalent": "=",
 }
 """A sign for each verdict, so that colour is not needed to tell them apart."""
 
-_UNITS: tuple[tuple[str, Callable[[float | None], str]], ...] = (
-    ("latency_", seconds),
-    ("ratio_", times),
-    ("memory_", size_of),
-    ("flops", flops),
-    ("parameters", count),
-)
-
 LONGEST_NOTE = 400
 
 
 def value(finding: Finding, number: float | None) -> str:
     """One side's figure in the quantity's unit."""
-    if number is None:
-        return MISSING
-    return next((unit(number) for prefix, unit in _UNITS if finding.quantity.startswith(prefix)), MISSING)
+    return MISSING if number is None else value_in(finding.quantity, number)
+
+
+def value_in(quantity: str, number: float) -> str:
+    """A number in a quantity's unit."""
+    if quantity.startswith("ratio_"):
+        return times(number)
+    metric = REGISTRY.get(quantity)
+    return MISSING if metric is None else in_unit(number, metric.unit)
 
 
 def change(finding: Finding) -> str:
@@ -91,22 +111,6 @@ def remarks(comparison: Comparison) -> tuple[str, ...]:
         for d in comparison.differences
     )
     return tuple(clean(note, LONGEST_NOTE) for note in comparison.notes) + fields
-
-
-_MARKS: dict[Verdict, tuple[Mark, ...]] = {
-    "regressed": ("failed",),
-    "missing": ("failed",),
-    "inconclusive": ("undecided",),
-    "incomparable": ("quiet",),
-    "improved": ("passed",),
-    "new": (),
-    "equivalent": ("quiet",),
-}
-MOST_ROWS = 80
-"""Rows on a terminal unless all are asked for; the rest are counted."""
-MOST_REASONS = 5
-MOST_IN_MARKDOWN = 100
-"""Rows of one table: with 120 characters of reason each, a comment stays under GitHub's 65,536 characters."""
 
 
 def line(step: Step) -> str:
@@ -203,6 +207,11 @@ def document(comparison: Comparison) -> str:
     points = [f"- Step in the history: {escape(line(step), 300)}" for step in comparison.steps[:20]]
     points += [f"- {escape(remark, 300)}" for remark in remarks(comparison)[:40]]
     return "\n\n".join([*blocks, "\n".join(points)]).rstrip() + "\n"
+
+
+def not_compared(message: str, exit_code: int) -> str:
+    """Why there is no comparison, as Markdown."""
+    return f"### niffbench: nothing was compared (exit code {exit_code})\n\n{escape(message, 1000)}\n"
 
 
 def _written(findings: Sequence[Finding], comparison: Comparison) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -28,6 +30,20 @@ MAX_MANIFEST_BYTES = 64_000_000
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _moment(text: str) -> str:
+    """The text itself. Raises ValueError unless it is a date and time with its offset."""
+    try:
+        aware = datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        aware = False
+    if not aware or len(text) > 40:
+        raise ValueError(f"should be a time like 2026-01-31T12:00:00+00:00, not {text[:40]!r}")
+    return text
+
+
+Moment = Annotated[str, AfterValidator(_moment)]
 
 
 class _Model(BaseModel):
@@ -66,6 +82,12 @@ class SuiteEcho(_Model):
     only: list[str] = []
     shard: ShardEcho | None = None
 
+    @property
+    def narrowed(self) -> str:
+        """By which options a part of the suite was measured; empty for all of it."""
+        part = f"--shard {self.shard.name}" if self.shard else ""
+        return " ".join(filter(None, [part, *(f"--only {pattern}" for pattern in self.only)]))
+
 
 class Ceilings(_Model):
     """The machine's measured roofline: bytes/s of a copy; FLOP/s of a matrix product and a bare FFT, per dtype.
@@ -95,8 +117,8 @@ class Manifest(_Model):
     argv: list[str]
     commit: str | None = None
     dirty: bool | None = None
-    started: str
-    finished: str | None = None
+    started: Moment
+    finished: Moment | None = None
     wall: Seconds | None = None
     ceilings: Ceilings | None = None
     notes: list[str] = []

@@ -324,7 +324,7 @@ _METRICS = (
         "FlopCounterMode with formulas for FFTs and complex products",
         "exact",
     ),
-    _count("flops_fvcore", "fvcore", "fvcore FLOPs", "fvcore ×2 with handlers, forward only"),
+    _count("flops_fvcore", "fvcore", "fvcore FLOPs", "fvcore ×2 with handlers, forward only", "exact"),
     _count("flops_stock_torch", "stock_torch", "stock torch FLOPs", "torch's FlopCounterMode as it comes"),
     _count("flops_stock_fvcore", "stock_fvcore", "stock fvcore FLOPs", "fvcore as it comes, ×2, forward only"),
     Metric(

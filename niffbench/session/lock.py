@@ -15,12 +15,13 @@ LOCK = ".lock"
 class Lock:
     """While entered, no other process holds ``directory``.
 
-    The kernel drops the lock with its holder, so a stale file stops nobody. Raises UsageError naming the process
-    that is writing there.
+    The kernel drops the lock with its holder, so a stale file stops nobody. With ``wait``, another holder is
+    waited for; without, it raises UsageError naming the process that is writing there.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, wait: bool = False) -> None:
         self._directory = directory
+        self._operation = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
         self._path = directory / LOCK
 
     def __enter__(self) -> Lock:
@@ -30,7 +31,7 @@ class Lock:
             except OSError as error:
                 raise UsageError(f"{self._directory}: cannot be locked ({error.strerror})") from error
             try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._descriptor, self._operation)
             except BlockingIOError:
                 holder = os.read(self._descriptor, 32).decode("ascii", "replace").strip() or "unknown"
                 os.close(self._descriptor)

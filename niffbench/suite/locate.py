@@ -43,13 +43,13 @@ def find(name_or_path: str) -> Path:
     raise UsageError(f"suite file {name_or_path}: {what}")
 
 
-def read(path: Path) -> str:
-    """The text of a suite's file. Raises UsageError when it is too large, unreadable or not UTF-8."""
+def read(path: Path, what: str = "a suite") -> str:
+    """The text of a file that should be ``what``. Raises UsageError for one too large, unreadable or not UTF-8."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_SUITE_BYTES + 1)
         if len(content) > MAX_SUITE_BYTES:
-            raise UsageError(f"{path}: larger than {MAX_SUITE_BYTES:,} bytes, so not a suite")
+            raise UsageError(f"{path}: larger than {MAX_SUITE_BYTES:,} bytes, so not {what}")
         return content.decode("utf-8-sig")  # some editors put a byte order mark before it
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error

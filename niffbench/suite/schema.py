@@ -14,6 +14,8 @@ from niffbench.errors import UsageError, did_you_mean
 
 MAX_AXIS = 2**24
 MAX_TIME = 7 * 86_400.0
+MOST_DOTS = 200
+"""On one line of a TOML file."""
 """Seconds that anything may be told to take: a week. What is longer is a slip, and sums of it say nothing."""
 
 WALL_SHARE = 0.25
@@ -178,11 +180,20 @@ class SuiteFile(_Model):
 
 def parse(text: str, where: str) -> SuiteFile:
     """Parse a suite's text; ``where`` names it in messages. Raises UsageError."""
+    return validate(parse_toml(text, where), where)
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Parse TOML that may come from anyone; ``where`` names it in messages. Raises UsageError."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.count(".") > MOST_DOTS:  # the parser's time is the square of a key's parts
+            raise UsageError(
+                f"{where}, line {number}: has more than {MOST_DOTS} dots, which no key or value needs"
+            )
     try:
-        document = tomllib.loads(text)
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and integers of too many digits
         raise UsageError(f"{where}: not valid TOML: {str(error).partition(';')[0]}") from error
-    return validate(document, where)
 
 
 def validate(document: Mapping[str, Any], where: str) -> SuiteFile:

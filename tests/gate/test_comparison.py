@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import NETWORKS, Fault, Noise, World, make
 
-from niffbench.errors import FingerprintsDiffer, NothingMeasured
+from niffbench.errors import FingerprintsDiffer, NothingMeasured, UsageError
 from niffbench.gate.comparison import compare
 from niffbench.gate.findings import Comparison, Finding
 from niffbench.gate.latencies import Pairing
@@ -341,18 +341,49 @@ def test_memory_of_unlike_devices_is_incomparable() -> None:
 
 
 def test_another_suite_is_nothing_to_compare() -> None:
-    with pytest.raises(NothingMeasured, match=r"suite 'synthetic'.*of 'other'") as refusal:
+    with pytest.raises(UsageError, match=r"suite 'synthetic'.*of 'other'"):
         compare(base(), head(replace(QUIET, name="other")), Rules())
-    assert refusal.value.exit_code == 3
 
 
-@pytest.mark.parametrize("empty", ["BASE", "HEAD"])
-def test_a_side_that_measured_nothing_is_nothing_to_compare(empty: str) -> None:
+def test_a_base_that_measured_nothing_is_none_and_a_head_that_did_not_is_a_regression() -> None:
     everything = tuple(Fault("crashed", "boom", planted.operator) for planted in QUIET.operators)
     nothing = replace(QUIET, faults=everything)
-    sides = (base(nothing), head()) if empty == "BASE" else (base(), head(nothing))
-    with pytest.raises(NothingMeasured, match=empty):
-        compare(*sides, Rules())
+    with pytest.raises(NothingMeasured, match="BASE") as refusal:
+        compare(base(nothing), head(), Rules())
+    assert refusal.value.exit_code == 3
+    assert compare(base(), head(nothing), Rules()).exit_code == 1
+    assert compare(base(), replace(head(), records=()), Rules()).exit_code == 1
+
+
+def test_a_run_compared_with_itself_is_told() -> None:
+    assert any("the same run" in note for note in compare(base(), base(), Rules()).notes)
+    assert not any("the same run" in note for note in compare(base(), head(), Rules()).notes)
+
+
+def test_the_witnesses_of_flops_are_judged_each_by_itself() -> None:
+    """One that falls does not make up for one that rises."""
+
+    def shifted(record: Record) -> Record:
+        assert record.cost is not None
+        cost = record.cost
+        return replace(record, cost=replace(cost, counted=(cost.counted or 0) - 5, fvcore=(cost.fvcore or 0) + 1))
+
+    comparison = compare(base(), changed(head(), shifted), Rules())
+    assert {finding.quantity for finding in comparison.failing} == {"flops_fvcore"}
+    assert verdicts(found(comparison, "flops_counted")) == {"improved"}
+
+
+def test_a_narrowed_head_misses_nothing_that_it_was_not_asked_for() -> None:
+    echo = {"cases": [r.id for r in head().records if r.case.operator == "dense"], "only": ["dense-*"]}
+    narrowed = changed(head(), lambda r: r if r.case.operator == "dense" else None)
+    suite = {**narrowed.manifest.suite.model_dump(), **echo}
+    comparison = compare(base(), remade(narrowed, suite=suite), Rules())
+    assert comparison.exit_code == 0
+    assert {f.label for f in comparison.findings} == {"dense-k3", "dense-k7"}
+    assert any("narrowed by --only dense-*" in note for note in comparison.notes)
+    back = compare(remade(narrowed, suite=suite), head(), Rules())
+    assert back.exit_code == 5
+    assert {f.label for f in back.findings if f.verdict == "uncovered"} >= {"global-filter"}
 
 
 def test_only_narrows_what_is_judged() -> None:
@@ -360,7 +391,7 @@ def test_only_narrows_what_is_judged() -> None:
     assert comparison.exit_code == 0
     assert {finding.problem for finding in comparison.findings} == {"B1 64@14"}
     assert all(finding.label.startswith("niff-") for finding in comparison.findings)
-    with pytest.raises(NothingMeasured, match=r"--only nothing-\*"):
+    with pytest.raises(UsageError, match=r"--only nothing-\*"):
         compare(base(), head(), Rules(), only=["nothing-*"])
 
 

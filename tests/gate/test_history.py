@@ -1,8 +1,9 @@
-"""Baselines and histories: which run is found, how runs are kept, and where a level changed."""
+"""Baselines and histories: which runs were before one, how runs are kept, and where a level changed."""
 
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,12 @@ import pytest
 from synthetic import Fault, World, make, save
 
 from niffbench.errors import NothingMeasured, UsageError
-from niffbench.gate import archive
-from niffbench.gate.baseline import newest_matching
+from niffbench.gate import history
 from niffbench.gate.rules import Rules
-from niffbench.gate.trend import trends
+from niffbench.gate.trend import of_case, trends
+from niffbench.report import verdicts as words
 from niffbench.report.plots import trend as drawing
-from niffbench.results import Run, read
+from niffbench.results import Record, Run, read
 
 SMALL = World(rounds=2, sizes=(14,), samples=3, faults=())
 STEADY = Rules(regimes=("steady",))
@@ -27,85 +28,106 @@ def run_of(path: Path, day: int, world: World = SMALL, **fields: object) -> Run:
     return replace(run, manifest=run.manifest.model_copy(update=update))
 
 
-def test_the_newest_matching_run_is_the_baseline(tmp_path: Path) -> None:
+def names(earlier: history.Earlier) -> list[str]:
+    return [stored.path.name for stored in earlier.runs]
+
+
+def test_before_a_run_are_those_of_its_suite_and_fingerprint_that_began_earlier(tmp_path: Path) -> None:
     for day in (3, 9, 5):
         save(run_of(tmp_path / "runs" / f"run-{day}", day))
     save(run_of(tmp_path / "runs" / "deep" / "er" / "other-suite", 20, replace(SMALL, name="other")))
     save(run_of(tmp_path / "runs" / "other-torch", 21, replace(SMALL, torch="2.14.0")))
-    save(run_of(tmp_path / "runs" / "unfinished", 22, finished=None))
-    nothing = tuple(Fault("crashed", "boom", planted.operator) for planted in SMALL.operators)
-    save(run_of(tmp_path / "runs" / "nothing", 23, replace(SMALL, faults=nothing)))
-    torn = save(run_of(tmp_path / "runs" / "garbled", 24))
-    (torn.path / "records.jsonl").write_text("not json\n")
+    save(run_of(tmp_path / "runs" / "narrowed", 22, finished=None))
     (tmp_path / "runs" / "broken").mkdir()
     (tmp_path / "runs" / "broken" / "run.json").write_text("{")
+    save(run_of(tmp_path / "runs" / "from-the-future", 28, started="2099-01-01T00:00:00Z"))
     head = save(run_of(tmp_path / "runs" / "head", 25))
-    found, notes = newest_matching(tmp_path / "runs", head)
-    assert found.name == "run-9"
-    assert len(notes) == 2
-    assert {"garbled", "broken"} == {name for name in ("garbled", "broken") if any(name in note for note in notes)}
-    across, _ = newest_matching(tmp_path / "runs", head, across_machines=True)
-    assert across.name == "other-torch"
+    shutil.copytree(head.path, tmp_path / "runs" / "copy-of-head")
+    earlier = history.before(tmp_path / "runs", head, by_arrival=False)
+    assert names(earlier) == ["narrowed", "run-9", "run-5", "run-3"]
+    assert not earlier.changed_environment
+    assert any("broken" in note for note in earlier.notes)
+    assert any("2099" in note for note in earlier.notes)
+    assert "other-torch" in names(history.before(tmp_path / "runs", head, by_arrival=False, across_machines=True))
 
 
-def test_a_run_is_no_baseline_of_itself_not_even_a_copy(tmp_path: Path) -> None:
-    head = save(run_of(tmp_path / "head", 1))
-    shutil.copytree(head.path, tmp_path / "copy")
-    with pytest.raises(NothingMeasured, match="no baseline for head"):
-        newest_matching(tmp_path, head)
+def test_a_history_is_in_the_order_of_arrival_whatever_clocks_said(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path / f"run-{day}", day) for day in (4, 2, 3)]
+    runs[1] = replace(runs[1], manifest=runs[1].manifest.model_copy(update={"started": "2099-01-01T00:00:00Z"}))
+    for run in runs:
+        history.keep(tmp_path / "kept", run)
+    head = run_of(tmp_path / "head", 9)
+    commits = [s.manifest.commit for s in history.before(tmp_path / "kept", head, by_arrival=True).runs]
+    assert commits == [run.manifest.commit for run in reversed(runs)]
+    # An old run that is judged again is compared with what was before it then.
+    again = history.before(tmp_path / "kept", runs[1], by_arrival=True)
+    assert [stored.manifest.commit for stored in again.runs] == [runs[0].manifest.commit]
+    assert [s.manifest.commit for s in history.of_suite(tmp_path / "kept").runs] == commits
+
+
+def test_a_history_of_before_runs_were_numbered_goes_on(tmp_path: Path) -> None:
+    for day in (4, 2):
+        old = run_of(tmp_path / "x", day)
+        commit = str(old.manifest.commit)[:12]
+        place = tmp_path / "kept" / old.manifest.fingerprint.hash / "synthetic" / f"202603{day:02}T100000-{commit}"
+        save(replace(old, path=place))
+    assert history.keep(tmp_path / "kept", run_of(tmp_path / "x", 2)).name.startswith("20260302")
+    history.keep(tmp_path / "kept", run_of(tmp_path / "x", 1))
+    earlier = history.before(tmp_path / "kept", run_of(tmp_path / "x", 9), by_arrival=True)
+    assert [stored.manifest.started[8:10] for stored in earlier.runs] == ["01", "04", "02"]
 
 
 def test_no_baseline_says_what_there_is_instead(tmp_path: Path) -> None:
-    save(run_of(tmp_path / "other", 1, replace(SMALL, torch="2.14.0")))
-    with pytest.raises(NothingMeasured) as refusal:
-        newest_matching(tmp_path, run_of(tmp_path / "head", 2))
+    save(run_of(tmp_path / "other", 1, replace(SMALL, name="other")))
+    with pytest.raises(NothingMeasured, match="1 of another suite") as refusal:
+        history.before(tmp_path, run_of(tmp_path / "head", 2), by_arrival=False)
     assert refusal.value.exit_code == 3
-    assert "1 with another fingerprint" in str(refusal.value)
-    assert "torch" in str(refusal.value)
     with pytest.raises(UsageError, match="no such directory"):
-        newest_matching(tmp_path / "nowhere", run_of(tmp_path / "head", 2))
+        history.before(tmp_path / "nowhere", run_of(tmp_path / "head", 2), by_arrival=False)
 
 
-def test_a_run_is_kept_once_by_fingerprint_suite_and_commit(tmp_path: Path) -> None:
+def test_any_number_of_processes_keep_runs_of_one_second(tmp_path: Path) -> None:
+    """Shards of one commit with one seed; what others are just keeping is read by nobody."""
+    runs = [run_of(tmp_path / f"{i}", 1, replace(SMALL, operators=(SMALL.operators[i],))) for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        places = list(pool.map(lambda run: history.keep(tmp_path / "kept", run), runs))
+    assert len({place.name[:6] for place in places}) == 8
+    staging = places[0].parent / ".new-x" / "run"
+    shutil.copytree(places[0], staging)
+    (staging / "records.jsonl.gz").write_bytes(b"half")
+    earlier = history.of_suite(tmp_path / "kept")
+    notes: list[str] = []
+    assert len(list(earlier.read(notes))) == 8
+    assert notes == []
+
+
+def test_a_run_is_kept_once_by_fingerprint_suite_and_arrival(tmp_path: Path) -> None:
     run = save(run_of(tmp_path / "run", 7))
-    place = archive.keep(tmp_path / "history", run)
-    assert place == archive.keep(tmp_path / "history", run)
-    relative = place.relative_to(tmp_path / "history")
-    assert relative.parts[0] == run.manifest.fingerprint.hash
-    assert relative.parts[1] == "synthetic"
-    assert relative.parts[2] == f"20260307T100000-{run.manifest.commit[:12]}"  # type: ignore[index]
+    place = history.keep(tmp_path / "kept", run)
+    assert place == history.keep(tmp_path / "kept", run)
+    fingerprint, suite, entry = place.relative_to(tmp_path / "kept").parts
+    assert (fingerprint, suite) == (run.manifest.fingerprint.hash, "synthetic")
+    assert entry.startswith(f"000001-20260307T100000-{str(run.manifest.commit)[:12]}-")
     assert read(place).records == run.records
     assert not list(place.parent.glob(".new-*"))
 
 
-def test_hostile_names_stay_inside_the_archive(tmp_path: Path) -> None:
+def test_hostile_names_stay_inside_the_history(tmp_path: Path) -> None:
     run = save(run_of(tmp_path / "run", 7, commit="../../../../evil", started="../../x"))
     suite = run.manifest.suite.model_copy(update={"name": "../../../escape"})
-    run = replace(run, manifest=run.manifest.model_copy(update={"suite": suite}))
-    place = archive.keep(tmp_path / "history", run)
-    assert (tmp_path / "history").resolve() in place.resolve().parents
-    assert len(place.relative_to(tmp_path / "history").parts) == 3
+    hostile = replace(run, manifest=run.manifest.model_copy(update={"suite": suite}))
+    place = history.keep(tmp_path / "kept", hostile)
+    assert (tmp_path / "kept").resolve() in place.resolve().parents
+    assert len(place.relative_to(tmp_path / "kept").parts) == 3
+    with pytest.raises(UsageError, match="'started'"):
+        read(run.path)
 
 
 def test_a_run_without_measurements_is_not_kept(tmp_path: Path) -> None:
     nothing = tuple(Fault("crashed", "boom", planted.operator) for planted in SMALL.operators)
     with pytest.raises(NothingMeasured, match="not kept"):
-        archive.keep(tmp_path, run_of(tmp_path / "run", 7, replace(SMALL, faults=nothing)))
+        history.keep(tmp_path, run_of(tmp_path / "run", 7, replace(SMALL, faults=nothing)))
     assert not list(tmp_path.iterdir())
-
-
-def test_a_history_is_that_of_the_newest_suite_and_fingerprint(tmp_path: Path) -> None:
-    for day in (4, 2, 3):
-        archive.keep(tmp_path, run_of(tmp_path / "x", day))
-    archive.keep(tmp_path, run_of(tmp_path / "x", 1, replace(SMALL, torch="2.14.0")))
-    (tmp_path / "stray" / "run").mkdir(parents=True)
-    (tmp_path / "stray" / "run" / "run.json").write_text("[]")
-    runs, notes = archive.history(tmp_path)
-    assert [run.manifest.started[8:10] for run in runs] == ["02", "03", "04"]
-    assert len(notes) == 1
-    (tmp_path / "stray" / "empty").mkdir()
-    with pytest.raises(NothingMeasured, match="no run is kept"):
-        archive.history(tmp_path / "stray" / "empty")
 
 
 def grown(tmp_path: Path, days: int, step: int, factor: float) -> list[Run]:
@@ -120,30 +142,49 @@ def test_a_planted_step_is_found_at_its_run_in_its_case_only(tmp_path: Path) -> 
     runs = grown(tmp_path, 24, 15, 1.12)
     steps = [step for trend in trends(runs, STEADY) for step in trend.steps()]
     assert [(step.label, step.quantity) for step in steps] == [("global-filter", "latency_steady")]
+    assert steps[0].open
     assert steps[0].commit == f"{15:040x}"
     assert steps[0].since == f"{14:040x}"
     assert steps[0].ratio == pytest.approx(1.12, abs=0.02)
-    assert "after" in drawing.line(steps[0])
+    assert "after" in words.line(steps[0])
 
 
 def test_noise_alone_has_no_step(tmp_path: Path) -> None:
     found = trends(grown(tmp_path, 24, 99, 1.0), STEADY)
-    assert len(found) == len({record.id for record in run_of(tmp_path, 1).records})
+    cases = {record.id for record in run_of(tmp_path, 1).records}
+    assert {(t.results.any.id, t.metric.key) for t in found} >= {
+        (case, metric) for case in cases for metric in ("latency_steady", "memory_peak", "flops", "error_l2")
+    }
     assert not [step for trend in found for step in trend.steps()]
+
+
+def test_memory_has_steps_too_and_one_that_went_back_is_closed(tmp_path: Path) -> None:
+    def memory(run: Run, factor: float) -> Run:
+        def more(record: Record) -> Record:
+            assert record.memory is not None
+            return replace(record, memory=replace(record.memory, peak=round(record.memory.peak * factor)))
+
+        return replace(run, records=tuple(map(more, run.records)))
+
+    for factors, still in (([1.0] * 8 + [1.2] * 8, True), ([1.0] * 8 + [1.2] * 8 + [1.0] * 8, False)):
+        runs = [memory(run, factor) for run, factor in zip(grown(tmp_path, 24, 99, 1.0), factors, strict=False)]
+        steps = [step for trend in trends(runs, STEADY) for step in trend.steps()]
+        assert {step.quantity for step in steps} == {"memory_peak"}
+        assert {step.open for step in steps if (step.ratio or 0) > 1} == {still}
 
 
 def test_a_failed_run_is_a_gap_and_a_short_history_says_that_it_is(tmp_path: Path) -> None:
     runs = grown(tmp_path, 5, 99, 1.0)
     runs[2] = replace(runs[2], records=tuple(r for r in runs[2].records if r.case.operator != "dense"))
-    dense = next(trend for trend in trends(runs, STEADY, ["dense-k3"]) if trend.results.label == "dense-k3")
-    assert dense.points[2].medians == ()
+    dense = of_case(trends(runs, STEADY), "dense-k3")
+    assert dense.points[2].values == ()
     assert dense.history.reason is not None
     with pytest.raises(UsageError, match="did you mean 'dense-k3'"):
-        trends(runs, STEADY, ["dense-k33"])
+        of_case(trends(runs, STEADY), "dense-k33")
 
 
 def test_the_trend_is_drawn_with_its_step_and_the_same_twice(tmp_path: Path) -> None:
-    trend = trends(grown(tmp_path, 24, 15, 1.12), STEADY, ["global-filter"])[0]
+    trend = of_case(trends(grown(tmp_path, 24, 15, 1.12), STEADY), "global-filter")
     plot = drawing.draw(trend)
     assert plot.svg == drawing.draw(trend).svg
     assert plot.png.startswith(b"\x89PNG")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from synthetic import World, make
 
+from niffbench.gate import simulation
 from niffbench.gate.comparison import compare
 from niffbench.gate.findings import Comparison, Difference, Finding, Step, Subject
 from niffbench.gate.rules import Rules
@@ -20,7 +21,6 @@ from niffbench.report.fitness import tables
 from niffbench.report.verdicts import document, terminal
 from niffbench.report.writers import junit
 from niffbench.report.writers.markdown import write
-from niffbench.stats import simulation
 
 WORLD = World(rounds=8, sizes=(14, 28))
 EVIL = "<script>alert(1)</script> | `x` [a](http://b) @team \x1b[31m \u202e \"' & \ud800 \x00"

@@ -194,7 +194,7 @@ def test_main_measures_keeps_a_history_and_judges_against_it(checkout: Path) -> 
     first = runner.step("main", "Check against the history")
     assert first.returncode == 0, first.stderr
     assert runner.values["steps.check.outputs.code"] == "3", first.stderr
-    assert "Nothing was compared" in runner.summary.read_text()
+    assert "nothing was compared (exit code 3)" in runner.summary.read_text()
     verdict = runner.step("main", "Verdict")
     assert verdict.returncode == 0
     assert "::notice" in verdict.stdout

@@ -61,6 +61,15 @@ def test_two_steps_make_three_segments() -> None:
     assert found.sd == pytest.approx(0.005, rel=0.5)
 
 
+def test_a_ramp_is_no_noise() -> None:
+    """20 % over the fewest runs, at 1 % of noise."""
+    generator = np.random.default_rng(5)
+    ramp = np.linspace(0, np.log(1.2), 10)
+    trials = 100
+    found = [change_points(np.exp(ramp + 0.01 * generator.standard_normal(10))).changes for _ in range(trials)]
+    assert sum(any(change.ratio.estimate > 1.03 for change in changes) for changes in found) / trials >= 0.8
+
+
 def test_small_changes_are_joined() -> None:
     logs = 0.001 * np.random.default_rng(1).standard_normal(60)
     logs[30:] += np.log(1.015)

@@ -1,4 +1,4 @@
-"""The trend of a case over a history of runs."""
+"""The trend of a case as a plot."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from niffbench.gate.trend import Trend
 from niffbench.report.plots.canvas import FAINT, INK, MUTED, Margins, Plot, finish, settings, sheet
-from niffbench.report.text import clean, plural, seconds
-from niffbench.report.verdicts import commit, line
+from niffbench.report.text import clean, plural
+from niffbench.report.verdicts import commit, line, value_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
 
 _DOT, _LEVEL = "#4477aa", "#aa3377"
 _MOST_TICKS = 12
@@ -21,7 +20,7 @@ def draw(trend: Trend) -> Plot:
     """Every round median as a dot, every level as a line; runs from left to right, oldest first."""
     import matplotlib
 
-    title = f"{clean(trend.results.label)} · {clean(trend.results.problem)} · {trend.quantity}"
+    title = f"{clean(trend.results.label)} · {clean(trend.results.problem)} · {trend.metric.key}"
     steps = trend.steps()
     style: Any = settings()
     with matplotlib.rc_context(style):
@@ -29,13 +28,13 @@ def draw(trend: Trend) -> Plot:
         figure, panels = sheet(1, 1, (min(max(0.25 * len(trend.points), 4.0), 12.0), 2.6), margins)
         _fill(panels[0][0], trend)
         panels[0][0].set_title(title)
-        changes = "; ".join(map(line, steps)) or trend.history.reason or "no change of level"
+        outcome = "; ".join(map(line, steps)) or trend.history.reason or "no change of level"
         return finish(
             figure,
             name="trend",
             title=title,
-            alt=f"Latency of {title} over {plural(len(trend.points), 'run')}: {changes}",
-            caption=changes,
+            alt=f"{title} over {plural(len(trend.points), 'run')}: {outcome}",
+            caption=outcome,
         )
 
 
@@ -43,8 +42,8 @@ def _fill(axes: Axes, trend: Trend) -> None:
     from matplotlib.ticker import FuncFormatter
 
     for position, point in enumerate(trend.points):
-        dots = [position] * len(point.medians)
-        axes.plot(dots, point.medians, "o", color=_DOT, alpha=0.55, markersize=3.5, markeredgewidth=0)
+        dots = [position] * len(point.values)
+        axes.plot(dots, point.values, "o", color=_DOT, alpha=0.55, markersize=3.5, markeredgewidth=0)
     for segment in trend.history.segments:
         axes.plot([segment.start - 0.4, segment.end - 0.6], [segment.level] * 2, color=_LEVEL)
     for change in trend.history.changes:
@@ -54,7 +53,7 @@ def _fill(axes: Axes, trend: Trend) -> None:
     shown = range(0, len(names), every)
     axes.set_xticks(list(shown), [names[i] for i in shown], rotation=45, ha="right", fontsize=7, color=INK)
     axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: value_in(trend.metric.key, value)))
     axes.grid(axis="x", visible=False)
     axes.grid(axis="y", color=FAINT)
-    axes.set_ylabel("round median")
+    axes.set_ylabel(f"{trend.metric.title}, each round")

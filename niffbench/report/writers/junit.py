@@ -27,6 +27,17 @@ def write(comparison: Comparison) -> bytes:
     return bytes(tostring(root, encoding="utf-8", xml_declaration=True))
 
 
+def failure(message: str, exit_code: int) -> bytes:
+    """Why there is no comparison: one test that could not be made."""
+    totals = {"tests": "1", "failures": "0", "errors": "1", "skipped": "0"}
+    root = Element("testsuites", totals)
+    suite = SubElement(root, "testsuite", {"name": "niffbench", **totals})
+    case = SubElement(suite, "testcase", {"classname": "niffbench", "name": "comparison", "time": "0"})
+    SubElement(case, "error", {"type": f"exit code {exit_code}", "message": clean(message)}).text = clean(message)
+    indent(root)
+    return bytes(tostring(root, encoding="utf-8", xml_declaration=True))
+
+
 def _skipped(finding: Finding) -> bool:
     return finding.verdict in ("inconclusive", "incomparable")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from niffbench.gate.simulation import RULES, RUN_SDS, SCENARIOS, Row, _within, ours, ours_paired, simulate, table
 from niffbench.stats.power import detection
-from niffbench.stats.simulation import RULES, RUN_SDS, SCENARIOS, Row, _within, ours, ours_paired, simulate, table
 
 ALPHA = 0.01
 STEADY = [scenario for scenario in SCENARIOS if scenario.machine_drift == 0]

@@ -1,0 +1,306 @@
+"""Histories that made a gate go green although HEAD is worse: whatever came before, it says 1 or 5, never 0."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from cli_in_process import Call, call
+from synthetic import Fault, World, make, save
+
+from niffbench.results import Record, Run
+from niffbench.suite import Selection
+
+__all__ = ["call"]
+
+GOOD = World(rounds=8, sizes=(14,), samples=3, faults=())
+SLOW = replace(GOOD, slower={"global-filter": 1.2})
+BROKEN = tuple(Fault("crashed", "boom", planted.operator) for planted in GOOD.operators)
+
+
+def run_of(
+    day: int, world: World = GOOD, change: Callable[[Record], Record] | None = None, **fields: object
+) -> Run:
+    """The run of one commit a day, ``run-DAY``, written to the current directory."""
+    run = make(replace(world, seed=day), Path(f"run-{day}"))
+    update = {"started": f"2026-03-{day:02}T10:00:00Z", "commit": f"{day:040x}", **fields}
+    manifest = run.manifest.model_copy(update=update)
+    return save(
+        replace(run, manifest=manifest, records=tuple(map(change, run.records)) if change else run.records)
+    )
+
+
+def narrowed(run: Run, *only: str) -> Run:
+    """The same as ``--only`` would have made it."""
+    selection = Selection(only)
+    records = tuple(r for r in run.records if selection.takes(r.case, r.traits.label))
+    echo = run.manifest.suite.model_copy(
+        update={"only": list(only), "cases": list(dict.fromkeys(r.id for r in records))}
+    )
+    return save(replace(run, manifest=run.manifest.model_copy(update={"suite": echo}), records=records))
+
+
+def doubled_flops(record: Record) -> Record:
+    cost = record.cost
+    assert cost is not None
+    if record.case.operator != "global-filter":
+        return record
+    return replace(record, cost=replace(cost, closed=2 * cost.closed, counted=2 * (cost.counted or 0)))
+
+
+def memory(factor: float) -> Callable[[Record], Record]:
+    def more(record: Record) -> Record:
+        assert record.memory is not None
+        return replace(record, memory=replace(record.memory, peak=round(record.memory.peak * factor)))
+
+    return more
+
+
+@pytest.fixture(params=["history", "baseline"])
+def gate(request: pytest.FixtureRequest, call: Call) -> Callable[[Run], tuple[int, dict[str, object]]]:
+    """Judge a run by what came before it, kept in a history or lying about; returns exit code and JSON."""
+
+    def judge(run: Run) -> tuple[int, dict[str, object]]:
+        where = ["--history", "kept"] if request.param == "history" else ["--baseline", "."]
+        done = call("check", str(run.path), *where, "--json")
+        return done.returncode, json.loads(done.stdout)
+
+    return judge
+
+
+Gate = Callable[[Run], tuple[int, dict[str, object]]]
+
+
+def failing(outcome: dict[str, object]) -> set[tuple[str, str]]:
+    findings = outcome["findings"]
+    assert isinstance(findings, list)
+    return {(f["label"], f["quantity"]) for f in findings if f["verdict"] in ("regressed", "missing")}
+
+
+@pytest.mark.parametrize("worse", ["flops", "latency", "memory"])
+def test_a_narrowed_run_hides_nothing(gate: Gate, worse: str) -> None:
+    assert gate(run_of(1))[0] == 3
+    assert gate(narrowed(run_of(2), "dense-k3"))[0] == 0
+    bad = {
+        "flops": lambda: run_of(3, change=doubled_flops),
+        "latency": lambda: run_of(3, SLOW),
+        "memory": lambda: run_of(3, change=memory(3.0)),
+    }[worse]()
+    code, outcome = gate(bad)
+    assert code == 1
+    assert ("global-filter", "memory_peak" if worse == "memory" else next(iter(failing(outcome)))[1]) in failing(
+        outcome
+    )
+    findings = outcome["findings"]
+    assert isinstance(findings, list)
+    assert {f["run"][-5:] for f in findings if f["label"] == "dense-k3"} != {
+        f["run"][-5:] for f in findings if f["label"] == "global-filter"
+    }
+
+
+def test_only_narrowed_runs_before_leave_the_rest_uncovered(gate: Gate) -> None:
+    assert gate(narrowed(run_of(1), "dense-k3"))[0] == 3
+    code, outcome = gate(run_of(2, SLOW))
+    assert code == 5
+    assert outcome["counts"]["uncovered"] >= 5  # type: ignore[index]
+    assert "nothing to be compared with" in str(outcome["headline"])
+
+
+def test_a_regression_behind_a_failing_commit_is_one(gate: Gate) -> None:
+    failed = replace(GOOD, faults=(Fault("crashed", "boom", "global-filter"),))
+    codes = [gate(run_of(1))[0], gate(run_of(2, failed))[0]]
+    code, outcome = gate(run_of(3, SLOW))
+    assert [*codes, code] == [3, 1, 1]
+    assert ("global-filter", "latency_steady") in failing(outcome)
+
+
+def test_a_limit_of_memory_before_leaves_no_hole(gate: Gate) -> None:
+    skipped = replace(GOOD, faults=(Fault("skipped", "predicted 2 GiB", "global-filter"),))
+    gate(run_of(1, skipped))
+    code, outcome = gate(run_of(2, SLOW))
+    assert code == 5
+    assert outcome["counts"]["uncovered"] == 1  # type: ignore[index]
+
+
+def test_a_run_of_too_few_rounds_is_no_baseline_where_a_better_one_is(gate: Gate) -> None:
+    gate(run_of(1))
+    gate(run_of(2, replace(GOOD, rounds=2)))
+    code, outcome = gate(run_of(3, SLOW))
+    assert code == 1
+    assert ("global-filter", "latency_steady") in failing(outcome)
+
+
+def test_a_clock_from_the_future_poisons_nothing(gate: Gate) -> None:
+    gate(run_of(1))
+    gate(run_of(2, started="2099-01-01T00:00:00Z"))
+    assert gate(run_of(3, SLOW))[0] == 1
+    gate(run_of(4))
+    assert gate(run_of(5))[0] == 0
+
+
+def test_a_case_that_vanished_is_missing_until_that_is_accepted(call: Call) -> None:
+    runs = [run_of(1), *(run_of(day, replace(GOOD, operators=GOOD.operators[1:])) for day in (2, 3, 4))]
+    codes = [call("check", run.path.name, "--history", "kept").returncode for run in runs[:3]]
+    assert codes == [3, 1, 1]
+    Path("accept.toml").write_text(
+        "[[accept]]\nquantities = ['coverage']\nreason = 'we sell no dense convolutions'\n"
+    )
+    accepted = call("check", "run-4", "--history", "kept", "--accept", "accept.toml")
+    assert accepted.returncode == 0, accepted.stdout
+    assert "we sell no dense" in accepted.stdout
+
+
+@pytest.mark.parametrize("what", ["latency_steady", "memory_peak"])
+def test_a_creep_is_found_with_its_total(call: Call, what: str) -> None:
+    """Each step is too small to be called by itself."""
+    for day in range(1, 12):
+        factor = 1.008**day
+        world = replace(GOOD, noise=replace(GOOD.noise, between=0.002, within=0.002))
+        if what == "memory_peak":
+            run = run_of(day, world, memory(factor))
+        else:
+            run = run_of(day, replace(world, slower={"global-filter": factor}))
+        done = call("check", run.path.name, "--history", "kept", "--json")
+        if day == 2:
+            assert done.returncode == 0, done.stdout
+    assert done.returncode == 1
+    (finding, *_) = [
+        f for f in json.loads(done.stdout)["findings"] if f["quantity"] == what and f["label"] == "global-filter"
+    ]
+    assert finding["verdict"] == "regressed"
+    assert finding["ratio"] == pytest.approx(1.008**10, rel=0.01)
+    assert finding["run"].startswith("000001-")
+    assert "accepted level" in finding["reason"]
+
+
+def test_an_alert_stays_open_until_it_is_gone_or_accepted(call: Call) -> None:
+    def judged(day: int, world: World, *options: str) -> int:
+        return call("check", run_of(day, world).path.name, "--history", "kept", *options).returncode
+
+    assert [judged(1, GOOD), judged(2, GOOD), judged(3, SLOW), judged(4, SLOW)] == [3, 0, 1, 1]
+    accept = (
+        "[[accept]]\ncases = ['global-filter']\nquantities = ['latency_*']\nup_to = '+30%'\nreason = 'known'\n"
+    )
+    Path("accept.toml").write_text(accept)
+    assert judged(5, SLOW, "--accept", "accept.toml") == 0
+    worse = replace(GOOD, slower={"global-filter": 1.2 * 1.15})
+    # +15 % of the last run, but +38 % of the accepted level.
+    assert judged(6, worse, "--accept", "accept.toml") == 1
+    Path("accept.toml").write_text(accept + "until = 2026-01-31\n")
+    assert judged(7, SLOW, "--accept", "accept.toml") == 1
+    assert judged(8, GOOD) == 0
+
+
+def test_a_reference_named_by_hand_is_the_accepted_level(call: Call) -> None:
+    run_of(1), run_of(2, SLOW), run_of(3, SLOW)
+    assert call("check", "run-2", "run-3").returncode == 0
+    done = call("check", "run-2", "run-3", "--reference", "run-1")
+    assert done.returncode == 1
+    assert "global-filter" in done.stdout
+
+
+def test_a_step_fails_while_it_stands_if_asked_to(call: Call) -> None:
+    for day in range(1, 15):
+        world = SLOW if day >= 8 else GOOD
+        done = call("check", run_of(day, world).path.name, "--history", "kept", "--accept", _accepting())
+    assert done.returncode == 0, done.stdout
+    assert call("check", "--history", "kept").returncode == 0
+    failed = call("check", "--history", "kept", "--fail-on-step", "--json")
+    assert failed.returncode == json.loads(failed.stdout)["exit_code"] == 1
+    assert call("check", "run-14", "--history", "kept", "--accept", _accepting(), "--fail-on-step").returncode == 1
+
+
+def _accepting() -> str:
+    Path("all.toml").write_text("[[accept]]\nquantities = ['latency_*']\nup_to = '+30%'\nreason = 'all'\n")
+    return "all.toml"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[[accept]]\nquantities = ['latency_*']\nreason = 'x'", "accept[0].up_to"),
+        ("[[accept]]\nquantities = ['coverage']\nreason = 'x'\nup_to = '+3%'", "accept[0].up_to"),
+        ("[[accept]]\nquantities = ['latencies']\nreason = 'x'\nup_to = '+3%'", "no quantity named"),
+        ("[[accept]]\nquantities = ['flops']\nup_to = '+3%'", "'accept[0].reason' is missing"),
+        ("[[accept]]\nquantities = ['flops']\nreason = 'x'\nup_to = '3 parsec'", "'+20%', '1.3 ms'"),
+        ("[[accept]]\nquantities = ['flops']\nreason = 'x'\nup_to = '+3%'\nuntl = 1", "did you mean 'until'"),
+        ("[[environment]]\nfingerprint = 'x'\nreason = 'x'", "fingerprint"),
+    ],
+)
+def test_a_faulty_file_of_accepted_changes_is_refused(call: Call, text: str, complaint: str) -> None:
+    run_of(1), run_of(2)
+    Path("accept.toml").write_text(text)
+    done = call("check", "run-1", "run-2", "--accept", "accept.toml")
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert "accept.toml" in done.stderr
+
+
+def test_a_changed_environment_is_said_and_passes_only_when_acknowledged(gate: Gate, call: Call) -> None:
+    gate(run_of(1))
+    new = replace(GOOD, torch="2.16.0")
+    code, outcome = gate(run_of(2, new, doubled_flops))
+    assert code == 1
+    assert ("global-filter", "flops") in failing(outcome)
+    fine = run_of(3, replace(new, torch="2.17.0"))
+    code, outcome = gate(fine)
+    assert code == 5
+    assert "torch" in str(outcome["headline"])
+    assert {d["field"] for d in outcome["differences"]} == {"torch"}  # type: ignore[attr-defined]
+
+
+def test_options_for_a_changed_environment(call: Call) -> None:
+    run_of(1)
+    run = run_of(2, replace(GOOD, torch="2.16.0"))
+    assert call("check", "run-1", "run-2").returncode == 4
+    arguments = ("check", "run-2", "--baseline", ".")
+    assert call(*arguments).returncode == 5
+    assert call(*arguments, "--fail-on-environment").returncode == 1
+    Path("accept.toml").write_text(
+        f"[[environment]]\nfingerprint = '{run.manifest.fingerprint.hash}'\nreason = 'torch 2.16'\n"
+    )
+    done = call(*arguments, "--accept", "accept.toml")
+    assert done.returncode == 0
+    assert "torch 2.16" in done.stdout
+
+
+OUTPUTS = ("--json", "--markdown", "out/s.md", "--junit", "out/j.xml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("run-1", "run-2"), 0),
+        (("run-1", "slow"), 1),
+        (("run-1", "nowhere"), 2),
+        (("run-1", "run-2", "--only", "nothing"), 2),
+        (("run-1", "run-2", "--alpha", "0.7"), 2),
+        (("run-1", "--history", "new"), 3),
+        (("run-1", "other"), 4),
+        (("run-1", "few"), 5),
+        (("broken", "--history", "new"), 1),
+        (("run-1", "broken"), 1),
+    ],
+)
+def test_every_exit_writes_what_was_asked_for(call: Call, arguments: tuple[str, ...], code: int) -> None:
+    run_of(1), run_of(2)
+    for name, day, world in (
+        ("slow", 3, SLOW),
+        ("other", 4, replace(GOOD, torch="2.16.0")),
+        ("few", 5, replace(GOOD, rounds=3)),
+        ("broken", 6, replace(GOOD, faults=BROKEN)),
+    ):
+        save(replace(run_of(day, world), path=Path(name)))
+    done = call("check", *arguments, *OUTPUTS)
+    assert done.returncode == code, done.stderr
+    outcome = json.loads(done.stdout)
+    assert outcome["exit_code"] == code
+    assert outcome["headline"]
+    assert isinstance(outcome["counts"], dict)
+    assert Path("out/s.md").read_text().startswith("### niffbench: ")
+    root = ElementTree.parse("out/j.xml").getroot()
+    assert int(root.get("failures", "")) + int(root.get("errors", "")) > 0 or code in (0, 5)
