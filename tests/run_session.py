@@ -81,7 +81,8 @@ class Attempt:
                 return self.resume(stop)
         os.environ["STUB_WORKER"] = json.dumps(self.script)
         began = time.monotonic()
-        with resume(self.place, self.load, stop, began) as session:
+        moved = self.overrides.device if self.overrides.device.startswith("replay:") else None
+        with resume(self.place, self.load, stop, began, device=moved) as session:
             session.measure(stop, self.observer)
         return read(self.place)
 

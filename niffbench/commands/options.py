@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
-_UNIT = r"(ms|s|min|m|h|)"
-_SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _BYTES: dict[tuple[str | None, str | None], int] = {(None, None): 1}
 for _power, _prefix in enumerate("KMGT", start=1):
     _BYTES |= {(_prefix, ""): 1000**_power, (_prefix, "I"): 1024**_power}
@@ -38,12 +36,10 @@ def duration(context: click.Context, parameter: click.Parameter, value: str | No
     """A callback that reads a time in seconds, as ``90``, ``90s``, ``500ms``, ``10m`` or ``1h30m``."""
     if value is None:
         return None
-    from niffbench.suite.schema import MAX_TIME
+    from niffbench.suite.schema import MAX_TIME, seconds_of
 
-    text = re.sub(r"(?<=[a-z]) +| +(?=[a-z])", "", value.strip())
-    parts = re.findall(_NUMBER + _UNIT, text)
-    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    if "".join(number + unit for number, unit in parts) != text or not 0 < seconds <= MAX_TIME:
+    seconds = seconds_of(value)
+    if seconds is None or not 0 < seconds <= MAX_TIME:
         message = f"{value!r} should be a time above zero, as 90s, 500ms or 10m, and at most a week"
         raise click.BadParameter(message, context, parameter)
     return seconds
@@ -97,6 +93,7 @@ def overrides_of(options: Mapping[str, Any]) -> Overrides:
         threads=options["threads"],
         memory_limit=options["memory_limit"],
         budget=options["time_budget"],
+        refine=options["refine"],
     )
 
 
@@ -176,6 +173,12 @@ def measure_options(command: Command) -> Command:
             callback=duration,
             metavar="TIME",
             help="Be done in about so long, as 10m; every case is measured at least once.",
+        ),
+        click.option(
+            "--refine/--no-refine",
+            default=None,
+            envvar="NIFFBENCH_REFINE",
+            help="Bracket crossovers by measuring between the suite's values.  [default: as the suite says]",
         ),
     )
 

@@ -90,6 +90,11 @@ def _show(console: Console, prepared: Prepared, allowed: Share | None) -> None:
     lines.append(
         f"time: {text.duration(plan.seconds / plan.rounds)} a round, in all {expected(plan.seconds, plan)}"
     )
+    if settings.refine is not None:
+        lines.append(
+            f"refine: up to {text.duration(settings.refine.budget)} more, "
+            f"to bracket crossovers along {settings.refine.axis}"
+        )
     if allowed is not None:
         lines.append(
             f"budget: {text.duration(settings.budget or 0.0)} are enough for {allowed.rounds} of "
@@ -164,6 +169,7 @@ def _as_json(prepared: Prepared, allowed: Share | None) -> dict[str, Any]:
         "crowded": plan.crowded,
         "measure": settings.measure.model_dump(),
         "budget": settings.budget,
+        "refine": settings.refine and settings.refine.model_dump(),
         "allowed": allowed and {"rounds": allowed.rounds, "measure": allowed.measure.model_dump()},
         "cases": [
             {

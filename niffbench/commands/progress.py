@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from niffbench.case import Case
+from niffbench.operators.catalogue import catalogue
 from niffbench.report import text
 from niffbench.results import Record
 from niffbench.session.plan import Plan
@@ -29,6 +30,7 @@ class Bar(Observer):
 
     def __init__(self, console: Console, plan: Plan, labels: Mapping[str, str], total: int, done: int) -> None:
         self._labels = labels
+        self._rounds = plan.rounds
         self._expected = {forecast.case.id: forecast.seconds for forecast in plan.forecasts}
         self._left = plan.rounds * sum(self._expected.values()) * (total - done) / max(total, 1)
         self._passed = 0.0
@@ -54,12 +56,16 @@ class Bar(Observer):
 
     def stage(self, case: Case, stage: str, round_: int) -> None:
         """Show the case and the stage."""
-        what = f"round {round_ + 1}: {self._labels[case.id]} {case.problem.label} {stage}"
+        label = self._labels.get(case.id) or catalogue()[case.operator].label(case)
+        place = f"round {round_ + 1}" if round_ < self._rounds else "crossovers"
+        what = f"{place}: {label} {case.problem.label} {stage}"
         self._progress.update(self._task, description=escape(text.clean(what, 60).ljust(60)))
         self.wait()
 
     def record(self, record: Record) -> None:
         """Advance."""
+        if record.round >= self._rounds:
+            return
         expected = self._expected.get(record.id, 0.0)
         self._passed += expected
         self._left = max(0.0, self._left - expected)

@@ -66,7 +66,7 @@ class Screen:
         """Write the report and print the result; returns the exit status. Raises NothingMeasured, Interrupted."""
         with stop.at_any_moment():
             run = read(progress.directory)
-            if len(run.records) < progress.records:
+            if len(run.records) + len(run.probes) < progress.records:
                 raise UsageError(f"{run.path}: was removed, or cut short, before its result was read")
             result = outcome(run)
             page = _write(run) if self._report and result.measured else None
@@ -111,7 +111,7 @@ class Screen:
     def _result(self, run: Run, found: Outcome, page: Path | None) -> str:
         """What standard output is to show."""
         if self._as_json:
-            progress = RunProgress(run.path, run.manifest, len(run.records))
+            progress = RunProgress(run.path, run.manifest, len(run.records) + len(run.probes))
             return _dumps(_as_json(run, found, page, self._resume(progress)))
         if self._quiet:
             return ""

@@ -125,7 +125,7 @@ def measured(
         process = subprocess.Popen(
             [python, "-P", "-m", "niffbench.cli", "run", *arguments, "--out", str(out.absolute())],
             cwd=nowhere,  # nothing there that could be imported by accident
-            env=dict(environment),
+            env={**environment, "NIFFBENCH_REFINE": "0"},  # crossovers are not judged
             stdin=subprocess.DEVNULL,
             stdout=output if quiet else None,
             stderr=subprocess.STDOUT if quiet else None,

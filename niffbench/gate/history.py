@@ -92,7 +92,7 @@ def keep(directory: Path, run: Run) -> Path:
         raise NothingMeasured(f"{run.name} measured nothing, so it is not kept in {directory}")
     manifest = run.manifest
     content = manifest.model_dump_json(indent=1).encode()
-    lines = [dump(record) for record in run.records]
+    lines = [dump(record) for record in (*run.records, *run.probes)]
     digest = hashlib.sha256(b"".join((content, *lines))).hexdigest()[:8]
     commit = (manifest.commit or "no-commit")[:12] + ("-dirty" if manifest.dirty else "")
     name = _component(f"{re.sub(r'[^0-9T]', '', manifest.started[:19])}-{commit}")

@@ -15,7 +15,7 @@ from niffbench.results.manifest import (
     SuiteEcho,
     read_manifest,
 )
-from niffbench.results.metrics import REGISTRY, Metric, Reason, over_rounds, round_value
+from niffbench.results.metrics import REGISTRY, Metric, Reason, key_of, over_rounds, round_value
 from niffbench.results.reading import COMPRESSED, RECORDS, Run, read
 from niffbench.results.record import (
     REGIME_ORDER,
@@ -70,6 +70,7 @@ __all__ = [
     "frame",
     "in_words",
     "is_busy",
+    "key_of",
     "main_regime",
     "over_rounds",
     "parse",

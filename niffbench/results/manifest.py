@@ -21,7 +21,7 @@ from niffbench.errors import UsageError
 from niffbench.fingerprint import Fact, Fingerprint
 from niffbench.suite import Measure, Settings
 
-SCHEMA = 3
+SCHEMA = 4
 """Of what is written. A new field raises it, so that a niffbench that does not know the field says so."""
 OLDEST_SCHEMA = 1
 """That is still read: every field it lacks has a default."""
@@ -106,7 +106,8 @@ class Manifest(_Model):
     """``run.json``: everything about a run that is not a record.
 
     ``settings`` are those it was begun with. ``started`` and ``finished`` are ISO 8601 in UTC, ``finished`` None
-    while records are missing; ``wall`` is the wall time that was spent on it, in seconds.
+    while records are missing; ``wall`` is the wall time that was spent on it, in seconds, ``refining`` the part of
+    it after all rounds in which crossovers were bracketed.
     """
 
     schema_version: int = SCHEMA
@@ -120,6 +121,7 @@ class Manifest(_Model):
     started: Moment
     finished: Moment | None = None
     wall: Seconds | None = None
+    refining: Seconds | None = None
     ceilings: Ceilings | None = None
     notes: list[str] = []
     ci: dict[str, Fact] = {}
@@ -159,7 +161,7 @@ class Manifest(_Model):
 
     @property
     def records(self) -> int:
-        """How many a complete run has: one of each case in each round."""
+        """How many a complete run has, without probes: one of each case in each round."""
         return len(self.suite.cases) * self.rounds
 
 

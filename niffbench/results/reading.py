@@ -29,12 +29,17 @@ _CONSTANT = ("id", "traits", "cost", "memory", "numerics")
 
 @dataclass(frozen=True)
 class Run:
-    """A run read from its directory. ``torn`` is the number of bytes of an incomplete last line, left out."""
+    """A run read from its directory. ``torn`` is the number of bytes of an incomplete last line, left out.
+
+    ``records`` are those of the suite's cases and rounds; ``probes`` those of later rounds, in which crossovers
+    were bracketed, of cases that the suite need not have.
+    """
 
     path: Path
     manifest: Manifest
     records: tuple[Record, ...]
     torn: int = 0
+    probes: tuple[Record, ...] = ()
 
     @property
     def name(self) -> str:
@@ -57,8 +62,10 @@ def read(directory: Path | str) -> Run:
     if path is None:
         return Run(directory, manifest, ())
     with _no_collection():
-        records, torn = _read_journal(path, manifest)
-    return Run(directory, manifest, records, torn)
+        every, torn = _read_journal(path, manifest)
+    records = tuple(record for record in every if record.round < manifest.rounds)
+    probes = tuple(record for record in every if record.round >= manifest.rounds)
+    return Run(directory, manifest, records, torn, probes)
 
 
 def _read_journal(path: Path, manifest: Manifest) -> tuple[tuple[Record, ...], int]:
@@ -102,10 +109,14 @@ def lines(file: BinaryIO, path: Path, most: int | None = None) -> Iterator[bytes
 
 
 class _Checker:
-    """What a journal's records must be together: of the run's cases and rounds, each pair once, ids true."""
+    """What a journal's records must be together: of the run's cases and rounds, each pair once, ids true.
+
+    Where crossovers are bracketed there may be more rounds, and cases of these.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         self._rounds = manifest.rounds
+        self._refined = manifest.settings.refine is not None
         self._expected = set(manifest.suite.cases)
         self._first: dict[str, Record] = {}  # of each case
         self._seen: set[tuple[str, int]] = set()
@@ -120,8 +131,10 @@ class _Checker:
             known = self._first[record.id] = record
         elif known.case != record.case:
             raise ValueError(f"key 'id': {record.id} is the id of another case")
-        if record.round >= self._rounds:
+        if record.round >= self._rounds and not self._refined:
             raise ValueError(f"key 'round': the run has {self._rounds} rounds, counted from 0, got {record.round}")
+        if record.round < self._rounds and record.id not in self._expected:
+            raise ValueError(f"key 'id': case {record.id} is not one of the run's suite")
         if (key := (record.id, record.round)) in self._seen:
             raise ValueError(f"a second record of case {record.id} in round {record.round}")
         self._seen.add(key)
@@ -136,8 +149,6 @@ class _Checker:
             raise ValueError(f"key 'case': every extent is between 1 and {MAX_SIDE:,}")
         if record.id != record.case.id:
             raise ValueError(f"key 'id': the case's id is {record.case.id}, got {record.id[:40]!r}")
-        if record.id not in self._expected:
-            raise ValueError(f"key 'id': case {record.id} is not one of the run's suite")
 
 
 @contextmanager

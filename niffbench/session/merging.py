@@ -36,7 +36,8 @@ def merge(runs: Sequence[Run], out: Path) -> None:
     # What a part measured beyond its share of the suite comes after it.
     order += [case for run, _ in shards for case in run.manifest.suite.cases if case not in gridded]
     rank = {case: number for number, case in enumerate(order)}
-    records = sorted((record for run in runs for record in run.records), key=lambda r: (r.round, rank[r.id]))
+    every = [record for run in runs for record in (*run.records, *run.probes)]
+    records = sorted(every, key=lambda record: (record.round, rank.get(record.id, len(rank))))
     place.make(out.parent)
     try:
         draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -106,6 +107,7 @@ def _manifest(runs: Sequence[Run], cases: list[str]) -> Manifest:
     manifests = [run.manifest for run in runs]
     first = manifests[0]
     walls = [manifest.wall for manifest in manifests if manifest.wall is not None]
+    refining = sum(manifest.refining or 0.0 for manifest in manifests)
     excluded = {(left.label, left.problem): left for manifest in manifests for left in manifest.suite.excluded}
     notes = [f"merged from {', '.join(run.path.resolve().name for run in runs)}"]
     notes += dict.fromkeys(note for manifest in manifests for note in manifest.notes)
@@ -117,6 +119,7 @@ def _manifest(runs: Sequence[Run], cases: list[str]) -> Manifest:
             "started": min(manifest.started for manifest in manifests),
             "finished": max(manifest.finished or manifest.started for manifest in manifests),
             "wall": sum(walls) if walls else None,
+            "refining": refining or None,
             "notes": notes,
         }
     )

@@ -32,6 +32,7 @@ from niffbench.session import provenance
 from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.journal import Journal
 from niffbench.session.lock import Lock
+from niffbench.session.refine import Refinement
 from niffbench.session.run_session import RunSession
 from niffbench.session.survey import Survey, survey
 from niffbench.suite import DeviceType, Overrides, Settings, Suite, resolve
@@ -73,7 +74,15 @@ def begin(out: Path, prepared: Prepared, argv: Sequence[str], began: float) -> I
             raise UsageError(f"--out {out}: is not empty any more; name a new directory, or --resume it")
         manifest = _manifest(prepared, argv)
         place.write_manifest(out, manifest)
-        yield RunSession(out, manifest, prepared.settings, prepared.plan, (), began)
+        yield RunSession(
+            out,
+            manifest,
+            prepared.settings,
+            prepared.plan,
+            (),
+            began,
+            _refinement(prepared.suite, prepared.settings),
+        )
 
 
 @contextmanager
@@ -106,10 +115,18 @@ def resume(
             with stop.at_any_moment():
                 run = read(directory)
         # A killed run could not write down how long it took; its records know of most of it.
-        spent = max(manifest.wall or 0.0, sum(record.elapsed for record in run.records))
-        manifest = manifest.model_copy(update={"schema_version": SCHEMA, "wall": spent, "notes": notes})
+        refining = max(manifest.refining or 0.0, sum(record.elapsed for record in run.probes))
+        spent = max(manifest.wall or 0.0, refining + sum(record.elapsed for record in run.records))
+        manifest = manifest.model_copy(
+            update={"schema_version": SCHEMA, "wall": spent, "refining": refining or None, "notes": notes}
+        )
         place.write_manifest(directory, manifest)
-        yield RunSession(directory, manifest, settings, plan, run.records, began)
+        done = (*run.records, *run.probes)
+        yield RunSession(directory, manifest, settings, plan, done, began, _refinement(suite, settings))
+
+
+def _refinement(suite: Suite, settings: Settings) -> Refinement | None:
+    return None if settings.refine is None else Refinement(suite, settings.refine, catalogue())
 
 
 def _survey_rest(suite: Suite, run: Run, settings: Settings, stop: Interrupts) -> Survey:

@@ -13,7 +13,7 @@ _CHUNK = 2**20
 
 @dataclass(frozen=True)
 class RunProgress:
-    """A run's directory and manifest, and the number of ``records`` in it."""
+    """A run's directory and manifest, and the number of ``records`` in it, those of probes included."""
 
     directory: Path
     manifest: Manifest
@@ -21,8 +21,8 @@ class RunProgress:
 
     @property
     def missing(self) -> int:
-        """Records that are not there yet."""
-        return self.manifest.records - self.records
+        """Records of the suite that are not there yet; probes come after all of them."""
+        return max(self.manifest.records - self.records, 0)
 
 
 def progress_of(directory: Path) -> RunProgress:

@@ -20,14 +20,18 @@ from niffbench.session.budget import CLOSING, Share, share
 from niffbench.session.directory import write_manifest
 from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.journal import Journal, JournalLost
-from niffbench.session.plan import Plan
+from niffbench.session.plan import WORKER, Plan
 from niffbench.session.progress import RunProgress
+from niffbench.session.refine import Refinement
 from niffbench.session.worker_session import STARTUP, Answer, Loss, Observer, WorkerSession
 from niffbench.suite import Measure, Settings
 from niffbench.worker.admission import Skip, refusal
 
 MAX_LOSSES = 10
 """Workers in a row that may be lost over a case, none of them finishing one, before a round is given up."""
+REFINING_ROUNDS = 12
+"""Rounds that bracketing a crossover takes, about: four bisections of three. Pairs that there is no time for in so
+many wait until others are done with."""
 MAX_BLAMELESS = 5
 """Workers in a row that may be lost with no case to blame before the run is given up, unless they took long to."""
 
@@ -42,6 +46,7 @@ class RunSession:
         plan: Which cases fit, and how long they take.
         done: The records that are there already.
         began: When work on the run began, this time (``time.monotonic``).
+        refinement: What is to be measured after all rounds, if anything.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class RunSession:
         plan: Plan,
         done: Collection[Record],
         began: float,
+        refinement: Refinement | None = None,
     ) -> None:
         self.directory = directory
         self.manifest = manifest
@@ -63,6 +69,12 @@ class RunSession:
         self._overheads = [record.elapsed - record.measuring for record in done if record.elapsed > 0]
         self._costs = {record.id: record.cost for record in done if record.cost and record.chosen is None}
         self._exhausted = list(dict.fromkeys(record.case for record in done if record.status == "oom"))
+        self._refinement = refinement
+        if refinement is not None:
+            for record in done:
+                refinement.add(record)
+        self._elapsed = [record.elapsed for record in done if record.elapsed > 0]
+        self._refining = manifest.refining or 0.0
         self._notes = list(manifest.notes)
         self._round = 0
         self._pending: dict[str, Case] = {}  # of the round, by id: what has no record yet
@@ -86,18 +98,21 @@ class RunSession:
                 self._append: Callable[[Record], None] = journal.append
                 for number in range(self._settings.rounds):
                     self._measure_round(number)
+                if self._refinement is not None:
+                    self._refine(self._refinement)
         except JournalLost:  # then the manifest cannot be written either
             raise
         except BaseException:
-            self._conclude()
+            self._conclude(finished=False)
             raise
-        self._conclude()
+        self._conclude(finished=not self.progress.missing)
 
-    def _conclude(self) -> None:
+    def _conclude(self, *, finished: bool) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         update = {
             "wall": time.monotonic() - self._budget_began,
-            "finished": None if self.progress.missing else now,
+            "refining": self._refining or None,
+            "finished": now if finished else None,
             "notes": list(dict.fromkeys(self._notes)),
         }
         self.manifest = self.manifest.model_copy(update=update)
@@ -115,14 +130,48 @@ class RunSession:
         allowed = self._allowed()
         if allowed.rounds == 0:
             self._give_up_rest(self._out_of_time())
+        if not self._work_off(allowed.measure, self._deadline()):
+            self._give_up_rest(self._out_of_time())
+
+    def _refine(self, refinement: Refinement) -> None:
+        """Bracket crossovers in further rounds, of probes alone, until nothing is wanted or time is up."""
+        spent, began = self._refining, time.monotonic()
+        deadline = began + refinement.refine.budget - spent
+        if self._settings.budget is not None:
+            deadline = min(deadline, self._budget_began + self._settings.budget - CLOSING)
+        each = sum(self._elapsed) / max(len(self._elapsed), 1)
+        most = int(((deadline - began) / REFINING_ROUNDS - WORKER) / each) if each else None
+        number = max(self._settings.rounds, 1 + max((number for _, number in self._done), default=0))
+        try:
+            while time.monotonic() < deadline and (wanted := refinement.wanted(most)):
+                failures = refinement.failures
+                for place in range(max(wanted.values())):
+                    self._round = number
+                    self._pending = {case.id: case for case, more in wanted.items() if more > place}
+                    if not self._work_off(self._settings.measure, deadline):
+                        break
+                    number += 1
+                    if refinement.failures > failures:  # then something else is wanted
+                        break
+        finally:
+            self._refining = spent + time.monotonic() - began
+        if unfinished := refinement.unfinished:
+            self._notes.append(
+                f"crossovers of {plural(unfinished, 'pair')} could be bracketed more closely: "
+                "the time for it was used up"
+            )
+
+    def _work_off(self, measure: Measure, deadline: float) -> bool:
+        """Let workers measure what is pending, one after another; False when ``deadline`` came before they had."""
         self._losses = 0
         while self._pending:
             self._skip_unfit()
-            if self._pending:
-                self._run_worker(allowed.measure)
+            if self._pending and not self._run_worker(measure, deadline):
+                return False
+        return True
 
-    def _run_worker(self, measure: Measure) -> None:
-        """Let one worker measure what it can of what is pending."""
+    def _run_worker(self, measure: Measure, deadline: float) -> bool:
+        """Let one worker measure what it can of what is pending; False when ``deadline`` ended it."""
         predicted = (forecast.predicted for forecast in self.plan.forecasts)
         task = protocol.Task(
             kind="round",
@@ -137,14 +186,13 @@ class RunSession:
             self._stop,
             self._take,
             fingerprint=self.manifest.fingerprint,
-            deadline=self._deadline(),
+            deadline=deadline,
             observer=self._observer,
         )
         loss = session.run()
         if loss is not None:
             self._on_worker_lost(loss)
-        elif time.monotonic() >= self._deadline():
-            self._give_up_rest(self._out_of_time())
+        return not self._pending or loss is not None or time.monotonic() < deadline
 
     def _take(self, answer: Answer) -> None:
         """Keep what a worker says."""
@@ -242,9 +290,12 @@ class RunSession:
     def _write(self, record: Record) -> None:
         self._append(record)
         self._done.add((record.id, record.round))
+        if self._refinement is not None:
+            self._refinement.add(record)
         del self._pending[record.id]
         if record.elapsed > 0:
             self._overheads.append(record.elapsed - record.measuring)
+            self._elapsed.append(record.elapsed)
         if record.cost is not None and record.chosen is None:
             self._costs[record.id] = record.cost
         self._observer.record(record)

@@ -14,7 +14,18 @@ from typing import Any, Protocol
 from niffbench.case import Case, OptionValue, Problem
 from niffbench.errors import UsageError, did_you_mean
 from niffbench.suite.locate import find, read
-from niffbench.suite.schema import AXES, DeviceType, Exclusion, Measure, OperatorEntry, SuiteFile, parse, validate
+from niffbench.suite.pairs import Axis, pairs, position, side_of
+from niffbench.suite.schema import (
+    AXES,
+    DeviceType,
+    Exclusion,
+    Measure,
+    OperatorEntry,
+    Refine,
+    SuiteFile,
+    parse,
+    validate,
+)
 from niffbench.suite.select import Selection, Shard, matches, side
 
 MAX_CASES = 100_000
@@ -36,6 +47,10 @@ _DEFAULTS: dict[str, Any] = {
 class OperatorInfo(Protocol):
     """What a suite must know of an operator; :class:`niffbench.operators.base.Operator` satisfies it."""
 
+    @property
+    def family(self) -> str: ...
+    @property
+    def role(self) -> str: ...
     @property
     def takes_kernel(self) -> bool: ...
     @property
@@ -71,6 +86,12 @@ class Suite:
     only: tuple[str, ...] = ()  # the filters that narrowed it
     shard: Shard | None = None  # the part of what is left that this is
     positions: tuple[int, ...] = ()  # of a shard's cases among those of all shards
+    refine: Refine | None = None
+    rules: tuple[Exclusion, ...] = ()  # by which it leaves cases out on this kind of device
+
+    def refusal(self, case: Case, operator: OperatorInfo) -> str | None:
+        """Why a case cannot be of the suite, or None: its exclusions, or the operator's own word."""
+        return _exclusion(self.rules, case, operator.label(case)) or _refusal(case, operator)
 
 
 def load(
@@ -120,6 +141,7 @@ def expand(
     rows: set[str] = set()
     names: set[str] = set()
     cases: dict[str, Case] = {}
+    every: list[Case] = []  # what --only leaves out too
     labels: dict[str, str] = {}
     excluded: dict[str, Excluded] = {}
     for index, entry in enumerate(file.operators):
@@ -130,6 +152,7 @@ def expand(
             label = info.label(case)
             rows.add(label)
             names |= {label, operator}
+            every.append(case)
             if not chosen.takes(case, label):
                 continue
             if (reason := _exclusion(rules, case, label)) is not None:
@@ -139,6 +162,8 @@ def expand(
             else:
                 cases[case.id], labels[case.id] = case, label
     _check_patterns(file.exclude, names, where)
+    if file.refine is not None:
+        _check_refine(file.refine.axis, every, catalogue, where)
     if baseline not in rows:
         near = did_you_mean(baseline, rows)
         raise UsageError(f"{where}: baseline '{file.baseline}' is not one of its rows{near}")
@@ -168,6 +193,8 @@ def expand(
         only=tuple(only),
         shard=shard,
         positions=positions,
+        refine=file.refine,
+        rules=tuple(rules),
     )
 
 
@@ -243,6 +270,21 @@ def _check_devices(file: SuiteFile, where: str, devices: Collection[DeviceType] 
         if devices is not None and rule.device is not None and rule.device not in devices:
             hint = did_you_mean(rule.device, devices)
             raise UsageError(f"{where}: exclude[{i}].device: there is no device '{rule.device}'{hint}")
+
+
+def _check_refine(axis: Axis, cases: Sequence[Case], catalogue: Mapping[str, OperatorInfo], where: str) -> None:
+    """A crossover needs a form of NIFF and a rival, and two values of the axis to look between."""
+    sides = {case: side_of(catalogue[case.operator]) for case in cases}
+    for which, what in (("form", "form of NIFF"), ("rival", "spatial convolution to compare it with")):
+        if which not in sides.values():
+            raise UsageError(f"{where}: key 'refine': the suite has no {what}, so no crossover to look for")
+    if not pairs(cases, axis, sides.__getitem__):
+        rivals = [case for case in cases if sides[case] == "rival"]
+        without = next((case.operator for case in rivals if position(case, axis) is None), None)
+        why = f"'{without}' has none" if without else "the suite has but one value of it for each form and rival"
+        raise UsageError(
+            f"{where}: key 'refine.axis': crossovers along {axis} need two values of it to look between; {why}"
+        )
 
 
 def _check_patterns(rules: Sequence[Exclusion], names: set[str], where: str) -> None:

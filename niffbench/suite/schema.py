@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StrictBool, Tag, ValidationError
 
 from niffbench.case import DType, Execution, MemoryFormat, Mode, OptionValue, Regime
 from niffbench.errors import UsageError, did_you_mean
+from niffbench.suite.pairs import Axis
 
 MAX_AXIS = 2**24
 MAX_TIME = 7 * 86_400.0
@@ -24,7 +26,30 @@ KernelRule = Literal["H", "2H-1"]
 DeviceType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 """A kind of device by its name; which there are, :func:`niffbench.suite.load` is told."""
 
+Quantity: TypeAlias = Literal["flops", "memory", "latency"]
+"""In what a form and a rival may change places."""
+
 _Value = TypeVar("_Value")
+
+
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+_SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def seconds_of(text: str) -> float | None:
+    """A time as people write it (``90``, ``500ms``, ``10m``, ``1h30m``) in seconds; None if it is none."""
+    joined = re.sub(r"(?<=[a-z]) +| +(?=[a-z])", "", text.strip())
+    parts = re.findall(_NUMBER + r"(ms|s|min|m|h|)", joined)
+    whole = "".join(number + unit for number, unit in parts) == joined
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts) if whole and parts else None
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str):
+        if (seconds := seconds_of(value)) is None:
+            raise ValueError("should be a time above zero, as 90s, 500ms or 10m")
+        return seconds
+    return value
 
 
 def _listed(value: object) -> object:
@@ -165,6 +190,19 @@ class Measure(_Model):
         return sum(shares.get(regime, 1.0) for regime in self.regimes)
 
 
+class Refine(_Model):
+    """Crossovers are bracketed by measuring: between the suite's values of ``axis``, once all rounds are made.
+
+    ``quantities``: in which orders may change. ``confidence``: of what is then said of a crossover. ``budget``: of
+    wall time, in seconds.
+    """
+
+    axis: Axis
+    quantities: Annotated[list[Quantity], Field(min_length=1)] = list(get_args(Quantity))
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    budget: Annotated[float, BeforeValidator(_duration), Field(gt=0, le=MAX_TIME, allow_inf_nan=False)] = 300.0
+
+
 class SuiteFile(_Model):
     """The file as written."""
 
@@ -176,6 +214,7 @@ class SuiteFile(_Model):
     operators: Annotated[list[OperatorEntry], Field(min_length=1, max_length=1000)]
     exclude: Annotated[list[Exclusion], Field(max_length=1000)] = []
     measure: Measure = Measure()
+    refine: Refine | None = None
 
 
 def parse(text: str, where: str) -> SuiteFile:
@@ -244,6 +283,7 @@ _MODELS: dict[str | int, type[BaseModel]] = {
     "exclude": Exclusion,
     "where": Where,
     "measure": Measure,
+    "refine": Refine,
     _BOUND: Bound,
 }
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from niffbench.errors import UsageError
 from niffbench.suite.expand import Suite
-from niffbench.suite.schema import Measure
+from niffbench.suite.schema import Measure, Refine
 
 
 class Settings(BaseModel):
@@ -18,7 +18,7 @@ class Settings(BaseModel):
     ``device``: ``cpu``, ``cuda``, ``cuda:1``, ``replay:FILE``, or ``auto`` until a worker has chosen one.
     ``launcher``: where workers are started, a name of :mod:`niffbench.launch`. ``seed``: of the random order.
     ``memory_limit`` in bytes, None for what is free on the device; ``budget`` in seconds of wall time, None for as
-    long as it takes.
+    long as it takes. ``refine``: how crossovers are looked for after the rounds; None: they are not.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,6 +30,7 @@ class Settings(BaseModel):
     measure: Measure = Measure()
     memory_limit: Annotated[int, Field(ge=0)] | None = None
     budget: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    refine: Refine | None = None
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,20 @@ class Overrides:
     threads: int | None = None
     memory_limit: int | None = None
     budget: float | None = None
+    refine: bool | None = None
 
 
 def resolve(suite: Suite, overrides: Overrides) -> Settings:
     """The suite's settings with the overrides in their place; one end of the sampling time moves the other.
 
-    Raises UsageError when the two ends are given the wrong way round.
+    Raises UsageError when the two ends are given the wrong way round, or a suite without ``[refine]`` is to be
+    refined.
     """
     least, most = overrides.min_time, overrides.max_time
     if least is not None and most is not None and least > most:
         raise UsageError(f"--min-time {least:g} s is longer than --max-time {most:g} s")
+    if overrides.refine and suite.refine is None:
+        raise UsageError(f"--refine: suite '{suite.name}' has no [refine] table, which says along which axis")
     measure = {
         "precision": overrides.precision,
         "min_time": least if least is not None or most is None else min(suite.measure.min_time, most),
@@ -72,4 +77,5 @@ def resolve(suite: Suite, overrides: Overrides) -> Settings:
         measure=suite.measure.model_copy(update={k: v for k, v in measure.items() if v is not None}),
         memory_limit=overrides.memory_limit,
         budget=overrides.budget,
+        refine=None if overrides.refine is False else suite.refine,
     )

@@ -27,6 +27,8 @@ class Info:
 
     name: str
     takes_kernel: bool = True
+    family: str = "conv"
+    role: str = "spatial"
     dtypes: frozenset[str] = frozenset({"float32", "float16"})
     options: dict[str, Choice] = field(default_factory=dict)
 
@@ -46,7 +48,11 @@ CATALOGUE = {
     "conv": Info("conv"),
     "fft-conv": Info("fft-conv"),
     "niff": Info(
-        "niff", takes_kernel=False, options={"mlp": Choice("small", ("small", "big")), "n": Choice(1, None)}
+        "niff",
+        takes_kernel=False,
+        family="niff",
+        role="spectral",
+        options={"mlp": Choice("small", ("small", "big")), "n": Choice(1, None)},
     ),
 }
 HEAD = 'description = "d"\nbaseline = "conv-k3"\n'
@@ -193,6 +199,37 @@ TOO_MANY = f"batch = {list(range(1, 9999))}\nchannels = {list(range(1, 99))}"
 )
 def test_what_no_operator_can_make_sense_of(text: str, told: str) -> None:
     assert told in complaint(text)
+
+
+@pytest.mark.parametrize(
+    ("operators", "axis", "told"),
+    [
+        (["conv-k3", "conv-k5"], "kernel", "has no form of NIFF"),
+        (["niff", "attention"], "size", "has no spatial convolution to compare it with"),
+        (["niff", "conv-k3"], "kernel", "one value of it for each form and rival"),
+        (["niff", "conv-k3"], "batch", "one value of it for each form and rival"),
+        (["niff", "blur"], "kernel", "'blur' has none"),
+        (["niff", "conv-k3", "fft-conv-k5"], "kernel", "one value of it for each form and rival"),
+    ],
+)
+def test_crossovers_need_two_values_of_the_axis_that_both_have(
+    operators: list[str], axis: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CATALOGUE, "blur", Info("blur", takes_kernel=False))
+    monkeypatch.setitem(CATALOGUE, "attention", Info("attention", takes_kernel=False, role="attention"))
+    text = HEAD.replace("conv-k3", operators[0]) + AXES
+    text += "".join(f'[[operators]]\nname = "{name}"\n' for name in operators)
+    message = complaint(text + f'[refine]\naxis = "{axis}"\n')
+    assert told in message
+    assert "f.toml: key 'refine" in message
+
+
+def test_what_is_narrowed_to_one_value_has_nothing_to_refine() -> None:
+    text = HEAD + AXES + '[[operators]]\nname = "niff"\n[[operators]]\nname = "conv"\nkernel = [3, 9]\n'
+    text += '[refine]\naxis = "kernel"\n'
+    suite = resolve(text, ("niff", "conv-k3"))
+    assert suite.refine is not None
+    assert {case.kernel for case in suite.cases} == {None, 3}
 
 
 def test_a_kernel_of_too_many_digits_is_no_kernel() -> None:

@@ -18,6 +18,10 @@ HEAD = 'description = "d"\nbaseline = "q"\n'
 OPERATOR = '[[operators]]\nname = "q"\n'
 
 
+def refine(line: str) -> str:
+    return f'{HEAD}{OPERATOR}[refine]\naxis = "kernel"\n{line}'
+
+
 def complaint(text: str) -> str:
     with pytest.raises(UsageError) as caught:
         parse(text, "f.toml")
@@ -53,6 +57,16 @@ def complaint(text: str) -> str:
         (HEAD + OPERATOR + "[measure]\nprecision = nan", "'measure.precision'"),
         (HEAD + OPERATOR + "[measure]\nmax_time = inf", "'measure.max_time': should be a finite number"),
         (HEAD + OPERATOR + "[measure]\nmin_time = 3\nmax_time = 2", "'measure.min_time': should be at most"),
+        (HEAD + OPERATOR + "[refine]", "key 'refine.axis' is missing"),
+        (HEAD + OPERATOR + '[refine]\naxis = "colour"', "'refine.axis': should be 'kernel', 'size', "),
+        (HEAD + OPERATOR + "[refine]\nbugdet = 3", "'refine.bugdet'; did you mean 'budget'?"),
+        (refine("confidence = 0.5"), "'refine.confidence': should be greater than 0.5, got 0.5"),
+        (refine("confidence = 1"), "'refine.confidence': should be less than 1, got 1"),
+        (refine("budget = 0"), "'refine.budget': should be greater than 0, got 0"),
+        (refine('budget = "0s"'), "'refine.budget': should be greater than 0, got '0s'"),
+        (refine('budget = "soon"'), "'refine.budget': should be a time above zero, as 90s, 500ms or 10m"),
+        (refine('quantities = ["energy"]'), "should be 'flops', 'memory' or 'latency', got 'energy'"),
+        (refine("quantities = []"), "should have at least 1 item"),
         (HEAD + OPERATOR + '[[exclude]]\nreason = "abc"', "key 'exclude[0].where' is missing"),
         (HEAD + OPERATOR + '[[exclude]]\nreason = "abc"\nwhere = {size = {gtt = 3}}', "did you mean 'gt'?"),
         (HEAD + OPERATOR + '[[exclude]]\nreason = "abc"\nwhere = {sise = 3}', "did you mean 'size'?"),
@@ -68,6 +82,13 @@ def test_a_fault_is_explained(text: str, told: str) -> None:
 
 def test_a_long_value_is_cut_short() -> None:
     assert len(complaint(HEAD + OPERATOR + f'channels = "{"x" * 5000}"')) < 200
+
+
+def test_a_budget_is_a_duration() -> None:
+    for written, seconds in (('"1m30s"', 90), ('"500ms"', 0.5), ("20", 20)):
+        refining = parse(refine(f"budget = {written}"), "f.toml").refine
+        assert refining is not None
+        assert refining.budget == seconds
 
 
 def test_a_single_value_stands_for_a_list() -> None:
