@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from niffbench.cost.formulas import FORMULAS, Formula, is_free
 from niffbench.cost.traffic import Dispatched, Traffic
+from niffbench.niff.native.generated import OPERATIONS
 from niffbench.niff.steps import recording
 
 
@@ -88,7 +89,7 @@ class _Guard(Dispatched):  # type: ignore[no-untyped-call]
         name = str(func.overloadpacket)
         if name not in self.known and not is_free(func):
             self.unpriced.add(name)
-        if func.overloadpacket in flop_registry:
+        if func.overloadpacket in flop_registry and func.overloadpacket not in OPERATIONS:
             try:
                 self.stock[name] += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
             except Exception:  # Of another's formula, on another's operation.

@@ -17,7 +17,7 @@ from torch._ops import OpOverload
 from torch.utils.flop_counter import flop_registry
 
 from niffbench.lengths import fft_flops
-from niffbench.niff.native import kernel
+from niffbench.niff.native import generated
 
 aten = torch.ops.aten
 Formula = Callable[..., int]
@@ -233,7 +233,7 @@ def _mapping() -> dict[Any, Formula]:
     names = (name + ending for name in _FREE for ending in _VARIANTS)
     formulas = {operation: _nothing for name in names if (operation := getattr(aten, name, None))}
     formulas |= {operation: formula for formula, operations in _PRICED.items() for operation in operations}
-    formulas |= {operation: flop_registry[operation] for operation in kernel.OPERATIONS}
+    formulas |= {operation: flop_registry[operation] for operation in generated.OPERATIONS}
     overloads = {
         getattr(operation, overload): formula
         for operation, formula in formulas.items()

@@ -486,6 +486,17 @@ def _filtered(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
     return 2 * fft_flops(height * width, prod(planes), real=True) + 6 * prod(planes) * half
 
 
+def _features(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """The hidden layers of NIFF's two MLPs, at each frequency of a half plane and of its mirror image."""
+    weights = list(inputs[1].node().inputs())[::2]
+    return 2 * sum(prod(_shape(weight)) for weight in weights) * prod(_shape(inputs[0])[1:])
+
+
+def _filtered_by_features(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """:func:`_filtered`, and the last layer of both MLPs at each frequency."""
+    return _filtered(inputs, outputs) + 2 * prod(_shape(inputs[2])) * _shape(inputs[1])[2]
+
+
 def _nothing(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
     return 0
 
@@ -527,5 +538,7 @@ HANDLERS: dict[str, Handler] = dict.fromkeys(STOCK, _nothing) | {
     "aten::tensordot": _tensordot,
     "aten::vdot": _vectors(0),
     "niffbench::circular_convolution": _filtered,
+    "niffbench::filter_features": _features,
+    "niffbench::generated_convolution": _filtered_by_features,
 }
 """Traced operation → real FLOPs in the units of :mod:`niffbench.cost.closed`; 0 for what only fvcore prices."""

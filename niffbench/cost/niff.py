@@ -205,7 +205,7 @@ def native(layer: Layer) -> LayerParts:
     p, (fft, _) = layer.problem, inverse_real_fft(layer.points, layer.into)
     multiplied, twice = spectral_product(p.batch, p.channels, layer.half)
     return {
-        "filter generation": _lean_generation(layer),
+        "filter generation": _generation_within(layer),
         "convolution": (2 * fft + multiplied, 3 * fft + twice),
     }
 
@@ -301,6 +301,13 @@ def _lean_generation(layer: Layer) -> Work:
     for_basis = 8 * layer.planes * layer.widths[-2] * layer.half
     once = _last_product(layer)
     return added(_hidden(layer, 2 * layer.half), (once, once + for_basis))
+
+
+def _generation_within(layer: Layer) -> Work:
+    """As in :func:`rfft`, without the products with what is zero; backward makes it all again."""
+    forward, backward = _hidden(layer, 2 * layer.half)
+    last = 4 * layer.planes * layer.widths[-2] * layer.half
+    return forward + last, forward + backward + 3 * last + _bias_sum(layer.planes, layer.half)
 
 
 def _hidden(layer: Layer, points: int) -> Work:

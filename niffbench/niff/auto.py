@@ -25,7 +25,7 @@ from niffbench.lengths import largest_prime_factor
 from niffbench.niff import dft, fused, native
 from niffbench.niff.autograd import compiling, wants_gradient, watched
 from niffbench.niff.grid import Remembered
-from niffbench.niff.native import kernel
+from niffbench.niff.native import generated, kernel
 from niffbench.niff.native.cuda_source import LARGEST_SIDE
 from niffbench.niff.steps import step
 
@@ -44,6 +44,12 @@ ENGINES: Mapping[str, Convolution] = MappingProxyType(
 
 Full layers have others: see :class:`niffbench.niff.NiffFull`.
 """
+
+GENERATING: Mapping[str, Callable[..., Tensor]] = MappingProxyType({"native": generated.convolve})
+"""Engines that make the filter themselves, of :meth:`niffbench.niff.filters.FilterGenerator.half_ingredients`."""
+
+GENERATING_ON = generated.DEVICES
+"""Types of device on which they do."""
 
 LARGEST_DFT = 64
 """Side up to which matrix products are worth a try."""
@@ -89,20 +95,24 @@ def convolve(x: Tensor, half: Tensor, constants: Constants) -> Tensor:
     def rivals(own: Sequence[Tensor]) -> dict[str, Callable[[], Tensor]]:
         return {name: partial(ENGINES[name], own[0], own[1], constants) for name in candidates(x)}
 
-    engine = ENGINES[
-        when_compiled(x.device.type) if compiling() else choose((x, half), rivals, constants, otherwise="fused")
-    ]
+    if compiling():
+        chosen = when_compiled(x.device.type)
+    else:
+        what = (half.dtype, wants_gradient(half))
+        chosen = choose(x, lambda: (x, half), rivals, constants, otherwise="fused", what=what)
+    engine = ENGINES[chosen]
     with step("convolution", whole=True):
         return engine(x, half, constants)
 
 
 def choose(
-    tensors: Sequence[Tensor],
+    x: Tensor,
+    tensors: Callable[[], Sequence[Tensor]],
     rivals: Rivals,
     constants: Constants,
     *,
     otherwise: str,
-    what: tuple[object, ...] = (),
+    what: tuple[object, ...],
 ) -> str:
     """The engine that is fastest for such a call; not in a graph that is being compiled.
 
@@ -110,23 +120,24 @@ def choose(
     CUDA graph's capture) it is the one called ``otherwise``, unless the choice is known already.
 
     Args:
-        tensors: what the result depends on, the image first.
+        x: the images.
+        tensors: gives what the result depends on, the images first.
         rivals: the engines, given tensors like these.
         constants: the layer's, where the choice is written down.
-        what: beside the tensors' shapes and the like, what calls of one kind have in common.
+        otherwise: see above.
+        what: beside the images' shape and the like, what calls of one kind have in common.
     """
     if constants.given is not None:
         return constants.given
-    x = tensors[0]
     if watched() or type(x) not in (Tensor, nn.Parameter):
         return otherwise
-    key = _kind(tensors, what)
+    key = _kind(x, what)
     chosen = constants.engines.get(key) or _choices.get(key)
     if chosen is None:
         if _get_current_dispatch_mode() is not None or x.device.type == "meta" or _capturing(x) or not x.numel():
             return otherwise
         with _lock:  # Another thread that comes with the same kind of call waits for the outcome.
-            chosen = _choices.get(key) or _fastest(tensors, rivals)
+            chosen = _choices.get(key) or _fastest(tensors(), rivals)
             if chosen is None:  # All failed (memory was short, say): another call may try again.
                 return otherwise
             _choices[key] = chosen
@@ -192,15 +203,16 @@ def _suits_cuda(x: Tensor) -> bool:
     )
 
 
-def _kind(tensors: Sequence[Tensor], what: tuple[object, ...]) -> tuple[object, ...]:
-    enabled, x = torch.is_grad_enabled(), tensors[0]
+def _kind(x: Tensor, what: tuple[object, ...]) -> tuple[object, ...]:
     return (
         what,
+        tuple(x.shape),
+        x.dtype,
         x.is_contiguous(),
+        wants_gradient(x),
         x.device,
         _clock if x.is_cuda else None,
         torch.get_num_threads() if x.is_cpu else None,
-        *((tuple(one.shape), one.dtype, enabled and one.requires_grad) for one in tensors),
     )
 
 

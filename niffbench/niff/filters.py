@@ -96,7 +96,7 @@ class FilterGenerator(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The parameters' dtype."""
-        return self.weight1.dtype
+        return self.weights()[0].dtype
 
     def extra_repr(self) -> str:
         return f"{' × '.join(map(str, self.shape))} planes, mlp={self.mlp!r}, grid={self.grid!r}"
@@ -108,7 +108,7 @@ class FilterGenerator(nn.Module):
         original's does: nobody uses it, but its cost belongs to the original.
         """
         grid = self._grid(grids.shifted_plane, height, width, dtype)[None]
-        if self._learns() and not compiling() and not watched():
+        if self.learns() and not compiling() and not watched():
             grid = grid.detach().requires_grad_()
         layers = self._cast_layers(dtype)
         parts = []
@@ -143,6 +143,13 @@ class FilterGenerator(nn.Module):
     def scaled_half_plane(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
         """:meth:`half_plane` with the inverse FFT's 1 / (H·W) in it, and as fast as it can be made."""
         return self._half(hermitian.generate, height, width, dtype, 1 / (height * width))
+
+    def half_ingredients(
+        self, height: int, width: int, dtype: torch.dtype
+    ) -> tuple[Tensor, hermitian.Layers, float]:
+        """What :mod:`niffbench.niff.native.generated` makes :meth:`scaled_half_plane` of, where it is needed."""
+        grid = self._grid(grids.mirrored_columns, height, width, dtype)
+        return grid, self._cast_layers(dtype), 1 / (height * width)
 
     def _half(
         self,
@@ -180,12 +187,14 @@ class FilterGenerator(nn.Module):
 
         Where the result needs a gradient to these weights nothing is kept, and ``make`` builds a fresh graph.
         """
-        if self._learns():
+        if self.learns():
             return make()
         return self._kept.get(self._own(), key, make)
 
     def weights(self) -> tuple[Tensor, ...]:
         """Weights and biases of the layers in turn, as a parametrization, say, makes them."""
+        if not self._modules:
+            return tuple(self._parameters.values())  # type: ignore[arg-type]
         return tuple(tensor for layer in self._layers() for tensor in layer)
 
     def with_weights(self, weights: Sequence[Tensor]) -> FilterGenerator:
@@ -206,7 +215,7 @@ class FilterGenerator(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def _learns(self) -> bool:
+    def learns(self) -> bool:
         """Whether what is generated now needs a gradient to these weights."""
         return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self._own())
 
@@ -230,9 +239,10 @@ class FilterGenerator(nn.Module):
 
     def _grid(self, make: Callable[..., Tensor], height: int, width: int, dtype: torch.dtype) -> Tensor:
         """One of the grids of :mod:`niffbench.niff.grid`, remembered."""
-        device = self.weight1.device
+        weight = self.weights()[0]
+        device = weight.device
         return self._grids.get(
             (make, height, width, dtype, device),
             lambda: make(height, width, self.grid, device=device, dtype=dtype),
-            self.weight1,
+            weight,
         )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from niffbench.niff import auto, factored, spectral
-from niffbench.niff.autograd import compiling
-from niffbench.niff.catalogue import settled
+from niffbench.niff import factored, spectral
 from niffbench.niff.layer import FilteringLayer
 from niffbench.niff.steps import step
 
@@ -70,19 +67,5 @@ class NiffFull(FilteringLayer):
             return factored.convolve(x, *filters)
         return (spectral.real_matrices if self._how.keeps_filter else spectral.real_full)(x, *filters)
 
-    def _fastest(self, x: Tensor) -> str:
-        if compiling():
-            return self.when_compiled()
-        tensors = (x, *self.generator.weights())
-        what = ("full", self._how.keeps_filter)
-        return auto.choose(tensors, self._rivals, self._constants, otherwise=ENGINES[0], what=what)
-
-    def _rivals(self, tensors: Sequence[Tensor]) -> dict[str, Callable[[], Tensor]]:
-        """Layers of other weights, one for each engine; filters that they keep go with them."""
-        x, *weights = tensors
-        rivals: dict[str, Callable[[], Tensor]] = {}
-        for engine in ENGINES:
-            twin = self.with_form(settled(self.kind, self.form, engine))
-            twin.generator = self.generator.with_weights(weights)
-            rivals[engine] = partial(twin._execute, x)
-        return rivals
+    def _engines(self, x: Tensor) -> Sequence[str]:
+        return ENGINES

@@ -62,6 +62,11 @@ def mirrored_half_plane(height: int, width: int, grid: str, *, device: torch.dev
     return torch.stack((here, there), dim=1)
 
 
+def mirrored_columns(height: int, width: int, grid: str, *, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """:func:`mirrored_half_plane` column by column, ``(2, 2, width // 2 + 1, height)``."""
+    return mirrored_half_plane(height, width, grid, device=device, dtype=dtype).transpose(2, 3).contiguous()
+
+
 def _mirror(values: Tensor) -> Tensor:
     """``values`` at ``-k mod n`` for every ``k``."""
     return torch.roll(values.flip(0), 1)

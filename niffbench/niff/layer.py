@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import ClassVar, Self, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from niffbench.niff import auto, spectral
-from niffbench.niff.autograd import autocasts, without_autocast
-from niffbench.niff.catalogue import Form, form_of
+from niffbench.niff.autograd import autocasts, compiling, without_autocast
+from niffbench.niff.catalogue import Form, form_of, settled
 from niffbench.niff.filters import FilterGenerator
 from niffbench.niff.grid import Made
 from niffbench.niff.steps import step
@@ -204,7 +206,46 @@ class FilteringLayer(SpectralLayer):
         """``x`` filtered channel by channel, by torch's plain real FFTs or by the engine that the form names."""
         if self._how.engine is None:
             return spectral.real_depthwise(x, self._half_plane(x))
+        if self._how.keeps_filter and not self.generator.learns():
+            half = self._half_plane(x, scaled=True)
+            if self.chooses:
+                return auto.convolve(x, half, self._constants)
+            return auto.ENGINES[self._how.engine](x, half, self._constants)
+        return self._generate_and_convolve(x, self._fastest(x) if self.chooses else self._how.engine)
+
+    def _generate_and_convolve(self, x: Tensor, engine: str) -> Tensor:
+        if engine in auto.GENERATING and x.device.type in auto.GENERATING_ON:
+            height, width = x.shape[-2:]
+            return auto.GENERATING[engine](x, *self.generator.half_ingredients(height, width, x.dtype))
         half = self._half_plane(x, scaled=True)
-        if self.chooses:
-            return auto.convolve(x, half, self._constants)
-        return auto.ENGINES[self._how.engine](x, half, self._constants)
+        with step("convolution", whole=True) if self.chooses else nullcontext():
+            return auto.ENGINES[engine](x, half, self._constants)
+
+    def _fastest(self, x: Tensor) -> str:
+        """The engine that is fastest for the whole of such a call, what it makes of the weights included."""
+        if compiling():
+            return self.when_compiled()
+        generator = self.generator
+        what = (self.kind, self._how.keeps_filter, generator.mlp, generator.planes, generator.dtype)
+        return auto.choose(
+            x,
+            lambda: (x, *generator.weights()),
+            self._rivals,
+            self._constants,
+            otherwise=self._engines(x)[0],
+            what=(*what, generator.learns()),
+        )
+
+    def _engines(self, x: Tensor) -> Sequence[str]:
+        """What a form that chooses has to choose from, first what it takes where it cannot measure."""
+        return auto.candidates(x)
+
+    def _rivals(self, tensors: Sequence[Tensor]) -> dict[str, Callable[[], Tensor]]:
+        """Layers of other weights, one for each engine; filters that they keep go with them."""
+        x, *weights = tensors
+        rivals: dict[str, Callable[[], Tensor]] = {}
+        for engine in self._engines(x):
+            twin = self.with_form(settled(self.kind, self.form, engine))
+            twin.generator = self.generator.with_weights(weights)
+            rivals[engine] = partial(twin._execute, x)
+        return rivals

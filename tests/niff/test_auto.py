@@ -43,6 +43,7 @@ class Engines:
 def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
     found = Engines({"fused": 0.004, "dft": 0.0, "native": 0.08})
     monkeypatch.setattr(auto, "ENGINES", {name: found.engine(name) for name in found.seconds})
+    monkeypatch.setattr(auto, "GENERATING", {})
     monkeypatch.setattr(auto, "candidates", lambda _: list(found.seconds))
     auto.forget()
     yield found

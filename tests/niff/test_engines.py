@@ -15,6 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from niffbench.niff import NiffDepthwise, auto
@@ -192,6 +194,115 @@ def test_the_kernel_as_an_operator_of_torch() -> None:
     torch.library.opcheck(operator, (x, half), test_utils=("test_schema", "test_faketensor"))
     last = x.detach().to(memory_format=torch.channels_last)
     torch.library.opcheck(operator, (last, half), test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("mlp", ["tiny", "small", "big"])
+@settings(max_examples=12, deadline=None)
+@given(
+    batch=st.integers(0, 3),
+    channels=st.sampled_from([1, 3, 8, 17]),
+    height=SIDES,
+    width=SIDES,
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    last=st.booleans(),
+)
+def test_a_kernel_that_makes_its_filter(
+    mlp: str, batch: int, channels: int, height: int, width: int, dtype: torch.dtype, last: bool
+) -> None:
+    """Against float64 by ordinary operations: values, and gradients in proportion to the largest."""
+    layer = NiffDepthwise(channels, mlp=mlp, form="native", dtype=dtype)
+    exact = NiffDepthwise(channels, mlp=mlp, form="rfft", dtype=torch.float64)
+    exact.load_state_dict(layer.state_dict())
+    x = images(batch, channels, height, width, dtype=dtype)
+    x = (x.to(memory_format=torch.channels_last) if last else x).requires_grad_()
+    twin, outer = x.detach().double().requires_grad_(), images(batch, channels, height, width).flip(0)
+    y = layer(x)
+    assert y.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    inputs, twins = [x, *layer.parameters()], [twin, *exact.parameters()]
+    gradients = torch.autograd.grad(y, inputs, outer.to(dtype))
+    if not batch:  # torch 2.11 transforms no empty batch.
+        assert all(not gradient.any() for gradient in gradients)
+        return
+    right = exact(twin)
+    expected = torch.autograd.grad(right, twins, outer)
+    allowed = 2e-5 if dtype == torch.float32 else 1e-12
+    assert relative(y.detach(), right.detach()) < allowed
+    assert relative(gradients[0], expected[0]) < allowed
+    weights = max(float(gradient.norm()) for gradient in expected[1:])
+    for mine, theirs in zip(gradients[1:], expected[1:], strict=True):
+        assert float((mine - theirs).norm()) < 10 * allowed * weights
+
+
+def test_what_makes_its_filter_is_differentiated_twice_and_in_part() -> None:
+    layer, x = NiffDepthwise(3, form="native", dtype=torch.float64), images(2, 3, 5, 4).requires_grad_()
+    names = [name for name, _ in layer.named_parameters()]
+
+    def function(x: Tensor, *weights: Tensor) -> Tensor:
+        for name, weight in zip(names, weights, strict=True):
+            module, _, last = name.rpartition(".")
+            layer.get_submodule(module)._parameters[last] = weight  # type: ignore[assignment]
+        result: Tensor = layer(x)
+        return result
+
+    inputs = (x, *(weight.detach().requires_grad_() for weight in layer.parameters()))
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+    for wanted in range(len(inputs)):
+        some = tuple(one.detach().requires_grad_(place == wanted) for place, one in enumerate(inputs))
+        assert torch.autograd.gradcheck(function, some, fast_mode=True)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_layer_that_makes_its_filter_in_a_compiled_graph(kept: bool) -> None:
+    torch._dynamo.reset()
+    layer = NiffDepthwise(3, form="native-cached" if kept else "native", dtype=torch.float64)
+    x = images(2, 3, 6, 5).requires_grad_()
+    inputs = [x, *layer.parameters()]
+    found = torch.autograd.grad(
+        torch.compile(layer, backend="aot_eager", fullgraph=True)(x).square().sum(), inputs
+    )
+    right = torch.autograd.grad(layer.with_form("rfft")(x).square().sum(), inputs)
+    assert all(torch.allclose(*pair, rtol=1e-9, atol=1e-12) for pair in zip(found, right, strict=True))
+
+
+def test_the_parts_of_a_kernel_that_makes_its_filter_as_operators_of_torch() -> None:
+    generator = FilterGenerator((3,), mlp="small", dtype=torch.float64)
+    grid, layers, scale = generator.half_ingredients(4, 5, torch.float64)
+    tests = ("test_schema", "test_faketensor")
+    features = torch.ops.niffbench.filter_features(grid, layers[:-2], scale)
+    x = images(2, 3, 4, 5)
+    torch.library.opcheck(torch.ops.niffbench.filter_features, (grid, layers[:-2], scale), test_utils=tests)
+    arguments = (x, features, *layers[-2:], scale)
+    torch.library.opcheck(torch.ops.niffbench.generated_convolution, arguments, test_utils=tests)
+    half = generator.scaled_half_plane(4, 5, torch.float64).detach()
+    assert relative(torch.ops.niffbench.generated_convolution(*arguments).detach(), truth(x, half)) < 1e-12
+    with pytest.raises(ValueError, match=r"expected features, weights and bias of \(\(2, 4, 12\), "):
+        torch.ops.niffbench.generated_convolution(x, features[:, :, :-1], *layers[-2:], scale)
+    with pytest.raises(ValueError, match=r"expected layers in torch\.float64"):
+        torch.ops.niffbench.filter_features(grid, [layer.float() for layer in layers[:-2]], scale)
+
+
+class Made(TorchDispatchMode):
+    """The dtypes and sizes of all tensors that operations make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: object, types: object, args: object = (), kwargs: object = None) -> object:
+        made = func(*args, **(kwargs or {}))
+        self.tensors += [one for one in tree_leaves(made) if isinstance(one, Tensor)]
+        return made
+
+
+def test_a_training_step_makes_no_tensor_as_large_as_the_filter() -> None:
+    layer, x = NiffDepthwise(32, form="native"), images(1, 32, 20, 20, dtype=torch.float32).requires_grad_()
+    with Made() as mode:
+        layer(x).sum().backward()
+    assert x.grad is not None
+    assert all(weight.grad is not None for weight in layer.parameters())
+    assert not any(one.is_complex() for one in mode.tensors)
+    assert all(one.shape == x.shape or one.numel() < 32 * 20 * 11 for one in mode.tensors)
 
 
 def in_a_process(cache: Path, compiler: str, what: str = "unavailable", **more: str) -> str:

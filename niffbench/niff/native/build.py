@@ -16,7 +16,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("convolve.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("convolve.c", "features.c", "vectors.h"))
 FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-shared", "-fPIC")
 TUNINGS = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())
 """Tried in turn, the best first: the compilers of some systems lack OpenMP, or a way to say "this CPU"."""
@@ -103,7 +103,10 @@ def _built(real: str, tuning: tuple[str, ...]) -> Path:
         made = Path(scratch, name)
         arguments = [*command, *FLAGS, *tuning, f"-DREAL={real}", f"-DREAL_BYTES={REALS[real]}"]
         done = subprocess.run(
-            [*arguments, "-o", str(made), str(SOURCE)], capture_output=True, text=True, check=False
+            [*arguments, "-o", str(made), *(str(source) for source in SOURCES if source.suffix == ".c")],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode == 0:
             made.replace(directory / name)  # Atomic: other processes may be building the same file.
@@ -127,7 +130,15 @@ def _version(command: list[str]) -> str:
 
 def _identity(command: list[str], tuning: tuple[str, ...]) -> str:
     """A name for all that the compiled file depends on."""
-    parts = [SOURCE.read_text(), _version(command), *command, *FLAGS, *tuning, platform.machine(), _cpu()]
+    parts = [
+        *(source.read_text() for source in SOURCES),
+        _version(command),
+        *command,
+        *FLAGS,
+        *tuning,
+        platform.machine(),
+        _cpu(),
+    ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -169,11 +180,18 @@ def _private(directory: Path) -> bool:
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    pointer, large, small = (ctypes.c_void_p,), (ctypes.c_int64,), (ctypes.c_int,)
-    roots_memory_threads = pointer * 3 + small
-    library.niff_workspace.restype = ctypes.c_int64
-    library.niff_workspace.argtypes = small * 3
-    library.niff_convolve.restype = library.niff_gradient.restype = None
-    library.niff_convolve.argtypes = pointer * 3 + large * 2 + small * 3 + roots_memory_threads
-    library.niff_gradient.argtypes = pointer * 5 + large * 2 + small * 4 + roots_memory_threads
+    pointer, large, small, real = (ctypes.c_void_p,), (ctypes.c_int64,), (ctypes.c_int,), (ctypes.c_double,)
+    filters, roots_memory_threads = pointer * 4 + small + real, pointer * 3 + small
+    layers = pointer + large + small + pointer * 2 + real
+    declared = {
+        "niff_workspace": small * 4,
+        "niff_convolve": pointer + filters + pointer + large * 2 + small * 3 + roots_memory_threads,
+        "niff_gradient": pointer + filters + pointer * 6 + large * 2 + small * 4 + roots_memory_threads,
+        "niff_features_workspace": small + pointer + small,
+        "niff_features": layers + pointer * 2 + small,
+        "niff_features_gradient": layers + pointer * 3 + small,
+    }
+    for name, types in declared.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = types, ctypes.c_int64 if name.endswith("workspace") else None
     return library

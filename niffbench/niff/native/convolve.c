@@ -8,69 +8,13 @@
  *
  * Compiled once per element type: REAL is float or double. Nothing is checked here: the caller has seen to it.
  */
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
+#include "vectors.h"
 
-#ifndef REAL
-#define REAL float
-#endif
-
-#if defined(__AVX512F__)
-#define VECTOR_BYTES 64
-#elif defined(__AVX__)
-#define VECTOR_BYTES 32
-#else
-#define VECTOR_BYTES 16
-#endif
-
-typedef REAL Vector __attribute__((vector_size(VECTOR_BYTES)));
-typedef REAL Unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
 typedef struct {
     Vector re, im;
 } Complex; /* One complex number for each lane. */
 
-enum { LANES = VECTOR_BYTES / sizeof(REAL), MAX_RADIX = 8 };
-
-#define INLINE static inline __attribute__((always_inline))
-
-/* ---- Transposition of LANES × LANES numbers ------------------------------------------------------------------ */
-
-#if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-typedef __typeof__((Vector){0} < (Vector){0}) Indices;
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Indices){__VA_ARGS__})
-#endif
-
-/* Stage s exchanges, between rows i and i + s, the lanes whose number has bit s with those that have it not. */
-#define LOW(l, s) (((l) & (s)) ? LANES + (l) - (s) : (l))
-#define HIGH(l, s) (((l) & (s)) ? LANES + (l) : (l) + (s))
-#define TWO(F, l, s) F(l, s), F(l + 1, s)
-#define FOUR(F, l, s) TWO(F, l, s), TWO(F, l + 2, s)
-#define EIGHT(F, l, s) FOUR(F, l, s), FOUR(F, l + 4, s)
-#define SIXTEEN(F, l, s) EIGHT(F, l, s), EIGHT(F, l + 8, s)
-#define EXCHANGE(COUNT, s)                                          \
-    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) {      \
-        if (!(i & (s))) {                                           \
-            Vector a = rows[i], b = rows[i + (s)];                  \
-            rows[i] = SHUFFLE(a, b, COUNT(LOW, 0, s));              \
-            rows[i + (s)] = SHUFFLE(a, b, COUNT(HIGH, 0, s));       \
-        }                                                           \
-    }
-
-INLINE void transpose(Vector rows[LANES]) {
-#define LANE_COUNT (VECTOR_BYTES / REAL_BYTES)
-#if LANE_COUNT == 16
-    EXCHANGE(SIXTEEN, 8) EXCHANGE(SIXTEEN, 4) EXCHANGE(SIXTEEN, 2) EXCHANGE(SIXTEEN, 1)
-#elif LANE_COUNT == 8
-    EXCHANGE(EIGHT, 4) EXCHANGE(EIGHT, 2) EXCHANGE(EIGHT, 1)
-#elif LANE_COUNT == 4
-    EXCHANGE(FOUR, 2) EXCHANGE(FOUR, 1)
-#else
-    EXCHANGE(TWO, 1)
-#endif
-}
+enum { MAX_RADIX = 8 };
 
 /* ---- Images in memory ---------------------------------------------------------------------------------------- */
 
@@ -355,6 +299,8 @@ typedef struct {
 typedef struct {
     Complex *spectrum, *second, *filter, *gradient; /* height × columns each */
     Complex *a, *b, *c, *scratch;                   /* the longer side each, scratch twice that */
+    Vector *weights;                                /* of the last layer, and its bias */
+    REAL *features;                                 /* their gradient */
 } Work;
 
 static Shape make_shape(int height, int width, const REAL *down, const REAL *along) {
@@ -452,6 +398,127 @@ static void unpack(const Complex *in, Layout layout, const Shape *shape, REAL *f
     }
 }
 
+/* ---- The last layer of the filter's MLPs ------------------------------------------------------------------------
+ *
+ * Real parts are sums over even hidden features (and the bias), imaginary parts over odd ones: see features.c. The
+ * filter of the channels at hand is made a column at a time, where the column's spectrum is about to be multiplied,
+ * and its gradient is taken apart where it has been summed, so that no filter is ever as large as all channels.
+ */
+
+typedef struct {
+    const REAL *half;     /* The finished filter (C, H, W / 2 + 1), complex; else null, and then: */
+    const REAL *features; /* (2, hidden, points), columns of the half plane one after the other. */
+    const REAL *weight;   /* (2, C, hidden) */
+    const REAL *bias;     /* (2, C), of which the real one is not cancelled. */
+    int hidden;
+    double scale; /* On the bias; it is in the features already. */
+} Filter;
+
+/* The weights of one MLP after the other, and the bias; halved, as a packed filter is. */
+static void pack_weights(const Filter *filter, int64_t channels, int64_t channel, int lanes, Vector *weights) {
+    const REAL half = 0.5;
+    const int count = 2 * filter->hidden;
+    memset(weights, 0, (count + 1) * sizeof(Vector));
+    for (int lane = 0; lane < lanes; lane++) {
+        for (int k = 0; k < count; k++) {
+            const int64_t row = (k < filter->hidden ? 0 : channels) + channel + lane;
+            weights[k][lane] = half * filter->weight[row * filter->hidden + k % filter->hidden];
+        }
+        weights[count][lane] = half * (REAL)filter->scale * filter->bias[channel + lane];
+    }
+}
+
+/* The filter at `count` frequencies from number `first` on. */
+static void mix(const Filter *filter, const Vector *weights, int64_t points, int64_t first, int count, Complex *out) {
+    const int hidden = filter->hidden;
+    const REAL *even = filter->features + first, *odd = even + hidden * points;
+    for (int at = 0; at < count; at += 4) {
+        int place[4];
+        Vector re[4], im[4];
+        _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+            place[i] = least(at + i, count - 1); /* Beyond the last one it once more. */
+            re[i] = weights[2 * hidden];
+            im[i] = (Vector){0};
+        }
+        for (int k = 0; k < hidden; k++) {
+            const Vector a = weights[k], b = weights[hidden + k];
+            _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+                re[i] += a * even[k * points + place[i]];
+                im[i] += b * odd[k * points + place[i]];
+            }
+        }
+        _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) out[place[i]] = (Complex){re[i], im[i]};
+    }
+}
+
+/* From the gradient of the filter that mix made, which is used up, those of its weights and bias, one set of rows a
+ * channel, and of the features: these are added to what is there. Columns with a mirror image count twice; the
+ * gradient is 4 times too large as it comes. */
+static void unmix(const Filter *filter, const Vector *weights, const Shape *shape, Complex *gradient, int lanes,
+                  int64_t channels, int64_t channel, REAL *for_features, REAL *for_weight, REAL *for_bias) {
+    const int hidden = filter->hidden;
+    const int64_t points = (int64_t)shape->height * shape->columns;
+    Vector bias = {0};
+    Vector sums[2 * hidden];
+    memset(sums, 0, sizeof sums);
+    for (int64_t first = 0; first < points; first += LANES) {
+        const int count = points - first < LANES ? (int)(points - first) : LANES;
+        Vector re[LANES], im[LANES];
+        for (int i = 0; i < LANES; i++) {
+            re[i] = im[i] = (Vector){0};
+            if (i < count) {
+                const int64_t v = (first + i) / shape->height;
+                const REAL factor = v && 2 * v != shape->width ? 0.5 : 0.25;
+                re[i] = gradient[first + i].re * factor;
+                im[i] = gradient[first + i].im * factor;
+                bias += re[i];
+            }
+        }
+        for (int k = 0; k < hidden; k += 4) {
+            const REAL *even[4], *odd[4];
+            Vector a[4], b[4];
+            _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) {
+                const int at = least(k + j, hidden - 1);
+                even[j] = filter->features + at * points + first;
+                odd[j] = even[j] + hidden * points;
+                a[j] = sums[at];
+                b[j] = sums[hidden + at];
+            }
+            for (int i = 0; i < count; i++)
+                _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) {
+                    a[j] += re[i] * even[j][i];
+                    b[j] += im[i] * odd[j][i];
+                }
+            _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) {
+                const int at = least(k + j, hidden - 1);
+                sums[at] = a[j];
+                sums[hidden + at] = b[j];
+            }
+        }
+        transpose(re);
+        transpose(im);
+        for (int k = 0; k < hidden; k++) {
+            Vector even = {0}, odd = {0};
+            for (int lane = 0; lane < LANES; lane++) {
+                even += re[lane] * weights[k][lane];
+                odd += im[lane] * weights[hidden + k][lane];
+            }
+            REAL *to[2] = {for_features + k * points + first, for_features + (hidden + k) * points + first};
+            /* The weights are halved. */
+            store_some(to[0], count, load_some(to[0], count) + 2 * even);
+            store_some(to[1], count, load_some(to[1], count) + 2 * odd);
+        }
+    }
+    for (int lane = 0; lane < lanes; lane++) {
+        for (int k = 0; k < 2 * hidden; k++) {
+            const int64_t row = (k < hidden ? 0 : channels) + channel + lane;
+            for_weight[row * hidden + k % hidden] = sums[k][lane];
+        }
+        for_bias[channel + lane] = (REAL)filter->scale * bias[lane];
+        for_bias[channels + channel + lane] = 0;
+    }
+}
+
 static Layout image_layout(const Shape *shape, int64_t channels, int64_t channel, int channels_last) {
     const int64_t left = channels - channel, points = (int64_t)shape->height * shape->width;
     const int lanes = left < LANES ? (int)left : LANES;
@@ -463,7 +530,7 @@ static Layout filter_layout(const Shape *shape, int64_t channels, int64_t channe
     return (Layout){points, 1, left < LANES ? (int)left : LANES, points};
 }
 
-static Work carve(char *memory, const Shape *shape, int planes) {
+static Work carve(char *memory, const Shape *shape, int planes, int hidden) {
     const int64_t plane = (int64_t)shape->height * shape->columns;
     const int side = shape->height > shape->width ? shape->height : shape->width;
     Complex *at = (Complex *)(((uintptr_t)memory + 127) & ~(uintptr_t)127);
@@ -472,7 +539,30 @@ static Work carve(char *memory, const Shape *shape, int planes) {
     work.spectrum = at;
     work.filter = at + plane;
     if (planes > 2) work.second = at + 2 * plane, work.gradient = at + 3 * plane;
+    work.weights = (Vector *)(at + planes * plane);
+    work.features = (REAL *)(work.weights + 2 * hidden + 1);
     return work;
+}
+
+/* What a thread keeps of the filter for all images of the channels at hand. */
+static void begin_channels(const Filter *filter, int64_t channels, int64_t channel, const Shape *shape,
+                           const Work *work) {
+    const Layout layout = filter_layout(shape, channels, channel);
+    if (filter->half)
+        pack(filter->half + channel * layout.points, filter->half + channels * layout.points, layout, shape,
+             work->filter);
+    else
+        pack_weights(filter, channels, channel, layout.lanes, work->weights);
+}
+
+/* A column of it: made for the first image, and kept if there are `more`. */
+INLINE const Complex *column_of(const Filter *filter, const Shape *shape, const Work *work, int v, int first,
+                                int more) {
+    Complex *column = work->filter + (filter->half || more ? (int64_t)v * shape->height : 0);
+    if (!filter->half && first)
+        mix(filter, work->weights, (int64_t)shape->height * shape->columns, (int64_t)v * shape->height,
+            shape->height, column);
+    return column;
 }
 
 /* ---- What is called from outside ------------------------------------------------------------------------------ */
@@ -480,37 +570,38 @@ static Work carve(char *memory, const Shape *shape, int planes) {
 int niff_lanes(void) { return LANES; }
 
 /* Bytes of memory that each thread needs: for convolve (planes = 2) or gradient (planes = 4). */
-int64_t niff_workspace(int height, int width, int planes) {
-    const int64_t side = height > width ? height : width;
-    return (int64_t)sizeof(Complex) * (planes * (int64_t)height * (width / 2 + 1) + 5 * side) + 128;
+int64_t niff_workspace(int height, int width, int planes, int hidden) {
+    const int64_t side = height > width ? height : width, plane = (int64_t)height * (width / 2 + 1);
+    const int64_t features = planes > 2 ? (2 * hidden * plane * sizeof(REAL) + 127) & ~(int64_t)127 : 0;
+    return (int64_t)sizeof(Complex) * (planes * plane + 5 * side) + (2 * hidden + 1) * sizeof(Vector) + features + 128;
 }
 
 /* y = H · W · irfft2(filter · rfft2(x)), that is, 1 / (H · W) is expected in the filter. x and y are (B, C, H, W), or
- * (B, H, W, C) if channels_last; filter is (C, H, W / 2 + 1) complex. `down` and `along` are the roots of unity of a
- * column and of a row. */
-void niff_convolve(const REAL *x, const REAL *filter, REAL *y, int64_t batch, int64_t channels, int height, int width,
+ * (B, H, W, C) if channels_last; for the filter see Filter. `down` and `along` are the roots of unity of a column and
+ * of a row. */
+void niff_convolve(const REAL *x, const REAL *half, const REAL *features, const REAL *weight, const REAL *bias,
+                   int hidden, double scale, REAL *y, int64_t batch, int64_t channels, int height, int width,
                    int channels_last, const REAL *down, const REAL *along, char *memory, int threads) {
+    const Filter filter = {half, features, weight, bias, hidden, scale};
     const Shape shape = make_shape(height, width, down, along);
-    const int64_t image = (int64_t)height * width, plane = (int64_t)height * shape.columns;
+    const int64_t image = (int64_t)height * width, each = niff_workspace(height, width, 2, hidden);
     const int64_t tasks = (channels + LANES - 1) / LANES * batch;
-    const REAL *x_end = x + batch * channels * image, *filter_end = filter + channels * plane * 2;
+    const REAL *x_end = x + batch * channels * image;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int thread = 0; thread < threads; thread++) {
-        const Work work = carve(memory + thread * niff_workspace(height, width, 2), &shape, 2);
-        int64_t packed = -1;
+        const Work work = carve(memory + thread * each, &shape, 2, hidden);
+        int64_t begun = -1;
         for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
             const int64_t channel = task / batch * LANES, at = task % batch * channels * image;
             const Layout layout = image_layout(&shape, channels, channel, channels_last);
-            if (packed != channel) {
-                pack(filter + channel * plane * 2, filter_end, filter_layout(&shape, channels, channel), &shape,
-                     work.filter);
-                packed = channel;
-            }
+            const int first = begun != channel;
+            if (first) begin_channels(&filter, channels, channel, &shape, &work);
+            begun = channel;
             const int64_t from = at + channel * layout.lane_step;
             rows_forward(x + from, x_end, layout, &shape, &work, work.spectrum);
             for (int v = 0; v < shape.columns; v++) {
                 Complex *column = work.spectrum + (int64_t)v * height;
-                const Complex *factor = work.filter + (int64_t)v * height;
+                const Complex *factor = column_of(&filter, &shape, &work, v, first, batch > 1);
                 fft(&shape.down, column, work.a, work.c, work.scratch);
                 for (int u = 0; u < height; u++) {
                     const Complex z = work.a[u], w = factor[u];
@@ -524,32 +615,37 @@ void niff_convolve(const REAL *x, const REAL *filter, REAL *y, int64_t batch, in
 }
 
 /* Gradients of niff_convolve. `output` is the gradient of y, `input` receives that of x unless it is null. The
- * batch is divided into `parts`; part i's share of the filter's gradient goes to filter_out[i], (parts, C, H, W/2+1)
- * complex, unless it is null: the caller adds them up. */
-void niff_gradient(const REAL *x, const REAL *filter, const REAL *output, REAL *input, REAL *filter_out, int64_t batch,
-                   int64_t channels, int height, int width, int channels_last, int parts, const REAL *down,
-                   const REAL *along, char *memory, int threads) {
+ * batch is divided into `parts`. Unless they are null, for_half[part] receives the part's share of a finished filter's
+ * gradient, (parts, C, H, W / 2 + 1) complex; or for_weight and for_bias the shares of the gradients of weight and
+ * bias, (parts, …): the caller adds them up. for_features receives the whole gradient of the features. */
+void niff_gradient(const REAL *x, const REAL *half, const REAL *features, const REAL *weight, const REAL *bias,
+                   int hidden, double scale, const REAL *output, REAL *input, REAL *for_half, REAL *for_features,
+                   REAL *for_weight, REAL *for_bias, int64_t batch, int64_t channels, int height, int width,
+                   int channels_last, int parts, const REAL *down, const REAL *along, char *memory, int threads) {
+    const Filter filter = {half, features, weight, bias, hidden, scale};
     const Shape shape = make_shape(height, width, down, along);
     const int64_t image = (int64_t)height * width, plane = (int64_t)height * shape.columns;
     const int64_t tasks = (channels + LANES - 1) / LANES * parts, all = batch * channels * image;
-    const REAL *filter_end = filter + channels * plane * 2;
+    const int64_t each = niff_workspace(height, width, 4, hidden), numbers = 2 * hidden * plane;
+    const int learns = for_half || for_weight;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int thread = 0; thread < threads; thread++) {
-        const Work work = carve(memory + thread * niff_workspace(height, width, 4), &shape, 4);
+        const Work work = carve(memory + thread * each, &shape, 4, hidden);
+        if (for_weight) memset(work.features, 0, numbers * sizeof(REAL));
         for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
             const int64_t channel = task / parts * LANES, part = task % parts;
+            const int64_t begin = batch * part / parts, end = batch * (part + 1) / parts;
             const Layout layout = image_layout(&shape, channels, channel, channels_last);
-            const Layout spectral = filter_layout(&shape, channels, channel);
-            if (input) pack(filter + channel * plane * 2, filter_end, spectral, &shape, work.filter);
+            if (input || for_weight) begin_channels(&filter, channels, channel, &shape, &work);
             memset(work.gradient, 0, plane * sizeof(Complex));
-            for (int64_t b = batch * part / parts; b < batch * (part + 1) / parts; b++) {
+            for (int64_t b = begin; b < end; b++) {
                 const int64_t from = b * channels * image + channel * layout.lane_step;
                 rows_forward(output + from, output + all, layout, &shape, &work, work.spectrum);
-                if (filter_out) rows_forward(x + from, x + all, layout, &shape, &work, work.second);
+                if (learns) rows_forward(x + from, x + all, layout, &shape, &work, work.second);
                 for (int v = 0; v < shape.columns; v++) {
                     Complex *column = work.spectrum + (int64_t)v * height;
                     fft(&shape.down, column, work.a, work.c, work.scratch);
-                    if (filter_out) {
+                    if (learns) {
                         Complex *sum = work.gradient + (int64_t)v * height;
                         fft(&shape.down, work.second + (int64_t)v * height, work.b, work.c, work.scratch);
                         for (int u = 0; u < height; u++) { /* conj(x) · output */
@@ -559,7 +655,7 @@ void niff_gradient(const REAL *x, const REAL *filter, const REAL *output, REAL *
                         }
                     }
                     if (input) {
-                        const Complex *factor = work.filter + (int64_t)v * height;
+                        const Complex *factor = column_of(&filter, &shape, &work, v, b == begin, end - begin > 1);
                         for (int u = 0; u < height; u++) { /* conj(filter) · output, swapped */
                             const Complex g = work.a[u], w = factor[u];
                             work.a[u] = (Complex){g.im * w.re - g.re * w.im, g.re * w.re + g.im * w.im};
@@ -569,8 +665,18 @@ void niff_gradient(const REAL *x, const REAL *filter, const REAL *output, REAL *
                 }
                 if (input) rows_inverse(input + from, layout, &shape, &work, work.spectrum);
             }
-            if (filter_out)
-                unpack(work.gradient, spectral, &shape, filter_out + (part * channels + channel) * plane * 2);
+            if (for_half)
+                unpack(work.gradient, filter_layout(&shape, channels, channel), &shape,
+                       for_half + (part * channels + channel) * plane * 2);
+            if (for_weight)
+                unmix(&filter, work.weights, &shape, work.gradient, layout.lanes, channels, channel, work.features,
+                      for_weight + part * 2 * channels * hidden, for_bias + part * 2 * channels);
         }
+    }
+    if (!for_weight) return;
+    memcpy(for_features, carve(memory, &shape, 4, hidden).features, numbers * sizeof(REAL));
+    for (int thread = 1; thread < threads; thread++) {
+        const REAL *more = carve(memory + thread * each, &shape, 4, hidden).features;
+        for (int64_t i = 0; i < numbers; i++) for_features[i] += more[i];
     }
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -22,7 +24,7 @@ from niffbench.niff.steps import step
 
 DEVICES = tuple(LANGUAGES)
 
-_REALS = {torch.float32: "float", torch.float64: "double"}
+REALS = {torch.float32: "float", torch.float64: "double"}
 _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
@@ -52,12 +54,7 @@ def convolve(x: Tensor, half: Tensor) -> Tensor:
 
 def _check(x: Tensor, half: Tensor) -> None:
     """Raise for what the kernel, which trusts its addresses, must never be given."""
-    if x.device.type not in DEVICES:
-        raise NotImplementedError(
-            f"the native form is not implemented for {x.device.type}: it runs on {' and '.join(DEVICES)}"
-        )
-    if x.dtype not in _REALS:
-        raise NotImplementedError(f"the native form is not implemented for {x.dtype}")
+    check_images(x)
     _, channels, height, width = x.shape
     expected = (channels, height, width // 2 + 1)
     if tuple(half.shape) != expected or half.dtype != _COMPLEX[x.dtype] or half.device != x.device:
@@ -65,6 +62,16 @@ def _check(x: Tensor, half: Tensor) -> None:
             f"expected a filter of shape {expected} and dtype {_COMPLEX[x.dtype]} on {x.device}, "
             f"got {tuple(half.shape)}, {half.dtype} on {half.device}"
         )
+
+
+def check_images(x: Tensor) -> None:
+    """Raise for images that no kernel takes."""
+    if x.device.type not in DEVICES:
+        raise NotImplementedError(
+            f"the native form is not implemented for {x.device.type}: it runs on {' and '.join(DEVICES)}"
+        )
+    if x.dtype not in REALS:
+        raise NotImplementedError(f"the native form is not implemented for {x.dtype}")
 
 
 class _Convolution(torch.autograd.Function):
@@ -103,18 +110,62 @@ def _backward(
 
 def _convolve(x: Tensor, half: Tensor) -> Tensor:
     _check(x, half)
-    x, last = _dense(x)
+    x, last = dense(x)
     half = half.resolve_conj().contiguous()
     if x.is_cuda:
         return cuda.convolve(x, half)
-    y = torch.empty_like(x)
-    batch, channels, height, width = x.shape
-    library = load(_REALS[x.dtype])
-    threads = max(1, min(torch.get_num_threads(), batch * -(-channels // _lanes(library))))
-    memory = _workspace(library, threads, height, width, planes=2)
-    library.niff_convolve(
-        *(x.data_ptr(), half.data_ptr(), y.data_ptr(), batch, channels, height, width, last),
-        *(_roots(height, x.dtype)[1], _roots(width, x.dtype)[1], memory.data_ptr(), threads),
+    return convolve_by(x, last, (half.data_ptr(), *NO_FEATURES))
+
+
+NO_FEATURES = (None, None, None, 0, 0.0)
+"""What C is told of a filter's features, weights, bias, hidden units and scale where the filter is finished."""
+
+Filter = tuple[int | None, int | None, int | None, int | None, int, float]
+"""Addresses and numbers of ``Filter`` in ``convolve.c``."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What calls of the C functions on images of one shape have in common."""
+
+    library: ctypes.CDLL
+    sizes: tuple[int, ...]
+    roots: tuple[int, int]
+    forward_threads: int
+    forward_bytes: int
+    backward_threads: int
+    backward_bytes: int
+    parts: int
+    """How many the batch is divided into, backward, where there are fewer groups of channels than threads."""
+
+
+@functools.lru_cache(maxsize=256)
+def call_for(shape: torch.Size, dtype: torch.dtype, threads: int, hidden: int = 0) -> Call:
+    """On so many threads at most, with a filter of so many hidden features."""
+    batch, channels, height, width = shape
+    library = load(REALS[dtype])
+    groups = -(-channels // int(library.niff_lanes()))
+    parts = max(1, min(batch, -(-threads // groups)))
+    forward, backward = max(1, min(threads, batch * groups)), min(threads, groups * parts)
+    return Call(
+        library,
+        (batch, channels, height, width),
+        (_roots(height, dtype)[1], _roots(width, dtype)[1]),
+        forward,
+        forward * library.niff_workspace(height, width, 2, hidden),
+        backward,
+        backward * library.niff_workspace(height, width, 4, hidden),
+        parts,
+    )
+
+
+def convolve_by(x: Tensor, last: bool, made_of: Filter) -> Tensor:
+    """The convolution in C of images as :func:`dense` gives them."""
+    call = call_for(x.shape, x.dtype, torch.get_num_threads(), made_of[-2])
+    y, memory = torch.empty_like(x), workspace(call.forward_bytes)
+    call.library.niff_convolve(
+        *(x.data_ptr(), *made_of, y.data_ptr(), *call.sizes, last),
+        *(*call.roots, memory.data_ptr(), call.forward_threads),
     )
     return y
 
@@ -123,7 +174,7 @@ def _gradients(
     x: Tensor, half: Tensor, gradient: Tensor, need_x: bool, need_half: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     _check(x, half)
-    x, last = _dense(x)
+    x, last = dense(x)
     gradient = gradient.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     half = half.resolve_conj().contiguous()
     if x.is_cuda:
@@ -131,27 +182,33 @@ def _gradients(
             cuda.convolve(gradient, half, conjugate=True) if need_x else None,
             cuda.filter_gradient(x, gradient) if need_half else None,
         )
-    batch, channels, height, width = x.shape
-    library = load(_REALS[x.dtype])
-    groups = -(-channels // _lanes(library))
-    threads = torch.get_num_threads()
-    parts = max(1, min(batch, -(-threads // groups)))  # Fewer groups of channels than threads: divide the batch.
-    threads = min(threads, groups * parts)
-    memory = _workspace(library, threads, height, width, planes=4)
+    call = call_for(x.shape, x.dtype, torch.get_num_threads())
     for_x = torch.empty_like(x) if need_x else None
-    for_half = half.new_empty((parts, *half.shape)) if need_half else None
-    library.niff_gradient(
-        *(x.data_ptr(), half.data_ptr(), gradient.data_ptr()),
-        *(None if out is None else out.data_ptr() for out in (for_x, for_half)),
-        *(batch, channels, height, width, last, parts),
-        *(_roots(height, x.dtype)[1], _roots(width, x.dtype)[1], memory.data_ptr(), threads),
+    for_half = half.new_empty((call.parts, *half.shape)) if need_half else None
+    gradients_by(x, last, (half.data_ptr(), *NO_FEATURES), gradient, call, (for_x, for_half, None, None, None))
+    return for_x, together(for_half)
+
+
+def together(parts: Tensor | None) -> Tensor | None:
+    """The sum of the parts' shares."""
+    if parts is None:
+        return None
+    return parts.sum(0) if len(parts) > 1 else parts[0]
+
+
+def gradients_by(
+    x: Tensor, last: bool, made_of: Filter, gradient: Tensor, call: Call, into: Sequence[Tensor | None]
+) -> None:
+    """The gradients in C, each into its tensor: of ``x``, half plane, features, weights, bias; None: unwanted."""
+    memory = workspace(call.backward_bytes)
+    call.library.niff_gradient(
+        *(x.data_ptr(), *made_of, gradient.data_ptr()),
+        *(None if out is None else out.data_ptr() for out in into),
+        *(*call.sizes, last, call.parts, *call.roots, memory.data_ptr(), call.backward_threads),
     )
-    if for_half is not None:
-        for_half = for_half.sum(0) if parts > 1 else for_half[0]
-    return for_x, for_half
 
 
-def _dense(x: Tensor) -> tuple[Tensor, bool]:
+def dense(x: Tensor) -> tuple[Tensor, bool]:
     """Images that the kernel can take, and whether their channels come last."""
     if x.is_contiguous() or x.is_cuda:
         return x.contiguous(), False
@@ -160,14 +217,9 @@ def _dense(x: Tensor) -> tuple[Tensor, bool]:
     return x.contiguous(), False
 
 
-def _workspace(library: ctypes.CDLL, threads: int, height: int, width: int, planes: int) -> Tensor:
-    """Scratch memory, from torch so that its profilers see it."""
-    return torch.empty(threads * library.niff_workspace(height, width, planes), dtype=torch.uint8)
-
-
-@functools.cache
-def _lanes(library: ctypes.CDLL) -> int:
-    return int(library.niff_lanes())
+def workspace(size: int) -> Tensor:
+    """Scratch memory of so many bytes, from torch so that its profilers see it."""
+    return torch.empty(size, dtype=torch.uint8)
 
 
 @functools.lru_cache(maxsize=64)
@@ -189,7 +241,7 @@ def _operator(x: Tensor, half: Tensor) -> Tensor:
 
 @_operator.register_fake
 def _(x: Tensor, half: Tensor) -> Tensor:
-    return torch.empty_like(_dense(x)[0])
+    return torch.empty_like(dense(x)[0])
 
 
 @register_flop_formula(torch.ops.niffbench.circular_convolution, get_raw=True)
@@ -209,7 +261,7 @@ def _gradients_operator(
 
 @_gradients_operator.register_fake
 def _(x: Tensor, half: Tensor, gradient: Tensor, need_x: bool, need_half: bool) -> tuple[Tensor, Tensor]:
-    for_x = torch.empty_like(_dense(x)[0]) if need_x else x.new_empty(0)
+    for_x = torch.empty_like(dense(x)[0]) if need_x else x.new_empty(0)
     return for_x, half.new_empty(half.shape if need_half else 0)
 
 
@@ -231,8 +283,5 @@ def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | 
     for_x, for_half = _gradients_operator(*ctx.saved_tensors, gradient, need_x, need_half)
     return for_x if need_x else None, for_half if need_half else None
 
-
-OPERATIONS = (torch.ops.niffbench.circular_convolution, torch.ops.niffbench.circular_convolution_gradients)
-"""The kernels as operations of torch; each has a formula in torch's own registry of FLOPs."""
 
 _operator.register_autograd(_differentiate, setup_context=_remember)

@@ -1,0 +1,240 @@
+/* The hidden features of a filter's Hermitian half plane, and the gradients of the layers that make them.
+ *
+ * Two MLPs, the real and the imaginary one, map two coordinates to K hidden features: layers with bias, SiLU after
+ * each. Of the real MLP's the even part is wanted, of the imaginary one's the odd part: half the sum of, or the
+ * difference between, a frequency's features and its mirror image's. Lanes are frequencies; a block of them goes
+ * through all layers before the next. Backward makes a block's features again.
+ */
+#include "vectors.h"
+
+enum {
+    CHUNK = 8, /* Vectors of a block. */
+    POINTS = CHUNK * LANES,
+    MOST_LAYERS = 8
+};
+
+typedef Vector Block[CHUNK]; /* A unit's numbers, or a coordinate's, at the frequencies of a block. */
+
+typedef struct {
+    int count;                 /* Hidden layers. */
+    int widths[MOST_LAYERS + 1]; /* Two coordinates, then the units of each layer. */
+    int units, numbers;        /* Of all layers together: units, and weights with biases. */
+    const REAL *const *tensors; /* Weight (2, out, in) and bias (2, out) of each layer in turn. */
+} Layers;
+
+static Layers make_layers(int count, const int *widths, const REAL *const *tensors) {
+    Layers layers = {.count = count, .tensors = tensors, .widths = {widths[0]}};
+    for (int l = 0; l < count; l++) {
+        layers.widths[l + 1] = widths[l + 1];
+        layers.units += widths[l + 1];
+        layers.numbers += widths[l + 1] * (widths[l] + 1);
+    }
+    return layers;
+}
+
+/* exp(x), within a few units in the last place: 2^n · exp(r), r at most half of log 2, by exp's own series. */
+INLINE Vector exponential(Vector x) {
+#if REAL_BYTES == 4
+    enum { TERMS = 7, MANTISSA = 23 };
+    typedef int32_t Whole __attribute__((vector_size(VECTOR_BYTES)));
+    const REAL lowest = -87, highest = 88, shift = 12582912, high = 0.693359375f, low = -2.12194440e-4f;
+#else
+    enum { TERMS = 13, MANTISSA = 52 };
+    typedef int64_t Whole __attribute__((vector_size(VECTOR_BYTES)));
+    const REAL lowest = -708, highest = 709, shift = 6755399441055744, high = 6.93147180369123816490e-01,
+               low = 1.90821492927058770002e-10;
+#endif
+    static const REAL inverse_factorials[] = {
+        1.0,       1.0,        1.0 / 2,     1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,
+        1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800,
+    };
+    const Whole below = (Whole)(x < lowest), above = (Whole)(x > highest);
+    x = (Vector)(((Whole)x & ~below & ~above) | ((Whole)all(lowest) & below) | ((Whole)all(highest) & above));
+    const Vector shifted = x * (REAL)1.44269504088896340736 + shift, n = shifted - shift;
+    const Vector r = x - n * high - n * low;
+    Vector sum = all(inverse_factorials[TERMS]);
+    _Pragma("GCC unroll 16") for (int term = TERMS - 1; term >= 0; term--) sum = sum * r + inverse_factorials[term];
+    return (Vector)((Whole)sum + ((Whole)shifted << MANTISSA));
+}
+
+/* out[o] = bias[o] + Σ weight[o · down + i · across] · in[i]; without a bias it is 0. */
+static void multiply(const REAL *weight, int down, int across, const REAL *bias, int rows, int columns, int vectors,
+                     const Block *in, Block *out) {
+    for (int o = 0; o < rows; o += 4) {
+        const REAL *row[4];
+        Vector start[4];
+        for (int i = 0; i < 4; i++) { /* Beyond the last row it once more. */
+            row[i] = weight + (int64_t)least(o + i, rows - 1) * down;
+            start[i] = all(bias ? bias[least(o + i, rows - 1)] : 0);
+        }
+        for (int v = 0; v < vectors; v += 2) {
+            Vector one[4], two[4];
+            _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) one[i] = two[i] = start[i];
+            for (int c = 0; c < columns; c++) {
+                const Vector a = in[c][v], b = in[c][v + 1];
+                _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+                    const REAL factor = row[i][c * across];
+                    one[i] += a * factor;
+                    two[i] += b * factor;
+                }
+            }
+            _Pragma("GCC unroll 4") for (int i = 3; i >= 0; i--) {
+                out[least(o + i, rows - 1)][v] = one[i];
+                out[least(o + i, rows - 1)][v + 1] = two[i];
+            }
+        }
+    }
+}
+
+/* sums[o · (columns + 1) + i] += outer[o] · in[i], and with the last of each row outer[o] alone; lane by lane. */
+static void accumulate(const Block *outer, const Block *in, int rows, int columns, int vectors, Vector *sums) {
+    for (int o = 0; o < rows; o++) {
+        Vector *row = sums + (int64_t)o * (columns + 1), total = row[columns];
+        for (int v = 0; v < vectors; v++) total += outer[o][v];
+        row[columns] = total;
+        for (int c = 0; c < columns; c += 4) {
+            int at[4];
+            Vector sum[4];
+            _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+                at[i] = least(c + i, columns - 1);
+                sum[i] = row[at[i]];
+            }
+            for (int v = 0; v < vectors; v++)
+                _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) sum[i] += outer[o][v] * in[at[i]][v];
+            _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) row[at[i]] = sum[i];
+        }
+    }
+}
+
+/* Coordinates of a block's frequencies, or of their mirror images; 0 beyond the last one. */
+static void coordinates(const REAL *grid, int64_t points, int64_t first, int side, int vectors, Block *out) {
+    for (int axis = 0; axis < 2; axis++)
+        for (int v = 0; v < vectors; v++)
+            out[axis][v] = load_some(grid + (2 * axis + side) * points + first + v * LANES,
+                                     points - first - v * LANES);
+}
+
+/* The units of all layers of one MLP, and where they are wanted SiLU's derivatives there. */
+static void run(const Layers *layers, int part, int vectors, const Block *in, Block *units, Block *slopes) {
+    for (int l = 0; l < layers->count; l++) {
+        const int into = layers->widths[l], out = layers->widths[l + 1];
+        const REAL *weight = layers->tensors[2 * l] + (int64_t)part * out * into;
+        multiply(weight, into, 1, layers->tensors[2 * l + 1] + part * out, out, into, vectors, in, units);
+        for (int o = 0; o < out; o++)
+            for (int v = 0; v < vectors; v++) {
+                const Vector before = units[o][v], gate = 1 / (1 + exponential(-before));
+                units[o][v] = before * gate;
+                if (slopes) slopes[o][v] = gate + gate * before * (1 - gate);
+            }
+        in = units;
+        units += out;
+        if (slopes) slopes += out;
+    }
+}
+
+static int vectors_of(int64_t points, int64_t first) {
+    const int64_t left = points - first;
+    return left >= POINTS ? CHUNK : (int)(left + 2 * LANES - 1) / (2 * LANES) * 2;
+}
+
+static void *aligned(char *memory) { return (void *)(((uintptr_t)memory + 127) & ~(uintptr_t)127); }
+
+/* Bytes of memory that each thread needs for features, or for their gradient. */
+int64_t niff_features_workspace(int count, const int *widths, int gradient) {
+    const Layers layers = make_layers(count, widths, NULL);
+    const int64_t blocks = 2 + 2 * layers.units;
+    return 128 + (gradient ? (blocks + 2 * layers.units) * sizeof(Block) + 2 * layers.numbers * sizeof(Vector)
+                           : blocks * sizeof(Block));
+}
+
+/* Even features of the real MLP and odd ones of the imaginary, times `scale`: features is (2, K, points).
+ *
+ * grid: (2, 2, points), either coordinate of each frequency, and of its mirror image. `widths` holds count + 1
+ * numbers, `tensors` 2 · count: see Layers. */
+void niff_features(const REAL *grid, int64_t points, int count, const int *widths, const REAL *const *tensors,
+                   double scale, REAL *features, char *memory, int threads) {
+    const Layers layers = make_layers(count, widths, tensors);
+    const int64_t blocks = (points + POINTS - 1) / POINTS, each = niff_features_workspace(count, widths, 0);
+    const int last = layers.widths[count];
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int thread = 0; thread < threads; thread++) {
+        Block *in = aligned(memory + thread * each), *units[2] = {in + 2, in + 2 + layers.units};
+        for (int64_t task = 2 * blocks * thread / threads; task < 2 * blocks * (thread + 1) / threads; task++) {
+            const int part = (int)(task % 2);
+            const int64_t first = task / 2 * POINTS;
+            const int vectors = vectors_of(points, first);
+            for (int side = 0; side < 2; side++) {
+                coordinates(grid, points, first, side, vectors, in);
+                run(&layers, part, vectors, in, units[side], NULL);
+            }
+            const Block *here = units[0] + layers.units - last, *there = units[1] + layers.units - last;
+            const REAL half = (REAL)(scale / 2), other = part ? -half : half;
+            for (int k = 0; k < last; k++)
+                for (int v = 0; v < vectors; v++)
+                    store_some(features + ((int64_t)part * last + k) * points + first + v * LANES,
+                               points - first - v * LANES, half * here[k][v] + other * there[k][v]);
+        }
+    }
+}
+
+/* The gradients of the layers' tensors, into `out`, given that of the features. */
+void niff_features_gradient(const REAL *grid, int64_t points, int count, const int *widths,
+                            const REAL *const *tensors, double scale, const REAL *gradient, REAL *const *out,
+                            char *memory, int threads) {
+    const Layers layers = make_layers(count, widths, tensors);
+    const int64_t blocks = (points + POINTS - 1) / POINTS, each = niff_features_workspace(count, widths, 1);
+    const int last = layers.widths[count];
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int thread = 0; thread < threads; thread++) {
+        Block *in = aligned(memory + thread * each), *units = in + 2, *slopes = units + layers.units;
+        Block *outer = slopes + layers.units, *inner = outer + layers.units;
+        Vector *all_sums = (Vector *)(inner + layers.units);
+        memset(all_sums, 0, 2 * layers.numbers * sizeof(Vector));
+        for (int64_t task = 2 * blocks * thread / threads; task < 2 * blocks * (thread + 1) / threads; task++) {
+            const int part = (int)(task % 2);
+            const int64_t first = task / 2 * POINTS;
+            const int vectors = vectors_of(points, first);
+            for (int side = 0; side < 2; side++) {
+                const REAL factor = (REAL)(part && side ? -scale / 2 : scale / 2);
+                coordinates(grid, points, first, side, vectors, in);
+                run(&layers, part, vectors, in, units, slopes);
+                for (int k = 0; k < last; k++)
+                    for (int v = 0; v < vectors; v++)
+                        outer[k][v] = factor * load_some(gradient + ((int64_t)part * last + k) * points + first +
+                                                             v * LANES,
+                                                         points - first - v * LANES);
+                int unit = layers.units, number = layers.numbers;
+                for (int l = count - 1; l >= 0; l--) {
+                    const int into = layers.widths[l], width = layers.widths[l + 1];
+                    unit -= width;
+                    number -= width * (into + 1);
+                    for (int o = 0; o < width; o++)
+                        for (int v = 0; v < vectors; v++) outer[o][v] *= slopes[unit + o][v];
+                    const Block *entering = l ? units + unit - into : in;
+                    accumulate(outer, entering, width, into, vectors, all_sums + part * layers.numbers + number);
+                    if (l) {
+                        const REAL *weight = tensors[2 * l] + (int64_t)part * width * into;
+                        multiply(weight, 1, into, NULL, into, width, vectors, outer, inner);
+                        memcpy(outer, inner, into * sizeof(Block));
+                    }
+                }
+            }
+        }
+    }
+    for (int part = 0, number = 0; part < 2; part++)
+        for (int l = 0; l < count; l++)
+            for (int o = 0; o < layers.widths[l + 1]; o++)
+                for (int i = 0, into = layers.widths[l]; i <= into; i++, number++) {
+                    REAL total = 0;
+                    for (int thread = 0; thread < threads; thread++) {
+                        const Block *in = aligned(memory + thread * each);
+                        const Vector sum = ((const Vector *)(in + 2 + 4 * layers.units))[number];
+                        for (int lane = 0; lane < LANES; lane++) total += sum[lane];
+                    }
+                    const int64_t row = (int64_t)part * layers.widths[l + 1] + o;
+                    if (i < into)
+                        out[2 * l][row * into + i] = total;
+                    else
+                        out[2 * l + 1][row] = total;
+                }
+}

@@ -1,0 +1,376 @@
+"""The kernel that makes its own filter from the MLPs that define it, as differentiable torch functions.
+
+Hidden features of all frequencies come first: they are the same for every channel. The last layer, which is
+linear, is applied where the spectrum is multiplied, and its gradients are summed where the spectra are at hand: no
+tensor is as large as the filter, forward or backward.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils.flop_counter import register_flop_formula
+
+from niffbench.lengths import fft_flops
+from niffbench.niff import fused
+from niffbench.niff.autograd import compiling, transformed, wants_gradient, watched, without_autocast
+from niffbench.niff.hermitian import Layers, generate_plainly
+from niffbench.niff.native import kernel
+from niffbench.niff.native.build import load
+from niffbench.niff.steps import step
+
+DEVICES = ("cpu",)
+
+_WORTH_A_THREAD = 20_000  # multiply-adds: a few µs
+
+
+def convolve(x: Tensor, grid: Tensor, layers: Layers, scale: float) -> Tensor:
+    """:func:`niffbench.niff.native.kernel.convolve` with the filter that ``layers`` make.
+
+    Args:
+        x: real ``(B, C, H, W)``; see there for what is taken as it is.
+        grid: coordinates of the half plane and of its mirror image by columns, ``(2, 2, W // 2 + 1, H)``.
+        layers: the MLPs: see :mod:`niffbench.niff.hermitian`; in the dtype of ``x``.
+        scale: a factor on the filter.
+
+    Differentiable, twice too; raises as :func:`niffbench.niff.native.kernel.convolve`.
+    """
+    if transformed():
+        return _plainly(x, grid, layers, scale)
+    as_operators = compiling() or watched() or x.device.type == "meta"
+    if not as_operators and all(type(one) in (Tensor, nn.Parameter) for one in (x, *layers)):
+        if wants_gradient(x, *layers):
+            result: Tensor = _Convolution.apply(x, grid, scale, *layers)
+            return result
+        return _forward(x, grid, layers, scale)[0]
+    with step("filter generation"):
+        features = _features_operator(grid, layers[:-2], scale)
+    with step("convolution"):
+        seen: Tensor = _operator(x, features, *layers[-2:], scale)
+        return seen
+
+
+def _plainly(x: Tensor, grid: Tensor, layers: Layers, scale: float) -> Tensor:
+    """By ordinary operations."""
+    with step("filter generation"):
+        by_columns = generate_plainly(grid.flatten(2), layers, scale)
+        half = by_columns.view(-1, *grid.shape[2:]).transpose(1, 2)
+    return fused.convolve(x, half)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, grid: Tensor, scale: float, *layers: Tensor) -> Tensor:
+        y, features = _forward(x, grid, layers, scale)
+        ctx.scale = scale
+        ctx.save_for_backward(x, grid, features, *layers)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, grid, features, *layers = ctx.saved_tensors
+        need_x, _, _, *need_layers = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # A second derivative: leave both to autograd.
+            with without_autocast(gradient):
+                again = _plainly(x, grid, tuple(layers), ctx.scale)
+                inputs = (x, *layers)
+                wanted = [one for one, need in zip(inputs, (need_x, *need_layers), strict=True) if need]
+                found = iter(torch.autograd.grad(again, wanted, gradient, create_graph=True))
+                for_x, *for_layers = (next(found) if need else None for need in (need_x, *need_layers))
+                return for_x, None, None, *for_layers
+        seen = _get_current_dispatch_mode() is not None
+        arguments = (x, features, *layers[-2:], ctx.scale, gradient, need_x, any(need_layers))
+        with step("convolution"):
+            for_image, for_features, *for_last = (_gradients_operator if seen else _gradients)(*arguments)
+        for_hidden: Sequence[Tensor | None] = [None] * (len(layers) - 2)
+        if any(need_layers[:-2]):
+            with step("filter generation"):
+                back = _features_gradient_operator if seen else _features_gradient
+                for_hidden = back(grid, layers[:-2], ctx.scale, for_features)
+        if not any(need_layers):
+            for_last = [None, None]
+        return for_image if need_x else None, None, None, *for_hidden, *for_last
+
+
+def _forward(x: Tensor, grid: Tensor, layers: Layers, scale: float) -> tuple[Tensor, Tensor]:
+    """The convolution and the features, through torch's dispatcher where a mode wants to see it."""
+    seen = _get_current_dispatch_mode() is not None
+    with step("filter generation"):
+        features = (_features_operator if seen else _features)(grid, layers[:-2], scale)
+    with step("convolution"):
+        weight, bias = layers[-2:]
+        return (_operator if seen else _convolve)(x, features, weight, bias, scale), features
+
+
+def _features(grid: Tensor, layers: Sequence[Tensor], scale: float) -> Tensor:
+    call = _call_for(grid, layers)
+    alive = [layer.contiguous() for layer in layers]
+    out, memory = grid.new_empty(call.features), kernel.workspace(call.forward_bytes)
+    call.library.niff_features(
+        *(grid.data_ptr(), *call.sizes, _addresses(alive), scale, out.data_ptr(), memory.data_ptr()), call.threads
+    )
+    return out
+
+
+def _features_gradient(grid: Tensor, layers: Sequence[Tensor], scale: float, gradient: Tensor) -> list[Tensor]:
+    call = _call_for(grid, layers)
+    alive = [layer.contiguous() for layer in (*layers, gradient)]
+    out = [torch.empty(layer.shape, dtype=layer.dtype) for layer in layers]
+    memory = kernel.workspace(call.backward_bytes)
+    call.library.niff_features_gradient(
+        *(grid.data_ptr(), *call.sizes, _addresses(alive[:-1]), scale, alive[-1].data_ptr(), _addresses(out)),
+        *(memory.data_ptr(), call.threads),
+    )
+    return out
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What calls of the C functions of such hidden layers have in common."""
+
+    library: ctypes.CDLL
+    sizes: tuple[int, int, ctypes.Array[ctypes.c_int]]
+    features: tuple[int, int, int]
+    threads: int
+    forward_bytes: int
+    backward_bytes: int
+
+
+def _call_for(grid: Tensor, layers: Sequence[Tensor]) -> _Call:
+    """Raises for what the kernel, which trusts its addresses, must never be given."""
+    for layer in layers:
+        if layer.dtype != grid.dtype or layer.device != grid.device:
+            raise ValueError(
+                f"expected layers in {grid.dtype} on {grid.device}, got {layer.dtype}, {layer.device}"
+            )
+    return _made_call(grid.shape, grid.dtype, torch.get_num_threads(), *(layer.shape for layer in layers))
+
+
+@functools.lru_cache(maxsize=256)
+def _made_call(grid: torch.Size, dtype: torch.dtype, most: int, *layers: torch.Size) -> _Call:
+    widths = [2]
+    for weight, bias in zip(layers[::2], layers[1::2], strict=True):
+        if weight != (2, bias[-1], widths[-1]) or bias != (2, bias[-1]):
+            raise ValueError(f"expected MLPs, got a layer {tuple(weight)} with a bias {tuple(bias)}")
+        widths.append(bias[-1])
+    points, count = grid[2] * grid[3], len(widths) - 1
+    library, in_c = load(kernel.REALS[dtype]), (ctypes.c_int * len(widths))(*widths)
+    threads = max(1, min(most, sum(map(prod, layers)) * 2 * points // _WORTH_A_THREAD))
+    forward, backward = (
+        threads * library.niff_features_workspace(count, in_c, gradient) for gradient in (False, True)
+    )
+    return _Call(library, (points, count, in_c), (2, widths[-1], points), threads, forward, backward)
+
+
+def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+def _check(x: Tensor, features: Tensor, weight: Tensor, bias: Tensor) -> None:
+    kernel.check_images(x)
+    for one in (features, weight, bias):
+        if one.dtype != x.dtype or one.device != x.device:
+            raise ValueError(f"expected a filter in {x.dtype} on {x.device}, got {one.dtype} on {one.device}")
+    _check_shapes(x.shape, features.shape, weight.shape, bias.shape)
+
+
+@functools.lru_cache(maxsize=256)
+def _check_shapes(x: torch.Size, *shapes: torch.Size) -> None:
+    _, channels, height, width = x
+    hidden, points = shapes[0][1], height * (width // 2 + 1)
+    expected = ((2, hidden, points), (2, channels, hidden), (2, channels))
+    if shapes != expected:
+        raise ValueError(f"expected features, weights and bias of {expected}, got {[*map(tuple, shapes)]}")
+
+
+def _convolve(x: Tensor, features: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
+    _check(x, features, weight, bias)
+    x, last = kernel.dense(x)
+    features, weight, bias = features.contiguous(), weight.contiguous(), bias.contiguous()
+    made_of = (None, features.data_ptr(), weight.data_ptr(), bias.data_ptr(), features.shape[1], scale)
+    return kernel.convolve_by(x, last, made_of)
+
+
+def _gradients(
+    x: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: float,
+    gradient: Tensor,
+    need_x: bool,
+    need_filter: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of images, features, weights and bias; empty where they are not wanted."""
+    _check(x, features, weight, bias)
+    x, last = kernel.dense(x)
+    gradient = gradient.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    features, weight, bias = features.contiguous(), weight.contiguous(), bias.contiguous()
+    made_of = (None, features.data_ptr(), weight.data_ptr(), bias.data_ptr(), features.shape[1], scale)
+    call = kernel.call_for(x.shape, x.dtype, torch.get_num_threads(), features.shape[1])
+    nothing = x.new_empty(0)
+    for_x = torch.empty_like(x) if need_x else None
+    for_features = torch.empty_like(features) if need_filter else None
+    for_weight, for_bias = (
+        one.new_empty((call.parts, *one.shape)) if need_filter else None for one in (weight, bias)
+    )
+    into = (for_x, None, for_features, for_weight, for_bias)
+    kernel.gradients_by(x, last, made_of, gradient, call, into)
+    outcome = (for_x, for_features, kernel.together(for_weight), kernel.together(for_bias))
+    first, second, third, fourth = (nothing if one is None else one for one in outcome)
+    return first, second, third, fourth
+
+
+# The same as operators of torch, for what traces instead of running, or counts.
+
+
+@torch.library.custom_op("niffbench::filter_features", mutates_args=(), device_types=DEVICES)
+def _features_operator(grid: Tensor, layers: Sequence[Tensor], scale: float) -> Tensor:
+    return _features(grid, layers, scale)
+
+
+@_features_operator.register_fake
+def _(grid: Tensor, layers: Sequence[Tensor], scale: float) -> Tensor:
+    return grid.new_empty(2, layers[-2].shape[1], grid.shape[2] * grid.shape[3])
+
+
+@register_flop_formula(torch.ops.niffbench.filter_features, get_raw=True)
+def _features_flops(grid: Tensor, layers: Sequence[Tensor], *_: Any, **__: Any) -> int:
+    """A matrix product a layer, at each frequency of the half plane and of its mirror image."""
+    return 2 * sum(weight.numel() for weight in layers[::2]) * grid[0].numel()
+
+
+@torch.library.custom_op("niffbench::filter_features_gradient", mutates_args=(), device_types=DEVICES)
+def _features_gradient_operator(
+    grid: Tensor, layers: Sequence[Tensor], scale: float, gradient: Tensor
+) -> list[Tensor]:
+    return _features_gradient(grid, layers, scale, gradient)
+
+
+@_features_gradient_operator.register_fake
+def _(grid: Tensor, layers: Sequence[Tensor], scale: float, gradient: Tensor) -> list[Tensor]:
+    return [layer.new_empty(layer.shape) for layer in layers]
+
+
+@register_flop_formula(torch.ops.niffbench.filter_features_gradient, get_raw=True)
+def _features_gradient_flops(grid: Tensor, layers: Sequence[Tensor], *_: Any, **__: Any) -> int:
+    """The features again; for each layer a product for its weights, a sum for its bias and, but for the first, a
+    product for what enters it."""
+    points = grid[0].numel()
+    weights = [weight.numel() for weight in layers[::2]]
+    return points * (2 * (2 * sum(weights) + sum(weights[1:])) + sum(bias.numel() for bias in layers[1::2]))
+
+
+@torch.library.custom_op("niffbench::generated_convolution", mutates_args=(), device_types=DEVICES)
+def _operator(x: Tensor, features: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
+    return _convolve(x, features, weight, bias, scale)
+
+
+@_operator.register_fake
+def _(x: Tensor, features: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
+    return torch.empty_like(kernel.dense(x)[0])
+
+
+def _transform_and_product(x: Tensor) -> tuple[int, int]:
+    """FLOPs of a real FFT of all images, and of a complex product on the half plane."""
+    batch, channels, height, width = x.shape
+    return fft_flops(height * width, batch * channels, real=True), 6 * prod(x.shape[:3]) * (width // 2 + 1)
+
+
+@register_flop_formula(torch.ops.niffbench.generated_convolution, get_raw=True)
+def _flops(x: Tensor, features: Tensor, weight: Tensor, *_: Any, **__: Any) -> int:
+    """Two real FFTs, a complex product, and the last layer of either MLP at each frequency."""
+    transform, product = _transform_and_product(x)
+    return 2 * transform + product + 2 * weight.numel() * features.shape[2]
+
+
+@torch.library.custom_op("niffbench::generated_convolution_gradients", mutates_args=(), device_types=DEVICES)
+def _gradients_operator(
+    x: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: float,
+    gradient: Tensor,
+    need_x: bool,
+    need_filter: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _gradients(x, features, weight, bias, scale, gradient, need_x, need_filter)
+
+
+@_gradients_operator.register_fake
+def _(
+    x: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: float,
+    gradient: Tensor,
+    need_x: bool,
+    need_filter: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    for_x = torch.empty_like(kernel.dense(x)[0]) if need_x else x.new_empty(0)
+    first, second, third = (one.new_empty(one.shape if need_filter else (0,)) for one in (features, weight, bias))
+    return for_x, first, second, third
+
+
+@register_flop_formula(torch.ops.niffbench.generated_convolution_gradients, get_raw=True)
+def _gradient_flops(
+    x: Tensor, features: Tensor, weight: Tensor, bias: Tensor, scale: float, _: Tensor, *needs: bool, **__: Any
+) -> int:
+    """An FFT of the gradient. For the images' the last layer again, a product and an FFT. For the filter's an FFT
+    of the images, a product, a sum over the batch; then two products a last layer, and the sum for the bias."""
+    need_x, need_filter = needs
+    transform, product = _transform_and_product(x)
+    last, points = 2 * weight.numel() * features.shape[2], features.shape[2]
+    added = product // 3 if x.shape[0] > 1 else 0
+    for_bias = x.shape[1] * points if points > 1 else 0
+    return (
+        transform
+        + (transform + product + last) * need_x
+        + (transform + product + added + 2 * last + for_bias) * need_filter
+    )
+
+
+def _remember_features(ctx: Any, inputs: tuple[Tensor, Sequence[Tensor], float], output: Tensor) -> None:
+    grid, layers, ctx.scale = inputs
+    ctx.save_for_backward(grid, *layers)
+
+
+def _differentiate_features(ctx: Any, gradient: Tensor) -> tuple[None, list[Tensor], None]:
+    grid, *layers = ctx.saved_tensors
+    return None, _features_gradient_operator(grid, layers, ctx.scale, gradient), None
+
+
+def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor, float], output: Tensor) -> None:
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    need_x, *needs = ctx.needs_input_grad[:4]
+    found = _gradients_operator(*ctx.saved_tensors, ctx.scale, gradient, need_x, any(needs))
+    return *(one if need else None for one, need in zip(found, (need_x, *needs), strict=True)), None
+
+
+_features_operator.register_autograd(_differentiate_features, setup_context=_remember_features)
+_operator.register_autograd(_differentiate, setup_context=_remember)
+
+OPERATIONS = tuple(
+    getattr(torch.ops.niffbench, name + backward)
+    for name, ending in (
+        ("circular_convolution", "_gradients"),
+        ("filter_features", "_gradient"),
+        ("generated_convolution", "_gradients"),
+    )
+    for backward in ("", ending)
+)
+"""The kernels as operations of torch; each has a formula in torch's own registry of FLOPs."""

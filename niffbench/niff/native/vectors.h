@@ -1,0 +1,88 @@
+/* Vectors of numbers, whatever the CPU's are: what the kernels have in common.
+ *
+ * Compiled once per element type: REAL is float or double, REAL_BYTES its size.
+ */
+#ifndef NIFF_VECTORS_H
+#define NIFF_VECTORS_H
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifndef REAL
+#define REAL float
+#endif
+
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+
+typedef REAL Vector __attribute__((vector_size(VECTOR_BYTES)));
+typedef REAL Unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+enum { LANES = VECTOR_BYTES / sizeof(REAL) };
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* ---- Transposition of LANES × LANES numbers ------------------------------------------------------------------ */
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef __typeof__((Vector){0} < (Vector){0}) Indices;
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Indices){__VA_ARGS__})
+#endif
+
+/* Stage s exchanges, between rows i and i + s, the lanes whose number has bit s with those that have it not. */
+#define LOW(l, s) (((l) & (s)) ? LANES + (l) - (s) : (l))
+#define HIGH(l, s) (((l) & (s)) ? LANES + (l) : (l) + (s))
+#define TWO(F, l, s) F(l, s), F(l + 1, s)
+#define FOUR(F, l, s) TWO(F, l, s), TWO(F, l + 2, s)
+#define EIGHT(F, l, s) FOUR(F, l, s), FOUR(F, l + 4, s)
+#define SIXTEEN(F, l, s) EIGHT(F, l, s), EIGHT(F, l + 8, s)
+#define EXCHANGE(COUNT, s)                                          \
+    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) {      \
+        if (!(i & (s))) {                                           \
+            Vector a = rows[i], b = rows[i + (s)];                  \
+            rows[i] = SHUFFLE(a, b, COUNT(LOW, 0, s));              \
+            rows[i + (s)] = SHUFFLE(a, b, COUNT(HIGH, 0, s));       \
+        }                                                           \
+    }
+
+INLINE void transpose(Vector rows[LANES]) {
+#define LANE_COUNT (VECTOR_BYTES / REAL_BYTES)
+#if LANE_COUNT == 16
+    EXCHANGE(SIXTEEN, 8) EXCHANGE(SIXTEEN, 4) EXCHANGE(SIXTEEN, 2) EXCHANGE(SIXTEEN, 1)
+#elif LANE_COUNT == 8
+    EXCHANGE(EIGHT, 4) EXCHANGE(EIGHT, 2) EXCHANGE(EIGHT, 1)
+#elif LANE_COUNT == 4
+    EXCHANGE(FOUR, 2) EXCHANGE(FOUR, 1)
+#else
+    EXCHANGE(TWO, 1)
+#endif
+}
+
+/* ---- Small things ---------------------------------------------------------------------------------------------- */
+
+INLINE Vector all(REAL number) { return number - (Vector){0}; }
+
+INLINE int least(int a, int b) { return a < b ? a : b; }
+
+/* `count` numbers, at most LANES; the other lanes are zero. */
+INLINE Vector load_some(const REAL *from, int64_t count) {
+    if (count >= LANES) return *(const Unaligned *)from;
+    Vector numbers = {0};
+    memcpy(&numbers, from, (count > 0 ? count : 0) * sizeof(REAL));
+    return numbers;
+}
+
+INLINE void store_some(REAL *to, int64_t count, Vector numbers) {
+    if (count >= LANES)
+        *(Unaligned *)to = numbers;
+    else if (count > 0)
+        memcpy(to, &numbers, count * sizeof(REAL));
+}
+
+#endif
