@@ -65,6 +65,7 @@ class Started:
             stderr=subprocess.STDOUT,
             start_new_session=True,
             env={**os.environ, "COLUMNS": "200", _MARK: self.mark},
+            preexec_fn=_listening,
         )
 
     def __enter__(self) -> Started:
@@ -116,6 +117,12 @@ class Started:
                 if "niffbench.worker.main" in process.cmdline():
                     found.append(process)
         return found
+
+
+def _listening() -> None:
+    """A background job ignores SIGINT, and so would what it starts."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def wait_for(what: Callable[[], object]) -> None:

@@ -160,8 +160,10 @@ def _accepted(
     levels = {(finding.case, finding.quantity): finding.base for finding in against}
     cases = {id_: results for side in sides for id_, results in side.items()}
     for finding in findings:
-        results = cases[finding.case]
-        fitting = [a for a in accepted.changes if a.fits(results.case, results.label, finding.quantity)]
+        results = cases.get(finding.case)
+        fitting = [
+            a for a in accepted.changes if results and a.fits(results.case, results.label, finding.quantity)
+        ]
         if finding.verdict not in FAILING or not fitting:
             yield finding
             continue
@@ -227,9 +229,8 @@ def _refuse_unlike(base: Run, head: Run, unlike: Sequence[Difference], across: b
 
 def _method(across: bool, pairing: Pairing | None) -> str:
     unit = "ratios to the baseline operator" if across else "latencies"
-    if pairing is not None:
-        return f"{unit}: t test on paired log differences in ABBA order, Holm across the suite"
-    return f"{unit}: Welch's test on logs of round medians, Holm across the suite"
+    test = "t test on paired log differences in ABBA order" if pairing else "Welch's test on logs of round medians"
+    return f"{unit}: {test}, less what controls share, Holm across the suite"
 
 
 def _notes(old: EarlierCases, new: RunCases, base: Run, rules: Rules, paired: bool) -> Iterator[str]:

@@ -17,6 +17,7 @@ SCHEMA = 2
 Verdict = Literal[
     "regressed",
     "missing",
+    "shifted",
     "uncovered",
     "inconclusive",
     "incomparable",
@@ -62,6 +63,11 @@ class Finding(_Model):
     rounds: tuple[int, int] | None = None
     blind: bool = False
     run: str | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is of no case, but of what all cases share."""
+        return self.quantity.startswith("shared_")
 
     @property
     def pressing(self) -> bool:
@@ -182,7 +188,11 @@ class Comparison(_Model):
         uncovered = {finding.case for finding in self.findings if finding.verdict == "uncovered"}
         if uncovered:
             parts.append(f"{plural(len(uncovered), 'case')} of the suite had nothing to be compared with")
-        blind = [finding for finding in self.blind if finding.verdict != "uncovered"]
+        shifted = [finding for finding in self.findings if finding.verdict == "shifted"]
+        if shifted:
+            worst = max(shifted, key=lambda finding: finding.blind)
+            parts.append(f"{worst.reason.partition(';')[0]}")
+        blind = [finding for finding in self.blind if finding.verdict not in ("uncovered", "shifted")]
         if blind and not self.failing:
             parts.append(
                 f"{len(blind)} of {self._measured():,} latencies could hide "
@@ -200,8 +210,8 @@ class Comparison(_Model):
         return {"schema_version": self.schema_version, **outcome, **json.loads(self.model_dump_json())}
 
     def _cases(self) -> int:
-        return len({finding.case for finding in self.findings})
+        return len({finding.case for finding in self.findings if not finding.is_shared})
 
     def _measured(self) -> int:
         others = {"coverage", *(key for key, metric in REGISTRY.items() if metric.gate in ("exact", "tolerance"))}
-        return sum(finding.quantity not in others for finding in self.findings)
+        return sum(finding.quantity not in others and not finding.is_shared for finding in self.findings)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import exp, isnan, log, nan
 from statistics import fmean
+
+import numpy as np
 
 from niffbench.gate.case_results import CaseResults, EarlierCases, RoundValues, RunCases, ratio_name
 from niffbench.gate.findings import Finding, Verdict
 from niffbench.gate.rules import Rules
 from niffbench.results import Metric
-from niffbench.stats.decision import Decision, decide
+from niffbench.stats.contrasts import FloatArray
+from niffbench.stats.decision import Decision, decide, shared_shift
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class _Question:
     head: RoundValues
     min_effect: float
     run: str
+    baseline: str | None
 
 
 def judge(
@@ -42,9 +46,10 @@ def judge(
     """The findings on every latency of the cases both sides measured.
 
     ``ratios``: judge each latency divided by that of the baseline operator in the same round of the same run,
-    which is what two machines may have in common. Thresholds and rules come from ``rules``; the decision is
-    :func:`niffbench.stats.decision.decide`'s, over the whole suite.
+    which is what two machines may have in common. What the controls share in a round is taken out, and is a
+    finding of its own where it changed. The decision is :func:`niffbench.stats.decision.decide`'s, over the suite.
     """
+    baseline = head.run.manifest.suite.baseline if ratios else None
     findings: list[Finding] = []
     questions: list[_Question] = []
     for id_, results in head.items():
@@ -58,7 +63,7 @@ def judge(
             one, two = (values if values and values.attempted else None for values in measured)
             if one and two:
                 effect = rules.min_effect_of(results.case, results.label, quantity)
-                questions.append(_Question(results, quantity, one, two, effect, run))
+                questions.append(_Question(results, quantity, one, two, effect, run, baseline))
             elif one:
                 findings.append(results.finding(quantity, "missing", "measured only in BASE", run=run))
             elif two:
@@ -82,25 +87,121 @@ def _within_run(results: CaseResults, metric: Metric) -> RoundValues | None:
 def _answers(questions: Sequence[_Question], rules: Rules, pairing: Pairing | None) -> Iterator[Finding]:
     if not questions:
         return
-    values = [_rounds(question, pairing) for question in questions]
+    values: list[Sides] = [(dict(question.base.values), dict(question.head.values)) for question in questions]
+    shifts = _take_out_shared(questions, values)
+    measured = [*values, *(shift.sides for shift in shifts)]
+    sides = [_rounds(one, pairing) for one in measured]
     decisions = decide(
-        [base for base, _ in values],
-        [head for _, head in values],
+        [base for base, _ in sides],
+        [head for _, head in sides],
         paired=pairing is not None,
         base_first=pairing.base_first if pairing else None,
         alpha=rules.alpha,
-        min_effect=[question.min_effect for question in questions],
+        min_effect=[question.min_effect for question in questions] + [rules.min_effect] * len(shifts),
         confidence=1 - 2 * rules.alpha,  # the interval that lies inside the margin when a case is equivalent
     )
-    for question, decision, (base, head) in zip(questions, decisions, values, strict=True):
-        yield _finding(question, decision, base, head, rules)
+    for number, question in enumerate(questions):
+        yield _finding(question, decisions[number], *sides[number], rules)
+    for shift, decision in zip(shifts, decisions[len(questions) :], strict=True):
+        if decision.verdict in ("regressed", "improved"):
+            yield shift.finding(decision, rules, paired=pairing is not None)
 
 
-def _rounds(question: _Question, pairing: Pairing | None) -> tuple[list[float], list[float]]:
+Sides = tuple[dict[int, float], dict[int, float]]
+"""Values by round, of BASE and of HEAD."""
+
+CONTROLS = frozenset({"dense", "depthwise"})
+"""Families whose code is torch's: what they share with all others in a round is the machine's, or torch's."""
+FEWEST_CONTROLS = 3
+
+
+@dataclass(frozen=True)
+class _Shift:
+    """What the controls share in each round of one quantity, and of which BASE."""
+
+    quantity: str
+    run: str
+    sides: Sides
+    controls: int
+    baseline: str | None
+
+    def finding(self, decision: Decision, rules: Rules, *, paired: bool) -> Finding:
+        """A verdict of its own, whatever the cases' are.
+
+        In an A/B run both sides had the same machine, so that what slows everything is HEAD's. Of two runs it may
+        be the machine, torch or HEAD; who wants to know measures them in turn.
+        """
+        ratio = decision.ratio
+        size = "" if ratio.estimate is None else f" by {100 * (ratio.estimate - 1):+.1f} %"
+        whose = "HEAD's code or environment" if paired else "the machine or torch"
+        reason = f"{self.controls} controls, torch's own convolutions, changed together{size}: {whose}"
+        if self.baseline is not None:
+            size = "" if ratio.estimate is None else f" by {100 * (1 / ratio.estimate - 1):+.1f} %"
+            reason = f"the baseline operator {self.baseline} changed{size} against {self.controls} other controls"
+        verdict: Verdict = decision.verdict if paired else "shifted"
+        slower = ratio.estimate is not None and (ratio.estimate > 1) == (self.baseline is None)
+        return Finding(
+            case=f"shared {self.run}",
+            label="everything",
+            problem=f"{self.controls} controls",
+            quantity=self.quantity,
+            verdict=verdict,
+            reason=f"{reason}; it is taken out of what each case is judged by",
+            ratio=ratio.estimate,
+            low=ratio.low,
+            high=ratio.high,
+            p_adjusted=decision.p_adjusted,
+            min_effect=rules.min_effect,
+            blind=verdict == "shifted" and slower,
+            run=self.run,
+        )
+
+
+def _take_out_shared(questions: Sequence[_Question], values: list[Sides]) -> list[_Shift]:
+    """Divide every value by what the controls share in its round; returns that.
+
+    A control is divided by what the others share. Where fewer than FEWEST_CONTROLS were measured in every round,
+    values stay as they are: nothing is known of what is shared.
+    """
+    shifts = []
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, question in enumerate(questions):
+        groups.setdefault((question.quantity, question.run), []).append(number)
+    for (quantity, run), members in groups.items():
+        controls = [n for n in members if questions[n].results.any.traits.family in CONTROLS]
+        rounds = [sorted({r for n in controls for r in values[n][side]}) for side in (0, 1)]
+        whole = [n for n in controls if all(len(values[n][side]) == len(rounds[side]) > 0 for side in (0, 1))]
+        if len(whole) < FEWEST_CONTROLS:
+            continue
+        logs = [np.log([[values[n][side][r] for r in rounds[side]] for n in whole]) for side in (0, 1)]
+        shared = _by_round(shared_shift(*logs), rounds)
+        corrected = {}
+        for n in members:
+            mine = shared
+            if n in whole:
+                others = [i for i, other in enumerate(whole) if other != n]
+                mine = _by_round(shared_shift(logs[0][others], logs[1][others]), rounds)
+            corrected[n] = tuple(
+                {r: v / mine[s][r] for r, v in values[n][s].items() if r in mine[s]} for s in (0, 1)
+            )
+        for n, (base, head) in corrected.items():
+            values[n] = (base, head)
+        name = f"shared_{quantity.partition('_')[2]}"
+        baseline = questions[members[0]].baseline
+        shifts.append(_Shift(name, run, shared, len(whole), baseline))
+    return shifts
+
+
+def _by_round(shifts: Sequence[FloatArray], rounds: Sequence[Sequence[int]]) -> Sides:
+    base, head = (dict(zip(rounds[s], map(float, np.exp(shifts[s])), strict=True)) for s in (0, 1))
+    return base, head
+
+
+def _rounds(values: Sides, pairing: Pairing | None) -> tuple[list[float], list[float]]:
     if pairing is None:
-        return list(question.base.values.values()), list(question.head.values.values())
+        return list(values[0].values()), list(values[1].values())
     pairs = range(len(pairing.base_first))
-    return [question.base.values.get(i, nan) for i in pairs], [question.head.values.get(i, nan) for i in pairs]
+    return [values[0].get(i, nan) for i in pairs], [values[1].get(i, nan) for i in pairs]
 
 
 def _finding(
@@ -120,8 +221,8 @@ def _finding(
         question.quantity,
         verdict,
         "; ".join([decision.reason, *shown]),
-        base=_centre(one),
-        head=_centre(two),
+        base=_centre(question.base.values.values()),
+        head=_centre(question.head.values.values()),
         ratio=ratio.estimate,
         low=ratio.low,
         high=ratio.high,
@@ -134,5 +235,5 @@ def _finding(
     )
 
 
-def _centre(values: Sequence[float]) -> float | None:
+def _centre(values: Collection[float]) -> float | None:
     return exp(fmean(map(log, values))) if values else None

@@ -26,7 +26,7 @@ from scipy.special import ndtr, stdtr
 from scipy.stats import mannwhitneyu
 
 from niffbench.stats.contrasts import BoolArray, FloatArray, contrast, in_order
-from niffbench.stats.decision import ALPHA, MIN_EFFECT, judge
+from niffbench.stats.decision import ALPHA, MIN_EFFECT, judge, shared_shift
 
 Order = Literal["base then head", "ABBA"]
 Logs = NDArray[np.float32]  # six digits are plenty for percents, and half the memory
@@ -34,9 +34,11 @@ Calls = tuple[BoolArray, BoolArray]  # slower, faster: both of shape (suites, ca
 
 CASES = 60
 """Cases of a simulated suite."""
-RUN_SDS = (0.0, 0.0025, 0.005, 0.01, 0.02)
+CONTROLS = 20
+"""Of these, the last so many, torch's own convolutions."""
+RUN_SDS = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15)
 """Standard deviations between processes, of the logs."""
-EFFECTS = (0.03, 0.05, 0.1)
+EFFECTS = (0.03, 0.05, 0.1, 0.15)
 """Slowdowns whose detection is simulated."""
 
 _WITHIN = 0.005
@@ -51,7 +53,8 @@ class Scenario:
     over a process, its size and sign drawn anew for each; ``mode_share`` and ``mode_gap``: a process spends a
     share of its samples, drawn between 0 and ``mode_share``, in a mode slower by ``mode_gap``;
     ``machine_drift``: change of the log over the whole measurement; measured one after the other, the sides
-    differ by half of it.
+    differ by half of it. ``machine_shift``: all cases of HEAD are slower by so much. ``slow_rounds``: a case's
+    round is slower by ``round_gap`` with this probability.
     """
 
     name: str
@@ -61,6 +64,9 @@ class Scenario:
     mode_share: float = 0.0
     mode_gap: float = 0.0
     machine_drift: float = 0.0
+    machine_shift: float = 0.0
+    slow_rounds: float = 0.0
+    round_gap: float = 0.0
 
 
 SCENARIOS = (
@@ -73,6 +79,9 @@ SCENARIOS = (
         mode_share=0.6,
         mode_gap=0.05,
     ),
+    Scenario("slow rounds", "one round in ten is 30 % slower", slow_rounds=0.1, round_gap=0.3),
+    Scenario("bimodal rounds", "half of the rounds are 10 % slower", slow_rounds=0.5, round_gap=0.1),
+    Scenario("shifted machine", "everything of HEAD is 5 % slower, controls included", machine_shift=0.05),
     Scenario("warming machine", "the machine slows down by 8 % while both sides are measured", machine_drift=0.08),
 )
 
@@ -114,11 +123,20 @@ class Row:
 
 
 def ours(
-    *, rounds: int = 8, alpha: float = ALPHA, min_effect: float = MIN_EFFECT, name: str = "niffbench check"
+    *,
+    rounds: int = 8,
+    alpha: float = ALPHA,
+    min_effect: float = MIN_EFFECT,
+    controls: int = CONTROLS,
+    name: str = "niffbench check",
 ) -> Rule:
-    """Our rule for two runs, of ``rounds`` fresh processes a side with 15 samples each."""
+    """Our rule for two runs, of ``rounds`` fresh processes a side with 15 samples each.
+
+    What the last ``controls`` cases share in a round is taken out; nothing without any.
+    """
 
     def decide(base: FloatArray, head: FloatArray, _: BoolArray) -> Calls:
+        base, head = _less_shared(base, head, controls)
         found = judge(contrast((base, head), (-1.0, 1.0), shared=False), alpha=alpha, min_effect=min_effect)
         return found.higher, found.lower
 
@@ -129,16 +147,37 @@ def ours(
 
 
 def ours_paired(
-    *, pairs: int = 8, alpha: float = ALPHA, min_effect: float = MIN_EFFECT, name: str = "niffbench ab"
+    *,
+    pairs: int = 8,
+    alpha: float = ALPHA,
+    min_effect: float = MIN_EFFECT,
+    controls: int = CONTROLS,
+    name: str = "niffbench ab",
 ) -> Rule:
     """Our rule for one machine: ``pairs`` of fresh processes in ABBA order with 15 samples each."""
 
     def decide(base: FloatArray, head: FloatArray, base_first: BoolArray) -> Calls:
+        base, head = _less_shared(base, head, controls)
         found = judge(in_order(head - base, base_first), alpha=alpha, min_effect=min_effect)
         return found.higher, found.lower
 
     text = f"{pairs} ABBA pairs of processes, paired t on logs, Holm at {alpha:g}, at least {100 * min_effect:g} %"
     return Rule(name, text, pairs, 15, "ABBA", _medians, decide)
+
+
+def _less_shared(base: FloatArray, head: FloatArray, controls: int) -> tuple[FloatArray, FloatArray]:
+    """Both sides less what their last ``controls`` cases share in a round; of a control what the others do."""
+    if not controls:
+        return base, head
+    first = base.shape[-2] - controls
+    shifts = shared_shift(base[..., first:, :], head[..., first:, :])
+    one, two = (side - shift[..., None, :] for side, shift in zip((base, head), shifts, strict=True))
+    for control in range(first, base.shape[-2]):
+        others = [i for i in range(first, base.shape[-2]) if i != control]
+        shifts = shared_shift(base[..., others, :], head[..., others, :])
+        one[..., control, :] = base[..., control, :] - shifts[0]
+        two[..., control, :] = head[..., control, :] - shifts[1]
+    return one, two
 
 
 def _medians(logs: Logs) -> Logs:
@@ -179,7 +218,9 @@ def _bootstrap(base: FloatArray, head: FloatArray, _: BoolArray, *, level: float
 
 RULES = (
     ours(),
+    ours(controls=0, name="niffbench check, no controls"),
     ours_paired(),
+    ours_paired(controls=0, name="niffbench ab, no controls"),
     Rule(
         "google/benchmark",
         "compare.py: Mann–Whitney at 0.05 on 9 repetitions in one process",
@@ -191,9 +232,9 @@ RULES = (
     ),
     Rule(
         "asv",
-        "Mann–Whitney at 0.002 on 2 processes of 10 samples, and a ratio of medians of at least 1.1",
+        "Mann–Whitney at 0.002 on 2 processes of 5 samples, and a ratio of medians of at least 1.1",
         2,
-        10,
+        5,
         "base then head",
         _pooled,
         partial(_mann_whitney, level=0.002, factor=1.1),
@@ -296,6 +337,11 @@ def _draw(
         own = generator.standard_normal((suites, cases, n))
         level = run_sd * np.sqrt(0.5) * (shared + own) + scenario.machine_drift * (at + 0.5) / (2 * n)
         logs = _within(generator, scenario, (suites, cases, n, rule.samples))
+        if at is head_at:
+            level = level + np.log1p(scenario.machine_shift)
+        if scenario.slow_rounds:
+            slow = generator.random((suites, cases, n)) < scenario.slow_rounds
+            level = level + np.log1p(scenario.round_gap) * slow
         logs += level[..., None].astype(np.float32)
         sides.append(np.asarray(rule.summarise(logs), dtype=np.float64))
     return sides[0], sides[1], base_first

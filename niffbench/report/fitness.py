@@ -114,13 +114,13 @@ def tables(rows: Sequence[Row]) -> tuple[Table, Table]:
             "alarms",
             f"False alarms: share of suites of {CASES} unchanged cases with any (share of cases)",
             rows,
-            lambda row: f"{_share(row.suite_alarms)} ({_share(row.case_alarms)})",
+            lambda row: f"{_share(row.suite_alarms, row.suites)} ({_share(row.case_alarms, row.suites * CASES)})",
         ),
         _table(
             "power",
             f"Power: share of suites in which one case slowed down by {effects} is called slower",
             rows,
-            lambda row: " / ".join(map(_share, row.power)),
+            lambda row: " / ".join(_share(power, row.suites) for power in row.power),
         ),
     )
 
@@ -146,7 +146,7 @@ def crossovers(rows: Sequence[refining.Row]) -> Table:
             row_of(
                 row.name,
                 ", ".join(map(str, row.grid)),
-                *(_share(getattr(row, share)) for share in shares),
+                *(_share(getattr(row, share), row.curves) for share in shares),
                 f"{row.values:.1f}",
                 f"{row.rounds:.0f}",
             )
@@ -174,10 +174,16 @@ def _table(name: str, title: str, rows: Sequence[Row], cell: Callable[[Row], str
     )
 
 
-def _share(value: float) -> str:
-    """Two decimals of a share, without the zero in front; ``0`` and ``1`` only where it is exactly that."""
-    if value in (0, 1):
-        return f"{value:.0f}"
+def _share(value: float, trials: int) -> str:
+    """Two decimals of a share, without the zero in front.
+
+    ``1`` only where it is exactly that. None in so many trials is not zero but less than three in as many, the
+    95 % limit of a probability of which nothing was seen.
+    """
+    if value == 0:
+        return f"<{3 / trials:.2g}".replace("<0.", "<.")
+    if value == 1:
+        return "1"
     if not 0.005 <= value < 0.995:
         return "<.01" if value < 0.5 else ">.99"
     return f"{value:.2f}".removeprefix("0")

@@ -21,6 +21,7 @@ from niffbench.stats.intervals import Interval
 _MARKS: dict[Verdict, tuple[Mark, ...]] = {
     "regressed": ("failed",),
     "missing": ("failed",),
+    "shifted": ("undecided",),
     "uncovered": ("undecided",),
     "accepted": ("undecided",),
     "inconclusive": ("undecided",),
@@ -39,6 +40,7 @@ MOST_IN_MARKDOWN = 100
 SIGNS: dict[Verdict, str] = {
     "regressed": "✗",
     "missing": "✗",
+    "shifted": "↕",
     "uncovered": "?",
     "inconclusive": "?",
     "incomparable": "–",
@@ -59,7 +61,7 @@ def value(finding: Finding, number: float | None) -> str:
 
 def value_in(quantity: str, number: float) -> str:
     """A number in a quantity's unit."""
-    if quantity.startswith("ratio_"):
+    if quantity.startswith(("ratio_", "shared_")):
         return times(number)
     metric = REGISTRY.get(quantity)
     return MISSING if metric is None else in_unit(number, metric.unit)

@@ -48,7 +48,9 @@ class Interrupts:
         os.set_blocking(self.descriptor, False)
         os.set_blocking(self._write, False)
         for number in _SIGNALS:
-            self._previous[number] = signal.signal(number, self._handle)
+            # What was inherited as ignored stays so: `nohup`, and `trap '' INT`, mean that a run is to go on.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(

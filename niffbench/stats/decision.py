@@ -125,6 +125,21 @@ def judge(difference: Contrast, *, alpha: float, min_effect: float | FloatArray)
     return Judgement(higher, lower, equivalent, p_value, adjusted)
 
 
+def shared_shift(base: FloatArray, head: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """What every round has in common with the other cases measured in it: the machine's part of its noise.
+
+    Args:
+        base: Logs of shape (…, controls, rounds); controls are cases whose code is the same on both sides.
+        head: The same of the other side; the numbers of rounds may differ.
+
+    Returns:
+        The shift of each round of base and of head, of shape (…, rounds): the median over the controls of how far
+        each is from its own mean over both sides. One odd control moves it little.
+    """
+    centre = np.concatenate([base, head], axis=-1).mean(axis=-1, keepdims=True)
+    return np.median(base - centre, axis=-2), np.median(head - centre, axis=-2)
+
+
 def decide(
     base: Sequence[Rounds],
     head: Sequence[Rounds],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -82,6 +83,16 @@ def interrupted(place: Path, name: str, later: float = 0.0) -> tuple[float, int,
         taken = interrupt(started)
         assert not started.family()
         return taken, started.process.returncode, started.said()
+
+
+def test_a_run_that_was_told_to_ignore_signals_goes_on(tmp_path: Path) -> None:
+    """``nohup niffbench run``, or a script with ``trap '' INT``, and the terminal is closed."""
+    with Started(tmp_path, suite(tmp_path, SIZES), prelude="trap '' INT HUP") as started:
+        wait_for(lambda: count(tmp_path / "out") > 0)
+        started.strike(signal.SIGINT)
+        started.strike(signal.SIGHUP)
+        assert started.end() == 0, started.said()
+    assert count(tmp_path / "out") == RECORDS_OF_ALL
 
 
 @pytest.mark.parametrize("name", MOMENTS)

@@ -17,7 +17,7 @@ from synthetic import World, make
 
 from niffbench.case import Case
 from niffbench.errors import NothingMeasured
-from niffbench.gate import spawned
+from niffbench.gate import ab
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import REGISTRY, Latency, Metric, Record, Run, Traits, read
 from niffbench.suite import load
@@ -80,7 +80,7 @@ def _no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """The stand-in, in force."""
     stand_in = Machine()
-    monkeypatch.setattr(spawned, "measured", stand_in.measured)
+    monkeypatch.setattr(ab, "measured", stand_in.measured)
     return stand_in
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -396,7 +399,8 @@ def test_only_narrows_what_is_judged() -> None:
 
 
 def test_pairs_cancel_a_drift_that_two_runs_would_show() -> None:
-    world = replace(QUIET, rounds=10, noise=Noise(0.003, 0.003))
+    others = tuple(planted for planted in QUIET.operators if planted.family not in ("dense", "depthwise"))
+    world = replace(QUIET, rounds=10, noise=Noise(0.003, 0.003), operators=others)
 
     def drifting(run: Run, offset: int) -> Run:
         def slower(record: Record) -> Record:
@@ -413,6 +417,69 @@ def test_pairs_cancel_a_drift_that_two_runs_would_show() -> None:
     assert verdicts(found(paired, "latency_steady")) == {"equivalent"}
     alone = compare(*sides, Rules(regimes=("steady",)))
     assert verdicts(found(alone, "latency_steady")) == {"inconclusive"}
+
+
+def shaken(run: Run, sd: float, shift: float = 1.0, seed: int = 0) -> Run:
+    """The run of a machine whose speed differs from round to round for all alike, and by ``shift`` altogether."""
+
+    def slower(record: Record) -> Record:
+        factor = shift * math.exp(random.Random(f"{seed}/{record.round}").gauss(0.0, sd))
+        series = record.latency.items()
+        latency = {regime: replace(one, samples=[factor * s for s in one.samples]) for regime, one in series}
+        return replace(record, latency=latency)
+
+    return changed(run, slower)
+
+
+def test_what_everything_shares_is_the_machines_and_no_cases() -> None:
+    """A slow machine is no regression in 26 cases, nor does it hide one."""
+    slow = shaken(head(), 0.0, 1.05)
+    comparison = compare(base(), slow, Rules())
+    assert not comparison.failing
+    assert comparison.exit_code == 5
+    assert "the machine or torch" in comparison.headline
+    (shared,) = found(comparison, "shared_steady")
+    assert shared.verdict == "shifted"
+    assert shared.ratio == pytest.approx(1.05, abs=0.01)
+    hidden = compare(base(), shaken(head(replace(QUIET, slower={"global-filter": 1.1})), 0.0, 0.95), Rules())
+    assert {finding.label for finding in hidden.failing} == {"global-filter"}
+    assert compare(base(), shaken(head(), 0.0, 0.95), Rules()).exit_code == 0
+
+
+def test_noise_that_is_shared_hides_no_slowdown() -> None:
+    slow = replace(QUIET, slower={"global-filter": 1.06})
+    sides = shaken(base(), 0.04), shaken(head(slow), 0.04, seed=1)
+    assert {finding.label for finding in compare(*sides, Rules()).failing} == {"global-filter"}
+
+
+def test_controls_are_judged_by_each_other() -> None:
+    comparison = compare(base(), head(replace(QUIET, slower={"dense": 1.1})), Rules())
+    assert {finding.label for finding in comparison.failing} == {"dense-k3", "dense-k7"}
+
+
+def test_of_pairs_what_slows_everything_is_heads() -> None:
+    """Both sides had the same machine."""
+    world = replace(QUIET, rounds=10)
+    order = Pairing(tuple(i % 2 == 0 for i in range(10)))
+    comparison = compare(base(world), shaken(head(world), 0.0, 1.05), Rules(), pairing=order)
+    assert comparison.exit_code == 1
+    assert {finding.quantity for finding in comparison.failing} == {"shared_cold", "shared_steady"}
+
+
+def test_a_baseline_that_slows_makes_no_other_operator_faster_across_machines() -> None:
+    still = replace(QUIET, noise=Noise(0.003, 0.003))
+    slow = changed(
+        head(replace(still, torch="2.16.0")),
+        lambda r: (
+            replace(r, latency={k: replace(v, samples=[1.3 * s for s in v.samples]) for k, v in r.latency.items()})
+            if r.traits.label == "depthwise-k7"
+            else r
+        ),
+    )
+    comparison = compare(base(still), slow, Rules(), across_machines=True)
+    assert "improved" not in verdicts(found(comparison, "ratio_steady"))
+    assert re.search(r"baseline operator depthwise-k7 changed by \+(29|30)\.", comparison.headline)
+    assert comparison.exit_code == 5
 
 
 def test_a_pair_lacking_a_round_is_left_out() -> None:
