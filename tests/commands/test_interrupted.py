@@ -92,7 +92,7 @@ def test_a_run_that_was_told_to_ignore_signals_goes_on(tmp_path: Path) -> None:
         started.strike(signal.SIGINT)
         started.strike(signal.SIGHUP)
         assert started.end() == 0, started.said()
-    assert count(tmp_path / "out") == RECORDS_OF_ALL
+    assert read_manifest(tmp_path / "out").finished is not None
 
 
 @pytest.mark.parametrize("name", MOMENTS)
