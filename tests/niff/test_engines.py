@@ -25,7 +25,7 @@ from niffbench.niff.filters import FilterGenerator
 from niffbench.niff.grid import Remembered
 from niffbench.niff.native import build, kernel
 
-SIDES = st.one_of(st.integers(1, 17), st.sampled_from([19, 20, 23, 28, 31, 32, 35, 47, 56, 64]))
+SIDES = st.one_of(st.integers(1, 17), st.sampled_from([19, 20, 22, 23, 28, 31, 32, 35, 47, 56, 61, 64]))
 engines = pytest.mark.parametrize("engine", list(ENGINES))
 
 
@@ -83,6 +83,16 @@ def test_values_and_gradients(
     weight = torch.where((columns == 0) | (2 * columns == width), 1.0, 0.5).to(dtype)
     kernels = [torch.fft.irfft2(gradient * weight, **size) for gradient in (found[1], right[1])]
     assert relative(*kernels) < 10 * allowed
+
+
+@pytest.mark.parametrize("side", [42, 61, 97, 107, 122, 126, 251, 254, 263, 5041])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_kernel_at_sides_with_a_large_prime(side: int, dtype: torch.dtype) -> None:
+    """By sums, by a convolution of one point less, by a padded one, within a longer transform, and 71 twice."""
+    allowed = 2e-6 if dtype == torch.float32 else 1e-13
+    for size in ((side, 2), (1, side)):
+        x, half = images(1, 3, *size, dtype=dtype), filters(3, *size, dtype)
+        assert relative(kernel.convolve(x, half), truth(x, half)) < allowed
 
 
 @engines

@@ -184,7 +184,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     filters, roots_memory_threads = pointer * 4 + small + real, pointer * 3 + small
     layers = pointer + large + small + pointer * 2 + real
     declared = {
-        "niff_workspace": small * 4,
+        "niff_workspace": small * 4 + pointer * 2,
         "niff_convolve": pointer + filters + pointer + large * 2 + small * 3 + roots_memory_threads,
         "niff_gradient": pointer + filters + pointer * 6 + large * 2 + small * 4 + roots_memory_threads,
         "niff_features_workspace": small + pointer + small,

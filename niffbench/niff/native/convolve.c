@@ -14,7 +14,7 @@ typedef struct {
     Vector re, im;
 } Complex; /* One complex number for each lane. */
 
-enum { MAX_RADIX = 8 };
+enum { MAX_RADIX = 14 };
 
 /* ---- Images in memory ---------------------------------------------------------------------------------------- */
 
@@ -72,14 +72,30 @@ INLINE void store(REAL *images, Layout layout, int64_t first, int count, Vector 
 
 /* ---- FFT of one axis: Stockham's, mixed radix, decimation in frequency ---------------------------------------- */
 
+/* What is computed once for a length. A prime factor for which a direct sum is too much work is transformed as a
+ * cyclic convolution (Rader 1968) of `size` points: prime - 1, or enough to pad it where that has large factors. */
+typedef struct {
+    const REAL *roots;              /* exp(-2πi k / length), k = 0 … length - 1, real and imaginary part side by side. */
+    int prime, size;                /* Both 0 if there is none. */
+    const int32_t *powers;          /* g^0, g^1, … g^(prime - 2) modulo prime, which are all numbers but 0. */
+    const REAL *inner_roots;        /* of a transform of `size` points. */
+    const REAL *kernel;             /* The transform of the roots by inverse powers, over `size`. */
+} Axis;
+
 typedef struct {
     int length, passes, radix[64];
-    const REAL *roots; /* exp(-2πi k / length), k = 0 … length - 1, real and imaginary part side by side. */
+    const REAL *roots;
+    const Axis *axis;
 } Plan;
 
-static Plan make_plan(int length, const REAL *roots) {
-    Plan plan = {.length = length, .roots = roots};
+static Plan make_plan(int length, const REAL *roots, const Axis *axis) {
+    Plan plan = {.length = length, .roots = roots, .axis = axis};
     int rest = length;
+    for (int odd = 7; odd > 2 && rest % 4 == 2; odd -= 2) /* A single 2 goes with an odd factor. */
+        if (rest % odd == 0) {
+            plan.radix[plan.passes++] = 2 * odd;
+            rest /= 2 * odd;
+        }
     while (rest % 2 == 0) { /* 16 = 4 · 4 rather than 8 · 2. */
         int radix = rest % 8 == 0 && (rest % 16 || rest % 32 == 0) ? 8 : rest % 4 == 0 ? 4 : 2;
         plan.radix[plan.passes++] = radix;
@@ -181,6 +197,24 @@ INLINE void dft8(const Complex *x, Complex *y) {
     }
 }
 
+/* A product of coprime lengths: no roots to turn by between the two (Good 1958, Thomas 1963). */
+#define COPRIME(length, one, two)                                                                                \
+    INLINE void dft##length(const Complex *x, Complex *y) {                                                      \
+        Complex table[two][one], across[one][two];                                                               \
+        _Pragma("GCC unroll 8") for (int j = 0; j < two; j++) {                                                  \
+            Complex values[one];                                                                                 \
+            _Pragma("GCC unroll 8") for (int i = 0; i < one; i++) values[i] = x[(two * i + one * j) % length];   \
+            dft##one(values, table[j]);                                                                          \
+        }                                                                                                        \
+        _Pragma("GCC unroll 8") for (int k = 0; k < one; k++) {                                                  \
+            Complex values[two];                                                                                 \
+            _Pragma("GCC unroll 8") for (int j = 0; j < two; j++) values[j] = table[j][k];                       \
+            dft##two(values, across[k]);                                                                         \
+        }                                                                                                        \
+        _Pragma("GCC unroll 16") for (int k = 0; k < length; k++) y[k] = across[k % one][k % two];               \
+    }
+COPRIME(6, 2, 3) COPRIME(10, 2, 5) COPRIME(14, 2, 7)
+
 /* One pass: `stride` interleaved transforms of length n become r times as many of length n / r. */
 INLINE void fft_pass(int r, void dft(const Complex *, Complex *), int n, int stride, const REAL *roots,
                      const Complex *in, Complex *out) {
@@ -188,11 +222,11 @@ INLINE void fft_pass(int r, void dft(const Complex *, Complex *), int n, int str
     for (int p = 0; p < m; p++) {
         for (int q = 0; q < stride; q++) {
             Complex x[MAX_RADIX], y[MAX_RADIX];
-            _Pragma("GCC unroll 8") for (int j = 0; j < r; j++) x[j] = in[q + stride * (p + m * j)];
+            _Pragma("GCC unroll 16") for (int j = 0; j < r; j++) x[j] = in[q + stride * (p + m * j)];
             dft(x, y);
             Complex *to = out + q + stride * r * p;
             to[0] = y[0];
-            _Pragma("GCC unroll 8") for (int j = 1; j < r; j++) {
+            _Pragma("GCC unroll 16") for (int j = 1; j < r; j++) {
                 const REAL *root = roots + 2 * stride * p * j;
                 to[stride * j] = (Complex){y[j].re * root[0] - y[j].im * root[1],
                                            y[j].re * root[1] + y[j].im * root[0]};
@@ -205,9 +239,9 @@ INLINE void fft_pass(int r, void dft(const Complex *, Complex *), int n, int str
 INLINE void fft_last(int r, void dft(const Complex *, Complex *), int stride, const Complex *in, Complex *out) {
     for (int q = 0; q < stride; q++) {
         Complex x[MAX_RADIX], y[MAX_RADIX];
-        _Pragma("GCC unroll 8") for (int j = 0; j < r; j++) x[j] = in[q + stride * j];
+        _Pragma("GCC unroll 16") for (int j = 0; j < r; j++) x[j] = in[q + stride * j];
         dft(x, y);
-        _Pragma("GCC unroll 8") for (int j = 0; j < r; j++) out[q + stride * j] = y[j];
+        _Pragma("GCC unroll 16") for (int j = 0; j < r; j++) out[q + stride * j] = y[j];
     }
 }
 
@@ -219,7 +253,7 @@ INLINE void fft_last(int r, void dft(const Complex *, Complex *), int stride, co
         else                                                                                                     \
             fft_pass(r, dft##r, n, stride, roots, in, out);                                                      \
     }
-PASS(2) PASS(3) PASS(4) PASS(5) PASS(7) PASS(8)
+PASS(2) PASS(3) PASS(4) PASS(5) PASS(6) PASS(7) PASS(8) PASS(10) PASS(14)
 
 /* Any odd radix r, of a transform of `length` points; `scratch` holds 2r numbers. */
 static void pass_any(int r, int n, int stride, int length, const REAL *roots, const Complex *in, Complex *out,
@@ -262,6 +296,9 @@ static void pass_any(int r, int n, int stride, int length, const REAL *roots, co
     }
 }
 
+static void pass_by_convolution(int n, int stride, const Plan *plan, const Complex *in, Complex *out,
+                                Complex *scratch);
+
 /* Forward FFT from `in` to `out`, through `other` (three different places, each `length` long). */
 static void fft(const Plan *plan, const Complex *in, Complex *out, Complex *other, Complex *scratch) {
     if (plan->passes == 0) out[0] = in[0];
@@ -274,14 +311,56 @@ static void fft(const Plan *plan, const Complex *in, Complex *out, Complex *othe
             case 3: pass3(n, stride, plan->roots, in, to); break;
             case 4: pass4(n, stride, plan->roots, in, to); break;
             case 5: pass5(n, stride, plan->roots, in, to); break;
+            case 6: pass6(n, stride, plan->roots, in, to); break;
             case 7: pass7(n, stride, plan->roots, in, to); break;
             case 8: pass8(n, stride, plan->roots, in, to); break;
-            default: pass_any(r, n, stride, plan->length, plan->roots, in, to, scratch);
+            case 10: pass10(n, stride, plan->roots, in, to); break;
+            case 14: pass14(n, stride, plan->roots, in, to); break;
+            default:
+                if (plan->axis && r == plan->axis->prime)
+                    pass_by_convolution(n, stride, plan, in, to, scratch);
+                else
+                    pass_any(r, n, stride, plan->length, plan->roots, in, to, scratch);
         }
         in = to;
         n /= r;
         stride *= r;
     }
+}
+
+/* A pass whose radix is the axis's prime r: but for x[0] and y[0], y by inverse powers is the cyclic
+ * convolution of x by its powers with the roots. `scratch` holds 3 times the convolution's size, and 2 · size more. */
+static void pass_by_convolution(int n, int stride, const Plan *plan, const Complex *in, Complex *out,
+                                Complex *scratch) {
+    const Axis *axis = plan->axis;
+    const int r = axis->prime, size = axis->size, m = n / r;
+    const Plan inner = make_plan(size, axis->inner_roots, NULL);
+    Complex *a = scratch, *b = scratch + size, *c = scratch + 2 * size, *rest = scratch + 3 * size;
+    for (int p = 0; p < m; p++)
+        for (int q = 0; q < stride; q++) {
+            const Complex *from = in + q + stride * p;
+            Complex *to = out + q + stride * r * p;
+            for (int i = 0; i < r - 1; i++) a[i] = from[stride * m * axis->powers[i]];
+            memset(a + r - 1, 0, (size - r + 1) * sizeof(Complex));
+            fft(&inner, a, b, c, rest);
+            const Complex first = from[0];
+            to[0] = (Complex){first.re + b[0].re, first.im + b[0].im};
+            for (int i = 0; i < size; i++) {
+                const Complex z = b[i];
+                const REAL re = axis->kernel[2 * i], im = axis->kernel[2 * i + 1];
+                b[i] = (Complex){z.re * im + z.im * re, z.re * re - z.im * im}; /* swapped */
+            }
+            b[0].re += first.im;
+            b[0].im += first.re;
+            fft(&inner, b, a, c, rest);
+            for (int i = 0; i < r - 1; i++) { /* Inverse powers are the powers from the last one on, backwards. */
+                const int power = axis->powers[i ? r - 1 - i : 0];
+                const Complex y = a[i]; /* swapped */
+                const REAL *root = plan->roots + 2 * stride * p * power;
+                to[stride * power] =
+                    (Complex){y.im * root[0] - y.re * root[1], y.im * root[1] + y.re * root[0]};
+            }
+        }
 }
 
 /* ---- Images to half spectra and back --------------------------------------------------------------------------
@@ -298,13 +377,20 @@ typedef struct {
 
 typedef struct {
     Complex *spectrum, *second, *filter, *gradient; /* height × columns each */
-    Complex *a, *b, *c, *scratch;                   /* the longer side each, scratch twice that */
+    Complex *a, *b, *c, *scratch;                   /* the longer side each; for scratch see spare */
     Vector *weights;                                /* of the last layer, and its bias */
     REAL *features;                                 /* their gradient */
 } Work;
 
-static Shape make_shape(int height, int width, const REAL *down, const REAL *along) {
-    return (Shape){height, width, width / 2 + 1, make_plan(height, down), make_plan(width, along)};
+static Shape make_shape(int height, int width, const Axis *down, const Axis *along) {
+    return (Shape){height, width, width / 2 + 1, make_plan(height, down->roots, down),
+                   make_plan(width, along->roots, along)};
+}
+
+/* Complex numbers of scratch that passes need. */
+static int spare(const Axis *down, const Axis *along, int side) {
+    const int size = down->size > along->size ? down->size : along->size;
+    return 2 * side + 5 * size;
 }
 
 static void rows_forward(const REAL *images, const REAL *end, Layout layout, const Shape *shape, const Work *work,
@@ -535,7 +621,7 @@ static Work carve(char *memory, const Shape *shape, int planes, int hidden) {
     const int side = shape->height > shape->width ? shape->height : shape->width;
     Complex *at = (Complex *)(((uintptr_t)memory + 127) & ~(uintptr_t)127);
     Work work = {.a = at, .b = at + side, .c = at + 2 * side, .scratch = at + 3 * side};
-    at += 5 * side;
+    at += 3 * side + spare(shape->down.axis, shape->along.axis, side);
     work.spectrum = at;
     work.filter = at + plane;
     if (planes > 2) work.second = at + 2 * plane, work.gradient = at + 3 * plane;
@@ -570,21 +656,22 @@ INLINE const Complex *column_of(const Filter *filter, const Shape *shape, const 
 int niff_lanes(void) { return LANES; }
 
 /* Bytes of memory that each thread needs: for convolve (planes = 2) or gradient (planes = 4). */
-int64_t niff_workspace(int height, int width, int planes, int hidden) {
+int64_t niff_workspace(int height, int width, int planes, int hidden, const Axis *down, const Axis *along) {
     const int64_t side = height > width ? height : width, plane = (int64_t)height * (width / 2 + 1);
     const int64_t features = planes > 2 ? (2 * hidden * plane * sizeof(REAL) + 127) & ~(int64_t)127 : 0;
-    return (int64_t)sizeof(Complex) * (planes * plane + 5 * side) + (2 * hidden + 1) * sizeof(Vector) + features + 128;
+    const int64_t numbers = planes * plane + 3 * side + spare(down, along, (int)side);
+    return (int64_t)sizeof(Complex) * numbers + (2 * hidden + 1) * sizeof(Vector) + features + 128;
 }
 
 /* y = H · W · irfft2(filter · rfft2(x)), that is, 1 / (H · W) is expected in the filter. x and y are (B, C, H, W), or
- * (B, H, W, C) if channels_last; for the filter see Filter. `down` and `along` are the roots of unity of a column and
- * of a row. */
+ * (B, H, W, C) if channels_last; for the filter see Filter. `down` and `along` are
+ * for a column and for a row. */
 void niff_convolve(const REAL *x, const REAL *half, const REAL *features, const REAL *weight, const REAL *bias,
                    int hidden, double scale, REAL *y, int64_t batch, int64_t channels, int height, int width,
-                   int channels_last, const REAL *down, const REAL *along, char *memory, int threads) {
+                   int channels_last, const Axis *down, const Axis *along, char *memory, int threads) {
     const Filter filter = {half, features, weight, bias, hidden, scale};
     const Shape shape = make_shape(height, width, down, along);
-    const int64_t image = (int64_t)height * width, each = niff_workspace(height, width, 2, hidden);
+    const int64_t image = (int64_t)height * width, each = niff_workspace(height, width, 2, hidden, down, along);
     const int64_t tasks = (channels + LANES - 1) / LANES * batch;
     const REAL *x_end = x + batch * channels * image;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
@@ -621,12 +708,12 @@ void niff_convolve(const REAL *x, const REAL *half, const REAL *features, const 
 void niff_gradient(const REAL *x, const REAL *half, const REAL *features, const REAL *weight, const REAL *bias,
                    int hidden, double scale, const REAL *output, REAL *input, REAL *for_half, REAL *for_features,
                    REAL *for_weight, REAL *for_bias, int64_t batch, int64_t channels, int height, int width,
-                   int channels_last, int parts, const REAL *down, const REAL *along, char *memory, int threads) {
+                   int channels_last, int parts, const Axis *down, const Axis *along, char *memory, int threads) {
     const Filter filter = {half, features, weight, bias, hidden, scale};
     const Shape shape = make_shape(height, width, down, along);
     const int64_t image = (int64_t)height * width, plane = (int64_t)height * shape.columns;
     const int64_t tasks = (channels + LANES - 1) / LANES * parts, all = batch * channels * image;
-    const int64_t each = niff_workspace(height, width, 4, hidden), numbers = 2 * hidden * plane;
+    const int64_t each = niff_workspace(height, width, 4, hidden, down, along), numbers = 2 * hidden * plane;
     const int learns = for_half || for_weight;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int thread = 0; thread < threads; thread++) {

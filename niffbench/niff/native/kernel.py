@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.flop_counter import register_flop_formula
 
-from niffbench.lengths import fft_flops
+from niffbench.lengths import FAST_PRIMES, fast_length, fft_flops, largest_prime_factor
 from niffbench.niff import fused
 from niffbench.niff.autograd import compiling, transformed, wants_gradient, watched
 from niffbench.niff.native import LANGUAGES, cuda
@@ -130,7 +130,7 @@ class Call:
 
     library: ctypes.CDLL
     sizes: tuple[int, ...]
-    roots: tuple[int, int]
+    axes: tuple[int, int]
     forward_threads: int
     forward_bytes: int
     backward_threads: int
@@ -144,17 +144,18 @@ def call_for(shape: torch.Size, dtype: torch.dtype, threads: int, hidden: int = 
     """On so many threads at most, with a filter of so many hidden features."""
     batch, channels, height, width = shape
     library = load(REALS[dtype])
+    axes = _axis(height, dtype)[1], _axis(width, dtype)[1]
     groups = -(-channels // int(library.niff_lanes()))
     parts = max(1, min(batch, -(-threads // groups)))
     forward, backward = max(1, min(threads, batch * groups)), min(threads, groups * parts)
     return Call(
         library,
         (batch, channels, height, width),
-        (_roots(height, dtype)[1], _roots(width, dtype)[1]),
+        axes,
         forward,
-        forward * library.niff_workspace(height, width, 2, hidden),
+        forward * library.niff_workspace(height, width, 2, hidden, *axes),
         backward,
-        backward * library.niff_workspace(height, width, 4, hidden),
+        backward * library.niff_workspace(height, width, 4, hidden, *axes),
         parts,
     )
 
@@ -165,7 +166,7 @@ def convolve_by(x: Tensor, last: bool, made_of: Filter) -> Tensor:
     y, memory = torch.empty_like(x), workspace(call.forward_bytes)
     call.library.niff_convolve(
         *(x.data_ptr(), *made_of, y.data_ptr(), *call.sizes, last),
-        *(*call.roots, memory.data_ptr(), call.forward_threads),
+        *(*call.axes, memory.data_ptr(), call.forward_threads),
     )
     return y
 
@@ -204,7 +205,7 @@ def gradients_by(
     call.library.niff_gradient(
         *(x.data_ptr(), *made_of, gradient.data_ptr()),
         *(None if out is None else out.data_ptr() for out in into),
-        *(*call.sizes, last, call.parts, *call.roots, memory.data_ptr(), call.backward_threads),
+        *(*call.sizes, last, call.parts, *call.axes, memory.data_ptr(), call.backward_threads),
     )
 
 
@@ -222,13 +223,67 @@ def workspace(size: int) -> Tensor:
     return torch.empty(size, dtype=torch.uint8)
 
 
+_DIRECT = 45
+"""A prime factor's sums over all pairs take less time than two transforms for a convolution of more points than
+its square divided by this; measured on a CPU with AVX2."""
+
+
+class _Axis(ctypes.Structure):
+    """``Axis`` in ``convolve.c``."""
+
+    _fields_ = (
+        ("roots", ctypes.c_void_p),
+        ("prime", ctypes.c_int),
+        ("size", ctypes.c_int),
+        ("powers", ctypes.c_void_p),
+        ("inner_roots", ctypes.c_void_p),
+        ("kernel", ctypes.c_void_p),
+    )
+
+
 @functools.lru_cache(maxsize=64)
-def _roots(length: int, dtype: torch.dtype) -> tuple[object, int]:
-    """``exp(-2πi k / length)`` for every k, and where it is. By NumPy, on which no mode of torch has an effect."""
-    angles = -2 * np.pi * np.arange(length) / length
-    roots = np.stack((np.cos(angles), np.sin(angles)), axis=1)
-    roots = roots.astype(np.float32 if dtype == torch.float32 else np.float64)
-    return roots, roots.ctypes.data
+def _axis(length: int, dtype: torch.dtype) -> tuple[object, int]:
+    """What C needs to know of a length, and where it is. By NumPy, on which no mode of torch has an effect."""
+    real, prime = np.float32 if dtype == torch.float32 else np.float64, largest_prime_factor(length)
+    arrays, powers = [_roots(length)], np.zeros(0, np.int32)
+    size = _cyclic_length(prime)
+    if size:
+        powers, kernel = _powers(prime), np.zeros(size, complex)
+        kernel[: prime - 1] = _roots(prime)[np.roll(powers[::-1], 1)]
+        if size > prime - 1:
+            kernel[2 - prime :] = kernel[1 : prime - 1]
+        arrays += [_roots(size), np.fft.fft(kernel) / size]
+    stored = [np.stack((array.real, array.imag), axis=1).astype(real) for array in arrays]
+    roots, *inner = (array.ctypes.data for array in stored)
+    axis = _Axis(roots, prime if size else 0, size, powers.ctypes.data, *inner)
+    return (axis, powers, stored), ctypes.addressof(axis)
+
+
+def _roots(length: int) -> np.ndarray[Any, np.dtype[np.complex128]]:
+    """``exp(-2πi k / length)`` for every k."""
+    roots: np.ndarray[Any, np.dtype[np.complex128]] = np.exp(-2j * np.pi * np.arange(length) / length)
+    return roots
+
+
+def _cyclic_length(prime: int) -> int:
+    """Of the convolution by which so many points are transformed; 0 where sums over all pairs take less time.
+
+    It is one less, or enough to pad that to where all passes are short.
+    """
+    smooth = largest_prime_factor(prime - 1) <= FAST_PRIMES[-1] if prime > 1 else False
+    size = prime - 1 if smooth else fast_length(2 * prime - 3)
+    return size if prime**2 > _DIRECT * size else 0
+
+
+def _powers(prime: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """All powers of the least number whose powers are all numbers but 0, modulo ``prime``."""
+    for generator in range(2, prime):
+        powers = [1]
+        while (power := powers[-1] * generator % prime) != 1:
+            powers.append(power)
+        if len(powers) == prime - 1:
+            return np.array(powers, np.int32)
+    raise ValueError(f"{prime} is no odd prime")
 
 
 # The same as operators of torch, for what traces instead of running (torch.compile, fake tensors), or counts.
