@@ -69,7 +69,7 @@ class Problem:
         return DTYPE_BYTES[self.dtype]
 
 
-class _Known:
+class _Cached:
     """Room beside a case's fields for what has been worked out of them."""
 
     __slots__ = ("_id",)
@@ -77,7 +77,7 @@ class _Known:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Case(_Known):
+class Case(_Cached):
     """Operator × problem × execution.
 
     ``operator`` is a name of the catalogue (``niff-depthwise/rfft``, ``depthwise``); ``kernel`` the side of the

@@ -32,11 +32,11 @@ def command(what: str, pattern: str, as_json: bool) -> int:
     chosen = [name for name in names if fnmatchcase(name, pattern)]
     if not chosen:
         raise UsageError(f"no {what[:-1]} is called '{pattern}'{did_you_mean(pattern, names)}")
-    found = rows(chosen)
+    listed = rows(chosen)
     if as_json:
-        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+        sys.stdout.write(json.dumps(listed, indent=1) + "\n")
     else:
-        _show(what, found)
+        _show(what, listed)
     return 0
 
 

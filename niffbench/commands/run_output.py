@@ -19,7 +19,7 @@ from niffbench.report import text
 from niffbench.report.exports import cases_for_machines
 from niffbench.report.table import Column, Entry, Table, row_of
 from niffbench.report.writers.terminal import Terminal, console
-from niffbench.results import Manifest, Run, read
+from niffbench.results import Run, read
 from niffbench.session.interrupts import INTERRUPTED, Interrupted, Interrupts
 from niffbench.session.outcome import Outcome, outcome
 from niffbench.session.progress import RunProgress
@@ -91,11 +91,7 @@ class Screen:
     def interrupted(self, progress: RunProgress, interrupted: Interrupted) -> NoReturn:
         """Say how to go on, and nothing that takes time. Raises Interrupted."""
         if self._as_json:
-            sys.stdout.write(
-                _dumps(
-                    _head(progress.directory, progress.manifest, progress.missing, None, self._resume(progress))
-                )
-            )
+            sys.stdout.write(_dumps(_head(progress, None, self._resume(progress))))
         report = f"\ndraw the report of what is there with:\n  {_later(progress.directory)}"
         raise Interrupted(f"{interrupted}; {self._how_to_resume(progress)}" + (report if progress.records else ""))
 
@@ -108,19 +104,19 @@ class Screen:
         suite = self._suite or progress.manifest.suite.name
         return shlex.join(["niffbench", "run", suite, "--resume", str(progress.directory)])
 
-    def _result(self, run: Run, found: Outcome, page: Path | None) -> str:
+    def _result(self, run: Run, summary: Outcome, page: Path | None) -> str:
         """What standard output is to show."""
         if self._as_json:
             progress = RunProgress(run.path, run.manifest, len(run.records) + len(run.probes))
-            return _dumps(_as_json(run, found, page, self._resume(progress)))
+            return _dumps({**_head(progress, page, self._resume(progress)), **_as_json(run, summary)})
         if self._quiet:
             return ""
         with self._out.capture() as drawn:
-            if found.measured:
+            if summary.measured:
                 self._out.print(report.terminal(run))
-            if found.failures:
-                self._out.print(Terminal(_failures(found)))
-            for remark in _remarks(run, found):
+            if summary.failures:
+                self._out.print(Terminal(_failures(summary)))
+            for remark in _remarks(run, summary):
                 self._out.print(Text(remark))
         return drawn.get()
 
@@ -145,58 +141,59 @@ def _later(directory: Path) -> str:
     return shlex.join(["niffbench", "report", str(directory)])
 
 
-def _failures(found: Outcome) -> Table:
+def _failures(summary: Outcome) -> Table:
     """What was not measured, and why."""
     rows = []
-    for failure in found.failures[:_MOST_LINES]:
+    for failure in summary.failures[:_MOST_LINES]:
         times = f" (in {failure.rounds} rounds)" if failure.rounds > 1 else ""
         case = Entry(text.clean(failure.label, 300), text.clean(failure.problem))
         rows.append(row_of(failure.status, case, text.clean(failure.reason + times, 300)))
-    if len(found.failures) > _MOST_LINES:
-        rows.append(row_of("…", f"{len(found.failures) - _MOST_LINES} more in the report", ""))
+    if len(summary.failures) > _MOST_LINES:
+        rows.append(row_of("…", f"{len(summary.failures) - _MOST_LINES} more in the report", ""))
     return Table(
         "failures", "not measured", (Column("status", "word"), Column("case"), Column("why", "prose")), tuple(rows)
     )
 
 
-def _remarks(run: Run, found: Outcome) -> list[str]:
+def _remarks(run: Run, summary: Outcome) -> list[str]:
     """What a reader of the table should know of it."""
     target = run.manifest.suite.measure.precision
     lines = [f"note: {text.clean(note, 300)}" for note in run.manifest.notes]
-    if found.imprecise:
-        worst = found.imprecise[0]
+    if summary.imprecise:
+        worst = summary.imprecise[0]
         reached = "an unknown precision" if worst.half_width is None else f"±{text.percent(worst.half_width)}"
         lines.append(
-            f"precision: {len(found.imprecise)} of {found.series} series did not reach ±{text.percent(target)}; "
-            f"the worst is {worst.label} at {worst.problem}, {worst.regime}, with {reached}"
+            f"precision: {len(summary.imprecise)} of {summary.series} series did not reach "
+            f"±{text.percent(target)}; the worst is {worst.label} at {worst.problem}, {worst.regime}, "
+            f"with {reached}"
         )
-    if found.share is not None and run.manifest.wall is not None:
-        lines.append(f"time: {text.duration(run.manifest.wall)}, {text.percent(found.share)} of it sampling")
+    if summary.share is not None and run.manifest.wall is not None:
+        lines.append(f"time: {text.duration(run.manifest.wall)}, {text.percent(summary.share)} of it sampling")
     return [text.clean(line, 400) for line in lines]
 
 
-def _as_json(run: Run, found: Outcome, page: Path | None, again: str) -> dict[str, Any]:
-    """The result for a machine, in base units."""
+def _as_json(run: Run, summary: Outcome) -> dict[str, Any]:
+    """What the records say, for a machine, in base units."""
     return {
-        **_head(run.path, run.manifest, found.missing, page, again),
-        "records": dict(found.counts),
-        "measuring_share": found.share,
-        "imprecise": [asdict(one) for one in found.imprecise],
+        "records": dict(summary.counts),
+        "measuring_share": summary.share,
+        "imprecise": [asdict(one) for one in summary.imprecise],
         "cases": cases_for_machines(run),
     }
 
 
-def _dumps(told: dict[str, Any]) -> str:
-    return json.dumps(told, indent=1, allow_nan=False) + "\n"
+def _dumps(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
-def _head(directory: Path, manifest: Manifest, missing: int, page: Path | None, again: str) -> dict[str, Any]:
+def _head(progress: RunProgress, page: Path | None, again: str) -> dict[str, Any]:
     """What the result says of the run as a whole, which no record needs to be read for.
 
     ``again`` is the command that goes on with it.
     """
+    manifest, missing = progress.manifest, progress.missing
     return {
-        "directory": str(directory),
+        "directory": str(progress.directory),
         "report": None if page is None else str(page),
         "suite": manifest.suite.name,
         "baseline": manifest.suite.baseline,
@@ -206,7 +203,7 @@ def _head(directory: Path, manifest: Manifest, missing: int, page: Path | None, 
         "seed": manifest.seed,
         "complete": missing == 0,
         "missing": missing,
-        "kept": len(manifest.suite.cases) * manifest.rounds - missing,
+        "kept": progress.records,
         "resume": again if missing else None,
         "wall": manifest.wall,
         "notes": manifest.notes,

@@ -27,11 +27,11 @@ class JournalLost(NiffbenchError):
 class Torn:
     """The end of a journal that was cut while being written, and what became of it.
 
-    ``kept`` is the side file that holds its bytes, or None when the line was whole but for its newline.
+    ``side_file`` is the file beside it that holds its bytes, or None when the line was whole but for its newline.
     """
 
     bytes: int
-    kept: Path | None
+    side_file: Path | None
 
 
 class Journal:
@@ -87,14 +87,14 @@ class Journal:
         if _is_record(tail):
             self._write(b"\n")
             return Torn(len(tail), None)
-        kept = self._side_file()
-        kept.write_bytes(tail)
-        with kept.open("rb") as file:
+        side_file = self._side_file()
+        side_file.write_bytes(tail)
+        with side_file.open("rb") as file:
             os.fsync(file.fileno())
-        sync_directory(kept.parent)
+        sync_directory(side_file.parent)
         os.ftruncate(self._descriptor, start)
         os.fsync(self._descriptor)
-        return Torn(len(tail), kept)
+        return Torn(len(tail), side_file)
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -120,8 +120,8 @@ class Journal:
         return path
 
     def _lost(self, error: OSError) -> JournalLost:
-        kept = "" if error.errno == errno.ENOENT else "; what it held before is kept"
-        return JournalLost(f"{self._path}: cannot be written ({error.strerror}){kept}")
+        rest = "" if error.errno == errno.ENOENT else "; what it held before is kept"
+        return JournalLost(f"{self._path}: cannot be written ({error.strerror}){rest}")
 
 
 def _is_record(line: bytes) -> bool:

@@ -110,7 +110,9 @@ def resume(
         with Journal(directory) as journal:
             torn = journal.repair()
         if torn is not None:
-            fate = f"kept in {torn.kept.name}" if torn.kept else "whole but for its newline, and completed"
+            fate = (
+                f"kept in {torn.side_file.name}" if torn.side_file else "whole but for its newline, and completed"
+            )
             notes.append(f"the journal's last line was torn ({torn.bytes:,} bytes, {fate})")
             with stop.at_any_moment():
                 run = read(directory)

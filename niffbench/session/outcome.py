@@ -36,7 +36,10 @@ class Imprecise:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``series`` counts those that had a precision to reach; ``share`` is that of the wall time spent sampling."""
+    """``series`` counts those that had a precision to reach; ``share`` is that of the wall time spent sampling.
+
+    Cases of a replay take virtual time. Where there is more of it than of the wall's, it is the share of that.
+    """
 
     counts: Mapping[Status, int]
     missing: int
@@ -59,7 +62,8 @@ def outcome(run: Run) -> Outcome:
         for record in records
         if record.status != "ok"
     )
-    sampling = sum(record.measuring for record in records)
+    every = (*records, *run.probes)
+    time = max(manifest.wall or 0.0, sum(record.elapsed for record in every))
     return Outcome(
         counts=dict(Counter(record.status for record in records).most_common()),
         missing=manifest.records - len(records),
@@ -75,7 +79,7 @@ def outcome(run: Run) -> Outcome:
                 key=lambda series: -1.0 if series.half_width is None else -series.half_width,
             )
         ),
-        share=sampling / manifest.wall if manifest.wall else None,
+        share=sum(record.measuring for record in every) / time if manifest.wall else None,
     )
 
 

@@ -170,12 +170,12 @@ def expand(
     if not cases:
         what = f"--only {' '.join(only)}" if only else where
         if excluded:
-            told = next(iter(excluded.values())).reason
-            raise UsageError(f"{what}: every case it selects is excluded by the suite ({told})")
-        known = ", ".join(sorted(rows)[:40])
+            hint = next(iter(excluded.values())).reason
+            raise UsageError(f"{what}: every case it selects is excluded by the suite ({hint})")
+        first_rows = ", ".join(sorted(rows)[:40])
         near = next((did_you_mean(word, names) for word in only if "=" not in word), "")
-        told = near if "did you mean" in near else f"; its rows are {known}, its axes {', '.join(AXES)}"
-        raise UsageError(f"{what}: matches no case of {name}{told}")
+        hint = near if "did you mean" in near else f"; its rows are {first_rows}, its axes {', '.join(AXES)}"
+        raise UsageError(f"{what}: matches no case of {name}{hint}")
     whole = tuple(cases.values())
     positions = shard.positions(whole) if shard else ()
     if shard and not positions:
@@ -232,8 +232,8 @@ def _check_axes(file: SuiteFile, where: str) -> int:
             raise UsageError(f"{where}: zip[{i}] names no axis; an axis is one of {', '.join(AXES)}")
         lengths = {axis: len(values) for axis, values in given.items()}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{axis} has {n}" for axis, n in lengths.items())
-            raise UsageError(f"{where}: zip[{i}]: axes that walk together need equally many values: {told}")
+            counts = ", ".join(f"{axis} has {n}" for axis, n in lengths.items())
+            raise UsageError(f"{where}: zip[{i}]: axes that walk together need equally many values: {counts}")
         for axis in given:
             if axis in seen:
                 raise UsageError(f"{where}: axis '{axis}' is given in {seen[axis]} and again in zip[{i}]")

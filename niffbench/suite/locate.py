@@ -17,11 +17,11 @@ def folders() -> list[Path]:
 
 def available() -> dict[str, Path]:
     """The named suites and their files, sorted by name."""
-    found: dict[str, Path] = {}
+    suites: dict[str, Path] = {}
     for folder in folders():
         for path in sorted(folder.glob("*.toml")):
-            found.setdefault(path.stem, path)
-    return dict(sorted(found.items()))
+            suites.setdefault(path.stem, path)
+    return dict(sorted(suites.items()))
 
 
 def find(name_or_path: str) -> Path:
@@ -29,11 +29,11 @@ def find(name_or_path: str) -> Path:
 
     Raises UsageError when there is none, naming the suites there are.
     """
-    known = available()
-    if name_or_path in known:
-        return known[name_or_path]
+    suites = available()
+    if name_or_path in suites:
+        return suites[name_or_path]
     if not name_or_path.endswith(".toml") and "/" not in name_or_path:
-        raise UsageError(f"no suite named '{name_or_path}'{did_you_mean(name_or_path, known)}")
+        raise UsageError(f"no suite named '{name_or_path}'{did_you_mean(name_or_path, suites)}")
     try:
         if (path := Path(name_or_path)).is_file():
             return path

@@ -1,4 +1,4 @@
-"""A visit: what a round learns of one case, as it learns it, until it is a record."""
+"""What a round learns of one case, as it learns it, until it is a record."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class CaseRun:
         self.note = text if self.note is None else f"{self.note}; {text}"
 
     def record(self, round_: int, failure: Failure | None = None) -> Record:
-        """The record of this visit: ``ok``, or what ``failure`` says."""
+        """The record of the case in this round: ``ok``, or what ``failure`` says."""
         status: Status = "ok" if failure is None else failure.status
         reason = self.note if failure is None else failure.reason
         machine = around(self.states, self.processor)

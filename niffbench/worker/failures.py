@@ -71,9 +71,9 @@ def explain(error: Exception, free: Callable[[], int | None] | None = None) -> F
 
 def requested(error: Exception, text: str) -> tuple[int | None, int | None]:
     """Bytes asked for and bytes free, as far as an out-of-memory error tells."""
-    told = getattr(error, "requested", None), getattr(error, "available", None)
-    if told != (None, None):
-        return told
+    stated = getattr(error, "requested", None), getattr(error, "available", None)
+    if stated != (None, None):
+        return stated
     asked = next((match for pattern in _REQUESTED if (match := pattern.search(text))), None)
     free = _FREE.search(text)
     return (None if asked is None else _bytes(asked)), (None if free is None else _bytes(free))

@@ -108,14 +108,14 @@ def check_counters(device: Device) -> list[Counter]:
         ("timer of the device", lambda: _timer(device)),
         ("energy", lambda: None if device.joules() is not None else "no energy counter"),
     ]
-    found: list[Counter] = []
+    results: list[Counter] = []
     for name, check in checks:
         try:
             fault = check()
         except Exception as error:  # whatever a library raises is what is to be told
             fault = f"{type(error).__name__}: {error}".splitlines()[0]
-        found.append(Counter(name, fault is None, fault or "works"))
-    return found
+        results.append(Counter(name, fault is None, fault or "works"))
+    return results
 
 
 def _convolution() -> tuple[nn.Module, torch.Tensor, int]:

@@ -115,10 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(task: protocol.Task) -> None:
     """Raise UsageError for a case of an operator that this process does not know."""
-    known = catalogue()
+    operators = catalogue()
     for case in task.cases:
-        if case.operator not in known:
-            raise UsageError(f"no operator named '{case.operator}'{did_you_mean(case.operator, known)}")
+        if case.operator not in operators:
+            raise UsageError(f"no operator named '{case.operator}'{did_you_mean(case.operator, operators)}")
 
 
 def _die_with_parent() -> None:

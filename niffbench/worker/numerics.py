@@ -47,7 +47,7 @@ def compare(output: Tensor, reference: Tensor, tolerance: float) -> Numerics:
 
 
 def compare_gradients(
-    found: Mapping[str, Tensor | None],
+    gradients: Mapping[str, Tensor | None],
     reference: Mapping[str, Tensor],
     tolerance: float,
     *,
@@ -63,7 +63,7 @@ def compare_gradients(
     parameters = [truth.flatten() for name, truth in reference.items() if name != INPUT]
     typical = float(torch.cat(parameters).square().mean().sqrt()) if parameters else 0.0
     errors = {
-        name: _errors(found.get(name), truth, 0.0 if name == INPUT else typical)
+        name: _errors(gradients.get(name), truth, 0.0 if name == INPUT else typical)
         for name, truth in reference.items()
     }
     worst = max(errors, key=lambda name: errors[name][0] if switches else max(errors[name]))

@@ -165,28 +165,28 @@ class _Timeline:
 
     def parts(self) -> list[_Part]:
         """Every stretch of every step, and the stretches that lie in none."""
-        found: list[_Part] = []
+        parts: list[_Part] = []
         for event in self.events:
             if event.name == CALL:
-                found.append(self._part(event, None))
+                parts.append(self._part(event, None))
             elif event.name.startswith(_BACKWARD):
                 step = self._step_of_node.get(event.sequence_nr)
-                found.append(self._part(event, None if step is None else (step, "backward")))
+                parts.append(self._part(event, None if step is None else (step, "backward")))
             elif self._is_part(event):
                 direction: Direction = "forward" if self._node_above(event) is None else "backward"
-                found.append(self._part(event, (event.name.removeprefix(self._prefix), direction)))
-        return found
+                parts.append(self._part(event, (event.name.removeprefix(self._prefix), direction)))
+        return parts
 
     def wholes(self) -> list[float]:
         """Each call as one: its duration, or on a GPU what its kernels took, in whatever part or thread."""
         if not self._on_gpu:
             return [call.cpu_time_total for call in self.calls]
-        found = [0.0] * len(self.calls)
+        totals = [0.0] * len(self.calls)
         for event in self.events:
             # A range is on the GPU's timeline once more, as if it were a kernel.
             if event.kernels and event.name != CALL and not self._is_step(event):
-                found[self._call_of(event.time_range.start)] += sum(kernel.duration for kernel in event.kernels)
-        return found
+                totals[self._call_of(event.time_range.start)] += sum(kernel.duration for kernel in event.kernels)
+        return totals
 
     def _part(self, event: FunctionEvent, step: Step | None) -> _Part:
         span = event.time_range
@@ -199,26 +199,26 @@ class _Timeline:
 
     def _nested(self, event: FunctionEvent) -> list[FunctionEvent]:
         """The outermost steps and backward nodes inside ``event``, whose time is theirs."""
-        found: list[FunctionEvent] = []
+        outermost: list[FunctionEvent] = []
         waiting = list(event.cpu_children)
         while waiting:
             child = waiting.pop()
             if self._is_part(child):
-                found.append(child)
+                outermost.append(child)
             else:
                 waiting += child.cpu_children
-        return found
+        return outermost
 
     def _inside(self, event: FunctionEvent) -> list[FunctionEvent]:
         """All operations inside ``event`` that are in no part of their own."""
-        found: list[FunctionEvent] = []
+        inside: list[FunctionEvent] = []
         waiting = list(event.cpu_children)
         while waiting:
             child = waiting.pop()
             if not self._is_part(child):
-                found.append(child)
+                inside.append(child)
                 waiting += child.cpu_children
-        return found
+        return inside
 
     def _kernels(self, event: FunctionEvent) -> Iterable[tuple[str, str, float]]:
         """What did the work: GPU kernels, or on a CPU the operation's own time."""
@@ -248,8 +248,8 @@ class _Timeline:
         for event in self.events:
             if event.sequence_nr < 0 or self._node_above(event) is not None:
                 continue
-            known = steps.get(event.sequence_nr)
-            if known is None or known[0] < event.time_range.start:
+            latest = steps.get(event.sequence_nr)
+            if latest is None or latest[0] < event.time_range.start:
                 steps[event.sequence_nr] = (event.time_range.start, self._step_above(event))
         return {number: step for number, (_, step) in steps.items() if step is not None}
 
@@ -329,9 +329,9 @@ def _typical(times: Sequence[float], calls: Sequence[int]) -> float:
     return fmean(times[call] for call in calls) * 1e-6
 
 
-def _listed(found: dict[tuple[str, str], list[float]], calls: Sequence[int]) -> tuple[Kernel, ...]:
+def _listed(kernels: dict[tuple[str, str], list[float]], calls: Sequence[int]) -> tuple[Kernel, ...]:
     """Kernels with their time a call, the longest first; without those of less than 1 % of it all."""
-    spent = {key: _typical(times, calls) for key, times in found.items()}
+    spent = {key: _typical(times, calls) for key, times in kernels.items()}
     least = 0.01 * sum(spent.values())
     ordered = sorted(spent.items(), key=lambda item: -item[1])
     return tuple(Kernel(name, origin, time) for (name, origin), time in ordered if time >= least)
@@ -340,7 +340,7 @@ def _listed(found: dict[tuple[str, str], list[float]], calls: Sequence[int]) -> 
 def _space(parts: Sequence[_Part], memory: Sequence[tuple[float, int]]) -> dict[Step, tuple[int, int]]:
     """Bytes each step of a call took at most above its start, and left behind; the last call is the warmest."""
     last = max(part.call for part in parts)
-    found: dict[Step, tuple[int, int]] = {}
+    space: dict[Step, tuple[int, int]] = {}
     for part in parts:
         if part.step is None or part.call != last or not memory:
             continue
@@ -349,9 +349,9 @@ def _space(parts: Sequence[_Part], memory: Sequence[tuple[float, int]]) -> dict[
             if part.start <= moment <= part.end:
                 total += size
                 peak = max(peak, total)
-        before = found.get(part.step, (0, 0))
-        found[part.step] = (max(before[0], peak), before[1] + total)
-    return found
+        before = space.get(part.step, (0, 0))
+        space[part.step] = (max(before[0], peak), before[1] + total)
+    return space
 
 
 def _memory(recorded: Any, on_gpu: bool) -> list[tuple[float, int]]:
@@ -364,12 +364,12 @@ def _memory(recorded: Any, on_gpu: bool) -> list[tuple[float, int]]:
 
     results = recorded.profiler.kineto_results
     begun = results.trace_start_ns()
-    found = [
+    events = [
         ((event.start_ns() - begun) / 1000, event.nbytes())
         for event in results.events()
         if event.name() == "[memory]" and (event.device_type() != DeviceType.CPU) == on_gpu
     ]
-    return sorted(found, key=lambda event: event[0])
+    return sorted(events, key=lambda event: event[0])
 
 
 _LIBRARIES = (

@@ -24,11 +24,11 @@ class ReplayWorkload(ReplayRunner):
 
     def footprint(self) -> Footprint:
         """The file's figures, else those of the closed form."""
-        told, (resident, output) = self.entry.memory, _sizes(self.case)
+        trace, (resident, output) = self.entry.memory, _sizes(self.case)
         return Footprint(
-            resident=resident if told.resident is None else told.resident,
-            output=output if told.output is None else told.output,
-            saved=told.saved,
+            resident=resident if trace.resident is None else trace.resident,
+            output=output if trace.output is None else trace.output,
+            saved=trace.saved,
         )
 
 
@@ -82,9 +82,9 @@ class ReplayEvaluator:
         assert isinstance(workload, ReplayWorkload)
         workload.reach("numerics")
         allowed = tolerance(workload.case.problem.dtype, workload.case.problem.tf32)
-        told = workload.entry.numerics or NumericsTrace(l2=allowed / 100, max=allowed / 100)
-        gradient = _gradient(workload.case, told.gradient, allowed)
-        return Numerics(l2=told.l2, max=told.max, tolerance=allowed, gradient=gradient)
+        errors = workload.entry.numerics or NumericsTrace(l2=allowed / 100, max=allowed / 100)
+        gradient = _gradient(workload.case, errors.gradient, allowed)
+        return Numerics(l2=errors.l2, max=errors.max, tolerance=allowed, gradient=gradient)
 
     def choice(self, workload: Workload) -> Choice | None:
         """Nothing is called, so nothing is chosen."""
@@ -111,14 +111,14 @@ class ReplayEvaluator:
         return self.device.entry(case, catalogue()[case.operator].label(case), self._round)
 
 
-def _gradient(case: Case, told: GradientTrace | None, allowed: float) -> GradientError | None:
+def _gradient(case: Case, errors: GradientTrace | None, allowed: float) -> GradientError | None:
     """In training the file's error of the worst gradient, else a hundredth of the tolerance."""
     problem, switches = case.problem, catalogue()[case.operator].switches(case)
     if problem.mode != "training":
         return None
     bound = tolerance_of_gradients(allowed, problem, images=problem.batch, switches=switches)
-    told = told or GradientTrace(l2=bound / 100, max=None if switches else bound / 100)
-    return GradientError(name=told.name, l2=told.l2, max=told.max, tolerance=bound)
+    errors = errors or GradientTrace(l2=bound / 100, max=None if switches else bound / 100)
+    return GradientError(name=errors.name, l2=errors.l2, max=errors.max, tolerance=bound)
 
 
 def _sizes(case: Case) -> tuple[int, int]:

@@ -73,8 +73,10 @@ class Round:
             alone: list[CaseRun] = []
             for together in self._fitting(group):
                 alone += self._measure(together)
-            for visit in alone:  # ran out of memory beside others
-                again = CaseRun(visit.case, visit.operator, prediction=visit.prediction, elapsed=visit.elapsed)
+            for case_run in alone:  # ran out of memory beside others
+                again = CaseRun(
+                    case_run.case, case_run.operator, prediction=case_run.prediction, elapsed=case_run.elapsed
+                )
                 self._measure([again])
             self._evaluator.forget()
 
@@ -134,17 +136,17 @@ class Round:
         lot: list[CaseRun] = []
         staying = peak = 0
         for case in cases:
-            visit = self._admit(case, limit)
-            if visit is None:
+            case_run = self._admit(case, limit)
+            if case_run is None:
                 continue
-            if visit.prediction is not None and visit.prediction.peak is not None:
-                above, resident = visit.prediction.peak, visit.prediction.resident or 0
+            if case_run.prediction is not None and case_run.prediction.peak is not None:
+                above, resident = case_run.prediction.peak, case_run.prediction.resident or 0
                 stays = resident + above if "graph" in self._regimes else resident
                 if lot and limit is not None and staying + stays + max(peak, above) > limit:
                     yield lot
                     lot, staying, peak = [], 0, 0
                 staying, peak = staying + stays, max(peak, above)
-            lot.append(visit)
+            lot.append(case_run)
         if lot:
             yield lot
 
@@ -153,66 +155,66 @@ class Round:
         return self._device.free_memory() if limit is None else limit
 
     def _admit(self, case: Case, limit: int | None) -> CaseRun | None:
-        """A visit to ``case``; None when it is known not to fit, and then its record is sent."""
-        visit = CaseRun(case, catalogue()[case.operator])
+        """``case``, to be run; None when it is known not to fit, and then its record is sent."""
+        case_run = CaseRun(case, catalogue()[case.operator])
         if (predicted := self._predicted.get(case.id)) is not None:
-            visit.prediction = predicted
+            case_run.prediction = predicted
         else:
-            with self._stage(visit, "predict"):
+            with self._stage(case_run, "predict"):
                 try:
-                    visit.prediction = self._evaluator.predict(case)
+                    case_run.prediction = self._evaluator.predict(case)
                 except Exception as error:
                     explain(error)  # no prediction; the case will say itself what it lacks
-        needed = visit.prediction.needed if visit.prediction else None
+        needed = case_run.prediction.needed if case_run.prediction else None
         skip = refusal(case, catalogue(), needed=needed, available=limit, unfit=self._unfit)
         if skip is None:
-            return visit
-        self._close(visit, Failure("skipped", skip.reason, skip.needed, skip.available))
+            return case_run
+        self._close(case_run, Failure("skipped", skip.reason, skip.needed, skip.available))
         return None
 
-    def _measure(self, visits: Sequence[CaseRun]) -> list[CaseRun]:
+    def _measure(self, case_runs: Sequence[CaseRun]) -> list[CaseRun]:
         """Set up and sample; returns those that ran out of memory only because the others were there."""
         held: list[CaseRun] = []
         crowded: list[CaseRun] = []
-        for visit in visits:
-            held.append(visit)
-            if (failure := self._set_up(visit)) is not None:
-                self._lose(visit, failure, held, crowded)
+        for case_run in case_runs:
+            held.append(case_run)
+            if (failure := self._set_up(case_run)) is not None:
+                self._lose(case_run, failure, held, crowded)
         self._sample(held, crowded)
         return crowded
 
-    def _set_up(self, visit: CaseRun) -> Failure | None:
+    def _set_up(self, case_run: CaseRun) -> Failure | None:
         """Everything but the sampling. Returns what went wrong."""
-        evaluator, case = self._evaluator, visit.case
+        evaluator, case = self._evaluator, case_run.case
         try:
-            with self._stage(visit, "build"):
-                visit.workload = workload = evaluator.workload(case)
-                visit.parameters = workload.parameters
-            with self._stage(visit, "first"):
-                visit.first, output = self._device.timed(workload)
+            with self._stage(case_run, "build"):
+                case_run.workload = workload = evaluator.workload(case)
+                case_run.parameters = workload.parameters
+            with self._stage(case_run, "first"):
+                case_run.first, output = self._device.timed(workload)
             choice = evaluator.choice(workload)
             if choice is not None:
-                visit.chosen = list(choice.engines)
+                case_run.chosen = list(choice.engines)
                 self._note_missing_kernel()
-            with self._stage(visit, "numerics"):
-                visit.numerics = evaluator.numerics(workload, output)
+            with self._stage(case_run, "numerics"):
+                case_run.numerics = evaluator.numerics(workload, output)
                 del output
-                if tolerance.is_wrong(visit.numerics):
-                    return Failure("wrong", tolerance.verdict(visit.numerics))
+                if tolerance.is_wrong(case_run.numerics):
+                    return Failure("wrong", tolerance.verdict(case_run.numerics))
             if "first" in self._settings.measure.regimes:
-                visit.latency["first"] = latency.first(visit.first)
-                if visit.first > 0 and isfinite(visit.first):  # else the timer is broken
-                    visit.measuring += visit.first
-            visit.cost = self._task.costs.get(case.id) if choice is None else None
-            if visit.cost is None:
-                with self._stage(visit, "cost"):
-                    visit.cost = evaluator.cost(case, choice)
-            with self._stage(visit, "memory"):
-                predicted = visit.prediction
+                case_run.latency["first"] = latency.first(case_run.first)
+                if case_run.first > 0 and isfinite(case_run.first):  # else the timer is broken
+                    case_run.measuring += case_run.first
+            case_run.cost = self._task.costs.get(case.id) if choice is None else None
+            if case_run.cost is None:
+                with self._stage(case_run, "cost"):
+                    case_run.cost = evaluator.cost(case, choice)
+            with self._stage(case_run, "memory"):
+                predicted = case_run.prediction
                 if predicted is not None and choice is not None:  # it was admitted by what it might choose
                     predicted = evaluator.predict(case, choice)
                 if self._device.capabilities.memory:
-                    visit.memory = memory.measure(self._device, workload, predicted)
+                    case_run.memory = memory.measure(self._device, workload, predicted)
                 workload.reset()
         except Exception as error:
             return explain(error, self._device.free_memory)
@@ -229,116 +231,116 @@ class Round:
         """The regimes one after another, the cases in turns; a record is sent when the last is done."""
         for regime in self._regimes:
             waiting: list[Turn] = []
-            for visit in list(held):
-                turn = self._turn(visit, regime, beside=len(held) > 1)
+            for case_run in list(held):
+                turn = self._turn(case_run, regime, beside=len(held) > 1)
                 if turn.failure is not None:
-                    self._lose(visit, turn.failure, held, crowded)
+                    self._lose(case_run, turn.failure, held, crowded)
                 elif turn.sampler is not None:
                     waiting.append(turn)
             for turn in latency.turns(waiting, self._rng, self._step):
                 turn.sampler = None  # with it goes the case, or its graph
                 if turn.failure is not None:
-                    self._lose(turn.visit, turn.failure, held, crowded)
+                    self._lose(turn.case_run, turn.failure, held, crowded)
                 elif regime == self._regimes[-1]:
-                    self._let_go(turn.visit, held)
-                    self._close(turn.visit)
-        for visit in list(held):
-            self._let_go(visit, held)
-            self._close(visit)
+                    self._let_go(turn.case_run, held)
+                    self._close(turn.case_run)
+        for case_run in list(held):
+            self._let_go(case_run, held)
+            self._close(case_run)
 
-    def _turn(self, visit: CaseRun, regime: Regime, *, beside: bool) -> Turn:
+    def _turn(self, case_run: CaseRun, regime: Regime, *, beside: bool) -> Turn:
         """What to sample for one regime of one case: nothing when a graph was asked for and cannot be captured.
 
         A graph that ran out of memory ``beside`` others is a failure.
         """
-        assert visit.workload is not None
-        runner: Runner = visit.workload
+        assert case_run.workload is not None
+        runner: Runner = case_run.workload
         if regime == "graph":
-            with self._stage(visit, "graph"):
+            with self._stage(case_run, "graph"):
                 try:
                     runner = self._device.capture(runner)
                 except Exception as error:
                     failure = explain(error, self._device.free_memory)
                     if failure.status == "oom" and beside:
-                        return Turn(visit, failure=failure)
-                    visit.remark(f"no graph: {failure.reason}")
-                    visit.latency["graph"] = Latency(samples=[], flags=[NOT_CAPTURED])
-                    return Turn(visit)
-        sampler = latency.Sampler(self._device, runner, regime, self._settings.measure, visit.pace(regime))
-        return Turn(visit, sampler)
+                        return Turn(case_run, failure=failure)
+                    case_run.remark(f"no graph: {failure.reason}")
+                    case_run.latency["graph"] = Latency(samples=[], flags=[NOT_CAPTURED])
+                    return Turn(case_run)
+        sampler = latency.Sampler(self._device, runner, regime, self._settings.measure, case_run.pace(regime))
+        return Turn(case_run, sampler)
 
     def _step(self, turn: Turn) -> bool:
         """One block, and after the last what hangs on the series; whether that was the end, good or bad."""
         sampler = turn.sampler
         assert sampler is not None
-        with self._stage(turn.visit, sampler.regime):
+        with self._stage(turn.case_run, sampler.regime):
             try:
                 sampler.step()
                 if sampler.done:
-                    self._keep(turn.visit, sampler)
+                    self._keep(turn.case_run, sampler)
             except Exception as error:
                 turn.failure = explain(error, self._device.free_memory)
         return turn.failure is not None or sampler.done
 
-    def _keep(self, visit: CaseRun, sampler: latency.Sampler) -> None:
+    def _keep(self, case_run: CaseRun, sampler: latency.Sampler) -> None:
         """Take over a finished series, then measure a graph's launch share, and in the first round the energy.
 
         The series is kept whatever becomes of these, and so is the record.
         """
-        workload = visit.workload
+        workload = case_run.workload
         assert workload is not None
-        visit.states += sampler.states
-        visit.processor += sampler.processor
-        visit.measuring += sampler.seconds
-        visit.latency[sampler.regime] = series = sampler.result()
+        case_run.states += sampler.states
+        case_run.processor += sampler.processor
+        case_run.measuring += sampler.seconds
+        case_run.latency[sampler.regime] = series = sampler.result()
         if sampler.regime == "graph":
-            with self._besides(visit, "launch share"):
+            with self._besides(case_run, "launch share"):
                 share = latency.launch_share(self._device, workload, sampler.median(), sampler.calls)
-                visit.latency["graph"] = replace(series, launch_share=share)
+                case_run.latency["graph"] = replace(series, launch_share=share)
         wanted = self._settings.measure.energy and self._task.round == 0 and self._device.capabilities.energy
         if sampler.regime == "steady" and wanted:
             begun = self._device.clock()
-            with self._besides(visit, "energy"):
-                visit.energy = energy.per_call(self._device, workload)
+            with self._besides(case_run, "energy"):
+                case_run.energy = energy.per_call(self._device, workload)
             # Else a time budget would take it for what every round needs beside its samples.
-            visit.measuring += self._device.clock() - begun
+            case_run.measuring += self._device.clock() - begun
 
     @contextmanager
-    def _besides(self, visit: CaseRun, what: str) -> Iterator[None]:
+    def _besides(self, case_run: CaseRun, what: str) -> Iterator[None]:
         """What a finished series can do without: its failure is a remark, unless the device is lost with it."""
         try:
             yield
         except Exception as error:
-            visit.remark(f"no {what}: {explain(error).reason}")
+            case_run.remark(f"no {what}: {explain(error).reason}")
 
-    def _lose(self, visit: CaseRun, failure: Failure, held: list[CaseRun], crowded: list[CaseRun]) -> None:
-        """A visit failed; one that ran out of memory beside others is ``crowded``, and not yet closed."""
-        self._let_go(visit, held)
+    def _lose(self, case_run: CaseRun, failure: Failure, held: list[CaseRun], crowded: list[CaseRun]) -> None:
+        """A case failed; one that ran out of memory beside others is ``crowded``, and not yet closed."""
+        self._let_go(case_run, held)
         if failure.status == "oom" and held:
-            crowded.append(visit)
+            crowded.append(case_run)
         else:
-            self._close(visit, failure)
+            self._close(case_run, failure)
 
-    def _let_go(self, visit: CaseRun, held: list[CaseRun]) -> None:
-        """Give back what a visit holds, for the others to use."""
-        held.remove(visit)
-        visit.workload = None
+    def _let_go(self, case_run: CaseRun, held: list[CaseRun]) -> None:
+        """Give back what a case holds, for the others to use."""
+        held.remove(case_run)
+        case_run.workload = None
         self._device.release()
 
-    def _close(self, visit: CaseRun, failure: Failure | None = None) -> None:
+    def _close(self, case_run: CaseRun, failure: Failure | None = None) -> None:
         if failure is not None and failure.status == "oom":
-            self._unfit.append(visit.case)
-        self._send(protocol.Finished(record=visit.record(self._task.round, failure)))
+            self._unfit.append(case_run.case)
+        self._send(protocol.Finished(record=case_run.record(self._task.round, failure)))
 
     @contextmanager
-    def _stage(self, visit: CaseRun, stage: protocol.Stage) -> Iterator[None]:
+    def _stage(self, case_run: CaseRun, stage: protocol.Stage) -> Iterator[None]:
         """Say what is begun, so that a death or a hang has somebody to blame; count the time."""
-        self._send(protocol.Begin(case=visit.case.id, stage=stage))
+        self._send(protocol.Begin(case=case_run.case.id, stage=stage))
         begun = self._device.clock()
         try:
             yield
         finally:
-            visit.elapsed += self._device.clock() - begun
+            case_run.elapsed += self._device.clock() - begun
 
 
 def toy(case: Case) -> Case:
@@ -361,6 +363,6 @@ def toy(case: Case) -> Case:
 class Turn:
     """One regime of one case, being sampled; ``sampler`` is there while it is."""
 
-    visit: CaseRun
+    case_run: CaseRun
     sampler: latency.Sampler | None = None
     failure: Failure | None = None

@@ -14,7 +14,7 @@ from niffbench.case import Case, Problem
 Made: TypeAlias = tuple[Tensor, Mapping[str, Tensor]]
 """A reference, and the gradients of what went into it."""
 
-KEPT_BYTES = 256 * 2**20
+CACHED_BYTES = 256 * 2**20
 """Weights and references kept for later problems of the same shape, which differ in the mode only."""
 
 
@@ -38,35 +38,35 @@ class Store:
     """Shared things by class and shape; :meth:`trim` drops the oldest."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, Problem], Shared] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, Problem], Shared] = OrderedDict()
 
     def find(self, case: Case, equivalence: str) -> Shared | None:
         """What ``case``, of class ``equivalence``, shares with those before it."""
-        return self._kept.get(_key(case, equivalence))
+        return self._entries.get(_key(case, equivalence))
 
     def add(self, case: Case, equivalence: str, weights: Mapping[str, Tensor]) -> None:
         """Share copies of ``weights`` with the cases to come."""
         copies = {name: value.detach().clone() for name, value in weights.items()}
-        self._kept[_key(case, equivalence)] = Shared(copies)
+        self._entries[_key(case, equivalence)] = Shared(copies)
 
     def reference(self, case: Case, equivalence: str, make: Callable[[Mapping[str, Tensor]], Tensor]) -> Tensor:
         """The reference; ``make`` computes it from the weights when it is not there yet."""
-        shared = self._kept[_key(case, equivalence)]
+        shared = self._entries[_key(case, equivalence)]
         if shared.reference is None:
             shared.reference = make(shared.weights)
         return shared.reference
 
     def gradients(self, case: Case, equivalence: str, make: Callable[[Mapping[str, Tensor]], Made]) -> Made:
         """The reference with its gradients, by name; what ``make`` computes when they are not there yet."""
-        shared = self._kept[_key(case, equivalence)]
+        shared = self._entries[_key(case, equivalence)]
         if shared.reference is None or shared.gradients is None:
             shared.reference, shared.gradients = make(shared.weights)
         return shared.reference, shared.gradients
 
     def trim(self) -> None:
-        """Keep the latest, :data:`KEPT_BYTES` of them."""
-        while sum(shared.bytes for shared in self._kept.values()) > KEPT_BYTES:
-            self._kept.popitem(last=False)
+        """Keep the latest, :data:`CACHED_BYTES` of them."""
+        while sum(shared.bytes for shared in self._entries.values()) > CACHED_BYTES:
+            self._entries.popitem(last=False)
 
 
 def _key(case: Case, equivalence: str) -> tuple[str, Problem]:

@@ -78,5 +78,5 @@ def _fault(numerics: Numerics) -> str | None:
 def _beyond(l2: float, largest: float | None, allowed: float) -> str | None:
     if l2 <= allowed and (largest is None or largest <= allowed):
         return None
-    told = "" if largest is None else f", largest {largest:.2e}"
-    return f"error against float64 beyond the tolerance of {allowed:.0e}: relative L2 {l2:.2e}{told}"
+    extent = "" if largest is None else f", largest {largest:.2e}"
+    return f"error against float64 beyond the tolerance of {allowed:.0e}: relative L2 {l2:.2e}{extent}"

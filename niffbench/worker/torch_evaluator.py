@@ -114,9 +114,9 @@ class TorchEvaluator:
             gradients = self._gradients(workload, equivalence, allowed)
             workload.checked()
         reference = self._store.reference(case, equivalence, lambda weights: self._reference(case, weights))
-        found = numerics.compare(output, reference, allowed)
+        errors = numerics.compare(output, reference, allowed)
         return replace(
-            found,
+            errors,
             gradient=gradients.worst,
             exact_gradient=gradients.exact,
             gradients_left_out=gradients.left_out,
@@ -155,16 +155,16 @@ class TorchEvaluator:
             return _Gradients(left_out=_together(hopeless, itself))
         if work > most:
             return _Gradients(left_out=f"float64 would take {work:.1e} FLOPs for them, over {most:.0e}")
-        found = workload.gradients()
+        gradients = workload.gradients()
         made = _if_it_fits(
             lambda: self._store.gradients(
-                case, equivalence, lambda weights: self._reference_gradients(case, weights, found.keys())
+                case, equivalence, lambda weights: self._reference_gradients(case, weights, gradients.keys())
             )
         )
         if made is None:
             return _Gradients(left_out="no memory for them in float64")
         _, truth = made
-        worst = None if hopeless else numerics.compare_gradients(found, truth, bound, switches=switches)
+        worst = None if hopeless else numerics.compare_gradients(gradients, truth, bound, switches=switches)
         exact = None
         if switches and itself is None:
             exact = _if_it_fits(lambda: self._exact_gradient(workload, equivalence, truth))
@@ -205,8 +205,8 @@ class TorchEvaluator:
         gradient = self._compared(case, output_gradient(case))
         with torch.enable_grad(), self._where(case):
             output = catalogue()[case.operator].reference(case, state, x)
-            found = torch.autograd.grad(output, list(leaves.values()), gradient, materialize_grads=True)
-        return output.detach().cpu(), {name: value.cpu() for name, value in zip(leaves, found, strict=True)}
+            gradients = torch.autograd.grad(output, list(leaves.values()), gradient, materialize_grads=True)
+        return output.detach().cpu(), {name: value.cpu() for name, value in zip(leaves, gradients, strict=True)}
 
     def _exact(self, case: Case, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """What a reference is computed from: the state, and the input of the compared images."""

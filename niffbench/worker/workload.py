@@ -27,7 +27,7 @@ from niffbench.operators.catalogue import catalogue
 from niffbench.worker.evaluator import Footprint
 from niffbench.worker.numerics import INPUT, masked
 
-KEPT_NOISE = 2**26
+CACHED_NOISE = 2**26
 """Numbers up to which an input and an output's gradient are kept from case to case: 256 MiB each."""
 
 _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -113,14 +113,14 @@ class TorchWorkload:
         with self.scope(), keep, _Reads() as reads:
             output = self.module(self.x)
         held = [self.x, *self.module.parameters()]
-        resident = reads.found | storages(held if self.gradient is None else [*held, self.gradient])
+        resident = reads.outside | storages(held if self.gradient is None else [*held, self.gradient])
         results = _without(storages([output]), resident)
-        kept = _without(saved, resident | results)
-        told = self.case.execution == "eager" and self.case.problem.mode != "inference"
+        beside = _without(saved, resident | results)
+        is_countable = self.case.execution == "eager" and self.case.problem.mode != "inference"
         return Footprint(
             resident=sum(resident.values()),
             output=sum(results.values()),
-            saved=sum(kept.values()) if told else None,
+            saved=sum(beside.values()) if is_countable else None,
         )
 
     def _first_gradient(self) -> Tensor:
@@ -188,14 +188,14 @@ def noise(key: str, shape: tuple[int, ...]) -> Tensor:
 
     All cases of a problem ask for the same, which take a tenth of a second to make at batch 32.
     """
-    return (_kept_noise if prod(shape) <= KEPT_NOISE else _noise)(key, shape)
+    return (_cached_noise if prod(shape) <= CACHED_NOISE else _noise)(key, shape)
 
 
 def _noise(key: str, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed_of(key)))
 
 
-_kept_noise = lru_cache(maxsize=2)(_noise)
+_cached_noise = lru_cache(maxsize=2)(_noise)
 
 
 def seed_of(key: str) -> int:
@@ -204,7 +204,7 @@ def seed_of(key: str) -> int:
 
 
 class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the storages that operations read without one of them having made it: ``found``, as of `storages`.
+    """Notes the storages that operations read without one of them having made it: ``outside``, as of `storages`.
 
     What is made dies when the call drops it, as without this; a weak reference keeps a storage's identity, and
     that alone, from being given out a second time.
@@ -212,12 +212,12 @@ class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found: dict[int, int] = {}
+        self.outside: dict[int, int] = {}
         self._seen: dict[int, StorageWeakRef] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         read = storages(_tensors((args, kwargs)))
-        self.found |= {key: size for key, size in read.items() if key not in self._seen}
+        self.outside |= {key: size for key, size in read.items() if key not in self._seen}
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors((args, kwargs, result)):
             reference = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]

@@ -121,11 +121,11 @@ def test_a_torn_line_is_cut_off_and_kept(
         assert mended.bytes == len(torn)
         journal.append(record(7))
     rounds = [one.round for one in written(directory)]
-    if mended.kept is None:  # whole but for its newline
+    if mended.side_file is None:  # whole but for its newline
         assert cut == 1
         assert rounds == [*range(whole), 9, 7]
     else:
-        assert mended.kept.read_bytes() == torn
+        assert mended.side_file.read_bytes() == torn
         assert rounds == [*range(whole), 7]
 
 
@@ -135,8 +135,8 @@ def test_what_a_power_cut_leaves(tmp_path: Path, rubbish: bytes) -> None:
     with Journal(tmp_path) as journal:
         mended = journal.repair()
     assert mended is not None
-    assert mended.kept is not None
-    assert mended.kept.read_bytes() == rubbish
+    assert mended.side_file is not None
+    assert mended.side_file.read_bytes() == rubbish
     assert written(tmp_path) == [record(0)]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from run_session import Attempt, asked, suite_of
 from synthetic import World, make
 
 from niffbench.results import Latency, Record, Run
@@ -76,3 +78,17 @@ def test_the_share_of_time_that_was_sampling() -> None:
     manifest = RUN.manifest.model_copy(update={"wall": 100.0})
     records = tuple(replace(record, measuring=2.0) for record in RUN.records)
     assert outcome(Run(RUN.path, manifest, records)).share == pytest.approx(2.0 * len(records) / 100.0)
+
+
+def test_a_replay_is_sampled_for_no_more_than_all_of_its_time(tmp_path: Path) -> None:
+    """Its time is virtual, that of the energy pass too: seconds of it pass within milliseconds of the wall's."""
+    slow = {"operator": "*", "latency": {"steady": {"median": 0.05}}}
+    (tmp_path / "replay.json").write_text(json.dumps({"like": "cuda", "watts": 100, "cases": [slow]}))
+    asking = asked(launcher="inline", device=f"replay:{tmp_path / 'replay.json'}")
+    run = Attempt(tmp_path / "run", suite_of(regimes=["steady"], energy="true"), overrides=asking).begin()
+    assert run.records[0].energy is not None
+    assert run.manifest.wall is not None
+    assert sum(record.measuring for record in run.records) > run.manifest.wall
+    share = outcome(run).share
+    assert share is not None
+    assert 0 < share <= 1

@@ -296,7 +296,7 @@ def test_float64_that_does_not_fit_is_no_fault_of_the_case(
 
 
 def test_the_store_keeps_the_latest_up_to_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("niffbench.worker.shared.KEPT_BYTES", 100)
+    monkeypatch.setattr("niffbench.worker.shared.CACHED_BYTES", 100)
     store, cases = Store(), [case_of("depthwise", 3, size=size) for size in (5, 6, 7)]
     for case in cases:
         store.add(case, "class", {"weight": torch.zeros(10)})
