@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
+from pathlib import Path
+from traceback import extract_tb
 
 
 class NiffbenchError(Exception):
@@ -55,3 +58,23 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         return f"; did you mean '{near[0]}'?"
     shown = ", ".join(names[:40]) + (", …" if len(names) > 40 else "")
     return f"; choose from {shown}"
+
+
+def faulty_line(error: BaseException) -> str:
+    """File and line of the user's code that ``error`` comes from, as the head of a message; empty without any.
+
+    That is the innermost frame called by this package which belongs neither to it nor to an installed one.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}, line {error.lineno}: "
+    package, frames = str(Path(__file__).parent), list(extract_tb(error.__traceback__))
+    called = next((place for place, frame in enumerate(frames) if frame.filename.startswith(package)), 0)
+    libraries = (sys.prefix, sys.base_prefix, sys.exec_prefix, package, "<")
+    own = [frame for frame in frames[called:] if not frame.filename.startswith(libraries)]
+    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}: " if own else ""
+
+
+def described(error: BaseException) -> str:
+    """An error in a line: what it is, unless that is an import's, and the beginning of what it says."""
+    text = (str(error).strip().splitlines() or [""])[0][:300]
+    return text if isinstance(error, ImportError | SyntaxError) and text else f"{type(error).__name__}: {text}"

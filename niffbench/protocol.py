@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from niffbench.case import Case
 from niffbench.fingerprint import Fingerprint
-from niffbench.results import Ceilings, CostRecord, Record, StepCost
-from niffbench.suite import Regime, Settings
+from niffbench.results import Ceilings, CostRecord, ModuleSource, Record, StepCost
+from niffbench.suite import Regime, Settings, UserModule
 
 
 class _Message(BaseModel):
@@ -46,7 +46,7 @@ class Task(_Message):
     ``ceilings``: of the whole suite, of which ``cases`` may be what an earlier worker left.
     ``round``: measure each case once, in an order drawn from the settings' seed and ``round``. ``predictions``
     (the survey's) and ``costs`` (an earlier round's, by case id, of what chooses nothing) depend on the case alone
-    and are not worked out again.
+    and are not worked out again. ``modules`` are the user's among the operators.
     """
 
     kind: Literal["survey", "round"]
@@ -56,14 +56,16 @@ class Task(_Message):
     ceilings: list[str] = []
     predictions: list[Predicted] = []
     costs: dict[str, CostRecord] = {}
+    modules: list[UserModule] = []
 
 
 class Hello(_Message):
-    """The first reply: the worker is up, and on what."""
+    """The first reply: the worker is up, on what, and where it found the user's modules."""
 
     type: Literal["hello"] = "hello"
     fingerprint: Fingerprint
     free_memory: int | None = None  # bytes
+    modules: list[ModuleSource] = []
 
 
 Stage = Literal["touch", "predict", "build", "numerics", "cost", "memory"] | Regime

@@ -35,14 +35,11 @@ def command(device: str, threads: int | None, as_json: bool) -> None:
 def _examine(spec: str, threads: int | None) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from niffbench.device import kind, open_device
-    from niffbench.errors import UsageError
+    from niffbench.device import kind, open_computing
     from niffbench.worker import health_check as health_check
     from niffbench.worker.machine import fingerprint
 
-    if spec.startswith("replay"):
-        raise UsageError(f"--device {spec}: a replay has nothing to examine; take auto, cpu, cuda or cuda:N")
-    device = open_device(spec, threads)
+    device = open_computing(spec, threads, "to examine")
     machine = fingerprint(device)
     governor = machine.should.get("governor")
     return {

@@ -57,19 +57,28 @@ def size(context: click.Context, parameter: click.Parameter, value: str | None) 
     return int(number)
 
 
-def loader(suite: str, only: tuple[str, ...], shard: str | None) -> SuiteLoader:
-    """Reads ``suite`` as narrowed by ``--only`` and ``--shard``, once for each kind of device."""
+def loader(suite: str, only: tuple[str, ...], shard: str | None, added: tuple[str, ...] = ()) -> SuiteLoader:
+    """Reads ``suite`` as ``--only``, ``--shard`` and ``--operator`` change it, once for each kind of device."""
     from functools import cache
 
     from niffbench.device import devices
-    from niffbench.operators.catalogue import catalogue
+    from niffbench.operators.catalogue import catalogue, declare
     from niffbench.suite import DeviceType, Shard, Suite, load
 
     part = None if shard is None else Shard.parse(shard)
 
     @cache
     def read(kind: DeviceType | None) -> Suite:
-        return load(suite, catalogue(), only=only, shard=part, device=kind, devices=devices())
+        return load(
+            suite,
+            catalogue(),
+            only=only,
+            shard=part,
+            device=kind,
+            devices=devices(),
+            added=added,
+            declare=declare,
+        )
 
     return read
 
@@ -118,6 +127,14 @@ shard_option = click.option(
     "--shard",
     metavar="N/M",
     help="Only the Nth of M parts, made of whole problems; `niffbench merge` puts the M runs together.",
+)
+operator_option = click.option(
+    "--operator",
+    "added",
+    multiple=True,
+    metavar="ROW",
+    help="One more row: 'niff-depthwise/rfft mlp=big', or a module of your own, as 'my_ops.py:MyConv groups=4' "
+    "(label=…, like=… and reference=… are for the row itself).  Repeatable.",
 )
 
 

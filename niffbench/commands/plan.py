@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from niffbench.commands.options import loader, measure_options, overrides_of, shard_option, suite_options
+from niffbench.commands.options import (
+    loader,
+    measure_options,
+    operator_option,
+    overrides_of,
+    shard_option,
+    suite_options,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +34,7 @@ _FEW = 3
 @click.argument("suite")
 @suite_options
 @shard_option
+@operator_option
 @measure_options
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def command(suite: str, as_json: bool, **overrides: Any) -> int:
@@ -39,7 +47,7 @@ def command(suite: str, as_json: bool, **overrides: Any) -> int:
     from niffbench.session.interrupts import Interrupts
     from niffbench.session.opening import prepare
 
-    load = loader(suite, overrides.pop("only"), overrides.pop("shard"))
+    load = loader(suite, *(overrides.pop(name) for name in ("only", "shard", "added")))
     with Interrupts() as stop:
         prepared = prepare(load, overrides_of(overrides), stop)
     allowed = _allowed(prepared)

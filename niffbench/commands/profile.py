@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -13,14 +12,14 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from niffbench.case import DType, MemoryFormat, Mode
-from niffbench.errors import NothingMeasured, UsageError
+from niffbench.errors import UsageError
 
 if TYPE_CHECKING:
     from niffbench.case import Case
-    from niffbench.device import Device
     from niffbench.report.plots.canvas import Plot
     from niffbench.report.table import Table
-    from niffbench.worker.phases import Kernel, Phase, Phases
+    from niffbench.worker.phases import Kernel, Phase
+    from niffbench.worker.profiling import Profiled
 
 TRANSFORMS = ("forward fft", "inverse fft", "shift", "real part")
 """Steps that only exist because the work is done by FFTs."""
@@ -71,150 +70,55 @@ def command(
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from niffbench.device import open_device
+    from niffbench.device import open_computing
     from niffbench.session.directory import check_vacant, make
+    from niffbench.worker.profiling import document, profiled
 
     cases = _cases(operators, axes, options)
-    if device.startswith("replay"):
-        raise UsageError(f"--device {device}: a replay has no kernels to profile; take auto, cpu, cuda or cuda:N")
     name = re.sub(r"[^\w.-]+", "-", operators[0])
     out = out or Path("reports") / f"profile-{name}-{datetime.now():%Y%m%d-%H%M%S}"
     check_vacant(out)
-    opened = open_device(device, threads)
+    opened = open_computing(device, threads, "to take apart")
     make(out)
-    profiled = [_profiled(opened, case, out) for case in cases]
-    document, plot = _document(opened, profiled), _plot(profiled)
+    apart = [profiled(opened, case, out) for case in cases]
+    figures, plot = json.dumps(document(opened, apart), indent=1), _plot(apart)
     try:
-        (out / "profile.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        (out / "profile.json").write_text(figures + "\n", encoding="utf-8")
         (out / "phases.svg").write_text(plot.svg, encoding="utf-8")
         (out / "phases.png").write_bytes(plot.png)
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written ({error.strerror})") from error
     if as_json:
-        click.echo(json.dumps(document, indent=1))
+        click.echo(figures)
     else:
-        _print(profiled, out)
+        _print(apart, out)
 
 
-@dataclass(frozen=True)
-class Profiled:
-    """One case with its label and what was found; ``transforms``: whether by its closed form it makes FFTs."""
+def _cases(rows: tuple[str, ...], axes: dict[str, Any], options: tuple[str, ...]) -> tuple[Case, ...]:
+    """The cases asked for; each option goes to the operators that have it. Raises UsageError."""
+    from niffbench.operators.catalogue import catalogue, declare
+    from niffbench.suite import cases_of, entry_of, operator_of, setting_of
 
-    case: Case
-    label: str
-    trace: Path
-    phases: Phases
-    transforms: bool
-
-
-def _cases(operators: tuple[str, ...], axes: dict[str, Any], options: tuple[str, ...]) -> list[Case]:
-    """The cases asked for, checked as a suite's are. Raises UsageError."""
-    from niffbench.operators.catalogue import catalogue
-    from niffbench.suite import of_values, operator_of
-
-    known = catalogue()
     match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", axes["size"])
     if match is None:
         raise UsageError(f"--size {axes['size']}: should be a side or HxW, as 56 or 56x40")
     axes |= {"size": [[int(match[1]), int(match[2])]] if match[2] else int(match[1])}
-    settings = dict(_setting(text) for text in options)
-    taken: set[str] = set()
+    settings = dict(setting_of(text, f"--option {text}") for text in options)
     entries = []
-    for text in operators:
-        operator, _ = operator_of(text, known, "profile")
-        own = {key: value for key, value in settings.items() if key in known[operator].options}
-        taken |= own.keys()
-        entries.append({"name": text, "options": own})
-    if unknown := sorted(settings.keys() - taken):
-        having = sorted({key for text in operators for key in known[operator_of(text, known, "")[0]].options})
-        raise UsageError(
-            f"--option {unknown[0]}: none of these operators has it; they have {', '.join(having) or 'none'}"
-        )
-    document = {
-        "description": "profile",
-        "baseline": _row(operators[0], settings),
-        "axes": {axis: value for axis, value in axes.items() if value is not None},
-        "operators": entries,
-    }
-    return list(of_values(document, "profile", known).cases)
-
-
-def _row(text: str, settings: dict[str, Any]) -> str:
-    """The label of the row ``text`` with the ``settings`` it has: a suite wants one of its rows as baseline."""
-    from niffbench.operators.catalogue import catalogue
-    from niffbench.suite import operator_of
-
-    known = catalogue()
-    options = known[operator_of(text, known, "profile")[0]].options
-    own = {key: settings[key] for key in sorted(settings.keys() & options.keys())}
-    return " ".join([text, *(f"{key}={value}" for key, value in own.items() if value != options[key].default)])
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    key, mark, value = text.partition("=")
-    if not mark:
-        raise UsageError(f"--option {text}: should be NAME=VALUE, as mlp=big")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
-
-
-def _profiled(device: Device, case: Case, out: Path) -> Profiled:
-    """Check ``case`` against float64, then take it apart. Raises NothingMeasured when that cannot be done."""
-    from niffbench.operators.catalogue import catalogue
-    from niffbench.worker import phases, tolerance
-    from niffbench.worker.failures import DeviceLost, explain
-    from niffbench.worker.torch_evaluator import TorchEvaluator
-
-    operator = catalogue()[case.operator]
-    label, trace = operator.label(case), out / f"trace-{case.id}.json"
-    name = f"{label} at {case.problem.label}"
-    try:
-        evaluator = TorchEvaluator(device)
-        workload = evaluator.workload(case)
-        _, output = device.timed(workload)
-        numerics = evaluator.numerics(workload, output)
-        del output
-        if tolerance.is_wrong(numerics):
-            raise NothingMeasured(f"{name}: {tolerance.verdict(numerics)}")
-        choice = evaluator.choice(workload)
-        cost = (operator if choice is None else choice.operator).cost(case)
-        found = phases.profile(device, workload, evaluator.cost(case, choice).steps, trace)
-    except NothingMeasured:
-        raise
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot be written ({error.strerror})") from error
-    except Exception as error:
-        try:
-            failure = explain(error, device.free_memory)
-        except DeviceLost as lost:
-            raise NothingMeasured(f"{name}: the device is lost: {lost}") from error
-        raise NothingMeasured(f"{name}: {failure.status}: {failure.reason}") from error
-    if not found.instrumented > 0:  # CUPTI is not there, or not for this user
-        raise NothingMeasured(
-            f"{name}: torch's profiler saw none of its kernels; does CUPTI work on this machine?"
-        )
-    return Profiled(case, label, trace, found, bool(cost.transform_lengths))
-
-
-def _document(device: Device, profiled: list[Profiled]) -> dict[str, Any]:
-    from niffbench.worker.machine import fingerprint
-
-    return {
-        "fingerprint": fingerprint(device).model_dump(),
-        "cases": [
-            {
-                "label": one.label,
-                "case": asdict(one.case),
-                "trace": one.trace.name,
-                "instrumented": one.phases.instrumented,
-                "gap": one.phases.gap,
-                **asdict(one.phases),
-            }
-            for one in profiled
-        ],
-    }
+    offered: set[str] = set()
+    for entry in map(entry_of, rows):
+        if entry.name is None:
+            entries.append(entry)
+            continue
+        names = catalogue()[operator_of(entry.name, catalogue(), "profile")[0]].options.keys()
+        own = {key: value for key, value in settings.items() if key in names}
+        entries.append(entry.model_copy(update={"options": own | entry.options}))
+        offered |= names
+    if unknown := sorted(settings.keys() - offered):
+        having = ", ".join(sorted(offered)) or "none"
+        raise UsageError(f"--option {unknown[0]}: none of these operators has it; they have {having}")
+    given = {axis: value for axis, value in axes.items() if value is not None}
+    return cases_of(entries, given, "profile", catalogue(), declare).cases
 
 
 def _plot(profiled: list[Profiled]) -> Plot:
@@ -238,13 +142,13 @@ def _print(profiled: list[Profiled], out: Path) -> None:
 
     out_console = console()
     for one in profiled:
-        found = one.phases
+        phases = one.phases
         out_console.print(Terminal(_table(one)))
-        cost = found.whole / found.steady - 1 if found.steady > 0 else 0.0
+        cost = phases.whole / phases.steady - 1 if phases.steady > 0 else 0.0
         out_console.print(
-            f"An instrumented call takes {text.seconds(found.whole)}, a plain one {text.seconds(found.steady)} "
-            f"({cost:+.0%}). Steps and remainder add up to {text.seconds(found.instrumented)}, a gap of "
-            f"{found.gap:.1%}. {_overhead(one)}\n"
+            f"An instrumented call takes {text.seconds(phases.whole)}, a plain one {text.seconds(phases.steady)} "
+            f"({cost:+.0%}). Steps and remainder add up to {text.seconds(phases.instrumented)}, a gap of "
+            f"{phases.gap:.1%}. {_overhead(one)}\n"
         )
     click.echo(f"Plot: {out / 'phases.svg'}")
     click.echo(f"Traces, for ui.perfetto.dev: {', '.join(str(one.trace) for one in profiled)}")
@@ -252,12 +156,12 @@ def _print(profiled: list[Profiled], out: Path) -> None:
 
 def _overhead(one: Profiled) -> str:
     """What share of a call is there only for the FFTs."""
-    found = one.phases
-    steps = [phase.seconds for phase in found.phases if phase.name in TRANSFORMS]
+    phases = one.phases
+    steps = [phase.seconds for phase in phases.phases if phase.name in TRANSFORMS]
     if one.transforms and not steps:
         split = f"{one.case.operator.partition('/')[0]}/rfft"
         return f"Its transforms are inside one kernel and cannot be told apart; profile {split} for the split."
-    return f"FFTs, shifts and real parts are {sum(steps) / found.instrumented:.0%} of it."
+    return f"FFTs, shifts and real parts are {sum(steps) / phases.instrumented:.0%} of it."
 
 
 def _table(one: Profiled) -> Table:

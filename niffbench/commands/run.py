@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from niffbench.commands.options import measure_options, shard_option, suite_options
+from niffbench.commands.options import measure_options, operator_option, shard_option, suite_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 )
 @suite_options
 @shard_option
+@operator_option
 @measure_options
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), metavar="N", help="Of the random order.  [default: random]"
@@ -112,7 +113,7 @@ def _new(suite: str | None, out: Path | None, overrides: dict[str, Any]) -> tupl
 
     if suite is None:
         raise click.UsageError("which suite? Give its name or path; `niffbench list suites` lists them")
-    load = loader(suite, overrides.pop("only"), overrides.pop("shard"))
+    load = loader(suite, *(overrides.pop(name) for name in ("only", "shard", "added")))
     asked = overrides_of(overrides)
     name = load(kind_of(asked.device)).name
     place = _default(name) if out is None else out
@@ -137,9 +138,8 @@ def _resumed(place: Path, suite: str | None, device: str | None) -> Start:
         raise UsageError(
             f"{place}: suite '{echo.name}' was given by its path; give that again: run PATH --resume DIR"
         )
-    load = loader(
-        echo.name if suite is None else suite, tuple(echo.only), None if echo.shard is None else echo.shard.name
-    )
+    shard = None if echo.shard is None else echo.shard.name
+    load = loader(echo.name if suite is None else suite, tuple(echo.only), shard, tuple(echo.added))
     return lambda stop, began: resume(place, load, stop, began, device=device)
 
 

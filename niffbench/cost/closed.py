@@ -55,6 +55,10 @@ class Cost:
         return sum(s.flops for s in self.steps if direction in (None, s.direction))
 
 
+class Uncounted(Exception):
+    """Nothing is known of a cost: there is no closed form, and the counters fail. The text says why."""
+
+
 def layer_cost(problem: Problem, parts: Parts, parameters: int, transform_lengths: Sequence[int] = ()) -> Cost:
     """The cost of a layer that maps images to images: its parts in the problem's mode, and its floor."""
     return Cost(

@@ -7,12 +7,13 @@ Counting runs the function. Never count what is timed: FlopCounterMode decompose
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from niffbench.cost.closed import Direction
 from niffbench.cost.formulas import FORMULAS, Formula, is_free
 from niffbench.cost.traffic import Dispatched, Traffic
 from niffbench.niff.native.generated import OPERATIONS
@@ -25,13 +26,14 @@ class Counted:
 
     ``by_op`` has the operations that cost something. ``unpriced`` names the operations that are neither in the
     formulas nor known to be free, or whose formula fails: while it is not empty, ``flops`` may be too low.
-    ``traffic`` is what each step read and wrote, in bytes. ``stock``: what FlopCounterMode says
-    without our formulas, but for the operations of ``stock_failures``, on which its own formula fails.
+    ``steps`` has the FLOPs of each step, ``traffic`` what it read and wrote, in bytes. ``stock``: what
+    FlopCounterMode says without our formulas, but for the operations of ``stock_failures``, on which it fails.
     """
 
     flops: int
     by_op: dict[str, int]
     unpriced: tuple[str, ...]
+    steps: Traffic
     traffic: Traffic
     stock: dict[str, int]
     stock_failures: tuple[str, ...] = ()
@@ -42,13 +44,14 @@ def count(function: Callable[[], object]) -> Counted:
     failed: set[str] = set()
     formulas = {operation: _guarded(str(operation), formula, failed) for operation, formula in FORMULAS.items()}
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
-    guard = _Guard(known=frozenset(map(str, counter.flop_registry)))
+    guard = _Guard(counter.flop_registry)
     with recording(), guard, counter:
         function()
     return Counted(
         flops=counter.get_total_flops(),
         by_op=_by_op(counter),
         unpriced=tuple(sorted(guard.unpriced | failed)),
+        steps=guard.flops,
         traffic=guard.traffic,
         stock={name: flops for name, flops in guard.stock.items() if flops},
         stock_failures=tuple(sorted(guard.stock_failures)),
@@ -75,22 +78,34 @@ def _by_op(counter: FlopCounterMode) -> dict[str, int]:
 
 
 class _Guard(Dispatched):  # type: ignore[no-untyped-call]
-    """Sees every operation that the counter above lets through; notes the unpriced, the traffic, stock prices."""
+    """Sees every operation that the counter above lets through: FLOPs and traffic of each step, stock prices.
 
-    def __init__(self, known: frozenset[str]) -> None:
+    Args:
+        prices: The counter's formulas; an operation that has none and is not free is noted.
+    """
+
+    def __init__(self, prices: Mapping[Any, Formula]) -> None:
         super().__init__()
-        self.known = known
+        self.flops: Traffic = {}
+        self._prices = prices
         self.unpriced: set[str] = set()
         self.stock: Counter[str] = Counter()
         self.stock_failures: set[str] = set()
 
-    def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        super().see(func, args, kwargs, out)
+    def see(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> tuple[str, Direction] | None:
+        step = super().see(func, args, kwargs, out)
         name = str(func.overloadpacket)
-        if name not in self.known and not is_free(func):
-            self.unpriced.add(name)
+        if func.overloadpacket not in self._prices:
+            if not is_free(func):
+                self.unpriced.add(name)
+        elif step is not None:
+            flops = self._prices[func.overloadpacket](*args, **kwargs, out_val=out)
+            self.flops[step] = self.flops.get(step, 0) + flops
         if func.overloadpacket in flop_registry and func.overloadpacket not in OPERATIONS:
             try:
                 self.stock[name] += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
             except Exception:  # Of another's formula, on another's operation.
                 self.stock_failures.add(name)
+        return step

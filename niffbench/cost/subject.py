@@ -19,7 +19,7 @@ from niffbench.cost.closed import Cost
 class Costed(Protocol):
     """What must be known of an operator; :class:`niffbench.operators.base.Operator` satisfies it."""
 
-    def cost(self, case: Case) -> Cost: ...
+    def cost(self, case: Case) -> Cost | None: ...
     def build(self, case: Case) -> nn.Module: ...
 
 
@@ -67,11 +67,10 @@ def prepare(operator: Costed, case: Case, warm: bool = True) -> Call:
     dtype = getattr(torch, problem.dtype)
     layout = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[problem.memory_format]
     with _Drawn():  # type: ignore[no-untyped-call]
-        module = operator.build(case)
+        module = operator.build(case).train(problem.mode == "training")
     for tensor in (*module.parameters(), *module.buffers()):
         # Not module.to(): torch cannot swap fake parameters that anything refers to weakly.
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.to(dtype)
+        tensor.data = tensor.data.to(cast_dtype(tensor, problem.dtype))
         if tensor.dim() == 4:
             tensor.data = tensor.data.contiguous(memory_format=layout)
     shape = (problem.batch, problem.channels, problem.height, problem.width)
@@ -82,6 +81,28 @@ def prepare(operator: Costed, case: Case, warm: bool = True) -> Call:
         call()
         call.reset()
     return call
+
+
+def cast_dtype(tensor: Tensor, dtype: str) -> torch.dtype:
+    """What a weight or buffer has in a case of ``dtype``: that, the complex one of its precision, or its own.
+
+    Raises NotImplementedError for complex numbers where there are none of that precision.
+    """
+    if tensor.is_complex():
+        if dtype not in _COMPLEX:
+            raise NotImplementedError(f"has complex weights, and {dtype} has no complex numbers")
+        return _COMPLEX[dtype]
+    own: torch.dtype = getattr(torch, dtype) if tensor.is_floating_point() else tensor.dtype
+    return own
+
+
+_COMPLEX = {"float64": torch.complex128, "float32": torch.complex64, "float16": torch.complex32}
+
+
+def cast(module: nn.Module, dtype: str, place: torch.device | None = None) -> nn.Module:
+    """``module`` in ``dtype`` and at ``place``, in place: complex numbers stay complex, integers integers."""
+    module._apply(lambda tensor: tensor.to(device=place, dtype=cast_dtype(tensor, dtype)))  # type: ignore[no-untyped-call]
+    return module
 
 
 class _Drawn(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -60,11 +60,14 @@ class Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.see(func, args, kwargs, out)
         return out
 
-    def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """Count one operation that moves data."""
+    def see(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> tuple[str, Direction] | None:
+        """Count one operation that moves data; returns the step it is part of, None of a gradient's sum."""
         step = self._step(func)
         if step is not None:
             self.traffic[step] = self.traffic.get(step, 0) + moved(str(func.overloadpacket), args, out)
+        return step
 
     def _range(self, func: Any, args: tuple[Any, ...]) -> None:
         """A named range begins or ends; the nodes that were made inside are its step's."""

@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from niffbench.case import Case
 from niffbench.cost import counters, fvcore
-from niffbench.cost.closed import Cost, step_costs
-from niffbench.cost.subject import Costed, prepare
+from niffbench.cost.closed import Cost, Step, Uncounted, step_costs
+from niffbench.cost.subject import Call, Costed, prepare
 from niffbench.lengths import largest_prime_factor
 from niffbench.results import CostRecord
 
@@ -24,21 +24,33 @@ Result = TypeVar("Result")
 def witnesses(operator: Costed, case: Case) -> CostRecord:
     """What ``case`` costs, by all three witnesses; on fake tensors, so of any size and at no cost in memory.
 
-    A witness that fails has no figure; the record's notes say why, and what else a figure leaves out. The counters
-    run the module themselves, so never call this for a module that is being timed. Each case is counted once in a
-    process.
+    A witness that fails has no figure; the record's notes say why, and what else a figure leaves out. Of an
+    operator without a closed form what was counted stands for it. The counters run the module themselves, so never
+    call this for a module that is being timed. Each case is counted once in a process.
+
+    Raises:
+        Uncounted: where there is neither a closed form nor a count.
     """
-    closed = operator.cost(case)
+    stated = operator.cost(case)
     notes: list[str] = []
+    floor = parameters = 0
     with FakeTensorMode(allow_non_fake_inputs=True):
         call = _attempt("cannot be run on fake tensors", partial(prepare, operator, case), notes)
         counted = None if call is None else _attempt("FlopCounterMode fails", partial(counters.count, call), notes)
+        if stated is None and call is not None and counted is not None:
+            floor, parameters = _floor(call, case)
     traced = None
     if call is not None:
         call.reset()
         with torch.set_grad_enabled(case.problem.mode != "inference"):
             traced = _attempt("fvcore fails", partial(fvcore.trace, call.module, call.x), notes)
     notes += _left_out(counted, traced)
+    if stated is not None:
+        closed = stated
+    elif counted is not None:
+        closed = Cost(tuple(Step(*key, flops) for key, flops in counted.steps.items()), floor, parameters)
+    else:
+        raise Uncounted("; ".join(notes))
     return CostRecord(
         closed=closed.flops(),
         closed_forward=closed.flops("forward"),
@@ -48,12 +60,35 @@ def witnesses(operator: Costed, case: Case) -> CostRecord:
         stock_torch=None if counted is None or counted.stock_failures else sum(counted.stock.values()),
         stock_fvcore=None if traced is None else traced.stock,
         missed=sorted(_missed(counted, traced)),
-        disagreement=disagreement(closed, counted, traced),
+        disagreement=disagreement(closed, counted, traced, stated is not None),
         notes=notes,
         bytes_floor=closed.bytes_floor,
         bytes_own=None if counted is None else sum(counted.traffic.values()),
         largest_prime_factor=max(map(largest_prime_factor, closed.transform_lengths), default=None),
+        stated=stated is not None,
     )
+
+
+def _floor(call: Call, case: Case) -> tuple[int, int]:
+    """Bytes that any implementation of a call moves, and its learnable scalars; as closed forms state them."""
+    with torch.no_grad():
+        out = call.forward()
+    once = sum(tensor.nbytes for tensor in (call.x, out, *call.module.parameters()))
+    parameters = sum(parameter.numel() for parameter in call.module.parameters())
+    return once * (2 if case.problem.mode == "training" else 1), parameters
+
+
+def cost_of(operator: Costed, case: Case) -> Cost | None:
+    """The closed form, or else what was counted; None where that fails too."""
+    stated = operator.cost(case)
+    if stated is not None:
+        return stated
+    try:
+        record: CostRecord = witnesses(operator, case)  # type: ignore[arg-type]
+    except Uncounted:
+        return None
+    steps = tuple(Step(step.name, step.direction, step.flops) for step in record.steps if step.flops)
+    return Cost(steps, record.bytes_floor, 0)
 
 
 def _attempt(failure: str, witness: Callable[[], Result], notes: list[str]) -> Result | None:
@@ -99,17 +134,20 @@ class Disagreement(StrEnum):
     UNEXPLAINED = "unexplained"
 
 
-def disagreement(closed: Cost, counted: counters.Counted | None, traced: fvcore.Traced | None) -> str | None:
+def disagreement(
+    closed: Cost, counted: counters.Counted | None, traced: fvcore.Traced | None, stated: bool = True
+) -> str | None:
     """Why the figures of the witnesses that there are differ, or None when they agree to the last FLOP.
 
-    The text begins with a :class:`Disagreement` and ends with the figures.
+    The text begins with a :class:`Disagreement` and ends with the figures. ``stated``: ``closed`` is a closed form
+    and not what was counted.
     """
-    forward = {"closed form": closed.flops("forward")}
+    forward = {"closed form": closed.flops("forward")} if stated else {}
     if counted:
         forward["FlopCounterMode"] = counted.flops - closed.flops("backward")
     if traced:
         forward["fvcore"] = traced.flops
-    if len(set(forward.values())) == 1:
+    if len(set(forward.values())) <= 1:
         return None
     unpriced = {name for witness in (counted, traced) if witness for name in witness.unpriced}
     reason = f"{Disagreement.UNPRICED} ({', '.join(sorted(unpriced))})" if unpriced else Disagreement.UNEXPLAINED

@@ -23,6 +23,7 @@ __all__ = [
     "devices",
     "kind",
     "kind_of",
+    "open_computing",
     "open_device",
     "portable",
 ]
@@ -76,6 +77,14 @@ def open_device(spec: str = "auto", threads: int | None = None) -> Device:
     if bool(mark) != bool(which):
         raise UsageError(f"--device {spec}: should be {one.forms}")
     return one.open(which, threads)
+
+
+def open_computing(spec: str, threads: int | None, purpose: str) -> Device:
+    """A device that cases are run on, for ``purpose`` ("to examine"). Raises UsageError for a replay too."""
+    name = kind_of(spec)
+    if name is not None and not kind(name).computes:
+        raise UsageError(f"--device {spec}: a {name} has nothing {purpose}; take auto, cpu, cuda or cuda:N")
+    return open_device(spec, threads)
 
 
 def portable(spec: str | None) -> str:

@@ -219,6 +219,8 @@ class Kind:
             cores). Raises UsageError where there is no such device, saying why.
         is_usable: whether there is one here.
         rank: of the usable kinds ``auto`` takes that of the highest; 0: never.
+        accelerator: cases run on another processor than the host's (``Capabilities.host`` of one that is open).
+        computes: cases are run at all; a replay only says how long they took.
         describe: what there is of it here, or why it cannot be used, in a sentence.
     """
 
@@ -227,6 +229,8 @@ class Kind:
     is_usable: Callable[[], bool]
     describe: Callable[[], str]
     rank: int = 0
+    accelerator: bool = False
+    computes: bool = True
 
 
 THROTTLED = frozenset({"hw_slowdown", "hw_thermal_slowdown", "hw_power_brake", "sw_thermal_slowdown"})

@@ -468,4 +468,4 @@ def _opened(which: str, threads: int | None) -> CudaDevice:
     return CudaDevice(int(which or 0), threads)
 
 
-KIND = Kind(forms="cuda or cuda:N", open=_opened, is_usable=usable, describe=describe, rank=10)
+KIND = Kind(forms="cuda or cuda:N", open=_opened, is_usable=usable, describe=describe, rank=10, accelerator=True)

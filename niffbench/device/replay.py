@@ -425,4 +425,5 @@ KIND = Kind(
     open=_opened,
     is_usable=lambda: True,
     describe=lambda: "a file that says how long cases take",
+    computes=False,
 )

@@ -124,6 +124,16 @@ EXECUTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 """How a whole network executes: the form of each kind of layer, by a name for the set."""
 
 
+REPLACEABLE: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "conv3x3": ("split", "full", "keep"),
+        "conv1x1": ("pointwise", "keep"),
+        "depthwise": ("depthwise", "keep"),
+    }
+)
+"""The layers of a network by what they may become: dense k×k, 1×1 and depthwise convolutions of stride 1."""
+
+
 @dataclass(frozen=True)
 class Network:
     """A network: torchvision's ``base`` and what became of it.

@@ -1,14 +1,18 @@
-"""State dicts laid out like the published code's, loaded into these layers."""
+"""State dicts: NIFF layers recognised by their keys, and the published code's layout loaded into these layers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isqrt
 
 import torch
 from torch import Tensor, nn
 
+from niffbench.niff.catalogue import HIDDEN_WIDTHS
+from niffbench.niff.depthwise import NiffDepthwise
 from niffbench.niff.filters import FilterGenerator
+from niffbench.niff.full import NiffFull
 from niffbench.niff.layer import FilteringLayer, SpectralLayer
 from niffbench.niff.pointwise import NiffPointwise
 from niffbench.niff.split import NiffSplit
@@ -96,3 +100,76 @@ def _generator_entries(generator: FilterGenerator, prefix: str) -> Iterator[_Ent
 def _describe(layer: SpectralLayer) -> str:
     mlp = f" with the {layer.generator.mlp} MLP" if isinstance(layer, FilteringLayer) else ""
     return f"{type(layer).__name__}({layer.extra_repr()}){mlp}"
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """The layers with a filter in a state dict, by name; ``unclear`` are those that it does not say enough of."""
+
+    layers: Mapping[str, FilteringLayer]
+    unclear: tuple[str, ...]
+
+
+def recognise(state_dict: Mapping[str, Tensor]) -> Recognised:
+    """Build every NIFF layer with a filter whose weights a state dict holds, in our layout or the published one.
+
+    The MLP is told by its widths, the kind by the MLP (full layers always have the tiny one) and by the matrix
+    that split layers have besides. How many channels of a full layer come in and how many go out is clear only
+    where there are as many. Grids are taken for the paper's.
+
+    Raises:
+        ValueError: for weights that look like a layer's and are not.
+    """
+    layers: dict[str, FilteringLayer] = {}
+    unclear = []
+    for key in state_dict:
+        for weight, outputs in _WEIGHTS.items():
+            mark = weight.format(1)
+            if key != mark and not key.endswith(f".{mark}"):
+                continue
+            prefix = key.removesuffix(mark)
+            widths: list[int] = []
+            while (found := state_dict.get(prefix + weight.format(len(widths) + 1))) is not None:
+                widths.append(found.shape[outputs] if found.dim() > outputs else 0)
+            name, layer = _layer(state_dict, prefix, tuple(widths), published=outputs == 0)
+            if layer is None:
+                unclear.append(name)
+            else:
+                layers[name] = layer
+    return Recognised(layers, tuple(unclear))
+
+
+_WEIGHTS = {"generator.weight{}": 1, "mlp_real.layer_mpl{}.weight": 0}
+"""The weights of an MLP by their number, in our layout and the published one → the dimension of their outputs."""
+
+
+def _layer(
+    state_dict: Mapping[str, Tensor], prefix: str, widths: tuple[int, ...], *, published: bool
+) -> tuple[str, FilteringLayer | None]:
+    """The layer whose MLP has its weights after ``prefix``; None where its channels are not clear."""
+    name = prefix.removesuffix(".")
+    mlp = next((mlp for mlp, hidden in HIDDEN_WIDTHS.items() if hidden == widths[:-1]), None)
+    if mlp is None:
+        raise ValueError(f"'{name}' looks like a NIFF layer, but no filter MLP has the widths {widths[:-1]}")
+    mixing = state_dict.get(f"{prefix}weight")
+    if published and prefix.endswith("0."):
+        mixing = state_dict.get(f"{prefix[:-2]}1.mlp.weight")
+        prefix = prefix[:-2] if mixing is not None else prefix
+        name = prefix.removesuffix(".")
+    planes = widths[-1]
+    layer: FilteringLayer | None
+    if mlp == "tiny":
+        side = isqrt(planes)
+        layer = NiffFull(side, side) if side * side == planes else None
+    elif mixing is not None:
+        layer = NiffSplit(planes, mixing.shape[0], mlp=mlp)
+    else:
+        layer = NiffDepthwise(planes, mlp=mlp)
+    if layer is None:
+        return name, None
+    own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+    if published:
+        load_published(layer, own)
+    else:
+        layer.load_state_dict({key: value for key, value in own.items() if key in layer.state_dict()})
+    return name, layer

@@ -1,4 +1,4 @@
-"""Whole networks with NIFF layers: torchvision's, converted by rule, and the baselines beside them.
+"""Whole networks with NIFF layers: anybody's, converted by rule, and the baselines beside them.
 
 What is replaced in which network follows Grabinski, Keuper and Keuper, TMLR 2024, and their code:
 stride-1 convolutions become NIFF layers, the stem, pools, strided convolutions and the classifier stay.
@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from niffbench.errors import did_you_mean
-from niffbench.niff.catalogue import EXECUTIONS, NETWORKS, Network, execution_of, form_of, known
+from niffbench.niff.catalogue import (
+    EXECUTIONS,
+    NETWORKS,
+    REPLACEABLE,
+    Network,
+    execution_of,
+    form_of,
+    known,
+)
 from niffbench.niff.depthwise import NiffDepthwise
 from niffbench.niff.full import NiffFull
 from niffbench.niff.layer import FilteringLayer, SpectralLayer
@@ -39,8 +47,10 @@ class Rule:
         mlp: the filter MLP of depthwise and split layers; full layers always have the tiny one.
         grid: ``paper`` or ``centred``.
         forms: the form of each kind of layer; see ``catalogue.EXECUTIONS`` for whole sets.
-
-    NIFF layers have no bias, so the bias of a replaced convolution is dropped, as in the published networks.
+        bias: whether the bias of what is replaced stays, beside the NIFF layer, which has none; the published
+            networks drop it.
+        strict: whether a layer that would be replaced, but does what NIFF does not define, is an error; else it
+            stays.
     """
 
     spatial: str | None = None
@@ -51,6 +61,27 @@ class Rule:
     mlp: str = "small"
     grid: str = "paper"
     forms: Mapping[str, str] = field(default_factory=lambda: EXECUTIONS["rfft"])
+    bias: bool = True
+    strict: bool = True
+
+    @classmethod
+    def of(cls, replace: Mapping[str, str], execution: str = "rfft") -> Rule:
+        """The rule that :data:`REPLACEABLE` writes down; what it does not name stays, and so does what cannot be.
+
+        Raises:
+            ValueError: for an unknown layer, replacement or execution.
+        """
+        for layer, became in replace.items():
+            known(layer, REPLACEABLE, "layer to replace")
+            known(became, REPLACEABLE[layer], f"replacement of {layer}")
+        chosen = {layer: None if became == "keep" else became for layer, became in replace.items()}
+        return cls(
+            spatial=chosen.get("conv3x3"),
+            depthwise=chosen.get("depthwise") is not None,
+            pointwise=chosen.get("conv1x1") is not None,
+            forms=execution_of(execution),
+            strict=False,
+        )
 
     def __post_init__(self) -> None:
         if self.spatial is not None:
@@ -58,23 +89,40 @@ class Rule:
         for kind, form in self.forms.items():
             form_of(kind, form)
 
-    def kind_of(self, name: str, module: nn.Module) -> str | None:
-        """The kind of NIFF layer that ``module`` becomes, ``None`` if it stays.
+    def becomes(self, name: str, module: nn.Module, size: tuple[int, int] | None = None) -> Replacement | None:
+        """What becomes of ``module``, which meets maps of ``size`` if that is known; None where it is no layer.
 
         Raises:
-            ValueError: if it would be replaced, but does something NIFF does not define (grouping other than
-                depthwise, a channel multiplier, dilation, a padding that changes the size).
+            ValueError: of a strict rule, if it would be replaced, but does something NIFF does not define
+                (grouping other than depthwise, a channel multiplier, dilation, a padding that changes the size).
         """
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            return None
+        named = any(fnmatch.fnmatchcase(name, one) for one in self.linear)
+        if isinstance(module, nn.Linear) and not named:
+            return None
+        kind = "pointwise" if isinstance(module, nn.Linear) else self._kind_of_convolution(module)
+        why = None
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.keep):
-            return None
-        if isinstance(module, nn.Linear):
-            return "pointwise" if any(fnmatch.fnmatchcase(name, one) for one in self.linear) else None
-        if not isinstance(module, nn.Conv2d) or module.stride != (1, 1):
-            return None
-        kind = self._kind_of_convolution(module)
-        if kind is not None:
-            _refuse_undefined(name, module)
-        return kind
+            why = "named in keep"
+        elif isinstance(module, nn.Conv2d) and module.stride != (1, 1):
+            why = f"stride {module.stride[0]}"
+        elif kind is None:
+            why = "as the rule says"
+        elif size == (1, 1):
+            why = "on a pooled map of one pixel"
+        elif isinstance(module, nn.Conv2d) and (undefined := _undefined(module)):
+            if self.strict:
+                raise ValueError(
+                    f"{name} has {undefined} and NIFF does not define that; name it in keep to leave it alone"
+                )
+            why = f"{undefined.rstrip(',')}, which NIFF does not define"
+        if why is not None:
+            return Replacement(name, _in_words(module), None, why)
+        assert kind is not None
+        same = "the same function" if kind == "pointwise" else "another function: circular, as large as the map"
+        bias = "" if module.bias is None else ", bias kept" if self.bias else ", bias dropped"
+        return Replacement(name, _in_words(module), kind, same + bias)
 
     def _kind_of_convolution(self, module: nn.Conv2d) -> str | None:
         if module.kernel_size == (1, 1) and module.groups == 1:
@@ -83,8 +131,12 @@ class Rule:
             return "depthwise" if self.depthwise else None
         return self.spatial
 
-    def layer(self, kind: str, module: nn.Conv2d | nn.Linear) -> SpectralLayer:
+    def layer(self, kind: str, module: nn.Conv2d | nn.Linear) -> nn.Module:
         """The NIFF layer of that kind that takes the place of ``module``, on its device and in its dtype."""
+        layer = self._layer(kind, module)
+        return WithBias(layer, module.bias) if self.bias and module.bias is not None else layer
+
+    def _layer(self, kind: str, module: nn.Conv2d | nn.Linear) -> SpectralLayer:
         device, dtype, form = module.weight.device, module.weight.dtype, self.forms[kind]
         if kind == "pointwise":
             return self._pointwise(module, form)
@@ -115,32 +167,84 @@ class Rule:
         return layer
 
 
-def replaced_by(model: nn.Module, rule: Rule) -> dict[str, str]:
-    """The layers of ``model`` that ``rule`` replaces: name to kind, in the model's order.
+@dataclass(frozen=True)
+class Replacement:
+    """What became of a layer: the ``kind`` of NIFF layer, None if it stays, and ``why``, or what that changes."""
+
+    name: str
+    layer: str
+    kind: str | None
+    why: str
+
+
+class WithBias(nn.Module):
+    """A NIFF layer and the bias of the convolution in whose place it is, added to every pixel of a channel."""
+
+    def __init__(self, layer: SpectralLayer, bias: Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.bias = nn.Parameter(bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.bias if self.layer.channel_dimension == 3 else self.bias[:, None, None]
+        out: Tensor = self.layer(x) + bias
+        return out
+
+
+def replacements(model: nn.Module, rule: Rule, sizes: FeatureMaps | None = None) -> list[Replacement]:
+    """What ``rule`` makes of each convolution of ``model``, and of the linear layers it names, in order.
+
+    ``sizes`` are the model's feature maps: where they are known, convolutions on one pixel stay.
 
     Raises:
-        ValueError: if there are none, one does something NIFF does not define, or a pattern of ``rule.keep`` fits
-            no convolution or linear layer.
+        ValueError: if nothing is replaced, a pattern of ``rule.keep`` fits no layer, or as :meth:`Rule.becomes`.
     """
     _check_patterns(model, rule)
-    kinds = {name: rule.kind_of(name, module) for name, module in model.named_modules()}
-    found = {name: kind for name, kind in kinds.items() if kind is not None}
-    if not found:
+    every = [rule.becomes(name, module, (sizes or {}).get(name)) for name, module in model.named_modules()]
+    found = [one for one in every if one is not None]
+    if not any(one.kind for one in found):
         raise ValueError(f"{type(model).__name__} has no convolution that this rule replaces")
     return found
 
 
-def convert(model: nn.Module, rule: Rule) -> nn.Module:
+def replaced_by(model: nn.Module, rule: Rule, sizes: FeatureMaps | None = None) -> dict[str, str]:
+    """The layers of ``model`` that ``rule`` replaces: name to kind, in order; else as :func:`replacements`."""
+    return {one.name: one.kind for one in replacements(model, rule, sizes) if one.kind is not None}
+
+
+def convert(model: nn.Module, rule: Rule, sizes: FeatureMaps | None = None) -> nn.Module:
     """Replace layers of ``model`` in place by NIFF layers, and return it (or its replacement, if it is one layer).
 
-    Raises:
-        ValueError: as :func:`replaced_by`; the model is then left as it was.
+    Arguments and errors are those of :func:`replacements`; after an error the model is as it was.
     """
-    for name, kind in replaced_by(model, rule).items():
+    for name, kind in replaced_by(model, rule, sizes).items():
         module = model.get_submodule(name)
         assert isinstance(module, nn.Conv2d | nn.Linear)
         model = _put(model, name, rule.layer(kind, module))
     return model
+
+
+def original(source: str, classes: int = 1000) -> nn.Module:
+    """``torchvision:NAME`` or ``timm:NAME`` with fresh weights.
+
+    Raises:
+        ValueError: for an unknown library or name, or where timm is not installed.
+    """
+    library, _, name = source.partition(":")
+    if known(library, ("torchvision", "timm"), "library of networks") == "torchvision":
+        import torchvision.models
+
+        known(name, torchvision.models.list_models(module=torchvision.models), "network of torchvision")
+        model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes)
+        return model
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError(f"{source} needs timm, which is not installed: pip install 'niffbench[timm]'") from error
+    if not timm.is_model(name):
+        known(name, timm.list_models(), "network of timm")
+    made: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
+    return made
 
 
 def with_kernel(model: nn.Module, rule: Rule, kernel: int | str, *, input_size: Size = 224) -> nn.Module:
@@ -238,10 +342,11 @@ def paper_rule(entry: Network, *, grid: str = "paper", forms: Mapping[str, str] 
     """The paper's rule for one network of the catalogue; of a baseline, the rule whose layers it changes."""
     forms = EXECUTIONS["rfft"] if forms is None else forms
     if entry.base.startswith("convnext"):
-        return Rule(linear=("features.*.block.[35]",), mlp="big", grid=grid, forms=forms)
+        return Rule(linear=("features.*.block.[35]",), mlp="big", grid=grid, forms=forms, bias=False)
     if entry.base.startswith("mobilenet"):
-        return Rule(grid=grid, forms=forms)
-    return Rule(spatial="full" if entry.variant == "full" else "split", grid=grid, forms=forms)
+        return Rule(grid=grid, forms=forms, bias=False)
+    spatial = "full" if entry.variant == "full" else "split"
+    return Rule(spatial=spatial, grid=grid, forms=forms, bias=False)
 
 
 def niff_layers(model: nn.Module) -> Iterator[tuple[str, SpectralLayer]]:
@@ -367,22 +472,34 @@ def _check_patterns(model: nn.Module, rule: Rule) -> None:
             )
 
 
-def _refuse_undefined(name: str, module: nn.Conv2d) -> None:
+def _undefined(module: nn.Conv2d) -> str | None:
+    """What a convolution does that NIFF does not define, if anything."""
     keeps_size = module.padding == "same" or all(
         isinstance(pad, int) and 2 * pad == dilation * (side - 1)
         for pad, side, dilation in zip(module.padding, module.kernel_size, module.dilation, strict=True)
     )
-    wrong = None
     if module.dilation != (1, 1):
-        wrong = f"dilation {module.dilation[0]}"
-    elif module.groups not in (1, module.in_channels):
-        wrong = f"{module.groups} groups of {module.in_channels} channels"
-    elif module.groups > 1 and module.out_channels != module.in_channels:
-        wrong = f"{module.out_channels // module.groups} outputs for each channel"
-    elif not keeps_size:
-        wrong = f"padding {module.padding} for a {module.kernel_size} kernel, which changes the size,"
-    if wrong:
-        raise ValueError(f"{name} has {wrong} and NIFF does not define that; name it in keep to leave it alone")
+        return f"dilation {module.dilation[0]}"
+    if module.groups not in (1, module.in_channels):
+        return f"{module.groups} groups of {module.in_channels} channels"
+    if module.groups > 1 and module.out_channels != module.in_channels:
+        return f"{module.out_channels // module.groups} outputs for each channel"
+    if not keeps_size:
+        return f"padding {module.padding} for a {module.kernel_size} kernel, which changes the size,"
+    return None
+
+
+def _in_words(module: nn.Conv2d | nn.Linear) -> str:
+    """A layer in short: ``3×3, 64→128, stride 2``."""
+    if isinstance(module, nn.Linear):
+        return f"linear, {module.in_features}→{module.out_features}"
+    parts = [f"{module.kernel_size[0]}×{module.kernel_size[1]}", f"{module.in_channels}→{module.out_channels}"]
+    if module.groups == module.in_channels > 1:
+        parts[0] = f"depthwise {parts[0]}"
+    elif module.groups > 1:
+        parts.append(f"{module.groups} groups")
+    parts += [f"stride {module.stride[0]}"] if module.stride != (1, 1) else []
+    return ", ".join(parts)
 
 
 def _put(model: nn.Module, name: str, module: nn.Module) -> nn.Module:

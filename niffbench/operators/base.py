@@ -14,7 +14,7 @@ from niffbench.results import Role, Traits
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Boundary = Literal["circular", "zero", "none"]
+Boundary = Literal["circular", "zero", "none", "unknown"]
 
 
 def same_channels(case: Case) -> str | None:
@@ -130,10 +130,11 @@ class Operator(ABC):
         """
 
     @abstractmethod
-    def cost(self, case: Case) -> Cost:
+    def cost(self, case: Case) -> Cost | None:
         """Closed-form FLOPs, bytes and parameters, step by step, forward and backward (:mod:`niffbench.cost`).
 
-        Of one that has yet to choose (see :meth:`choice`) a figure that does not depend on the machine.
+        None where nobody wrote one: then it is counted. Of one that has yet to choose (see :meth:`choice`) a
+        figure that does not depend on the machine.
         """
 
     @abstractmethod

@@ -172,16 +172,16 @@ class WholeNetwork(Operator):
         model = self._model(case).to(x)
         model.load_state_dict(state)
         for _, layer in niff_layers(model):
-            layer.forward = _by_definition(layer)  # type: ignore[assignment,method-assign]
+            layer.forward = by_definition(layer)  # type: ignore[assignment,method-assign]
         for module in model.modules():
             if isinstance(module, torch.nn.Conv2d) and module.groups > 1 and module.stride == (1, 1):
-                module.forward = _plainly(module)  # type: ignore[assignment,method-assign]
+                module.forward = plainly(module)  # type: ignore[assignment,method-assign]
         parameters = {name: state[name] for name, _ in model.named_parameters()}  # which ask for the gradients
         out: Tensor = torch.func.functional_call(model, parameters, x)
         return out
 
 
-def _by_definition(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+def by_definition(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     from niffbench.niff.layer import FilteringLayer, SpectralLayer
 
     assert isinstance(layer, SpectralLayer)
@@ -196,7 +196,7 @@ def _by_definition(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _plainly(convolution: nn.Conv2d) -> Callable[[Tensor], Tensor]:
+def plainly(convolution: nn.Conv2d) -> Callable[[Tensor], Tensor]:
     """A depthwise convolution of stride 1 that keeps the size, and its bias."""
     from niffbench.operators.kit import convolve
 

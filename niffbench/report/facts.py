@@ -85,6 +85,16 @@ def notices(digest: Digest) -> tuple[str, ...]:
         found.append(
             f"{text.capital(str(beside))}: repeat the run on a quiet machine, or compare versions with ab."
         )
+    itself = dict.fromkeys(row.label for row in digest.rows if row.traits.reference == "itself")
+    if itself:
+        found.append(
+            f"{text.listing(list(itself), 6)}: compared with themselves in float64, which finds rounding and no "
+            "wrong formula."
+        )
+    shaped = {row.label: row.attributes["output"] for row in digest.rows if row.attributes["output"]}
+    if shaped:
+        shown = [f"{label} ({shape})" for label, shape in shaped.items()]
+        found.append(f"The output has another shape than the image's: {text.listing(shown, 6)}.")
     flagged = [row for row in digest.rows if row.flags]
     if flagged:
         kinds = Counter(flag for row in flagged for flag in row.flags)

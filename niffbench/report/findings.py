@@ -183,7 +183,7 @@ def _original(group: Group, row: Row) -> Row | None:
         (
             o
             for o in group.rows
-            if o.ok and o.case.operator == row.traits.base and options.issuperset(o.case.options)
+            if o.ok and o is not row and o.case.operator == row.traits.base and options.issuperset(o.case.options)
         ),
         None,
     )

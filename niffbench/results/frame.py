@@ -27,6 +27,7 @@ def attributes(record: Record) -> dict[str, Any]:
         "published": traits.published,
         "boundary": traits.boundary,
         "equivalence": traits.equivalence,
+        "reference": traits.reference,
         "base": traits.base,
         "problem": problem.label,
         "kernel": case.kernel,
@@ -41,6 +42,7 @@ def attributes(record: Record) -> dict[str, Any]:
         "memory_format": problem.memory_format,
         "mode": problem.mode,
         "execution": case.execution,
+        "output": None if record.output is None else "×".join(map(str, record.output)),
         "options": ", ".join(f"{key}={value}" for key, value in case.options),
     }
 

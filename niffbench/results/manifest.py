@@ -69,7 +69,7 @@ class SuiteEcho(_Model):
     """The suite as resolved when the run began; a resumed run must resolve to the same.
 
     ``measure`` is what was measured with, the command line's overrides included; ``only`` the filters that
-    narrowed the suite.
+    narrowed the suite, ``added`` the rows that were added to its own.
     """
 
     name: str
@@ -81,12 +81,22 @@ class SuiteEcho(_Model):
     excluded: list[ExcludedCase] = []
     only: list[str] = []
     shard: ShardEcho | None = None
+    added: list[str] = []
 
     @property
     def narrowed(self) -> str:
         """By which options a part of the suite was measured; empty for all of it."""
         part = f"--shard {self.shard.name}" if self.shard else ""
         return " ".join(filter(None, [part, *(f"--only {pattern}" for pattern in self.only)]))
+
+
+class ModuleSource(_Model):
+    """Where a module of the user's is from: its file's name and SHA-256, its package's version if it has one."""
+
+    operator: str
+    file: str | None = None
+    sha256: str | None = None
+    version: str | None = None
 
 
 class Ceilings(_Model):
@@ -124,6 +134,7 @@ class Manifest(_Model):
     refining: Seconds | None = None
     ceilings: Ceilings | None = None
     notes: list[str] = []
+    modules: list[ModuleSource] = []
     ci: dict[str, Fact] = {}
 
     @model_validator(mode="before")

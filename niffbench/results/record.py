@@ -48,16 +48,19 @@ class Traits(_Part):
     ``base`` is the operator it was made from, by its name: of a network, torchvision's original. ``role`` decides
     what it is compared with; ``layers`` is the family whose colour it has, of a network that of the layers in it;
     ``published``: it executes as its paper's code does. Records of before these three have them derived.
+    ``reference``: what its numerics were held to: something written ``independent``ly of it, or ``itself`` in
+    float64, which finds rounding and no wrong formula.
     """
 
     label: str
     family: str
-    boundary: Literal["circular", "zero", "none"]
+    boundary: Literal["circular", "zero", "none", "unknown"]
     equivalence: str
     base: str | None = None
     role: Role = None  # type: ignore[assignment]
     layers: str = None  # type: ignore[assignment]
     published: bool = None  # type: ignore[assignment]
+    reference: Literal["independent", "itself"] = "independent"
 
     def __post_init__(self) -> None:
         for key, derive in _OLD_TRAITS.items():
@@ -149,7 +152,7 @@ class CostRecord(_Part):
     forward only (so beside ``closed_forward``). ``stock_torch`` and ``stock_fvcore``: what the stock counters
     say (fvcore ×2), ``missed`` the ops they count as nothing. ``disagreement`` names a known reason
     why witnesses differ, or is None when they agree. ``notes``: what a witness could not do, and why; one that
-    failed has no figure.
+    failed has no figure. ``stated`` is False of an operator without a closed form, whose place the count takes.
     """
 
     closed: Count
@@ -165,6 +168,7 @@ class CostRecord(_Part):
     bytes_floor: Count
     bytes_own: Count | None
     largest_prime_factor: Count | None = None
+    stated: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +228,7 @@ class Record(_Part):
     call.
     ``chosen``: the engine of each layer that chooses one by measuring (NIFF's ``auto``), in the network's order;
     the cost is then that of these.
+    ``output``: the output's shape where it is none of an image as large as the input, of a layer.
     """
 
     case: Case
@@ -234,6 +239,7 @@ class Record(_Part):
     traits: Traits
     parameters: Count | None = None
     chosen: list[str] | None = None
+    output: list[int] | None = None
     cost: CostRecord | None = None
     latency: dict[Regime, Latency] = field(default_factory=dict)
     memory: Memory | None = None

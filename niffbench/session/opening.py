@@ -56,7 +56,7 @@ def prepare(load: SuiteLoader, overrides: Overrides, stop: Interrupts) -> Prepar
     suite = load(kind_of(overrides.device))
     settings = resolve(suite, overrides)
     try:
-        surveyed = survey(suite.cases, settings, stop)
+        surveyed = survey(suite.cases, settings, stop, modules=suite.modules)
         if settings.device == "auto" and (kind := kind_of(surveyed.fingerprint.must.get("device"))) is not None:
             suite = load(kind)
             settings = settings.model_copy(update={"device": kind})
@@ -74,15 +74,9 @@ def begin(out: Path, prepared: Prepared, argv: Sequence[str], began: float) -> I
             raise UsageError(f"--out {out}: is not empty any more; name a new directory, or --resume it")
         manifest = _manifest(prepared, argv)
         place.write_manifest(out, manifest)
-        yield RunSession(
-            out,
-            manifest,
-            prepared.settings,
-            prepared.plan,
-            (),
-            began,
-            _refinement(prepared.suite, prepared.settings),
-        )
+        suite = prepared.suite
+        refinement = _refinement(suite, prepared.settings)
+        yield RunSession(out, manifest, prepared.settings, prepared.plan, (), began, refinement, suite.modules)
 
 
 @contextmanager
@@ -124,7 +118,8 @@ def resume(
         )
         place.write_manifest(directory, manifest)
         done = (*run.records, *run.probes)
-        yield RunSession(directory, manifest, settings, plan, done, began, _refinement(suite, settings))
+        refinement = _refinement(suite, settings)
+        yield RunSession(directory, manifest, settings, plan, done, began, refinement, suite.modules)
 
 
 def _refinement(suite: Suite, settings: Settings) -> Refinement | None:
@@ -138,7 +133,12 @@ def _survey_rest(suite: Suite, run: Run, settings: Settings, stop: Interrupts) -
     left = [case for case in suite.cases if records[case.id] < manifest.rounds]
     if not left:
         return Survey(manifest.fingerprint, ceilings=manifest.ceilings)
-    surveyed = survey(left, settings, stop, ceilings=False, fingerprint=manifest.fingerprint)
+    surveyed = survey(
+        left, settings, stop, modules=suite.modules, ceilings=False, fingerprint=manifest.fingerprint
+    )
+    changed = [one.file for one, before in zip(surveyed.modules, manifest.modules, strict=False) if one != before]
+    if changed:
+        raise UsageError(f"{run.path}: {changed[0]} was edited since the run began; begin a new run")
     return replace(surveyed, ceilings=manifest.ceilings)
 
 
@@ -176,6 +176,7 @@ def _manifest(prepared: Prepared, argv: Sequence[str]) -> Manifest:
             ],
             only=list(suite.only),
             shard=ShardEcho(name=str(suite.shard), positions=list(suite.positions)) if suite.shard else None,
+            added=list(suite.added),
         ),
         settings=settings.model_copy(update={"device": provenance.reduced([settings.device])[0]}),
         fingerprint=prepared.survey.fingerprint,
@@ -185,5 +186,6 @@ def _manifest(prepared: Prepared, argv: Sequence[str]) -> Manifest:
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         ceilings=prepared.survey.ceilings,
         notes=[prepared.survey.note] if prepared.survey.note else [],
+        modules=list(prepared.survey.modules),
         ci=provenance.ci(os.environ),
     )

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from niffbench.case import Case
-from niffbench.cost.closed import Cost
+from niffbench.cost.closed import Cost, Step, floor_bytes
 from niffbench.cost.roofline import steps_time
 from niffbench.operators.base import Operator
 from niffbench.protocol import Predicted
@@ -120,9 +120,9 @@ def make(suite: Suite, survey: Survey, operators: Mapping[str, Operator], settin
             skips[case.id] = skip
     forecasts = []
     for case in suite.cases:
-        cost = operators[case.operator].cost(case)
         family = operators[case.operator].family
         predicted = survey.predictions.get(case.id)
+        cost = operators[case.operator].cost(case) or _counted(case, predicted)
         call = call_time(case, cost, predicted, survey.ceilings, family)
         forecasts.append(
             Forecast(
@@ -137,6 +137,13 @@ def make(suite: Suite, survey: Survey, operators: Mapping[str, Operator], settin
             )
         )
     return Plan(tuple(forecasts), settings.rounds, available, survey.crowded)
+
+
+def _counted(case: Case, predicted: Predicted | None) -> Cost:
+    """What a survey counted of an operator without a closed form; the floor is that of a layer without weights."""
+    steps = (predicted and predicted.steps) or ()
+    flops = tuple(Step(step.name, step.direction, step.flops) for step in steps if step.flops)
+    return Cost(flops, floor_bytes(case.problem, 0), 0)
 
 
 def call_time(

@@ -176,7 +176,8 @@ def comparisons(run: Run, operators: Mapping[str, Operator]) -> list[Compared]:
     @cache
     def flops(case: Case) -> int | None:
         operator = operators.get(case.operator)
-        return None if operator is None or operator.refusal(case) else operator.cost(case).flops()
+        cost = None if operator is None or operator.refusal(case) else operator.cost(case)
+        return None if cost is None else cost.flops()
 
     for axis in PAIR_AXES:
         measured = Measured(axis, regime)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from math import inf
@@ -24,7 +24,7 @@ from niffbench.session.plan import WORKER, Plan
 from niffbench.session.progress import RunProgress
 from niffbench.session.refine import Refinement
 from niffbench.session.worker_session import STARTUP, Answer, Loss, Observer, WorkerSession
-from niffbench.suite import Measure, Settings
+from niffbench.suite import Measure, Settings, UserModule
 from niffbench.worker.admission import Skip, refusal
 
 MAX_LOSSES = 10
@@ -47,6 +47,7 @@ class RunSession:
         done: The records that are there already.
         began: When work on the run began, this time (``time.monotonic``).
         refinement: What is to be measured after all rounds, if anything.
+        modules: The user's among the suite's operators.
     """
 
     def __init__(
@@ -58,12 +59,14 @@ class RunSession:
         done: Collection[Record],
         began: float,
         refinement: Refinement | None = None,
+        modules: Sequence[UserModule] = (),
     ) -> None:
         self.directory = directory
         self.manifest = manifest
         self.plan = plan
         self.is_resumed = bool(done)
         self._settings = settings
+        self._modules = list(modules)
         self._budget_began = began - (manifest.wall or 0.0)
         self._done = {(record.id, record.round) for record in done}
         self._overheads = [record.elapsed - record.measuring for record in done if record.elapsed > 0]
@@ -180,6 +183,7 @@ class RunSession:
             round=self._round,
             predictions=[one for one in predicted if one is not None and one.case in self._pending],
             costs={case: cost for case, cost in self._costs.items() if case in self._pending},
+            modules=self._modules,
         )
         session = WorkerSession(
             task,

@@ -9,10 +9,10 @@ from niffbench import protocol
 from niffbench.case import Case
 from niffbench.fingerprint import Fingerprint
 from niffbench.launch.base import WorkerBroken
-from niffbench.results import Ceilings, is_busy
+from niffbench.results import Ceilings, ModuleSource, is_busy
 from niffbench.session.interrupts import Interrupts
 from niffbench.session.worker_session import Answer, WorkerSession
-from niffbench.suite import Settings
+from niffbench.suite import Settings, UserModule
 
 _ATTEMPTS = 3
 
@@ -23,6 +23,7 @@ class Survey:
 
     ``note`` says why there are no ``ceilings`` where they were asked for, or that they are in doubt: ``crowded``
     are those measured beside busy neighbours, lower than the machine's and all times expected from them longer.
+    ``modules``: where the user's were found.
     """
 
     fingerprint: Fingerprint
@@ -31,6 +32,7 @@ class Survey:
     ceilings: Ceilings | None = None
     note: str | None = None
     crowded: bool = False
+    modules: Sequence[ModuleSource] = ()
 
 
 def survey(
@@ -38,10 +40,11 @@ def survey(
     settings: Settings,
     stop: Interrupts,
     *,
+    modules: Sequence[UserModule] = (),
     ceilings: bool = True,
     fingerprint: Fingerprint | None = None,
 ) -> Survey:
-    """Ask workers of their own; with ``fingerprint``, they must be on that machine.
+    """Ask workers of their own; with ``fingerprint``, they must be on that machine. ``modules``: of the suite.
 
     A case whose prediction kills or hangs the worker has no prediction, and a machine whose roofline does has no
     ceilings; cases that use up all attempts leave one for the ceilings. Raises WorkerBroken when no worker starts,
@@ -61,7 +64,7 @@ def survey(
 
     for attempt in range(_ATTEMPTS + bool(dtypes)):
         left = [case for case in cases if case.id not in predictions] if attempt < _ATTEMPTS else []
-        task = protocol.Task(kind="survey", settings=settings, cases=left, ceilings=dtypes)
+        task = protocol.Task(kind="survey", settings=settings, cases=left, ceilings=dtypes, modules=list(modules))
         session = WorkerSession(task, stop, take, fingerprint=fingerprint)
         loss = session.run()
         hello = session.hello or hello
@@ -84,6 +87,7 @@ def survey(
         roofline.ceilings,
         _note(roofline),
         is_busy(roofline.others),
+        hello.modules,
     )
 
 

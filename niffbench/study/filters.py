@@ -142,7 +142,9 @@ def _form_flops(layer: FilteringLayer, x: Tensor) -> int:
     problem = Problem(batch, layer.in_channels, layer.out_channels, height, width)
     case = Case(operator.name, problem, options=tuple(sorted(options.items())))
     choice = operator.choice(case, layer)
-    return (operator if choice is None else choice.operator).cost(case).flops("forward")
+    cost = (operator if choice is None else choice.operator).cost(case)
+    assert cost is not None
+    return cost.flops("forward")
 
 
 def _pictures(kernels: Tensor) -> NDArray[np.float64]:

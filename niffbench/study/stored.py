@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import codecs
+import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -15,16 +20,18 @@ from torch.overrides import TorchFunctionMode
 from niffbench.errors import did_you_mean
 from niffbench.niff import networks
 from niffbench.niff.catalogue import NETWORKS, execution_of
-from niffbench.niff.checkpoint import load_published
+from niffbench.niff.checkpoint import load_published, recognise
+from niffbench.niff.layer import FilteringLayer
 from niffbench.niff.networks import Rule
+from niffbench.operators.module import UserNetwork
 from niffbench.study import digits
+from niffbench.study.filters import natural_noise
+from niffbench.suite import UserModule
 
 LARGEST_FILE = 2 * 2**30
 """Bytes; the largest network of the catalogue has a quarter of that."""
 
 _PREFIX = "digits-"
-_WRAPPERS = ("state_dict", "model")
-_PARALLEL = "module."  # what nn.DataParallel puts before every name
 
 
 @dataclass(frozen=True)
@@ -42,21 +49,37 @@ def names() -> tuple[str, ...]:
 
 
 def build(
-    name: str, *, execution: str = "rfft", keep: Sequence[str] = (), size: int = 224, classes: int = 1000
+    name: str,
+    *,
+    execution: str = "rfft",
+    keep: Sequence[str] = (),
+    replaced: Mapping[str, str] | None = None,
+    size: int = 224,
+    classes: int = 1000,
 ) -> nn.Module:
-    """A network with fresh weights: of the catalogue, one for digits, or any of torchvision's converted.
+    """A network with fresh weights: of the catalogue, one for digits, or anybody's, converted.
+
+    ``torchvision:NAME``, ``timm:NAME`` and ``my_nets.py:NAME`` are converted as ``replaced`` says
+    (:data:`niffbench.niff.catalogue.REPLACEABLE`); biases stay.
 
     ``NAME-full`` and ``NAME-split`` convert torchvision's network NAME: dense convolutions of stride 1 become full
     or split NIFF layers, the others as in MobileNet-v2. The networks for digits have a fixed number of classes.
 
     Args:
         keep: name patterns of layers to leave alone.
+        replaced: what becomes of the layers of anybody's network; of others that is known.
         size: side of the square input it is meant for.
 
     Raises:
         ValueError: for an unknown name, execution or pattern, a network without replaceable convolution, or a
             size that is smaller than the network's stride or that it cannot take.
     """
+    if ":" in name:
+        return _anybodys(name, execution, keep, replaced or {}, size, classes)
+    if replaced:
+        raise ValueError(
+            f"{name}: what becomes of its layers is known; --replace is for torchvision:NAME and the like"
+        )
     if name.startswith(_PREFIX) and name in names():
         if keep:
             raise ValueError(f"{name} is made as it is, not converted: there is nothing to keep")
@@ -72,8 +95,21 @@ def build(
     import torchvision.models
 
     model = torchvision.models.get_model(base, weights=None, num_classes=classes)
-    converted = networks.convert(model, Rule(spatial=variant, keep=tuple(keep), forms=execution_of(execution)))
-    return networks.level(converted, networks.feature_maps(converted, size, size))
+    rule = Rule(spatial=variant, keep=tuple(keep), forms=execution_of(execution), bias=False)
+    sizes = networks.feature_maps(model, size, size)
+    return networks.level(networks.convert(model, rule, sizes), sizes)
+
+
+def _anybodys(
+    name: str, execution: str, keep: Sequence[str], replaced: Mapping[str, str], size: int, classes: int
+) -> nn.Module:
+    row = UserModule(operator=name, source=name, folders=(str(Path.cwd()),), network=True)
+    model = UserNetwork.original(row, classes)
+    if not replaced:
+        return model
+    rule = replace(networks.Rule.of(replaced, execution), keep=tuple(keep))
+    sizes = networks.feature_maps(model, size, size)
+    return networks.level(networks.convert(model, rule, sizes), sizes)
 
 
 def _bases() -> tuple[str, ...]:
@@ -89,46 +125,115 @@ def save(path: Path, network: str, model: nn.Module) -> None:
 
 
 def read(path: Path) -> Checkpoint:
-    """Weights from a file of ``torch.save``: a state dict, or one under ``state_dict`` or ``model``.
+    """Weights from a file of ``torch.save``, of whichever version, or of safetensors.
 
-    It is loaded with ``weights_only``, so that nothing in it is executed, and onto the CPU.
+    The state dict is found by what it is: of all mappings in the file whose values are all tensors, the one with
+    the most. Nothing in the file is executed, and tensors land on the CPU.
 
     Raises:
-        ValueError: for a file that is missing, too large, or anything else than that. The message names the file.
+        ValueError: for a file that is missing, too large, or holds no state dict. The message names the file.
     """
-    _check_archive(path)
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # The file may be hostile: torch's reader fails on one in a dozen ways.
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise ValueError(f"{path}: cannot be read as weights alone ({type(error).__name__}: {reason})") from error
-    network = None
-    if isinstance(found, Mapping):
-        named = found.get("network")
-        network = named if isinstance(named, str) else None
-        wrapped = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
-        found = found if wrapped is None else wrapped
-    if not isinstance(found, Mapping) or not found:
+    content = _content(path)
+    network = content.get("network") if isinstance(content, Mapping) else None
+    every = sorted(_state_dicts(content), key=len, reverse=True)
+    if not every:
         raise ValueError(f"{path}: holds no state dict; save one with torch.save(model.state_dict(), FILE)")
-    state = {str(key).removeprefix(_PARALLEL): _checked(path, key, value) for key, value in found.items()}
-    return Checkpoint(path, state, network)
+    state = {key: _checked(path, key, value) for key, value in _unwrapped(every[0]).items()}
+    return Checkpoint(path, state, network if isinstance(network, str) else None)
 
 
-def _check_archive(path: Path) -> None:
-    """Raise ValueError unless ``path`` is an archive as torch writes since 1.6, of a bearable size unpacked."""
+def _content(path: Path) -> object:
+    """What a file holds, read by the reader that its first bytes ask for."""
     try:
         if not path.is_file():
             raise ValueError(f"{path}: is not a file")
-        size = path.stat().st_size
-        if size <= LARGEST_FILE:
-            with zipfile.ZipFile(path) as archive:
-                size = max(size, sum(entry.file_size for entry in archive.infolist()))
+        with path.open("rb") as file:
+            head = file.read(len(_OLD))
+        _check_size(path, zipped=head.startswith(_ZIP))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
     except zipfile.BadZipFile as error:
-        raise ValueError(f"{path}: is not a checkpoint as torch.save writes it (a zip archive)") from error
+        raise ValueError(f"{path}: is a damaged checkpoint ({error})") from error
+    if head.startswith(_ZIP) or head == _OLD:
+        return _unpickled(path)
+    if path.suffix == ".safetensors":
+        return _safe(path)
+    raise ValueError(f"{path}: is not a checkpoint as torch.save or safetensors write it")
+
+
+_ZIP = b"PK"
+_OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The first bytes of what torch.save wrote before 1.6: its magic number, pickled."""
+
+
+def _check_size(path: Path, *, zipped: bool) -> None:
+    """Raise ValueError for more than is read at once, unpacked."""
+    size = path.stat().st_size
+    if zipped and size <= LARGEST_FILE:
+        with zipfile.ZipFile(path) as archive:
+            size = max(size, sum(entry.file_size for entry in archive.infolist()))
     if size > LARGEST_FILE:
         raise ValueError(f"{path}: holds {size:,} bytes; checkpoints of up to {LARGEST_FILE:,} are read")
+
+
+def _unpickled(path: Path) -> object:
+    """By torch's reader of weights alone; namespaces and numpy's scalars are let in, they are data."""
+    types = [np.dtype(kind) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")]
+    scalar = np.float64(0).__reduce__()[0]
+    allowed: list[Any] = [argparse.Namespace, codecs.encode, np.dtype, *(type(one) for one in types)]
+    allowed += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # The file may be hostile: torch's reader fails on one in a dozen ways.
+        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+        foreign = re.search(r"GLOBAL ([\w.]+)", text)
+        if foreign is not None:
+            raise ValueError(
+                f"{path}: holds a {foreign[1]}, which is code and not data; save the weights alone, with "
+                "torch.save(model.state_dict(), FILE)"
+            ) from error
+        reason = text.partition("\n")[0][:200]
+        raise ValueError(f"{path}: cannot be read as weights alone ({type(error).__name__}: {reason})") from error
+
+
+def _safe(path: Path) -> object:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ValueError(
+            f"{path} needs safetensors, which is not installed: pip install 'niffbench[safetensors]'"
+        ) from error
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
+
+
+def _state_dicts(content: object, depth: int = 0) -> Iterator[dict[str, Tensor]]:
+    """The mappings from names to tensors in a nest of them; not an optimiser's, which has numbers for names."""
+    if not isinstance(content, Mapping) or depth > _DEEPEST:
+        return
+    plain = {key: value for key, value in content.items() if key not in _BESIDE}
+    if plain and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in plain.items()):
+        yield plain
+        return
+    if all(isinstance(key, str) for key in content):
+        for value in content.values():
+            yield from _state_dicts(value, depth + 1)
+
+
+_DEEPEST = 4
+_BESIDE = ("_metadata", "n_averaged")
+"""What stands among the tensors of a state dict without being a weight: versions, a count of averages."""
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without what torch itself puts before names: torch.compile anywhere, DataParallel first."""
+    plain = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+    while plain and all(key.startswith("module.") for key in plain):
+        plain = {key.removeprefix("module."): value for key, value in plain.items()}
+    return plain
 
 
 def _checked(path: Path, key: object, value: object) -> Tensor:
@@ -150,24 +255,74 @@ def _checked(path: Path, key: object, value: object) -> Tensor:
 
 
 def restore(
-    checkpoint: Checkpoint, name: str, *, execution: str = "rfft", keep: Sequence[str] = (), size: int = 224
+    checkpoint: Checkpoint,
+    name: str,
+    *,
+    execution: str = "rfft",
+    keep: Sequence[str] = (),
+    replaced: Mapping[str, str] | None = None,
+    size: int = 224,
 ) -> nn.Module:
-    """The network ``name`` with the weights of a file.
+    """The network ``name`` with the weights of a file, whatever wrapper's words stand before their names.
 
-    State dicts laid out like ours load as they are, and NIFF layers laid out like the published code's too.
-    No memory is taken for weights of the shapes that the file asks for before they are known to be those it holds.
+    State dicts laid out like ours load as they are, and NIFF layers laid out like the published code's too. The
+    classifier may be another one: no filter sees it, and where it does not fit it keeps its fresh weights. No
+    memory is taken for weights of the shapes that the file asks for before they are known to be those it holds.
 
     Raises:
         ValueError: as :func:`build`, or for weights of another architecture. The message names the file.
     """
-    classes = _classes(checkpoint.state)
-    sized = {"size": size} if classes is None else {"size": size, "classes": classes}
+    make = partial(build, name, execution=execution, keep=keep, replaced=replaced, size=size)
+    if (classes := _classes(checkpoint.state)) is not None:
+        with _Unallocated():
+            blueprint = make(classes=classes)
+        if _fitted(checkpoint, name, blueprint).keys() >= set(_of_head(blueprint, blueprint.state_dict())):
+            make = partial(make, classes=classes)
     with _Unallocated():
-        blueprint = build(name, execution=execution, keep=keep, **sized)
-    _fitted(checkpoint, name, blueprint)
-    model = build(name, execution=execution, keep=keep, **sized)
-    model.load_state_dict(_fitted(checkpoint, name, model))
+        _fitted(checkpoint, name, make())
+    model = make()
+    model.load_state_dict(_fitted(checkpoint, name, model), strict=False)
     return model
+
+
+def bare(checkpoint: Checkpoint, execution: str) -> nn.Module:
+    """The NIFF layers that a file's names tell of, without the network around them.
+
+    Raises:
+        ValueError: for a file without any whose channels are clear, or an unknown execution.
+    """
+    path = checkpoint.path
+    try:
+        found = recognise(checkpoint.state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not found.layers:
+        what = "no NIFF layer with a filter"
+        if found.unclear:
+            what = f"only full layers whose channels its names do not tell, as {found.unclear[0]}"
+        raise ValueError(f"{path}: holds {what}; --network says what it is of")
+    return networks.execute_as(BareLayers(found.layers), execution)
+
+
+class BareLayers(nn.Module):
+    """Layers without a network: each is given noise of its own channels, of the input's batch and size."""
+
+    def __init__(self, layers: Mapping[str, FilteringLayer]) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            *parents, last = name.split(".")
+            place: nn.Module = self
+            for parent in parents:
+                if not hasattr(place, parent):
+                    place.add_module(parent, nn.Module())
+                place = place.get_submodule(parent)
+            place.add_module(last, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        for _, layer in networks.niff_layers(self):
+            layer(natural_noise(layer.in_channels, height, width, batch=batch))
+        return x
 
 
 class _Unallocated(TorchFunctionMode):
@@ -198,7 +353,7 @@ def _classes(state: Mapping[str, Tensor]) -> int | None:
 
 def _fitted(checkpoint: Checkpoint, name: str, model: nn.Module) -> dict[str, Tensor]:
     """The weights laid out like those of ``model``, which may have no memory; ValueError if they do not fit."""
-    path, own = checkpoint.path, dict(checkpoint.state)
+    path, own = checkpoint.path, _aligned(checkpoint.state, set(model.state_dict()))
     for prefix, layer in networks.niff_layers(model):
         ours = {f"{prefix}.{key}" for key in layer.state_dict()}
         theirs = {key: value for key, value in own.items() if key.startswith(f"{prefix}.")}
@@ -211,17 +366,46 @@ def _fitted(checkpoint: Checkpoint, name: str, model: nn.Module) -> dict[str, Te
         own = {key: value for key, value in own.items() if key not in theirs}
         own |= {f"{prefix}.{key}": value for key, value in layer.state_dict().items()}
     wanted = model.state_dict()
-    missing = [key for key in wanted if key not in own]
+    of_head = _of_head(model, (*wanted, *own))
+    if any(key not in own or key not in wanted or own[key].shape != wanted[key].shape for key in of_head):
+        own = {key: value for key, value in own.items() if key not in of_head}
+        wanted = {key: value for key, value in wanted.items() if key not in of_head}
+    missing = [key for key in wanted if key not in own and not key.endswith(".num_batches_tracked")]
     extra = [key for key in own if key not in wanted]
     if missing or extra:
         what = f"lacks '{missing[0]}'" if missing else f"also holds '{extra[0][:100]}'"
         raise ValueError(f"{path}: is of another architecture than {name}: it {what}")
-    for key, value in wanted.items():
-        if own[key].shape != value.shape:
+    for key, value in own.items():
+        if value.shape != wanted[key].shape:
             raise ValueError(
-                f"{path}: is of another architecture than {name}: '{key}' has shape {tuple(own[key].shape)} "
-                f"where {tuple(value.shape)} is expected"
+                f"{path}: is of another architecture than {name}: '{key}' has shape {tuple(value.shape)} "
+                f"where {tuple(wanted[key].shape)} is expected"
             )
-        if own[key].is_floating_point() != value.is_floating_point():
-            raise ValueError(f"{path}: '{key}' is {own[key].dtype} where {value.dtype} is expected")
+        if value.is_floating_point() != wanted[key].is_floating_point():
+            raise ValueError(f"{path}: '{key}' is {value.dtype} where {wanted[key].dtype} is expected")
     return own
+
+
+def _aligned(state: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
+    """The weights without the words before their names after which most are those ``wanted``.
+
+    What does not begin with these words is no part of the network: a trainer's loss, say.
+    """
+    prefixes = {""}
+    for key in state:
+        words = key.split(".")
+        prefixes |= {".".join(words[:depth]) + "." for depth in range(1, min(len(words), _DEEPEST))}
+
+    def fitting(prefix: str) -> tuple[int, int]:
+        return sum(key.startswith(prefix) and key[len(prefix) :] in wanted for key in state), -len(prefix)
+
+    best = max(prefixes, key=fitting)
+    return {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}
+
+
+def _of_head(model: nn.Module, names: Iterable[str]) -> set[str]:
+    """Of names of weights those in the last child of a network that has any: its classifier, if no NIFF layer."""
+    children = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
+    if len(children) < 2 or any(True for _ in networks.niff_layers(model.get_submodule(children[-1]))):
+        return set()
+    return {name for name in names if name.startswith(f"{children[-1]}.")}

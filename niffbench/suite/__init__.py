@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from niffbench.case import Regime
-from niffbench.suite.expand import Excluded, OperatorInfo, Suite, expand, load, of_values, operator_of
+from niffbench.suite.expand import Excluded, OperatorInfo, Suite, cases_of, expand, load, operator_of
 from niffbench.suite.locate import available, find
 from niffbench.suite.locate import read as read_text
 from niffbench.suite.pairs import PAIR_AXES, Axis, Pair, Side, curve, fixed, moved, pairs, position, side_of
@@ -12,11 +12,15 @@ from niffbench.suite.schema import (
     WALL_SHARE,
     DeviceType,
     Measure,
+    OperatorEntry,
     Quantity,
     Refine,
     SuiteFile,
+    UserModule,
+    entry_of,
     parse,
     parse_toml,
+    setting_of,
 )
 from niffbench.suite.select import Selection, Shard
 from niffbench.suite.settings import Overrides, Settings, resolve
@@ -29,6 +33,7 @@ __all__ = [
     "DeviceType",
     "Excluded",
     "Measure",
+    "OperatorEntry",
     "OperatorInfo",
     "Overrides",
     "Pair",
@@ -41,14 +46,16 @@ __all__ = [
     "Side",
     "Suite",
     "SuiteFile",
+    "UserModule",
     "available",
+    "cases_of",
     "curve",
+    "entry_of",
     "expand",
     "find",
     "fixed",
     "load",
     "moved",
-    "of_values",
     "operator_of",
     "pairs",
     "parse",
@@ -56,5 +63,6 @@ __all__ = [
     "position",
     "read_text",
     "resolve",
+    "setting_of",
     "side_of",
 ]

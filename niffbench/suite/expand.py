@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
+from pathlib import Path
 from typing import Any, Protocol
 
 from niffbench.case import Case, OptionValue, Problem
@@ -23,6 +24,9 @@ from niffbench.suite.schema import (
     OperatorEntry,
     Refine,
     SuiteFile,
+    UserModule,
+    check_entry,
+    entry_of,
     parse,
     validate,
 )
@@ -88,10 +92,16 @@ class Suite:
     positions: tuple[int, ...] = ()  # of a shard's cases among those of all shards
     refine: Refine | None = None
     rules: tuple[Exclusion, ...] = ()  # by which it leaves cases out on this kind of device
+    added: tuple[str, ...] = ()  # rows that were added to the file's
+    modules: tuple[UserModule, ...] = ()  # of the user's, which are rows of it
 
     def refusal(self, case: Case, operator: OperatorInfo) -> str | None:
         """Why a case cannot be of the suite, or None: its exclusions, or the operator's own word."""
         return _exclusion(self.rules, case, operator.label(case)) or _refusal(case, operator)
+
+
+Declare = Callable[[Sequence[UserModule]], Mapping[str, OperatorInfo]]
+"""Makes operators of modules of the user's, by name."""
 
 
 def load(
@@ -102,24 +112,56 @@ def load(
     shard: Shard | None = None,
     device: DeviceType | None = None,
     devices: Collection[DeviceType] | None = None,
+    added: Sequence[str] = (),
+    declare: Declare | None = None,
 ) -> Suite:
     """Read, check and expand a suite.
 
-    ``catalogue`` maps operator names to operators; ``only`` are filters as of ``--only``, ``shard`` the part of
-    what these leave; ``device`` is the kind of device it will run on, and with None no exclusion that names a
-    device applies; ``devices`` are all kinds there are (None: any may be named). Raises UsageError naming the
-    file, the key and what would be right.
+    Args:
+        catalogue: operators by name.
+        only: filters as of ``--only``.
+        shard: the part of what these leave.
+        device: the kind of device it will run on; with None no exclusion that names a device applies.
+        devices: all kinds there are; None: any may be named.
+        added: more rows, as of ``--operator``.
+        declare: of modules of the user's; None where there may be none.
+
+    Raises:
+        UsageError: naming the file, the key and what would be right.
     """
     path = find(name_or_path)
     text = read(path)
     file = parse(text, str(path))
     _check_devices(file, str(path), devices)
-    return expand(file, path.stem, str(path), text, catalogue, only=only, shard=shard, device=device)
+    folders = (str(path.parent.resolve()), str(Path.cwd()))
+    return expand(
+        file,
+        path.stem,
+        str(path),
+        text,
+        catalogue,
+        only=only,
+        shard=shard,
+        device=device,
+        added=added,
+        declare=declare,
+        folders=folders,
+    )
 
 
-def of_values(document: Mapping[str, Any], name: str, catalogue: Mapping[str, OperatorInfo]) -> Suite:
-    """The suite ``name`` of what its file would say, keys and values. Raises UsageError as for a file."""
-    return expand(validate(document, name), name, name, json.dumps(document, sort_keys=True), catalogue)
+def cases_of(
+    rows: Sequence[OperatorEntry],
+    axes: Mapping[str, Any],
+    where: str,
+    catalogue: Mapping[str, OperatorInfo],
+    declare: Declare | None = None,
+) -> Suite:
+    """A suite of single rows on the problems of ``axes``, the first its baseline. Raises UsageError."""
+    written = [row.model_dump(exclude_unset=True) for row in rows]
+    document = {"description": where, "baseline": where, "axes": axes, "operators": written}
+    text = json.dumps(document, sort_keys=True)
+    file = validate(document, where).model_copy(update={"baseline": ""})
+    return expand(file, where, where, text, catalogue, declare=declare, folders=(str(Path.cwd()),))
 
 
 def expand(
@@ -132,13 +174,23 @@ def expand(
     only: Sequence[str] = (),
     shard: Shard | None = None,
     device: DeviceType | None = None,
+    added: Sequence[str] = (),
+    declare: Declare | None = None,
+    folders: tuple[str, ...] = (),
 ) -> Suite:
-    """Turn a parsed file into cases. Raises UsageError for anything no operator can make sense of."""
+    """Turn a parsed file into cases; arguments as of :func:`load`, ``folders`` are where modules are looked for.
+
+    Raises UsageError for anything no operator can make sense of.
+    """
+    file = _with_added(file, added, where)
+    modules = user_modules(file.operators, folders)
+    if modules and declare is not None:
+        catalogue = {**catalogue, **declare(modules)}
     _check_exclusions(file, where, _check_axes(file, where))
-    baseline = _baseline(file, where, catalogue)
+    baseline = _baseline(file, where, catalogue) if file.baseline else None
     rules = [rule for rule in file.exclude if rule.device in (None, device)]
     chosen = Selection(only)
-    rows: set[str] = set()
+    rows: dict[str, None] = {}
     names: set[str] = set()
     cases: dict[str, Case] = {}
     every: list[Case] = []  # what --only leaves out too
@@ -146,11 +198,11 @@ def expand(
     excluded: dict[str, Excluded] = {}
     for index, entry in enumerate(file.operators):
         at = f"{where}: operators[{index}]"
-        operator, kernel = operator_of(entry.name, catalogue, f"{at}.name")
+        operator, kernel = operator_of(entry.row, catalogue, at)
         info = catalogue[operator]
         for case in _cases_of(file, entry, operator, kernel, info, at):
             label = info.label(case)
-            rows.add(label)
+            rows[label] = None
             names |= {label, operator}
             every.append(case)
             if not chosen.takes(case, label):
@@ -164,17 +216,19 @@ def expand(
     _check_patterns(file.exclude, names, where)
     if file.refine is not None:
         _check_refine(file.refine.axis, every, catalogue, where)
+    if baseline is None:
+        baseline = next(iter(rows))
     if baseline not in rows:
         near = did_you_mean(baseline, rows)
         raise UsageError(f"{where}: baseline '{file.baseline}' is not one of its rows{near}")
     if not cases:
         what = f"--only {' '.join(only)}" if only else where
         if excluded:
-            hint = next(iter(excluded.values())).reason
-            raise UsageError(f"{what}: every case it selects is excluded by the suite ({hint})")
-        first_rows = ", ".join(sorted(rows)[:40])
+            reason = next(iter(excluded.values())).reason
+            raise UsageError(f"{what}: every case it selects is excluded by the suite ({reason})")
+        shown = ", ".join(sorted(rows)[:40])
         near = next((did_you_mean(word, names) for word in only if "=" not in word), "")
-        hint = near if "did you mean" in near else f"; its rows are {first_rows}, its axes {', '.join(AXES)}"
+        hint = near if "did you mean" in near else f"; its rows are {shown}, its axes {', '.join(AXES)}"
         raise UsageError(f"{what}: matches no case of {name}{hint}")
     whole = tuple(cases.values())
     positions = shard.positions(whole) if shard else ()
@@ -189,13 +243,64 @@ def expand(
         cases=tuple(whole[position] for position in positions) if shard else whole,
         labels=labels,
         excluded=tuple(excluded.values()),
-        source_hash=hashlib.sha256(text.encode()).hexdigest(),
+        source_hash=hashlib.sha256("\n".join([text, *added]).encode()).hexdigest(),
         only=tuple(only),
         shard=shard,
         positions=positions,
         refine=file.refine,
         rules=tuple(rules),
+        added=tuple(added),
+        modules=modules,
     )
+
+
+def _with_added(file: SuiteFile, added: Sequence[str], where: str) -> SuiteFile:
+    """The file with the rows of ``--operator`` beside its own."""
+    if not added:
+        return file
+    for text in added:
+        check_entry(entry_of(text), f"--operator {text}")
+    return file.model_copy(update={"operators": [*file.operators, *map(entry_of, added)]})
+
+
+def user_modules(entries: Sequence[OperatorEntry], folders: tuple[str, ...]) -> tuple[UserModule, ...]:
+    """The modules of the user's among a suite's rows."""
+    modules = []
+    for entry in entries:
+        if entry.name is not None:
+            continue
+        source, kernel = split_kernel(entry.module or entry.model or "")
+        modules.append(
+            UserModule(
+                operator=split_kernel(entry.row)[0],
+                source=source,
+                folders=folders,
+                arguments=_arguments(entry),
+                kernel=_takes_kernel(entry, kernel),
+                network=entry.model is not None,
+                like=entry.like,
+                reference=entry.reference,
+                label=entry.label,
+            )
+        )
+    return tuple(modules)
+
+
+def _arguments(entry: OperatorEntry) -> tuple[tuple[str, OptionValue], ...]:
+    """What tells rows of one module or network apart, in a fixed order."""
+    return tuple(sorted((entry.arguments | entry.replace | entry.options).items()))
+
+
+def _takes_kernel(entry: OperatorEntry, kernel: int | None) -> bool:
+    """Whether a module's cases have a kernel size: in its name, of its own, or asked for by an argument."""
+    return kernel is not None or entry.kernel is not None or "kernel" in entry.arguments.values()
+
+
+def split_kernel(text: str) -> tuple[str, int | None]:
+    """``depthwise-k31`` as its name and kernel size; None where it ends in none."""
+    stem, mark, tail = text.rpartition("-k")
+    numbered = bool(mark) and tail.isascii() and tail.isdecimal() and len(tail) < 10
+    return (stem, int(tail)) if numbered else (text, None)
 
 
 def operator_of(text: str, catalogue: Mapping[str, OperatorInfo], where: str) -> tuple[str, int | None]:
@@ -205,15 +310,16 @@ def operator_of(text: str, catalogue: Mapping[str, OperatorInfo], where: str) ->
     """
     if text in catalogue:
         return text, None
-    stem, mark, tail = text.rpartition("-k")
-    numbered = bool(mark) and tail.isascii() and tail.isdecimal() and len(tail) < 10
-    if numbered and stem in catalogue:
-        return stem, int(tail)
-    raise UsageError(f"{where}: no operator named '{text}'{did_you_mean(stem if numbered else text, catalogue)}")
+    stem, kernel = split_kernel(text)
+    if stem in catalogue:
+        return stem, kernel
+    raise UsageError(f"{where}: no operator named '{text}'{did_you_mean(stem, catalogue)}")
 
 
 def _baseline(file: SuiteFile, where: str, catalogue: Mapping[str, OperatorInfo]) -> str:
     """The baseline's row label, spelt as labels are."""
+    if any(entry.label and file.baseline.startswith(entry.label) for entry in file.operators):
+        return file.baseline
     name, *options = file.baseline.split()
     operator, kernel = operator_of(name, catalogue, f"{where}: baseline")
     if catalogue[operator].takes_kernel:
@@ -315,10 +421,13 @@ def _cases_of(
     file: SuiteFile, entry: OperatorEntry, operator: str, kernel: int | None, info: OperatorInfo, where: str
 ) -> Iterator[Case]:
     """Every case of one entry, each once, valid or not."""
-    options = _options(entry, info, where)
+    if entry.name is not None:
+        options, takes_kernel = _options(entry, info, where), info.takes_kernel
+    else:
+        options, takes_kernel = _arguments(entry), _takes_kernel(entry, kernel)
     if kernel is not None and entry.kernel is not None:
-        raise UsageError(f"{where}: '{entry.name}' fixes the kernel size, and kernel = … gives it again")
-    if not info.takes_kernel and (kernel is not None or entry.kernel is not None):
+        raise UsageError(f"{where}: '{entry.row}' fixes the kernel size, and kernel = … gives it again")
+    if not takes_kernel and (kernel is not None or entry.kernel is not None):
         raise UsageError(f"{where}: operator '{operator}' has no kernel size; leave it out")
     seen: set[Case] = set()
     for parts in itertools.product(*_groups(file, entry)):
@@ -327,7 +436,7 @@ def _cases_of(
             point |= part
         height, width = (point["size"], point["size"]) if isinstance(point["size"], int) else point["size"]
         rule = kernel if kernel is not None else point["kernel"]
-        if info.takes_kernel and rule is None:
+        if takes_kernel and rule is None:
             raise UsageError(
                 f"{where}: '{operator}' needs a kernel size: axes.kernel, or a name like '{operator}-k7'"
             )
@@ -344,7 +453,7 @@ def _cases_of(
                 memory_format=point["memory_format"],
                 mode=point["mode"],
             ),
-            kernel=side(rule, height, width) if info.takes_kernel else None,
+            kernel=side(rule, height, width) if takes_kernel else None,
             options=options,
             execution=point["execution"],
         )

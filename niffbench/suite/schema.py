@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StrictBool, Tag, ValidationError
@@ -111,11 +113,104 @@ class Axes(_Model):
 AXES = tuple(Axes.model_fields)
 
 
-class OperatorEntry(Axes):
-    """One operator of a suite: its name, its options, and axes that override the suite's for it alone."""
+Scalars = dict[str, Annotated[OptionValue, BeforeValidator(_scalar)]]
 
-    name: str
-    options: dict[str, Annotated[OptionValue, BeforeValidator(_scalar)]] = {}
+LIBRARIES = ("torchvision", "timm")
+"""Whose networks a row may name: ``torchvision:efficientnet_b0``."""
+
+REPLACE = "replace."
+"""Before a layer's name, where a row is written in a line: ``my_nets.py:Net replace.conv3x3=split``."""
+
+WORDS = ("channels", "channels_out", "height", "width", "batch", "kernel")
+"""What a module's arguments may say instead of a number: the case's own."""
+
+
+class OperatorEntry(Axes):
+    """One operator of a suite, and axes that override the suite's for it alone.
+
+    Either ``name``, of the catalogue, with its ``options``; or ``module``, a callable of the user's that returns
+    an ``nn.Module``, with its ``arguments``; or ``model``, a network of torchvision, timm or the user's, with
+    ``replace``, what becomes of its layers, and the option ``execution``, how these then execute. Of a module
+    ``like`` is the operator whose function it claims to compute, ``reference`` a callable that computes it in
+    float64; ``label`` is what a row is called in tables.
+    """
+
+    name: str | None = None
+    options: Scalars = {}
+    module: Annotated[str, Field(pattern=r"^[^\s:]+:[\w.]+(-k\d+)?$")] | None = None
+    arguments: Scalars = {}
+    model: Annotated[str, Field(pattern=r"^[^\s:]+:[\w.]+$")] | None = None
+    replace: dict[str, str] = {}
+    like: Annotated[str, Field(pattern=r"\S")] | None = None
+    reference: Annotated[str, Field(pattern=r"^[^\s:]+:[\w.]+$")] | None = None
+    label: Annotated[str, Field(pattern=r"^\S(.*\S)?$", max_length=60)] | None = None
+
+    @property
+    def row(self) -> str:
+        """What is looked up: a name, or a module as cases call it, without a path that tells whose it is."""
+        text = self.name or self.module or self.model or ""
+        where, mark, attribute = text.rpartition(":")
+        return f"{Path(where).name}{mark}{attribute}" if where.startswith(("/", "~", "..")) else text
+
+
+class UserModule(_Model):
+    """A module of the user's, as a row of a suite names it.
+
+    Attributes:
+        operator: its name in cases; ``source`` may have a path before it.
+        source: ``my_ops.py:MyConv``, or ``my_ops:MyConv`` of what can be imported.
+        folders: where it is looked for before installed packages.
+        arguments: by name, sorted; strings of :data:`WORDS` stand for the case's.
+        kernel: whether its cases have a kernel size.
+        network: whether it is a whole network; ``arguments`` then say what becomes of its layers.
+        like, reference, label: as :class:`OperatorEntry`.
+    """
+
+    operator: str
+    source: str
+    folders: tuple[str, ...]
+    arguments: tuple[tuple[str, OptionValue], ...] = ()
+    kernel: bool = False
+    network: bool = False
+    like: str | None = None
+    reference: str | None = None
+    label: str | None = None
+
+
+def entry_of(text: str) -> OperatorEntry:
+    """The entry that a text stands for: ``niff-depthwise/rfft mlp=big``, ``my_ops.py:MyConv groups=4 label=mine``.
+
+    Raises UsageError where what follows the name is no option.
+    """
+    name, *pairs = text.split()
+    settings = dict(setting_of(pair, text) for pair in pairs)
+    if ":" not in name:
+        return OperatorEntry(name=name, options=settings)
+    own: dict[str, Any] = {key: settings.pop(key) for key in ("like", "reference", "label") if key in settings}
+    layers = {key: str(settings.pop(key)) for key in list(settings) if key.startswith(REPLACE)}
+    if layers or name.partition(":")[0] in LIBRARIES:
+        replaced = {key.removeprefix(REPLACE): value for key, value in layers.items()}
+        own |= {"model": name, "replace": replaced, "options": settings}
+    else:
+        own |= {"module": name, "arguments": settings}
+    try:
+        return OperatorEntry.model_validate(own)
+    except ValidationError as error:
+        raise UsageError(f"{text}: {_explain(error)}") from error
+
+
+def setting_of(text: str, where: str) -> tuple[str, OptionValue]:
+    """An option and its value: ``mlp=big``; a number or a boolean where JSON says so. Raises UsageError."""
+    key, mark, written = text.partition("=")
+    if not (key and mark):
+        raise UsageError(f"{where}: should be NAME=VALUE, as mlp=big")
+    try:
+        value: object = json.loads(written)
+    except ValueError:
+        value = written
+    if not isinstance(value, str | int | float):
+        raise UsageError(f"{where}: should be a string, a number or a boolean, got {written}")
+    return key, value
 
 
 class Bound(_Model):
@@ -241,12 +336,40 @@ def validate(document: Mapping[str, Any], where: str) -> SuiteFile:
         file = SuiteFile.model_validate(document)
     except ValidationError as error:
         raise UsageError(f"{where}: {_explain(error)}") from error
+    for index, entry in enumerate(file.operators):
+        check_entry(entry, f"{where}: operators[{index}]")
     if file.measure.min_time > file.measure.max_time:
         raise UsageError(
             f"{where}: key 'measure.min_time': should be at most measure.max_time ({file.measure.max_time:g} s), "
             f"got {file.measure.min_time:g}"
         )
     return file
+
+
+_OWNERS = {
+    "options": ("name", "model"),
+    "arguments": ("module",),
+    "replace": ("model",),
+    "like": ("module",),
+    "reference": ("module",),
+    "label": ("module", "model"),
+}
+"""Which keys of a row go with which way of saying whose it is."""
+
+
+def check_entry(entry: OperatorEntry, where: str) -> None:
+    """Raise UsageError for keys that do not go together."""
+    given = [key for key in ("name", "module", "model") if getattr(entry, key) is not None]
+    if len(given) != 1:
+        raise UsageError(
+            f"{where}: needs one of name, of the catalogue; module, as 'my_ops.py:MyConv'; or model, as "
+            "'torchvision:efficientnet_b0'"
+        )
+    for key, owners in _OWNERS.items():
+        if getattr(entry, key) and given[0] not in owners:
+            raise UsageError(f"{where}.{key}: goes with {' or '.join(owners)}, not with {given[0]}")
+    if entry.like is not None and entry.reference is not None:
+        raise UsageError(f"{where}: give like or reference, not both: each says what it is held to")
 
 
 def _explain(error: ValidationError) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
+from niffbench.device import kind, kind_of
 from niffbench.session.interrupts import Interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,12 +63,12 @@ class Settings:
     @property
     def is_rehearsal(self) -> bool:
         """Whether no GPU is asked, so that everything is done small."""
-        return not self.device.startswith("cuda")
+        return not kind(kind_of(self.device) or "").accelerator
 
     @property
     def place(self) -> str:
         """The device of steps that a replay cannot do."""
-        return "cpu" if self.device.startswith("replay") else self.device
+        return "cpu" if self.is_rehearsal else self.device
 
 
 @dataclass(frozen=True)

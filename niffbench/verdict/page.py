@@ -75,7 +75,7 @@ def headline(folder: Path, name: str) -> Iterator[str]:
             row.label,
             *(text.seconds(row.value(f"latency_{regime}")) for regime in regimes),
             text.size_of(row.value("memory_peak")),
-            text.size_of(_total_memory(row)),
+            text.size_of(row.value("memory_total")),
             "–" if (energy := row.value("energy")) is None else f"{text.digits(energy * 1e3)} mJ",
             text.flops(row.value("flops")),
             text.times(_distance(digest, row)),
@@ -93,11 +93,6 @@ def headline(folder: Path, name: str) -> Iterator[str]:
     )
     if digest.missing:
         yield from ("", f"{text.plural(digest.missing, 'record')} missing.")
-
-
-def _total_memory(row: Row) -> float | None:
-    parts = row.value("memory_resident"), row.value("memory_peak")
-    return None if None in parts else sum(part or 0 for part in parts)
 
 
 def _distance(digest: Digest, row: Row) -> float | None:

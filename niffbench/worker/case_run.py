@@ -30,6 +30,7 @@ class CaseRun:
     prediction: Predicted | None = None
     parameters: int | None = None
     chosen: list[str] | None = None
+    output: list[int] | None = None
     first: float = 0.0
     numerics: Numerics | None = None
     cost: CostRecord | None = None
@@ -53,6 +54,13 @@ class CaseRun:
         cold = self.latency.get("cold")
         return median(cold.samples) if cold is not None else 0.0
 
+    def note_shape(self, output: object) -> None:
+        """Keep the shape of a layer's output where it is none of an image as large as the input."""
+        p, shape = self.case.problem, getattr(output, "shape", None)
+        usual = (p.batch, p.channels_out, p.height, p.width)
+        if shape is not None and self.operator.role != "network" and tuple(shape) != usual:
+            self.output = list(shape)
+
     def remark(self, text: str) -> None:
         """Say beside the figures that there are why one is missing."""
         self.note = text if self.note is None else f"{self.note}; {text}"
@@ -72,6 +80,7 @@ class CaseRun:
             traits=self.operator.traits(self.case),
             parameters=self.parameters,
             chosen=self.chosen,
+            output=self.output,
             cost=self.cost,
             latency=_beside_busy(self.latency) if busy else self.latency,
             memory=self.memory,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from niffbench.errors import faulty_line
 from niffbench.results import Status
 
 MAX_REASON = 500
@@ -33,6 +34,10 @@ class DeviceLost(Exception):
     """The accelerator's context is gone: no later call of this process can succeed."""
 
 
+class Wrong(Exception):
+    """What a case does cannot be right, whatever it computes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A status with its reason; ``needed`` and ``available`` in bytes where memory ran out."""
@@ -53,6 +58,8 @@ def explain(error: Exception, free: Callable[[], int | None] | None = None) -> F
     """
     if isinstance(error, DeviceLost):
         raise error
+    if isinstance(error, Wrong):
+        return Failure("wrong", f"{error}; not timed")
     text = " ".join(str(error).split())
     name = type(error).__name__
     if isinstance(error, MemoryError) or name == "OutOfMemoryError" or _MEMORY.search(text):
@@ -65,8 +72,8 @@ def explain(error: Exception, free: Callable[[], int | None] | None = None) -> F
     if _LOST.search(text) or name == "AcceleratorError":
         raise DeviceLost(_short(text)) from error
     if isinstance(error, NotImplementedError) or name == "Unsupported" or _UNSUPPORTED.search(text):
-        return Failure("unsupported", _short(text or name))
-    return Failure("crashed", _short(f"{name}: {text}"))
+        return Failure("unsupported", _short(faulty_line(error) + (text or name)))
+    return Failure("crashed", _short(f"{faulty_line(error)}{name}: {text}"))
 
 
 def requested(error: Exception, text: str) -> tuple[int | None, int | None]:

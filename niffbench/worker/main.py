@@ -20,7 +20,8 @@ from niffbench import protocol
 from niffbench.anonymize import anonymize
 from niffbench.device import Device, open_device
 from niffbench.errors import NiffbenchError, UsageError, did_you_mean
-from niffbench.operators.catalogue import catalogue
+from niffbench.operators.catalogue import catalogue, declare
+from niffbench.operators.module import check
 from niffbench.worker.evaluator import Evaluator, open_evaluator
 from niffbench.worker.failures import DeviceLost, explain
 from niffbench.worker.machine import fingerprint
@@ -80,7 +81,8 @@ def survey(task: protocol.Task, evaluator: Evaluator, line: Line) -> None:
 
 def work(task: protocol.Task, device: Device, line: Line) -> None:
     """Do ``task`` on ``device``."""
-    line.send(protocol.Hello(fingerprint=fingerprint(device), free_memory=device.free_memory()))
+    sources = [check(module) for module in task.modules]
+    line.send(protocol.Hello(fingerprint=fingerprint(device), free_memory=device.free_memory(), modules=sources))
     evaluator = open_evaluator(device, task.round)
     if task.kind == "survey":
         survey(task, evaluator, line)
@@ -115,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(task: protocol.Task) -> None:
     """Raise UsageError for a case of an operator that this process does not know."""
+    declare(task.modules)
     operators = catalogue()
     for case in task.cases:
         if case.operator not in operators:

@@ -1,8 +1,8 @@
 """Numerics come before time: what an operator's first call gives against a plain float64 reference.
 
-That is the output, and in training the gradients of the input and of every weight. Of a batch the first and the
-last image are compared; in the first call the gradient of the output is zero on the others, so that the gradients
-of the weights are sums over the compared images alone.
+That is the output, and in training the gradients of the input and of every weight. References are slow, so a
+batch is made of copies of two images, in an order that no operator knows: every image of it is compared, with a
+reference of two. Images that an operator mixes are all different, and so is the reference's batch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from niffbench.results import GradientError, Numerics
 
 CHECKED = 2
-"""Images of a batch that are compared, first and last: operators treat images alike, references are slow."""
+"""Different images in a batch that is compared: its first and its last."""
 
 
 INPUT = "input"
@@ -24,23 +24,33 @@ INPUT = "input"
 
 
 def images(x: Tensor) -> Tensor:
-    """The images of a batch that are compared."""
+    """The different images of a batch that is compared."""
     return x if x.shape[0] <= CHECKED else x[[0, -1]]
 
 
-def masked(gradient: Tensor) -> Tensor:
-    """The gradient of an output, zero on the images that are not compared."""
-    result = torch.zeros_like(gradient)
-    for compared in (0, -1):
-        result[compared] = gradient[compared]
-    return result
+def pattern(batch: int) -> list[int]:
+    """Which of the different images each image of a batch is; all but the first and the last are drawn."""
+    if batch <= CHECKED:
+        return list(range(batch))
+    drawn = torch.randint(CHECKED, (batch - 2,), generator=torch.Generator().manual_seed(batch)).tolist()
+    return [0, *drawn, 1]
+
+
+def copies(x: Tensor) -> Tensor:
+    """The batch that is compared: of the first and the last image of ``x``."""
+    return images(x)[pattern(x.shape[0])]
+
+
+def counts(batch: int) -> Tensor:
+    """How often each of the different images is in the batch, in the shape of images."""
+    return torch.bincount(torch.tensor(pattern(batch))).double()[:, None, None, None]
 
 
 def compare(output: Tensor, reference: Tensor, tolerance: float) -> Numerics:
     """Relative L2 error, and the largest error relative to the reference's largest value.
 
-    ``output``: the whole batch; ``reference``: float64, of the whole batch or of :func:`images`. An output that is
-    not finite or has another shape is infinitely wrong. A reference of zeros makes errors absolute.
+    ``output``: the whole batch; ``reference``: float64, of the whole batch or of its different :func:`images`. An
+    output that is not finite or has another shape is infinitely wrong. A reference of zeros makes errors absolute.
     """
     l2, largest = _errors(output, reference)
     return Numerics(l2=l2, max=largest, tolerance=tolerance)
@@ -60,7 +70,7 @@ def compare_gradients(
     A gradient that is missing is infinitely wrong, unless it is 0. ``switches``: of
     :func:`~niffbench.worker.tolerance.tolerance_of_gradients`; then only relative L2 errors count.
     """
-    parameters = [truth.flatten() for name, truth in reference.items() if name != INPUT]
+    parameters = [_parts(truth).flatten() for name, truth in reference.items() if name != INPUT]
     typical = float(torch.cat(parameters).square().mean().sqrt()) if parameters else 0.0
     errors = {
         name: _errors(gradients.get(name), truth, 0.0 if name == INPUT else typical)
@@ -75,14 +85,20 @@ def _errors(result: Tensor | None, reference: Tensor, least: float = 0.0) -> tup
     """Relative L2 and largest error; values of the reference count as at least ``least`` each."""
     if result is None:
         return (inf, inf) if bool(reference.any()) else (0.0, 0.0)
-    whole = result.detach()
-    compared = whole if whole.shape == reference.shape else images(whole)
-    compared = compared.to(device=reference.device, dtype=torch.float64)
-    if compared.shape != reference.shape:
+    compared = result.detach().to(device=reference.device)
+    if compared.shape[:1] != reference.shape[:1] and len(reference) == CHECKED < len(compared):
+        reference = reference[pattern(len(compared))]
+    if compared.shape != reference.shape or compared.is_complex() != reference.is_complex():
         return inf, inf
+    compared, reference = _parts(compared), _parts(reference)
     difference = compared - reference
     norm, highest = float(reference.norm()), float(reference.abs().max())
     l2 = difference.norm() / (max(norm, least * reference.numel() ** 0.5) or 1.0)
     largest = difference.abs().max() / (max(highest, least) or 1.0)
     bound: list[float] = torch.stack([l2, largest]).nan_to_num(nan=inf, posinf=inf).tolist()
     return bound[0], bound[1]
+
+
+def _parts(value: Tensor) -> Tensor:
+    """In float64; complex numbers as their two parts."""
+    return (torch.view_as_real(value.resolve_conj()) if value.is_complex() else value).double()

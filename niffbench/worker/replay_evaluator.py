@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from niffbench.case import Case
-from niffbench.cost.closed import step_costs
+from niffbench.cost.closed import Cost, step_costs
 from niffbench.device.replay import CaseTrace, GradientTrace, NumericsTrace, ReplayDevice, ReplayRunner
 from niffbench.operators.base import Choice
 from niffbench.operators.catalogue import catalogue
@@ -61,7 +61,7 @@ class ReplayEvaluator:
         """Raises what the file says goes wrong in building."""
         trace = self.device.trace
         entry = self._entry(case)
-        cost = catalogue()[case.operator].cost(case)
+        cost = _closed(case)
         work = max(cost.flops() / trace.flops, cost.bytes_floor / trace.bandwidth)
         output = _sizes(case)[1]
         workload = ReplayWorkload(
@@ -92,7 +92,7 @@ class ReplayEvaluator:
 
     def cost(self, case: Case, choice: Choice | None) -> CostRecord:
         """The closed form alone: the counters need torch."""
-        cost = catalogue()[case.operator].cost(case)
+        cost = _closed(case)
         return CostRecord(
             closed=cost.flops(),
             closed_forward=cost.flops("forward"),
@@ -111,6 +111,14 @@ class ReplayEvaluator:
         return self.device.entry(case, catalogue()[case.operator].label(case), self._round)
 
 
+def _closed(case: Case) -> Cost:
+    """What a case costs without torch. Raises NotImplementedError where only counters could tell."""
+    cost = catalogue()[case.operator].cost(case)
+    if cost is None:
+        raise NotImplementedError("a replay cannot count what a module costs")
+    return cost
+
+
 def _gradient(case: Case, errors: GradientTrace | None, allowed: float) -> GradientError | None:
     """In training the file's error of the worst gradient, else a hundredth of the tolerance."""
     problem, switches = case.problem, catalogue()[case.operator].switches(case)
@@ -125,5 +133,5 @@ def _sizes(case: Case) -> tuple[int, int]:
     """Bytes of the input with the weights, and of the output."""
     problem = case.problem
     plane = problem.batch * problem.height * problem.width * problem.element_bytes
-    weights = catalogue()[case.operator].cost(case).parameters * problem.element_bytes
+    weights = _closed(case).parameters * problem.element_bytes
     return plane * problem.channels + weights, plane * problem.channels_out

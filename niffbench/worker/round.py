@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from niffbench import protocol
 from niffbench.anonymize import anonymize
 from niffbench.case import Case, Problem
+from niffbench.cost.closed import Uncounted
 from niffbench.device import Runner
 from niffbench.niff.native import build
 from niffbench.operators.catalogue import catalogue
@@ -198,6 +199,7 @@ class Round:
                 self._note_missing_kernel()
             with self._stage(case_run, "numerics"):
                 case_run.numerics = evaluator.numerics(workload, output)
+                case_run.note_shape(output)
                 del output
                 if tolerance.is_wrong(case_run.numerics):
                     return Failure("wrong", tolerance.verdict(case_run.numerics))
@@ -208,7 +210,10 @@ class Round:
             case_run.cost = self._task.costs.get(case.id) if choice is None else None
             if case_run.cost is None:
                 with self._stage(case_run, "cost"):
-                    case_run.cost = evaluator.cost(case, choice)
+                    try:
+                        case_run.cost = evaluator.cost(case, choice)
+                    except Uncounted as error:
+                        case_run.remark(f"no cost: {error}")
             with self._stage(case_run, "memory"):
                 predicted = case_run.prediction
                 if predicted is not None and choice is not None:  # it was admitted by what it might choose

@@ -17,6 +17,7 @@ from niffbench.case import Case
 from niffbench.cost import memory as fake_memory
 from niffbench.cost import witness
 from niffbench.cost.closed import step_costs
+from niffbench.cost.subject import cast, cast_dtype
 from niffbench.device import Device
 from niffbench.niff import auto
 from niffbench.niff.native import build as native
@@ -26,10 +27,10 @@ from niffbench.protocol import Predicted
 from niffbench.results import Ceilings, CostRecord, GradientError, Numerics
 from niffbench.worker import ceilings, numerics
 from niffbench.worker.evaluator import Workload
-from niffbench.worker.failures import explain
+from niffbench.worker.failures import Wrong, explain
 from niffbench.worker.shared import Made, Store
 from niffbench.worker.tolerance import EXACT, HOPELESS, tolerance, tolerance_of_gradients
-from niffbench.worker.workload import TorchWorkload, build, noise, output_gradient
+from niffbench.worker.workload import TorchWorkload, build, input_of, output_gradient
 
 HEAVY = 5e9
 """FLOPs from which a reference is computed on the GPU, in float64 too, rather than on the CPU."""
@@ -68,16 +69,15 @@ class TorchEvaluator:
     def predict(self, case: Case, choice: Choice | None = None) -> Predicted:
         operator = catalogue()[case.operator] if choice is None else choice.operator
         call = fake_memory.predict(operator, case)
-        steps = step_costs(operator.cost(case), call.traffic)
+        cost = witness.cost_of(operator, case)
+        steps = None if cost is None else step_costs(cost, call.traffic)
         return Predicted(case=case.id, resident=call.resident, peak=call.peak, steps=steps)
 
     def ceilings(self, dtypes: frozenset[str]) -> Ceilings:
         return ceilings.measure(self.device, self._place, dtypes)
 
     def touch(self, case: Case) -> None:
-        workload = TorchWorkload(
-            case, build(catalogue()[case.operator], case, None), self._input(case), self._place
-        )
+        workload = TorchWorkload(case, build(catalogue()[case.operator], case, None), input_of(case), self._place)
         self.device.timed(workload)
         workload.reset()
 
@@ -94,25 +94,31 @@ class TorchEvaluator:
         module = build(operator, case, None if shared is None else shared.weights)
         if shared is None:
             self._store.add(case, equivalence, module.state_dict())
+        operator.output_shape(case)  # what gives no tensor says so before anything else
         arithmetic = partial(self.device.arithmetic, case.problem.tf32)
         arithmetic()  # where there is none such, say so before anything runs
-        return TorchWorkload(case, module, self._input(case), self._place, arithmetic)
+        return TorchWorkload(case, module, input_of(case), self._place, arithmetic)
 
     def numerics(self, workload: Workload, output: object) -> Numerics:
         """``output`` is what the first call gave, and in training the workload still holds the gradients of it.
 
-        References are computed once per class and shape. Afterwards the workload is ready to be timed.
+        References are computed once per class and shape. Afterwards the workload is ready to be timed. Raises
+        Wrong for an operator that changes its input, or gives another shape than before.
         """
         assert isinstance(workload, TorchWorkload)
         assert isinstance(output, Tensor)
         case = workload.case
         operator = catalogue()[case.operator]
+        if not workload.is_untouched:
+            raise Wrong("it changes its input in place")
+        if tuple(output.shape) != (shape := operator.output_shape(case)):
+            raise Wrong(f"it gives {tuple(output.shape)} where it gave {shape} before")
         equivalence = operator.equivalence(case)
         allowed = operator.error_growth(case) * tolerance(case.problem.dtype, self._rounds_products(workload))
         gradients = _Gradients()
         if case.problem.mode == "training":
             gradients = self._gradients(workload, equivalence, allowed)
-            workload.checked()
+        workload.checked()
         reference = self._store.reference(case, equivalence, lambda weights: self._reference(case, weights))
         errors = numerics.compare(output, reference, allowed)
         return replace(
@@ -141,9 +147,9 @@ class TorchEvaluator:
         operator, problem = catalogue()[case.operator], case.problem
         images = problem.batch if operator.mixes_images(case) else min(problem.batch, numerics.CHECKED)
         switches = operator.switches(case)
-        bound = tolerance_of_gradients(allowed, problem, images=images, switches=switches)
+        bound = tolerance_of_gradients(allowed, problem, images=problem.batch, switches=switches)
         hopeless = f"rounding to {problem.dtype} alone may move them by {bound:.0%}" if bound >= HOPELESS else None
-        work = operator.cost(case).flops() * images / problem.batch
+        work = self._flops(case) * images / problem.batch
         on_host = self.device.capabilities.host or self._where(case) != self._place
         most = MOST_ON_HOST if on_host else MOST_ON_ACCELERATOR
         itself = None  # why the operator is not run in float64, though units switch
@@ -181,9 +187,9 @@ class TorchEvaluator:
         assert shared is not None
         state, _ = self._exact(case, shared.weights)
         twin = replace(case, execution="eager", problem=replace(case.problem, dtype="float64"))
-        module = build(operator, twin, None).double()
+        module = cast(build(operator, twin, None), "float64")
         module.load_state_dict(state)
-        exact = TorchWorkload(twin, module, _rounded(self._input(case), workload.x.dtype), self._place)
+        exact = TorchWorkload(twin, module, _rounded(input_of(case), workload.x.dtype), self._place)
         assert exact.gradient is not None
         exact.gradient.copy_(_rounded(exact.gradient, workload.x.dtype))
         with exact.scope():
@@ -203,16 +209,22 @@ class TorchEvaluator:
         for leaf in leaves.values():
             leaf.requires_grad_()
         gradient = self._compared(case, output_gradient(case))
+        copied = not catalogue()[case.operator].mixes_images(case)
+        often = numerics.counts(case.problem.batch).to(gradient).reshape(-1, *[1] * (gradient.dim() - 1))
         with torch.enable_grad(), self._where(case):
             output = catalogue()[case.operator].reference(case, state, x)
-            gradients = torch.autograd.grad(output, list(leaves.values()), gradient, materialize_grads=True)
-        return output.detach().cpu(), {name: value.cpu() for name, value in zip(leaves, gradients, strict=True)}
+            given = gradient * often if copied else gradient
+            made = torch.autograd.grad(output, list(leaves.values()), given, materialize_grads=True)
+        gradients = {name: value.cpu() for name, value in zip(leaves, made, strict=True)}
+        if copied:  # an image's own gradient is that of one copy
+            gradients[numerics.INPUT] /= numerics.counts(case.problem.batch)
+        return output.detach().cpu(), gradients
 
     def _exact(self, case: Case, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """What a reference is computed from: the state, and the input of the compared images."""
         dtype, place = getattr(torch, case.problem.dtype), self._where(case)
         state = {name: _rounded(value, dtype).to(place) for name, value in weights.items()}
-        return state, self._compared(case, self._input(case))
+        return state, self._compared(case, input_of(case))
 
     def _compared(self, case: Case, batch: Tensor) -> Tensor:
         """Of a batch as made up, the compared images as rounded to the case's dtype."""
@@ -223,8 +235,14 @@ class TorchEvaluator:
     def _where(self, case: Case) -> torch.device:
         """Where the case's references are computed."""
         accelerated = not self.device.capabilities.host
-        heavy = accelerated and catalogue()[case.operator].cost(case).flops("forward") > HEAVY
+        heavy = accelerated and self._flops(case) > HEAVY
         return self._place if heavy else torch.device("cpu")
+
+    @staticmethod
+    def _flops(case: Case) -> int:
+        """What is known of them; 0 where nothing is."""
+        cost = witness.cost_of(catalogue()[case.operator], case)
+        return 0 if cost is None else cost.flops()
 
     def choice(self, workload: Workload) -> Choice | None:
         assert isinstance(workload, TorchWorkload)
@@ -241,12 +259,6 @@ class TorchEvaluator:
         self._store.trim()
         self.device.release()
         gc.freeze()
-
-    @staticmethod
-    def _input(case: Case) -> Tensor:
-        problem = case.problem
-        shape = (problem.batch, problem.channels, problem.height, problem.width)
-        return noise(f"input/{shape}", shape)
 
 
 @dataclass(frozen=True)
@@ -283,4 +295,6 @@ def _wake(place: torch.device) -> None:
 
 
 def _rounded(value: Tensor, dtype: torch.dtype) -> Tensor:
-    return value.to(dtype).double() if value.is_floating_point() else value
+    """In float64 what is left of a value in ``dtype``, of a complex one in its precision; integers as they are."""
+    there = cast_dtype(value, str(dtype).removeprefix("torch."))
+    return value.to(there).to(cast_dtype(value, "float64"))

@@ -22,10 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from niffbench.case import Case
+from niffbench.cost.subject import cast
 from niffbench.operators.base import Operator
 from niffbench.operators.catalogue import catalogue
 from niffbench.worker.evaluator import Footprint
-from niffbench.worker.numerics import INPUT, masked
+from niffbench.worker.numerics import INPUT, copies
 
 CACHED_NOISE = 2**26
 """Numbers up to which an input and an output's gradient are kept from case to case: 256 MiB each."""
@@ -36,10 +37,12 @@ _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channe
 class TorchWorkload:
     """``case`` on ``device``, ready to be called.
 
+    The module is in evaluation unless it is trained; complex weights are of the precision of the case's dtype.
+
     ``inference`` runs under ``torch.inference_mode``. Otherwise the input asks for a gradient, as it does inside a
     network. ``training`` is: forget the gradients (set to None, as optimizers do by default, so backward writes
-    them instead of adding), forward, backward from a fixed gradient of the output. Until :meth:`checked` that is
-    zero on the images whose numerics are not compared. ``arithmetic`` is what to run in beside that mode.
+    them instead of adding), forward, backward from a fixed gradient of the output. Until :meth:`checked` input and
+    gradient are those that numerics compare. ``arithmetic`` is what to run in beside that mode.
     """
 
     unrolled = 1
@@ -55,8 +58,10 @@ class TorchWorkload:
         self.case = case
         self._arithmetic = arithmetic
         dtype, layout = getattr(torch, case.problem.dtype), _LAYOUTS[case.problem.memory_format]
-        self.module = module.to(device=device, dtype=dtype).to(memory_format=layout)
-        self.x = x.to(device=device, dtype=dtype, copy=True).contiguous(memory_format=layout)
+        self.module = cast(module, case.problem.dtype, device).to(memory_format=layout)
+        mixing = catalogue()[case.operator].mixes_images(case)
+        self._compared: Callable[[Tensor], Tensor] = (lambda batch: batch) if mixing else copies
+        self.x = self._compared(x).to(device=device, dtype=dtype, copy=True).contiguous(memory_format=layout)
         self.gradient: Tensor | None = None
         forward = compiled(module, case.id) if case.execution == "compiled" else module
         self.call: Callable[[], Tensor]
@@ -89,14 +94,22 @@ class TorchWorkload:
         wanting = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         return {INPUT: self.x.grad, **{name: parameter.grad for name, parameter in wanting.items()}}
 
-    def checked(self) -> None:
-        """Forget the gradients that were compared; from now on the whole batch has a gradient.
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the input is still what it was before the first call."""
+        given = self._compared(input_of(self.case)).to(self.x)
+        return bool(torch.equal(given, self.x.detach()))
 
-        It is written into the place of the first one: what is called stays what it is, its graphs included.
+    def checked(self) -> None:
+        """Forget the gradients that were compared; from now on all images, and their gradients, are different.
+
+        They are written into the place of the first ones: what is called stays what it is, its graphs included.
         """
         self.reset()
-        if self.gradient is not None:
-            self.gradient.copy_(output_gradient(self.case))
+        with torch.no_grad():
+            self.x.copy_(input_of(self.case))
+            if self.gradient is not None:
+                self.gradient.copy_(output_gradient(self.case))
 
     def leaves(self) -> list[Tensor]:
         """What gets a gradient in training."""
@@ -125,9 +138,7 @@ class TorchWorkload:
 
     def _first_gradient(self) -> Tensor:
         """Of the call that is checked."""
-        whole = output_gradient(self.case)
-        mixing = catalogue()[self.case.operator].mixes_images(self.case)
-        return (whole if mixing else masked(whole)).to(self.x, copy=True)
+        return self._compared(output_gradient(self.case)).to(self.x, copy=True)
 
 
 def _forward(module: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]:
@@ -171,10 +182,17 @@ def build(operator: Operator, case: Case, state: Mapping[str, Tensor] | None) ->
     shape = (problem.channels, problem.channels_out, problem.height, problem.width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(f"{operator.equivalence(case)}/{shape}"))
-        module = operator.build(case)
+        module = operator.build(case).train(problem.mode == "training")
     if state is not None:
         module.load_state_dict(state)
     return module
+
+
+def input_of(case: Case) -> Tensor:
+    """What is called with: random images, always the same."""
+    problem = case.problem
+    shape = (problem.batch, problem.channels, problem.height, problem.width)
+    return noise(f"input/{shape}", shape)
 
 
 def output_gradient(case: Case) -> Tensor:

@@ -80,7 +80,7 @@ def test_profile_does_not_call_hidden_transforms_none(call: Call, form: str) -> 
         (["depthwise-k3", "--option", "mlp"], "NAME=VALUE"),
         (["niff-depthwise/rfft", "--option", "mlp=huge"], "big"),
         (["depthwise-k3", "--device", "cdua"], "did you mean 'cuda'"),
-        (["depthwise-k3", "--device", "replay:x.json"], "no kernels to profile"),
+        (["depthwise-k3", "--device", "replay:x.json"], "has nothing to take apart"),
     ],
 )
 def test_profile_refuses_what_it_cannot_take_apart(

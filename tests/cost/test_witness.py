@@ -31,7 +31,7 @@ def told(case: Case) -> CostRecord:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_witnesses_agree_to_the_last_flop(name: str, data: st.DataObject) -> None:
     case = data.draw(cases((name,)))
@@ -45,29 +45,36 @@ def test_witnesses_agree_to_the_last_flop(name: str, data: st.DataObject) -> Non
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_option_of_every_operator_forward_and_backward(name: str) -> None:
-    """A batch, primes, a half precision, compiled, and other channels going out where the operator allows them."""
+    """A batch, primes, a half precision, compiled, and other channels going out where the operator allows them.
+
+    Options change together, so that each of their values comes up.
+    """
     operator, base = catalogue()[name], {"modes": 4} if name == "spectral" else {}
     problem = Problem(3, 8, 5, 13, 17, "bfloat16", "channels_last", "training")
     if operator.refusal(case_of(name, problem, 5, **base)):
         problem = replace(problem, channels_out=8)
-    changes = [{key: value} for key in operator.options for value in values(operator, key)]
-    for options in changes or [{}]:
+    choices = {key: values(operator, key) for key in operator.options}
+    for turn in range(max(map(len, choices.values()), default=1)):
+        options = {key: of_key[turn % len(of_key)] for key, of_key in choices.items()}
         case = replace(case_of(name, problem, 5, **{**base, **options}), execution="compiled")
         assert operator.refusal(case) is None
         record = told(case)
         assert (record.disagreement, record.notes) == (None, []), case
         assert record.counted == record.closed > record.closed_forward == record.fvcore, case
+        _check_bytes(record)
 
 
-@pytest.mark.parametrize("mode", ["inference", "training"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_every_operator_at_an_ordinary_size(name: str, mode: Mode) -> None:
+def test_every_operator_in_inference_at_an_ordinary_size(name: str) -> None:
     options = {"modes": 4} if name == "spectral" else {}
-    case = case_of(name, replace(PROBLEM, mode=mode), 5, **options)
-    record = told(case)
+    record = told(case_of(name, PROBLEM, 5, **options))
     assert (record.disagreement, record.notes) == (None, [])
-    assert record.counted == record.closed > 0
-    assert record.fvcore == record.closed_forward
+    assert record.counted == record.closed == record.fvcore == record.closed_forward > 0
+    _check_bytes(record)
+
+
+def _check_bytes(record: CostRecord) -> None:
+    """Counted bytes are those of the steps, each of which is there once."""
     assert record.bytes_own == sum(step.bytes or 0 for step in record.steps) >= record.bytes_floor
     assert len({(step.name, step.direction) for step in record.steps}) == len(record.steps)
 

@@ -174,7 +174,7 @@ def test_a_rule_says_what_to_replace() -> None:
     assert replaced_by(model(), Rule(spatial="full", keep=("1",))) == {"0": "full", "2": "pointwise"}
     assert replaced_by(model(), Rule(spatial="split", depthwise=False, pointwise=False)) == {"0": "split"}
     forms = {"depthwise": "fft", "full": "published", "pointwise": "elided", "split": "cached"}
-    converted = convert(model(), Rule(spatial="full", mlp="big", grid="centred", forms=forms))
+    converted = convert(model(), Rule(spatial="full", mlp="big", grid="centred", forms=forms, bias=False))
     layers = dict(niff_layers(converted))
     assert {layer.kind: layer.form for layer in layers.values()} == {
         kind: forms[kind] for kind in ("full", "depthwise", "pointwise")

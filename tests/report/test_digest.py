@@ -202,7 +202,7 @@ def test_all_of_a_cases_memory_is_told() -> None:
     run = make(World(sizes=(28,)), Path("made-up"))
     record = next(record for record in run.records if record.memory and record.status == "ok")
     told = Memory(peak=70, resident=10, output=30, saved=20, predicted=50, workspace=20)
-    titles = ["problem", "operator", "peak", "resident", "predicted", "workspace", "saved", "output"]
+    titles = ["problem", "operator", "peak", "resident", "total", "predicted", "workspace", "saved", "output"]
     for more, sizes in (({}, []), ({"reserved": 90, "device_delta": -5}, [90, -5])):
         found = replace(record, memory=replace(told, **more))
         digest = gather(Run(run.path, run.manifest, (found,)))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from niffbench.cli import main
+from niffbench.niff.filters import FilterGenerator
 from niffbench.study import stored
 
 
@@ -131,6 +132,40 @@ def test_layers_can_be_left_as_they_are(
     assert found["weights"].endswith(f"{', '.join(patterns)} not converted")
 
 
+def test_a_checkpoint_of_no_known_network_is_looked_at_layer_by_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(
+        {"net": {"block.0.filter.generator." + k: v for k, v in FilterGenerator((3,)).state_dict().items()}},
+        "my.pt",
+    )
+    assert main(["filters", "my.pt", "--size", "12", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    [layer] = found["layers"]
+    assert (layer["layer"], layer["height"], layer["width"]) == ("block.0.filter", 12, 12)
+    assert found["input"] == "noise with the spectrum of photographs, 12×12, given to each layer by itself"
+    assert found["weights"] == "weights of my.pt"
+
+
+def test_any_network_is_converted_by_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_nets.py").write_text(
+        "from torch import nn\n\n\n"
+        "def Net(num_classes):\n"
+        "    pooled = [nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, num_classes, 1), nn.Flatten()]\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, 2, 1), *pooled)\n"
+    )
+    (tmp_path / "resnet18-split").mkdir()  # blocks nothing
+    monkeypatch.chdir(tmp_path)
+    arguments = ["filters", "my_nets.py:Net", "--replace", "conv3x3=split", "--replace", "conv1x1=pointwise"]
+    assert main([*arguments, "--size", "16", "--json"]) == 0
+    [layer] = json.loads(capsys.readouterr().out)["layers"]
+    assert (layer["layer"], layer["height"]) == ("0.layer", 16)
+    assert main(["filters", "resnet18-split", "--size", "32", "--layer", "layer1.0.conv1", "--json"]) == 0
+
+
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with files that are no use."""
@@ -177,8 +212,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["resnet18-split", "--train", "digits"], "give no CHECKPOINT, NETWORK or --network with it"),
         (["--train", "digits", "--size", "32"], "--size 32: the digits are 16×16"),
         (["absent.pt"], "absent.pt: is not a file"),
-        (["text.pt"], "text.pt: is not a checkpoint as torch.save writes it"),
-        (["bare.pt"], "bare.pt: does not say which network it is of; give --network NAME"),
+        (["text.pt"], "text.pt: is not a checkpoint as torch.save or safetensors write it"),
+        (["bare.pt"], "bare.pt: does not say which network it is of; give --network NAME, or --size N"),
         (["bare.pt", "--network", "digits-twin"], "bare.pt: is of another architecture than digits-twin"),
         (["liar.pt"], "liar.pt: is of another architecture than resnet18-split: it lacks 'conv1.weight'"),
         (["twin.pt"], "no layer with a frequency filter; take digits-niff"),
@@ -214,7 +249,7 @@ def test_memory_that_cannot_be_had_is_said(
     told = "niffbench: there is not enough memory for {:,} bytes at once: give a smaller --size or --batch\n"
     assert main(["filters", "mobilenet_v2-niff", "--size", "8192", "--batch", "4096"]) == 2
     assert capsys.readouterr() == ("", told.format(8 * 4096 * 3 * 8192**2))
-    monkeypatch.setattr("niffbench.study.filters.natural_noise", lambda *_, **__: torch.empty(2**55))
+    monkeypatch.setattr("niffbench.study.request.natural_noise", lambda *_, **__: torch.empty(2**55))
     assert main(["filters", "mobilenet_v2-niff", "--size", "64"]) == 2
     assert capsys.readouterr() == ("", told.format(4 * 2**55))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from niffbench.case import DTYPE_BYTES, DType, Problem
 from niffbench.results import GradientError, Numerics
-from niffbench.worker.numerics import compare, compare_gradients, images, masked
+from niffbench.worker.numerics import compare, compare_gradients, copies, counts, images
 from niffbench.worker.tolerance import TOLERANCE, is_wrong, tolerance, tolerance_of_gradients, verdict
 
 REFERENCE = torch.randn(2, 3, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -55,22 +55,25 @@ def test_a_reference_of_zeros_makes_errors_absolute() -> None:
     assert compare(zeros + 0.25, zeros, 1e-5).max == 0.25
 
 
-@pytest.mark.parametrize(("batch", "checked"), [(1, 1), (2, 2), (3, 2), (9, 2)])
-def test_first_and_last_image_of_a_batch_are_compared(batch: int, checked: int) -> None:
-    x = torch.arange(float(batch)).view(batch, 1, 1, 1)
-    assert images(x).flatten().tolist() == ([0.0, batch - 1.0] if checked == 2 else [0.0])
-    assert not is_wrong(compare(x, images(x).double(), 1e-5))
-    broken = x.clone()
-    broken[-1] += 1
-    assert is_wrong(compare(broken, images(x).double(), 1e-5))
+@pytest.mark.parametrize("batch", [1, 2, 3, 9])
+def test_every_image_of_a_batch_is_compared_with_a_reference_of_two(batch: int) -> None:
+    x = torch.rand(batch, 2, 3, 3)
+    compared = copies(x)
+    assert compared.shape == x.shape
+    assert torch.equal(images(compared), images(x))
+    assert not is_wrong(compare(compared, images(x).double(), 1e-5))
+    for place in range(batch):
+        broken = compared.clone()
+        broken[place] += 1
+        assert is_wrong(compare(broken, images(x).double(), 1e-5)), place
+    assert counts(batch).sum() == batch
 
 
-def test_the_masked_gradient_is_of_the_compared_images_alone() -> None:
-    gradient = torch.rand(4, 3, 2, 2) + 1
-    kept = masked(gradient)
-    assert torch.equal(images(kept), images(gradient))
-    assert not kept[1:3].any()
-    assert torch.equal(masked(gradient[:1]), gradient[:1])
+def test_complex_numbers_are_compared_whole() -> None:
+    truth = torch.complex(REFERENCE, REFERENCE)
+    assert compare(truth.to(torch.complex64), truth, 1e-5).l2 < 1e-6
+    assert compare(truth.conj().to(torch.complex64), truth, 1e-5).l2 > 1
+    assert compare(truth.real, truth, 1e-5).l2 == math.inf
 
 
 TRUTH = {"input": REFERENCE, "weight": REFERENCE[0] * 3, "bias": torch.full((4,), 1e-12, dtype=torch.float64)}

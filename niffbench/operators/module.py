@@ -1,0 +1,546 @@
+"""Anybody's module as an operator: found by its name, built from a case, its cost counted, its own reference."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from niffbench.case import Case, OptionValue
+from niffbench.errors import UsageError, described, did_you_mean, faulty_line
+from niffbench.niff.catalogue import EXECUTIONS, REPLACEABLE, known
+from niffbench.operators.base import Choice, Operator, Option
+from niffbench.operators.network import by_definition
+from niffbench.operators.niff import engines_of
+from niffbench.results import ModuleSource, Role, Traits
+from niffbench.suite import UserModule, entry_of, operator_of
+from niffbench.suite.schema import LIBRARIES, WORDS
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_RANDOM = ("Dropout", "DropPath", "StochasticDepth", "DropBlock")
+"""Names of modules that draw in training: without them a call can be compared with a reference."""
+
+_SWITCHES = ("relu", "threshold", "hardtanh", "hardswish", "hardsigmoid", "max_pool", "clamp", "where", "aten.max")
+"""In the names of operations whose units switch."""
+
+
+@dataclass(frozen=True)
+class UserOperator(Operator):
+    """A callable of the user's that returns an ``nn.Module``, or several of its rows with different arguments.
+
+    Its float64 reference is the module itself, in evaluation or training as the case is, unless the row names a
+    reference or claims to compute what an operator of the catalogue computes; then it is held to that.
+    """
+
+    rows: tuple[UserModule, ...] = ()
+
+    def row(self, case: Case) -> UserModule:
+        """What the suite says of ``case``'s row."""
+        return next(row for row in self.rows if row.arguments == case.options)
+
+    def label(self, case: Case) -> str:
+        row = self.row(case)
+        kernel = f"-k{case.kernel}" if case.kernel is not None else ""
+        if row.label is not None:
+            return row.label + kernel
+        return " ".join([self.name + kernel, *(f"{key}={value}" for key, value in case.options)])
+
+    def traits(self, case: Case) -> Traits:
+        claim = self._claim(case)
+        boundary = self.boundary if claim is None else claim[0].boundary
+        role = self.role if claim is None else claim[0].role
+        return Traits(
+            label=self.label(case),
+            family=self.family,
+            boundary=boundary,
+            equivalence=self.equivalence(case),
+            base=self.base,
+            role=role,
+            layers=self.layers,
+            published=False,
+            reference="itself" if self.is_self_referred(case) else "independent",
+        )
+
+    def is_self_referred(self, case: Case) -> bool:
+        row = self.row(case)
+        return row.reference is None and row.like is None
+
+    def refusal(self, case: Case) -> str | None:
+        claim = self._claim(case)
+        return None if claim is None else claim[0].refusal(claim[1])
+
+    def equivalence(self, case: Case) -> str:
+        claim = self._claim(case)
+        if claim is not None:
+            return claim[0].equivalence(claim[1])
+        mode = "-training" if case.problem.mode == "training" else ""
+        arguments = "".join(f" {key}={value}" for key, value in case.options)
+        kernel = "" if case.kernel is None else f"-k{case.kernel}"
+        return f"module-{self.name}{kernel}{arguments}{mode}"
+
+    def _claim(self, case: Case) -> tuple[Operator, Case] | None:
+        """The operator whose function it claims to compute, and that operator's case."""
+        from niffbench.operators.catalogue import catalogue
+
+        like = self.row(case).like
+        if like is None:
+            return None
+        entry = entry_of(like)
+        name, kernel = operator_of(entry.name or "", catalogue(), f"{self.name}: like")
+        operator = catalogue()[name]
+        options: dict[str, OptionValue] = {key: option.default for key, option in operator.options.items()}
+        taken = kernel or case.kernel if operator.takes_kernel else None
+        if operator.takes_kernel and taken is None:
+            raise UsageError(f"{self.name}: like = '{like}' needs its kernel size, as in '{name}-k7'")
+        claimed = Case(name, case.problem, taken, tuple(sorted((options | entry.options).items())), case.execution)
+        return operator, claimed
+
+    def output_shape(self, case: Case) -> tuple[int, ...]:
+        return _call_of(self, case).shape
+
+    def mixes_images(self, case: Case) -> bool:
+        """Of a module that nobody vouches for the whole batch is compared at once."""
+        claim = self._claim(case)
+        return True if claim is None else claim[0].mixes_images(claim[1])
+
+    def error_growth(self, case: Case) -> float:
+        layers = _call_of(self, case).layers
+        return float(layers) if case.problem.element_bytes >= 4 else layers**0.5
+
+    def switches(self, case: Case) -> bool:
+        return _call_of(self, case).switches
+
+    def cost(self, case: Case) -> None:
+        """Nobody wrote a closed form: what it costs is counted."""
+
+    def build(self, case: Case) -> nn.Module:
+        row = self.row(case)
+        make = resolve(row.source, row.folders)
+        module = _without_chance(_module(make(**_arguments(row, make, case)), row))
+        self._check_claim(case, module)
+        return module.train(case.problem.mode == "training")
+
+    def _check_claim(self, case: Case, module: nn.Module) -> None:
+        """Members of a class have the same weights under the same names."""
+        import torch
+
+        claim = self._claim(case)
+        if claim is None:
+            return
+        with torch.device("meta"):
+            wanted = claim[0].build(claim[1]).state_dict()
+        own, theirs = (
+            {name: tuple(value.shape) for name, value in state.items()} for state in (module.state_dict(), wanted)
+        )
+        if own != theirs:
+            raise TypeError(
+                f"{self.name} claims to be like {self.row(case).like}, whose weights are {theirs}; it has {own}"
+            )
+
+    def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        import torch
+        from torch import nn
+
+        from niffbench.cost.subject import cast
+
+        claim = self._claim(case)
+        if claim is not None:
+            return claim[0].reference(claim[1], state, x)
+        row = self.row(case)
+        module = cast(self.build(case), "float64").to(x.device)
+        module.load_state_dict(dict(state))
+        parameters = {name: state[name] for name, _ in module.named_parameters()}  # which ask for the gradients
+        if row.reference is None:
+            out: Tensor = torch.func.functional_call(module, parameters, x)
+            return out
+        exact = resolve(row.reference, row.folders)
+
+        class Exact(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = module
+
+            def forward(self, x: Tensor) -> Tensor:
+                result: Tensor = exact(self.inner, x)
+                return result
+
+        renamed = {f"inner.{name}": value for name, value in parameters.items()}
+        told: Tensor = torch.func.functional_call(Exact(), renamed, x)
+        return told
+
+
+@dataclass(frozen=True)
+class UserNetwork(UserOperator):
+    """A network of torchvision, timm or the user's, as it is or with its layers replaced, from images to scores.
+
+    Its reference is itself in float64, but for NIFF layers, which are computed from their filters' definition.
+    ``engines`` is what each layer of form ``auto`` has chosen; empty while nothing is.
+    """
+
+    role: Role = "network"
+    engines: tuple[str, ...] = ()
+
+    def traits(self, case: Case) -> Traits:
+        replaced = bool(self._replace(case))
+        return replace(
+            super().traits(case),
+            boundary="circular" if replaced else "zero",
+            base=self.name if replaced else None,
+            layers="niff" if replaced else "dense",
+        )
+
+    def refusal(self, case: Case) -> str | None:
+        try:
+            for layer, became in self._replace(case).items():
+                known(
+                    became, REPLACEABLE[known(layer, REPLACEABLE, "layer to replace")], f"replacement of {layer}"
+                )
+            known(self._execution(case), EXECUTIONS, "execution")
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def is_published(self, case: Case) -> bool:
+        return bool(self._replace(case)) and self._execution(case) == "published"
+
+    @staticmethod
+    def _replace(case: Case) -> dict[str, str]:
+        return {key: str(value) for key, value in case.options if key != "execution"}
+
+    @staticmethod
+    def _execution(case: Case) -> str:
+        return str(dict(case.options).get("execution", "rfft"))
+
+    def mixes_images(self, case: Case) -> bool:
+        return case.problem.mode == "training"
+
+    def build(self, case: Case) -> nn.Module:
+        from niffbench.niff import networks
+
+        p, replaced = case.problem, self._replace(case)
+        model = self.original(self.row(case), p.channels_out)
+        if replaced:
+            sizes = networks.feature_maps(model, p.height, p.width)
+            model = networks.convert(model, networks.Rule.of(replaced, self._execution(case)), sizes)
+            networks.level(model, sizes)
+            if self.engines:
+                for layer, engine in zip(networks.choosing_layers(model), self.engines, strict=True):
+                    layer.settle(engine)
+        return _without_chance(model).train(p.mode == "training")
+
+    @staticmethod
+    def original(row: UserModule, classes: int) -> nn.Module:
+        """The network before anything is replaced. Raises ValueError and UsageError."""
+        from niffbench.niff.networks import original
+
+        if row.source.partition(":")[0] in LIBRARIES:
+            return original(row.source, classes)
+        make = resolve(row.source, row.folders)
+        wanted = [name for name in ("num_classes", "classes") if name in (_parameters(make) or {})]
+        return _module(make(**dict.fromkeys(wanted, classes)), row)
+
+    def choice(self, case: Case, module: nn.Module) -> Choice | None:
+        engines = engines_of(case, module)
+        return Choice(engines, replace(self, engines=engines)) if engines else None
+
+    def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        import torch
+
+        from niffbench.cost.subject import cast
+        from niffbench.niff.networks import niff_layers
+
+        model = cast(self.build(case), "float64").to(x.device)
+        model.load_state_dict(dict(state))
+        for _, layer in niff_layers(model):
+            layer.forward = by_definition(layer)  # type: ignore[assignment,method-assign]
+        parameters = {name: state[name] for name, _ in model.named_parameters()}
+        out: Tensor = torch.func.functional_call(model, parameters, x)
+        return out
+
+
+def _module(value: object, row: UserModule) -> nn.Module:
+    """``value`` if it is a module; else TypeError."""
+    from torch import nn
+
+    if not isinstance(value, nn.Module):
+        raise TypeError(f"{row.source} returned {_kind(value)}, and should return a torch.nn.Module")
+    return value
+
+
+def _without_chance(module: nn.Module) -> nn.Module:
+    """``module`` with nothing drawn in training: only so can a call be compared with a reference."""
+    for part in module.modules():
+        if type(part).__name__.startswith(_RANDOM):
+            for name in ("p", "drop_prob"):
+                if isinstance(getattr(part, name, None), float):
+                    setattr(part, name, 0.0)
+    return module
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What one call of a module shows: its output's shape, whether units switch, how many layers have weights."""
+
+    shape: tuple[int, ...]
+    switches: bool
+    layers: int
+
+
+@lru_cache(maxsize=1024)
+def _call_of(operator: UserOperator, case: Case) -> _Call:
+    """Call ``case`` once on fake tensors, or else on real ones. Raises TypeError for what gives no real tensor."""
+    import torch
+    from torch import Tensor
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from niffbench.cost.subject import prepare
+
+    names: set[str] = set()
+
+    class Names(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.add(str(func.overloadpacket))
+            return func(*args, **(kwargs or {}))
+
+    def called() -> tuple[nn.Module, object]:
+        call = prepare(operator, case, warm=False)
+        with torch.no_grad(), Names():  # type: ignore[no-untyped-call]
+            return call.module, call.forward()
+
+    try:
+        with FakeTensorMode():
+            module, out = called()
+    except Exception:  # what fake tensors cannot follow is run; what is wrong with it comes up again
+        module, out = called()
+    if not isinstance(out, Tensor):
+        raise TypeError(f"{operator.name} gives {_kind(out)}, and should give a tensor")
+    if out.is_complex():
+        raise TypeError(f"{operator.name} gives complex numbers, and should give real ones")
+    weighted = sum(any(True for _ in part.parameters(recurse=False)) for part in module.modules())
+    switches = any(mark in name for name in names for mark in _SWITCHES)
+    return _Call(tuple(out.shape), switches, max(weighted, 1))
+
+
+def _kind(value: object) -> str:
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _arguments(row: UserModule, make: Callable[..., object], case: Case) -> dict[str, object]:
+    """What the callable is given: the case's figures for words, and for its parameters that bear their names."""
+    p = case.problem
+    figures: dict[str, object] = {
+        "channels": p.channels,
+        "channels_out": p.channels_out,
+        "height": p.height,
+        "width": p.width,
+        "batch": p.batch,
+        "kernel": case.kernel,
+    }
+    given: dict[str, object] = {}
+    for key, value in row.arguments:
+        given[key] = figures.get(value, value) if isinstance(value, str) else value
+    return {name: figures[name] for name in _own_words(row, make)} | given
+
+
+def _own_words(row: UserModule, make: Callable[..., object]) -> list[str]:
+    """The words that a callable has parameters for, and nobody gave."""
+    named = _parameters(make) or {}
+    given = dict(row.arguments)
+    wanted = [name for name in WORDS if name in named and name not in given]
+    return [name for name in wanted if name != "kernel" or row.kernel or named[name].default is inspect._empty]
+
+
+def _parameters(make: Callable[..., object]) -> Mapping[str, inspect.Parameter] | None:
+    try:
+        return inspect.signature(make).parameters
+    except (TypeError, ValueError):  # of a builtin nobody knows
+        return None
+
+
+def check(row: UserModule) -> ModuleSource:
+    """Find a row's callables and hold its arguments to them; returns where they come from.
+
+    Raises:
+        UsageError: for what cannot be imported, is not there or not callable, or takes other arguments, with the
+            file and line of the user's code.
+    """
+    if row.network:
+        return _check_network(row)
+    make = resolve(row.source, row.folders)
+    if row.reference is not None:
+        resolve(row.reference, row.folders)
+    parameters = _parameters(make)
+    if parameters is not None:
+        _check_arguments(row, make, parameters)
+    return _source(row, make)
+
+
+def _check_network(row: UserModule) -> ModuleSource:
+    """The same for a network, which is built without memory."""
+    import torch
+
+    library = row.source.partition(":")[0]
+    if library not in LIBRARIES:
+        return _source(row, resolve(row.source, row.folders))
+    try:
+        with torch.device("meta"):
+            UserNetwork.original(row, 10)
+    except ValueError as error:
+        raise UsageError(f"{row.operator}: {error}") from error
+    return ModuleSource(operator=row.operator, version=version(library))
+
+
+def _check_arguments(
+    row: UserModule, make: Callable[..., object], parameters: Mapping[str, inspect.Parameter]
+) -> None:
+    kinds = {parameter.kind for parameter in parameters.values()}
+    named = {name: one for name, one in parameters.items() if one.kind not in _VARIADIC}
+    given = {**dict(row.arguments), **dict.fromkeys(_own_words(row, make), 0)}
+    where = _defined(make)
+    for name in given:
+        if name not in named and inspect.Parameter.VAR_KEYWORD not in kinds:
+            raise UsageError(f"{row.operator}: has no parameter '{name}'{did_you_mean(name, named)}{where}")
+    for name, one in named.items():
+        if one.default is inspect._empty and name not in given:
+            raise UsageError(
+                f"{row.operator}: needs its parameter '{name}': give it as an argument, a literal or one of "
+                f"{', '.join(WORDS)}{where}"
+            )
+    if "kernel" in (*given, *dict(row.arguments).values()) and not row.kernel:
+        raise UsageError(f"{row.operator}: needs a kernel size, as in '{row.operator}-k7'{where}")
+
+
+_VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+
+
+def _defined(make: Callable[..., object]) -> str:
+    """Where it is written, as the tail of a message."""
+    try:
+        file, line = inspect.getsourcefile(make), inspect.getsourcelines(make)[1]
+    except (OSError, TypeError):
+        return ""
+    return f" ({Path(file).name}, line {line})" if file else ""
+
+
+def _source(row: UserModule, make: Callable[..., object]) -> ModuleSource:
+    """The file that holds it by its hash, and the version of the package it belongs to, if that has one."""
+    name = row.source.rpartition(":")[0]
+    module = _loaded(name, row.folders)
+    top = sys.modules.get(module.__name__.partition(".")[0], module)
+    try:
+        file = Path(inspect.getsourcefile(make) or module.__file__ or "")
+    except TypeError:  # a callable object
+        file = Path(module.__file__ or "")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    release = getattr(top, "__version__", None)
+    return ModuleSource(
+        operator=row.operator,
+        file=file.name or None,
+        sha256=digest,
+        version=None if release is None else str(release),
+    )
+
+
+def resolve(source: str, folders: Sequence[str]) -> Callable[..., Any]:
+    """The callable that ``my_ops.py:MyConv`` or ``my_ops:MyConv`` names. Raises UsageError, with file and line."""
+    name, _, attribute = source.rpartition(":")
+    found: Any = _loaded(name, tuple(folders))
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            public = [one for one in dir(found) if not one.startswith("_")]
+            raise UsageError(f"{source}: {name} has no '{part}'{did_you_mean(part, public)}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise UsageError(f"{source}: is {_kind(found)}, and should be a callable that returns a torch.nn.Module")
+    made: Callable[..., Any] = found
+    return made
+
+
+@cache
+def _loaded(name: str, folders: tuple[str, ...]) -> ModuleType:
+    """The module of a file, or an importable one; looked for in ``folders`` first."""
+    import torch  # noqa: F401 - before anything in the user's folders could be taken for a part of it
+
+    for folder in reversed(folders):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    try:
+        return _from_file(name, folders) if _is_path(name) else importlib.import_module(name)
+    except UsageError:
+        raise
+    except Exception as error:  # somebody's code
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            raise UsageError(
+                f"no module named '{name}' in the suite's folder, the current one or among installed packages; a "
+                "file is named with its .py"
+            ) from error
+        raise UsageError(f"{name}: {faulty_line(error)}{described(error)}") from error
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(".py") or "/" in name
+
+
+def _from_file(name: str, folders: Iterable[str]) -> ModuleType:
+    path = next((path for folder in folders if (path := Path(folder, name).expanduser()).is_file()), None)
+    if path is None:
+        near = sorted({file.name for folder in folders for file in Path(folder).glob("*.py")})
+        raise UsageError(f"{name}: there is no such file{did_you_mean(name, near) if near else ''}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{name}: is not a Python file; it should end with .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    return module
+
+
+def operators_of(modules: Iterable[UserModule]) -> dict[str, UserOperator]:
+    """The operators that rows of a suite stand for, by name; nothing is imported.
+
+    Raises UsageError for two rows of one module that differ in what they say of the same arguments.
+    """
+    rows: dict[str, list[UserModule]] = {}
+    for module in modules:
+        same = rows.setdefault(module.operator, [])
+        twin = next((row for row in same if row.arguments == module.arguments), None)
+        if twin is None:
+            same.append(module)
+        elif twin.model_copy(update={"kernel": module.kernel}) != module:
+            raise UsageError(f"{module.operator}: rows of the same arguments differ in label, like or reference")
+        elif module.kernel and not twin.kernel:
+            same[same.index(twin)] = module
+    return {name: _operator(name, tuple(own)) for name, own in rows.items()}
+
+
+def _operator(name: str, rows: tuple[UserModule, ...]) -> UserOperator:
+    if len({row.network for row in rows}) > 1:
+        raise UsageError(f"{name}: is a model in one row and a module in another")
+    options = {key: Option("", None, "") for row in rows for key, _ in row.arguments}
+    network = rows[0].network
+    return (UserNetwork if network else UserOperator)(
+        name=name,
+        family="network" if network else "own",
+        summary=f"a {'network' if network else 'module'} of the user's",
+        boundary="unknown",
+        base=name if network else None,
+        options=options,
+        rows=rows,
+    )

@@ -1,0 +1,336 @@
+"""Modules of one's own as rows: found, built, measured beside ours, with costs worked out by hand, and refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from math import log2
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from niffbench.case import Case
+from niffbench.cost.subject import cast, cast_dtype
+from niffbench.cost.witness import witnesses
+from niffbench.device.cpu import CpuDevice
+from niffbench.errors import UsageError
+from niffbench.operators.catalogue import catalogue, declare
+from niffbench.operators.module import check
+from niffbench.results import Record, Run, read
+from niffbench.suite import UserModule, cases_of, entry_of, load
+from niffbench.worker import tolerance
+from niffbench.worker.failures import explain
+from niffbench.worker.torch_evaluator import TorchEvaluator
+
+CODE = Path(__file__).with_name("own_modules.py")
+
+SUITE = """
+description = "modules of one's own beside ours"
+baseline = "niff-depthwise/rfft"
+rounds = 1
+
+[axes]
+channels = 4
+size = [[6, 10]]
+batch = 3
+mode = ["inference", "training"]
+
+[[operators]]
+name = "niff-depthwise/rfft"
+
+[[operators]]
+module = "own_modules.py:FourierUnit"
+label = "fourier"
+
+[[operators]]
+module = "own_modules:hyena"
+arguments = { length = 60 }
+
+[[operators]]
+module = "torch.nn:Conv2d"
+arguments = { in_channels = "channels", out_channels = "channels_out", kernel_size = 5, padding = "same" }
+
+[measure]
+min_time = 0.001
+max_time = 0.01
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A suite's modules are found beside it, and one more of the command line in the current folder."""
+    place, suites = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("suites")
+    (suites / "suite.toml").write_text(SUITE)
+    (suites / CODE.name).write_text(CODE.read_text())
+    (place / "other.py").write_text(CODE.read_text())
+    command = [sys.executable, "-m", "niffbench.cli", "run", str(suites / "suite.toml"), "--device", "cpu"]
+    command += ["--operator", "other.py:GlobalFilter", "--operator", "depthwise-k3", "--out", "run"]
+    done = subprocess.run(command, cwd=place, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "compared with themselves in float64" in " ".join(done.stdout.split())
+    return read(place / "run")
+
+
+def of(run: Run, operator: str) -> list[Record]:
+    """Its records, inference first."""
+    records = [record for record in run.records if record.case.operator == operator]
+    return sorted(records, key=lambda record: record.case.problem.mode)
+
+
+def test_they_are_measured_beside_ours(run: Run) -> None:
+    assert {record.status for record in run.records} == {"ok"}, [record.reason for record in run.records]
+    labels = {record.traits.label for record in run.records}
+    same = "torch.nn:Conv2d in_channels=channels kernel_size=5 out_channels=channels_out padding=same"
+    own = {"fourier", "own_modules:hyena length=60", same, "other.py:GlobalFilter"}
+    assert labels == own | {"niff-depthwise/rfft", "depthwise-k3"}
+    for record in run.records:
+        itself = record.traits.label in own
+        assert record.traits.reference == ("itself" if itself else "independent")
+        assert record.latency
+        assert record.memory
+        assert record.parameters
+        assert record.numerics is not None
+        assert record.numerics.gradient is not None or record.case.problem.mode == "inference"
+
+
+def test_counted_costs_are_those_worked_out_by_hand(run: Run) -> None:
+    batch, channels, points, half = 3, 4, 60, 6 * 6
+
+    def fft(length: int, real: bool = True) -> int:
+        return round((2.5 if real else 5) * length * log2(length))
+
+    transforms = 2 * batch * channels * fft(points)
+    linear = 2 * batch * (2 * channels) ** 2 * half
+    padded = 2 * points
+    long = (3 * batch * channels + channels) * fft(padded)
+    spectral = 6 * batch * channels * (padded // 2 + 1)
+    by_hand = {
+        "own_modules.py:FourierUnit": transforms + linear,
+        "other.py:GlobalFilter": transforms + 6 * batch * channels * half,
+        "torch.nn:Conv2d": 2 * batch * points * 25 * channels**2,
+        "own_modules:hyena": 2 * batch * points * 3 * channels**2
+        + long - batch * channels * fft(padded)
+        + spectral
+        + 2 * batch * channels * points,
+    }  # fmt: skip
+    for operator, flops in by_hand.items():
+        inference, training = of(run, operator)
+        for record in (inference, training):
+            cost = record.cost
+            assert cost is not None
+            assert (cost.stated, cost.disagreement, cost.notes) == (False, None, [])
+            assert cost.closed_forward == cost.fvcore == flops, operator
+            assert cost.closed == cost.counted == sum(step.flops for step in cost.steps)
+            assert cost.bytes_own == sum(step.bytes or 0 for step in cost.steps)
+        assert inference.cost is not None
+        assert inference.cost.closed == flops
+
+
+def test_the_manifest_says_which_file_it_was(run: Run) -> None:
+    by_operator = {source.operator: source for source in run.manifest.modules}
+    assert by_operator["own_modules.py:FourierUnit"].file == CODE.name
+    assert len(by_operator["other.py:GlobalFilter"].sha256 or "") == 64
+    assert by_operator["torch.nn:Conv2d"].version == torch.__version__
+    assert run.manifest.suite.added == ["other.py:GlobalFilter", "depthwise-k3"]
+    assert str(CODE.parent) not in (run.path / "run.json").read_text()
+
+
+def suite_of(*rows: str, **axes: object) -> list[Case]:
+    given = {"channels": 4, "size": 8, **axes}
+    return list(cases_of([entry_of(row) for row in rows], given, "test", catalogue(), declare).cases)
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CODE.parent)
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> TorchEvaluator:
+    return TorchEvaluator(CpuDevice(1))
+
+
+def become(evaluator: TorchEvaluator, case: Case) -> str:
+    """What a case's first call comes to: ``ok``, or its status and the reason."""
+    try:
+        workload = evaluator.workload(case)
+        _, output = evaluator.device.timed(workload)
+        numerics = evaluator.numerics(workload, output)
+    except Exception as error:
+        failure = explain(error)
+        return f"{failure.status}: {failure.reason}"
+    return f"wrong: {tolerance.verdict(numerics)}" if tolerance.is_wrong(numerics) else "ok"
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("name", ["Normalised", "Counting", "Random", "Strided", "Tied"])
+def test_whatever_is_a_module_is_right_in_its_mode(
+    evaluator: TorchEvaluator, name: str, dtype: str, mode: str
+) -> None:
+    [case] = suite_of(f"own_modules.py:{name}", dtype=dtype, mode=mode, batch=3)
+    assert become(evaluator, case) == "ok"
+
+
+def test_the_mode_is_set_by_the_case(evaluator: TorchEvaluator) -> None:
+    for mode in ("inference", "forward", "training"):
+        [case] = suite_of("own_modules.py:Normalised", mode=mode)
+        assert evaluator.workload(case).module.training == (mode == "training")
+
+
+def test_complex_weights_have_the_precision_of_the_case_and_integers_stay(evaluator: TorchEvaluator) -> None:
+    for dtype, there in (("float64", torch.complex128), ("float32", torch.complex64)):
+        [case] = suite_of("own_modules.py:GlobalFilter", dtype=dtype)
+        assert evaluator.workload(case).module.weight.dtype == there
+        assert become(evaluator, case) == "ok"
+    [case] = suite_of("own_modules.py:GlobalFilter", dtype="bfloat16")
+    assert become(evaluator, case) == "unsupported: has complex weights, and bfloat16 has no complex numbers"
+    module = cast(nn.BatchNorm2d(3), "float16")
+    assert module.num_batches_tracked is not None
+    assert module.num_batches_tracked.dtype == torch.int64
+    assert cast_dtype(torch.zeros(1, dtype=torch.bool), "float16") == torch.bool
+
+
+def test_a_claim_is_held_to(evaluator: TorchEvaluator) -> None:
+    right, wrong, other = suite_of(
+        "own_modules.py:Claimed-k3 like=depthwise",
+        "own_modules.py:Claimed-k3 like=depthwise shift=0.001",
+        "own_modules.py:Normalised like=depthwise-k3",
+    )
+    operator = catalogue()[right.operator]
+    assert operator.equivalence(right) == "depthwise-zero-k3"
+    assert (operator.traits(right).reference, operator.traits(right).role) == ("independent", "spatial")
+    assert become(evaluator, right) == "ok"
+    assert become(evaluator, wrong).startswith("wrong: error against float64")
+    assert "claims to be like depthwise-k3, whose weights are {'weight': (4, 1, 3, 3)}" in become(evaluator, other)
+
+
+def test_a_reference_of_ones_own_is_held_to(evaluator: TorchEvaluator) -> None:
+    right, wrong = suite_of(
+        "own_modules.py:Claimed-k3 reference=own_modules.py:exact",
+        "own_modules.py:Claimed-k3 reference=own_modules.py:exact shift=0.001",
+        mode="training",
+    )
+    assert catalogue()[right.operator].traits(right).reference == "independent"
+    assert become(evaluator, right) == "ok"
+    assert become(evaluator, wrong).startswith("wrong: ")
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_a_wrong_image_anywhere_in_the_batch_is_found(evaluator: TorchEvaluator, mode: str) -> None:
+    for place in range(7):
+        [case] = suite_of(f"own_modules.py:Claimed-k3 like=depthwise image={place}", batch=7, mode=mode)
+        assert become(evaluator, case).startswith("wrong: "), place
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("Mutating", "wrong: it changes its input in place; not timed"),
+        ("Growing", "wrong: it gives (1, 4, 8, 10) where it gave (1, 4, 8, 9) before; not timed"),
+        ("NotANumber", "wrong: error against float64 beyond"),
+        ("Pair", "crashed: TypeError: own_modules.py:Pair gives a tuple, and should give a tensor"),
+        ("Complex", "crashed: TypeError: own_modules.py:Complex gives complex numbers"),
+        ("no_module", "crashed: TypeError: own_modules.py:no_module returned a str, and should return a torch.nn"),
+        ("Raising", "crashed: own_modules.py, line {Raising}: RuntimeError: out of ideas"),
+        ("Half", "unsupported: own_modules.py, line {Half}: this layer is not implemented for 'Float'"),
+    ],
+)
+def test_what_cannot_be_right_is_told_apart(evaluator: TorchEvaluator, name: str, told: str) -> None:
+    [case] = suite_of(f"own_modules.py:{name}")
+    for number, line in enumerate(CODE.read_text().splitlines(), 1):
+        told = told.replace(f"{{{line.rpartition('# ')[2]}}}", str(number))
+    assert become(evaluator, case).startswith(told)
+
+
+def test_another_shape_is_measured(evaluator: TorchEvaluator) -> None:
+    [case] = suite_of("own_modules.py:Strided", mode="training")
+    assert catalogue()[case.operator].output_shape(case) == (1, 4, 4, 4)
+    assert become(evaluator, case) == "ok"
+
+
+def test_what_cannot_be_counted_is_measured_without_a_cost(evaluator: TorchEvaluator) -> None:
+    [case] = suite_of("own_modules.py:DependsOnData")
+    assert become(evaluator, case) == "ok"
+    with pytest.raises(Exception, match="cannot be run on fake tensors"):
+        witnesses(catalogue()[case.operator], case)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "told"),
+    [
+        ("own_module.py:FourierUnit", {}, "own_module.py: there is no such file; did you mean 'own_modules.py'?"),
+        ("own_modules.py:FourierUnt", {}, "own_modules.py has no 'FourierUnt'; did you mean 'FourierUnit'?"),
+        ("own_modules.py:CONSTANT", {}, "is an int, and should be a callable that returns a torch.nn.Module"),
+        ("no_such_module:X", {}, "no module named 'no_such_module' in the suite's folder, the current one or"),
+        ("broken.py:X", {}, "broken.py: broken.py, line 3: ZeroDivisionError: division by zero"),
+        ("misspelt.py:X", {}, "misspelt.py: misspelt.py, line 2: invalid syntax"),
+        ("importing.py:X", {}, "importing.py: importing.py, line 1: No module named 'nowhere_to_be_found'"),
+        (
+            "own_modules.py:FourierUnit",
+            {"group": 4},
+            "has no parameter 'group'; choose from channels, channels_out",
+        ),
+        ("own_modules.py:hyena", {}, "needs its parameter 'length': give it as an argument"),
+        (
+            "own_modules.py:Claimed",
+            {},
+            "own_modules.py:Claimed: needs a kernel size, as in 'own_modules.py:Claimed-k7' (own_modules.py, ",
+        ),
+    ],
+)
+def test_what_is_no_module_is_one_message_with_file_and_line(
+    tmp_path: Path, source: str, arguments: dict[str, int], told: str
+) -> None:
+    (tmp_path / "broken.py").write_text("def wrong():\n    pass\nX = 1 / 0\n")
+    (tmp_path / "misspelt.py").write_text("x = 1\ndef = 3\n")
+    (tmp_path / "importing.py").write_text("import nowhere_to_be_found\n")
+    module = UserModule(
+        operator=source,
+        source=source,
+        folders=(str(CODE.parent), str(tmp_path)),
+        arguments=tuple(arguments.items()),
+    )
+    with pytest.raises(UsageError) as refused:
+        check(module)
+    assert told in str(refused.value)
+
+
+def test_the_command_line_ends_with_2_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import torch\n\nX = torch.nosuch\n")
+    command = [sys.executable, "-m", "niffbench.cli", "run", "smoke", "--operator", "mine.py:X", "--device", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "mine.py, line 3: AttributeError: module 'torch' has no attribute 'nosuch'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ('module = "a.py"', "operators[1].module"),
+        ('module = "a.py:X"\nname = "copy"', "needs one of name"),
+        ('name = "dense-k3"\narguments = { a = 1 }', "arguments: goes with module, not with name"),
+        ('module = "a.py:X"\noptions = { a = 1 }', "options: goes with name or model, not with module"),
+        ('module = "a.py:X"\nlike = "dense-k3"\nreference = "a:b"', "give like or reference, not both"),
+        ('module = "a.py:X"\narguments = { a = [1] }', "should be a string, a number or a boolean"),
+    ],
+)
+def test_a_suite_says_what_is_right(tmp_path: Path, rows: str, told: str) -> None:
+    head = 'description = "d"\nbaseline = "dense-k3"\naxes = { channels = 4, size = 8 }\n'
+    (tmp_path / "s.toml").write_text(f'{head}[[operators]]\nname = "dense-k3"\n[[operators]]\n{rows}\n')
+    with pytest.raises(UsageError) as refused:
+        load(str(tmp_path / "s.toml"), catalogue(), declare=declare)
+    assert told in str(refused.value)
+
+
+def test_other_arguments_are_another_case_and_another_label_is_not() -> None:
+    rows = ["own_modules.py:hyena length=64", "own_modules.py:hyena length=32", "own_modules:hyena length=64"]
+    one, *others = suite_of(*rows)
+    [named] = suite_of(f"{rows[0]} label=mine")
+    assert named.id == one.id
+    assert len({one.id, *(other.id for other in others)}) == 3
