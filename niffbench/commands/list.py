@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,11 +24,17 @@ def command(what: str, pattern: str, as_json: bool) -> int:
     PATTERN (as 'niff-*') narrows the list. Parameters and FLOPs of networks are counted on shapes alone, for one
     image of 224×224; that takes some seconds the first time and is kept in the user's cache directory. Metrics are
     the columns of CSV, Parquet and JSON.
+
+    Of a network that is not in the list, as 'torchvision:efficientnet_b0 replace.conv3x3=split', it shows what
+    becomes of each layer and why, and parameters and FLOPs before and after.
     """
     from fnmatch import fnmatchcase
 
     from niffbench.errors import UsageError, did_you_mean
 
+    if what == "networks" and ":" in pattern:
+        _conversion(pattern, as_json)
+        return 0
     names, rows = _SOURCES[what]()
     chosen = [name for name in names if fnmatchcase(name, pattern)]
     if not chosen:
@@ -105,6 +112,43 @@ def _networks() -> tuple[list[str], Callable[[Sequence[str]], list[Row]]]:
     return list(NETWORKS), rows
 
 
+def _conversion(text: str, as_json: bool) -> None:
+    """What a rule makes of a network: each of its layers, and what the whole costs before and after."""
+    import torch
+
+    from niffbench.commands.network_costs import INPUT_SIZE, count_network
+    from niffbench.errors import UsageError
+    from niffbench.niff import networks
+    from niffbench.operators.module import UserNetwork, check
+    from niffbench.suite import entry_of, user_modules
+
+    entry = entry_of(text)
+    if entry.model is None:
+        entry = entry.model_copy(update={"model": entry.module, "module": None})
+    [row] = user_modules([entry], (str(Path.cwd()),))
+    check(row)
+    try:
+        with torch.device("meta"):
+            model = UserNetwork.original(row, 1000)
+            costs = {entry.row: count_network(model)}
+            layers: list[networks.Replacement] = []
+            if entry.replace:
+                rule = networks.Rule.of(entry.replace, str(entry.options.get("execution", "rfft")))
+                sizes = networks.feature_maps(model, INPUT_SIZE, INPUT_SIZE)
+                layers = networks.replacements(model, rule, sizes)
+                costs[text] = count_network(networks.convert(model, rule, sizes))
+    except ValueError as error:
+        raise UsageError(f"{entry.row}: {error}") from error
+    rows = [{"network": name, **asdict(cost)} for name, cost in costs.items()]
+    found = [{**asdict(layer), "kind": layer.kind or "stays"} for layer in layers]
+    if as_json:
+        sys.stdout.write(json.dumps({"networks": rows, "layers": found}, indent=1) + "\n")
+        return
+    if found:
+        _show("layers", found)
+    _show("networks", rows)
+
+
 def _metrics() -> tuple[list[str], Callable[[Sequence[str]], list[Row]]]:
     from niffbench.results.metrics import dictionary
 
@@ -114,7 +158,7 @@ def _metrics() -> tuple[list[str], Callable[[Sequence[str]], list[Row]]]:
 
 _IMPORTANCE = {
     "operator": 9, "suite": 9, "network": 9, "metric": 9, "summary": 9, "parameters": 8, "flops": 8, "unit": 8,
-    "cases": 7,
+    "cases": 7, "name": 9, "kind": 8, "why": 6, "layer": 7,
 }  # fmt: skip
 _SOURCES = {"operators": _operators, "suites": _suites, "networks": _networks, "metrics": _metrics}
 
@@ -126,7 +170,10 @@ def _show(what: str, rows: list[Row]) -> None:
 
     shown = {"parameters": text.count, "flops": text.flops}
     names = [name for name in rows[0] if not (what == "operators" and name == "dtypes")]
-    kinds = {name: "figure" if isinstance(rows[0][name], int) else "name" for name in names} | {"summary": "prose"}
+    kinds = {name: "figure" if isinstance(rows[0][name], int) else "name" for name in names} | {
+        "summary": "prose",
+        "why": "prose",
+    }
     columns = (Column(name, kinds[name], importance=_IMPORTANCE.get(name, 5)) for name in names)  # type: ignore[arg-type]
     lines = (row_of(*(shown.get(name, _cell)(row[name]) for name in names)) for row in rows)
     console().print(Terminal(Table(what, "", tuple(columns), tuple(lines))))

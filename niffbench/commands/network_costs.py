@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import track
 
 import niffbench
+
+if TYPE_CHECKING:
+    from torch import nn
 
 INPUT_SIZE = 224
 _MAX_BYTES = 1_000_000
@@ -44,13 +48,20 @@ def network_costs(names: Sequence[str]) -> dict[str, NetworkCost]:
 
 
 def _count(name: str) -> NetworkCost:
+    from niffbench.niff.networks import build
+
+    return count_network(build(name, input_size=INPUT_SIZE, device="meta"))
+
+
+def count_network(network: nn.Module) -> NetworkCost:
+    """What a network on the meta device costs."""
     import torch
 
     from niffbench.cost.counters import count
-    from niffbench.niff.networks import build
+    from niffbench.niff.networks import image_channels
 
-    network = build(name, input_size=INPUT_SIZE, device="meta").eval()
-    image = torch.empty(1, 3, INPUT_SIZE, INPUT_SIZE, device="meta")
+    network.eval()
+    image = torch.empty(1, image_channels(network), INPUT_SIZE, INPUT_SIZE, device="meta")
     with torch.no_grad():
         counted = count(lambda: network(image))
     return NetworkCost(sum(weight.numel() for weight in network.parameters()), counted.flops)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from niffbench.case import Case, Mode
@@ -66,8 +67,7 @@ def prepare(operator: Costed, case: Case, warm: bool = True) -> Call:
     problem = case.problem
     dtype = getattr(torch, problem.dtype)
     layout = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[problem.memory_format]
-    with _Drawn():  # type: ignore[no-untyped-call]
-        module = operator.build(case).train(problem.mode == "training")
+    module = _built(operator, case).train(problem.mode == "training")
     for tensor in (*module.parameters(), *module.buffers()):
         # Not module.to(): torch cannot swap fake parameters that anything refers to weakly.
         tensor.data = tensor.data.to(cast_dtype(tensor, problem.dtype))
@@ -103,6 +103,41 @@ def cast(module: nn.Module, dtype: str, place: torch.device | None = None) -> nn
     """``module`` in ``dtype`` and at ``place``, in place: complex numbers stay complex, integers integers."""
     module._apply(lambda tensor: tensor.to(device=place, dtype=cast_dtype(tensor, dtype)))  # type: ignore[no-untyped-call]
     return module
+
+
+def _built(operator: Costed, case: Case) -> nn.Module:
+    """The case's module, of fake tensors where these are wanted.
+
+    Anybody's is built of real ones first: some compute their own widths with torch, which fake tensors cannot.
+    """
+    mode = detect_fake_mode()
+    if mode is None or operator.cost(case) is not None:
+        with _Drawn():  # type: ignore[no-untyped-call]
+            return operator.build(case)
+    with unset_fake_temporarily():
+        module = operator.build(case)
+    fakes: dict[int, Tensor] = {}  # a weight may have several names
+    for part in module.modules():
+        for registry in (part._parameters, part._buffers):
+            for name, tensor in registry.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in fakes:
+                    fake_tensor = mode.from_tensor(tensor.detach())
+                    learned = isinstance(tensor, nn.Parameter)
+                    fakes[id(tensor)] = nn.Parameter(fake_tensor, tensor.requires_grad) if learned else fake_tensor
+                registry[name] = fakes[id(tensor)]  # type: ignore[assignment]
+    return module
+
+
+def load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give ``module`` the weights of ``state``, all of them and no other; in its own version of their layout."""
+    own = module.state_dict()
+    if own.keys() == state.keys():
+        own.update(state)  # which leaves the version that some modules ask for
+        module.load_state_dict(own)
+    else:
+        module.load_state_dict(dict(state))  # says what is wrong
 
 
 class _Drawn(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -152,14 +152,14 @@ class UserOperator(Operator):
         import torch
         from torch import nn
 
-        from niffbench.cost.subject import cast
+        from niffbench.cost.subject import cast, load
 
         claim = self._claim(case)
         if claim is not None:
             return claim[0].reference(claim[1], state, x)
         row = self.row(case)
         module = cast(self.build(case), "float64").to(x.device)
-        module.load_state_dict(dict(state))
+        load(module, state)
         parameters = {name: state[name] for name, _ in module.named_parameters()}  # which ask for the gradients
         if row.reference is None:
             out: Tensor = torch.func.functional_call(module, parameters, x)
@@ -257,11 +257,11 @@ class UserNetwork(UserOperator):
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         import torch
 
-        from niffbench.cost.subject import cast
+        from niffbench.cost.subject import cast, load
         from niffbench.niff.networks import niff_layers
 
         model = cast(self.build(case), "float64").to(x.device)
-        model.load_state_dict(dict(state))
+        load(model, state)
         for _, layer in niff_layers(model):
             layer.forward = by_definition(layer)  # type: ignore[assignment,method-assign]
         parameters = {name: state[name] for name, _ in model.named_parameters()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from niffbench.case import Regime
-from niffbench.suite.expand import Excluded, OperatorInfo, Suite, cases_of, expand, load, operator_of
+from niffbench.suite.expand import Excluded, OperatorInfo, Suite, cases_of, expand, load, operator_of, user_modules
 from niffbench.suite.locate import available, find
 from niffbench.suite.locate import read as read_text
 from niffbench.suite.pairs import PAIR_AXES, Axis, Pair, Side, curve, fixed, moved, pairs, position, side_of
@@ -65,4 +65,5 @@ __all__ = [
     "resolve",
     "setting_of",
     "side_of",
+    "user_modules",
 ]

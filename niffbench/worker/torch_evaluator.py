@@ -17,7 +17,7 @@ from niffbench.case import Case
 from niffbench.cost import memory as fake_memory
 from niffbench.cost import witness
 from niffbench.cost.closed import step_costs
-from niffbench.cost.subject import cast, cast_dtype
+from niffbench.cost.subject import cast, cast_dtype, load
 from niffbench.device import Device
 from niffbench.niff import auto
 from niffbench.niff.native import build as native
@@ -188,7 +188,7 @@ class TorchEvaluator:
         state, _ = self._exact(case, shared.weights)
         twin = replace(case, execution="eager", problem=replace(case.problem, dtype="float64"))
         module = cast(build(operator, twin, None), "float64")
-        module.load_state_dict(state)
+        load(module, state)
         exact = TorchWorkload(twin, module, _rounded(input_of(case), workload.x.dtype), self._place)
         assert exact.gradient is not None
         exact.gradient.copy_(_rounded(exact.gradient, workload.x.dtype))

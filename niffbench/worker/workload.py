@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from niffbench.case import Case
-from niffbench.cost.subject import cast
+from niffbench.cost.subject import cast, load
 from niffbench.operators.base import Operator
 from niffbench.operators.catalogue import catalogue
 from niffbench.worker.evaluator import Footprint
@@ -184,7 +184,7 @@ def build(operator: Operator, case: Case, state: Mapping[str, Tensor] | None) ->
         torch.manual_seed(seed_of(f"{operator.equivalence(case)}/{shape}"))
         module = operator.build(case).train(problem.mode == "training")
     if state is not None:
-        module.load_state_dict(state)
+        load(module, state)
     return module
 
 

@@ -18,6 +18,7 @@ from niffbench.niff.networks import (
     niff_layers,
     paper_rule,
     replaced_by,
+    replacements,
     stride_of,
     with_kernel,
 )
@@ -184,7 +185,7 @@ def test_a_rule_says_what_to_replace() -> None:
     assert layers["1"].generator.grid == "centred"
     assert all(parameter.dtype == torch.float64 for parameter in converted.parameters())
     assert converted(torch.randn(1, 4, 8, 6, dtype=torch.float64)).shape == (1, 6, 4, 3)
-    assert isinstance(convert(nn.Conv2d(4, 6, 3, padding=1), Rule(spatial="full")), NiffFull)
+    assert isinstance(convert(nn.Conv2d(4, 6, 3, padding=1), Rule(spatial="full", bias=False)), NiffFull)
 
 
 def test_feature_maps_are_those_of_a_real_forward() -> None:
@@ -310,3 +311,43 @@ def test_a_refused_model_is_left_as_it_was() -> None:
     with pytest.raises(ValueError, match="dilation"):
         convert(model, Rule(spatial="full"))
     assert isinstance(model[0], nn.Conv2d)
+
+
+def test_a_bias_stays_and_what_is_pooled_stays_whole() -> None:
+    """A 1×1 convolution with its bias computes the same as a NIFF layer; on one pixel it is left alone."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 2, 1)
+    )
+    x = torch.randn(2, 3, 12, 12)
+    before, sizes = model(x), feature_maps(model, 12, 12)
+    rule = Rule.of({"conv1x1": "pointwise", "conv3x3": "split"}, "elided")
+    told = {one.name: (one.kind, one.why) for one in replacements(model, rule, sizes)}
+    assert told == {
+        "0": ("pointwise", "the same function, bias kept"),
+        "1": (None, "stride 2"),
+        "3": (None, "on a pooled map of one pixel"),
+    }
+    converted = convert(model, rule, sizes)
+    assert torch.allclose(converted(x), before, atol=1e-6)
+    assert [name for name, _ in converted.named_parameters()][:2] == ["0.bias", "0.layer.weight"]
+
+
+def test_what_cannot_be_replaced_stays_with_its_reason() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.Conv2d(4, 4, 3, padding=2, dilation=2),
+        nn.Conv2d(4, 4, 3, padding=1, groups=2),
+        nn.Conv2d(4, 8, 3, padding=1, groups=4),
+        nn.Conv2d(8, 8, 3),
+    )
+    rule = Rule.of({"conv3x3": "full", "depthwise": "depthwise"})
+    kinds = {one.name: one.kind for one in replacements(model, rule)}
+    assert kinds == {"0": "full", "1": None, "2": None, "3": None, "4": None}
+    reasons = [one.why for one in replacements(model, rule) if one.kind is None]
+    parts = ("dilation 2", "2 groups of 4", "2 outputs for each", "padding (0, 0)")
+    for reason, part in zip(reasons, parts, strict=True):
+        assert part in reason
+        assert reason.endswith("which NIFF does not define")
+    with pytest.raises(ValueError, match="unknown replacement of conv1x1 'full'"):
+        Rule.of({"conv1x1": "full"})

@@ -181,3 +181,9 @@ class Half(nn.Module):
 class DependsOnData(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 2 if float(x.sum()) > 0 else x * 3
+
+
+def network(num_classes: int) -> nn.Module:
+    """A small classifier with biases, and a 1×1 convolution on a pooled map."""
+    pooled = (nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, num_classes, 1), nn.Flatten())
+    return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.GELU(), nn.Conv2d(6, 6, 1), *pooled)

@@ -334,3 +334,57 @@ def test_other_arguments_are_another_case_and_another_label_is_not() -> None:
     [named] = suite_of(f"{rows[0]} label=mine")
     assert named.id == one.id
     assert len({one.id, *(other.id for other in others)}) == 3
+
+
+NETWORKS = ("squeezenet1_1", "mnasnet0_5", "regnet_x_400mf")
+BY_RULE = "replace.conv3x3=split replace.conv1x1=pointwise replace.depthwise=depthwise"
+
+
+@pytest.mark.parametrize("name", [*(f"torchvision:{name}" for name in NETWORKS), "timm:resnet10t"])
+def test_networks_outside_the_paper_run_as_they_are_and_converted(evaluator: TorchEvaluator, name: str) -> None:
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    cases = suite_of(name, f"{name} {BY_RULE}", channels=3, channels_out=10, size=48)
+    operator = catalogue()[name]
+    for case, boundary, base in zip(cases, ("zero", "circular"), (None, name), strict=True):
+        assert become(evaluator, case) == "ok"
+        assert operator.output_shape(case) == (1, 10)
+        traits = operator.traits(case)
+        assert (traits.role, traits.boundary, traits.base) == ("network", boundary, base)
+        cost = evaluator.cost(case, None)
+        assert (cost.stated, cost.closed > 0, cost.disagreement) == (False, True, None)
+
+
+def test_a_network_of_ones_own_trains_and_chooses(evaluator: TorchEvaluator) -> None:
+    row = "own_modules.py:network replace.conv3x3=split replace.conv1x1=pointwise execution=auto"
+    [case] = suite_of(row, channels=3, channels_out=5, size=16, batch=2, mode="training")
+    assert become(evaluator, case) == "ok"
+    workload = evaluator.workload(case)
+    evaluator.device.timed(workload)
+    choice = evaluator.choice(workload)
+    assert choice is not None
+    assert len(choice.engines) == 1
+    assert evaluator.cost(case, choice).counted
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (
+            "torchvision:resnet18 replace.conv3x3=spilt",
+            "unknown replacement of conv3x3 'spilt'; did you mean 'split'",
+        ),
+        ("torchvision:resnet18 replace.conv5x5=split", "unknown layer to replace 'conv5x5'; did you mean 'conv"),
+        ("torchvision:resnet18 execution=fsat", "unknown execution 'fsat'"),
+    ],
+)
+def test_a_rule_that_is_none_is_one_message(row: str, told: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        suite_of(row, channels=3, size=64)
+    assert told in str(refused.value)
+
+
+def test_a_network_that_is_none_is_one_message() -> None:
+    module = UserModule(operator="torchvision:resnet81", source="torchvision:resnet81", folders=(), network=True)
+    with pytest.raises(UsageError, match="unknown network of torchvision 'resnet81'; did you mean 'resnet18'"):
+        check(module)

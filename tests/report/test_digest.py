@@ -208,7 +208,7 @@ def test_all_of_a_cases_memory_is_told() -> None:
         digest = gather(Run(run.path, run.manifest, (found,)))
         table = memory(digest, digest.groups)
         assert [column.title for column in table.columns] == [*titles, *(["reserved", "device"] if sizes else [])]
-        assert [entry.value for entry in table.rows[0].entries[2:]] == [70, 10, 50, 20, 20, 30, *sizes]
+        assert [entry.value for entry in table.rows[0].entries[2:]] == [70, 10, 80, 50, 20, 20, 30, *sizes]
 
 
 def test_flagged_series_are_told() -> None:

@@ -137,7 +137,12 @@ def test_a_checkpoint_of_no_known_network_is_looked_at_layer_by_layer(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(
-        {"net": {"block.0.filter.generator." + k: v for k, v in FilterGenerator((3,)).state_dict().items()}},
+        {
+            "net": {
+                "block.0.filter.generator." + k: v
+                for k, v in FilterGenerator((3,), mlp="small").state_dict().items()
+            }
+        },
         "my.pt",
     )
     assert main(["filters", "my.pt", "--size", "12", "--json"]) == 0
