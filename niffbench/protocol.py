@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from niffbench.case import Case
 from niffbench.fingerprint import Fingerprint
-from niffbench.results import Ceilings, CostRecord, ModuleSource, Record, StepCost
+from niffbench.results import Ceilings, CostRecord, ModuleSource, Numerics, Record, StepCost
 from niffbench.suite import Regime, Settings, UserModule
 
 
@@ -39,14 +39,25 @@ class Predicted(_Message):
         return None if self.peak is None else (self.resident or 0) + self.peak
 
 
+class Checked(_Message):
+    """What an earlier round found out of a case once and for all, as it was executed then.
+
+    Where it chose the same ``engines`` (None: it chooses nothing) it computes the same again, at the same cost.
+    """
+
+    engines: list[str] | None = None
+    numerics: Numerics
+    cost: CostRecord
+
+
 class Task(_Message):
     """What a fresh worker process is to do.
 
     ``survey``: predict the memory of each case from fake tensors and measure the ceilings of the dtypes in
     ``ceilings``: of the whole suite, of which ``cases`` may be what an earlier worker left.
     ``round``: measure each case once, in an order drawn from the settings' seed and ``round``. ``predictions``
-    (the survey's) and ``costs`` (an earlier round's, by case id, of what chooses nothing) depend on the case alone
-    and are not worked out again. ``modules`` are the user's among the operators.
+    (the survey's) and what was ``checked`` in earlier rounds, by case id, are not worked out again. ``modules``
+    are the user's among the operators.
     """
 
     kind: Literal["survey", "round"]
@@ -55,7 +66,7 @@ class Task(_Message):
     round: int = 0
     ceilings: list[str] = []
     predictions: list[Predicted] = []
-    costs: dict[str, CostRecord] = {}
+    checked: dict[str, list[Checked]] = {}
     modules: list[UserModule] = []
 
 

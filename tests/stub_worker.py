@@ -134,7 +134,8 @@ class Stub:
                 self.happen(what, case)
             if what not in ("oom", "stranger"):
                 cost = {"closed": 4, "closed_forward": 4, "steps": [], "bytes_floor": 8, "bytes_own": 8}
-                more = {"cost": cost} if self.script.get("cost") else {}
+                numerics = {"l2": 1e-8, "max": 1e-8, "tolerance": 1e-5}
+                more = {"cost": cost, "numerics": numerics} if self.script.get("cost") else {}
                 if chosen := self.script.get("chosen", {}).get(case["operator"]):
                     more["chosen"] = chosen
                 self.send(type="finished", record=record(case, self.task["round"], **more))

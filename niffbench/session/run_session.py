@@ -70,7 +70,9 @@ class RunSession:
         self._budget_began = began - (manifest.wall or 0.0)
         self._done = {(record.id, record.round) for record in done}
         self._overheads = [record.elapsed - record.measuring for record in done if record.elapsed > 0]
-        self._costs = {record.id: record.cost for record in done if record.cost and record.chosen is None}
+        self._checked: dict[str, list[protocol.Checked]] = {}
+        for record in done:
+            self._note_checked(record)
         self._exhausted = list(dict.fromkeys(record.case for record in done if record.status == "oom"))
         self._refinement = refinement
         if refinement is not None:
@@ -182,7 +184,7 @@ class RunSession:
             cases=list(self._pending.values()),
             round=self._round,
             predictions=[one for one in predicted if one is not None and one.case in self._pending],
-            costs={case: cost for case, cost in self._costs.items() if case in self._pending},
+            checked={case: checks for case, checks in self._checked.items() if case in self._pending},
             modules=self._modules,
         )
         session = WorkerSession(
@@ -300,6 +302,13 @@ class RunSession:
         if record.elapsed > 0:
             self._overheads.append(record.elapsed - record.measuring)
             self._elapsed.append(record.elapsed)
-        if record.cost is not None and record.chosen is None:
-            self._costs[record.id] = record.cost
+        self._note_checked(record)
         self._observer.record(record)
+
+    def _note_checked(self, record: Record) -> None:
+        """Remember what later rounds need not find out again; of a case that was wrong they try."""
+        if record.status == "wrong" or record.numerics is None or record.cost is None:
+            return
+        checks = self._checked.setdefault(record.id, [])
+        if all(check.engines != record.chosen for check in checks):
+            checks.append(protocol.Checked(engines=record.chosen, numerics=record.numerics, cost=record.cost))

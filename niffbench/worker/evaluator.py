@@ -38,6 +38,9 @@ class Workload(Runner, Protocol):
     def parameters(self) -> int:
         """Learnable scalars."""
 
+    def checked(self) -> None:
+        """Its numerics are known: from now on it is called as it is timed."""
+
     def footprint(self) -> Footprint:
         """Count tensors around a call. Never while timing."""
 

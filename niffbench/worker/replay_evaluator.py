@@ -22,6 +22,9 @@ class ReplayWorkload(ReplayRunner):
 
     parameters: int = 0
 
+    def checked(self) -> None:
+        """It is called the same before and after."""
+
     def footprint(self) -> Footprint:
         """The file's figures, else those of the closed form."""
         trace, (resident, output) = self.entry.memory, _sizes(self.case)

@@ -197,17 +197,21 @@ class Round:
             if choice is not None:
                 case_run.chosen = list(choice.engines)
                 self._note_missing_kernel()
-            with self._stage(case_run, "numerics"):
-                case_run.numerics = evaluator.numerics(workload, output)
-                case_run.note_shape(output)
-                del output
+            case_run.note_shape(output)
+            checked = self._checked(case_run)
+            if checked is None:
+                with self._stage(case_run, "numerics"):
+                    case_run.numerics = evaluator.numerics(workload, output)
                 if tolerance.is_wrong(case_run.numerics):
                     return Failure("wrong", tolerance.verdict(case_run.numerics))
+            else:
+                case_run.numerics, case_run.cost = checked.numerics, checked.cost
+                workload.checked()
+            del output
             if "first" in self._settings.measure.regimes:
                 case_run.latency["first"] = latency.first(case_run.first)
                 if case_run.first > 0 and isfinite(case_run.first):  # else the timer is broken
                     case_run.measuring += case_run.first
-            case_run.cost = self._task.costs.get(case.id) if choice is None else None
             if case_run.cost is None:
                 with self._stage(case_run, "cost"):
                     try:
@@ -224,6 +228,11 @@ class Round:
         except Exception as error:
             return explain(error, self._device.free_memory)
         return None
+
+    def _checked(self, case_run: CaseRun) -> protocol.Checked | None:
+        """What an earlier round found out of the case, if it chose the same engines."""
+        checks = self._task.checked.get(case_run.case.id, [])
+        return next((check for check in checks if check.engines == case_run.chosen), None)
 
     def _note_missing_kernel(self) -> None:
         """Say, once, when what was chosen on a CPU was chosen without the engine that is mostly the fastest."""

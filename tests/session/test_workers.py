@@ -191,21 +191,26 @@ class Spy(Observer):
 
 
 def test_what_depends_on_the_case_alone_is_found_out_once(tmp_path: Path) -> None:
-    """Predictions come from the survey, costs from the first round that has them."""
+    """Predictions come from the survey, numerics and costs from the first round that has them."""
     spy = Spy()
     script = {"predict": {"depthwise": 5000}, "cost": True, "pause": 0.05}
     run = Attempt(tmp_path, suite_of(), script, observer=spy).begin()
     assert {prediction.peak for prediction in spy.sent[0].predictions} == {5000}
-    assert spy.sent[0].costs == {record.id: record.cost for record in run.records}
-    assert len(spy.sent[0].costs) == 4
+    checked = spy.sent[0].checked
+    assert len(checked) == 4
+    for record in run.records:
+        [check] = checked[record.id]
+        assert (check.engines, check.numerics, check.cost) == (None, record.numerics, record.cost)
 
 
-def test_the_cost_of_a_choice_is_not_handed_on(tmp_path: Path) -> None:
-    """Another round may choose otherwise; what has nothing to choose is still counted once."""
+def test_what_was_checked_is_handed_on_with_the_choice_it_holds_for(tmp_path: Path) -> None:
+    """Another round may choose otherwise."""
     spy = Spy()
     script = {"cost": True, "pause": 0.05, "chosen": {"depthwise": ["native"]}}
     Attempt(tmp_path, suite_of(), script, observer=spy).begin()
-    assert spy.sent[0].costs == {}
+    assert {tuple(check.engines or ()) for checks in spy.sent[0].checked.values() for check in checks} == {
+        ("native",)
+    }
 
 
 def test_what_workers_note_is_said_once_and_without_whose_machine_it_is(tmp_path: Path) -> None:

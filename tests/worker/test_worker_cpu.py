@@ -19,7 +19,7 @@ from niffbench.cost.memory import predict
 from niffbench.device import Processor, host
 from niffbench.operators.catalogue import catalogue
 from niffbench.operators.niff import Niff
-from niffbench.results import CostRecord, Record
+from niffbench.results import CostRecord, Numerics, Record
 from niffbench.stats.intervals import spread
 from niffbench.suite import Settings
 
@@ -363,23 +363,43 @@ def test_series_are_kept_raw(said: Said) -> None:
 
 
 def test_what_auto_chose_is_recorded_and_costs_and_needs_what_it_is() -> None:
-    """A cost handed over from another round may be another choice's, and is not taken."""
+    """What another round found out of another choice is not taken."""
     case = case_of("niff-depthwise/auto-cached", size=6)
     operator = catalogue()[case.operator]
     assert isinstance(operator, Niff)
     foreign = CostRecord(closed=1, closed_forward=1, steps=[], bytes_floor=1, bytes_own=1)
     compiled = replace(case, execution="compiled")
-    records = {r.case.execution: r for r in work([case, compiled], costs={case.id: foreign}).records}
+    wrong = Numerics(l2=7.0, max=7.0, tolerance=9.0)
+    checked = protocol.Checked(engines=["another"], numerics=wrong, cost=foreign)
+    said = work([case, compiled], checked={case.id: [checked]})
+    records = {record.case.execution: record for record in said.records}
     for execution, record in records.items():
         assert (record.status, record.cost is None) == ("ok", False), record.reason
         assert record.chosen is not None
         [engine] = record.chosen
         assert execution == "eager" or engine != "dft"
         assert record.cost is not None
+        assert record.numerics is not None
+        assert record.numerics.l2 < 1e-5
         chosen = replace(operator, engine=engine)
         assert record.cost.closed == record.cost.counted == chosen.cost(case).flops()
         assert record.memory is not None
         assert record.memory.predicted == predict(chosen, record.case).peak, "workspace is what this engine takes"
+
+
+def test_what_was_checked_in_another_round_is_relied_on_and_trained_on_the_whole_batch() -> None:
+    cases = [case_of("depthwise", 3, batch=2, mode="training"), case_of("depthwise", 5)]
+    first = {record.id: record for record in work(cases).records}
+    checked = {
+        key: [protocol.Checked(engines=record.chosen, numerics=record.numerics, cost=record.cost)]
+        for key, record in first.items()
+    }
+    said = work(cases, checked=checked, round=1)
+    assert {message.stage for message in said.of("begin")}.isdisjoint({"numerics", "cost"})
+    for record in said.records:
+        earlier = first[record.id]
+        assert (record.status, record.numerics, record.cost) == ("ok", earlier.numerics, earlier.cost)
+        assert record.memory == earlier.memory, "gradients of the whole batch are made in the call"
 
 
 def test_without_a_compiler_the_record_names_what_stepped_in(monkeypatch: pytest.MonkeyPatch) -> None:
