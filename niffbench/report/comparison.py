@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from niffbench.fingerprint import differences
 from niffbench.report import text
-from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row
+from niffbench.report.digest import Digest, Group, Row, compare
 from niffbench.report.table import Column, Entry, Table, row_of
 from niffbench.results import REGISTRY, Metric
-from niffbench.stats.intervals import Interval, exactly, ratio
+from niffbench.stats.intervals import Interval
 
 MOST_ROWS = 2000
 
@@ -46,7 +46,7 @@ def pairs(digests: Sequence[Digest]) -> list[Pair]:
                 other = rows.get(row.id)
                 if other is not None and row.ok and other.ok:
                     made = {
-                        metric.key: _ratio(row.cells[metric.key], other.cells[metric.key])
+                        metric.key: compare(row.cells[metric.key], other.cells[metric.key], paired=False)
                         for metric in first.metrics
                         if metric.key in row.cells
                         and metric.key in other.cells
@@ -54,12 +54,6 @@ def pairs(digests: Sequence[Digest]) -> list[Pair]:
                     }
                     pairs_.append(Pair(place, group, row, other, made))
     return pairs_
-
-
-def _ratio(base: Cell, other: Cell) -> Interval:
-    if base.exact and other.exact and base.estimate and other.estimate:
-        return exactly(other.estimate / base.estimate, CONFIDENCE)
-    return ratio(list(base.rounds.values()), list(other.rounds.values()), paired=False, confidence=CONFIDENCE)
 
 
 def unlike(digests: Sequence[Digest]) -> tuple[str, ...]:

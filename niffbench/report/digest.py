@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from niffbench.case import Case, Execution, Problem
 from niffbench.cost.roofline import bandwidth, ceiling, floor_time
@@ -32,7 +32,7 @@ from niffbench.results import (
     round_value,
 )
 from niffbench.results.metrics import Place, headline
-from niffbench.stats.intervals import Interval, exactly, median_of_rounds, ratio
+from niffbench.stats.intervals import Interval, counted, exactly, median_of_rounds, ratio
 from niffbench.suite import Regime
 
 CONFIDENCE = 0.95
@@ -43,28 +43,48 @@ CONFIDENCE = 0.95
 class Cell:
     """One metric of one row: its value over rounds, and its ratio to the baseline's (None: there is none).
 
-    ``rounds`` maps a round to its value; a round without one is not in it. ``base``: the baseline's cells.
+    ``rounds`` maps a round to its value; a round without one is not in it. ``choices`` maps it to what was chosen
+    by measuring. ``base``: the baseline's cells.
     """
 
     metric: Metric
     rounds: Mapping[int, float]
+    choices: Mapping[int, str] = field(default_factory=dict)
     base: Cells | None = field(default=None, repr=False, compare=False)
 
-    @cached_property
+    @property
+    def counted(self) -> bool:
+        """Whether rounds that differ are no noise: something else was executed."""
+        return self.metric.exact or self.metric.counted
+
+    @property
     def exact(self) -> bool:
-        """Known without error. What is chosen by measuring may differ by round, and its FLOPs then do."""
-        return self.metric.exact and len(set(self.rounds.values())) == 1
+        """Known without error. What is chosen by measuring may differ by round, and FLOPs and bytes then do."""
+        return self.counted and len(set(self.rounds.values())) == 1
 
     @cached_property
     def estimate(self) -> float:
-        """What stands for the rounds: their median, or the largest."""
+        """What stands for the rounds: their median, or the largest; of what is counted, the most frequent."""
+        if self.counted:
+            return Counter(self.rounds.values()).most_common(1)[0][0]
         return self.metric.of_rounds(list(self.rounds.values()))
+
+    @cached_property
+    def by_choice(self) -> tuple[tuple[float, int, str], ...]:
+        """Of what is counted and differs: each value, in how many rounds, and what was chosen in these."""
+        if not self.counted or self.exact:
+            return ()
+        values = Counter(self.rounds.values())
+        chosen = {value: self.choices.get(round_, "") for round_, value in self.rounds.items()}
+        return tuple((value, number, chosen[value]) for value, number in values.most_common())
 
     @cached_property
     def value(self) -> Interval:
         """The estimate with its interval over rounds."""
         if self.exact:
             return exactly(self.estimate, CONFIDENCE)
+        if self.counted:
+            return counted(self.estimate, list(self.rounds.values()), CONFIDENCE, len(self.rounds))
         if self.metric.over_rounds == "largest":
             return Interval(self.estimate, None, None, CONFIDENCE, len(self.rounds), "largest", "of all rounds")
         return median_of_rounds(list(self.rounds.values()), confidence=CONFIDENCE)
@@ -104,7 +124,8 @@ class Cells(Mapping[str, Cell]):
             for record in self._records
             if not isinstance(value := round_value(record, metric), Reason)
         }
-        return Cell(metric, rounds, self._base) if rounds else None
+        choices = {record.round: words for record in self._records if (words := in_words(record.chosen))}
+        return Cell(metric, rounds, choices, self._base) if rounds else None
 
     def why_not(self, key: str) -> str:
         """Why rounds that ran have no value: ``stuck``, ``throttled 2 of 3``; empty where all have one."""
@@ -120,12 +141,16 @@ def aligned(*cells: Cell | None) -> list[list[float | None]]:
     return [[cell.rounds.get(round_) if cell else None for round_ in rounds] for cell in cells]
 
 
-def compare(base: Cell, other: Cell) -> Interval:
-    """The ratio other/base within one run, paired by round; that of exact quantities is exact."""
-    if base.exact and other.exact and base.estimate and other.estimate:
-        return exactly(other.estimate / base.estimate, CONFIDENCE)
-    one, two = aligned(base, other)
-    return ratio(one, two, paired=True, confidence=CONFIDENCE)
+def compare(base: Cell, other: Cell, *, paired: bool = True) -> Interval:
+    """The ratio other/base, the quotient of the two estimates; within one run its interval is paired by round."""
+    if base.counted and other.counted and min(*base.rounds.values(), *other.rounds.values()) > 0:
+        every = [two / one for one in base.rounds.values() for two in other.rounds.values()]
+        estimate = other.estimate / base.estimate
+        if len(set(every)) == 1:
+            return exactly(estimate, CONFIDENCE)
+        return counted(estimate, every, CONFIDENCE, min(len(base.rounds), len(other.rounds)))
+    sides = aligned(base, other) if paired else [list(cell.rounds.values()) for cell in (base, other)]
+    return ratio(*sides, paired=paired, confidence=CONFIDENCE)
 
 
 @dataclass(frozen=True)
@@ -213,9 +238,16 @@ class Winner:
     tied: tuple[Row, ...]
     certain: bool
 
-    def holds(self, row: Row) -> bool:
-        """Whether ``row`` is the best or tied with it."""
-        return row.id == self.row.id or any(row.id == other.id for other in self.tied)
+    @property
+    def decided(self) -> bool:
+        """Whether the best is known to be it, and alone."""
+        return self.certain and not self.tied
+
+    def mark(self, row: Row) -> Literal["winner", "tied"] | None:
+        """What ``row`` is marked as: nothing where its rounds decide nothing."""
+        if not self.certain or (row.id != self.row.id and all(row.id != other.id for other in self.tied)):
+            return None
+        return "tied" if self.tied else "winner"
 
 
 @dataclass(frozen=True)
@@ -280,6 +312,13 @@ class Digest:
     def rounds(self) -> int:
         """Rounds that were planned."""
         return self.run.manifest.rounds
+
+    @cached_property
+    def round_counts(self) -> tuple[int, int]:
+        """The least and the most rounds that any row's main latency is known in; else those planned."""
+        cells = [row.cells.get(self.metrics[0].key) for row in self.rows]
+        counts = [len(cell.rounds) for cell in cells if cell] or [self.rounds]
+        return min(counts), max(counts)
 
     @property
     def ceilings(self) -> Ceilings | None:
@@ -420,7 +459,7 @@ def achieved(row: Row, digest: Digest) -> tuple[float, float] | None:
     latency = row.value(f"latency_{digest.regime}")
     if not latency or row.cost is None or row.cost.bytes_own is None:
         return None
-    return row.cost.closed / latency, row.cost.bytes_own / latency
+    return row.cost.flops / latency, row.cost.bytes_own / latency
 
 
 def over_floor(row: Row, digest: Digest) -> float | None:
@@ -438,5 +477,5 @@ def over_floor(row: Row, digest: Digest) -> float | None:
         return None
     traffic = row.cost.bytes_floor
     rate = ceilings.copy_bandwidth if digest.regime == "cold" else bandwidth(ceilings, traffic)
-    floor = floor_time(row.cost.closed, traffic, peak, rate)
+    floor = floor_time(row.cost.flops, traffic, peak, rate)
     return latency / floor if floor else None

@@ -26,7 +26,7 @@ def facts(digest: Digest) -> tuple[Fact, ...]:
     threads = must.get("threads")
     found.append(("software", ", ".join([*software, *([f"{text.clean(threads, 8)} threads"] if threads else [])])))
     found.append(("measured", measured(digest)))
-    found.append(("latency", f"{digest.regime}, median of {text.plural(digest.rounds, 'round')}"))
+    found.append(("latency", f"{digest.regime}, median of {text.rounds(digest.round_counts)}"))
     if manifest.wall:
         share = text.percent(digest.measuring_share)
         found.append(("time", f"{text.duration(manifest.wall)}, {share} of it inside sampling"))
@@ -76,8 +76,8 @@ def notices(digest: Digest) -> tuple[str, ...]:
         found.append(f"The journal's last line is torn ({text.plural(run.torn, 'byte')}); it was left out.")
     if digest.rounds == 1:
         found.append(
-            "One round: what another process would give is unknown, so latency and memory have no intervals "
-            "and nothing is claimed of them."
+            "One round: what another process would give is unknown, so latencies have no intervals and "
+            "nothing is claimed of them."
         )
     if digest.rows and not any(group.baseline is not None for group in digest.groups):
         found.append(f"The baseline {digest.baseline} is not among the cases, so there are no ratios.")
@@ -95,6 +95,11 @@ def notices(digest: Digest) -> tuple[str, ...]:
     if shaped:
         shown = [f"{label} ({shape})" for label, shape in shaped.items()]
         found.append(f"The output has another shape than the image's: {text.listing(shown, 6)}.")
+    if contradicted := list(dict.fromkeys(r.label for r in digest.rows if r.cost and r.cost.is_contradicted)):
+        found.append(
+            f"The closed form of {text.listing(contradicted, 4)} is contradicted by both FLOP counters: "
+            "ranked by what was counted; the closed form should be mended (see the three witnesses)."
+        )
     flagged = [row for row in digest.rows if row.flags]
     if flagged:
         kinds = Counter(flag for row in flagged for flag in row.flags)

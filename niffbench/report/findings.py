@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import log
+from math import exp, log
+from statistics import fmean
 
 from niffbench.niff.catalogue import FORMS
 from niffbench.report import text
@@ -14,7 +16,7 @@ from niffbench.report.slices import WORDS, Axis, Slice, representative
 from niffbench.report.trends import Exchange, Growth, is_niff
 from niffbench.results import Metric
 from niffbench.stats.crossovers import Comparison, Crossover
-from niffbench.stats.intervals import Interval, combination, exponential
+from niffbench.stats.intervals import Interval, combination, exponential, stretched
 
 Setting = tuple[str, ...]
 Settings = Mapping[Setting, Sequence[Group]]
@@ -44,7 +46,7 @@ def findings(
 ) -> tuple[Finding, ...]:
     """All that the intervals support, the most asked for first."""
     settings = _settings(digest)
-    kept = {row.label for row in digest.rows if row.case.operator.rpartition("/")[2] in KEEPING}
+    keeping = {row.label for row in digest.rows if row.case.operator.rpartition("/")[2] in KEEPING}
     found: list[Finding] = []
     others: list[Finding] = []  # of the NIFF layers after the first
     forms: set[str] = set()
@@ -54,9 +56,10 @@ def findings(
             f for setting, form in best.items() if form for f in _against_baseline(digest, setting, settings, form)
         ]
         for setting, groups in settings.items():
-            for some in (labels - kept, labels & kept):
+            cached = labels & keeping if setting[0] == "inference" else set()
+            for some in (labels - cached, cached):
                 if form := _best_form(groups, digest.metrics[0], some):
-                    said += _against_published(digest, setting, settings, form, keeps=form in kept)
+                    said += _against_published(digest, setting, settings, form, keeps=form in cached)
         (others if place else found).extend(said)
         forms |= {form for form in best.values() if form}
     for setting, groups in settings.items():
@@ -74,12 +77,18 @@ def findings(
     return (*found, *others, *rest)
 
 
-def mean_ratio(base: Sequence[Cell], other: Sequence[Cell]) -> Interval:
-    """The geometric mean over problems of the ratio other/base; its interval is over rounds that have them all."""
+def mean_ratio(base: Sequence[Cell], other: Sequence[Cell]) -> tuple[Interval, tuple[float, float]]:
+    """The geometric mean over problems of the ratio other/base, and the least and the largest of these ratios.
+
+    The interval is over rounds that have them all.
+    """
+    ratios = [ratio for pair in zip(base, other, strict=True) if (ratio := compare(*pair).estimate)]
     share = 1 / len(base)
     weights = [-share] * len(base) + [share] * len(other)
     logs = combination(aligned(*base, *other), weights, shared=True, confidence=CONFIDENCE)
-    return exponential(logs)
+    if len(ratios) < len(base):
+        return exponential(logs), (0.0, 0.0)
+    return stretched(exponential(logs), exp(fmean(map(log, ratios)))), (min(ratios), max(ratios))
 
 
 def _settings(digest: Digest) -> dict[Setting, list[Group]]:
@@ -222,7 +231,7 @@ def _against_published(
     for label, rows in pairs.items():
         said = _means(digest, rows)
         if said:
-            over = f"geometric mean over {text.plural(len(rows), 'problem')}"
+            over = f"geometric mean over {text.plural(len(rows), 'problem')}, and their range"
             best = f"{form}, which keeps its filter," if keeps else form
             yield Finding(
                 f"{_in(setting)}, {label} takes {text.listing(said)} of {best} for the same function ({over}).",
@@ -246,7 +255,7 @@ def _networks_as_published(digest: Digest, setting: Setting, groups: Sequence[Gr
             problems = text.plural(len({row.case.problem for row, _ in pairs}), "problem")
             yield Finding(
                 f"{_in(setting)}, networks as published take {text.listing(said)} of the same in {execution} "
-                f"(geometric mean over {networks} at {problems}).",
+                f"(geometric mean over {networks} at {problems}, and their range).",
                 "overview",
                 "execution=published",
             )
@@ -273,29 +282,27 @@ def _means(digest: Digest, pairs: Sequence[tuple[Row, Row]]) -> list[str]:
         whole = [(one, two) for one, two in cells if one is not None and two is not None]
         if not whole:
             continue
-        ratio = mean_ratio([two for _, two in whole], [one for one, _ in whole])
-        exact = all(cell.exact for pair in whole for cell in pair)
+        ratio, (least, most) = mean_ratio([two for _, two in whole], [one for one, _ in whole])
+        exact = all(cell.counted for pair in whole for cell in pair)
         if ratio.estimate and _worth(ratio.estimate) and (exact or ratio.excludes(1.0)):
-            said.append(f"{text.times(ratio.estimate) if exact else text.ratio(ratio)} the {metric.title}")
+            mean = text.times(ratio.estimate) if exact else text.ratio(ratio)
+            spread = f" ({text.times(least)} to {text.times(most)})" if len(whole) > 1 else ""
+            said.append(f"{mean}{spread} the {metric.title}")
     return said
 
 
 def _winners(digest: Digest, setting: Setting, groups: Sequence[Group]) -> Iterator[Finding]:
-    """Which operator wins most problems, where its rounds can tell."""
+    """Which operator wins most problems, where its rounds can tell, and at how many they cannot."""
     for metric in digest.metrics[:2]:
-        wins: dict[str, int] = {}
-        judged = 0
-        for group in groups:
-            winner = group.winners.get(metric.key)
-            if winner is not None and winner.certain:
-                judged += 1
-                if not winner.tied:
-                    wins[winner.row.label] = wins.get(winner.row.label, 0) + 1
-        if sum(wins.values()) * 2 >= max(judged, 1):
-            ranked = sorted(wins.items(), key=lambda item: -item[1])
-            said = [f"{label} at {text.of_problems(number, judged)}" for label, number in ranked]
+        winners = [winner for group in groups if (winner := group.winners.get(metric.key))]
+        wins = Counter(winner.row.label for winner in winners if winner.decided)
+        if wins.total() * 2 >= max(len(winners), 1):
+            ranked = wins.most_common()
+            said = [f"{label} at {text.of_problems(number, len(winners))}" for label, number in ranked]
+            open_ = len(winners) - wins.total()
+            undecided = f"; at {text.of_problems(open_, len(winners))} that is undecided" if open_ else ""
             yield Finding(
-                f"{_in(setting)}, the {text.best(metric)} of all operators is {text.listing(said)}.",
+                f"{_in(setting)}, the {text.best(metric)} of all operators is {text.listing(said)}{undecided}.",
                 "overview",
                 ranked[0][0],
             )

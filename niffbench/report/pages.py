@@ -148,8 +148,9 @@ def closing(run: Run) -> RenderableType:
 
 def _legend(digest: Digest) -> str:
     sentences = [
-        f"Latency: {digest.regime}, median of {text.plural(digest.rounds, 'round')}; memory: peak above inputs.",
-        f"×: ratio to {digest.baseline} [95 % interval]. ★: best, or not to be told from the best.",
+        f"Latency: {digest.regime}, median of {text.rounds(digest.round_counts)}; memory: total "
+        "(inputs, parameters, what is kept, peak of a call).",
+        f"×: ratio to {digest.baseline} [95 % interval]. ★: best; ≈: not told from the best.",
     ]
     if len(digest.rows) <= MOST_ROWS and any(row.chosen for row in digest.rows):
         sentences.append("In brackets: the engine that auto chose.")

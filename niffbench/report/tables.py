@@ -15,7 +15,7 @@ from niffbench.report.trends import Exchange, Growth
 from niffbench.results import REGISTRY, Metric
 from niffbench.results.metrics import shown
 from niffbench.stats.exponents import Exponent
-from niffbench.stats.intervals import Interval
+from niffbench.stats.intervals import COUNTED, EXACT, Interval
 
 MOST_FAILURES = 1000
 """Rows of the table of what failed."""
@@ -90,9 +90,9 @@ def winners(digest: Digest) -> Table:
             ),
         ),
         tuple(rows),
-        f"Ratios are to {digest.baseline}, with {text.intervals(digest.rounds)}. "
-        f"≈ names operators that the rounds cannot tell from the winner; {UNLIKE} computes another function than "
-        "the baseline.",
+        f"Ratios are to {digest.baseline}, with {text.intervals(digest.round_counts)}. "
+        f"≈ names operators that the rounds cannot tell from each other; {UNLIKE} computes another function than "
+        "the baseline. Memory is the total: inputs, parameters, what the operator keeps, and the peak of a call.",
     )
 
 
@@ -101,14 +101,14 @@ def _winner(group: Group, metric: Metric, colours: Mapping[str, str]) -> Entry:
     if winner is None:
         return _MISSING
     cell = winner.row.cells[metric.key]
-    parts = (_relative(group, winner.row, cell, metric), _tie(winner))
-    return Entry(
-        winner.row.label,
-        " ".join(filter(None, parts)),
-        cell.estimate,
-        ("winner",),
-        colours.get(winner.row.kin, ""),
-    )
+    relative = _relative(group, winner.row, cell, metric)
+    if not winner.certain:
+        so_far = f"least so far: {winner.row.label}, {relative}; too few rounds"
+        return Entry("undecided", so_far, marks=("quiet",))
+    mark = winner.mark(winner.row)
+    marks: tuple[Mark, ...] = (mark,) if mark else ()
+    note = " ".join(filter(None, (relative, _tie(winner))))
+    return Entry(winner.row.label, note, cell.estimate, marks, colours.get(winner.row.kin, ""))
 
 
 def _relative(group: Group, case: Row, cell: Cell, metric: Metric) -> str:
@@ -120,9 +120,7 @@ def _relative(group: Group, case: Row, cell: Cell, metric: Metric) -> str:
 
 
 def _tie(winner: Winner) -> str:
-    if winner.tied:
-        return f"≈ {text.listing([case.label for case in winner.tied], 2)}"
-    return "" if winner.certain else "(too few rounds to be sure)"
+    return f"≈ {text.listing([case.label for case in winner.tied], 2)}" if winner.tied else ""
 
 
 def brief_winners(digest: Digest) -> Table:
@@ -132,8 +130,8 @@ def brief_winners(digest: Digest) -> Table:
         entries = []
         for metric in digest.metrics:
             winner = group.winners.get(metric.key)
-            if winner is None:
-                entries += [replace(_MISSING, marks=("quiet",)), Entry("")]
+            if winner is None or not winner.certain:
+                entries += [Entry(text.MISSING if winner is None else "undecided", marks=("quiet",)), Entry("")]
                 continue
             ratio = winner.row.cells[metric.key].ratio
             unlike: tuple[Mark, ...] = () if winner.row.like_baseline else ("unlike",)
@@ -174,8 +172,8 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None, *, briefly: boo
         groups if groups is not None else digest.groups,
         "cases",
         "Every case",
-        f"The best of each problem is bold. {UNLIKE}: computes another function than {digest.baseline}, or at "
-        "another boundary. Latencies are never mixed across regimes.",
+        f"The best of each problem is bold, where it is decided. {UNLIKE}: computes another function than "
+        f"{digest.baseline}, or at another boundary. Latencies are never mixed across regimes.",
     )
 
 
@@ -241,14 +239,15 @@ def _pair(metric: Metric, digest: Digest) -> tuple[Field, Field]:
 
     def marks(group: Group, case: Row) -> tuple[Mark, ...]:
         winner = group.winners.get(metric.key)
-        return ("quiet",) if not case.ok else ("winner",) if winner and winner.holds(case) else ()
+        mark = winner.mark(case) if winner and case.ok else None
+        return ("quiet",) if not case.ok else (mark,) if mark else ()
 
     def value(group: Group, case: Row) -> Entry:
         cell = case.cells.get(metric.key)
         if cell is None:
             return Entry(text.MISSING, case.cells.why_not(metric.key))
-        ends = "" if cell.exact else _ends(cell.value, metric)
-        return Entry(text.quantity(cell.estimate, metric.unit), ends, cell.estimate, marks(group, case))
+        note = _choices(cell) if cell.by_choice else _ends(cell.value, metric)
+        return Entry(text.quantity(cell.estimate, metric.unit), note, cell.estimate, marks(group, case))
 
     def ratio(group: Group, case: Row) -> Entry:
         cell = case.cells.get(metric.key)
@@ -256,7 +255,8 @@ def _pair(metric: Metric, digest: Digest) -> tuple[Field, Field]:
             return _MISSING
         unlike: tuple[Mark, ...] = () if case.like_baseline else ("unlike",)
         ends = text.brackets(cell.ratio)
-        return Entry(text.times(cell.ratio.estimate), ends, cell.ratio.estimate, (*unlike, *marks(group, case)))
+        marked = tuple(mark for mark in marks(group, case) if mark != "tied")
+        return Entry(text.times(cell.ratio.estimate), ends, cell.ratio.estimate, (*unlike, *marked))
 
     place = digest.metrics.index(metric)
     importance = ESSENTIAL - 2 * place
@@ -267,9 +267,21 @@ def _pair(metric: Metric, digest: Digest) -> tuple[Field, Field]:
     )
 
 
+def _choices(cell: Cell) -> str:
+    """What was counted in how many rounds: ``1 MFLOP in 2 rounds (dft), 3 MFLOP in 1 (native)``."""
+    (first, number, chosen), *others = cell.by_choice
+    named = [(text.quantity(first, cell.metric.unit), text.plural(number, "round"), chosen)]
+    named += [(text.quantity(value, cell.metric.unit), str(n), words) for value, n, words in others[:3]]
+    return ", ".join(
+        f"{value} in {n}" + (f" ({text.clean(words, 30)})" if words else "") for value, n, words in named
+    )
+
+
 def _ends(interval: Interval, metric: Metric) -> str:
-    if interval.low is None or interval.high is None:
+    if interval.low is None or interval.high is None or interval.method in (EXACT, COUNTED):
         return ""
+    if not interval.is_determined:
+        return "[not determined]"
     low, high = text.quantity(interval.low, metric.unit), text.quantity(interval.high, metric.unit)
     return f"[{low}, {high}]" if low != high else ""
 
@@ -326,7 +338,7 @@ def exponents(growths: Sequence[Growth]) -> Table:
                 growth.slice.axis,
                 growth.slice.fixed,
                 Entry(text.digits(fit.slope.estimate), text.brackets(fit.slope), fit.slope.estimate),
-                Entry(text.plain(fit.theory), value=fit.theory),
+                Entry(text.plain(None if fit.theory is None else round(fit.theory, 6)), value=fit.theory),
                 Entry(spread, value=max(local, default=None)),
                 Entry(_large_prime(growth.scaling.large_prime), _penalties(growth)),
                 Entry(f"{fit.start:.4g} to {fit.end:.4g}", f"{fit.sizes} values", fit.sizes),

@@ -134,6 +134,10 @@ def brackets(interval: Interval | None) -> str:
     """
     if interval is None or interval.low is None or interval.high is None or interval.low == interval.high:
         return ""
+    if interval.method == "counted":  # its ends are all values there were
+        return ""
+    if not interval.is_determined:
+        return "[not determined]"
     for significant in (3, 4, 5):
         low, high = digits(interval.low, significant), digits(interval.high, significant)
         if low != high:
@@ -202,6 +206,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def intervals(rounds: int) -> str:
-    """What the intervals of a run of ``rounds`` rounds are, or that there are none."""
-    return f"95 % intervals over {rounds:,} rounds" if rounds > 1 else "no intervals, there was one round"
+def rounds(counts: tuple[int, int]) -> str:
+    """Least and most rounds: ``3 rounds``, ``1 to 3 rounds``."""
+    least, most = counts
+    return plural(most, "round") if least == most else f"{least:,} to {plural(most, 'round')}"
+
+
+def intervals(counts: tuple[int, int]) -> str:
+    """What the intervals over least and most so many rounds are, or that there are none."""
+    return f"95 % intervals over {rounds(counts)}" if counts[1] > 1 else "no intervals, there was one round"

@@ -147,8 +147,10 @@ def _rounds(cells: Sequence[Cell | None], *, exact: bool) -> Sequence[Rounds]:
 def _theory(row: Row, metric: Metric) -> float:
     """The theoretical cost that a quantity's exponent is held against; 0 where there is none."""
     if metric.family == "latency" and row.cost:
-        return row.cost.closed
-    return (row.value("memory_predicted") or 0) if metric.family == "memory" else 0
+        return row.cost.flops
+    if metric.family != "memory" or (predicted := row.value("memory_predicted")) is None:
+        return 0
+    return predicted + (row.value("memory_resident") or 0)
 
 
 def _length(row: Row) -> int:

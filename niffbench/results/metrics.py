@@ -59,8 +59,10 @@ class Metric:
     ``J`` …), ``share`` of one, ``error`` for a relative error, or empty for a plain number.
 
     ``better``: the direction of improvement, None where there is none. ``exact``: every round must find the same,
-    so that one is enough; else it is noisy, and known by an interval over rounds. ``over_rounds``: what stands for
-    several rounds. ``compared``: a ratio to the baseline means something.
+    so that one is enough. ``counted``: it is counted, not timed, so that one round is enough too, and rounds that
+    differ are no noise: something else was executed. All others are noisy, and known by an interval over rounds.
+    ``over_rounds``: what stands for several rounds. ``compared``: a ratio to the baseline means
+    something.
 
     ``read`` gives one round's value, None where it was not measured, or the reason why what was measured is none.
     ``statuses``: those of a record in which the value means anything; what needs no running is known of a failed
@@ -79,6 +81,7 @@ class Metric:
     family: str = ""
     better: Literal["lower", "higher"] | None = "lower"
     exact: bool = False
+    counted: bool = False
     over_rounds: Literal["median", "largest"] = "median"
     compared: bool = False
     statuses: frozenset[Status] = MEASURED
@@ -201,20 +204,44 @@ def _at(path: str) -> Reader:
 
 
 def _memory(
-    part: str, title: str, meaning: str, gate: Gate | None = None, shown: tuple[Place, ...] = ()
+    part: str,
+    title: str,
+    meaning: str,
+    gate: Gate | None = None,
+    shown: tuple[Place, ...] = (),
+    read: Reader | None = None,
 ) -> Metric:
     """One of the figures of a record's memory, in bytes."""
     return Metric(
         key=f"memory_{part}",
         title=title,
         unit="B",
-        read=_at(f"memory.{part}"),
+        read=read or _at(f"memory.{part}"),
         meaning=meaning,
         family="memory",
-        compared="terminal" in shown,
+        counted=part not in ("reserved", "device_delta"),
+        compared=part in ("peak", "total"),
         gate=gate,
         shown=frozenset({"memory", *shown}),
     )
+
+
+def _kept(record: Record) -> int | None:
+    """Bytes that an operator holds beside its parameters; of records of before it was counted, what is left of
+    what is resident without input, weights and, in training, the gradient of the output.
+    """
+    memory, problem = record.memory, record.case.problem
+    if memory is None or memory.kept is not None:
+        return None if memory is None else memory.kept
+    if record.parameters is None or problem.dtype != "float32" or record.traits.role == "network":
+        return None
+    planes = problem.channels + (problem.channels_out if problem.mode == "training" else 0)
+    given = planes * problem.batch * problem.height * problem.width + record.parameters
+    return max(memory.resident - given * problem.element_bytes, 0)
+
+
+def _total(record: Record) -> int | None:
+    return None if record.memory is None else record.memory.resident + record.memory.peak
 
 
 def _count(
@@ -296,22 +323,29 @@ _METRICS = (
         better="higher",
         shown=frozenset({"networks"}),
     ),
-    _memory("peak", "peak memory", "above the resident inputs and weights", "tolerance", ("terminal", "cases")),
+    _memory(
+        "total",
+        "total memory",
+        "inputs, parameters, what the operator keeps, and the peak of a call above these; what ranking goes by",
+        None,
+        ("terminal", "cases"),
+        _total,
+    ),
+    _memory("peak", "peak memory", "of a call, above what was resident before it", "tolerance", ("cases",)),
+    _memory(
+        "kept",
+        "kept memory",
+        "what the operator holds between calls beyond its parameters: filters, buffers, workspaces that stay",
+        None,
+        ("cases",),
+        _kept,
+    ),
     _memory(
         "resident",
         "resident memory",
-        "inputs, weights and, in training, gradients present before the call",
+        "inputs, parameters, what is kept and, in training, the output's gradient: there before the call",
         "tolerance",
         ("cases",),
-    ),
-    Metric(
-        key="memory_total",
-        title="total memory",
-        unit="B",
-        read=lambda record: None if record.memory is None else record.memory.resident + record.memory.peak,
-        meaning="resident and peak together: what must be there for a call",
-        family="memory",
-        shown=frozenset({"memory"}),
     ),
     _memory("predicted", "predicted memory", "the peak that fake tensors foretold"),
     _memory("workspace", "workspace memory", "peak without what was predicted: what kernels took inside"),
@@ -322,7 +356,12 @@ _METRICS = (
         "device_delta", "device memory", "what the card as a whole lost: pool, plans, libraries' own memory (CUDA)"
     ),
     _count(
-        "flops", "closed", "FLOPs", "real FLOPs of the closed form; FFTs nominal", "exact", ("terminal", "cases")
+        "flops",
+        "flops",
+        "FLOPs",
+        "real FLOPs of the closed form, or where both counters contradict it what was counted; FFTs nominal",
+        "exact",
+        ("terminal", "cases"),
     ),
     _count("flops_forward", "closed_forward", "forward FLOPs", "real FLOPs of the closed form, forward only"),
     # What the code was seen to do: it changes where the closed form, which is written by hand, does not.
@@ -424,7 +463,7 @@ _METRICS = (
 REGISTRY: dict[str, Metric] = {metric.key: metric for metric in _METRICS}
 """Every metric by its key, in the order of tables."""
 
-SHORT = {"latency": "", "memory": "memory_peak", "error": "error_l2"}
+SHORT = {"latency": "", "memory": "memory_total", "error": "error_l2"}
 """Short names for the main one of a family; see :func:`key_of`. Operators are ranked by this ``memory``."""
 
 

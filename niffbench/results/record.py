@@ -116,8 +116,10 @@ class Latency(_Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory(_Part):
-    """Bytes. ``peak`` is above ``resident`` (inputs, weights and, in training, gradients present before the call).
+    """Bytes. ``peak`` is above ``resident``: inputs, parameters, what is kept, in training the output's gradient.
 
+    ``kept`` is what the operator holds between calls beyond its parameters; records of before have None. Memory in
+    full, ``memory_total`` of :mod:`niffbench.results.metrics`, is resident + peak.
     ``saved`` is what autograd kept for backward, ``output`` the result. ``predicted`` is the dispatch-visible
     peak from fake tensors; ``workspace`` = peak − predicted is what kernels took inside. CUDA's are ``reserved``,
     by which the allocator's pool grew, and ``device_delta``, by which the device's free memory shrank: both in one
@@ -127,6 +129,7 @@ class Memory(_Part):
     peak: Count
     resident: Count
     output: Count
+    kept: Count | None = None
     saved: Count | None = None
     predicted: Count | None = None
     workspace: int | None = None
@@ -169,6 +172,21 @@ class CostRecord(_Part):
     bytes_own: Count | None
     largest_prime_factor: Count | None = None
     stated: bool = True
+
+    @property
+    def is_contradicted(self) -> bool:
+        """Whether both counters say otherwise than the closed form, and nobody knows why."""
+        unexplained = (self.disagreement or "").startswith("unexplained")
+        return (
+            unexplained
+            and self.counted not in (None, self.closed)
+            and self.fvcore not in (None, self.closed_forward)
+        )
+
+    @property
+    def flops(self) -> int:
+        """What operators are ranked by: the closed form, or where it is contradicted what was counted."""
+        return self.counted if self.is_contradicted and self.counted is not None else self.closed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,21 @@ rounds what is said
 10 up  order statistics, which need no distribution at all
 ====== ==========================================================================================
 
+A ratio is the quotient of two such medians, so that it is that of the values beside it. Share of intervals that
+hold the truth, simulated (``tests/stats/test_intervals.py``) at 95 % with a standard deviation of 2 % between
+rounds, for a value and for its ratio to a quiet one, of 3, 5, 10 and 20 rounds:
+
+=================================== =================== ===================
+rounds                              value               ratio
+=================================== =================== ===================
+log-normal                          .95 .95 .95 .95     .95 .95 .95 .95
+10 % of the rounds 1.3 times slower .97 .97 .95 .95     .96 .97 .97 .91
+either of two modes, 1.15 apart     .80 .93 .91 .96     .85 .93 .95 .95
+=================================== =================== ===================
+
+Three rounds that all fall into one of two modes know nothing of the other: hence .80. The geometric mean was no
+choice: with slow rounds its interval holds it in .62 to .88 of the cases.
+
 Rounds that agree exactly give an interval of no width. That is right for bytes and FLOPs; for a clock, give its
 ``resolution`` and the interval is never narrower than its step warrants.
 """
@@ -32,6 +47,8 @@ from niffbench.stats.contrasts import Contrast, FloatArray, contrast
 
 Rounds = Sequence[float | None] | FloatArray
 
+UNDETERMINED = 10.0
+"""The factor between the ends of an interval from which it is said to determine nothing."""
 ORDER_STATISTICS_FROM = 10
 """Rounds from which the interval of a median is made of order statistics."""
 
@@ -56,6 +73,11 @@ class Interval:
     def excludes(self, value: float) -> bool:
         """Whether the interval exists and does not contain ``value``."""
         return self.low is not None and self.high is not None and not self.low <= value <= self.high
+
+    @property
+    def is_determined(self) -> bool:
+        """Whether its ends are not so far apart that it says nothing: by a factor of ten."""
+        return not self.low or self.high is None or self.high <= UNDETERMINED * self.low
 
     @property
     def half_width(self) -> float | None:
@@ -131,19 +153,30 @@ def ratio(
 ) -> Interval:
     """The ratio other/base with a confidence interval over rounds.
 
+    The estimate is the quotient of the medians of both sides' rounds: that of :func:`median_of_rounds`.
+
     ``paired``: value i of both sides comes from the same round (two operators of one run), so what the round
     does to both cancels; Student's t on the differences of logs. Otherwise (two runs): Welch on logs, see
-    :func:`niffbench.stats.contrasts.contrast`. The estimate is the ratio of the geometric means of the round
-    medians, the centre of either interval; with few rounds it differs from the quotient of the medians by less
-    than the interval's width. Values are positive; a round missing on a side (None, NaN) is left out, with its
-    partner when paired.
+    :func:`niffbench.stats.contrasts.contrast`. Either is stretched where needed to hold the estimate. Values are
+    positive; a round missing on a side (None, NaN) is left out, of a paired interval with its partner.
 
     Raises ValueError for paired sides of unlike length.
     """
     logs = combination(
         (base_rounds, other_rounds), (-1.0, 1.0), shared=paired, confidence=confidence, resolution=resolution
     )
-    return exponential(logs)
+    one, two = finite(base_rounds), finite(other_rounds)
+    if not one.size or not two.size or min(one.min(), two.min()) <= 0:
+        return exponential(logs)
+    return stretched(exponential(logs), float(np.median(two) / np.median(one)))
+
+
+def stretched(interval: Interval, estimate: float) -> Interval:
+    """The interval with another estimate, which it holds."""
+    low, high = interval.low, interval.high
+    if low is None or high is None:
+        return replace(interval, estimate=estimate)
+    return replace(interval, estimate=estimate, low=min(low, estimate), high=max(high, estimate))
 
 
 def combination(
@@ -188,9 +221,19 @@ def exponential(logs: Interval) -> Interval:
 
 def exactly(value: float, confidence: float) -> Interval:
     """What is known without error: FLOPs, bytes of a closed form."""
-    return Interval(value, value, value, confidence, 0, "exact")
+    return Interval(value, value, value, confidence, 0, EXACT)
 
 
+def counted(estimate: float, values: Sequence[float], confidence: float, rounds: int) -> Interval:
+    """What was counted, and differs from round to round as what was executed did: all ``values`` there were.
+
+    Its ends decide an order for certain; they are no confidence interval and never shown as one.
+    """
+    return Interval(estimate, min(values), max(values), confidence, rounds, COUNTED)
+
+
+EXACT, COUNTED = "exact", "counted"
+"""Methods whose ends are no confidence interval."""
 NO_ROUND = "no round has a value for every part of it"
 ONE_ROUND = "one round: what another process would give is unknown"
 NOT_POSITIVE = "a value is zero or negative, so it has no logarithm"

@@ -29,6 +29,7 @@ def measure(device: Device, workload: Workload, prediction: Predicted | None) ->
         peak=usage.peak,
         resident=footprint.resident,
         output=footprint.output,
+        kept=footprint.kept,
         saved=saved,
         predicted=predicted,
         workspace=None if predicted is None else usage.peak - predicted,

@@ -126,7 +126,8 @@ class TorchWorkload:
         with self.scope(), keep, _Reads() as reads:
             output = self.module(self.x)
         held = [self.x, *self.module.parameters()]
-        resident = reads.outside | storages(held if self.gradient is None else [*held, self.gradient])
+        given = storages(held if self.gradient is None else [*held, self.gradient])
+        resident = reads.outside | given
         results = _without(storages([output]), resident)
         beside = _without(saved, resident | results)
         is_countable = self.case.execution == "eager" and self.case.problem.mode != "inference"
@@ -134,6 +135,7 @@ class TorchWorkload:
             resident=sum(resident.values()),
             output=sum(results.values()),
             saved=sum(beside.values()) if is_countable else None,
+            kept=sum(_without(resident, given).values()),
         )
 
     def _first_gradient(self) -> Tensor:

@@ -16,7 +16,7 @@ from niffbench.report.exports import spreadsheet
 from niffbench.report.facts import notices
 from niffbench.report.tables import cases, memory, witnesses
 from niffbench.report.text import MISSING
-from niffbench.results import Ceilings, MachineState, Memory, Run, frame
+from niffbench.results import REGISTRY, Ceilings, MachineState, Memory, Run, frame, round_value
 from niffbench.stats.intervals import median_of_rounds
 
 QUIET = Noise(between=0.001, within=0.001)
@@ -89,7 +89,7 @@ def test_latencies_of_unlike_regimes_are_not_compared_between_runs() -> None:
     assert any("main regimes differ" in sentence for sentence in unlike(digests))
     compared = table(digests, pairs(digests))
     latency, memory = (
-        [c.title for c in compared.columns].index(f"× {noun}") for noun in ("steady latency", "peak memory")
+        [c.title for c in compared.columns].index(f"× {noun}") for noun in ("steady latency", "total memory")
     )
     assert {row.entries[latency].text for row in compared.rows} == {MISSING}
     lines = [row.entries for row in compared.rows]
@@ -100,7 +100,7 @@ def test_the_fastest_wins_and_equals_are_named_as_equal() -> None:
     group = _digest(World(sizes=(56,), noise=QUIET)).groups[0]
     assert group.winners["latency_steady"].row.label == "depthwise-k3"
     assert group.winners["latency_steady"].tied == ()
-    tied = {row.label for row in group.winners["memory_peak"].tied}  # planted: the same 8 bytes an element
+    tied = {row.label for row in group.winners["memory_total"].tied}  # planted: the same 8 bytes an element
     assert tied == {"depthwise-k7", "depthwise-k15", "depthwise-k31", "dense-k3", "dense-k7"}
 
 
@@ -117,6 +117,95 @@ def test_one_round_makes_no_winner_certain_but_flops_are_exact() -> None:
     group = _digest(World(rounds=1, sizes=(28,))).groups[0]
     assert not group.winners["latency_steady"].certain
     assert group.winners["flops"].certain
+
+
+def test_memory_is_ranked_with_what_an_operator_keeps() -> None:
+    """A form that takes less in a call, and keeps a filter for it, is not the leanest for that."""
+    run = make(World(sizes=(28,), faults=()), Path("made-up"))
+    records = []
+    for record in run.records:
+        assert record.memory is not None
+        small = record.traits.label == "niff-depthwise/cached"
+        memory = replace(record.memory, peak=10, resident=10**7, kept=9 * 10**6) if small else record.memory
+        records.append(replace(record, memory=memory))
+    group = gather(Run(run.path, run.manifest, tuple(records))).groups[0]
+    cached = _row(group, "niff-depthwise/cached")
+    assert min(group.rows, key=lambda row: row.value("memory_peak") or 0) is cached
+    assert group.winners["memory_total"].row is not cached
+    assert (cached.value("memory_total"), cached.value("memory_kept")) == (10**7 + 10, 9 * 10**6)
+
+
+def test_what_was_kept_is_told_of_records_of_before_it_was_counted() -> None:
+    """Input and parameters are known, in training the gradient of the output too: the rest was kept."""
+    for mode in ("inference", "training"):
+        record = make(World(sizes=(28,), modes=(mode,), faults=()), Path("made-up")).records[0]
+        given = 4 * (64 * 28 * 28 * (2 if mode == "training" else 1) + (record.parameters or 0))
+        record = replace(record, memory=Memory(peak=1, resident=given + 123, output=1))
+        assert round_value(record, REGISTRY["memory_kept"]) == 123
+
+
+def test_a_ratio_is_the_quotient_of_the_values_beside_it() -> None:
+    """Also where a round is missing on one side, and where one round was slow."""
+    run = make(World(sizes=(28,), rounds=4), Path("made-up"))
+    slow = {0: 1.0, 1: 1.0, 2: 5.0, 3: 1.0}
+    records = [
+        replace(
+            record,
+            latency={
+                name: replace(series, samples=[slow[record.round] * sample for sample in series.samples])
+                for name, series in record.latency.items()
+            },
+        )
+        for record in run.records
+        if not (record.case.kernel == 15 and record.round == 0)
+    ]
+    group = gather(Run(run.path, run.manifest, tuple(records))).groups[0]
+    assert group.baseline is not None
+    for row in group.rows:
+        for key in ("latency_steady", "memory_total", "flops"):
+            if (cell := row.cells.get(key)) and cell.ratio:
+                assert cell.ratio.estimate == pytest.approx(cell.estimate / group.baseline.cells[key].estimate)
+                assert cell.ratio.low is not None
+                assert cell.ratio.high is not None
+                assert cell.ratio.low <= cell.ratio.estimate <= cell.ratio.high
+
+
+def test_counts_have_no_interval_and_one_value_for_each_choice() -> None:
+    run = make(World(operators=NETWORKS[:2], sizes=(32,), faults=(), baseline="network/resnet18"), Path("made-up"))
+    records = [
+        replace(record, chosen=["dft"], cost=replace(record.cost, closed=7), memory=replace(record.memory, peak=1))
+        if record.chosen and record.round == 0 and record.cost and record.memory
+        else record
+        for record in run.records
+    ]
+    digest = gather(Run(run.path, run.manifest, tuple(records)))
+    row = _row(digest.groups[0], "network/resnet18-split")
+    found = cases(digest)
+    by_title = {column.title: place for place, column in enumerate(found.columns)}
+    entries = next(line.entries for line in found.rows if line.anchor == row.id)
+    assert "7 FLOP in 1 (dft)" in entries[by_title["FLOPs"]].note.replace("7.00", "7")
+    for title in ("FLOPs", "total memory"):
+        assert "in 2 rounds (native 12, dft 1)" in entries[by_title[title]].note
+        assert "[" not in entries[by_title[title]].note + entries[by_title[title] + 1].note
+    alike = _row(digest.groups[0], "network/resnet18")
+    assert not next(line.entries for line in found.rows if line.anchor == alike.id)[by_title["total memory"]].note
+
+
+def test_a_closed_form_that_both_counters_contradict_ranks_nobody() -> None:
+    run = make(World(sizes=(28,), faults=()), Path("made-up"))
+    lie = {"closed": 1, "closed_forward": 1, "disagreement": "unexplained: forward closed form 1"}
+    records = tuple(
+        replace(record, cost=replace(record.cost, **lie))  # type: ignore[arg-type]
+        if record.cost and record.traits.label == "dense-k7"
+        else record
+        for record in run.records
+    )
+    digest = gather(Run(run.path, run.manifest, records))
+    dense = _row(digest.groups[0], "dense-k7")
+    assert dense.cost is not None
+    assert dense.value("flops") == dense.cost.counted
+    assert digest.groups[0].winners["flops"].row.label == "depthwise-k3"
+    assert any("dense-k7" in notice and "contradicted" in notice for notice in notices(digest))
 
 
 def test_many_samples_of_one_process_make_no_interval() -> None:
@@ -201,14 +290,15 @@ def test_all_of_a_cases_memory_is_told() -> None:
     """The card's own figures only where there are any."""
     run = make(World(sizes=(28,)), Path("made-up"))
     record = next(record for record in run.records if record.memory and record.status == "ok")
-    told = Memory(peak=70, resident=10, output=30, saved=20, predicted=50, workspace=20)
-    titles = ["problem", "operator", "peak", "resident", "total", "predicted", "workspace", "saved", "output"]
+    told = Memory(peak=70, resident=10, output=30, kept=4, saved=20, predicted=50, workspace=20)
+    figures = ["total", "peak", "kept", "resident", "predicted", "workspace", "saved", "output"]
+    titles = ["problem", "operator", *figures]
     for more, sizes in (({}, []), ({"reserved": 90, "device_delta": -5}, [90, -5])):
         found = replace(record, memory=replace(told, **more))
         digest = gather(Run(run.path, run.manifest, (found,)))
         table = memory(digest, digest.groups)
         assert [column.title for column in table.columns] == [*titles, *(["reserved", "device"] if sizes else [])]
-        assert [entry.value for entry in table.rows[0].entries[2:]] == [70, 10, 80, 50, 20, 20, 30, *sizes]
+        assert [entry.value for entry in table.rows[0].entries[2:]] == [80, 70, 4, 10, 50, 20, 20, 30, *sizes]
 
 
 def test_flagged_series_are_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,8 +36,17 @@ def test_the_winner_is_marked_once_a_column() -> None:
     lines = [
         line for line in printed.splitlines() if "★" in line and line.startswith(("niff", "depthwise", "dense"))
     ]
-    assert next(line for line in lines if line.startswith("depthwise-k3")).count("★") == 3
+    best = next(line for line in lines if line.startswith("depthwise-k3"))
+    assert best.count("★") == 2  # latency and FLOPs
+    assert re.search(r"≈ \d+ KiB", best)  # planted: as much memory as its other kernels
     assert not any("★" in line for line in printed.splitlines() if line.startswith("niff"))
+
+
+def test_one_round_decides_no_latency() -> None:
+    printed = _printed(make(World(sizes=(28,), faults=(), rounds=1), Path("made-up")))
+    assert not re.search(r"★ [\d.]+ [mµn]?s", printed)
+    assert re.search(r"★ \d+ kFLOP", printed)
+    assert "median of 1 round" in printed
 
 
 def test_a_long_run_gets_one_line_a_problem() -> None:

@@ -126,8 +126,44 @@ def test_nothing_measured_and_not_positive_are_said() -> None:
 
 def test_missing_rounds_are_left_out_with_their_partner() -> None:
     whole = ratio([1.0, 1.1, 1.2], [2.0, 2.3, 2.4], paired=True)
-    holed = ratio([1.0, 9.0, 1.1, None, 1.2], [2.0, None, 2.3, 7.0, 2.4], paired=True)
-    assert holed == whole
+    holed = ratio([1.0, None, 1.1, None, 1.2], [2.0, 2.2, 2.3, 2.5, 2.4], paired=True)
+    assert (holed.low, holed.high, holed.rounds) == (whole.low, whole.high, whole.rounds)
+    assert (whole.estimate, holed.estimate) == (2.3 / 1.1, 2.3 / 1.1)  # of all rounds that a side has
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "quotient"),
+    [
+        ("log-normal", {3: 0.95, 5: 0.95, 10: 0.95, 20: 0.95}, {3: 0.95, 5: 0.95, 10: 0.95, 20: 0.95}),
+        ("slow", {3: 0.97, 5: 0.97, 10: 0.95, 20: 0.95}, {3: 0.96, 5: 0.97, 10: 0.97, 20: 0.91}),
+        ("bimodal", {3: 0.80, 5: 0.93, 10: 0.91, 20: 0.96}, {3: 0.85, 5: 0.93, 10: 0.95, 20: 0.95}),
+    ],
+)
+def test_intervals_cover_as_their_table_says(
+    kind: str, value: dict[int, float], quotient: dict[int, float]
+) -> None:
+    """The truth is the median of what rounds are drawn from; the ratio's other side is quiet."""
+    generator = np.random.default_rng(len(kind))
+
+    def draw(rounds: int) -> NDArray[np.float64]:
+        logs = 0.02 * generator.standard_normal(rounds)
+        if kind == "slow":
+            logs += np.log(1.3) * (generator.random(rounds) < 0.1)
+        if kind == "bimodal":
+            logs += np.log(1.15) * (generator.random(rounds) < 0.5)
+        return np.exp(logs)
+
+    truth = float(np.sqrt(1.15) if kind == "bimodal" else np.median(draw(200_001)))
+    trials = 500
+    for rounds in value:
+        quiet = np.exp(0.02 * generator.standard_normal((trials, rounds)))
+        sides = [draw(rounds) for _ in range(trials)]
+        held = np.mean([not median_of_rounds(side).excludes(truth) for side in sides])
+        of_ratio = np.mean(
+            [not ratio(base, side, paired=True).excludes(truth) for base, side in zip(quiet, sides, strict=True)]
+        )
+        assert held == pytest.approx(value[rounds], abs=0.05)  # four standard deviations of 500 draws at 0.9
+        assert of_ratio == pytest.approx(quotient[rounds], abs=0.05)
 
 
 def test_paired_sides_of_unlike_length_are_refused() -> None:

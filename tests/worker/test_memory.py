@@ -55,8 +55,9 @@ def test_inference_of_one_product(device: CpuDevice) -> None:
     """Resident: input and weight. The product is the output and all there is."""
     found = _measured(device, "inference", lambda x, w: x * w)
     assert found == Memory(
-        peak=N, resident=2 * N, output=N, saved=None, predicted=N, workspace=0, reserved=None, device_delta=None
-    )
+        peak=N, resident=2 * N, output=N, kept=0, saved=None, predicted=N, workspace=0, reserved=None,
+        device_delta=None,
+    )  # fmt: skip
 
 
 def test_temporaries_count_while_they_live(device: CpuDevice) -> None:

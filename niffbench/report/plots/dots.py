@@ -75,8 +75,8 @@ def overview(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
         alt=f"Dot plot: {titles} of {text.plural(len(shown), 'operator')} at "
         f"{text.plural(len(groups), 'problem')}, {against}; lower values are to the left. The tables "
         "below hold the numbers.",
-        caption=f"{text.capital(titles)} {against}; further left is less. Bars: {text.intervals(digest.rounds)}."
-        + text.left_out(len(measured) - len(groups), "problem"),
+        caption=f"{text.capital(titles)} {against}; further left is less. "
+        f"Bars: {text.intervals(digest.round_counts)}." + text.left_out(len(measured) - len(groups), "problem"),
     )
 
 

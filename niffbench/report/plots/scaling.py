@@ -82,7 +82,7 @@ def scaling(
         alt=f"Log–log plots of {text.listing([m.title for m in metrics])} against {word} for "
         f"{text.listing(list(used), 20)}; the table of exponents holds the fitted slopes.",
         caption=f"The number at a line's end is its fitted log–log slope. Bars: "
-        f"{text.intervals(digest.rounds)}.{level}{more}",
+        f"{text.intervals(digest.round_counts)}.{level}{more}",
     )
 
 
