@@ -16,7 +16,7 @@ from niffbench import report
 from niffbench.commands.progress import Bar, expected
 from niffbench.errors import FingerprintsDiffer, NiffbenchError, NothingMeasured, UsageError
 from niffbench.report import text
-from niffbench.report.exports import cases_for_machines
+from niffbench.report.exports import cases_for_machines, findings_of, written
 from niffbench.report.table import Column, Entry, Table, row_of
 from niffbench.report.writers.terminal import Terminal, console
 from niffbench.results import Run, read
@@ -70,6 +70,8 @@ class Screen:
                 raise UsageError(f"{run.path}: was removed, or cut short, before its result was read")
             result = outcome(run)
             page = _write(run) if self._report and result.measured else None
+            if not self._report and result.measured:
+                report.write_whole(run.path / "findings.json", written(findings_of(run)))
             printed = self._result(run, result, page)
         sys.stdout.write(printed)
         if page is not None:
@@ -178,6 +180,7 @@ def _as_json(run: Run, summary: Outcome) -> dict[str, Any]:
         "records": dict(summary.counts),
         "measuring_share": summary.share,
         "imprecise": [asdict(one) for one in summary.imprecise],
+        "findings": findings_of(run),
         "cases": cases_for_machines(run),
     }
 

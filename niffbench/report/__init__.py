@@ -29,8 +29,9 @@ EXPORTS = ("csv", "parquet", "pytest-benchmark", "github-action-benchmark")
 
 
 def write(runs: Run | Sequence[Run], directory: Path) -> Path:
-    """Write ``report.html``, ``report.md``, ``table.csv`` and ``plots/`` into ``directory``; return the page's
-    path.
+    """Write a report into ``directory``; return its page's path.
+
+    The files are ``report.html``, ``report.md``, ``table.csv``, ``plots/`` and, of one run, ``findings.json``.
 
     Several runs are put side by side, the first being what the others are compared with. Each file is written
     whole or not at all, the page last; equal runs give equal bytes.
@@ -53,7 +54,7 @@ def draw(runs: Run | Sequence[Run]) -> dict[str, str | bytes]:
 
     from niffbench.report import pages
     from niffbench.report.comparison import pairs
-    from niffbench.report.exports import spreadsheet
+    from niffbench.report.exports import findings_of, spreadsheet, written
     from niffbench.report.plots.canvas import settings
     from niffbench.report.plots.dots import side_by_side
     from niffbench.report.plots.palette import styles
@@ -84,6 +85,7 @@ def draw(runs: Run | Sequence[Run]) -> dict[str, str | bytes]:
     return {
         **{f"plots/{name}.svg": plot.svg for name, plot in plots.items()},
         **{f"plots/{name}.png": plot.png for name, plot in plots.items()},
+        **({"findings.json": written(findings_of(given[0]))} if len(given) == 1 else {}),
         "table.csv": spreadsheet(digests),
         "report.md": pages.document(views, side),
         PAGE: pages.page(views, side),

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from niffbench import __version__
 from niffbench.errors import NothingMeasured, UsageError
 from niffbench.report import text
-from niffbench.report.digest import Cell, Digest, Group, Row, gather, over_floor
+from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, gather, over_floor
+from niffbench.report.slices import Axis
+from niffbench.report.trends import Rivalry, rivalries
 from niffbench.report.writers.csv import records
 from niffbench.results import REGIME_ORDER, REGISTRY, Metric, Reason, Run, frame, round_value
 from niffbench.results.metrics import dictionary
+from niffbench.stats.crossovers import Crossover
+from niffbench.stats.intervals import COUNTED, EXACT, Interval
 
+FINDINGS_SCHEMA = 1
+_MOVED: Mapping[Axis, tuple[str, ...]] = {
+    "kernel": (),
+    "size": ("height", "width"),
+    "channels": ("channels", "channels_out"),
+    "batch": ("batch",),
+}
+"""What of a problem is no part of a slice along an axis."""
 _SCALES = {"s": ("ms", 1e3), "B": ("MiB", 2.0**-20), "FLOP": ("MFLOP", 1e-6)}
 """Units of the action's figures, for those of the registry that are too large or too small for it."""
 _ROUNDING = 1e-9
@@ -130,6 +143,131 @@ def cases_for_machines(run: Run) -> list[dict[str, Any]]:
     ]
 
 
+def findings_of(run: Run) -> dict[str, Any]:
+    """``findings.json``: what the first screen of a report says, for machines.
+
+    ==================== ======================================================================================
+    key                  what it holds
+    ==================== ======================================================================================
+    ``schema``           1; a change that takes something away or gives it another meaning raises it
+    ``confidence``       of every interval; what ``decided`` means of latencies
+    ``estimator``        what stands for the rounds of a noisy quantity, and for its ratio
+    ``crossovers``       one entry each, none for a pair without; see below
+    ``winners``          of each problem and quantity: the best operator's value, and the ``ties`` with it
+    ``ratios``           of each case and quantity: its ratio to the baseline of its problem
+    ==================== ======================================================================================
+
+    A crossover: ``quantity`` (``flops``, ``memory`` in total, ``latency`` in its ``regime``) and ``metric``, its
+    key in the data dictionary; ``slice``, all that is held fixed; ``form`` and ``rival``, operators as in records,
+    with their ``_options`` and ``_kernel`` (None along the kernel); ``axis``; two neighbouring measured values of
+    it, ``rival_better_to`` and ``form_better_from``, or ``form_better_to`` and ``rival_better_from``; whether
+    there is no admissible value between them (``adjacent``); ``ties``, undecided values there;
+    ``decided``, always true, at the joint ``confidence`` of both; ``cliff``, by how much the side ``cliff_side`` jumps between
+    them where its FLOPs do not, else None; ``probes``, at how many values both were measured beside the suite's.
+
+    ``value``, ``low`` and ``high`` are in ``unit``; the ends are None where there is no interval: the quantity was
+    counted, or there was one round. ``rounds`` have a value. ``decided`` says whether rounds leave no doubt.
+    """
+    digest = gather(run)
+    refine = run.manifest.settings.refine
+    return {
+        "schema": FINDINGS_SCHEMA,
+        "niffbench": __version__,
+        "run": digest.name,
+        "suite": run.manifest.suite.name,
+        "baseline": digest.baseline,
+        "regime": digest.regime,
+        "confidence": CONFIDENCE if refine is None else refine.confidence,
+        "estimator": "median of round medians; a ratio is the quotient of two",
+        "crossovers": [
+            _crossover(rivalry, crossover) for rivalry in rivalries(digest) for crossover in rivalry.crossovers
+        ],
+        "winners": [
+            {
+                **_quantity(REGISTRY[key]),
+                "problem": _problem(group),
+                "operator": winner.row.case.operator,
+                "label": winner.row.label,
+                **_figures(winner.row.cells[key].value, len(winner.row.cells[key].rounds)),
+                "decided": winner.decided,
+                "ties": [row.label for row in winner.tied],
+            }
+            for group in digest.groups
+            for key, winner in group.winners.items()
+            if REGISTRY[key] in digest.metrics
+        ],
+        "ratios": [
+            {
+                **_quantity(metric),
+                "unit": "",
+                "problem": _problem(group),
+                "operator": row.case.operator,
+                "label": row.label,
+                "baseline": group.baseline.label,
+                **_figures(cell.ratio, min(len(cell.rounds), len(group.baseline.cells[metric.key].rounds))),
+                "decided": cell.ratio.excludes(1.0),
+                "alike": row.like_baseline,
+            }
+            for group in digest.groups
+            for row in group.rows
+            for metric in digest.metrics
+            if row.ok and group.baseline and row is not group.baseline
+            if (cell := row.cells.get(metric.key)) and cell.ratio
+        ],
+    }
+
+
+def written(findings: Mapping[str, Any]) -> str:
+    """``findings.json`` as it is written."""
+    return json.dumps(findings, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _crossover(rivalry: Rivalry, crossover: Crossover) -> dict[str, Any]:
+    pair, cliff = rivalry.compared.pair, crossover.cliff
+    jumps = cliff is not None and cliff.ratio > cliff.expected
+    return {
+        **_quantity(rivalry.metric),
+        "slice": {key: value for key, value in _problem(rivalry.group).items() if key not in _MOVED[rivalry.axis]},
+        **{
+            key: value
+            for side, case in (("form", pair.form), ("rival", pair.rival))
+            for key, value in (
+                (side, case.operator),
+                (f"{side}_options", dict(case.options)),
+                (f"{side}_kernel", None if rivalry.axis == "kernel" else case.kernel),
+            )
+        },
+        "alike": rivalry.alike,
+        "axis": rivalry.axis,
+        **{key: int(bound) for key, bound in crossover.bounds.items()},
+        "adjacent": crossover.adjacent,
+        "ties": [int(tie) for tie in crossover.ties],
+        "decided": True,
+        "confidence": crossover.confidence,
+        "cliff": cliff.ratio if cliff and jumps else None,
+        "cliff_side": cliff.side if cliff and jumps else None,
+        "probes": rivalry.compared.probes,
+    }
+
+
+def _quantity(metric: Metric) -> dict[str, Any]:
+    return {"quantity": metric.family, "metric": metric.key, "unit": metric.unit, "regime": metric.regime}
+
+
+def _problem(group: Group) -> dict[str, Any]:
+    return {**asdict(group.problem), "execution": group.execution}
+
+
+def _figures(interval: Interval, rounds: int) -> dict[str, Any]:
+    ends = (interval.low, interval.high) if _is_confidence(interval) else (None, None)
+    return {"value": interval.estimate, "low": ends[0], "high": ends[1], "rounds": rounds}
+
+
+def _is_confidence(interval: Interval) -> bool:
+    """Whether its ends are those of a confidence interval."""
+    return interval.method not in (EXACT, COUNTED)
+
+
 def data_dictionary() -> str:
     """What every metric's column is, as a table in Markdown."""
     rows = dictionary()
@@ -204,7 +342,7 @@ def _columns(metric: Metric, cell: Cell | None) -> dict[str, object]:
         return {metric.key: cell.estimate if cell else None}
     intervals = {metric.key: cell.value if cell else None, f"{metric.key}_ratio": cell.ratio if cell else None}
     return {
-        name + end: getattr(interval, bound) if interval else None
+        name + end: getattr(interval, bound) if interval and (not end or _is_confidence(interval)) else None
         for name, interval in intervals.items()
         for end, bound in (("", "estimate"), ("_low", "low"), ("_high", "high"))
     }

@@ -13,7 +13,7 @@ from niffbench.report import text
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, aligned, compare
 from niffbench.report.facts import choices
 from niffbench.report.slices import WORDS, Axis, Slice, representative
-from niffbench.report.trends import Exchange, Growth, is_niff
+from niffbench.report.trends import Growth, Rivalry, is_niff
 from niffbench.results import Metric
 from niffbench.stats.crossovers import Comparison, Crossover
 from niffbench.stats.intervals import Interval, combination, exponential, stretched
@@ -42,7 +42,7 @@ def findings(
     digest: Digest,
     slices: Mapping[Axis, Sequence[Slice]],
     growths: Sequence[Growth],
-    exchanges: Sequence[Exchange],
+    rivalries: Sequence[Rivalry],
 ) -> tuple[Finding, ...]:
     """All that the intervals support, the most asked for first."""
     settings = _settings(digest)
@@ -66,15 +66,14 @@ def findings(
         for niff, finding in _against_originals(digest, setting, groups):
             (found if niff else others).append(finding)
         found += _networks_as_published(digest, setting, groups)
-    first, rest = _crossovers(slices, [e for e in exchanges if e.niff in forms])
-    found += first
+    first, rest = _crossovers([rivalry for rivalry in rivalries if rivalry.form in forms])
     for setting, groups in settings.items():
         found += _winners(digest, setting, groups)
     found += _exponents(slices, [g for g in growths if g.operator in {*forms, digest.baseline}])
     found += _primes(growths, digest)
     found += [Finding(sentence, "overview", label) for label, sentence in choices(digest)]
     found += _counters(digest)
-    return (*found, *others, *rest)
+    return (*first, *found, *others, *rest)
 
 
 def mean_ratio(base: Sequence[Cell], other: Sequence[Cell]) -> tuple[Interval, tuple[float, float]]:
@@ -308,57 +307,57 @@ def _winners(digest: Digest, setting: Setting, groups: Sequence[Group]) -> Itera
             )
 
 
-def _crossovers(
-    slices: Mapping[Axis, Sequence[Slice]], exchanges: Sequence[Exchange]
-) -> tuple[list[Finding], list[Finding]]:
-    """Latency crossovers, each with the FLOP crossover beside it, in a few slices that stand for all.
+def _crossovers(rivalries: Sequence[Rivalry]) -> tuple[list[Finding], list[Finding]]:
+    """Latency crossovers, each with the FLOP crossover beside it.
 
     First one for each axis, NIFF layer and spatial operator, then the others.
     """
+    flops = {(r.compared.pair): r for r in rivalries if r.metric.key == "flops"}
     first: dict[tuple[Axis, str, str], Finding] = {}
     rest: list[Finding] = []
-    for axis, some in slices.items():
-        for slice_ in representative(some):
-            here = [e for e in exchanges if e.slice is slice_]
-            flops = {(e.niff, e.spatial): e for e in here if e.metric.key == "flops"}
-            for latency in here:
-                if latency.metric.family == "latency" and latency.comparison.crossovers:
-                    sentence = _exchange(latency, flops.get((latency.niff, latency.spatial)), axis)
-                    finding = Finding(sentence, f"scaling-{axis}", latency.niff)
-                    layer = latency.niff.partition("/")[0]
-                    if first.setdefault((axis, layer, latency.spatial), finding) is not finding:
-                        rest.append(finding)
+    for rivalry in rivalries:
+        if rivalry.metric.family == "latency" and rivalry.crossovers:
+            sentence = crossover_sentence(rivalry, flops.get(rivalry.compared.pair))
+            finding = Finding(sentence, "crossovers", rivalry.form)
+            layer = rivalry.form.partition("/")[0]
+            if first.setdefault((rivalry.axis, layer, rivalry.rival), finding) is not finding:
+                rest.append(finding)
     return list(first.values()), rest
 
 
-def _exchange(latency: Exchange, flops: Exchange | None, axis: Axis) -> str:
-    said = [_crossover(crossover, latency, axis) for crossover in latency.comparison.crossovers]
-    alike = "" if latency.alike else "; not the same function"
+def crossover_sentence(rivalry: Rivalry, flops: Rivalry | None) -> str:
+    """Where two change places in one quantity, and where in FLOPs if that is somewhere else."""
+    said = [_crossover(crossover, rivalry) for crossover in rivalry.crossovers]
+    alike = "" if rivalry.alike else "; not the same function"
     other = ""
-    if flops is not None and len(said) == 1 and flops.comparison.outcome == "crossover":
-        one, by_flops = latency.comparison.crossovers[0], flops.comparison.crossovers[0]
+    if flops is not None and len(said) == 1 and len(flops.crossovers) == 1:
+        one, by_flops = rivalry.crossovers[0], flops.crossovers[0]
         if one.below >= by_flops.above or one.above <= by_flops.below:
-            place = f"{by_flops.below:g} and {by_flops.above:g}"
-            other = f"; FLOPs alone put the crossover between {place}"
-    return f"{text.capital(text.listing(said, 4))} ({latency.slice.fixed}{alike}){other}."
+            other = f"; FLOPs alone put the crossover between {by_flops.below:g} and {by_flops.above:g}"
+    return f"{text.capital(text.listing(said, 4))} ({rivalry.fixed}{alike}){other}."
 
 
-def _crossover(crossover: Crossover, exchange: Exchange, axis: Axis) -> str:
+def _crossover(crossover: Crossover, rivalry: Rivalry) -> str:
     """Who has less up to where, and who from where on: measured values both."""
-    names = exchange.niff, exchange.spatial
+    names = rivalry.form, rivalry.rival
     above, below = names if crossover.better_above == "form" else names[::-1]
+    sure = "" if rivalry.compared.quantity != "latency" else f", at least {crossover.confidence:.0%} sure of both"
+    fewer = "fewer" if rivalry.metric.family == "flops" else "less"
     said = (
-        f"{below} has less {exchange.metric.title} up to {WORDS[axis]} {crossover.below:g}, "
-        f"{above} from {crossover.above:g} on"
+        f"{below} has {fewer} {rivalry.metric.title} up to {WORDS[rivalry.axis]} {crossover.below:g}, "
+        f"{above} from {crossover.above:g} on{sure.replace('%', ' %')}"
     )
     if crossover.ties:
         said += f" (undecided at {text.listing([f'{tie:g}' for tie in crossover.ties])})"
     elif not crossover.adjacent:
         said += " (nothing measured in between)"
     cliff = crossover.cliff
-    if cliff is not None:
+    if cliff is not None and cliff.ratio > cliff.expected:
         jumper = names[0] if cliff.side == "form" else names[1]
-        said += f"; {jumper} grows {text.times(cliff.ratio)} between them, its FLOPs {text.times(cliff.expected)}"
+        said += (
+            f"; {jumper} jumps {text.times(cliff.ratio)} between them, where its FLOPs grow "
+            f"{text.times(cliff.expected)}"
+        )
     return said
 
 

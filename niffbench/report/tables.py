@@ -11,7 +11,7 @@ from niffbench.report.digest import Cell, Digest, Group, Row, Winner, achieved, 
 from niffbench.report.findings import outcome
 from niffbench.report.plots.palette import family_colours
 from niffbench.report.table import ESSENTIAL, UNLIKE, Column, Entry, Mark, Table, row_of
-from niffbench.report.trends import Exchange, Growth
+from niffbench.report.trends import Growth, Rivalry
 from niffbench.results import REGISTRY, Metric
 from niffbench.results.metrics import shown
 from niffbench.stats.exponents import Exponent
@@ -379,17 +379,17 @@ def _penalties(growth: Growth) -> str:
     return ", ".join(f"{text.times(p.factor.estimate)} at {p.size:.4g}" for p in penalties[:4])
 
 
-def crossovers(exchanges: Sequence[Exchange]) -> Table:
+def crossovers(rivalries: Sequence[Rivalry]) -> Table:
     """Where each NIFF form and spatial operator change places: one line a pair and slice, a column a quantity."""
-    nouns = {exchange.metric.key: exchange.metric.title for exchange in exchanges}
-    lines: dict[tuple[str, str, str, str], dict[str, Exchange]] = {}
-    for exchange in exchanges:
-        place = (exchange.niff, exchange.spatial, exchange.slice.axis, exchange.slice.fixed)
-        lines.setdefault(place, {})[exchange.metric.key] = exchange
+    nouns = {rivalry.metric.key: rivalry.metric.title for rivalry in rivalries}
+    lines: dict[tuple[str, str, str, str], dict[str, Rivalry]] = {}
+    for rivalry in rivalries:
+        place = (rivalry.form, rivalry.rival, rivalry.axis, rivalry.fixed)
+        lines.setdefault(place, {})[rivalry.metric.key] = rivalry
     rows = []
-    for (niff, spatial, axis, fixed), by_metric in lines.items():
+    for (form, rival, axis, fixed), by_metric in lines.items():
         unlike: tuple[Mark, ...] = () if next(iter(by_metric.values())).alike else ("unlike",)
-        names = (niff, Entry(spatial, marks=unlike), axis, fixed)
+        names = (form, Entry(rival, marks=unlike), axis, fixed)
         rows.append(row_of(*names, *(_crossing(by_metric.get(key)) for key in nouns)))
     return Table(
         "crossovers",
@@ -407,15 +407,14 @@ def crossovers(exchanges: Sequence[Exchange]) -> Table:
     )
 
 
-def _crossing(exchange: Exchange | None) -> Entry:
-    if exchange is None:
+def _crossing(rivalry: Rivalry | None) -> Entry:
+    if rivalry is None:
         return _MISSING
-    crossovers = exchange.comparison.crossovers
-    if not crossovers:
-        return Entry(outcome(exchange.comparison, "NIFF", exchange.spatial), marks=("quiet",))
-    brackets = [f"{one.below:g}–{one.above:g}" for one in crossovers[:3]]
-    first = crossovers[0]
-    above = "NIFF" if first.better_above == "form" else exchange.spatial
+    if not rivalry.crossovers:
+        return Entry(outcome(rivalry.compared.comparison, "NIFF", rivalry.rival), marks=("quiet",))
+    brackets = [f"{one.below:g}–{one.above:g}" for one in rivalry.crossovers]
+    first = rivalry.crossovers[0]
+    above = "NIFF" if first.better_above == "form" else rivalry.rival
     ties = f"undecided at {', '.join(f'{tie:g}' for tie in first.ties)}" if first.ties else ""
     rest = ", ".join(filter(None, [*(f"and {one}" for one in brackets[1:]), ties, f"{above} wins above"]))
     return Entry(brackets[0], rest, first.below)

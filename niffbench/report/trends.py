@@ -1,15 +1,19 @@
-"""Trends: how each operator scales along each axis, and where NIFF and the spatial operators change places."""
+"""Trends: how each operator scales along each axis, and where NIFF and the spatial operators change places.
+
+Crossovers are those of :mod:`niffbench.stats.crossovers`: two measured values, never one in between.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from niffbench.report.digest import CONFIDENCE, Cell, Digest, Row, aligned
-from niffbench.report.slices import AXES, Axis, Point, Slice, evenly, slices
-from niffbench.results import REGISTRY, Metric
-from niffbench.stats import crossovers
-from niffbench.stats.crossovers import Comparison
+from niffbench.operators.catalogue import catalogue
+from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, aligned
+from niffbench.report.slices import AXES, Axis, Slice, describe, evenly, slices, without_kernel
+from niffbench.results import Metric
+from niffbench.session.refine import Compared, comparisons
+from niffbench.stats.crossovers import Crossover
 from niffbench.stats.exponents import Scaling, scaling
 from niffbench.stats.intervals import Rounds
 
@@ -32,19 +36,34 @@ class Growth:
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """Where a NIFF form (``niff``) and a spatial operator (``spatial``) change places in one quantity along a
-    slice.
+class Rivalry:
+    """A NIFF form and a spatial operator along an axis in one quantity, as all records of a run show them.
 
-    ``alike``: both compute one function at one boundary.
+    ``form`` and ``rival`` are names, without a kernel size where that is the axis; ``group`` is the first that the
+    form is in, ``fixed`` says what is held fixed. ``alike``: both compute one function at one boundary.
     """
 
-    slice: Slice
-    niff: str
-    spatial: str
-    metric: Metric
-    comparison: Comparison
+    compared: Compared
+    form: str
+    rival: str
+    group: Group
+    fixed: str
     alike: bool
+
+    @property
+    def axis(self) -> Axis:
+        """Along which the two may change places."""
+        return self.compared.pair.axis
+
+    @property
+    def metric(self) -> Metric:
+        """In which they are compared."""
+        return self.compared.metric
+
+    @property
+    def crossovers(self) -> tuple[Crossover, ...]:
+        """Where they change places."""
+        return self.compared.comparison.crossovers
 
 
 def all_slices(digest: Digest) -> dict[Axis, tuple[Slice, ...]]:
@@ -79,18 +98,16 @@ def growths(digest: Digest, slice_: Slice) -> list[Growth]:
     return found
 
 
-def exchanges(digest: Digest, slice_: Slice) -> list[Exchange]:
-    """Each NIFF form compared with each spatial operator along a slice, in four quantities."""
-    curves = dict(slice_.curves)
-    places = slice_.positions
-    for name, point in slice_.level.items():
-        curves[name] = tuple(Point(at, point.row, point.group) for at in places)
-    found: list[Exchange] = []
-    for niff, ours in curves.items():
-        for spatial, theirs in curves.items():
-            if is_niff(ours[0].row) and is_spatial(theirs[0].row):
-                found += _exchange(digest, slice_, (niff, ours), (spatial, theirs))
-    return found
+def rivalries(digest: Digest) -> tuple[Rivalry, ...]:
+    """Each NIFF form against each spatial operator along every axis, in latency, memory and FLOPs."""
+    places = {row.case: (row, group) for group in digest.groups for row in group.rows}
+    every: list[Rivalry] = []
+    for compared in comparisons(digest.run, catalogue()):
+        (form, group), (rival, _) = places[compared.pair.form], places[compared.pair.rival]
+        names = [without_kernel(row) if compared.pair.axis == "kernel" else row.label for row in (form, rival)]
+        fixed = describe(group, compared.pair.axis)
+        every.append(Rivalry(compared, names[0], names[1], group, fixed, _same(form, rival)))
+    return tuple(every)
 
 
 def is_niff(row: Row) -> bool:
@@ -101,37 +118,6 @@ def is_niff(row: Row) -> bool:
 def is_spatial(row: Row) -> bool:
     """Whether a row is a convolution with a spatial kernel: dense, depthwise, strip."""
     return row.traits.role == "spatial"
-
-
-def _exchange(
-    digest: Digest, slice_: Slice, niff: tuple[str, Sequence[Point]], spatial: tuple[str, Sequence[Point]]
-) -> list[Exchange]:
-    ours, theirs = ({p.at: p.row for p in curve if p.row.ok} for curve in (niff[1], spatial[1]))
-    both = sorted(ours.keys() & theirs.keys())
-    if len(both) < 2:
-        return []
-    found: list[Exchange] = []
-    for metric in (*digest.metrics, REGISTRY["bytes_own"]):
-        points = [_point(at, ours[at], theirs[at], metric) for at in both]
-        if all(points):
-            comparison = crossovers.compare(
-                [point for point in points if point],
-                crossovers.lattice(slice_.axis, both),
-                exact=metric.exact or metric.family == "memory",
-                confidence=CONFIDENCE,
-            )
-            alike = all(_same(ours[at], theirs[at]) for at in both)
-            found.append(Exchange(slice_, niff[0], spatial[0], metric, comparison, alike))
-    return found
-
-
-def _point(at: float, ours: Row, theirs: Row, metric: Metric) -> crossovers.Point | None:
-    """Both rows in one metric at one value of an axis; None where either has none."""
-    cells = ours.cells.get(metric.key), theirs.cells.get(metric.key)
-    if cells[0] is None or cells[1] is None:
-        return None
-    theory = (ours.cost.closed, theirs.cost.closed) if ours.cost and theirs.cost else None
-    return crossovers.Point(at, cells[0].rounds, cells[1].rounds, theory)
 
 
 def _same(one: Row, two: Row) -> bool:

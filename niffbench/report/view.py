@@ -18,7 +18,7 @@ from niffbench.report.plots.scaling import scaling
 from niffbench.report.plots.steps import profiled_steps, steps
 from niffbench.report.plots.tradeoffs import errors, pareto
 from niffbench.report.table import Table
-from niffbench.report.trends import all_slices, exchanges, growths
+from niffbench.report.trends import all_slices, growths, rivalries
 from niffbench.results import Run
 
 MOST_ROWS = 3000
@@ -76,7 +76,7 @@ def view(run: Run) -> View:
     slices = all_slices(digest)
     every = [slice_ for some in slices.values() for slice_ in some]
     fits = [fit for slice_ in every for fit in growths(digest, slice_)]
-    swaps = [swap for slice_ in every for swap in exchanges(digest, slice_)]
+    rivals = rivalries(digest)
     with matplotlib.rc_context(dict(settings())):
         sections = [
             _section("overview", "At a glance", [overview(digest, drawn)]),
@@ -90,7 +90,7 @@ def view(run: Run) -> View:
                 "crossovers",
                 "Where operators change places",
                 [maps.winners(digest), maps.ratios(digest)],
-                [tables.crossovers(swaps)],
+                [tables.crossovers(rivals)],
             ),
             _section(
                 "cost",
@@ -111,7 +111,7 @@ def view(run: Run) -> View:
         digest=digest,
         facts=facts(digest),
         notices=(*notices(digest), *notes(digest)),
-        findings=findings(digest, slices, fits, swaps),
+        findings=findings(digest, slices, fits, rivals),
         winners=tables.winners(digest),
         failures=tables.failures(digest),
         sections=tuple(section for section in sections if section.plots or section.tables),

@@ -176,7 +176,10 @@ def comparisons(run: Run, operators: Mapping[str, Operator]) -> list[Compared]:
     @cache
     def flops(case: Case) -> int | None:
         operator = operators.get(case.operator)
-        cost = None if operator is None or operator.refusal(case) else operator.cost(case)
+        try:
+            cost = None if operator is None or operator.refusal(case) else operator.cost(case)
+        except LookupError:  # a record of another version's, or a stranger's, lacks an option
+            return None
         return None if cost is None else cost.flops()
 
     for axis in PAIR_AXES:
@@ -205,7 +208,12 @@ def _closed(
     for at in admissible:
         if at not in measured:
             form_case, rival_case = pair.at(at)
-            form, rival = flops(form_case), flops(rival_case)
-            if form is not None and rival is not None:
-                more.append(Point(at, recorded if form_case == pair.form else {0: form}, {0: rival}))
+            form = recorded if form_case == pair.form else _of_round(flops(form_case))
+            rival = _of_round(flops(rival_case))
+            if form and rival:
+                more.append(Point(at, form, rival))
     return more
+
+
+def _of_round(count: int | None) -> dict[int, float]:
+    return {} if count is None else {0: count}

@@ -10,8 +10,7 @@ from typing import Any
 from niffbench.report import text
 from niffbench.report.digest import Digest, Row, gather
 from niffbench.report.findings import outcome
-from niffbench.report.slices import slices
-from niffbench.report.trends import exchanges
+from niffbench.report.trends import rivalries
 from niffbench.results import read
 from niffbench.verdict.job import Settings, StepResult
 from niffbench.verdict.steps import KERNELS, headline_name, test_results
@@ -107,18 +106,14 @@ def _distance(digest: Digest, row: Row) -> float | None:
 
 
 def crossovers(folder: Path, name: str) -> Iterator[str]:
-    """From which kernel size on NIFF's forms are cheaper than spatial ones: in latency, memory, FLOPs, bytes."""
+    """From which kernel size on NIFF's forms are cheaper than spatial ones: in latency, memory, FLOPs."""
     digest = gather(read(folder / "runs" / name))
     rows = []
-    for slice_ in slices(digest, "kernel"):
-        if len(slice_.positions) < FEWEST:
-            continue
-        for exchange in exchanges(digest, slice_):
-            crossings = [
-                f"{crossing.below:g} to {crossing.above:g}" for crossing in exchange.comparison.crossovers
-            ]
-            said = ", ".join(crossings) or outcome(exchange.comparison, exchange.niff, exchange.spatial)
-            rows.append((slice_.fixed, exchange.niff, exchange.spatial, exchange.metric.title, said))
+    for rivalry in rivalries(digest):
+        if rivalry.axis == "kernel" and len(rivalry.compared.pair.values) >= FEWEST:
+            crossings = [f"{crossing.below:g} to {crossing.above:g}" for crossing in rivalry.crossovers]
+            said = ", ".join(crossings) or outcome(rivalry.compared.comparison, rivalry.form, rivalry.rival)
+            rows.append((rivalry.fixed, rivalry.form, rivalry.rival, rivalry.metric.title, said))
     if not rows:
         yield "Too few kernel sizes were measured."
         return

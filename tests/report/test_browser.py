@@ -134,9 +134,13 @@ def test_filtering_keeps_rows_with_all_words(browser: Browser, pages: dict[str, 
 
 def test_a_finding_leads_to_its_plot_and_its_rows(browser: Browser, pages: dict[str, Path]) -> None:
     page, _ = _open(browser, pages["one"])
-    finding = page.locator(".findings li").first
+    crossover = page.locator(".findings li").first  # what is asked for first
+    crossover.get_by_role("link", name="table").click()
+    assert page.locator("#crossovers").evaluate("e => Math.abs(e.getBoundingClientRect().top) < innerHeight")
+    finding = page.locator(".findings li", has=page.get_by_role("link", name="plot")).first
     finding.get_by_role("link", name="plot").click()
-    assert page.locator("#overview").evaluate("e => Math.abs(e.getBoundingClientRect().top) < innerHeight")
+    plot = page.locator(finding.get_by_role("link", name="plot").get_attribute("href") or "")
+    assert plot.evaluate("e => Math.abs(e.getBoundingClientRect().top) < innerHeight")
     finding.get_by_role("link", name="rows").click()
     word = page.locator("#cases input[type=search]").input_value()
     assert word

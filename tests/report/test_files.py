@@ -103,7 +103,15 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_files_are_there_and_nothing_else(rich: Path) -> None:
     names = {path.name for path in rich.iterdir()}
-    assert names == {"report.html", "report.md", "table.csv", "plots", "run.json", "records.jsonl"}
+    assert names == {
+        "report.html",
+        "report.md",
+        "findings.json",
+        "table.csv",
+        "plots",
+        "run.json",
+        "records.jsonl",
+    }
     plots = {path.name for path in (rich / "plots").iterdir()}
     stems = {
         "overview", "scaling-size", "scaling-channels", "scaling-kernel", "map-winners", "map-ratios", "steps",

@@ -106,7 +106,7 @@ def test_a_winner_unlike_the_baseline_is_marked(tables: list[Table]) -> None:
 def test_a_crossover_of_unlike_operators_is_marked(tables: list[Table]) -> None:
     rows = _named(tables, "NIFF form", "spatial operator")
     assert rows
-    assert {row[1] for row in rows} == {f"{MARK}depthwise"}
+    assert all(row[1].startswith(f"{MARK}depthwise") for row in rows)
 
 
 def test_the_table_for_spreadsheets_says_what_is_unlike_and_has_all_that_tells_cases_apart(folder: Path) -> None:

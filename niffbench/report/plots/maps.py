@@ -73,13 +73,12 @@ def winners(digest: Digest) -> Plot | None:
 
 
 def ratios(digest: Digest) -> Plot | None:
-    """Resolution × kernel size: the ratio of the best NIFF form to the spatial operator, with the line at one."""
+    """Resolution × kernel size: the ratio of the best NIFF form to the spatial operator."""
     operator = _swept(digest)
     if operator is None:
         return None
     metrics = [*digest.metrics[:1], digest.metrics[2]]
-    found = [(metric, _ratios(digest, operator, metric)) for metric in metrics]
-    tables = [(metric, table) for metric, table in found if len(table) > 3]
+    tables = [(metric, table) for metric in metrics if len(table := _ratios(digest, operator, metric)) > 3]
     if not tables:
         return None
     sizes = sorted({size for _, table in tables for size, _ in table})
@@ -100,9 +99,9 @@ def ratios(digest: Digest) -> Plot | None:
         name="map-ratios",
         title=f"NIFF against {operator}, by kernel size",
         alt=f"Maps of kernel size against resolution: the ratio of the best NIFF form to {operator}, in "
-        f"{text.listing([m.title for m, _ in tables])}; a line is drawn where the ratio is 1.",
+        f"{text.listing([m.title for m, _ in tables])}; a line separates the kernels between which it passes 1.",
         caption=f"Best NIFF form over {operator}; {_setting(_first(digest, operator))}. Blue: NIFF costs less; "
-        "orange: it costs more. The line is where they cost the same.",
+        "orange: it costs more. A line separates the measured kernels between which that changes.",
         wide=True,
     )
 
@@ -156,7 +155,7 @@ def _first(digest: Digest, operator: str) -> Group:
 def _ratios(digest: Digest, operator: str, metric: Metric) -> dict[tuple[float, int], float]:
     """(size, kernel) → best NIFF form over ``operator``, in the setting of the operator's first group."""
     first = _first(digest, operator)
-    found: dict[tuple[float, int], float] = {}
+    ratios: dict[tuple[float, int], float] = {}
     for group in digest.groups:
         if _setting(group) != _setting(first):
             continue
@@ -164,8 +163,8 @@ def _ratios(digest: Digest, operator: str, metric: Metric) -> dict[tuple[float, 
         for row in group.rows:
             if niff and _has(row, metric) and without_kernel(row) == operator and row.case.kernel:
                 size = (group.problem.height * group.problem.width) ** 0.5
-                found[size, row.case.kernel] = min(niff) / row.cells[metric.key].estimate
-    return found
+                ratios[size, row.case.kernel] = min(niff) / row.cells[metric.key].estimate
+    return ratios
 
 
 def _has(row: Row, metric: Metric) -> bool:
@@ -215,23 +214,14 @@ def _heat(
 
 
 def _border(axis: Axes, grid: FloatArray) -> None:
-    """Draw where the ratio is one: per resolution, interpolated between the kernels on either side of it."""
-    previous: float | None = None
+    """Draw between which kernels the order changes: per resolution, the edges of the cells on either side."""
     for line, values in enumerate(grid):
-        at = _unit(values)
-        if at is not None:
-            axis.plot([at, at], [line, line + 1], color=INK, linewidth=2.0, solid_capstyle="butt")
-            if previous is not None:
-                axis.plot([previous, at], [line, line], color=INK, linewidth=2.0, solid_capstyle="butt")
-        previous = at
+        for low, high in brackets(values):
+            for at in {low + 1, high}:
+                axis.plot([at, at], [line, line + 1], color=INK, linewidth=2.0, solid_capstyle="butt")
 
 
-def _unit(values: FloatArray) -> float | None:
-    """Where along the cells' centres the log ratio first passes zero, or None."""
-    present = [(i + 0.5, float(v)) for i, v in enumerate(values) if not np.isnan(v)]
-    for (x0, v0), (x1, v1) in pairwise(present):
-        if v0 == 0:
-            return x0
-        if v0 * v1 < 0:
-            return x0 + (x1 - x0) * v0 / (v0 - v1)
-    return None
+def brackets(values: Sequence[float] | FloatArray) -> list[tuple[int, int]]:
+    """The neighbouring measured places between which a log ratio changes its sign."""
+    present = [(place, float(value)) for place, value in enumerate(values) if value == value]
+    return [(one, two) for (one, before), (two, after) in pairwise(present) if before * after < 0]
