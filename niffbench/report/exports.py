@@ -163,7 +163,8 @@ def findings_of(run: Run) -> dict[str, Any]:
     it, ``rival_better_to`` and ``form_better_from``, or ``form_better_to`` and ``rival_better_from``; whether
     there is no admissible value between them (``adjacent``); ``ties``, undecided values there;
     ``decided``, always true, at the joint ``confidence`` of both; ``cliff``, by how much the side ``cliff_side``
-    jumps between them where its FLOPs do not, else None; ``probes``, at how many values both were measured beside the suite's.
+    jumps between them where its FLOPs do not, else None; ``probes``, at how many values both were measured beside
+    the suite's.
 
     ``value``, ``low`` and ``high`` are in ``unit``; the ends are None where there is no interval: the quantity was
     counted, or there was one round. ``rounds`` have a value. ``decided`` says whether rounds leave no doubt.

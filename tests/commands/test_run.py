@@ -314,7 +314,7 @@ def test_a_real_run_of_networks_tells_images_per_second_and_what_auto_chose(cli:
     assert sum(map(int, engines.values())) == 13
     report = (tmp_path / "out" / "report.md").read_text().replace("\\", "")
     assert f"network/resnet18-split execution=auto-cached chose {niff['chosen']} at the one problem." in report
-    assert "the FLOPs of network/resnet18" in report
+    assert "the total memory of network/resnet18" in report
     plotted = cli("plot", "out", "--x", "label", "--y", "images_per_second", "--out", "fig.svg")
     assert plotted.returncode == 0, plotted.stderr
     assert "images/s" in (tmp_path / "fig.svg").read_text()
