@@ -38,6 +38,9 @@ Outcome = Literal["crossover", "several", "none", "undecided"]
 LOOKS = (3, 5, 9)
 """Rounds after which a value is judged; the last of them takes what is undecided for a tie."""
 
+MOST_STEPS = 4096
+"""Of a lattice."""
+
 CLIFF = 2.0
 """A side jumps where it grows so many times more, or less, than its FLOPs do."""
 
@@ -136,13 +139,15 @@ def lattice(axis: str, values: Iterable[float]) -> tuple[float, ...]:
     """The admissible values of an axis between the least and the largest of ``values``, these among them.
 
     Kernels are odd; of other axes it is the multiples of the greatest common divisor of ``values``. Between values
-    that are no integers nothing is admissible.
+    that are no integers nothing is admissible. Of more than MOST_STEPS every other one is left out, and again.
     """
     some = sorted(set(values))
     if not some or not all(float(value).is_integer() for value in some):
         return tuple(some)
     whole = [int(value) for value in some]
     step = 2 if axis == "kernel" else gcd(*whole)
+    while (whole[-1] - whole[0]) // step > MOST_STEPS:  # nobody measures such an axis, but anybody may send a run
+        step *= 2
     return tuple(sorted({*map(float, range(whole[0], whole[-1] + 1, step)), *map(float, whole)}))
 
 

@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from synthetic import World, make, save
 
 from niffbench import report
-from niffbench.commands.run_output import _as_json, _remarks
+from niffbench.commands.run_output import _as_json, _head, _remarks
 from niffbench.errors import NothingMeasured, UsageError
 from niffbench.gate.comparison import compare
 from niffbench.gate.rules import Rules
 from niffbench.report.digest import gather
 from niffbench.results import COMPRESSED, MANIFEST, RECORDS, SCHEMA, Latency, Run, dump, parse, read, reading
 from niffbench.session.outcome import outcome
+from niffbench.session.progress import RunProgress
 
 WORLD = World(sizes=(14, 28), rounds=2, samples=4)
 
@@ -223,7 +224,8 @@ def test_a_mutated_run_is_read_or_refused(tmp_path_factory: pytest.TempPathFacto
 def used(run: Run) -> None:
     """What is done with a run that was read: its end on the terminal and in JSON, its digest, a comparison."""
     found = outcome(run)
-    json.loads(json.dumps(_as_json(run, found, None, "again"), allow_nan=False))
+    head = _head(RunProgress(run.path, run.manifest, len(run.records)), None, "again")
+    json.loads(json.dumps({**head, **_as_json(run, found)}, allow_nan=False))
     _remarks(run, found)
     gather(run)
     with contextlib.suppress(NothingMeasured):
