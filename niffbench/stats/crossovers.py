@@ -42,7 +42,7 @@ MOST_STEPS = 4096
 """Of a lattice."""
 
 CLIFF = 2.0
-"""A side jumps where it grows so many times more, or less, than its FLOPs do."""
+"""A side jumps where it grows so many times more than its FLOPs do, or shrinks so many times more."""
 
 _OTHER: Mapping[Side, Side] = {"form": "rival", "rival": "form"}
 
@@ -294,7 +294,10 @@ def _mean(costs: Sequence[float]) -> float:
 
 def _leaning(point: Point, better: Side | None) -> Side | None:
     """Who is better, or seems to be as far as it was measured."""
-    form, rival = map(_mean, _paired(point))
+    forms, rivals = _paired(point)
+    form, rival = median(forms), median(rivals)
+    if len(point.shared) > 1 and min(rivals) > 0:  # one slow round is not to hide where to look
+        form, rival = median(one / other for one, other in zip(forms, rivals, strict=True)), 1.0
     return better or (None if form == rival else "form" if form < rival else "rival")
 
 
@@ -331,6 +334,7 @@ def _cliff(one: Point, other: Point) -> Cliff | None:
         theory = one.theory[place], other.theory[place]
         if min(*costs, *theory) > 0:
             ratio, expected = costs[1] / costs[0], theory[1] / theory[0]
-            cliffs.append((abs(log2(ratio / expected)), Cliff(side, ratio, expected)))
+            excess = max(ratio / max(expected, 1.0), min(expected, 1.0) / ratio)
+            cliffs.append((excess, Cliff(side, ratio, expected)))
     excess, largest = max(cliffs, key=lambda some: some[0], default=(0.0, None))
-    return largest if excess >= log2(CLIFF) else None
+    return largest if excess >= CLIFF else None

@@ -121,6 +121,8 @@ def test_a_jump_beyond_flops_is_a_cliff_of_the_side_that_jumps() -> None:
     assert cliff == Cliff("rival", pytest.approx(3e4 / 364), pytest.approx(225 / 169))
     smooth = [Point(k, {0: 1.0}, {0: k * k}, (1.0, k * k)) for k in (0.5, 31.0)]
     assert compare(smooth, [], exact=True).crossovers[0].cliff is None
+    flatter = [Point(k, {0: 2.0}, {0: k**0.5}, (1.0, k * k)) for k in (1.0, 9.0)]
+    assert compare(flatter, [], exact=True).crossovers[0].cliff is None
 
 
 def test_exact_costs_need_one_round_and_no_test() -> None:
@@ -196,6 +198,8 @@ def test_what_is_undecided_is_looked_at_again_and_then_both_sides_of_the_tie_are
     assert wanted(tie, admissible) == {13: 3, 25: 3}
     assert wanted(noisy({7: 3.0, 31: 2.0}, 3), admissible) == {}
     assert wanted(noisy({7: 3.0, 31: 0.3}, 1), admissible) == {7: 3, 31: 3}
+    slow_once = [Point(7, {0: 3.0, 1: 3.0, 2: 3.0}, {0: 1.0, 1: 1.0, 2: 300.0}), *noisy({31: 0.3}, 3)]
+    assert wanted(slow_once, admissible) == {7: 5}
 
 
 def test_exact_quantities_are_probed_once_each_and_unmeasurable_values_are_gone_around() -> None:
