@@ -30,7 +30,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "run": "Measure a suite; ends with a table and a report.",
         "plan": "Say what a run would do, need and take.",
         "list": "List operators, suites, networks or metrics.",
-        "merge": "Put RUN..., all the parts of a suite that `niffbench run --shard N/M` measured, together into one run.",
+        "merge": "Put RUN..., the parts of a suite that `run --shard` measured, together into one run.",
         "report": "Write report.html, report.md, table.csv and plots of RUN, a run's directory.",
         "plot": "Draw columns of a run's records against each other.",
         "export": "Write RUN, a run's directory, in another tool's format.",

@@ -17,7 +17,7 @@ import click
     help="Where the whole run goes.",
 )
 def command(runs: tuple[Path, ...], out: Path) -> int:
-    """Put RUN..., all the parts of a suite that `niffbench run --shard N/M` measured, together into one run.
+    """Put RUN..., the parts of a suite that `run --shard` measured, together into one run.
 
     Every part must be there once, complete, of one suite, and measured on machines that are alike. The whole is a
     run as any other: report, check and export take it.
