@@ -198,7 +198,8 @@ def expand(
     excluded: dict[str, Excluded] = {}
     for index, entry in enumerate(file.operators):
         at = f"{where}: operators[{index}]"
-        operator, kernel = operator_of(entry.row, catalogue, at)
+        key = "name" if entry.name else "module" if entry.module else "model"
+        operator, kernel = operator_of(entry.row, catalogue, f"{at}.{key}")
         info = catalogue[operator]
         for case in _cases_of(file, entry, operator, kernel, info, at):
             label = info.label(case)

@@ -129,4 +129,4 @@ def test_plan_and_run_show_every_case_and_its_figures(printed: Call, place: Path
     for name in ("depthwise-k3", "depthwise-k5", "fft-depthwise-k3", "B1 4@8", "B1 4@12"):
         assert _is_read(name, told)
     assert "latency" in told
-    assert told.count("★") >= 2
+    assert "★" in told  # of memory: one round decides no latency

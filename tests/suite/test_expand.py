@@ -166,7 +166,7 @@ TOO_MANY = f"batch = {list(range(1, 9999))}\nchannels = {list(range(1, 99))}"
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (of("cnov-k3"), "operators[0]: no operator named 'cnov-k3'; did you mean 'conv'?"),
+        (of("cnov-k3"), "operators[0].name: no operator named 'cnov-k3'; did you mean 'conv'?"),
         (of("conv"), "'conv' needs a kernel size"),
         (of("conv-k8"), "kernel size 8 is even"),
         (of("conv-k0"), "kernel size 0 is even"),
