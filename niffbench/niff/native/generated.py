@@ -151,18 +151,19 @@ def _call_for(grid: Tensor, layers: Sequence[Tensor]) -> _Call:
             raise ValueError(
                 f"expected layers in {grid.dtype} on {grid.device}, got {layer.dtype}, {layer.device}"
             )
-    return _made_call(grid.shape, grid.dtype, torch.get_num_threads(), *(layer.shape for layer in layers))
+    library = load(kernel.REALS[grid.dtype])
+    return _made_call(library, grid.shape, torch.get_num_threads(), *(layer.shape for layer in layers))
 
 
 @functools.lru_cache(maxsize=256)
-def _made_call(grid: torch.Size, dtype: torch.dtype, most: int, *layers: torch.Size) -> _Call:
+def _made_call(library: ctypes.CDLL, grid: torch.Size, most: int, *layers: torch.Size) -> _Call:
     widths = [2]
     for weight, bias in zip(layers[::2], layers[1::2], strict=True):
         if weight != (2, bias[-1], widths[-1]) or bias != (2, bias[-1]):
             raise ValueError(f"expected MLPs, got a layer {tuple(weight)} with a bias {tuple(bias)}")
         widths.append(bias[-1])
     points, count = grid[2] * grid[3], len(widths) - 1
-    library, in_c = load(kernel.REALS[dtype]), (ctypes.c_int * len(widths))(*widths)
+    in_c = (ctypes.c_int * len(widths))(*widths)
     threads = max(1, min(most, sum(map(prod, layers)) * 2 * points // _WORTH_A_THREAD))
     forward, backward = (
         threads * library.niff_features_workspace(count, in_c, gradient) for gradient in (False, True)
@@ -215,7 +216,7 @@ def _gradients(
     gradient = gradient.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     features, weight, bias = features.contiguous(), weight.contiguous(), bias.contiguous()
     made_of = (None, features.data_ptr(), weight.data_ptr(), bias.data_ptr(), features.shape[1], scale)
-    call = kernel.call_for(x.shape, x.dtype, torch.get_num_threads(), features.shape[1])
+    call = kernel.call_for(x, features.shape[1])
     nothing = x.new_empty(0)
     for_x = torch.empty_like(x) if need_x else None
     for_features = torch.empty_like(features) if need_filter else None

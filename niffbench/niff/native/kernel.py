@@ -139,11 +139,14 @@ class Call:
     """How many the batch is divided into, backward, where there are fewer groups of channels than threads."""
 
 
+def call_for(x: Tensor, hidden: int = 0) -> Call:
+    """With a filter of so many hidden features. Raises Unavailable if there is no kernel."""
+    return _made_call(load(REALS[x.dtype]), x.shape, x.dtype, torch.get_num_threads(), hidden)
+
+
 @functools.lru_cache(maxsize=256)
-def call_for(shape: torch.Size, dtype: torch.dtype, threads: int, hidden: int = 0) -> Call:
-    """On so many threads at most, with a filter of so many hidden features."""
+def _made_call(library: ctypes.CDLL, shape: torch.Size, dtype: torch.dtype, threads: int, hidden: int) -> Call:
     batch, channels, height, width = shape
-    library = load(REALS[dtype])
     axes = _axis(height, dtype)[1], _axis(width, dtype)[1]
     groups = -(-channels // int(library.niff_lanes()))
     parts = max(1, min(batch, -(-threads // groups)))
@@ -162,7 +165,7 @@ def call_for(shape: torch.Size, dtype: torch.dtype, threads: int, hidden: int = 
 
 def convolve_by(x: Tensor, last: bool, made_of: Filter) -> Tensor:
     """The convolution in C of images as :func:`dense` gives them."""
-    call = call_for(x.shape, x.dtype, torch.get_num_threads(), made_of[-2])
+    call = call_for(x, made_of[-2])
     y, memory = torch.empty_like(x), workspace(call.forward_bytes)
     call.library.niff_convolve(
         *(x.data_ptr(), *made_of, y.data_ptr(), *call.sizes, last),
@@ -183,7 +186,7 @@ def _gradients(
             cuda.convolve(gradient, half, conjugate=True) if need_x else None,
             cuda.filter_gradient(x, gradient) if need_half else None,
         )
-    call = call_for(x.shape, x.dtype, torch.get_num_threads())
+    call = call_for(x)
     for_x = torch.empty_like(x) if need_x else None
     for_half = half.new_empty((call.parts, *half.shape)) if need_half else None
     gradients_by(x, last, (half.data_ptr(), *NO_FEATURES), gradient, call, (for_x, for_half, None, None, None))
