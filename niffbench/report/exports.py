@@ -12,13 +12,13 @@ from niffbench import __version__
 from niffbench.errors import NothingMeasured, UsageError
 from niffbench.report import text
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, gather, over_floor
-from niffbench.report.slices import Axis
 from niffbench.report.trends import Rivalry, rivalries
 from niffbench.report.writers.csv import records
 from niffbench.results import REGIME_ORDER, REGISTRY, Metric, Reason, Run, frame, round_value
 from niffbench.results.metrics import dictionary
 from niffbench.stats.crossovers import Crossover
 from niffbench.stats.intervals import COUNTED, EXACT, Interval
+from niffbench.suite.pairs import Axis
 
 FINDINGS_SCHEMA = 1
 _MOVED: Mapping[Axis, tuple[str, ...]] = {

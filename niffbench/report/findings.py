@@ -12,11 +12,12 @@ from niffbench.niff.catalogue import FORMS
 from niffbench.report import text
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, aligned, compare
 from niffbench.report.facts import choices
-from niffbench.report.slices import WORDS, Axis, Slice, representative
+from niffbench.report.slices import WORDS, Slice, representative
 from niffbench.report.trends import Growth, Rivalry, is_niff
 from niffbench.results import Metric
 from niffbench.stats.crossovers import Comparison, Crossover
 from niffbench.stats.intervals import Interval, combination, exponential, stretched
+from niffbench.suite.pairs import Axis
 
 Setting = tuple[str, ...]
 Settings = Mapping[Setting, Sequence[Group]]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
-from typing import Any, Literal
+from typing import Any
 
-from niffbench.case import Case
 from niffbench.report.digest import Digest, Group, Row
 from niffbench.report.text import clean
+from niffbench.suite.pairs import Axis, fixed, position
+from niffbench.suite.pairs import curve as curve_of
 
-Axis = Literal["size", "channels", "batch", "kernel"]
 MOST_SHOWN = 3
 """Slices that stand for all of an axis."""
 
@@ -69,16 +68,6 @@ class Slice:
         return [*(point for points in self.curves.values() for point in points), *self.level.values()]
 
 
-def position(case: Case, axis: Axis) -> float | None:
-    """Where a case lies on an axis; the size of a non-square map is the geometric mean of its sides."""
-    problem = case.problem
-    if axis == "size":
-        return sqrt(problem.height * problem.width)
-    if axis == "kernel":
-        return None if case.kernel is None else float(case.kernel)
-    return float(problem.batch if axis == "batch" else problem.channels)
-
-
 def without_kernel(row: Row) -> str:
     """The operator's name without its kernel size."""
     return clean(row.traits.label.replace(f"-k{row.case.kernel}", "", 1), 60)
@@ -90,22 +79,10 @@ def slices(digest: Digest, axis: Axis) -> tuple[Slice, ...]:
     for group in digest.groups:
         for row in group.rows:
             at = position(row.case, axis)
-            found.setdefault(_fixed(group, axis), []).append(Point(at if at is not None else 0.0, row, group))
+            found.setdefault(fixed(row.case, axis), []).append(Point(at if at is not None else 0.0, row, group))
     made = [_slice(axis, points) for points in found.values()]
     kept = [slice_ for slice_ in made if max(map(len, slice_.curves.values()), default=0) >= FEWEST[axis]]
     return tuple(sorted(kept, key=lambda s: -len(s.points)))
-
-
-def _fixed(group: Group, axis: Axis) -> tuple[object, ...]:
-    problem = group.problem
-    same = problem.channels == problem.channels_out
-    return (
-        None if axis == "batch" else problem.batch,
-        None if axis == "channels" else problem.channels,
-        "same" if same else problem.channels_out,
-        problem.height / problem.width if axis == "size" else (problem.height, problem.width),
-        group.setting,
-    )
 
 
 def _slice(axis: Axis, points: Sequence[Point]) -> Slice:
@@ -117,8 +94,7 @@ def _slice(axis: Axis, points: Sequence[Point]) -> Slice:
         if axis == "kernel" and case.kernel is None:
             level[case.operator, case.options] = point
         else:
-            kernel = None if axis == "kernel" else case.kernel
-            curves.setdefault((case.operator, case.options, kernel), []).append(point)
+            curves.setdefault(curve_of(case, axis), []).append(point)
     named: dict[str, tuple[Point, ...]] = {}
     for curve in curves.values():
         if len(curve) > 1:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from niffbench.operators.catalogue import catalogue
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, aligned
-from niffbench.report.slices import AXES, Axis, Slice, describe, evenly, slices, without_kernel
+from niffbench.report.slices import AXES, Slice, describe, evenly, slices, without_kernel
 from niffbench.results import Metric
 from niffbench.session.refine import Compared, comparisons
 from niffbench.stats.crossovers import Crossover
 from niffbench.stats.exponents import Scaling, scaling
 from niffbench.stats.intervals import Rounds
+from niffbench.suite.pairs import Axis
 
 MOST_SLICES, MOST_POINTS = 12, 5000
 """Slices of one axis that are looked at, spread evenly, and points in them: who says everything says nothing."""

@@ -22,9 +22,10 @@ from niffbench.report.plots.canvas import (
     sheet,
 )
 from niffbench.report.plots.palette import Style
-from niffbench.report.slices import AXES, WORDS, Axis, Point, Slice, evenly, representative
+from niffbench.report.slices import AXES, WORDS, Point, Slice, evenly, representative
 from niffbench.report.trends import Growth, is_niff
 from niffbench.results import Metric
+from niffbench.suite.pairs import Axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
