@@ -48,7 +48,10 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 (``-`` in NAME is ``_`` there)."""
 
 _STREAMS: Mapping[str, int] = MappingProxyType({"stdout": 1, "stderr": 2})
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_SMUGGLED = re.compile(r"\n(?!  \S)|\n\s*(?=::|##\[)")
+"""The start of a line that is none of our own, which have two spaces before them, or that commands a CI system."""
+LONGEST_MESSAGE = 4000
 
 
 class Commands(click.Group):
@@ -180,8 +183,9 @@ def _to_nobody(descriptor: int) -> None:
 
 
 def _say(message: str) -> None:
-    """One message on standard error; what a file smuggled into it does not reach the terminal as codes."""
-    click.echo(f"niffbench: {_CONTROL.sub('?', message)}", err=True)
+    """One message on standard error, not endless; what a file smuggled into it is neither a line nor a code."""
+    line = _SMUGGLED.sub(" ", _CONTROL.sub("?", message))
+    click.echo(f"niffbench: {line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + ' …'}", err=True)
 
 
 def _kept(error: Exception) -> str:

@@ -17,11 +17,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 
@@ -75,30 +74,47 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Collect a niffbench suite, but only one that was named, itself or its folder: measuring takes minutes."""
-    if file_path.suffix != ".toml" or not _asked_for(file_path, parent.config) or not _is_suite(file_path):
+    if file_path.suffix != ".toml" or not (named := _asked_for(file_path, parent.config)):
+        return None
+    if not _is_suite(file_path, named_itself=named == "itself"):
         return None
     return cast(pytest.Collector, SuiteFile.from_parent(parent, path=file_path))
 
 
-def _asked_for(path: Path, config: pytest.Config) -> bool:
+def _asked_for(path: Path, config: pytest.Config) -> Literal["itself", "its folder"] | None:
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
-        return False
+        return None
     folder = config.invocation_params.dir
     named = {(folder / argument.partition("::")[0]).resolve() for argument in config.args}
-    return path.resolve() in named or path.resolve().parent in named
+    if path.resolve() in named:
+        return "itself"
+    return "its folder" if path.resolve().parent in named else None
 
 
-def _is_suite(path: Path) -> bool:
-    """Whether a TOML file means to be a suite. What it then gets wrong is told when it is collected."""
+def _is_suite(path: Path, *, named_itself: bool) -> bool:
+    """Whether a TOML file is ours. One that was named itself need only mean to be a suite.
+
+    What that gets wrong is told when it is collected; what lies about in a folder of somebody else's tests is not.
+    """
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:
             return False
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError):
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
         return False
-    except tomllib.TOMLDecodeError:
-        return True
-    return "operators" in document and "baseline" in document
+    if not named_itself and not ("operators" in text and "baseline" in text):
+        return False
+    from niffbench.errors import UsageError
+    from niffbench.suite import parse, parse_toml
+
+    try:
+        document = parse_toml(text, str(path))
+        means_to_be = "operators" in document and "baseline" in document
+        if means_to_be and not named_itself:
+            parse(text, str(path))
+    except UsageError:
+        return named_itself
+    return means_to_be
 
 
 class SuiteFile(pytest.File):
@@ -106,6 +122,8 @@ class SuiteFile(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         """The cases in the suite's order. A faulty suite is a collection error with one message."""
+        if not self.config.pluginmanager.hasplugin("benchmark"):
+            pytest.skip("suites need pytest-benchmark, which is not there or off", allow_module_level=True)
         from niffbench.errors import UsageError
         from niffbench.operators.catalogue import catalogue
         from niffbench.suite import load

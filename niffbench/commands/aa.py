@@ -6,6 +6,7 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import click
@@ -132,7 +133,7 @@ def _measure(
     from niffbench.suite import available, find
 
     name = suite if suite in available() else str(find(suite).resolve())
-    place = out or Path("reports") / f"aa-{Path(suite).stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    place = out or Path("reports") / f"aa-{Path(suite).stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(2)}"
     check_vacant(place)
     filters = [part for pattern in only for part in ("--only", pattern)]
     arguments = [name, "--rounds", str(rounds), "--device", portable(device), *filters]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -68,34 +69,36 @@ def command(
     from niffbench.gate.comparison import compare
     from niffbench.session.directory import check_vacant
 
-    if rounds < 1:
-        raise UsageError(f"--rounds should be at least 1, got {rounds}")
-    rules, outputs = rules_of(**limits), Outputs(everything, as_json, markdown, junit)
-    name = Path(suite).stem
-    place = out or Path("reports") / f"ab-{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    check_vacant(place)
-    orders = Orders(_suite(suite), portable(device), seed, only)
-    with terminable(), ExitStack() as undone:
-        one, two = (
-            undone.enter_context(checked_out(*side, Path.cwd())) for side in ((base, "BASE"), (head, "HEAD"))
-        )
-        one.check()
-        two.check()
-        notes = _notes(one, two)
-        for note in notes:
-            click.echo(f"note: {note}", err=True)
-        progress = undone.enter_context(_progress(rounds))
-        try:
-            runs = measure(one, two, orders, rounds, place, progress)
-        except KeyboardInterrupt:
-            if (place / "base").is_dir():
-                again = f"niffbench check --paired {place / 'base'} {place / 'head'}"
-                click.echo(f"`{again}` judges the pairs there are", err=True)
-            raise
-    comparison = compare(*runs, rules, pairing=abba(*runs))
-    outputs.say(comparison.model_copy(update={"notes": (*notes, *comparison.notes)}))
-    click.echo(f"both runs are in {place}", err=True)
-    context.exit(comparison.exit_code)
+    outputs = Outputs(everything, as_json, markdown, junit)
+    with outputs.promised():
+        if rounds < 1:
+            raise UsageError(f"--rounds should be at least 1, got {rounds}")
+        rules = rules_of(**limits)
+        name = Path(suite).stem
+        place = out or Path("reports") / f"ab-{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(2)}"
+        check_vacant(place)
+        orders = Orders(_suite(suite), portable(device), seed, only)
+        with terminable(), ExitStack() as undone:
+            one, two = (
+                undone.enter_context(checked_out(*side, Path.cwd())) for side in ((base, "BASE"), (head, "HEAD"))
+            )
+            one.check()
+            two.check()
+            notes = _notes(one, two)
+            for note in notes:
+                click.echo(f"note: {note}", err=True)
+            progress = undone.enter_context(_progress(rounds))
+            try:
+                runs = measure(one, two, orders, rounds, place, progress)
+            except KeyboardInterrupt:
+                if (place / "base").is_dir():
+                    again = f"niffbench check --paired {place / 'base'} {place / 'head'}"
+                    click.echo(f"`{again}` judges the pairs there are", err=True)
+                raise
+        comparison = compare(*runs, rules, pairing=abba(*runs))
+        outputs.say(comparison.model_copy(update={"notes": (*notes, *comparison.notes)}))
+        click.echo(f"both runs are in {place}", err=True)
+        context.exit(comparison.exit_code)
 
 
 def _suite(text: str) -> str:

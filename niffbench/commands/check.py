@@ -188,6 +188,7 @@ def _follow(directory: Path, head: Run | None, rules: Rules, trend: str | None, 
     from niffbench.gate import history
     from niffbench.gate.trend import of_case, trends
     from niffbench.report.plots.trend import draw
+    from niffbench.report.text import clean
 
     suite = fingerprint = None
     notes: list[str] = []
@@ -203,7 +204,7 @@ def _follow(directory: Path, head: Run | None, rules: Rules, trend: str | None, 
     click.echo(f"{directory}: {number} of {kept.runs[0].manifest.suite.name} on this fingerprint", err=True)
     every = trends((run for _, run in kept.read(notes, oldest_first=True)), rules)
     for note in (*kept.notes, *notes):
-        click.echo(note, err=True)
+        click.echo(clean(note), err=True)
     if trend is not None:
         drawn = draw(of_case(every, trend))
         write(plot, drawn.png if plot.suffix == ".png" else drawn.svg.encode())

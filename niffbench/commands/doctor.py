@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="[default: physical cores]")
+@click.option("--strict", is_flag=True, help="Exit 1 when the machine is not fit to gate on.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON instead of tables.")
-def command(device: str, threads: int | None, as_json: bool) -> None:
+@click.pass_context
+def command(context: click.Context, /, device: str, threads: int | None, strict: bool, as_json: bool) -> None:
     """Examine the machine: what it is, whether it is quiet enough to measure on, what works.
 
+    With --strict the exit code is 1 when a gate would not be reliable here, and each reason comes with a remedy.
     Every counter is really called. Takes a few seconds.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded
@@ -30,6 +33,10 @@ def command(device: str, threads: int | None, as_json: bool) -> None:
         click.echo(json.dumps(findings, indent=1))
     else:
         _print(findings)
+    if strict and findings["unfit"]:
+        for reason, remedy in findings["unfit"].items():
+            click.echo(f"not fit to gate on: {reason}; {remedy}", err=True)
+        context.exit(1)
 
 
 def _examine(spec: str, threads: int | None) -> dict[str, Any]:
@@ -42,9 +49,11 @@ def _examine(spec: str, threads: int | None) -> dict[str, Any]:
     device = open_computing(spec, threads, "to examine")
     machine = fingerprint(device)
     governor = machine.should.get("governor")
+    quiet = health_check.quiet(None if governor is None else str(governor))
     return {
+        "unfit": health_check.unfit(quiet, machine.should),
         "fingerprint": {"hash": machine.hash, **machine.model_dump()},
-        "quiet": asdict(health_check.quiet(None if governor is None else str(governor))),
+        "quiet": asdict(quiet),
         "timer_resolution": health_check.resolution(),
         "device": device.spec,
         "free_memory": device.free_memory(),

@@ -157,9 +157,8 @@ def _check_unasked(context: click.Context) -> None:
 
 
 def _default(name: str) -> Path:
-    """``reports/SUITE-TIME``, with a number where two runs begin in one second."""
+    """``reports/SUITE-TIME-ID``; the short id tells runs apart that begin in one second."""
     from datetime import datetime
+    from secrets import token_hex
 
-    place = Path("reports") / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    candidates = (place.with_name(f"{place.name}-{number}") for number in range(2, 1000))
-    return place if not place.exists() else next(path for path in candidates if not path.exists())
+    return Path("reports") / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}-{token_hex(2)}"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import psutil
 
 from niffbench.device.base import Processor
+from niffbench.fingerprint import Fact
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
 _BUSY = ("user", "nice", "system", "irq", "softirq", "steal")  # of the kernel's counts; a platform may lack some
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -56,27 +58,70 @@ def allowed() -> Collection[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
 
 
-def free_memory(cgroup: Path = _CGROUP) -> int:
-    """Bytes that can be allocated without swapping: the machine's, or the container's or what the process's limit
-    on its address space leaves, where that is less.
+def free_memory(root: Path = _CGROUP, own: Path = _OWN_GROUPS) -> int:
+    """Bytes that can be allocated without swapping: the machine's, or what a group of processes it is in or the
+    process's limit on its address space leaves, where that is less.
     """
     free = int(psutil.virtual_memory().available)
-    limit, used = _read(cgroup / "memory.max"), _read(cgroup / "memory.current")
-    if limit.isdecimal() and used.isdecimal():
-        free = min(free, max(0, int(limit) - int(used) + _reclaimable(cgroup)))
+    for group in _groups("memory", root, own):
+        limit, used, cache = _memory(group)
+        if limit is not None and used.isdecimal():
+            free = min(free, max(0, limit - int(used) + cache))
     space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if space != resource.RLIM_INFINITY:
         free = min(free, max(0, space - psutil.Process().memory_info().vms))
     return free
 
 
-def _reclaimable(cgroup: Path) -> int:
-    """Page cache that a container gives back under pressure."""
-    for line in _read(cgroup / "memory.stat").splitlines():
-        key, _, value = line.partition(" ")
-        if key == "inactive_file" and value.isdecimal():
-            return int(value)
-    return 0
+def limits(root: Path = _CGROUP, own: Path = _OWN_GROUPS) -> dict[str, Fact]:
+    """What a container, a batch system or a service manager allows: memory in GiB, and processors by their quota.
+
+    The least of the group the process is in and of those around it, of both versions of control groups; a limit
+    that there is not, or beyond what the machine has, is left out.
+    """
+    found: dict[str, Fact] = {}
+    memory = [limit for group in _groups("memory", root, own) if (limit := _memory(group)[0]) is not None]
+    if memory and min(memory) < psutil.virtual_memory().total:
+        found["memory_limit_gib"] = round(min(memory) / 2**30, 2)
+    quotas = [quota for group in _groups("cpu", root, own) if (quota := _quota(group)) is not None]
+    if quotas and min(quotas) < (os.cpu_count() or 1):
+        found["cpu_quota"] = round(min(quotas), 2)
+    return found
+
+
+def _groups(controller: str, root: Path, own: Path) -> Iterator[Path]:
+    """The folders of the control groups that limit this process, the innermost first."""
+    for line in _read(own).splitlines():
+        _, names, path = [*line.split(":", 2), "", ""][:3]
+        if names and controller not in names.split(","):
+            continue
+        top = root / controller if names else root
+        inner = top / path.lstrip("/")
+        # In a container the path may be one that only the host knows: then the mount is the group itself.
+        for folder in (inner, *inner.parents) if inner.is_dir() else (top,):
+            yield folder
+            if folder == top:
+                break
+
+
+def _memory(group: Path) -> tuple[int | None, str, int]:
+    """A group's limit in bytes (None without one), what it uses, and what of that is cache it can give back."""
+    new = _read(group / "memory.max")
+    limit = new or _read(group / "memory.limit_in_bytes")
+    used = _read(group / "memory.current") if new else _read(group / "memory.usage_in_bytes")
+    key = "inactive_file" if new else "total_inactive_file"
+    lines = (line.partition(" ") for line in _read(group / "memory.stat").splitlines())
+    cache = next((int(value) for name, _, value in lines if name == key and value.isdecimal()), 0)
+    return int(limit) if limit.isdecimal() and int(limit) < 2**60 else None, used, cache
+
+
+def _quota(group: Path) -> float | None:
+    """How many processors' time a group may use; None without a limit."""
+    quota, _, period = _read(group / "cpu.max").partition(" ")
+    if not quota:
+        quota, period = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
+    both = quota.isdecimal() and period.isdecimal() and int(period) > 0
+    return int(quota) / int(period) if both else None
 
 
 def load() -> float:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from niffbench.anonymize import anonymize
+from niffbench.device import host
 from niffbench.fingerprint import Fact
 
 ENVIRONMENT = (
@@ -21,11 +23,20 @@ ENVIRONMENT = (
     "CUDA_DEVICE_MAX_CONNECTIONS",
     "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE",
     "CUBLAS_WORKSPACE_CONFIG",
+    "OMP_DYNAMIC",
+    "OMP_THREAD_LIMIT",
     "OMP_WAIT_POLICY",
     "OMP_PROC_BIND",
     "KMP_AFFINITY",
     "KMP_BLOCKTIME",
+    "MKL_CBWR",
+    "MKL_DYNAMIC",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "GLIBC_TUNABLES",
 )
+PREFIXES = ("DNNL_", "ONEDNN_", "MALLOC_")
+"""Of variables that change the arithmetic (``ONEDNN_DEFAULT_FPMATH_MODE``), its instructions or the allocator."""
 """Variables that change latency or memory, OpenMP's by how threads wait and where they run; recorded when set.
 
 Of the other variables of MPS, which are paths, only that there are some."""
@@ -42,9 +53,15 @@ def torch_facts() -> dict[str, Fact]:
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "matmul_precision": _matmul_precision(),
-        **{name.lower(): os.environ[name] for name in ENVIRONMENT if name in os.environ},
+        **{name.lower(): anonymize(value)[:200] for name, value in sorted(os.environ.items()) if _changes(name)},
+        **host.limits(),
         **({"cuda_mps": True} if any(name.startswith("CUDA_MPS_") for name in os.environ) else {}),
     }
+
+
+def _changes(name: str) -> bool:
+    """Whether a variable changes latency, memory or arithmetic. One that only makes a library talk does not."""
+    return name in ENVIRONMENT or (name.startswith(PREFIXES) and "VERBOSE" not in name)
 
 
 _cudnn: Any = torch.backends.cudnn  # its stub lacks what was added last

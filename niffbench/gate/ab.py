@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from niffbench.errors import FingerprintsDiffer, NiffbenchError, NothingMeasured, UsageError
+from niffbench.errors import FingerprintsDiffer, HeadFails, NiffbenchError, NothingMeasured, UsageError
 from niffbench.gate.checkout import Code
 from niffbench.gate.latencies import Pairing
 from niffbench.results import MANIFEST, RECORDS, Run, dump, read
@@ -78,7 +78,10 @@ def _round(code: Code, orders: Orders, out: Path, pair: int) -> Run:
     try:
         return measured(code.python, orders.arguments(pair), out, code.environment())
     except NiffbenchError as error:
-        raise type(error)(f"{code.name}: {error}") from error
+        kind = type(error)
+        if kind is NothingMeasured and code.name.startswith("HEAD"):
+            kind = HeadFails
+        raise kind(f"{code.name}: {error}") from error
 
 
 def _merged(rounds: Sequence[Run], code: Code, place: Path) -> Run:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from niffbench.errors import NothingMeasured, UsageError, did_you_mean
+from niffbench.errors import HeadFails, UsageError, did_you_mean
 
 # A hook of the user's repository (post-checkout) must not run on our account, nor a prompt wait for an answer.
 _GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "advice.detachedHead=false")
@@ -45,13 +45,17 @@ class Code:
         return given
 
     def check(self) -> None:
-        """Raise UsageError unless the interpreter really imports niffbench, and from ``path``."""
+        """Raise UsageError unless the interpreter really imports niffbench, and from ``path``.
+
+        Raises HeadFails where the code that is to be judged cannot be imported.
+        """
         answer = _output(
             [self.python, "-P", "-c", _WHERE], env=self.environment(), cwd=Path(tempfile.gettempdir())
         )
         if isinstance(answer, _Failure):
             last = answer.message.strip().rpartition("\n")[2]
-            raise UsageError(f"{self.name}: {self.python} cannot import niffbench ({last[:300]})")
+            broken = HeadFails if self.name.startswith("HEAD") and self.path is not None else UsageError
+            raise broken(f"{self.name}: {self.python} cannot import niffbench ({last[:300]})")
         where = Path(answer.strip())
         if self.path is not None and self.path.resolve() not in where.resolve().parents:
             raise UsageError(f"{self.name}: {self.python} imports niffbench from elsewhere, not from {self.path}")
@@ -112,7 +116,7 @@ def checked_out(text: str, role: str, here: Path) -> Iterator[Code]:
     (SIGTERM included, where :func:`terminable` is in force); the user's working tree and index stay
     as they are. A name that is both a directory and a revision is refused.
 
-    Raises UsageError, and NothingMeasured for a revision that does not exist.
+    Raises UsageError.
     """
     if not text.strip():
         raise UsageError(f"{role} is empty; name a revision, a directory or a Python interpreter")
@@ -163,9 +167,11 @@ def _no_such(text: str, role: str, path: Path, repository: Path | None) -> Excep
     if repository is None:
         return UsageError(f"{role} '{text}': no such file, and this is no git repository, so no revision either")
     names = _git(repository, "for-each-ref", "--format=%(refname:short)")
+    depth = _git(repository, "rev-parse", "--is-shallow-repository")
+    shallow = "; this clone is shallow: git fetch --unshallow" if depth == "true\n" else ""
     branches = names.split() if isinstance(names, str) else []
-    return NothingMeasured(
-        f"{role} '{text}': no such revision, directory or interpreter{did_you_mean(text, branches)}"
+    return UsageError(
+        f"{role} '{text}': no such revision, directory or interpreter{did_you_mean(text, branches)}{shallow}"
     )
 
 
@@ -180,7 +186,7 @@ def _worktree(repository: Path, commit: str, role: str) -> Iterator[Path]:
         if isinstance(made, _Failure):
             raise UsageError(f"{role}: git cannot check out {commit[:12]}: {made.message.strip()[:300]}")
         if not (place / "tree" / "niffbench" / "__init__.py").is_file():
-            raise NothingMeasured(f"{role}: revision {commit[:12]} has no niffbench/ to run")
+            raise UsageError(f"{role}: revision {commit[:12]} has no niffbench/ to run")
         yield place / "tree"
     finally:
         with unhurried():

@@ -223,7 +223,7 @@ def _refuse_unlike(base: Run, head: Run, unlike: Sequence[Difference], across: b
         fields = "\n".join(f"  {d.field}: {d.base} in {base.name}, {d.head} in {head.name}" for d in fatal)
         raise FingerprintsDiffer(
             f"the runs come from unlike machines or settings, so their latencies cannot be compared:\n{fields}\n"
-            "--across-machines judges what can be: FLOPs, parameters, memory and ratios within each run"
+            "  --across-machines judges what can be: FLOPs, parameters, memory and ratios within each run"
         )
 
 

@@ -177,7 +177,7 @@ def _unnumbered(item: Stored, own: Sequence[int], moment: datetime) -> bool:
 
 def same(one: Manifest, two: Manifest) -> bool:
     """Whether two manifests are of one run, kept in two places; it may have been resumed since."""
-    changing = {"finished", "wall", "ceilings", "notes"}
+    changing = {"finished", "wall", "ceilings", "notes", "refining"}
     return one.model_dump(exclude=changing) == two.model_dump(exclude=changing)
 
 

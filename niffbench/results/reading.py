@@ -22,6 +22,8 @@ COMPRESSED = RECORDS + ".gz"
 MAX_LINE_BYTES = 32_000_000
 MAX_UNPACKED_BYTES = 4_000_000_000
 """Of a packed journal: a thousandth of it can be the file that a stranger sends."""
+MOST_PACKED = 100
+"""Times that a journal may be larger than its packed file; records are some twenty times."""
 MAX_SIDE = 2**24
 _CONSTANT = ("id", "traits", "cost", "memory", "numerics")
 """Parts of a record that rarely change from round to round."""
@@ -59,6 +61,8 @@ def read(directory: Path | str) -> Run:
     directory = Path(directory)
     manifest = read_manifest(directory)
     path = next((p for name in (RECORDS, COMPRESSED) if (p := directory / name).exists()), None)
+    if path is not None and not path.is_file():
+        raise UsageError(f"{path}: is not a regular file")
     if path is None:
         return Run(directory, manifest, ())
     with _no_collection():
@@ -74,7 +78,8 @@ def _read_journal(path: Path, manifest: Manifest) -> tuple[tuple[Record, ...], i
     torn = 0
     try:
         with cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
-            most = MAX_UNPACKED_BYTES if path.suffix == ".gz" else None
+            packed = path.stat().st_size
+            most = min(MAX_UNPACKED_BYTES, 2**24 + MOST_PACKED * packed) if path.suffix == ".gz" else None
             for number, line in enumerate(lines(file, path, most), start=1):
                 if not line.endswith(b"\n"):
                     torn = len(line)

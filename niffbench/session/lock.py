@@ -4,12 +4,40 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from niffbench.errors import UsageError
 
 LOCK = ".lock"
+
+
+@contextmanager
+def device_lock(name: str | None) -> Iterator[str | None]:
+    """Hold a device of this machine while something is measured on it; None holds nothing.
+
+    Yields a note where another run of the same user holds it already: both go on, but not unknowingly.
+    """
+    if name is None:
+        yield None
+        return
+    folder = Path(tempfile.gettempdir()) / f"niffbench-{os.getuid()}" / re.sub(r"[^\w-]", "_", name)
+    with ExitStack() as held:
+        note = None
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            held.enter_context(Lock(folder))
+        except UsageError as error:
+            holder = re.search(r"process \d+", str(error))
+            if holder:
+                note = f"another niffbench ({holder[0]}) was measuring on this device when this run began"
+        except OSError:
+            pass  # no folder for temporary files: then nobody is told
+        yield note
 
 
 class Lock:

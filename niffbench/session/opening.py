@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from niffbench import __version__
 from niffbench.device import kind_of
 from niffbench.errors import UsageError
+from niffbench.fingerprint import Fingerprint
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import (
     COMPRESSED,
@@ -31,7 +33,7 @@ from niffbench.session import plan as planning
 from niffbench.session import provenance
 from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.journal import Journal
-from niffbench.session.lock import Lock
+from niffbench.session.lock import Lock, device_lock
 from niffbench.session.refine import Refinement
 from niffbench.session.run_session import RunSession
 from niffbench.session.survey import Survey, survey
@@ -69,10 +71,12 @@ def prepare(load: SuiteLoader, overrides: Overrides, stop: Interrupts) -> Prepar
 def begin(out: Path, prepared: Prepared, argv: Sequence[str], began: float) -> Iterator[RunSession]:
     """A new run in ``out``, which must be vacant. Raises UsageError when it is not, or cannot be made."""
     place.make(out)
-    with Lock(out):
+    with Lock(out), device_lock(_device(prepared.survey.fingerprint, prepared.settings)) as shared:
         if not place.is_vacant(out):
             raise UsageError(f"--out {out}: is not empty any more; name a new directory, or --resume it")
         manifest = _manifest(prepared, argv)
+        if shared is not None:
+            manifest = manifest.model_copy(update={"notes": [*manifest.notes, shared]})
         place.write_manifest(out, manifest)
         suite = prepared.suite
         refinement = _refinement(suite, prepared.settings)
@@ -89,8 +93,8 @@ def resume(
     cannot be resumed. Raises UsageError when ``directory`` is no run, is being written to, or its suite has
     changed since; FingerprintsDiffer on another machine; Interrupted; and what :func:`survey` raises.
     """
-    read_manifest(directory)
-    with Lock(directory):
+    begun = read_manifest(directory)
+    with Lock(directory), device_lock(_device(begun.fingerprint, begun.settings)) as shared:
         if not (directory / RECORDS).exists() and (directory / COMPRESSED).exists():
             raise UsageError(f"{directory}: its records are packed; unpack {COMPRESSED} to resume it")
         with stop.at_any_moment():
@@ -100,7 +104,7 @@ def resume(
         _check_unchanged(directory, manifest, suite)
         settings = manifest.settings.model_copy(update={"device": device or manifest.device})
         plan = _plan(suite, _survey_rest(suite, run, settings, stop), settings, stop)
-        notes = list(manifest.notes)
+        notes = [*manifest.notes, *([shared] if shared else [])]
         with Journal(directory) as journal:
             torn = journal.repair()
         if torn is not None:
@@ -159,8 +163,27 @@ def _plan(suite: Suite, surveyed: Survey, settings: Settings, stop: Interrupts) 
         return planning.make(suite, surveyed, catalogue(), settings)
 
 
+def _device(fingerprint: Fingerprint, settings: Settings) -> str | None:
+    """What runs on one device have in common: the card's identity, or the kind of device; None of a replay."""
+    kind = kind_of(settings.device)
+    return None if kind is None else str(fingerprint.should.get("gpu_id") or kind)
+
+
+def _subject(suite: Suite) -> Path:
+    """The code that is measured: the first operator's from outside the package, else the package."""
+    operators = catalogue()
+    package = Path(__file__).parents[1]
+    for name in dict.fromkeys(case.operator for case in suite.cases):
+        module = sys.modules.get(type(operators[name]).__module__) if name in operators else None
+        file = getattr(module, "__file__", None)
+        if file is not None and package not in Path(file).parents:
+            return Path(file)
+    return package / "__init__.py"
+
+
 def _manifest(prepared: Prepared, argv: Sequence[str]) -> Manifest:
-    suite, settings, checkout = prepared.suite, prepared.settings, provenance.checkout()
+    suite, settings = prepared.suite, prepared.settings
+    subject = provenance.revision(_subject(suite), os.environ)
     return Manifest(
         niffbench=__version__,
         suite=SuiteEcho(
@@ -181,11 +204,11 @@ def _manifest(prepared: Prepared, argv: Sequence[str]) -> Manifest:
         settings=settings.model_copy(update={"device": provenance.reduced([settings.device])[0]}),
         fingerprint=prepared.survey.fingerprint,
         argv=provenance.reduced(argv),
-        commit=checkout.commit,
-        dirty=checkout.dirty,
+        commit=subject.commit,
+        dirty=subject.dirty,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         ceilings=prepared.survey.ceilings,
-        notes=[prepared.survey.note] if prepared.survey.note else [],
+        notes=[note for note in (prepared.survey.note, subject.note) if note],
         modules=list(prepared.survey.modules),
         ci=provenance.ci(os.environ),
     )

@@ -27,37 +27,83 @@ _CI_KEYS = (
 )
 
 
+_STAND_INS = ("GITHUB_SHA", "CI_COMMIT_SHA", "GIT_COMMIT")
+"""Variables in which CI systems say the commit, where git does not."""
+
+
 @dataclass(frozen=True)
-class Checkout:
-    """The git checkout of the current directory; None where there is none."""
+class Revision:
+    """The revision of some code: its commit, whether what is there differs from it, and why either is not known.
+
+    ``commit`` is None where there is none: the code is in no repository, or in one that does not track it.
+    """
 
     commit: str | None = None
     dirty: bool | None = None
+    note: str | None = None
 
 
-def checkout() -> Checkout:
-    """Commit of the current directory, and whether tracked files differ from it."""
-    commit = _git("rev-parse", "HEAD")
-    if not commit:
-        return Checkout()
-    status = _git("status", "--porcelain", "--untracked-files=no")
-    return Checkout(commit, None if status is None else bool(status))
+def revision(code: Path, environment: Mapping[str, str]) -> Revision:
+    """The revision of the file ``code`` and of the repository that tracks it.
+
+    A repository that it merely lies in, as what is installed into an environment inside a working tree, says
+    nothing of it. New files of Python that git does not know count as changes. Where git cannot answer, its reason
+    is the note, and a CI system's variable stands in.
+    """
+    folder = code.resolve().parent
+    answer = _git(folder, "rev-parse", "HEAD")
+    if isinstance(answer, _Refusal):
+        stand_in = next(((key, environment[key]) for key in _STAND_INS if environment.get(key)), None)
+        said = f"; {stand_in[0]} stands in for it" if stand_in else ""
+        note = f"the commit is not known: {answer.reason}{said}" if answer.reason else None
+        return Revision(stand_in[1][:40] if stand_in else None, None, note)
+    if isinstance(_git(folder, "ls-files", "--error-unmatch", "--", code.name), _Refusal):
+        if isinstance(_git(folder, "ls-files", "--error-unmatch", "--", "."), _Refusal):
+            return Revision()
+        return Revision(answer, dirty=True)
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    new = _git(folder, "ls-files", "--others", "--exclude-standard", "--", "*.py")
+    if isinstance(changed, _Refusal) or isinstance(new, _Refusal):
+        return Revision(answer)
+    return Revision(answer, bool(changed or new))
 
 
-def _git(*arguments: str) -> str | None:
+@dataclass(frozen=True)
+class _Refusal:
+    """Why git did not answer; empty where there is simply no repository, or no commit in it yet."""
+
+    reason: str
+
+
+def _git(folder: Path, *arguments: str) -> str | _Refusal:
+    # A hook's variables, or a user's, would have git speak of another repository.
+    inherited = {key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE")}
     try:
         done = subprocess.run(
             ["git", *arguments],
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=10,
-            check=True,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            check=False,
+            env={**inherited, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
         )
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+    except FileNotFoundError:
+        return _Refusal("git is not installed")
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return _Refusal(f"git gives no answer ({type(error).__name__})")
+    if done.returncode == 0:
+        return done.stdout.strip()
+    said = done.stderr.strip().partition("\n")[0]
+    if "dubious ownership" in said:
+        return _Refusal(
+            "git does not trust the repository's owner (dubious ownership); "
+            "git config --global --add safe.directory and its path mends that"
+        )
+    harmless = ("not a git repository", "unknown revision", "ambiguous argument 'HEAD'", "did not match any file")
+    return _Refusal("" if any(text in said for text in harmless) else anonymize(said)[:200])
 
 
 def ci(environment: Mapping[str, str]) -> dict[str, Fact]:

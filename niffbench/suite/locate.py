@@ -46,6 +46,8 @@ def find(name_or_path: str) -> Path:
 def read(path: Path, what: str = "a suite") -> str:
     """The text of a file that should be ``what``. Raises UsageError for one too large, unreadable or not UTF-8."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise UsageError(f"{path}: is not a regular file, so not {what}")
         with path.open("rb") as file:
             content = file.read(MAX_SUITE_BYTES + 1)
         if len(content) > MAX_SUITE_BYTES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter, sleep
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from niffbench.cost import counters, fvcore
 from niffbench.device import Device, host, timer
+from niffbench.fingerprint import Fact
 from niffbench.niff.native import build
 from niffbench.results import is_busy
 from niffbench.stats.intervals import spread
@@ -63,6 +64,24 @@ def quiet(governor: str | None) -> Quiet:
     if governor not in (None, "performance"):
         remarks.append(f"the frequency governor is '{governor}', not 'performance'")
     return Quiet(host.load(), others, jitter, worst, governor, tuple(remarks))
+
+
+_REMEDIES = {
+    "other processes": "end them, or measure with `niffbench ab`, which has both sides meet the same load",
+    "a fixed piece": "stop what wakes up beside it, or raise --rounds; `niffbench aa` says what can be seen",
+    "the frequency": "cpupower frequency-set -g performance; and turn turbo off for figures that repeat",
+}
+
+
+def unfit(quiet: Quiet, surroundings: Mapping[str, Fact]) -> dict[str, str]:
+    """Why a gate would not be reliable here, each reason with what to do about it."""
+    reasons = {
+        remark: next((remedy for start, remedy in _REMEDIES.items() if remark.startswith(start)), "mend it")
+        for remark in quiet.remarks
+    }
+    if others := surroundings.get("gpu_other_processes"):
+        reasons[f"{others} other processes are on the card"] = "end them, or take another card"
+    return reasons
 
 
 def _others() -> float | None:

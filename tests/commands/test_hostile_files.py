@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gzip
 import importlib
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from niffbench.errors import UsageError
 from niffbench.fingerprint import Fingerprint
 from niffbench.operators.catalogue import catalogue
 from niffbench.protocol import Predicted
-from niffbench.results import MANIFEST, RECORDS, Ceilings
+from niffbench.results import MANIFEST, RECORDS, Ceilings, dump, read
 from niffbench.session import plan
 from niffbench.session.survey import Survey
 from niffbench.suite import Overrides, Suite, expand, parse, resolve
@@ -181,3 +184,53 @@ def test_a_mutated_run_is_judged_and_exported_or_refused(call: Call, tmp_path: P
         assert "Traceback" not in done.stderr
         if done.returncode == 2:
             assert sum(line.startswith("niffbench: ") for line in done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_name_or_a_fact_begins_no_line_of_its_own(call: Call, tmp_path: Path) -> None:
+    """In the log of a CI system ``::error`` at the start of a line is a command."""
+    evil = "x\n::error title=owned::\u202egnp\x1b[31m" + "y" * 200_000
+    for number in (1, 2):
+        run = make(World(rounds=1, sizes=(14,), seed=number), tmp_path / f"run-{number}")
+        suite = run.manifest.suite.model_copy(update={"name": evil * number})
+        must = {**run.manifest.fingerprint.must, evil: evil * number}
+        prints = Fingerprint(must=must, should={})
+        save(replace(run, manifest=run.manifest.model_copy(update={"suite": suite, "fingerprint": prints})))
+        save(
+            replace(
+                run,
+                path=tmp_path / f"same-{number}",
+                manifest=run.manifest.model_copy(update={"fingerprint": prints}),
+            )
+        )
+    for arguments in (("run-1", "run-2"), ("same-1", "same-2"), ("run-1", "--baseline", ".")):
+        done = call("check", *arguments)
+        assert done.returncode in (2, 3, 4), done.stderr
+        assert len(done.stderr) < 10_000
+        assert not any(line.lstrip().startswith("::") for line in done.stderr.splitlines())
+        assert not set(done.stderr) & set("\u202e\x1b")
+
+
+def test_a_pipe_in_the_place_of_a_file_ends_at_once(call: Call, tmp_path: Path) -> None:
+    save(make(World(rounds=1, sizes=(14,)), tmp_path / "run"))
+    (tmp_path / "run" / RECORDS).unlink()
+    os.mkfifo(tmp_path / "run" / RECORDS)
+    os.mkfifo(tmp_path / "pipe.toml")
+    assert call("check", "run", "run").returncode == 2
+    assert call("check", "run", "run", "--thresholds", "pipe.toml").returncode == 2
+    assert "regular file" in call("report", "run").stderr
+
+
+def test_a_packed_journal_that_unpacks_to_a_thousand_times_is_refused(tmp_path: Path) -> None:
+    run = make(World(rounds=1, sizes=(14,)), tmp_path / "run")
+    save(run)
+    (tmp_path / "run" / RECORDS).unlink()
+    with gzip.open(tmp_path / "run" / f"{RECORDS}.gz", "wb") as file:
+        for record in run.records:
+            file.write(dump(record)[:-1] + b" " * 3_000_000 + b"\n")
+    with pytest.raises(UsageError, match="holds more than"):
+        read(run.path)
+
+
+def test_a_key_of_many_parts_is_refused_at_once() -> None:
+    with pytest.raises(UsageError, match="more than 200 dots"):
+        parse(".".join("a" * 60_000) + " = 1", "evil.toml")

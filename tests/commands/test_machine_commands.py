@@ -12,6 +12,7 @@ import pytest
 
 from niffbench.commands import doctor
 from niffbench.niff.native import build
+from niffbench.worker import health_check
 
 pytest_plugins = ["cli_in_process"]
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -32,6 +33,18 @@ def test_doctor_says_what_works_as_json_and_for_people(call: Call, capsys: pytes
     printed = capsys.readouterr().out
     for heading in ("Machine", "Is it quiet?", "What works", "CUDA", "FLOPs, fvcore with handlers"):
         assert heading in printed
+
+
+@pytest.mark.parametrize(("remarks", "code"), [((), 0), (("the frequency governor is 'powersave'",), 1)])
+def test_a_strict_doctor_fails_an_unfit_machine_with_a_remedy(
+    call: Call, monkeypatch: pytest.MonkeyPatch, remarks: tuple[str, ...], code: int
+) -> None:
+    quiet = health_check.Quiet(0.0, 0.0, 0.0, 1.0, None, remarks)
+    monkeypatch.setattr(health_check, "quiet", lambda governor: quiet)
+    done = call("doctor", "--device", "cpu", "--threads", "1", "--strict", "--json")
+    assert done.returncode == code
+    assert len(json.loads(done.stdout)["unfit"]) == len(remarks)
+    assert ("cpupower" in done.stderr) == bool(code)
 
 
 def test_profile_takes_two_operators_apart_side_by_side(call: Call, tmp_path: Path) -> None:

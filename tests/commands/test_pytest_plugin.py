@@ -281,3 +281,29 @@ def test_loading_the_plugin_loads_no_torch() -> None:
         "import niffbench.pytest_plugin, sys; print(*sorted({'torch', 'pandas', 'pydantic'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[[ not toml",
+        "operators = 3\nbaseline = 'main'\n",
+        f"operators = 1\nbaseline = 1\n{'.'.join('a' * 60_000)} = 1",
+    ],
+    ids=["malformed", "keys of ours", "hostile"],
+)
+def test_what_lies_about_in_somebody_elses_tests_is_left_alone(
+    session: Session, pytester: pytest.Pytester, text: str
+) -> None:
+    folder = pytester.mkdir("theirs")
+    (folder / "settings.toml").write_text(text)
+    (folder / "test_theirs.py").write_text("def test_it(): pass\n")
+    session("theirs").assert_outcomes(passed=1)
+    # Named itself it means to be one.
+    assert session("theirs/settings.toml").ret != 0
+
+
+def test_without_pytest_benchmark_a_suite_is_skipped_with_one_reason(session: Session) -> None:
+    done = session("-p", "no:benchmark", "two.toml", "-rs")
+    done.assert_outcomes(skipped=1)
+    done.stdout.fnmatch_lines(["*SKIPPED*need pytest-benchmark*"])

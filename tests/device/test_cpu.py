@@ -126,7 +126,11 @@ def test_another_setting_is_another_fingerprint(device: CpuDevice) -> None:
         torch.set_float32_matmul_precision("highest")
 
 
-@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "OMP_PROC_BIND", "KMP_AFFINITY", "KMP_BLOCKTIME"])
+@pytest.mark.parametrize("name", [
+    "OMP_WAIT_POLICY", "OMP_PROC_BIND", "OMP_THREAD_LIMIT", "OMP_DYNAMIC", "KMP_AFFINITY", "KMP_BLOCKTIME",
+    "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS",
+    "MALLOC_ARENA_MAX", "PYTORCH_ALLOC_CONF",
+])  # fmt: skip
 def test_what_threads_are_told_is_part_of_the_fingerprint(
     device: CpuDevice, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -53,6 +53,39 @@ def test_free_memory_is_the_containers_where_that_is_less(tmp_path: Path) -> Non
     assert host.free_memory(tmp_path) == 900_000
 
 
+def test_limits_of_old_control_groups_and_of_nested_new_ones_are_facts(tmp_path: Path) -> None:
+    """Docker's of version 1; and Slurm's or systemd's, where a group around the process's own has the limit."""
+    own = tmp_path / "own"
+    old = tmp_path / "v1"
+    for name, text in {
+        "memory/job/memory.limit_in_bytes": f"{2**29}",
+        "memory/job/memory.usage_in_bytes": f"{2**28}",
+        "memory/memory.limit_in_bytes": f"{2**63 - 4096}",
+        "cpu/job/cpu.cfs_quota_us": "50000",
+        "cpu/job/cpu.cfs_period_us": "100000",
+        "cpu/cpu.cfs_quota_us": "-1",
+    }.items():
+        (old / name).parent.mkdir(parents=True, exist_ok=True)
+        (old / name).write_text(text)
+    own.write_text("4:memory:/job\n3:cpu,cpuacct:/job\n1:name=systemd:/x\n")
+    assert host.limits(old, own) == {"memory_limit_gib": 0.5, "cpu_quota": 0.5}
+    assert host.free_memory(old, own) <= 2**28
+    new = tmp_path / "v2"
+    for name, text in {
+        "slurm/job/memory.max": f"{2**29}",
+        "slurm/job/memory.current": f"{2**27}",
+        "slurm/job/cpu.max": "75000 100000",
+        "slurm/job/step/memory.max": "max",
+        "slurm/job/step/cpu.max": "max 100000",
+    }.items():
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        (new / name).write_text(text)
+    own.write_text("0::/slurm/job/step\n")
+    assert host.limits(new, own) == {"memory_limit_gib": 0.5, "cpu_quota": 0.75}
+    assert host.free_memory(new, own) <= 2**29 - 2**27
+    assert host.limits(tmp_path / "none", own) == {}
+
+
 def test_a_container_without_limit_leaves_the_machines_memory(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("2500000\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cli_in_process import git
 
-from niffbench.errors import NothingMeasured, UsageError
+from niffbench.errors import HeadFails, UsageError
 from niffbench.gate.checkout import checked_out, repository_of
 
 
@@ -137,20 +137,20 @@ def test_no_hook_of_the_repository_runs(repository: Path) -> None:
     assert not (repository.parent / "ran").exists()
 
 
-def test_a_revision_that_does_not_exist_is_nothing_to_compare(repository: Path) -> None:
+def test_a_revision_that_does_not_exist_is_a_usage_error(repository: Path) -> None:
     with (
-        pytest.raises(NothingMeasured, match="did you mean 'main'") as refusal,
+        pytest.raises(UsageError, match="did you mean 'main'") as refusal,
         checked_out("mian", "BASE", repository),
     ):
         pass
-    assert refusal.value.exit_code == 3
+    assert refusal.value.exit_code == 2
 
 
-def test_a_revision_without_the_package_is_nothing_to_compare(repository: Path) -> None:
+def test_a_revision_without_the_package_is_a_usage_error(repository: Path) -> None:
     git(repository, "rm", "-r", "--quiet", "niffbench")
     git(repository, "commit", "--quiet", "-m", "gone")
     before = git(repository, "worktree", "list")
-    with pytest.raises(NothingMeasured, match="has no niffbench/"), checked_out("main", "BASE", repository):
+    with pytest.raises(UsageError, match="has no niffbench/"), checked_out("main", "BASE", repository):
         pass
     assert git(repository, "worktree", "list") == before
 
@@ -168,7 +168,7 @@ def test_a_name_that_means_two_things_is_refused(repository: Path, monkeypatch: 
 @pytest.mark.parametrize("text", ["--help", "-x", "", "HEAD; rm -rf /", "a\nb", "main..v1", "HEAD^{tree}", "@{u}"])
 def test_odd_revisions_are_one_message(repository: Path, text: str) -> None:
     before = state(repository)
-    with pytest.raises((UsageError, NothingMeasured)), checked_out(text, "BASE", repository):
+    with pytest.raises(UsageError), checked_out(text, "BASE", repository):
         pass
     assert state(repository) == before
 
@@ -194,10 +194,12 @@ def test_an_interpreter_is_itself_and_a_foreign_path_does_not_leak_in(
         assert "PYTHONPATH" not in code.environment()
 
 
-def test_code_that_cannot_be_imported_is_a_usage_error(repository: Path) -> None:
+def test_a_head_that_cannot_be_imported_fails_and_a_base_is_a_usage_error(repository: Path) -> None:
     (repository / "niffbench" / "__init__.py").write_text("raise RuntimeError('broken here')\n")
-    with (
-        checked_out(str(repository), "HEAD", repository) as code,
-        pytest.raises(UsageError, match="broken here"),
-    ):
-        code.check()
+    for role, kind, exit_code in (("HEAD", HeadFails, 1), ("BASE", UsageError, 2)):
+        with (
+            checked_out(str(repository), role, repository) as code,
+            pytest.raises(kind, match="broken here") as error,
+        ):
+            code.check()
+        assert error.value.exit_code == exit_code

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from niffbench.errors import UsageError
-from niffbench.session.lock import LOCK, Lock
+from niffbench.session.lock import LOCK, Lock, device_lock
 
 HOLD = (
     "import sys, pathlib, time\nfrom niffbench.session.lock import Lock\n"
@@ -35,6 +37,18 @@ def test_the_second_is_told_who_the_first_is(tmp_path: Path) -> None:
     with Lock(tmp_path):  # the kernel let go of it when the holder was killed
         pass
     assert not (tmp_path / LOCK).exists()
+
+
+def test_two_runs_on_one_device_know_of_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with device_lock("card") as first, device_lock("other") as elsewhere:
+        assert (first, elsewhere) == (None, None)
+        with device_lock("card") as second:
+            assert f"process {os.getpid()}" in (second or "")
+        with device_lock(None) as replay:
+            assert replay is None
+    with device_lock("card") as again:
+        assert again is None
 
 
 def test_it_can_be_taken_again_and_again(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from niffbench import anonymize as anonymizing
 from niffbench.anonymize import anonymize
-from niffbench.session.provenance import Checkout, checkout, ci, reduced
+from niffbench.session.provenance import Revision, ci, reduced, revision
 
 
 @pytest.mark.parametrize(
@@ -112,28 +112,73 @@ def git(place: Path, *arguments: str) -> None:
     subprocess.run(["git", *identity, *arguments], cwd=place, check=True, capture_output=True)
 
 
-def test_a_checkout_and_whether_it_was_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of Python, not yet in any repository."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert checkout() == Checkout()
-    git(tmp_path, "init", "-q")
-    assert checkout() == Checkout()  # no commit yet
-    (tmp_path / "a").write_text("1")
-    git(tmp_path, "add", "a")
-    git(tmp_path, "commit", "-q", "-m", "a")
-    clean = checkout()
-    assert clean.commit is not None
-    assert len(clean.commit) == 40
-    assert clean.dirty is False
-    (tmp_path / "untracked").write_text("2")
-    assert checkout() == clean
-    (tmp_path / "a").write_text("2")
-    assert checkout() == Checkout(clean.commit, True)
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "ops.py").write_text("1")
+    return tmp_path / "lib" / "ops.py"
 
 
-def test_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+def committed(code: Path, *names: str) -> str:
+    top = code.parents[1]
+    git(top, "init", "-q")
+    git(top, "add", *names)
+    git(top, "commit", "-q", "-m", "a")
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=top, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_the_revision_of_code_and_whether_it_was_changed(code: Path) -> None:
+    assert revision(code, {}) == Revision()
+    git(code.parents[1], "init", "-q")
+    assert revision(code, {}) == Revision()  # no commit yet
+    commit = committed(code, "lib")
+    assert revision(code, {}) == Revision(commit, dirty=False)
+    (code.parents[1] / "notes.txt").write_text("2")
+    assert revision(code, {}) == Revision(commit, dirty=False)
+    new = code.with_name("new_operator.py")
+    new.write_text("2")
+    assert revision(code, {}) == Revision(commit, dirty=True)
+    new.unlink()
+    code.write_text("2")
+    assert revision(code, {}) == Revision(commit, dirty=True)
+
+
+def test_a_repository_that_code_merely_lies_in_is_not_its_own(code: Path) -> None:
+    """As of a package that is installed into an environment inside somebody's working tree."""
+    (code.parents[1] / "readme").write_text("theirs")
+    committed(code, "readme")
+    assert revision(code, {}) == Revision()
+
+
+def test_where_the_working_directory_is_plays_no_part(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = committed(code, "lib")
+    monkeypatch.chdir("/")
+    assert revision(code, {}).commit == commit
+
+
+@pytest.mark.parametrize("key", ["GITHUB_SHA", "CI_COMMIT_SHA", "GIT_COMMIT"])
+def test_without_git_a_ci_systems_word_stands_in(code: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("PATH", "")
-    assert checkout() == Checkout()
+    alone = revision(code, {})
+    assert alone.commit is None
+    assert "git is not installed" in (alone.note or "")
+    stood_in = revision(code, {key: "a" * 40})
+    assert stood_in.commit == "a" * 40
+    assert key in (stood_in.note or "")
+
+
+def test_a_repository_of_somebody_else_has_gits_reason_and_a_remedy(
+    code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed(code, "lib")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    refused = revision(code, {})
+    assert refused.commit is None
+    assert "safe.directory" in (refused.note or "")
+    assert str(code.parents[1]) not in (refused.note or "")
 
 
 def test_ci_keys_without_the_runners_name() -> None:
