@@ -49,8 +49,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 
 _STREAMS: Mapping[str, int] = MappingProxyType({"stdout": 1, "stderr": 2})
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-_SMUGGLED = re.compile(r"\n(?!  \S)|\n\s*(?=::|##\[)")
-"""The start of a line that is none of our own, which have two spaces before them, or that commands a CI system."""
+_CI_COMMAND = re.compile(r"\n\s*(?=::|##\[)")
+"""The start of a line that a CI system obeys."""
 LONGEST_MESSAGE = 4000
 
 
@@ -183,8 +183,11 @@ def _to_nobody(descriptor: int) -> None:
 
 
 def _say(message: str) -> None:
-    """One message on standard error, not endless; what a file smuggled into it is neither a line nor a code."""
-    line = _SMUGGLED.sub(" ", _CONTROL.sub("?", message))
+    """One message on standard error, not endless; what a file put into it moves no cursor and commands no CI system.
+
+    Its further lines are indented, so that none can be taken for a message of its own.
+    """
+    line = re.sub(r"\n(?! )", "\n  ", _CI_COMMAND.sub(" ", _CONTROL.sub("?", message)))
     click.echo(f"niffbench: {line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + ' …'}", err=True)
 
 

@@ -194,7 +194,9 @@ class WorkerSession:
         """Seconds of silence that are allowed while no case is being worked at."""
         if self.hello is None:
             return STARTUP
-        return self._case_timeout if self.unanswered else CEILINGS if self._roofline_due else FAREWELL
+        if self.unanswered:  # before its first case it loads what all need, however short a case's timeout
+            return max(self._case_timeout, CEILINGS)
+        return CEILINGS if self._roofline_due else FAREWELL
 
     def _next_look(self) -> float:
         """When to stop sleeping, whatever happens."""

@@ -119,7 +119,7 @@ def test_the_default_place_is_below_reports(cli: Cli, place: Path) -> None:
         assert cli(*arguments, "--no-report", "--quiet").returncode == 0
     made = sorted(path.name for path in (place / "reports").iterdir())
     assert len(made) == 2
-    assert all(re.fullmatch(r"made-up-\d{8}-\d{6}(-2)?", name) for name in made)
+    assert all(re.fullmatch(r"made-up-\d{8}-\d{6}-[0-9a-f]{4}", name) for name in made)
 
 
 def test_when_nothing_could_be_measured(cli: Cli, place: Path) -> None:

@@ -169,7 +169,7 @@ def test_memory_has_steps_too_and_one_that_went_back_is_closed(tmp_path: Path) -
     for factors, still in (([1.0] * 8 + [1.2] * 8, True), ([1.0] * 8 + [1.2] * 8 + [1.0] * 8, False)):
         runs = [memory(run, factor) for run, factor in zip(grown(tmp_path, 24, 99, 1.0), factors, strict=False)]
         steps = [step for trend in trends(runs, STEADY) for step in trend.steps()]
-        assert {step.quantity for step in steps} == {"memory_peak"}
+        assert {step.quantity for step in steps} == {"memory_peak", "memory_total"}
         assert {step.open for step in steps if (step.ratio or 0) > 1} == {still}
 
 
