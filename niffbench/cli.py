@@ -183,7 +183,7 @@ def _to_nobody(descriptor: int) -> None:
 
 
 def _say(message: str) -> None:
-    """One message on standard error, not endless; what a file put into it moves no cursor and commands no CI system.
+    """One message on standard error, not endless; what a file put into it commands neither terminal nor CI system.
 
     Its further lines are indented, so that none can be taken for a message of its own.
     """
