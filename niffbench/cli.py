@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "merge": "Put RUN..., the parts of a suite that `run --shard` measured, together into one run.",
         "report": "Write report.html, report.md, table.csv and plots of RUN, a run's directory.",
         "plot": "Draw columns of a run's records against each other.",
+        "table": "Write metrics of a run as a table for a paper.",
         "export": "Write RUN, a run's directory, in another tool's format.",
         "profile": "Take operators apart: time, FLOPs, bytes and memory of each step, and the kernels behind it.",
         "filters": "Say how large a NIFF network's filters really are.",

@@ -236,34 +236,45 @@ def _gradient(case: Row) -> Entry:
 
 def _pair(metric: Metric, digest: Digest) -> tuple[Field, Field]:
     """A value and its ratio to the baseline; a case that failed shows only what needs no running."""
-
-    def marks(group: Group, case: Row) -> tuple[Mark, ...]:
-        winner = group.winners.get(metric.key)
-        mark = winner.mark(case) if winner and case.ok else None
-        return ("quiet",) if not case.ok else (mark,) if mark else ()
-
-    def value(group: Group, case: Row) -> Entry:
-        cell = case.cells.get(metric.key)
-        if cell is None:
-            return Entry(text.MISSING, case.cells.why_not(metric.key))
-        note = _choices(cell) if cell.by_choice else _ends(cell.value, metric)
-        return Entry(text.quantity(cell.estimate, metric.unit), note, cell.estimate, marks(group, case))
-
-    def ratio(group: Group, case: Row) -> Entry:
-        cell = case.cells.get(metric.key)
-        if cell is None or cell.ratio is None:
-            return _MISSING
-        unlike: tuple[Mark, ...] = () if case.like_baseline else ("unlike",)
-        ends = text.brackets(cell.ratio)
-        marked = tuple(mark for mark in marks(group, case) if mark != "tied")
-        return Entry(text.times(cell.ratio.estimate), ends, cell.ratio.estimate, (*unlike, *marked))
-
     place = digest.metrics.index(metric)
     importance = ESSENTIAL - 2 * place
     hint = f"{metric.title}: ratio to {digest.baseline}, 95 % interval"
     return (
-        (Column(metric.title, "figure", metric.key, metric.unit, metric.meaning, importance), value),
-        (Column("×", "figure", f"{metric.key}_ratio", hint=hint, importance=importance - bool(place)), ratio),
+        (
+            Column(metric.title, "figure", metric.key, metric.unit, metric.meaning, importance),
+            lambda group, case: value_entry(group, case, metric),
+        ),
+        (
+            Column("×", "figure", f"{metric.key}_ratio", hint=hint, importance=importance - bool(place)),
+            lambda group, case: ratio_entry(group, case, metric),
+        ),
+    )
+
+
+def _marks(group: Group, case: Row, metric: Metric) -> tuple[Mark, ...]:
+    winner = group.winners.get(metric.key)
+    mark = winner.mark(case) if winner and case.ok else None
+    return ("quiet",) if not case.ok else (mark,) if mark else ()
+
+
+def value_entry(group: Group, case: Row, metric: Metric) -> Entry:
+    """A case's value of a metric, with its interval, and marked where it is the best of its group."""
+    cell = case.cells.get(metric.key)
+    if cell is None:
+        return Entry(text.MISSING, case.cells.why_not(metric.key))
+    note = _choices(cell) if cell.by_choice else _ends(cell.value, metric)
+    return Entry(text.quantity(cell.estimate, metric.unit), note, cell.estimate, _marks(group, case, metric))
+
+
+def ratio_entry(group: Group, case: Row, metric: Metric) -> Entry:
+    """Its ratio to the baseline, with its interval, and marked where the two are unlike."""
+    cell = case.cells.get(metric.key)
+    if cell is None or cell.ratio is None:
+        return _MISSING
+    unlike: tuple[Mark, ...] = () if case.like_baseline else ("unlike",)
+    marks = tuple(mark for mark in _marks(group, case, metric) if mark != "tied")
+    return Entry(
+        text.times(cell.ratio.estimate), text.brackets(cell.ratio), cell.ratio.estimate, (*unlike, *marks)
     )
 
 

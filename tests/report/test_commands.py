@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -265,3 +266,50 @@ def test_export_suggests_its_formats(here: Here, run: Path) -> None:
     done = here("export", str(run), "--format", "excel")
     assert done.returncode == 2
     assert "github-action-benchmark" in done.stderr
+
+
+def test_a_table_has_every_case_in_its_cell(here: Here, run: Path) -> None:
+    arguments = ("table", str(run), "--only", "channels=16", "--values", "latency,latency_ratio,flops")
+    done = here(*arguments, "--format", "csv")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert here(*arguments, "--format", "csv").stdout == done.stdout
+    table = pd.read_csv(io.StringIO(done.stdout), index_col="operator")
+    expected = frame(read(run)).query("channels == 16 and status == 'ok'").groupby(["label", "problem"])
+    for (label, problem), latency in expected["latency_steady"].median().items():
+        assert float(table.loc[label, f"{problem} latency_steady (s)"]) == pytest.approx(latency)
+        base = float(table.loc["depthwise-k7", f"{problem} latency_steady (s)"])
+        assert float(table.loc[label, f"{problem} latency_steady_ratio"]) == pytest.approx(latency / base)
+        assert float(table.loc[label, f"{problem} flops (FLOP)"]) == expected["flops"].first()[label, problem]
+
+
+def test_a_table_for_a_paper_is_latex_and_goes_into_a_file(here: Here, run: Path, tmp_path: Path) -> None:
+    options = ("--rows", "operator,size", "--columns", "channels", "--values", "memory", "--format", "latex")
+    done = here("table", str(run), *options, "--out", "paper/table.tex")
+    assert (done.returncode, done.stdout.strip()) == (0, "paper/table.tex")
+    written = (tmp_path / "paper" / "table.tex").read_text()
+    assert r"operator & size & 16 & 32 \\" in written
+    assert re.search(r"niff-depthwise/rfft & 28 & .*(KiB|MiB).*&.*(KiB|MiB)", written)
+    bare = here("table", str(run), "--only", "size=28", "--values", "latency", "--no-intervals").stdout
+    assert bare.count(r"\[") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--rows", "operatr"), "--rows: no column named 'operatr'; did you mean 'operator'?"),
+        (("--values", "latncy"), "--values: no metric named 'latncy'; did you mean 'latency'?"),
+        (("--values", "energy"), "'energy' was not measured in this run; choose from"),
+        (("--values", ""), "--values: names nothing"),
+        (("--columns", "operator"), "--columns: 'operator' makes the rows already"),
+        (("--columns", "size"), "add one of problem, channels, channels_out to --rows or --columns"),
+        (("--only", "depthwise-k99"), "--only depthwise-k99 matches no case of it"),
+        (("--format", "word"), "'word' is not one of"),
+    ],
+)
+def test_a_table_names_what_would_be_right(
+    here: Here, run: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = here("table", str(run), *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,80 @@
+"""``niffbench table``: metrics of a run as a table for a paper."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from niffbench.errors import UsageError
+
+
+def _names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(filter(None, map(str.strip, value.split(",")))))
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--rows", default="operator", callback=_names, show_default=True, metavar="COLUMNS", help="What makes a row."
+)
+@click.option(
+    "--columns", default="problem", callback=_names, show_default=True, metavar="COLUMNS",
+    help="What makes a column; '' for none.",
+)  # fmt: skip
+@click.option(
+    "--values", default="latency,memory", callback=_names, show_default=True, metavar="METRICS",
+    help="What is in the cells. latency_ratio is the ratio to the baseline.",
+)  # fmt: skip
+@click.option(
+    "--only", multiple=True, metavar="PATTERN", help="Only these cases, as in niffbench run.  Repeatable."
+)
+@click.option(
+    "--format", "format_", type=click.Choice(["markdown", "latex", "csv"]), default="markdown", show_default=True,
+    help="What to write; latex needs booktabs and amssymb.",
+)  # fmt: skip
+@click.option("--intervals/--no-intervals", default=True, help="Show 95 % intervals.  [default: intervals]")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Where.  [default: standard output]",
+)  # fmt: skip
+def command(
+    run: Path,
+    rows: tuple[str, ...],
+    columns: tuple[str, ...],
+    values: tuple[str, ...],
+    only: tuple[str, ...],
+    format_: str,
+    intervals: bool,
+    out: Path | None,
+) -> None:
+    """Write metrics of a run as a table for a paper.
+
+    COLUMNS are columns of the frame, METRICS those of `niffbench list metrics`, or latency, memory or error for
+    the main one of its kind; several are separated by commas. The best of each problem is bold, where it is
+    decided.
+    """
+    from niffbench.report import make_directory, write_whole
+    from niffbench.report.pivot import pivot
+    from niffbench.results import read
+    from niffbench.suite import Selection
+
+    if not values or not rows:
+        raise UsageError(f"--{'rows' if values else 'values'}: names nothing")
+    read_run, chosen = read(run), Selection(only)
+    records = tuple(one for one in read_run.records if chosen.takes(one.case, one.traits.label))
+    if not records:
+        raise UsageError(f"{run}: --only {' '.join(only)} matches no case of it")
+    table = pivot(type(read_run)(read_run.path, read_run.manifest, records), rows, columns, values)
+    if not intervals:
+        bare = (replace(row, entries=tuple(replace(one, note="") for one in row.entries)) for row in table.rows)
+        table = replace(table, rows=tuple(bare))
+    written = importlib.import_module(f"niffbench.report.writers.{format_}").write(table).rstrip("\n") + "\n"
+    if out is None:
+        click.echo(written, nl=False)
+        return
+    make_directory(out.parent)
+    write_whole(out, written)
+    click.echo(out)
