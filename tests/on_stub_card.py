@@ -31,6 +31,7 @@ from niffbench.worker.main import survey
 from niffbench.worker.probe import Probe
 from niffbench.worker.round import Round
 from niffbench.worker.torch_evaluator import TorchEvaluator
+from niffbench.worker.workload import TorchWorkload
 
 SIDE = (2, 64, 128, 128)
 """8 MiB of float32."""
@@ -83,6 +84,7 @@ def training() -> object:
 
 def captures() -> object:
     """Graphs after all that comes before them in a round: what fails, what they leave, what they hold back."""
+    _nothing_is_judged()
     device = opened("cuda")
     evaluator = TorchEvaluator(device)
     failed, left = [], []
@@ -183,10 +185,12 @@ def chosen() -> object:
     for clock in ("host", "device", "host"):
         auto.judge_by(clock)  # type: ignore[arg-type]
         found[clock] = auto.choose(
-            [x],
+            x,
+            lambda: [x],
             lambda _: {"slow to enqueue": enqueued_slowly, "slow on the card": slow_on_the_card},
             auto.Constants(),
             otherwise="none",
+            what=(clock,),
         )
     return found
 
@@ -216,7 +220,7 @@ def lost() -> object:
 
 def profiled() -> object:
     """Status and message of a profile where CUPTI tells of no kernel: it has no driver here."""
-    tolerance.is_wrong = lambda numerics: False
+    _nothing_is_judged()
     said = io.StringIO()
     with tempfile.TemporaryDirectory() as place, contextlib.redirect_stderr(said):
         out = str(Path(place) / "profile")
@@ -234,9 +238,15 @@ def roofline() -> object:
     return [message.model_dump() for message in sent if isinstance(message, protocol.Roofline)]
 
 
+def _nothing_is_judged() -> None:
+    """The stub computes nothing: neither results nor inputs are what they should be."""
+    tolerance.is_wrong = lambda numerics: False
+    TorchWorkload.is_untouched = True  # type: ignore[assignment,method-assign]
+
+
 def _round(channels: list[int]) -> list[Record]:
     """The records of one round of depthwise convolution; what is computed is not judged."""
-    tolerance.is_wrong = lambda numerics: False
+    _nothing_is_judged()
     cases = [case("depthwise", channels=count, size=(256, 256)) for count in channels]
     measure = Measure(regimes=[*REGIMES], min_time=0.005, max_time=0.02, min_samples=3)
     sent: list[object] = []

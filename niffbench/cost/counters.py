@@ -7,10 +7,12 @@ Counting runs the function. Never count what is timed: FlopCounterMode decompose
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from niffbench.cost.closed import Direction
@@ -45,7 +47,7 @@ def count(function: Callable[[], object]) -> Counted:
     formulas = {operation: _guarded(str(operation), formula, failed) for operation, formula in FORMULAS.items()}
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
     guard = _Guard(counter.flop_registry)
-    with recording(), guard, counter:
+    with recording(), _attention_in_parts(), guard, counter:
         function()
     return Counted(
         flops=counter.get_total_flops(),
@@ -56,6 +58,17 @@ def count(function: Callable[[], object]) -> Counted:
         stock={name: flops for name, flops in guard.stock.items() if flops},
         stock_failures=tuple(sorted(guard.stock_failures)),
     )
+
+
+@contextmanager
+def _attention_in_parts() -> Iterator[None]:
+    """Multi-head attention as the operations it is made of; torch's fused inference kernel shows none of them."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _guarded(name: str, formula: Formula, failed: set[str]) -> Formula:

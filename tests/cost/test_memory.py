@@ -32,7 +32,7 @@ class Planted:
         self.module = module
 
     def cost(self, case: Case) -> Cost:
-        raise NotImplementedError
+        return Cost((), bytes_floor=0, parameters=0)
 
     def build(self, case: Case) -> nn.Module:
         return self.module()
