@@ -161,7 +161,8 @@ def test_the_cost_of_auto_is_that_of_what_it_chose(
     assert chosen.flops_form == same.flops_form
     model[1].form = settled("depthwise", form, "native")
     (other,) = study(model, _images(), 0.3)
-    assert chosen.flops_form != other.flops_form
+    # The C kernel has its own way to the filter; once that is kept, both engines do the same.
+    assert (chosen.flops_form == other.flops_form) == ((form, engine) == ("auto-cached", "fused"))
 
 
 def test_some_layers_can_be_chosen_by_name() -> None:
