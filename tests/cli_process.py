@@ -96,7 +96,7 @@ class Started:
 
     def family(self) -> list[psutil.Process]:
         """What is alive of it and of all that it started, whoever is their parent by now."""
-        found = []
+        result = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 # Whoever waits asks a hundred times a second: the environments of older processes are not read.
@@ -106,17 +106,17 @@ class Started:
                     and process.status() != psutil.STATUS_ZOMBIE
                     and process.environ().get(_MARK) == self.mark
                 ):
-                    found.append(process)
-        return found
+                    result.append(process)
+        return result
 
     def workers(self) -> list[psutil.Process]:
         """Those of the family that are workers."""
-        found = []
+        result = []
         for process in self.family():
             with contextlib.suppress(psutil.Error):
                 if "niffbench.worker.main" in process.cmdline():
-                    found.append(process)
-        return found
+                    result.append(process)
+        return result
 
 
 def _listening() -> None:

@@ -73,7 +73,7 @@ def opened(place: str) -> Device:
 
 
 @dataclass(eq=False)
-class Kept:
+class Cache:
     """A workload whose last output stays reachable: of a captured graph, where every replay writes."""
 
     workload: TorchWorkload
@@ -101,10 +101,10 @@ def exactly() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def relative(found: Tensor, truth: Tensor) -> float:
+def relative(result: Tensor, truth: Tensor) -> float:
     """Relative L2 error, in float64 on the CPU."""
     truth = truth.detach().double().cpu()
-    return float((found.detach().double().cpu() - truth).norm() / truth.norm())
+    return float((result.detach().double().cpu() - truth).norm() / truth.norm())
 
 
 def everywhere() -> list[object]:

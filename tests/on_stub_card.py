@@ -39,7 +39,7 @@ SIDE = (2, 64, 128, 128)
 
 def places() -> object:
     """Of every operator and mode what has a tensor elsewhere than on the card, or none at all, and the count."""
-    evaluator, device, found = TorchEvaluator(opened("cuda")), opened("cuda"), []
+    evaluator, device, result = TorchEvaluator(opened("cuda")), opened("cuda"), []
     # NVIDIA's bindings, by which the native form reaches the driver, do not take the stub for one.
     tried = [name for name in names("cuda") if "/native" not in name]
     for name in tried:
@@ -47,12 +47,12 @@ def places() -> object:
             workload = evaluator.workload(case(name, mode=mode))  # type: ignore[arg-type]
             _, output = device.timed(workload)
             made = {"output": output, **(workload.gradients() if mode == "training" else {})}
-            found += [
+            result += [
                 f"{name} {mode} {what}"
                 for what, tensor in made.items()
                 if not isinstance(tensor, torch.Tensor) or tensor.device.type != "cuda"
             ]
-    return {"elsewhere": found, "operators": len(tried)}
+    return {"elsewhere": result, "operators": len(tried)}
 
 
 def peaks() -> object:
@@ -78,8 +78,8 @@ def training() -> object:
     one = case("depthwise", mode="training", batch=2, channels=64, size=(128, 128))
     workload = evaluator.workload(one)
     device.timed(workload)
-    found = memory.measure(device, workload, evaluator.predict(one))
-    return {"peak": found.peak, "predicted": found.predicted, "resident": found.resident, "saved": found.saved}
+    result = memory.measure(device, workload, evaluator.predict(one))
+    return {"peak": result.peak, "predicted": result.predicted, "resident": result.resident, "saved": result.saved}
 
 
 def captures() -> object:
@@ -181,10 +181,10 @@ def chosen() -> object:
         torch.cuda._sleep(200_000)  # type: ignore[no-untyped-call]
         return torch.zeros(8, device="cuda")
 
-    x, found = torch.zeros(1, 1, 8, 8, device="cuda"), {}
+    x, result = torch.zeros(1, 1, 8, 8, device="cuda"), {}
     for clock in ("host", "device", "host"):
         auto.judge_by(clock)  # type: ignore[arg-type]
-        found[clock] = auto.choose(
+        result[clock] = auto.choose(
             x,
             lambda: [x],
             lambda _: {"slow to enqueue": enqueued_slowly, "slow on the card": slow_on_the_card},
@@ -192,7 +192,7 @@ def chosen() -> object:
             otherwise="none",
             what=(clock,),
         )
-    return found
+    return result
 
 
 def out_of_memory() -> object:

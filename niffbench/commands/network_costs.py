@@ -31,7 +31,7 @@ class NetworkCost:
     flops: int
 
 
-_KEPT: TypeAdapter[dict[str, NetworkCost]] = TypeAdapter(dict[str, NetworkCost])
+_STORED: TypeAdapter[dict[str, NetworkCost]] = TypeAdapter(dict[str, NetworkCost])
 
 
 def network_costs(names: Sequence[str]) -> dict[str, NetworkCost]:
@@ -80,7 +80,7 @@ def _cache() -> Path:
 def _read(place: Path) -> dict[str, NetworkCost]:
     try:
         with place.open("rb") as file:
-            return _KEPT.validate_json(file.read(_MAX_BYTES))
+            return _STORED.validate_json(file.read(_MAX_BYTES))
     except (OSError, ValidationError):
         return {}
 
@@ -90,7 +90,7 @@ def _keep(place: Path, costs: dict[str, NetworkCost]) -> None:
     draft = place.with_suffix(f".{os.getpid()}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(_KEPT.dump_json(costs))
+        draft.write_bytes(_STORED.dump_json(costs))
         draft.replace(place)
     except OSError:
         draft.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from niffbench.cost.closed import (
     real_fft,
     spectral_product,
 )
-from niffbench.niff.catalogue import HIDDEN_WIDTHS, form_of, settled
+from niffbench.niff.catalogue import HIDDEN_WIDTHS, form_of, form_with_engine
 from niffbench.niff.pieces import images_at_once
 
 LayerParts = dict[str, Work]
@@ -95,7 +95,7 @@ def layer_parts(layer: Layer, form: str, engine: str | None) -> LayerParts:
     full = layer.kind == "full"
     parts: LayerParts = {}
     within = {"forward fft", "mixing" if full else "product", "inverse fft"}
-    chosen = settled(layer.kind, form, engine or ("rfft" if full else "fused"))
+    chosen = form_with_engine(layer.kind, form, engine or ("rfft" if full else "fused"))
     for name, work in _FORMS[chosen](layer).items():
         name = "convolution" if name in within else name
         parts[name] = added(parts.get(name, NOTHING), work)
@@ -160,7 +160,7 @@ def _spectrum_map(layer: Layer, flops: int) -> Work:
 def cached(layer: Layer) -> LayerParts:
     """As rfft; where no gradient is wanted the filter is at hand, of full layers as one matrix a frequency."""
     p = layer.problem
-    parts = _kept(rfft)(layer)
+    parts = _cached(rfft)(layer)
     if layer.kind == "full":  # over one channel, too
         parts["mixing"] = product(8 * p.batch * p.channels * p.channels_out * layer.half)
     return parts
@@ -257,7 +257,7 @@ def _then_mixed(engine: FormParts) -> FormParts:
     return parts
 
 
-def _kept(form: FormParts) -> FormParts:
+def _cached(form: FormParts) -> FormParts:
     """The closed form of ``form`` with what it makes of the weights kept: at hand where no gradient is wanted."""
 
     def parts(layer: Layer) -> LayerParts:
@@ -278,9 +278,9 @@ _FORMS: Mapping[str, FormParts] = MappingProxyType(
         "cached": cached,
         "elided": elided,
         "factored": factored,
-        "factored-cached": _kept(factored),
+        "factored-cached": _cached(factored),
         **_ENGINES,
-        **{f"{engine}-cached": _kept(parts) for engine, parts in _ENGINES.items()},
+        **{f"{engine}-cached": _cached(parts) for engine, parts in _ENGINES.items()},
     }
 )
 """Form → its closed form, but for those of ``auto``."""

@@ -1,4 +1,4 @@
-"""Where cases run: each module of this package that is no helper is a kind of device, found by its name.
+"""Where cases run: each module of this package that is no helper is a kind of device, kind by its name.
 
 It offers ``KIND``, a :class:`~niffbench.device.base.Kind`. Nobody else knows which devices there are, or asks a
 device for its name: what it can do stands in its :class:`~niffbench.device.base.Capabilities`.
@@ -49,8 +49,8 @@ def kind(name: str) -> Kind:
     """The kind of device of that name, which loads what it needs. Raises KeyError when there is none."""
     if name not in devices():
         raise KeyError(name)
-    found: Kind = importlib.import_module(f"{__name__}.{name}").KIND
-    return found
+    kind: Kind = importlib.import_module(f"{__name__}.{name}").KIND
+    return kind
 
 
 def open_device(spec: str = "auto", threads: int | None = None) -> Device:

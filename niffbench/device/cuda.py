@@ -214,17 +214,17 @@ class CudaDevice:
 
     def _enqueue_time(self, runner: Runner) -> float:
         """Host seconds that one call takes to enqueue on a queue with room: the best of three, once a runner."""
-        known = self._enqueue_times.get(runner)
-        if known is None:
+        seconds = self._enqueue_times.get(runner)
+        if seconds is None:
             torch.cuda.synchronize(self.index)
             marks = [time.perf_counter()]
             for _ in range(_TRIALS):
                 runner.call()
                 marks.append(time.perf_counter())
             torch.cuda.synchronize(self.index)
-            known = max(min(after - before for before, after in pairwise(marks)), 1e-6)
-            self._enqueue_times[runner] = known
-        return known
+            seconds = max(min(after - before for before, after in pairwise(marks)), 1e-6)
+            self._enqueue_times[runner] = seconds
+        return seconds
 
     def _window(
         self, runner: Runner, cold: bool, calls: int, count: int, host_time: float, stretch: float

@@ -32,7 +32,7 @@ def last_level_cache(folder: Path = _CPUS, cpus: Collection[int] | None = None) 
     A processor of several dies, and a machine of several processors, has a last-level cache for each. ``cpus``: by
     default those this process may run on.
     """
-    found: dict[str, int] = {}
+    caches: dict[str, int] = {}
     for cpu in allowed() if cpus is None else cpus:
         size, sharers = max(
             (
@@ -41,8 +41,8 @@ def last_level_cache(folder: Path = _CPUS, cpus: Collection[int] | None = None) 
             ),
             default=(0, ""),
         )
-        found[sharers] = max(size, found.get(sharers, 0))
-    return sum(found.values())
+        caches[sharers] = max(size, caches.get(sharers, 0))
+    return sum(caches.values())
 
 
 def _size(path: Path) -> int:
@@ -79,14 +79,14 @@ def limits(root: Path = _CGROUP, own: Path = _OWN_GROUPS) -> dict[str, Fact]:
     The least of the group the process is in and of those around it, of both versions of control groups; a limit
     that there is not, or beyond what the machine has, is left out.
     """
-    found: dict[str, Fact] = {}
+    limits: dict[str, Fact] = {}
     memory = [limit for group in _groups("memory", root, own) if (limit := _memory(group)[0]) is not None]
     if memory and min(memory) < psutil.virtual_memory().total:
-        found["memory_limit_gib"] = round(min(memory) / 2**30, 2)
+        limits["memory_limit_gib"] = round(min(memory) / 2**30, 2)
     quotas = [quota for group in _groups("cpu", root, own) if (quota := _quota(group)) is not None]
     if quotas and min(quotas) < (os.cpu_count() or 1):
-        found["cpu_quota"] = round(min(quotas), 2)
-    return found
+        limits["cpu_quota"] = round(min(quotas), 2)
+    return limits
 
 
 def _groups(controller: str, root: Path, own: Path) -> Iterator[Path]:

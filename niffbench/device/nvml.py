@@ -139,10 +139,10 @@ class Nvml:
         others = [one for one in processes if one.pid != os.getpid()]
         seen = len(others) < len(processes) or not processes
         sizes = [one.usedGpuMemory for one in others]
-        told = seen and None not in sizes
+        is_complete = seen and None not in sizes
         return {
             "gpu_other_processes": len(others) if seen else len(others) - 1,
-            "gpu_other_memory_mib": sum(sizes) // 2**20 if told else None,
+            "gpu_other_memory_mib": sum(sizes) // 2**20 if is_complete else None,
         }
 
     def probe(self) -> dict[str, bool]:

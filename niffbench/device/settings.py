@@ -118,5 +118,5 @@ def _installed(package: str) -> str | None:
 
 def _built_with(marker: str) -> str | None:
     """The word after ``marker`` in torch's build description."""
-    _, found, rest = torch.__config__.show().partition(marker)
-    return rest.split()[0] if found else None
+    _, marked, rest = torch.__config__.show().partition(marker)
+    return rest.split()[0] if marked else None

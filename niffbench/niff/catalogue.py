@@ -46,7 +46,7 @@ _FFT = Form("fft", "complex FFTs with the filter in unshifted order, so without 
 _RFFT = Form("rfft", "real FFTs and the filter's Hermitian half plane")
 _CACHED = Form("cached", "rfft, the filter kept until weights, size, dtype or device change", keeps_filter=True)
 
-_KEPT = "the filter kept"
+_CACHED_FILTER = "the filter kept"
 _THEN_MIXED = "then an ordinary 1×1 convolution"
 _FUSED = "real FFTs in place, 1/HW in the filter, a backward of real FFTs only, a generation of few operations"
 _DFT = "matrix products instead of FFTs, for small maps"
@@ -54,13 +54,13 @@ _NATIVE = "one kernel, in C or in CUDA, compiled on first use: an image is read 
 _AUTO = "the fastest of fused, dft and native, measured at the first call of a kind"
 _ENGINES = (
     Form("fused", _FUSED, engine="fused"),
-    Form("fused-cached", f"fused, {_KEPT}", engine="fused", keeps_filter=True),
+    Form("fused-cached", f"fused, {_CACHED_FILTER}", engine="fused", keeps_filter=True),
     Form("dft", _DFT, engine="dft"),
-    Form("dft-cached", f"dft, {_KEPT}", engine="dft", keeps_filter=True),
+    Form("dft-cached", f"dft, {_CACHED_FILTER}", engine="dft", keeps_filter=True),
     Form("native", _NATIVE, engine="native"),
-    Form("native-cached", f"native, {_KEPT}", engine="native", keeps_filter=True),
+    Form("native-cached", f"native, {_CACHED_FILTER}", engine="native", keeps_filter=True),
     Form("auto", _AUTO, engine="auto"),
-    Form("auto-cached", f"auto, {_KEPT}", engine="auto", keeps_filter=True),
+    Form("auto-cached", f"auto, {_CACHED_FILTER}", engine="auto", keeps_filter=True),
 )
 
 _FULL_ENGINES = (
@@ -156,12 +156,12 @@ def _networks() -> dict[str, Network]:
         "mobilenet_v2": ("niff",),
         **{f"convnext_{size}": ("niff",) for size in ("tiny", "small", "base", "large")},
     }
-    found = []
+    networks = []
     for base, converted in variants.items():
-        found.append(Network(base, base, "original"))
-        found += [Network(f"{base}-{variant}", base, variant) for variant in converted]
-        found += [Network(f"{base}-k{size}", base, "spatial", size) for size in (7, 9, 15, 31, "map")]
-    return {network.name: network for network in found}
+        networks.append(Network(base, base, "original"))
+        networks += [Network(f"{base}-{variant}", base, variant) for variant in converted]
+        networks += [Network(f"{base}-k{size}", base, "spatial", size) for size in (7, 9, 15, 31, "map")]
+    return {network.name: network for network in networks}
 
 
 NETWORKS: Mapping[str, Network] = MappingProxyType(_networks())
@@ -174,7 +174,7 @@ def execution_of(name: str) -> Mapping[str, str]:
     Raises:
         ValueError: if there is no such execution.
     """
-    return EXECUTIONS[known(name, EXECUTIONS, "execution")]
+    return EXECUTIONS[one_of(name, EXECUTIONS, "execution")]
 
 
 def forms_of(kind: str) -> tuple[str, ...]:
@@ -183,7 +183,7 @@ def forms_of(kind: str) -> tuple[str, ...]:
     Raises:
         ValueError: if ``kind`` is not one of :data:`KINDS`.
     """
-    return tuple(form.name for form in FORMS[known(kind, FORMS, "kind of layer")])
+    return tuple(form.name for form in FORMS[one_of(kind, FORMS, "kind of layer")])
 
 
 def form_of(kind: str, name: str) -> Form:
@@ -192,17 +192,17 @@ def form_of(kind: str, name: str) -> Form:
     Raises:
         ValueError: if there is no such kind or form.
     """
-    known(name, forms_of(kind), f"form of the {kind} layer")
+    one_of(name, forms_of(kind), f"form of the {kind} layer")
     return next(form for form in FORMS[kind] if form.name == name)
 
 
-def settled(kind: str, name: str, engine: str) -> str:
+def form_with_engine(kind: str, name: str, engine: str) -> str:
     """The form that always does what the form ``name`` (an ``auto``) does once it has chosen ``engine``."""
     keeps = form_of(kind, name).keeps_filter
     return next(form.name for form in FORMS[kind] if (form.engine, form.keeps_filter) == (engine, keeps))
 
 
-def known(name: str, names: Iterable[str], what: str) -> str:
+def one_of(name: str, names: Iterable[str], what: str) -> str:
     """``name`` itself if it is among ``names``; else a ValueError that says what was probably meant."""
     candidates = list(names)
     if name in candidates:

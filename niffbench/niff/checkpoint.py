@@ -129,8 +129,8 @@ def recognise(state_dict: Mapping[str, Tensor]) -> Recognised:
                 continue
             prefix = key.removesuffix(mark)
             widths: list[int] = []
-            while (found := state_dict.get(prefix + weight.format(len(widths) + 1))) is not None:
-                widths.append(found.shape[outputs] if found.dim() > outputs else 0)
+            while (weights := state_dict.get(prefix + weight.format(len(widths) + 1))) is not None:
+                widths.append(weights.shape[outputs] if weights.dim() > outputs else 0)
             name, layer = _layer(state_dict, prefix, tuple(widths), published=outputs == 0)
             if layer is None:
                 unclear.append(name)

@@ -78,8 +78,8 @@ class _Convolution(torch.autograd.Function):
             if torch.is_grad_enabled():  # A second derivative: leave both to autograd.
                 again = _plainly(x, *weights)
                 wanted = [one for one, needed in zip((x, *weights), ctx.needs_input_grad, strict=True) if needed]
-                found = iter(torch.autograd.grad(again, wanted, gradient, create_graph=True))
-                return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
+                gradients = iter(torch.autograd.grad(again, wanted, gradient, create_graph=True))
+                return tuple(next(gradients) if needed else None for needed in ctx.needs_input_grad)
             for_spectrum, for_weights = _gradients(gradient, spectrum, ctx.needs_input_grad[0], *weights)
             return None if for_spectrum is None else _inverse(for_spectrum, x.shape), *for_weights
 

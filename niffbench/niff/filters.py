@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from niffbench.niff import grid as grids
 from niffbench.niff import hermitian
 from niffbench.niff.autograd import compiling, watched
-from niffbench.niff.catalogue import GRIDS, HIDDEN_WIDTHS, known
-from niffbench.niff.kept import Kept
+from niffbench.niff.cache import Cache
+from niffbench.niff.catalogue import GRIDS, HIDDEN_WIDTHS, one_of
 from niffbench.niff.steps import step
 
 
@@ -55,8 +55,8 @@ class FilterGenerator(nn.Module):
             raise ValueError(f"a layer needs at least one channel, got {' × '.join(map(str, shape))}")
         self.shape = tuple(shape)
         self.planes = math.prod(shape)
-        self.mlp = known(mlp, HIDDEN_WIDTHS, "filter MLP")
-        self.grid = known(grid, GRIDS, "grid")
+        self.mlp = one_of(mlp, HIDDEN_WIDTHS, "filter MLP")
+        self.grid = one_of(grid, GRIDS, "grid")
         widths = (2, *HIDDEN_WIDTHS[mlp], self.planes)
         self.depth = len(widths) - 1
         for index, (fan_in, fan_out) in enumerate(itertools.pairwise(widths), start=1):
@@ -65,7 +65,7 @@ class FilterGenerator(nn.Module):
             self.register_parameter(f"weight{index}", nn.Parameter(weight))
             self.register_parameter(f"bias{index}", nn.Parameter(bias))
         self._grids = grids.Remembered()
-        self._kept = Kept()
+        self._cache = Cache()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -182,14 +182,14 @@ class FilterGenerator(nn.Module):
         mixing = weight.view(2, *self.shape, -1).permute(2, 1, 0, 3).clone(memory_format=torch.contiguous_format)
         return twice, mixing.flatten(1), bias.view(self.shape).T
 
-    def kept(self, key: tuple[object, ...], make: Callable[[], grids.Made]) -> grids.Made:
-        """``make()``, kept for ``key`` until the weights change: see :class:`niffbench.niff.kept.Kept`.
+    def cached(self, key: tuple[object, ...], make: Callable[[], grids.Made]) -> grids.Made:
+        """``make()``, cached for ``key`` until the weights change: see :class:`niffbench.niff.cache.Cache`.
 
         Where the result needs a gradient to these weights nothing is kept, and ``make`` builds a fresh graph.
         """
         if self.learns():
             return make()
-        return self._kept.get(self._own(), key, make)
+        return self._cache.get(self._own(), key, make)
 
     def weights(self) -> tuple[Tensor, ...]:
         """Weights and biases of the layers in turn, as a parametrization, say, makes them."""
@@ -203,12 +203,12 @@ class FilterGenerator(nn.Module):
         twin = FilterGenerator.__new__(FilterGenerator)
         twin.__dict__.update((name, value) for name, value in self.__dict__.items() if name not in names)
         twin.__dict__["_parameters"] = dict(zip(names, weights, strict=True))
-        twin._kept = Kept()
+        twin._cache = Cache()
         return twin
 
     def forget(self) -> None:
-        """Drop every kept filter."""
-        self._kept.clear()
+        """Drop every cached filter."""
+        self._cache.clear()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FilterGenerator:
         self.forget()  # A parameter moved by .to() keeps its version and may even get its old address back.

@@ -103,9 +103,9 @@ class Remembered:
         """What ``key`` stands for, made by ``make`` if it is not at hand; ``weight`` is one of the layer's."""
         if torch.compiler.is_compiling():
             return make()
-        found: Made | None = self._entries.get(key)
-        if found is not None:
-            return found
+        entry: Made | None = self._entries.get(key)
+        if entry is not None:
+            return entry
         with torch.inference_mode(False), torch.no_grad():
             made = make()
         if all(_is_constant(one, weight) for one in (made if isinstance(made, tuple) else (made,))):

@@ -93,11 +93,11 @@ def _forward(grid: Tensor, layers: Layers, scale: float, keep: bool) -> tuple[Te
     The averages' factor of a half and the scale are in the rows, which are few, and so twice the bias's constant.
     """
     hidden = grid.flatten(1).expand(2, -1, -1)
-    kept = []
+    saved = []
     for weight, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
         before = torch.baddbmm(bias[:, :, None], weight, hidden)
         hidden = F.silu(before, inplace=not keep)
-        kept += [before, hidden]
+        saved += [before, hidden]
     features = hidden.shape[1]
     hidden = hidden.view(2, features, 2, -1)
     basis = torch.zeros(2 * features + 1, hidden.shape[3], 2, dtype=grid.dtype, device=grid.device)
@@ -106,15 +106,15 @@ def _forward(grid: Tensor, layers: Layers, scale: float, keep: bool) -> tuple[Te
     basis[-1, :, 0] = 2
     weight, bias = layers[-2:]
     rows = torch.cat((weight[0], weight[1], bias[0, :, None]), dim=1) * (scale / 2)
-    return rows, basis, kept
+    return rows, basis, saved
 
 
 class _Generation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, grid: Tensor, scale: float, *layers: Tensor) -> Tensor:
-        rows, basis, kept = _forward(grid, layers, scale, keep=True)
+        rows, basis, saved = _forward(grid, layers, scale, keep=True)
         ctx.scale = scale
-        ctx.save_for_backward(grid, rows, basis, *kept, *layers)
+        ctx.save_for_backward(grid, rows, basis, *saved, *layers)
         return torch.view_as_complex((rows @ basis.flatten(1)).view(rows.shape[0], -1, 2))
 
     @staticmethod
@@ -126,7 +126,7 @@ class _Generation(torch.autograd.Function):
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     grid, rows, basis, *rest = ctx.saved_tensors
     count = (len(rest) - 2) // 2  # Each hidden layer kept two tensors and has two parameters.
-    kept, layers = rest[:count], tuple(rest[count:])
+    saved, layers = rest[:count], tuple(rest[count:])
     if torch.is_grad_enabled():  # A second derivative: leave both to autograd.
         again = generate_plainly(grid, layers, ctx.scale)
         return None, None, *torch.autograd.grad(again, layers, gradient, create_graph=True)
@@ -141,9 +141,9 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         torch.stack((real_bias, torch.zeros_like(real_bias))),
         torch.stack((for_rows[:, :features], for_rows[:, features:-1])),
     ]
-    entering = [grid.flatten(1).expand(2, -1, -1), *kept[1::2]]
-    for index in range(len(kept) // 2 - 1, -1, -1):
-        before = torch.ops.aten.silu_backward(upstream, kept[2 * index])
+    entering = [grid.flatten(1).expand(2, -1, -1), *saved[1::2]]
+    for index in range(len(saved) // 2 - 1, -1, -1):
+        before = torch.ops.aten.silu_backward(upstream, saved[2 * index])
         gradients += [before.sum(-1), before @ entering[index].transpose(1, 2)]
         if index:
             upstream = layers[2 * index].transpose(1, 2) @ before

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from niffbench.niff import auto, spectral
 from niffbench.niff.autograd import autocasts, compiling, without_autocast
-from niffbench.niff.catalogue import Form, form_of, settled
+from niffbench.niff.catalogue import Form, form_of, form_with_engine
 from niffbench.niff.filters import FilterGenerator
 from niffbench.niff.grid import Made
 from niffbench.niff.steps import step
@@ -137,7 +137,7 @@ class FilteringLayer(SpectralLayer):
         """
         return self._constants.chosen if self.chooses else None
 
-    def settle(self, engine: str) -> None:
+    def fix_engine(self, engine: str) -> None:
         """Take ``engine`` in every call that is not compiled, and measure nothing; of a form that chooses.
 
         Raises:
@@ -200,7 +200,7 @@ class FilteringLayer(SpectralLayer):
             if not self._how.keeps_filter:
                 return generate(height, width, x.dtype)
             key = (what, height, width, x.dtype)
-            return self.generator.kept(key, lambda: generate(height, width, x.dtype))
+            return self.generator.cached(key, lambda: generate(height, width, x.dtype))
 
     def _depthwise(self, x: Tensor) -> Tensor:
         """``x`` filtered channel by channel, by torch's plain real FFTs or by the engine that the form names."""
@@ -245,7 +245,7 @@ class FilteringLayer(SpectralLayer):
         x, *weights = tensors
         rivals: dict[str, Callable[[], Tensor]] = {}
         for engine in self._engines(x):
-            twin = self.with_form(settled(self.kind, self.form, engine))
+            twin = self.with_form(form_with_engine(self.kind, self.form, engine))
             twin.generator = self.generator.with_weights(weights)
             rivals[engine] = partial(twin._execute, x)
         return rivals

@@ -21,7 +21,7 @@ from niffbench.niff.catalogue import (
     Network,
     execution_of,
     form_of,
-    known,
+    one_of,
 )
 from niffbench.niff.depthwise import NiffDepthwise
 from niffbench.niff.full import NiffFull
@@ -72,8 +72,8 @@ class Rule:
             ValueError: for an unknown layer, replacement or execution.
         """
         for layer, became in replace.items():
-            known(layer, REPLACEABLE, "layer to replace")
-            known(became, REPLACEABLE[layer], f"replacement of {layer}")
+            one_of(layer, REPLACEABLE, "layer to replace")
+            one_of(became, REPLACEABLE[layer], f"replacement of {layer}")
         chosen = {layer: None if became == "keep" else became for layer, became in replace.items()}
         return cls(
             spatial=chosen.get("conv3x3"),
@@ -85,7 +85,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         if self.spatial is not None:
-            known(self.spatial, ("full", "split"), "replacement of a dense convolution")
+            one_of(self.spatial, ("full", "split"), "replacement of a dense convolution")
         for kind, form in self.forms.items():
             form_of(kind, form)
 
@@ -201,10 +201,10 @@ def replacements(model: nn.Module, rule: Rule, sizes: FeatureMaps | None = None)
     """
     _check_patterns(model, rule)
     every = [rule.becomes(name, module, (sizes or {}).get(name)) for name, module in model.named_modules()]
-    found = [one for one in every if one is not None]
-    if not any(one.kind for one in found):
+    replacements = [one for one in every if one is not None]
+    if not any(one.kind for one in replacements):
         raise ValueError(f"{type(model).__name__} has no convolution that this rule replaces")
-    return found
+    return replacements
 
 
 def replaced_by(model: nn.Module, rule: Rule, sizes: FeatureMaps | None = None) -> dict[str, str]:
@@ -231,10 +231,10 @@ def original(source: str, classes: int = 1000) -> nn.Module:
         ValueError: for an unknown library or name, or where timm is not installed.
     """
     library, _, name = source.partition(":")
-    if known(library, ("torchvision", "timm"), "library of networks") == "torchvision":
+    if one_of(library, ("torchvision", "timm"), "library of networks") == "torchvision":
         import torchvision.models
 
-        known(name, torchvision.models.list_models(module=torchvision.models), "network of torchvision")
+        one_of(name, torchvision.models.list_models(module=torchvision.models), "network of torchvision")
         model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes)
         return model
     try:
@@ -242,7 +242,7 @@ def original(source: str, classes: int = 1000) -> nn.Module:
     except ImportError as error:
         raise ValueError(f"{source} needs timm, which is not installed: pip install 'niffbench[timm]'") from error
     if not timm.is_model(name):
-        known(name, timm.list_models(), "network of timm")
+        one_of(name, timm.list_models(), "network of timm")
     made: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
     return made
 
@@ -260,7 +260,7 @@ def with_kernel(model: nn.Module, rule: Rule, kernel: int | str, *, input_size: 
         ValueError: for a kernel that is not odd and positive, and as :func:`replaced_by`.
     """
     if isinstance(kernel, str):
-        known(kernel, ("map",), "kernel size")
+        one_of(kernel, ("map",), "kernel size")
     elif kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"a kernel size must be odd and positive, got {kernel}")
     replaced = replaced_by(model, rule)
@@ -311,7 +311,7 @@ def build(
     Raises:
         ValueError: for an unknown name, execution, grid or pattern, or an input smaller than the network's stride.
     """
-    entry = NETWORKS[known(name, NETWORKS, "network")]
+    entry = NETWORKS[one_of(name, NETWORKS, "network")]
     forms = execution_of(execution)
     import torchvision.models
 

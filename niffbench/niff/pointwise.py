@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from niffbench.niff import spectral
-from niffbench.niff.catalogue import LAYOUTS, known
+from niffbench.niff.catalogue import LAYOUTS, one_of
 from niffbench.niff.layer import SpectralLayer
 from niffbench.niff.steps import step
 
@@ -48,7 +48,7 @@ class NiffPointwise(SpectralLayer):
         **undefined: object,
     ) -> None:
         super().__init__(in_channels, out_channels, form, **undefined)
-        self.layout = known(layout, LAYOUTS, "layout")
+        self.layout = one_of(layout, LAYOUTS, "layout")
         self.channel_dimension = 1 if layout == "nchw" else 3
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, device=device, dtype=dtype))
         self.reset_parameters()

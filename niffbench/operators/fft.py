@@ -78,14 +78,14 @@ class SpatialFFT(Operator):
         import torch
         from torch.nn import functional as F
 
-        from niffbench.niff.kept import Kept
+        from niffbench.niff.cache import Cache
         from niffbench.niff.steps import step
         from niffbench.operators.kit import Weighted, uniform
 
         p, k = case.problem, case.kernel or 1
         rows, columns = self.size(case)
         down, right = (0, 0) if self.boundary == "circular" else (rows - p.height, columns - p.width)
-        depthwise, keep, kept = self.depthwise, bool(case.option("cached")), Kept(capacity=1)
+        depthwise, keep, kept = self.depthwise, bool(case.option("cached")), Cache(capacity=1)
 
         def place(kernel: Tensor, dim: int, side: int) -> Tensor:
             """Put a flipped kernel's centre at 0 on a circle of ``side`` points, what is before it at the end."""

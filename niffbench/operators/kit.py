@@ -21,7 +21,7 @@ class Weighted(nn.Module):
     """Calls ``forward(x, **parameters)``; the parameters are registered under their names.
 
     Copies share the function, which must therefore keep no tensors; what it wants to remember between calls
-    belongs into a :class:`niffbench.niff.kept.Kept`.
+    belongs into a :class:`niffbench.niff.cache.Cache`.
     """
 
     def __init__(self, forward: Callable[..., Tensor], **parameters: Tensor) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from niffbench.case import Case, OptionValue
 from niffbench.errors import UsageError, described, did_you_mean, faulty_line
-from niffbench.niff.catalogue import EXECUTIONS, REPLACEABLE, known
+from niffbench.niff.catalogue import EXECUTIONS, REPLACEABLE, one_of
 from niffbench.operators.base import Choice, Operator, Option
 from niffbench.operators.network import by_definition
 from niffbench.operators.niff import engines_of
@@ -203,10 +203,10 @@ class UserNetwork(UserOperator):
     def refusal(self, case: Case) -> str | None:
         try:
             for layer, became in self._replace(case).items():
-                known(
-                    became, REPLACEABLE[known(layer, REPLACEABLE, "layer to replace")], f"replacement of {layer}"
+                one_of(
+                    became, REPLACEABLE[one_of(layer, REPLACEABLE, "layer to replace")], f"replacement of {layer}"
                 )
-            known(self._execution(case), EXECUTIONS, "execution")
+            one_of(self._execution(case), EXECUTIONS, "execution")
         except ValueError as error:
             return str(error)
         return None
@@ -236,7 +236,7 @@ class UserNetwork(UserOperator):
             networks.level(model, sizes)
             if self.engines:
                 for layer, engine in zip(networks.choosing_layers(model), self.engines, strict=True):
-                    layer.settle(engine)
+                    layer.fix_engine(engine)
         return _without_chance(model).train(p.mode == "training")
 
     @staticmethod

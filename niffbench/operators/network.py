@@ -152,7 +152,7 @@ class WholeNetwork(Operator):
                 module.p = 0.0
         if self.engines:
             for layer, engine in zip(choosing_layers(model), self.engines, strict=True):
-                layer.settle(engine)
+                layer.fix_engine(engine)
         return model.train(p.mode == "training")
 
     def choice(self, case: Case, module: nn.Module) -> Choice | None:

@@ -74,7 +74,7 @@ class Niff(Operator):
         channels = (p.channels,) if self.kind == "depthwise" else (p.channels, p.channels_out)
         filtering: niff.NiffDepthwise | niff.NiffFull | niff.NiffSplit = makers[self.kind](*channels, **settings)
         if self.engine is not None:
-            filtering.settle(self.engine)
+            filtering.fix_engine(self.engine)
         return filtering
 
     def choice(self, case: Case, module: nn.Module) -> Choice | None:

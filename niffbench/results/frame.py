@@ -79,8 +79,8 @@ def frame(run: Run, extra: Mapping[str, Any] | None = None) -> pd.DataFrame:
         for name, value in (attributes(record) | status | _remarks(record)).items():
             columns.setdefault(name, []).append(value)
         for metric in REGISTRY.values():
-            found = round_value(record, metric)
-            columns.setdefault(metric.key, []).append(None if isinstance(found, Reason) else found)
+            value = round_value(record, metric)
+            columns.setdefault(metric.key, []).append(None if isinstance(value, Reason) else value)
     series = {}
     for name in list(columns):  # each list is dropped as soon as its series is there
         values = pd.Series(columns.pop(name))

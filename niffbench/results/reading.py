@@ -131,10 +131,10 @@ class _Checker:
 
         Raises ValueError saying what is wrong.
         """
-        if (known := self._first.get(record.id)) is None:
+        if (first := self._first.get(record.id)) is None:
             self._admit(record)
-            known = self._first[record.id] = record
-        elif known.case != record.case:
+            first = self._first[record.id] = record
+        elif first.case != record.case:
             raise ValueError(f"key 'id': {record.id} is the id of another case")
         if record.round >= self._rounds and not self._refined:
             raise ValueError(f"key 'round': the run has {self._rounds} rounds, counted from 0, got {record.round}")
@@ -143,8 +143,8 @@ class _Checker:
         if (key := (record.id, record.round)) in self._seen:
             raise ValueError(f"a second record of case {record.id} in round {record.round}")
         self._seen.add(key)
-        same = {name: part for name in _CONSTANT if (part := getattr(known, name)) == getattr(record, name)}
-        return replace(record, case=known.case, **same)
+        same = {name: part for name in _CONSTANT if (part := getattr(first, name)) == getattr(record, name)}
+        return replace(record, case=first.case, **same)
 
     def _admit(self, record: Record) -> None:
         problem = record.case.problem

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from niffbench.suite import Measure
 
-CLOSING = 10.0
+REPORT_TIME = 10.0
 """Seconds kept for the report."""
 LEAST_WINDOW = 0.01
 """Seconds of sampling per regime below which fewer rounds are made instead of shorter ones."""
@@ -36,7 +36,7 @@ def share(seconds: float, *, rounds: int, cases: int, overhead: float, measure: 
         return Share(rounds, measure)
     window = 0.0
     for count in range(rounds, 0, -1):
-        window = ((seconds - CLOSING) / count - overhead) / cases / measure.windows
+        window = ((seconds - REPORT_TIME) / count - overhead) / cases / measure.windows
         if window >= LEAST_WINDOW:
             break
     window = max(window, LEAST_WINDOW)

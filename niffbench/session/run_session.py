@@ -16,7 +16,7 @@ from niffbench.errors import plural
 from niffbench.launch.base import WorkerBroken
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import Manifest, Record, Status
-from niffbench.session.budget import CLOSING, Share, share
+from niffbench.session.budget import REPORT_TIME, Share, share
 from niffbench.session.directory import write_manifest
 from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.journal import Journal, JournalLost
@@ -143,7 +143,7 @@ class RunSession:
         spent, began = self._refining, time.monotonic()
         deadline = began + refinement.refine.budget - spent
         if self._settings.budget is not None:
-            deadline = min(deadline, self._budget_began + self._settings.budget - CLOSING)
+            deadline = min(deadline, self._budget_began + self._settings.budget - REPORT_TIME)
         each = sum(self._elapsed) / max(len(self._elapsed), 1)
         most = int(((deadline - began) / REFINING_ROUNDS - WORKER) / each) if each else None
         number = max(self._settings.rounds, 1 + max((number for _, number in self._done), default=0))
@@ -259,7 +259,7 @@ class RunSession:
         """When the budget ends (``time.monotonic``); the first round has all the time it needs."""
         if self._settings.budget is None or self._round == 0:
             return inf
-        return self._budget_began + self._settings.budget - CLOSING
+        return self._budget_began + self._settings.budget - REPORT_TIME
 
     def _out_of_time(self) -> Skip:
         return Skip(f"the time budget of {self._settings.budget:g} s was used up")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from niffbench.errors import UsageError
-from niffbench.niff.catalogue import known
+from niffbench.niff.catalogue import one_of
 from niffbench.niff.networks import Rule, convert
 
 SIDE = 16
@@ -110,7 +110,7 @@ def network(variant: str) -> nn.Module:
     Raises:
         ValueError: for an unknown variant.
     """
-    known(variant, VARIANTS, "digits network")
+    one_of(variant, VARIANTS, "digits network")
     return convert(DigitsNetwork(), Rule(pointwise=False)) if variant == "niff" else DigitsNetwork()
 
 

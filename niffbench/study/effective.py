@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from niffbench.niff import spectral
-from niffbench.niff.catalogue import known
+from niffbench.niff.catalogue import one_of
 from niffbench.niff.layer import FilteringLayer
 from niffbench.niff.networks import niff_layers
 from niffbench.niff.split import NiffSplit
@@ -132,7 +132,7 @@ def truncated(
     Raises:
         ValueError: for a side that is not odd and positive or exceeds H or W, or an unknown boundary.
     """
-    known(boundary, BOUNDARIES, "boundary")
+    one_of(boundary, BOUNDARIES, "boundary")
     _check_fit(side, height, width)
     with torch.no_grad():
         kernel = crop(layer.spatial_kernel(height, width), side)
@@ -167,7 +167,7 @@ def truncation_errors(
     Raises:
         ValueError: as :func:`truncated`.
     """
-    known(boundary, BOUNDARIES, "boundary")
+    one_of(boundary, BOUNDARIES, "boundary")
     height, width = x.shape[-2:]
     with torch.no_grad():
         kernel = layer.spatial_kernel(height, width)

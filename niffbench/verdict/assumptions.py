@@ -121,11 +121,11 @@ def _workspace(card: Card) -> Checked:
         usage = card.device.usage(Probe(partial(torch.fft.fft2, x)))
         beyond[side] = (usage.peak - x.nbytes) / x.nbytes
         outside = max(outside, (usage.device_delta or 0) - (usage.reserved or 0))
-    told = ", ".join(f"{extra:.2f}× at {side}²" for side, extra in beyond.items())
+    peaks = ", ".join(f"{extra:.2f}× at {side}²" for side, extra in beyond.items())
     return (
         max(beyond.values()) > 0.1 and outside < 8 * MIB,
-        f"above its output a transform peaks by, of that, {told}; the device lost at most {outside / MIB:.1f} MiB "
-        "beyond the allocator's pool",
+        f"above its output a transform peaks by, of that, {peaks}; the device lost at most "
+        f"{outside / MIB:.1f} MiB beyond the allocator's pool",
     )
 
 
@@ -154,8 +154,8 @@ def _clone(card: Card) -> Checked:
         output = 4 * spectrum.shape[0] * spectrum.shape[1] * side * side
         peak = card.peak(partial(torch.fft.irfft2, spectrum, s=(side, side)))
         beyond[side] = (peak - output) / spectrum.nbytes
-    told = ", ".join(f"{extra:.2f}× its input at {side}²" for side, extra in beyond.items())
-    return min(beyond.values()) > 0.9, f"beyond the output it takes {told}"
+    peaks = ", ".join(f"{extra:.2f}× its input at {side}²" for side, extra in beyond.items())
+    return min(beyond.values()) > 0.9, f"beyond the output it takes {peaks}"
 
 
 @_check("The cuFFT plan cache holds 4096 plans, keyed by batch, strides and dtype")
@@ -209,24 +209,24 @@ def _benchmark(card: Card) -> Checked:
 
 @_check("Depthwise: NCHW float32 and bfloat16 run torch's native kernel, channels_last runs cuDNN")
 def _native(card: Card) -> Checked:
-    found: dict[str, bool] = {}
+    native: dict[str, bool] = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for layout in (torch.contiguous_format, torch.channels_last):
             name = f"{str(dtype).removeprefix('torch.')} {'NHWC' if layout is torch.channels_last else 'NCHW'}"
-            found[name] = _is_native(card, dtype, layout, 7)
-    expected = {name: "NCHW" in name for name in found}
-    return found == expected, "native: " + (", ".join(name for name, native in found.items() if native) or "none")
+            native[name] = _is_native(card, dtype, layout, 7)
+    expected = {name: "NCHW" in name for name in native}
+    return native == expected, "native: " + (", ".join(name for name, is_ in native.items() if is_) or "none")
 
 
 @_check("Depthwise float16 NCHW runs torch's native kernel from k = 7 on only")
 def _native_half(card: Card) -> Checked:
-    found = {k: _is_native(card, torch.float16, torch.contiguous_format, k) for k in (3, 5, 7, 9)}
-    return found == {
+    native = {k: _is_native(card, torch.float16, torch.contiguous_format, k) for k in (3, 5, 7, 9)}
+    return native == {
         3: False,
         5: False,
         7: True,
         9: True,
-    }, f"native at k = {[k for k, is_ in found.items() if is_]}"
+    }, f"native at k = {[k for k, is_ in native.items() if is_]}"
 
 
 def _is_native(card: Card, dtype: torch.dtype, layout: torch.memory_format, k: int) -> bool:

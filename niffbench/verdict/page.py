@@ -122,8 +122,8 @@ def crossovers(folder: Path, name: str) -> Iterator[str]:
 
 def witnesses(folder: Path, name: str) -> Iterator[str]:
     """Our medians beside other tools', and the time in which the host enqueues a call."""
-    found = json.loads((folder / name).read_text())
-    rows = [
+    rows = json.loads((folder / name).read_text())
+    cells = [
         (
             row["operator"],
             row["regime"],
@@ -133,11 +133,11 @@ def witnesses(folder: Path, name: str) -> Iterator[str]:
             text.MISSING if row["difference"] is None else f"{row['difference']:+.1%}".replace("%", " %"),
             text.seconds(row["host"]),
         )
-        for row in found
+        for row in rows
     ]
-    yield from table("operator | regime | ours: | tool | theirs: | difference: | host, a call:", rows)
+    yield from table("operator | regime | ours: | tool | theirs: | difference: | host, a call:", cells)
     yield from ("", "Where the host takes longer than the call, a tool whose queue runs dry measures the host.")
-    for tool, reason in sorted({(row["tool"], row["reason"]) for row in found if row["reason"]}):
+    for tool, reason in sorted({(row["tool"], row["reason"]) for row in rows if row["reason"]}):
         yield from ("", f"{tool}: {text.markdown(reason, 300)}")
 
 

@@ -89,13 +89,13 @@ def nvidia_smi(job: Job) -> Outcome:
     """All that the driver tells of the card, but for what tells whose it is."""
     if shutil.which("nvidia-smi") is None:
         return Outcome("skipped", "there is no nvidia-smi here")
-    told = subprocess.run(
+    answer = subprocess.run(
         ["nvidia-smi", "-q"], capture_output=True, text=True, timeout=max(job.left, 2), check=False
     )
-    lines = [line for line in told.stdout.splitlines() if not PRIVATE.search(line.partition(":")[0])]
+    lines = [line for line in answer.stdout.splitlines() if not PRIVATE.search(line.partition(":")[0])]
     (job.folder / "nvidia-smi.txt").write_text("\n".join(lines) + "\n")
     product = next((line.partition(":")[2].strip() for line in lines if "Product Name" in line), "no card")
-    return Outcome("failed" if told.returncode else "done", product)
+    return Outcome("failed" if answer.returncode else "done", product)
 
 
 def doctor(job: Job) -> Outcome:
@@ -103,11 +103,11 @@ def doctor(job: Job) -> Outcome:
     finished = job.cli("doctor", "doctor", "--device", job.settings.place, "--json")
     begin = finished.text.find("{")
     try:
-        found = json.loads(finished.text[begin:])
+        report = json.loads(finished.text[begin:])
     except ValueError:
         return finished.outcome()
-    (job.folder / "doctor.json").write_text(json.dumps(found, indent=1))
-    return finished.outcome(found["cuda"]["detail"])
+    (job.folder / "doctor.json").write_text(json.dumps(report, indent=1))
+    return finished.outcome(report["cuda"]["detail"])
 
 
 def tests(job: Job) -> Outcome:
@@ -156,8 +156,8 @@ def kernels(job: Job) -> Outcome:
 
 def profile(job: Job) -> Outcome:
     """Operators taken apart, step by step and kernel by kernel, with traces."""
-    known = {f"niff-depthwise/{form.name}" for form in FORMS["depthwise"]} | {"depthwise-k7"}
-    operators = [operator for operator in PROFILED if operator in known]
+    names = {f"niff-depthwise/{form.name}" for form in FORMS["depthwise"]} | {"depthwise-k7"}
+    operators = [operator for operator in PROFILED if operator in names]
     problem = ("--channels", "64", "--size", "56", "--batch", "32")
     if job.settings.is_rehearsal:
         operators, problem = operators[:1], ("--channels", "8", "--size", "14", "--batch", "2")
@@ -200,7 +200,7 @@ def _tested(job: Job, name: str, files: list[Path], processes: int, keyword: str
 
 def test_results(place: Path) -> list[tuple[str, str, str]]:
     """What became of each test of a step: ``passed``, ``failed`` or ``skipped``, its name and the reason."""
-    found: list[tuple[str, str, str]] = []
+    results: list[tuple[str, str, str]] = []
     for path in sorted(place.glob("*.xml")):
         try:
             cases = list(ElementTree.parse(path).iter("testcase"))
@@ -210,8 +210,8 @@ def test_results(place: Path) -> list[tuple[str, str, str]]:
             name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
             fault = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
             kind = "passed" if fault is None else "skipped" if fault.tag == "skipped" else "failed"
-            found.append((kind, name, "" if fault is None else fault.get("message", "").partition("\n")[0]))
-    return found
+            results.append((kind, name, "" if fault is None else fault.get("message", "").partition("\n")[0]))
+    return results
 
 
 def _estimate(suite: str, rounds: int | None) -> float:
@@ -237,8 +237,8 @@ def _measured(job: Job, name: str, suite: str, rounds: int | None) -> Outcome:
     run = read(out)
     statuses: Mapping[str, int] = Counter(record.status for record in run.records)
     most = len(run.manifest.suite.cases) * run.manifest.rounds
-    told = ", ".join(f"{number} {status}" for status, number in statuses.items()) or "nothing"
-    return finished.outcome(f"{told} of {plural(most, 'record')}")
+    counts = ", ".join(f"{number} {status}" for status, number in statuses.items()) or "nothing"
+    return finished.outcome(f"{counts} of {plural(most, 'record')}")
 
 
 def _empty(job: Job, name: str) -> Path:

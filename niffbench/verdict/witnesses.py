@@ -107,11 +107,11 @@ def runners(device: Device) -> dict[str, Runner]:
     text = SUITE.format(**problem)
     suite = expand(parse(text, "witnesses"), "witnesses", "witnesses", text, catalogue())
     evaluator = TorchEvaluator(device)
-    found: dict[str, Runner] = {suite.labels[case.id]: evaluator.workload(case) for case in suite.cases}
+    runners: dict[str, Runner] = {suite.labels[case.id]: evaluator.workload(case) for case in suite.cases}
     shape = (problem["batch"], problem["channels"], problem["size"], problem["size"])
     source = torch.randn(shape, device=device.place)
-    found["copy"] = Probe(partial(torch.empty_like(source).copy_, source))
-    return found
+    runners["copy"] = Probe(partial(torch.empty_like(source).copy_, source))
+    return runners
 
 
 def ours(device: Device, runner: Runner) -> Clocked:
@@ -225,12 +225,12 @@ def witnesses(device: Device) -> Iterator[Witness]:
             if regime in clocked[name].medians:
                 theirs, reason = _elsewhere(partial(measure, runner), device)
                 yield clocked[name].beside(name, regime, tool, theirs, reason)
-    found, reason = _elsewhere(partial(nvbench, timed), device)
-    cold, batch = found or ({}, {})
+    figures, reason = _elsewhere(partial(nvbench, timed), device)
+    cold, batch = figures or ({}, {})
     for name, one in clocked.items():
         for regime, tool, times in (("cold", "cold", cold), ("steady", "batch", batch)):
-            told = None if name in times else reason or "it ended without a figure"
-            yield one.beside(name, regime, f"cuda.bench, {tool}", times.get(name), told)
+            failure = None if name in times else reason or "it ended without a figure"
+            yield one.beside(name, regime, f"cuda.bench, {tool}", times.get(name), failure)
 
 
 def _elsewhere(measure: Callable[[], Measured], device: Device) -> tuple[Measured | None, str | None]:

@@ -201,17 +201,17 @@ def test_who_is_ended_on_the_way_has_gathered_what_there_is(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "output"),
     [
         (["--only", "rigth"], "--only rigth: no such step; did you mean 'right'?"),
         (["--suite", "gqu"], "no suite named 'gqu'; did you mean 'gpu'?"),
         (["--device", "tpu"], "--device tpu: should be cuda, cuda:N, cpu or replay:FILE"),
     ],
 )
-def test_bad_input_is_one_message(cli: Cli, tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_bad_input_is_one_message(cli: Cli, tmp_path: Path, arguments: list[str], output: str) -> None:
     done = cli("gpu-verdict", "--out", str(tmp_path / "out"), *arguments)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert output in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -144,8 +144,8 @@ def main() -> int:
             for _ in range(repeats):
                 with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory, busy(load):
                     times.append(interrupted(Path(directory), name, rng.uniform(0.0, 0.3))[0])
-            told = f"median {median(times):.2f} s, most {max(times):.2f} s of {repeats}"
-            print(f"{name:7} {'loaded' if load else 'idle':6}  {told}", flush=True)
+            output = f"median {median(times):.2f} s, most {max(times):.2f} s of {repeats}"
+            print(f"{name:7} {'loaded' if load else 'idle':6}  {output}", flush=True)
             idle = idle if load else max(idle, *times)
     if idle > PROMISED:
         print(f"the promise is {PROMISED:g} s when idle; the longest took {idle:.2f} s")

@@ -21,17 +21,17 @@ KILLS = 30
 LIVES = 5
 
 
-def known(run: Run) -> dict[tuple[str, int], Record]:
+def expected_names(run: Run) -> dict[tuple[str, int], Record]:
     """The records by case and round, without what depends on when they were made and in which company."""
-    found = {(record.id, record.round): replace(record, elapsed=0.0, measuring=0.0) for record in run.records}
-    assert len(found) == len(run.records)  # none is there twice
-    return found
+    result = {(record.id, record.round): replace(record, elapsed=0.0, measuring=0.0) for record in run.records}
+    assert len(result) == len(run.records)  # none is there twice
+    return result
 
 
 def uninterrupted(place: Path, arguments: list[str]) -> dict[tuple[str, int], Record]:
     with Started(place, [*arguments, "--no-report"]) as started:
         assert started.end() == 0, started.said()
-    whole = known(read(place / "out"))
+    whole = expected_names(read(place / "out"))
     assert {record.status for record in whole.values()} == {"ok"}
     return whole
 
@@ -84,7 +84,7 @@ def test_a_session_is_killed_at_thirty_random_moments(tmp_path: Path) -> None:
         list(both.map(Lives.spend, runs))
     assert sum(run.kills for run in runs) == KILLS
     for run in runs:
-        assert known(read(run.out)) == whole
+        assert expected_names(read(run.out)) == whole
     with runs[0].start() as last:
         assert last.end() == 0, last.said()
     assert (runs[0].out / "report.html").exists()
@@ -114,10 +114,10 @@ def test_workers_are_killed_at_thirty_random_moments(tmp_path: Path) -> None:
                     killed.add(worker.pid)
         assert started.end() == 0, started.said()
     assert len(killed) == KILLS
-    found = known(read(out))
-    assert found.keys() == whole.keys()
-    lost = {key: record for key, record in found.items() if record.status != "ok"}
+    result = expected_names(read(out))
+    assert result.keys() == whole.keys()
+    lost = {key: record for key, record in result.items() if record.status != "ok"}
     assert KILLS // 3 <= len(lost) <= KILLS
     assert {record.status for record in lost.values()} == {"crashed"}
     assert all("killed by SIGKILL" in str(record.reason) for record in lost.values())
-    assert all(record == whole[key] for key, record in found.items() if key not in lost)
+    assert all(record == whole[key] for key, record in result.items() if key not in lost)

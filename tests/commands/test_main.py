@@ -53,7 +53,7 @@ def test_version(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "output"),
     [
         (["rnu"], "no command named 'rnu'; did you mean 'run'?"),
         (["frobnicate"], "choose from aa, ab, check"),
@@ -68,10 +68,10 @@ def test_version(cli: Cli) -> None:
         (["run"], "which suite?"),
     ],
 )
-def test_a_misspelt_word(cli: Cli, arguments: list[str], told: str) -> None:
+def test_a_misspelt_word(cli: Cli, arguments: list[str], output: str) -> None:
     done = cli(*arguments)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert output in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
@@ -88,7 +88,7 @@ def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "told"),
+    ("error", "status", "output"),
     [
         (UsageError("that is no suite"), 2, "niffbench: that is no suite\n"),
         (NothingMeasured("nothing was measured"), 3, "niffbench: nothing was measured\n"),
@@ -101,12 +101,12 @@ def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
 def test_what_becomes_of_an_error(
     error: BaseException,
     status: int,
-    told: str,
+    output: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert raising(error, monkeypatch) == status
-    assert told in capsys.readouterr().err
+    assert output in capsys.readouterr().err
 
 
 def test_a_fault_of_niffbench_is_one_line_and_a_file(
@@ -145,8 +145,8 @@ def test_a_verdict_outlives_its_reader(cli: Cli, tmp_path: Path) -> None:
         ("aa", "--run", few[0], "--json"): 5,
     }
     for arguments, status in verdicts.items():
-        found = cli(*arguments).returncode, gone(tmp_path, *arguments).returncode
-        assert found == (status, status), arguments
+        result = cli(*arguments).returncode, gone(tmp_path, *arguments).returncode
+        assert result == (status, status), arguments
     assert gone(tmp_path, "check", base, head, "--json", errors=True).returncode == 1
     assert (tmp_path / "junit.xml").is_file()
 

@@ -52,13 +52,13 @@ def printed(request: pytest.FixtureRequest, place: Path) -> Call:
     return call
 
 
-def _squashed(told: str) -> str:
-    return "".join(told.split())
+def _squashed(output: str) -> str:
+    return "".join(output.split())
 
 
-def _is_read(name: str, told: str) -> bool:
+def _is_read(name: str, output: str) -> bool:
     """Whether ``name`` stands at the beginning of a line, or of several below each other."""
-    lines = [line.split() for line in told.splitlines()]
+    lines = [line.split() for line in output.splitlines()]
     for start in range(len(lines)):
         rest = _squashed(name)
         for tokens in lines[start : start + 8]:
@@ -71,35 +71,35 @@ def _is_read(name: str, told: str) -> bool:
     return False
 
 
-def _column(told: str, start: int, end: int) -> str:
-    return _squashed("".join(line[start:end] for line in told.splitlines()))
+def _column(output: str, start: int, end: int) -> str:
+    return _squashed("".join(line[start:end] for line in output.splitlines()))
 
 
 def test_check_shows_every_verdict_beside_the_beginning_of_its_name(printed: Call, place: Path) -> None:
-    told = printed("check", "base", "head", "--all")
+    output = printed("check", "base", "head", "--all")
     done = subprocess.run(
         [sys.executable, "-m", "niffbench.cli", "check", "base", "head", "--json"],
         cwd=place, capture_output=True, text=True, check=False,
     )  # fmt: skip
     findings = json.loads(done.stdout)["findings"]
-    verdicts = [line for line in told.splitlines() if line[:2] in ("✗ ", "? ", "– ", "✓ ", "+ ", "= ")]
+    verdicts = [line for line in output.splitlines() if line[:2] in ("✗ ", "? ", "– ", "✓ ", "+ ", "= ")]
     assert len(verdicts) == len(findings)
     for line, finding in zip(verdicts, findings, strict=True):
         assert line[2:].startswith(finding["verdict"])
         beginning = line[2 + len(finding["verdict"]) :].split()[0]
         assert finding["label"].startswith(beginning)
-    head = next(line for line in told.splitlines() if line.startswith("verdict"))
-    cases = _column(told, head.index("case"), head.index("quantity"))
+    head = next(line for line in output.splitlines() if line.startswith("verdict"))
+    cases = _column(output, head.index("case"), head.index("quantity"))
     for finding in findings:
         assert _squashed(f"{finding['label']} ({finding['problem']})") in cases
         if finding["p_adjusted"] is not None:
-            assert f"{100 * (finding['ratio'] - 1):+.1f} %" in told
+            assert f"{100 * (finding['ratio'] - 1):+.1f} %" in output
 
 
 def test_aa_names_every_case_and_what_the_gates_see(printed: Call) -> None:
-    told = printed("aa", "--run", "base")
-    head = next(line for line in told.splitlines() if line.startswith("case"))
-    names = _column(told, 0, head.index("latency"))
+    output = printed("aa", "--run", "base")
+    head = next(line for line in output.splitlines() if line.startswith("case"))
+    names = _column(output, 0, head.index("latency"))
     for label in ("niff-depthwise/published", "fft-depthwise-k31", "global-filter"):
         for problem in ("B1 64@14", "B1 64@28"):
             assert _squashed(f"{label} ({problem})") in names
@@ -121,12 +121,12 @@ def printed_json(what: str) -> str:
 
 
 def test_plan_and_run_show_every_case_and_its_figures(printed: Call, place: Path) -> None:
-    told = printed("plan", "made-up.toml", "--device", "replay:r.json")
+    output = printed("plan", "made-up.toml", "--device", "replay:r.json")
     for name in ("depthwise-k3", "depthwise-k5", "fft-depthwise-k3", "B1 4@8", "B1 4@12", "FLOP", "KiB"):
-        assert name in told
+        assert name in output
     out = f"out-{len(list(place.iterdir()))}"
-    told = printed("run", "made-up.toml", "--device", "replay:r.json", "--no-report", "--out", out)
+    output = printed("run", "made-up.toml", "--device", "replay:r.json", "--no-report", "--out", out)
     for name in ("depthwise-k3", "depthwise-k5", "fft-depthwise-k3", "B1 4@8", "B1 4@12"):
-        assert _is_read(name, told)
-    assert "latency" in told
-    assert "★" in told  # of memory: one round decides no latency
+        assert _is_read(name, output)
+    assert "latency" in output
+    assert "★" in output  # of memory: one round decides no latency

@@ -75,9 +75,9 @@ def traced(function: Callable[..., Tensor], *, fake: bool, shape: tuple[int, ...
 @pytest.mark.parametrize("fake", [False, True])
 @pytest.mark.parametrize(("function", "flops", "stock"), CASES)
 def test_flops(function: Callable[..., Tensor], flops: int, stock: int | None, fake: bool) -> None:
-    told = traced(function, fake=fake)
-    assert told.flops == flops
-    assert stock is None or told.stock == stock
+    output = traced(function, fake=fake)
+    assert output.flops == flops
+    assert stock is None or output.stock == stock
 
 
 def test_what_only_our_handlers_see() -> None:
@@ -87,8 +87,8 @@ def test_what_only_our_handlers_see() -> None:
 
 def test_any_size_can_be_traced() -> None:
     """1024 channels of 4096²: 64 GiB of input alone."""
-    told = traced(convolution, fake=True, shape=(256, 4, 4096, 4096))
-    assert told.flops == 2 * 9 * 4 * 6 * 4096**2 * 256
+    output = traced(convolution, fake=True, shape=(256, 4, 4096, 4096))
+    assert output.flops == 2 * 9 * 4 * 6 * 4096**2 * 256
 
 
 def test_tracing_leaves_no_trace() -> None:

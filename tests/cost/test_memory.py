@@ -71,19 +71,19 @@ NONE: Traffic = {}
 """What is moved is another test's."""
 
 
-def told(module: type[nn.Module], mode: Mode) -> Prediction:
+def predicted(module: type[nn.Module], mode: Mode) -> Prediction:
     return replace(predict(Planted(module), Case("planted", problem(mode))), traffic=NONE)
 
 
 def test_results_die_when_nobody_holds_them() -> None:
-    assert told(Chain, "inference") == Prediction(
+    assert predicted(Chain, "inference") == Prediction(
         resident=IMAGE, peak=2 * IMAGE, saved=None, output=IMAGE, traffic=NONE
     )
 
 
 def test_autograd_keeps_the_inputs_of_activations() -> None:
     """Saved beside the input, which is resident: two intermediate results."""
-    assert told(Chain, "forward") == Prediction(
+    assert predicted(Chain, "forward") == Prediction(
         resident=IMAGE, peak=3 * IMAGE, saved=2 * IMAGE, output=IMAGE, traffic=NONE
     )
 
@@ -91,13 +91,13 @@ def test_autograd_keeps_the_inputs_of_activations() -> None:
 def test_training_adds_gradients() -> None:
     """Resident: input, weight, gradient of the output. Peak: output, and gradients of input and weight."""
     weight = 81 * 4
-    assert told(Convolution, "training") == Prediction(
+    assert predicted(Convolution, "training") == Prediction(
         resident=2 * IMAGE + weight, peak=2 * IMAGE + weight, saved=0, output=IMAGE, traffic=NONE
     )
 
 
 def test_what_is_kept_between_calls_is_resident() -> None:
-    assert told(Keeping, "inference") == Prediction(
+    assert predicted(Keeping, "inference") == Prediction(
         resident=3 * IMAGE, peak=IMAGE, saved=None, output=IMAGE, traffic=NONE
     )
 

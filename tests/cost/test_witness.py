@@ -26,7 +26,7 @@ from niffbench.results import CostRecord
 PROBLEM = Problem(2, 8, 8, 12, 10)
 
 
-def told(case: Case) -> CostRecord:
+def record_of(case: Case) -> CostRecord:
     return witnesses(catalogue()[case.operator], case)
 
 
@@ -35,7 +35,7 @@ def told(case: Case) -> CostRecord:
 @given(data=st.data())
 def test_witnesses_agree_to_the_last_flop(name: str, data: st.DataObject) -> None:
     case = data.draw(cases((name,)))
-    record = told(case)
+    record = record_of(case)
     assert (record.disagreement, record.notes) == (None, [])
     assert record.counted == record.closed == sum(step.flops for step in record.steps)
     assert record.fvcore == record.closed_forward
@@ -58,7 +58,7 @@ def test_every_option_of_every_operator_forward_and_backward(name: str) -> None:
         options = {key: of_key[turn % len(of_key)] for key, of_key in choices.items()}
         case = replace(case_of(name, problem, 5, **{**base, **options}), execution="compiled")
         assert operator.refusal(case) is None
-        record = told(case)
+        record = record_of(case)
         assert (record.disagreement, record.notes) == (None, []), case
         assert record.counted == record.closed > record.closed_forward == record.fvcore, case
         _check_bytes(record)
@@ -67,7 +67,7 @@ def test_every_option_of_every_operator_forward_and_backward(name: str) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_operator_in_inference_at_an_ordinary_size(name: str) -> None:
     options = {"modes": 4} if name == "spectral" else {}
-    record = told(case_of(name, PROBLEM, 5, **options))
+    record = record_of(case_of(name, PROBLEM, 5, **options))
     assert (record.disagreement, record.notes) == (None, [])
     assert record.counted == record.closed == record.fvcore == record.closed_forward > 0
     _check_bytes(record)
@@ -85,7 +85,7 @@ def _check_bytes(record: CostRecord) -> None:
 def test_one_channel_is_stated_exactly(form: str, mode: Mode, channels_out: int) -> None:
     """With channels last ``torch.einsum`` multiplies and has nothing to add: one FLOP for each product."""
     problem = replace(PROBLEM, channels=1, channels_out=channels_out, mode=mode)
-    record = told(case_of(f"niff-pointwise/{form}", problem, layout="nhwc"))
+    record = record_of(case_of(f"niff-pointwise/{form}", problem, layout="nhwc"))
     assert record.disagreement is None
     [mixing] = [step.flops for step in record.steps if (step.name, step.direction) == ("mixing", "forward")]
     assert mixing == 2 * 2 * channels_out * 12 * (10 if form == "fft" else 6)
@@ -239,8 +239,8 @@ class _Hidden(nn.Module):
         self.traced = traced
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.inner(x) if torch.jit.is_tracing() == self.traced else x
-        return found
+        result: Tensor = self.inner(x) if torch.jit.is_tracing() == self.traced else x
+        return result
 
 
 @pytest.mark.parametrize("hidden", ["from trace", "from counter"])
@@ -255,7 +255,7 @@ def test_any_single_witness_that_says_otherwise_is_heard(hidden: str) -> None:
 
 
 def test_stock_counters_see_nothing_of_a_cached_layer() -> None:
-    record = told(case_of("niff-depthwise/cached", PROBLEM))
+    record = record_of(case_of("niff-depthwise/cached", PROBLEM))
     assert record.stock_torch == record.stock_fvcore == 0
     assert "aten._fft_r2c" in record.missed
     assert "aten::fft_irfft2" in record.missed
@@ -263,13 +263,13 @@ def test_stock_counters_see_nothing_of_a_cached_layer() -> None:
 
 def test_stock_counters_do_not_know_our_own_kernel() -> None:
     """Its formula is in torch's registry once the library is imported; as torch comes, it is not."""
-    record = told(case_of("niff-depthwise/native-cached", PROBLEM))
+    record = record_of(case_of("niff-depthwise/native-cached", PROBLEM))
     assert record.stock_torch == record.stock_fvcore == 0
     assert "niffbench.circular_convolution" in record.missed
 
 
 def test_stock_torch_over_counts_depthwise_training() -> None:
-    record = told(case_of("depthwise", replace(PROBLEM, mode="training"), 7))
+    record = record_of(case_of("depthwise", replace(PROBLEM, mode="training"), 7))
     assert record.stock_torch is not None
     assert record.stock_torch > 2 * record.closed
     assert record.missed == []
@@ -278,26 +278,26 @@ def test_stock_torch_over_counts_depthwise_training() -> None:
 def test_the_share_that_stock_counters_see() -> None:
     """At C = 64, 56² with the big MLP about 80 % of the whole, all filter generation; with the tiny one 22 %."""
     problem = Problem(1, 64, 64, 56, 56)
-    big = told(case_of("niff-depthwise/published", problem, mlp="big"))
+    big = record_of(case_of("niff-depthwise/published", problem, mlp="big"))
     assert big.stock_torch is not None
     assert big.stock_torch / big.closed == pytest.approx(0.80, abs=0.03)
-    tiny = told(case_of("niff-depthwise/published", problem, mlp="tiny"))
+    tiny = record_of(case_of("niff-depthwise/published", problem, mlp="tiny"))
     assert tiny.stock_torch is not None
     assert tiny.stock_torch / tiny.closed == pytest.approx(0.22, abs=0.03)
 
 
 def test_largest_prime_factor_is_that_of_the_transforms() -> None:
     odd = replace(PROBLEM, height=127, width=14)
-    assert told(case_of("niff-depthwise/rfft", odd)).largest_prime_factor == 127
-    assert told(case_of("fft-depthwise-padded", odd, 7)).largest_prime_factor == 5  # 135 × 18
-    assert told(case_of("depthwise", odd, 7)).largest_prime_factor is None
+    assert record_of(case_of("niff-depthwise/rfft", odd)).largest_prime_factor == 127
+    assert record_of(case_of("fft-depthwise-padded", odd, 7)).largest_prime_factor == 5  # 135 × 18
+    assert record_of(case_of("depthwise", odd, 7)).largest_prime_factor is None
 
 
 @settings(max_examples=15, deadline=None)
 @given(cases(modes=("inference",)))
 def test_counting_changes_nothing_that_could_be_timed(case: Case) -> None:
     """The witnesses build modules of their own: no mode, no grad mode and no default dtype is left behind."""
-    told(case)
+    record_of(case)
     assert torch.is_grad_enabled()
     assert torch.get_default_dtype() == torch.float32
     assert torch._C._len_torch_dispatch_stack() == 0
@@ -314,7 +314,7 @@ def test_a_batch_in_pieces_is_stated_exactly(form: str, mode: Mode, monkeypatch:
     with fake(catalogue()[name], case) as call:
         moved = sum(count(call).traffic.values())
     monkeypatch.setattr(pieces, "LARGEST", 2 * 16 * 3 * 12 * 6 * 8)
-    record = told(case)
+    record = record_of(case)
     assert record.disagreement is None
     assert record.counted == record.closed == whole.flops()
     assert record.bytes_own is not None
@@ -332,8 +332,8 @@ def test_what_is_chosen_is_what_is_counted(name: str, mode: Mode) -> None:
     for record in records.values():
         assert record.disagreement is None
         assert record.counted == record.closed
-        assert [step.name for step in record.steps] == [step.name for step in told(case).steps]
-    assert records["fused"].closed == told(case).closed, "what is said while nothing is chosen"
+        assert [step.name for step in record.steps] == [step.name for step in record_of(case).steps]
+    assert records["fused"].closed == record_of(case).closed, "what is said while nothing is chosen"
     assert records["dft"].closed > records["native"].closed
 
 
@@ -347,6 +347,6 @@ def test_what_a_full_layer_chooses_is_what_is_counted(name: str, mode: Mode) -> 
     for record in records.values():
         assert record.disagreement is None
         assert record.counted == record.closed
-        assert [step.name for step in record.steps] == [step.name for step in told(case).steps]
-    assert records["rfft"].closed == told(case).closed, "what is said while nothing is chosen"
+        assert [step.name for step in record.steps] == [step.name for step in record_of(case).steps]
+    assert records["rfft"].closed == record_of(case).closed, "what is said while nothing is chosen"
     assert records["factored"].closed != records["rfft"].closed

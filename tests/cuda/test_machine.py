@@ -33,10 +33,10 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def nvml() -> Nvml:
     """NVML of the first GPU; skips where the container hides it."""
-    found = Nvml.open(str(torch.cuda.get_device_properties(0).uuid))
-    if found is None:
+    result = Nvml.open(str(torch.cuda.get_device_properties(0).uuid))
+    if result is None:
         pytest.skip("NVML does not answer here (no driver library in this container?)")
-    return found
+    return result
 
 
 @pytest.fixture
@@ -134,11 +134,11 @@ def test_tf32_is_off_and_tolerated_where_a_case_asks_for_it(flags: None) -> None
 
 @pytest.mark.alone
 def test_the_ceilings_are_a_gpus() -> None:
-    found = measure(opened("cuda"), torch.device("cuda"), ["float32", "float16", "bfloat16"])
-    assert 5e10 < found.copy_bandwidth < 5e13
-    assert set(found.matmul) == {"float32", "float16", "bfloat16"}
-    assert found.matmul["float16"] > found.matmul["float32"] > 1e11
-    assert found.fft["float32"] > 1e10
+    result = measure(opened("cuda"), torch.device("cuda"), ["float32", "float16", "bfloat16"])
+    assert 5e10 < result.copy_bandwidth < 5e13
+    assert set(result.matmul) == {"float32", "float16", "bfloat16"}
+    assert result.matmul["float16"] > result.matmul["float32"] > 1e11
+    assert result.fft["float32"] > 1e10
 
 
 def test_out_of_memory_is_explained_and_survived() -> None:

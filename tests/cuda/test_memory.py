@@ -98,19 +98,19 @@ def test_a_cases_parts_are_counted_apart(place: str, mode: str) -> None:
     evaluator, device = TorchEvaluator(opened(place)), opened(place)
     workload = evaluator.workload(one)
     device.timed(workload)
-    found = memory.measure(device, workload, evaluator.predict(one))
+    result = memory.measure(device, workload, evaluator.predict(one))
     weight = 64 * 49 * 4
     gradient = IMAGE if mode == "training" else 0
-    assert found.resident == IMAGE + weight + gradient
-    assert found.output == IMAGE
+    assert result.resident == IMAGE + weight + gradient
+    assert result.output == IMAGE
     if mode == "inference":
-        assert found.saved is None
-        assert found.peak >= IMAGE
+        assert result.saved is None
+        assert result.peak >= IMAGE
     else:  # the output, and gradients of input and weight
-        assert found.peak >= 2 * IMAGE
-        assert found.saved == 0  # input and weight are resident already
-    assert found.predicted is not None
-    assert found.workspace == found.peak - found.predicted
+        assert result.peak >= 2 * IMAGE
+        assert result.saved == 0  # input and weight are resident already
+    assert result.predicted is not None
+    assert result.workspace == result.peak - result.predicted
 
 
 @pytest.mark.cuda
@@ -124,11 +124,11 @@ def test_the_peak_is_no_less_than_predicted(name: str, mode: str) -> None:
     evaluator, device = TorchEvaluator(opened("cuda")), opened("cuda")
     workload = evaluator.workload(one)
     device.timed(workload)
-    found = memory.measure(device, workload, evaluator.predict(one, evaluator.choice(workload)))
-    assert found.predicted is not None
+    result = memory.measure(device, workload, evaluator.predict(one, evaluator.choice(workload)))
+    assert result.predicted is not None
     if name != "attention":  # a fused kernel never makes the scores that the fake one predicts
-        assert found.peak >= 0.9 * found.predicted
-    assert found.peak >= found.output
+        assert result.peak >= 0.9 * result.predicted
+    assert result.peak >= result.output
 
 
 @pytest.mark.cuda

@@ -9,7 +9,7 @@ from typing import get_args
 import gpu_cases
 import pytest
 import torch
-from gpu_cases import Kept, case, everywhere, opened, relative
+from gpu_cases import Cache, case, everywhere, opened, relative
 
 from niffbench.case import DType, Mode
 from niffbench.operators.catalogue import catalogue
@@ -107,7 +107,7 @@ def test_a_graph_computes_what_the_calls_in_it_do(name: str, mode: Mode) -> None
     """cuFFT's transforms included: the graph reads new numbers from the old place."""
     device = opened("cuda")
     workload = TorchEvaluator(device).workload(case(name, mode=mode))
-    kept = Kept(workload)
+    kept = Cache(workload)
     captured = device.capture(kept)
     fresh = torch.randn(workload.x.shape, generator=torch.Generator().manual_seed(11)).to(workload.x)
     with torch.no_grad():

@@ -46,8 +46,8 @@ def _outputs(one: Case) -> list[Tensor]:
         shape = (problem.batch, problem.channels, problem.height, problem.width)
         x = torch.empty(shape, device=CUDA, dtype=dtype).contiguous(memory_format=LAYOUTS[problem.memory_format])
         with torch.inference_mode():
-            found = [module(x), module(x)]
-        return [*found, module(x.requires_grad_())]
+            result = [module(x), module(x)]
+        return [*result, module(x.requires_grad_())]
 
 
 @pytest.mark.parametrize("memory_format", get_args(MemoryFormat))

@@ -69,9 +69,9 @@ def run(place: Path, said: subprocess.CompletedProcess[str]) -> Run:
 
 def _of(run: Run, label: str, problem: str) -> list[Record]:
     """The records of one case, by round."""
-    found = [r for r in run.records if (r.traits.label, r.case.problem.label) == (label, problem)]
-    assert len(found) == ROUNDS
-    return sorted(found, key=lambda record: record.round)
+    result = [r for r in run.records if (r.traits.label, r.case.problem.label) == (label, problem)]
+    assert len(result) == ROUNDS
+    return sorted(result, key=lambda record: record.round)
 
 
 def _ok(run: Run) -> list[Record]:
@@ -205,8 +205,8 @@ def test_a_series_that_drifts_and_a_timer_that_is_stuck_are_flagged(run: Run) ->
 
 def test_the_fingerprint_is_the_cards_and_says_it_was_replayed(run: Run) -> None:
     must = run.manifest.fingerprint.must
-    told = json.loads(TRACE.read_text())["facts"]
-    assert {key: must[key] for key in told} == told
+    output = json.loads(TRACE.read_text())["facts"]
+    assert {key: must[key] for key in output} == output
     assert must["device"] == "replay of cuda"
     assert run.manifest.ceilings is not None
     assert run.manifest.ceilings.copy_bandwidth == 2.9e12

@@ -109,12 +109,12 @@ def test_a_cpu_has_no_graphs(device: CpuDevice) -> None:
 
 
 def test_the_fingerprint_names_what_must_match_and_nobody(device: CpuDevice) -> None:
-    told = fingerprint(device)
+    output = fingerprint(device)
     assert {"device", "processor", "torch", "mkl", "onednn", "threads", "cpu_capability", "deterministic"} <= set(
-        told.must
+        output.must
     )
-    assert told.must["torch"] == torch.__version__
-    assert told.hash == fingerprint(device).hash
+    assert output.must["torch"] == torch.__version__
+    assert output.hash == fingerprint(device).hash
 
 
 def test_another_setting_is_another_fingerprint(device: CpuDevice) -> None:

@@ -271,14 +271,14 @@ def test_a_card_is_opened_with_tf32_off_and_a_case_may_ask_for_it(
 
 
 def test_which_card_it_is_is_told_by_a_digest_and_without_refusing_another(device: CudaDevice) -> None:
-    told = []
+    output = []
     for identity in ("2f1c6a5e-aaaa", "2f1c6a5e-bbbb"):
         device._properties = SimpleNamespace(uuid=identity)  # type: ignore[assignment]
         device._nvml = None
-        told.append(device.surroundings()["gpu_id"])
-        assert str(told[-1]) not in identity
-    assert None not in told
-    assert told[0] != told[1]
+        output.append(device.surroundings()["gpu_id"])
+        assert str(output[-1]) not in identity
+    assert None not in output
+    assert output[0] != output[1]
 
 
 def test_tf32_is_by_flag_card_and_drivers_override(device: CudaDevice, monkeypatch: pytest.MonkeyPatch) -> None:

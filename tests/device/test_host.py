@@ -111,7 +111,7 @@ def test_others_are_what_the_system_used_and_this_process_did_not(monkeypatch: p
     """Steal counts, somebody else had it; waiting for a disk does not, nor do guests, who are in ``user``."""
     names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest")
     counts = (100.0, 5.0, 30.0, 900.0, 7.0, 0.5, 0.5, 2.0, 1.0), (103.0, 5.5, 30.2, 905.0, 8.0, 0.6, 0.7, 3.0, 1.5)
-    times = [SimpleNamespace(**dict(zip(names, told, strict=True))) for told in counts]
+    times = [SimpleNamespace(**dict(zip(names, output, strict=True))) for output in counts]
     monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
     for clock, readings in (("process_time", [20.0, 21.0]), ("perf_counter", [1000.0, 1002.0])):
         monkeypatch.setattr(f"time.{clock}", iter(readings).__next__)

@@ -123,9 +123,9 @@ def test_others_use_the_processor_while_a_block_lasts_as_its_state_says() -> Non
     for _ in range(4):
         _steady(device, runner, 1000)
         device.state()
-    told = device.processor()
-    assert told.watched == pytest.approx((device.clock() - begun) * 3 / 4, rel=0.01)
-    assert told.share == pytest.approx(0.2, rel=0.02)
+    output = device.processor()
+    assert output.watched == pytest.approx((device.clock() - begun) * 3 / 4, rel=0.01)
+    assert output.share == pytest.approx(0.2, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_replay_is_never_taken_for_the_real_thing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "output"),
     [
         ("", "the file"),
         ("{", "the file"),
@@ -198,13 +198,13 @@ def test_a_replay_is_never_taken_for_the_real_thing() -> None:
         ('{"schema_version": 2}', "schema_version"),
     ],
 )
-def test_a_file_that_is_none_is_refused_with_its_key(tmp_path: Path, text: str, told: str) -> None:
+def test_a_file_that_is_none_is_refused_with_its_key(tmp_path: Path, text: str, output: str) -> None:
     path = tmp_path / "trace.json"
     path.write_text(text)
     with pytest.raises(UsageError) as error:
         ReplayDevice.load(str(path))
     assert str(path) in str(error.value)
-    assert told in str(error.value)
+    assert output in str(error.value)
 
 
 def test_a_missing_or_oversized_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

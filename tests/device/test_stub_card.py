@@ -28,7 +28,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(library: Path) -> Any:
+def result(library: Path) -> Any:
     """What the programs that share a process found, by name."""
     return _run(library, "places", "peaks", "training", "captures", "uncapturable")
 
@@ -45,13 +45,13 @@ def _run(library: Path, *programs: str, **settings: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_every_operator_keeps_output_and_gradients_on_the_card(found: Any) -> None:
-    assert found["places"]["elsewhere"] == []
-    assert found["places"]["operators"] > 30
+def test_every_operator_keeps_output_and_gradients_on_the_card(result: Any) -> None:
+    assert result["places"]["elsewhere"] == []
+    assert result["places"]["operators"] > 30
 
 
-def test_peaks_are_those_computed_by_hand(found: Any) -> None:
-    assert found["peaks"] == {
+def test_peaks_are_those_computed_by_hand(result: Any) -> None:
+    assert result["peaks"] == {
         "add": IMAGE,
         "add, multiply": 2 * IMAGE,
         "in place": 0,
@@ -61,24 +61,24 @@ def test_peaks_are_those_computed_by_hand(found: Any) -> None:
     }
 
 
-def test_training_takes_its_output_and_its_gradients(found: Any) -> None:
+def test_training_takes_its_output_and_its_gradients(result: Any) -> None:
     weight = 64 * 49 * 4
-    call = found["training"]
+    call = result["training"]
     assert call["resident"] == 2 * IMAGE + weight
     assert call["predicted"] == 2 * IMAGE + weight
     assert 0 <= call["peak"] - call["predicted"] < 512  # the allocator's blocks
     assert call["saved"] == 0
 
 
-def test_whatever_was_measured_before_a_case_can_be_captured_and_leaves_nothing(found: Any) -> None:
-    captures = found["captures"]
+def test_whatever_was_measured_before_a_case_can_be_captured_and_leaves_nothing(result: Any) -> None:
+    captures = result["captures"]
     assert captures["failed"] == []
     assert captures["grown"] == [0] * 4
     assert captures["streams"] == []
 
 
-def test_what_cannot_be_captured_is_unsupported_and_the_card_goes_on(found: Any) -> None:
-    assert found["uncapturable"] == {"status": "unsupported", "at home": True, "again": True}
+def test_what_cannot_be_captured_is_unsupported_and_the_card_goes_on(result: Any) -> None:
+    assert result["uncapturable"] == {"status": "unsupported", "at home": True, "again": True}
 
 
 def test_a_capture_that_failed_leaves_random_numbers_and_memory_as_they_were(graphs: Any) -> None:
@@ -88,11 +88,11 @@ def test_a_capture_that_failed_leaves_random_numbers_and_memory_as_they_were(gra
 
 
 def test_a_graph_of_short_calls_holds_many_in_the_memory_of_one(graphs: Any) -> None:
-    found = graphs["unrolled"]
-    assert found["short"] > 1
-    assert found["lasts"] > 40e-6
-    assert found["long"] == 1
-    assert found["taken"] < 64 * MIB
+    result = graphs["unrolled"]
+    assert result["short"] > 1
+    assert result["lasts"] > 40e-6
+    assert result["long"] == 1
+    assert result["taken"] < 64 * MIB
 
 
 def test_auto_chooses_by_the_clock_that_is_asked_for(graphs: Any) -> None:

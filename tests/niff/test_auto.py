@@ -41,12 +41,12 @@ class Engines:
 
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
-    found = Engines({"fused": 0.004, "dft": 0.0, "native": 0.08})
-    monkeypatch.setattr(auto, "ENGINES", {name: found.engine(name) for name in found.seconds})
+    result = Engines({"fused": 0.004, "dft": 0.0, "native": 0.08})
+    monkeypatch.setattr(auto, "ENGINES", {name: result.engine(name) for name in result.seconds})
     monkeypatch.setattr(auto, "GENERATING", {})
-    monkeypatch.setattr(auto, "candidates", lambda _: list(found.seconds))
+    monkeypatch.setattr(auto, "candidates", lambda _: list(result.seconds))
     auto.forget()
-    yield found
+    yield result
     auto.forget()
 
 

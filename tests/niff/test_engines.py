@@ -74,14 +74,14 @@ def test_values_and_gradients(
     x.requires_grad_()
     half.requires_grad_()
     outer = images(*x.shape, dtype=dtype).flip(0)
-    found = torch.autograd.grad(run(engine, x, half), [x, half], outer)
+    result = torch.autograd.grad(run(engine, x, half), [x, half], outer)
     # What a Hermitian filter can vary by is Hermitian too: compare on the kernels that the half planes stand for.
     right = torch.autograd.grad(truth(x, half), [x, half], outer)
-    assert relative(found[0], right[0]) < 10 * allowed
+    assert relative(result[0], right[0]) < 10 * allowed
     size = {"s": (height, width)}
     columns = torch.arange(width // 2 + 1)
     weight = torch.where((columns == 0) | (2 * columns == width), 1.0, 0.5).to(dtype)
-    kernels = [torch.fft.irfft2(gradient * weight, **size) for gradient in (found[1], right[1])]
+    kernels = [torch.fft.irfft2(gradient * weight, **size) for gradient in (result[1], right[1])]
     assert relative(*kernels) < 10 * allowed
 
 
@@ -172,9 +172,9 @@ def test_a_compiled_graph_holds_the_kernel_and_trains() -> None:
     function = torch.compile(
         lambda x, kernels: kernel.convolve(x, torch.fft.rfft2(kernels)), backend="aot_eager", fullgraph=True
     )
-    found = torch.autograd.grad(function(x, kernels).square().sum(), [x, kernels])
+    result = torch.autograd.grad(function(x, kernels).square().sum(), [x, kernels])
     right = torch.autograd.grad(truth(x, torch.fft.rfft2(kernels)).square().sum(), [x, kernels])
-    assert all(relative(*pair) < 1e-12 for pair in zip(found, right, strict=True))
+    assert all(relative(*pair) < 1e-12 for pair in zip(result, right, strict=True))
 
 
 def test_a_flop_counter_sees_the_kernel_at_work_on_real_tensors() -> None:
@@ -191,10 +191,10 @@ def test_a_flop_counter_sees_the_kernel_at_work_on_real_tensors() -> None:
 
     inputs = [x.requires_grad_(), half.requires_grad_()]
     with FlopCounterMode(display=False) as counter:
-        found = torch.autograd.grad(kernel.convolve(x, half), inputs, y)
+        result = torch.autograd.grad(kernel.convolve(x, half), inputs, y)
     backward = counter.get_total_flops() - forward
     assert backward == 3 * transform + 14 * planes * half_plane
-    for mine, right in zip(found, torch.autograd.grad(kernel.convolve(x, half), inputs, y), strict=True):
+    for mine, right in zip(result, torch.autograd.grad(kernel.convolve(x, half), inputs, y), strict=True):
         assert torch.equal(mine, right)
 
 
@@ -268,11 +268,11 @@ def test_a_layer_that_makes_its_filter_in_a_compiled_graph(kept: bool) -> None:
     layer = NiffDepthwise(3, form="native-cached" if kept else "native", dtype=torch.float64)
     x = images(2, 3, 6, 5).requires_grad_()
     inputs = [x, *layer.parameters()]
-    found = torch.autograd.grad(
+    result = torch.autograd.grad(
         torch.compile(layer, backend="aot_eager", fullgraph=True)(x).square().sum(), inputs
     )
     right = torch.autograd.grad(layer.with_form("rfft")(x).square().sum(), inputs)
-    assert all(torch.allclose(*pair, rtol=1e-9, atol=1e-12) for pair in zip(found, right, strict=True))
+    assert all(torch.allclose(*pair, rtol=1e-9, atol=1e-12) for pair in zip(result, right, strict=True))
 
 
 def test_the_parts_of_a_kernel_that_makes_its_filter_as_operators_of_torch() -> None:

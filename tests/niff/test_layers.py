@@ -329,7 +329,7 @@ class _Bump:
         layer.generator.weight1 = torch.nn.Parameter(layer.generator.weight1.detach() * 2)
 
     @staticmethod
-    def told(layer: SpectralLayer) -> None:
+    def output(layer: SpectralLayer) -> None:
         layer.generator.weight1.data.mul_(2)
         layer.generator.forget()
 

@@ -59,8 +59,8 @@ def test_what_is_replaced_is_what_the_paper_replaces() -> None:
     }
     for name, expected in counts.items():
         model = build(name, device="meta")
-        found = [type(layer) for _, layer in niff_layers(model)]
-        assert {kind: found.count(kind) for kind in set(found)} == expected
+        result = [type(layer) for _, layer in niff_layers(model)]
+        assert {kind: result.count(kind) for kind in set(result)} == expected
         left = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
         assert all(module.stride != (1, 1) for module in left)
     convnext = build("convnext_tiny-niff", device="meta")
@@ -76,7 +76,7 @@ def test_fresh_full_networks_compute_what_their_originals_might(name: str) -> No
 
     SqueezeNet is not of the catalogue, and has none.
     """
-    found = []
+    result = []
     for make in (
         lambda: stored.build(name, size=64),
         lambda: torchvision.models.get_model(name.removesuffix("-full"), weights=None),
@@ -84,8 +84,8 @@ def test_fresh_full_networks_compute_what_their_originals_might(name: str) -> No
         torch.manual_seed(0)
         model = make().eval()
         with torch.inference_mode():
-            found.append(model(torch.randn(1, 3, 64, 64)).norm())
-    assert 1e-6 < found[0] / found[1] < 10
+            result.append(model(torch.randn(1, 3, 64, 64)).norm())
+    assert 1e-6 < result[0] / result[1] < 10
 
 
 def test_scaling_filters_leaves_their_shape() -> None:
@@ -322,8 +322,8 @@ def test_a_bias_stays_and_what_is_pooled_stays_whole() -> None:
     x = torch.randn(2, 3, 12, 12)
     before, sizes = model(x), feature_maps(model, 12, 12)
     rule = Rule.of({"conv1x1": "pointwise", "conv3x3": "split"}, "elided")
-    told = {one.name: (one.kind, one.why) for one in replacements(model, rule, sizes)}
-    assert told == {
+    output = {one.name: (one.kind, one.why) for one in replacements(model, rule, sizes)}
+    assert output == {
         "0": ("pointwise", "the same function, bias kept"),
         "1": (None, "stride 2"),
         "3": (None, "on a pooled map of one pixel"),

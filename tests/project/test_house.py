@@ -75,17 +75,17 @@ def _room(path: Path) -> str:
 
 
 def _imports(path: Path) -> set[str]:
-    found: set[str] = set()
+    result: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            found |= (
+            result |= (
                 {f"{node.module}.{alias.name}" for alias in node.names}
                 if node.module == "niffbench"
                 else {node.module}
             )
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return {name.split(".")[1] for name in found if name.startswith("niffbench.")}
+            result |= {alias.name for alias in node.names}
+    return {name.split(".")[1] for name in result if name.startswith("niffbench.")}
 
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -154,17 +154,17 @@ def test_package_and_command_line_load_neither_torch_nor_pandas() -> None:
 
 def _names(path: Path) -> set[str]:
     """What a module defines: functions, classes, constants, and ``Class.method``."""
-    found: set[str] = set()
+    result: set[str] = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ClassDef):
             methods = [item.name for item in node.body if isinstance(item, ast.FunctionDef)]
-            found |= {node.name, *methods, *(f"{node.name}.{name}" for name in methods)}
+            result |= {node.name, *methods, *(f"{node.name}.{name}" for name in methods)}
         elif isinstance(node, ast.FunctionDef):
-            found.add(node.name)
+            result.add(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found |= {target.id for target in targets if isinstance(target, ast.Name)}
-    return found
+            result |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return result
 
 
 def _claims() -> list[tuple[str, str, str]]:

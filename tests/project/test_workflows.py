@@ -223,7 +223,7 @@ def test_only_artifacts_of_our_own_main_branch_are_a_history() -> None:
     node = shutil.which("node")
     if not node:
         pytest.skip("node is not installed")
-    found = next(s for _, s in steps(FOLDER / "gpu-regression.yml") if s["name"] == "Find the history")
+    result = next(s for _, s in steps(FOLDER / "gpu-regression.yml") if s["name"] == "Find the history")
 
     def artifact(id_: int, branch: str, head: int, *, expired: bool = False) -> dict[str, Any]:
         run = {"id": 100 + id_, "head_branch": branch, "head_repository_id": head, "repository_id": 1}
@@ -238,7 +238,7 @@ def test_only_artifacts_of_our_own_main_branch_are_a_history() -> None:
     ]
     harness = f"""
         const run = new (Object.getPrototypeOf(async function () {{}}).constructor)(
-          "github", "context", "core", {json.dumps(found["with"]["script"])});
+          "github", "context", "core", {json.dumps(result["with"]["script"])});
         const told = (list) => {{
           let said;
           const github = {{paginate: async () => list, rest: {{actions: {{listArtifactsForRepo: 0}}}}}};

@@ -20,7 +20,7 @@ __all__ = ["call"]
 needs_kernel = pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
 
 
-def told() -> Fingerprint:
+def fingerprint_of_task() -> Fingerprint:
     """What a fresh worker says of this machine."""
     said = work([], kind="survey")
     assert said.status == 0, said.printed
@@ -30,11 +30,11 @@ def told() -> Fingerprint:
 
 @pytest.fixture(scope="module")
 def here() -> Fingerprint:
-    return told()
+    return fingerprint_of_task()
 
 
 def test_the_same_machine_twice_is_the_same(here: Fingerprint, call: Call) -> None:
-    assert told() == here
+    assert fingerprint_of_task() == here
     done = call("doctor", "--device", "cpu", "--threads", "1", "--json")
     assert json.loads(done.stdout)["fingerprint"]["hash"] == here.hash, "what doctor shows is what a run has"
 
@@ -44,7 +44,7 @@ def test_a_machine_that_lost_its_compiler_is_another(
     here: Fingerprint, monkeypatch: pytest.MonkeyPatch, call: Call, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
-    lost = told()
+    lost = fingerprint_of_task()
     assert lost.hash != here.hash
     compiler, kernel = here.must["c_compiler"], here.must["c_kernel"]
     assert differences(here.must, lost.must) == {"c_kernel": (kernel, False), "c_compiler": (compiler, None)}
@@ -67,7 +67,7 @@ def test_a_machine_that_lost_openmp_is_another(
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert differences(here.must, told().must) == {"c_kernel": (build.tuning(), "-march=native")}
+    assert differences(here.must, fingerprint_of_task().must) == {"c_kernel": (build.tuning(), "-march=native")}
 
 
 @needs_kernel
@@ -82,5 +82,5 @@ def test_the_compiler_is_named_without_saying_where_it_is(
     mine.chmod(0o755)
     monkeypatch.setenv("CC", str(mine))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    found = told().must
-    assert (found["c_kernel"], found["c_compiler"]) == (False, "mycc 7.1"), "there is one, and it fails"
+    result = fingerprint_of_task().must
+    assert (result["c_kernel"], result["c_compiler"]) == (False, "mycc 7.1"), "there is one, and it fails"

@@ -22,11 +22,11 @@ def with_records(*records: Record) -> Run:
 
 
 def test_counts_and_what_is_missing() -> None:
-    found = outcome(with_records(*RUN.records[:-3]))
-    assert found.measured == len(RUN.records) - 3
-    assert found.missing == 3
-    assert found.counts == {"ok": found.measured}
-    assert found.failures == ()
+    result = outcome(with_records(*RUN.records[:-3]))
+    assert result.measured == len(RUN.records) - 3
+    assert result.missing == 3
+    assert result.counts == {"ok": result.measured}
+    assert result.failures == ()
 
 
 def test_one_failure_of_a_case_over_its_rounds_is_one_line() -> None:
@@ -55,12 +55,12 @@ def test_one_failure_of_a_case_over_its_rounds_is_one_line() -> None:
 )
 def test_the_precision_that_was_not_reached(series: Latency, half_width: object) -> None:
     record = replace(RUN.records[0], latency={"first": Latency(samples=[9.0], stopped="single"), "steady": series})
-    found = outcome(with_records(record))
-    assert found.series == 1
+    result = outcome(with_records(record))
+    assert result.series == 1
     if half_width is None:
-        assert found.imprecise == ()
+        assert result.imprecise == ()
     else:
-        (worst,) = found.imprecise
+        (worst,) = result.imprecise
         assert worst.half_width is None if half_width == "unknown" else worst.half_width == half_width
 
 

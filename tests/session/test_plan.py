@@ -49,8 +49,8 @@ SUITE = suite_of(sizes=(14, 28, 56), kernels=(3, 7))
 def test_what_needs_more_than_there_is_is_skipped_with_both_figures() -> None:
     plan = planned(SUITE, {(56, 7): 2048, (28, 7): 1024}, 1024)
     assert skipped(plan) == {(56, 7): "needs 2 KiB by prediction, 1 KiB available"}
-    (told,) = [forecast.skip for forecast in plan.forecasts if forecast.skip]
-    assert (told.needed, told.available) == (2048, 1024)
+    (output,) = [forecast.skip for forecast in plan.forecasts if forecast.skip]
+    assert (output.needed, output.available) == (2048, 1024)
 
 
 def test_what_has_no_prediction_and_dominates_one_that_does_not_fit_is_skipped() -> None:
@@ -158,8 +158,8 @@ def test_kinds_of_devices(device: str, kind: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "told"),
+    ("count", "output"),
     [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (5 * 2**30, "5 GiB"), (2**41, "2048 GiB")],
 )
-def test_sizes_for_people(count: int, told: str) -> None:
-    assert size(count) == told
+def test_sizes_for_people(count: int, output: str) -> None:
+    assert size(count) == output

@@ -80,12 +80,12 @@ def test_an_interruption_ends_a_hanging_worker_at_once(tmp_path: Path) -> None:
 
 def stubs() -> list[psutil.Process]:
     """Stub workers of this process that are still alive."""
-    found = []
+    result = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if stub.COMMAND[-1] in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
-                found.append(child)
-    return found
+                result.append(child)
+    return result
 
 
 @pytest.mark.alone
@@ -99,7 +99,7 @@ def test_an_interruption_of_the_survey_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "told"),
+    ("what", "output"),
     [
         ("kill", "killed by SIGKILL"),
         ("exit", "status 3"),
@@ -108,7 +108,7 @@ def test_an_interruption_of_the_survey_leaves_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_ceilings_that_cannot_be_measured_cost_no_case(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, output: str
 ) -> None:
     monkeypatch.setattr("niffbench.session.worker_session.CEILINGS", 1.0)
     suite = suite_of()
@@ -118,7 +118,7 @@ def test_ceilings_that_cannot_be_measured_cost_no_case(
     assert run.manifest.ceilings is None
     [note] = run.manifest.notes
     assert note.startswith("the machine's roofline could not be measured: ")
-    assert told in note
+    assert output in note
 
 
 def test_a_death_in_the_survey_costs_no_ceiling(tmp_path: Path) -> None:
@@ -139,10 +139,10 @@ def test_ceilings_are_asked_for_when_the_cases_have_used_up_all_attempts(
     script = {"faults": [{"do": "kill"}], "survey_faults": True, "ceilings": what}
     monkeypatch.setenv("STUB_WORKER", json.dumps(script))
     with Interrupts() as stop:
-        found = survey(list(suite.cases), resolve(suite, asked()), stop)
-    assert len(found.predictions) == 3
-    assert (found.ceilings is None) is (what is not None)
-    assert (found.note is None) is (what is None)
+        result = survey(list(suite.cases), resolve(suite, asked()), stop)
+    assert len(result.predictions) == 3
+    assert (result.ceilings is None) is (what is not None)
+    assert (result.note is None) is (what is None)
 
 
 @pytest.mark.parametrize(("others", "crowded"), [(None, False), (0.01, False), (0.62, True)])
@@ -154,10 +154,10 @@ def test_a_roofline_measured_beside_busy_neighbours_is_told(
     with Interrupts() as stop:
         plan = attempt.prepare(stop).plan
     assert expected(plan.seconds, plan).endswith("when that was foreseen") is crowded
-    told = (
+    output = (
         "other processes used 62 % of the processor while the machine's roofline was measured: it may be too low"
     )
-    assert attempt.begin().manifest.notes == ([told] if crowded else [])
+    assert attempt.begin().manifest.notes == ([output] if crowded else [])
 
 
 def test_a_second_interruption_ends_the_process_at_once() -> None:
@@ -505,8 +505,8 @@ def test_resuming_over_many_records_is_linear(tmp_path: Path) -> None:
     def resumed(cases: int) -> float:
         suite = suite_of(sizes=range(8, 8 + cases // 5), kernels=(3, 5, 7, 9, 11), rounds=2)
         place = tmp_path / str(cases)
-        known = Survey(one.manifest.fingerprint)
-        with begin(place, Prepared(suite, resolve(suite, asked()), known, Plan((), 2)), [], 0.0):
+        expected_names = Survey(one.manifest.fingerprint)
+        with begin(place, Prepared(suite, resolve(suite, asked()), expected_names, Plan((), 2)), [], 0.0):
             pass
         every = (replace(one.records[0], case=case, id=case.id, round=i) for case in suite.cases for i in range(2))
         (place / RECORDS).write_bytes(b"".join(map(dump, islice(every, 1, None))))

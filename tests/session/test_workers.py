@@ -44,7 +44,7 @@ def test_every_case_in_every_round(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "told"),
+    ("what", "output"),
     [
         ("kill", "killed by SIGKILL (so the kernel ends a process when memory runs out) during steady; its last"),
         ("segv", "killed by SIGSEGV during steady"),
@@ -53,14 +53,14 @@ def test_every_case_in_every_round(tmp_path: Path) -> None:
         ("garbage", "the worker sent what is no message"),
     ],
 )  # fmt: skip
-def test_a_death_costs_the_case_it_struck(tmp_path: Path, what: str, told: str) -> None:
+def test_a_death_costs_the_case_it_struck(tmp_path: Path, what: str, output: str) -> None:
     suite = suite_of(rounds=2)
     run = Attempt(tmp_path, suite, {"faults": [{"kernel": 7, "height": 14, "round": 1, "do": what}]}).begin()
     assert keys(run) == all_keys(suite)
     assert statuses(run) == {"ok": 7, "crashed": 1}
     lost = only(run, "crashed")
     assert (lost.case.kernel, lost.case.problem.height, lost.round) == (7, 14, 1)
-    assert told in str(lost.reason)
+    assert output in str(lost.reason)
     assert len(str(lost.reason)) < 3000
     assert lost.traits.label == "depthwise-k7"
     assert not lost.latency
@@ -88,9 +88,9 @@ def test_a_round_of_nothing_but_deaths_is_given_up(tmp_path: Path) -> None:
     run = Attempt(tmp_path, suite, {"faults": [{"do": "segv"}]}).begin()
     assert keys(run) == all_keys(suite)
     assert statuses(run) == {"crashed": 10, "skipped": 5}
-    told = next(record.reason for record in run.records if record.status == "skipped")
-    assert "10 workers in a row were lost" in str(told)
-    assert "SIGSEGV" in str(told)
+    output = next(record.reason for record in run.records if record.status == "skipped")
+    assert "10 workers in a row were lost" in str(output)
+    assert "SIGSEGV" in str(output)
     assert any("was given up" in note for note in run.manifest.notes)
 
 
@@ -104,7 +104,7 @@ def test_workers_that_are_lost_over_no_case_end_the_run(tmp_path: Path, what: st
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "text"),
     [
         (
             {"start": "exit"},
@@ -114,9 +114,9 @@ def test_workers_that_are_lost_over_no_case_end_the_run(tmp_path: Path, what: st
         ({"start": "garbage"}, "what is no message"),
     ],
 )
-def test_a_worker_that_cannot_start_is_one_clear_error(tmp_path: Path, script: dict[str, str], told: str) -> None:
+def test_a_worker_that_cannot_start_is_one_clear_error(tmp_path: Path, script: dict[str, str], text: str) -> None:
     place = tmp_path / "run"
-    with pytest.raises(WorkerBroken, match=told):
+    with pytest.raises(WorkerBroken, match=text):
         Attempt(place, suite_of(), script).begin()
     assert not place.exists()
 

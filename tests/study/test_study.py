@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from niffbench.errors import UsageError
 from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit, auto
-from niffbench.niff.catalogue import settled
+from niffbench.niff.catalogue import form_with_engine
 from niffbench.niff.layer import FilteringLayer
 from niffbench.study.effective import truncation_errors
 from niffbench.study.filters import natural_noise, study, with_truncated
@@ -156,10 +156,10 @@ def test_the_cost_of_auto_is_that_of_what_it_chose(
     model = _network(NiffDepthwise(4, form=form))
     (chosen,) = study(model, _images(), 0.3)
     auto.forget()
-    model[1].form = settled("depthwise", form, engine)
+    model[1].form = form_with_engine("depthwise", form, engine)
     (same,) = study(model, _images(), 0.3)
     assert chosen.flops_form == same.flops_form
-    model[1].form = settled("depthwise", form, "native")
+    model[1].form = form_with_engine("depthwise", form, "native")
     (other,) = study(model, _images(), 0.3)
     # The C kernel has its own way to the filter; once that is kept, both engines do the same.
     assert (chosen.flops_form == other.flops_form) == ((form, engine) == ("auto-cached", "fused"))

@@ -37,8 +37,8 @@ CPU = (
 def test_out_of_memory_with_what_was_asked_for_and_free(
     error: Exception, needed: int | None, available: int
 ) -> None:
-    found = explain(error, lambda: 7)
-    assert (found.status, found.needed, found.available) == ("oom", needed, available)
+    result = explain(error, lambda: 7)
+    assert (result.status, result.needed, result.available) == ("oom", needed, available)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_device_that_was_said_to_be_lost_stays_lost() -> None:
 
 
 def test_anything_else_is_the_operators_crash_in_one_short_line() -> None:
-    found = explain(ValueError("a\n  b\t" + "x" * 2000))
-    assert found.status == "crashed"
-    assert found.reason.startswith("ValueError: a b x")
-    assert len(found.reason) == MAX_REASON
+    result = explain(ValueError("a\n  b\t" + "x" * 2000))
+    assert result.status == "crashed"
+    assert result.reason.startswith("ValueError: a b x")
+    assert len(result.reason) == MAX_REASON

@@ -47,18 +47,18 @@ def _series(**series: Any) -> dict[str, Any]:
 
 def test_a_quiet_series_stops_by_precision_after_its_floor() -> None:
     device = _device(_series(median=1e-3, sigma=0.01))
-    found = _sample(device)
-    assert found.stopped == "precision"
-    assert found.flags == []
-    total = sum(found.samples) * found.calls
+    result = _sample(device)
+    assert result.stopped == "precision"
+    assert result.flags == []
+    total = sum(result.samples) * result.calls
     assert MEASURE.min_time <= total < 2 * MEASURE.min_time
-    assert sum(found.blocks) == len(found.samples)
+    assert sum(result.blocks) == len(result.samples)
 
 
 def test_a_noisy_series_goes_on_until_its_cap_and_not_much_beyond() -> None:
-    found = _sample(_device(_series(median=1e-3, sigma=1.5)))
-    assert found.stopped == "time"
-    assert sum(found.samples) * found.calls < 1.2 * MEASURE.max_time
+    result = _sample(_device(_series(median=1e-3, sigma=1.5)))
+    assert result.stopped == "time"
+    assert sum(result.samples) * result.calls < 1.2 * MEASURE.max_time
 
 
 def test_a_tighter_precision_takes_more_samples() -> None:
@@ -70,9 +70,9 @@ def test_a_tighter_precision_takes_more_samples() -> None:
 
 
 def test_a_case_slower_than_the_cap_still_gets_a_sample() -> None:
-    found = _sample(_device(_series(median=30.0)), nominal=30.0)
-    assert len(found.samples) == 1
-    assert found.stopped == "time"
+    result = _sample(_device(_series(median=30.0)), nominal=30.0)
+    assert len(result.samples) == 1
+    assert result.stopped == "time"
 
 
 class _Counted:
@@ -115,23 +115,23 @@ def test_sampling_always_ends_and_says_why(
     median: float, sigma: float, min_time: float, max_time: float, least: int
 ) -> None:
     measure = Measure(min_time=min_time, max_time=max_time, min_samples=least)
-    found = _sample(_device(_series(median=median, sigma=sigma)), measure=measure, nominal=median)
-    spent = sum(found.samples) * found.calls
-    assert 1 <= len(found.samples) <= latency.MOST_SAMPLES
-    assert found.stopped in ("precision", "time", "count")
-    if found.stopped == "precision":
-        assert len(found.samples) >= least
+    result = _sample(_device(_series(median=median, sigma=sigma)), measure=measure, nominal=median)
+    spent = sum(result.samples) * result.calls
+    assert 1 <= len(result.samples) <= latency.MOST_SAMPLES
+    assert result.stopped in ("precision", "time", "count")
+    if result.stopped == "precision":
+        assert len(result.samples) >= least
         assert spent >= min_time * 0.999
-    if found.stopped == "time":
+    if result.stopped == "time":
         assert spent >= max_time * 0.999
 
 
 @pytest.mark.parametrize("nominal", [1e-7, 3e-6, 1e-3, 0.5])
 @pytest.mark.parametrize("quantum", [5e-8, 5e-7, 1e-5])
 def test_the_timers_step_is_below_a_thousandth_of_a_sample(nominal: float, quantum: float) -> None:
-    found = _sample(_device(_series(median=nominal, sigma=0, between=0), quantum=quantum), nominal=nominal)
-    assert nominal * found.calls >= QUANTA * quantum * 0.999
-    assert found.calls == 1 or nominal * (found.calls - 1) < max(QUANTA * quantum, 1e-3)
+    result = _sample(_device(_series(median=nominal, sigma=0, between=0), quantum=quantum), nominal=nominal)
+    assert nominal * result.calls >= QUANTA * quantum * 0.999
+    assert result.calls == 1 or nominal * (result.calls - 1) < max(QUANTA * quantum, 1e-3)
 
 
 def test_cold_samples_are_single_calls() -> None:
@@ -158,9 +158,9 @@ def test_a_launch_queue_limits_the_calls_of_a_sample(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_what_is_wrong_with_a_series_is_flagged(entry: dict[str, Any], flag: str) -> None:
-    found = _sample(_device(entry))
-    assert flag in found.flags
-    assert found.samples
+    result = _sample(_device(entry))
+    assert flag in result.flags
+    assert result.samples
 
 
 def test_a_broken_timer_is_no_precision() -> None:
@@ -182,9 +182,9 @@ def test_a_throttled_block_is_dropped_and_repeated_after_a_rest() -> None:
     sampler = Sampler(device, _runner(device, 0.01), "steady", MEASURE)
     while not sampler.done:
         sampler.step()
-    found = sampler.result()
-    assert set(found.samples) == {0.001}
-    assert "throttled" not in found.flags
+    actual = sampler.result()
+    assert set(actual.samples) == {0.001}
+    assert "throttled" not in actual.flags
     state = around(sampler.states)
     assert state is not None
     assert state.throttle == ["hw_thermal_slowdown"]
@@ -193,9 +193,9 @@ def test_a_throttled_block_is_dropped_and_repeated_after_a_rest() -> None:
 
 def test_patience_with_a_throttled_card_ends_and_the_series_is_labelled() -> None:
     device = _device({"latency": {"steady": {"median": 1e-3}}, "states": [HELD_BACK]})
-    found = _sample(device)
-    assert "throttled" in found.flags
-    assert found.stopped in ("precision", "time")
+    result = _sample(device)
+    assert "throttled" in result.flags
+    assert result.stopped in ("precision", "time")
     rests = sum(THROTTLE_REST * 2**repeat for repeat in range(THROTTLE_REPEATS))
     assert rests < device.clock() < rests + 5 * MEASURE.max_time
 
@@ -239,23 +239,23 @@ def test_a_call_that_is_no_sample_comes_before_every_block(regime: Any, monkeypa
     timed, samples = device.timed, device.samples
     monkeypatch.setattr(device, "timed", lambda *given: (log.append("call"), timed(*given))[1])
     monkeypatch.setattr(device, "samples", lambda *given: (log.append("block"), samples(*given))[1])
-    found = _sample(device, regime)
-    assert len(found.blocks) > 2
+    result = _sample(device, regime)
+    assert len(result.blocks) > 2
     before = [earlier for earlier, later in pairwise(["", *log]) if later == "block"]
-    assert before == ["call", *(["call" if regime == "steady" else "block"] * (len(found.blocks) - 1))]
+    assert before == ["call", *(["call" if regime == "steady" else "block"] * (len(result.blocks) - 1))]
 
 
 def test_samples_are_kept_as_they_came() -> None:
     """In their order, the slowest and the fastest among them: nothing is sorted, trimmed or summed up."""
     recorded = [0.003, 0.001, 0.9, 0.002, 0.0001, 0.0015]
-    found = _sample(_device(_series(samples=[recorded])))
-    assert len(found.samples) > len(recorded)
-    assert list(found.samples) == [recorded[place % len(recorded)] for place in range(len(found.samples))]
+    result = _sample(_device(_series(samples=[recorded])))
+    assert len(result.samples) > len(recorded)
+    assert list(result.samples) == [recorded[place % len(recorded)] for place in range(len(result.samples))]
 
 
 def test_samples_are_kept_to_six_digits() -> None:
-    found = _sample(_device(_series(samples=[[0.00123456789, 0.00123411111]])))
-    assert set(found.samples) == {0.00123457, 0.00123411}
+    result = _sample(_device(_series(samples=[[0.00123456789, 0.00123411111]])))
+    assert set(result.samples) == {0.00123457, 0.00123411}
 
 
 def test_the_launch_share_is_what_a_graph_saves() -> None:

@@ -53,8 +53,8 @@ def _measured(device: CpuDevice, mode: Mode, function: Callable[[Tensor, Tensor]
 
 def test_inference_of_one_product(device: CpuDevice) -> None:
     """Resident: input and weight. The product is the output and all there is."""
-    found = _measured(device, "inference", lambda x, w: x * w)
-    assert found == Memory(
+    result = _measured(device, "inference", lambda x, w: x * w)
+    assert result == Memory(
         peak=N, resident=2 * N, output=N, kept=0, saved=None, predicted=N, workspace=0, reserved=None,
         device_delta=None,
     )  # fmt: skip
@@ -69,25 +69,25 @@ def test_temporaries_count_while_they_live(device: CpuDevice) -> None:
         del y
         return z + z
 
-    found = _measured(device, "inference", function)
-    assert (found.peak, found.output, found.workspace) == (2 * N, N, N)
+    result = _measured(device, "inference", function)
+    assert (result.peak, result.output, result.workspace) == (2 * N, N, N)
 
 
 def test_a_view_keeps_its_whole_storage(device: CpuDevice) -> None:
     """The real part of a complex result is N bytes of 2 N that stay."""
-    found = _measured(device, "inference", lambda x, w: torch.complex(x, w).real)
-    assert (found.peak, found.output) == (2 * N, 2 * N)
+    result = _measured(device, "inference", lambda x, w: torch.complex(x, w).real)
+    assert (result.peak, result.output) == (2 * N, 2 * N)
 
 
 def test_an_output_that_is_the_input_takes_nothing(device: CpuDevice) -> None:
-    found = _measured(device, "inference", lambda x, w: x.view(x.shape))
-    assert (found.peak, found.output, found.resident) == (0, 0, 2 * N)
+    result = _measured(device, "inference", lambda x, w: x.view(x.shape))
+    assert (result.peak, result.output, result.resident) == (0, 0, 2 * N)
 
 
 def test_a_forward_pass_keeps_what_backward_needs(device: CpuDevice) -> None:
     """exp saves its result; the product saves exp's result again and the weight: N beside output and residents."""
-    found = _measured(device, "forward", lambda x, w: torch.exp(x) * w)
-    assert (found.peak, found.output, found.saved, found.resident) == (2 * N, N, N, 2 * N)
+    result = _measured(device, "forward", lambda x, w: torch.exp(x) * w)
+    assert (result.peak, result.output, result.saved, result.resident) == (2 * N, N, N, 2 * N)
 
 
 def test_saved_leaves_out_what_is_resident_or_the_output(device: CpuDevice) -> None:
@@ -98,8 +98,8 @@ def test_saved_leaves_out_what_is_resident_or_the_output(device: CpuDevice) -> N
 
 def test_training_makes_its_gradients_in_the_call(device: CpuDevice) -> None:
     """Resident: input, weight, output's gradient. Peak: output and the gradients of both factors."""
-    found = _measured(device, "training", lambda x, w: x * w)
-    assert (found.resident, found.peak, found.output, found.saved) == (3 * N, 3 * N, N, 0)
+    result = _measured(device, "training", lambda x, w: x * w)
+    assert (result.resident, result.peak, result.output, result.saved) == (3 * N, 3 * N, N, 0)
 
 
 def test_calls_do_not_pile_up(device: CpuDevice) -> None:
@@ -128,15 +128,15 @@ def test_what_a_form_keeps_between_calls_is_resident(
     monkeypatch.setattr(auto, "candidates", lambda x: ["fused"])  # Another might hold constants of its own.
     auto.forget()
     evaluator = TorchEvaluator(device)
-    found = {}
+    result = {}
     for name in (form, keeping):
         workload = evaluator.workload(case_of(f"niff-depthwise/{name}", channels=4, size=SIZE))
         device.timed(workload)
-        found[name] = memory.measure(device, workload, None)
+        result[name] = memory.measure(device, workload, None)
     half = 4 * SIZE * (SIZE // 2 + 1) * 8
     auto.forget()
-    assert found[keeping].resident == N + 4 * workload.parameters + half
-    assert found[keeping].peak < found[form].peak
+    assert result[keeping].resident == N + 4 * workload.parameters + half
+    assert result[keeping].peak < result[form].peak
 
 
 @needs_kernel
@@ -164,5 +164,5 @@ def test_a_compiled_forward_pass_tells_saved_by_what_stays(
     workload = TorchWorkload(
         case, Calling(lambda x, w: torch.exp(x) * w), torch.ones(1, 4, SIZE, SIZE), torch.device("cpu")
     )
-    found = memory.measure(device, workload, None)
-    assert (found.saved, found.output) == (N, N)
+    result = memory.measure(device, workload, None)
+    assert (result.saved, result.output) == (N, N)

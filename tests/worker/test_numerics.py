@@ -21,28 +21,28 @@ REFERENCE = torch.randn(2, 3, 5, 7, dtype=torch.float64, generator=torch.Generat
 
 @given(st.floats(1e-9, 1e3))
 def test_a_planted_scale_is_the_relative_error(scale: float) -> None:
-    found = compare(REFERENCE * (1 + scale), REFERENCE, 1e-5)
-    assert found.l2 == pytest.approx(scale, rel=1e-6)
-    assert found.max == pytest.approx(scale, rel=1e-6)
-    assert is_wrong(found) == (found.l2 > 1e-5)
+    result = compare(REFERENCE * (1 + scale), REFERENCE, 1e-5)
+    assert result.l2 == pytest.approx(scale, rel=1e-6)
+    assert result.max == pytest.approx(scale, rel=1e-6)
+    assert is_wrong(result) == (result.l2 > 1e-5)
 
 
 def test_one_wrong_pixel_shows_in_the_maximum() -> None:
     output = REFERENCE.clone()
     output[1, 2, 3, 4] += 0.5 * float(REFERENCE.abs().max())
-    found = compare(output, REFERENCE, 1e-5)
-    assert found.max == pytest.approx(0.5)
-    assert is_wrong(Numerics(l2=0.0, max=found.max, tolerance=1e-5))
+    result = compare(output, REFERENCE, 1e-5)
+    assert result.max == pytest.approx(0.5)
+    assert is_wrong(Numerics(l2=0.0, max=result.max, tolerance=1e-5))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_an_output_that_is_not_finite_is_wrong(value: float) -> None:
     output = REFERENCE.clone()
     output[0, 0, 0, 0] = value
-    found = compare(output, REFERENCE, 1e-5)
-    assert math.isinf(found.l2)
-    assert is_wrong(found)
-    assert "not timed" in verdict(found)
+    result = compare(output, REFERENCE, 1e-5)
+    assert math.isinf(result.l2)
+    assert is_wrong(result)
+    assert "not timed" in verdict(result)
 
 
 def test_another_shape_is_wrong_even_if_it_broadcasts() -> None:
@@ -80,19 +80,19 @@ TRUTH = {"input": REFERENCE, "weight": REFERENCE[0] * 3, "bias": torch.full((4,)
 
 
 def test_the_worst_gradient_is_named() -> None:
-    found = compare_gradients({**TRUTH, "weight": TRUTH["weight"] * 1.01}, TRUTH, 1e-4)
-    assert found.name == "weight"
-    assert (found.l2, found.max) == (pytest.approx(0.01), pytest.approx(0.01))
-    assert found.tolerance == 1e-4
+    result = compare_gradients({**TRUTH, "weight": TRUTH["weight"] * 1.01}, TRUTH, 1e-4)
+    assert result.name == "weight"
+    assert (result.l2, result.max) == (pytest.approx(0.01), pytest.approx(0.01))
+    assert result.tolerance == 1e-4
 
 
 @pytest.mark.parametrize("name", TRUTH)
 @pytest.mark.parametrize("value", [None, torch.full((), math.nan, dtype=torch.float64)])
 def test_a_gradient_that_is_missing_or_no_number_is_wrong(name: str, value: Tensor | None) -> None:
     broken = None if value is None else TRUTH[name] * value
-    found = compare_gradients({**TRUTH, name: broken}, TRUTH, 1e3)
-    assert (found.name, found.l2) == (name, math.inf)
-    assert is_wrong(Numerics(l2=0.0, max=0.0, tolerance=1.0, gradient=found))
+    result = compare_gradients({**TRUTH, name: broken}, TRUTH, 1e3)
+    assert (result.name, result.l2) == (name, math.inf)
+    assert is_wrong(Numerics(l2=0.0, max=0.0, tolerance=1.0, gradient=result))
 
 
 def test_where_units_switch_the_largest_error_does_not_count() -> None:
@@ -101,10 +101,10 @@ def test_where_units_switch_the_largest_error_does_not_count() -> None:
     gradients = {**TRUTH, "weight": switched.view_as(TRUTH["weight"])}
     right = Numerics(l2=0, max=0, tolerance=1)
     assert is_wrong(replace(right, gradient=compare_gradients(gradients, TRUTH, 0.5)))
-    found = compare_gradients(gradients, TRUTH, 0.5, switches=True)
-    assert (found.name, found.max) == ("weight", None)
-    assert not is_wrong(replace(right, gradient=found))
-    assert "largest" not in verdict(replace(right, gradient=replace(found, l2=0.6)))
+    result = compare_gradients(gradients, TRUTH, 0.5, switches=True)
+    assert (result.name, result.max) == ("weight", None)
+    assert not is_wrong(replace(right, gradient=result))
+    assert "largest" not in verdict(replace(right, gradient=replace(result, l2=0.6)))
 
 
 def test_no_gradient_is_right_where_there_is_none() -> None:
@@ -114,8 +114,8 @@ def test_no_gradient_is_right_where_there_is_none() -> None:
 
 def test_a_parameters_gradient_that_is_0_but_for_rounding_is_measured_by_the_others() -> None:
     typical = float(torch.cat([TRUTH["weight"].flatten(), TRUTH["bias"]]).square().mean().sqrt())
-    found = compare_gradients({**TRUTH, "bias": -TRUTH["bias"]}, TRUTH, 1e-5)
-    assert (found.name, found.l2) == ("bias", pytest.approx(2e-12 / typical))
+    result = compare_gradients({**TRUTH, "bias": -TRUTH["bias"]}, TRUTH, 1e-5)
+    assert (result.name, result.l2) == ("bias", pytest.approx(2e-12 / typical))
     shifted = compare_gradients({**TRUTH, "bias": TRUTH["bias"] + typical}, TRUTH, 1e-5)
     assert (shifted.name, shifted.l2) == ("bias", pytest.approx(1.0))
 

@@ -56,8 +56,8 @@ def training(evaluator: TorchEvaluator) -> Phases:
 
 
 def test_the_steps_of_the_published_form_are_found_in_their_order(evaluator: TorchEvaluator) -> None:
-    found = _profiled(evaluator, "niff-depthwise/published")
-    assert [phase.name for phase in found.phases] == [
+    result = _profiled(evaluator, "niff-depthwise/published")
+    assert [phase.name for phase in result.phases] == [
         "filter generation",
         "forward fft",
         "shift",
@@ -65,8 +65,8 @@ def test_the_steps_of_the_published_form_are_found_in_their_order(evaluator: Tor
         "inverse fft",
         "real part",
     ]
-    assert {phase.direction for phase in found.phases} == {"forward"}
-    assert set(STEPS) >= {phase.name for phase in found.phases}
+    assert {phase.direction for phase in result.phases} == {"forward"}
+    assert set(STEPS) >= {phase.name for phase in result.phases}
 
 
 def test_backward_work_is_attributed_to_the_step_that_caused_it(training: Phases) -> None:
@@ -85,10 +85,10 @@ def test_the_backward_of_a_form_with_its_own_is_no_forward_work(evaluator: Torch
     evaluator.device.timed(workload)
     choice = evaluator.choice(workload)
     steps = evaluator.cost(case, choice).steps
-    found = profile(evaluator.device, workload, steps)
-    rows = {(phase.name, phase.direction): phase for phase in found.phases}
+    result = profile(evaluator.device, workload, steps)
+    rows = {(phase.name, phase.direction): phase for phase in result.phases}
     assert {(step.name, step.direction) for step in steps if step.flops} <= set(rows)
-    assert sum(step.flops for step in steps) == sum(phase.flops or 0 for phase in found.phases)
+    assert sum(step.flops for step in steps) == sum(phase.flops or 0 for phase in result.phases)
     for (name, direction), phase in rows.items():
         assert direction == "backward" or not any("vecdot" in kernel.name for kernel in phase.kernels)
         if form == "fused" and name in ("forward fft", "inverse fft"):
@@ -149,25 +149,25 @@ LAUNCHED = {
 def test_a_backward_kernel_finds_the_step_its_own_node_launched_it_in(elsewhere: int | None) -> None:
     """Whichever thread autograd runs the node in."""
     cost = uncounted(case_of("niff-depthwise/fused", mode="training"))
-    found = take_apart(_recorded(OWN_BACKWARD, [], LAUNCHED, elsewhere), True, 1e-3, cost)
-    assert {(phase.name, phase.direction): round(phase.seconds * 1e6) for phase in found.phases} == {
+    result = take_apart(_recorded(OWN_BACKWARD, [], LAUNCHED, elsewhere), True, 1e-3, cost)
+    assert {(phase.name, phase.direction): round(phase.seconds * 1e6) for phase in result.phases} == {
         ("forward fft", "forward"): 30,
         ("inverse fft", "forward"): 20,
         ("product", "backward"): 250,
         ("inverse fft", "backward"): 400,
     }
-    assert [kernel.name for kernel in found.phases[-2].kernels] == ["at::native::mul", "at::native::reduce"]
-    assert found.remainder == pytest.approx(10e-6)
-    assert [kernel.name for kernel in found.outside] == ["at::native::copy"]
-    assert (found.whole, found.gap) == pytest.approx((710e-6, 0))
+    assert [kernel.name for kernel in result.phases[-2].kernels] == ["at::native::mul", "at::native::reduce"]
+    assert result.remainder == pytest.approx(10e-6)
+    assert [kernel.name for kernel in result.outside] == ["at::native::copy"]
+    assert (result.whole, result.gap) == pytest.approx((710e-6, 0))
 
 
 def test_flops_are_the_closed_forms_and_bytes_are_counted(training: Phases) -> None:
     case = case_of("niff-depthwise/published", channels=8, size=SIZE, mode="training")
     closed = {(s.name, s.direction): (s.flops, s.bytes) for s in witnesses(catalogue()[case.operator], case).steps}
-    told = {(p.name, p.direction): (p.flops, p.bytes) for p in training.phases if p.flops is not None}
-    assert told == {key: closed[key] for key in told}
-    assert sum(flops for flops, _ in closed.values()) == sum(flops or 0 for flops, _ in told.values())
+    output = {(p.name, p.direction): (p.flops, p.bytes) for p in training.phases if p.flops is not None}
+    assert output == {key: closed[key] for key in output}
+    assert sum(flops for flops, _ in closed.values()) == sum(flops or 0 for flops, _ in output.values())
 
 
 def test_the_sum_is_reconciled_with_the_whole(training: Phases) -> None:
@@ -189,18 +189,18 @@ def test_a_part_that_is_lost_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         phases._Timeline, "parts", lambda timeline: [part for part in every(timeline) if part.step != lost]
     )
-    found = take_apart(_recorded(), False, 1e-4, cost)
-    assert found.whole == pytest.approx(100e-6)
-    assert found.gap == pytest.approx(0.2)
+    result = take_apart(_recorded(), False, 1e-4, cost)
+    assert result.whole == pytest.approx(100e-6)
+    assert result.gap == pytest.approx(0.2)
 
 
 def test_memory_of_a_step_is_what_it_allocates(evaluator: TorchEvaluator) -> None:
     """A complex FFT of C·H·W floats: a complex copy of the input, and the result that stays."""
-    found = {phase.name: phase for phase in _profiled(evaluator, "niff-depthwise/fft").phases}
+    result = {phase.name: phase for phase in _profiled(evaluator, "niff-depthwise/fft").phases}
     spectrum = 8 * SIZE * SIZE * 8
-    assert found["forward fft"].kept == spectrum
-    assert found["forward fft"].peak == 2 * spectrum
-    assert found["real part"].peak == 0
+    assert result["forward fft"].kept == spectrum
+    assert result["forward fft"].peak == 2 * spectrum
+    assert result["real part"].peak == 0
 
 
 @dataclass(frozen=True)
@@ -291,15 +291,15 @@ def test_the_memory_of_a_step_is_that_of_the_device_it_runs_on(
     on_gpu: bool, expected: list[tuple[int, int]]
 ) -> None:
     case = case_of("niff-depthwise/published", channels=8, size=SIZE, mode="training")
-    found = take_apart(_recorded(), on_gpu, 1e-4, uncounted(case)).phases
+    result = take_apart(_recorded(), on_gpu, 1e-4, uncounted(case)).phases
     steps = [("forward fft", "forward"), ("product", "forward"), ("product", "backward")]
-    assert [(phase.name, phase.direction) for phase in found] == steps
-    assert [(phase.peak, phase.kept) for phase in found] == expected
+    assert [(phase.name, phase.direction) for phase in result] == steps
+    assert [(phase.peak, phase.kept) for phase in result] == expected
 
 
 def test_a_convolution_is_one_step_by_its_own_kernel(evaluator: TorchEvaluator) -> None:
-    found = _profiled(evaluator, "depthwise", 3)
-    [phase] = found.phases
+    result = _profiled(evaluator, "depthwise", 3)
+    [phase] = result.phases
     assert phase.name == "convolution"
     assert any("conv" in kernel.name for kernel in phase.kernels)
     assert phase.peak is not None

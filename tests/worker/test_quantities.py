@@ -100,12 +100,12 @@ def test_ceilings_are_rates_of_what_was_asked_for(cpu: CpuDevice, monkeypatch: p
     monkeypatch.setattr(ceilings, "LARGEST_COPY", 2**22)
     monkeypatch.setattr(ceilings, "MATMUL_SIDES", (64, 128))
     monkeypatch.setattr(ceilings, "FFT_SHAPES", ((4, 32, 32),))
-    found = ceilings.measure(cpu, torch.device("cpu"), {"float32", "float64", "bfloat16", "tf32"})
-    assert set(found.matmul) == {"float32", "float64", "bfloat16"}
-    assert set(found.fft) == {"float32", "float64"}
-    assert found.copy_bandwidth == found.copy_by_size[2**22] > 1e7
-    assert list(found.copy_by_size) == [2**power for power in range(16, 23)]
-    assert min(*found.matmul.values(), *found.fft.values()) > 1e5
+    result = ceilings.measure(cpu, torch.device("cpu"), {"float32", "float64", "bfloat16", "tf32"})
+    assert set(result.matmul) == {"float32", "float64", "bfloat16"}
+    assert set(result.fft) == {"float32", "float64"}
+    assert result.copy_bandwidth == result.copy_by_size[2**22] > 1e7
+    assert list(result.copy_by_size) == [2**power for power in range(16, 23)]
+    assert min(*result.matmul.values(), *result.fft.values()) > 1e5
 
 
 def test_a_ceiling_is_work_over_the_shortest_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,12 +122,12 @@ def test_a_ceiling_is_work_over_the_shortest_time(monkeypatch: pytest.MonkeyPatc
     device = Second(threads=1, cache=2**24)
     torch.set_num_threads(threads)
     monkeypatch.setattr(ceilings, "LARGEST_COPY", 2**28)
-    found = ceilings.measure(device, torch.device("cpu"), {"float32"})
-    assert found.copy_by_size == {size: size for size in (2**power for power in range(16, 28))}
-    assert found.copy_bandwidth == 2**27
-    assert found.matmul == {"float32": 2 * ceilings.MATMUL_SIDES[0] ** 3}
+    result = ceilings.measure(device, torch.device("cpu"), {"float32"})
+    assert result.copy_by_size == {size: size for size in (2**power for power in range(16, 28))}
+    assert result.copy_bandwidth == 2**27
+    assert result.matmul == {"float32": 2 * ceilings.MATMUL_SIDES[0] ** 3}
     planes, height, width = ceilings.FFT_SHAPES[0]
-    assert found.fft == {"float32": planes * 5 * height * width * 12}
+    assert result.fft == {"float32": planes * 5 * height * width * 12}
     assert height * width == 2**12
 
 
@@ -163,14 +163,14 @@ def test_a_size_that_does_not_fit_costs_no_rate(cpu: CpuDevice, monkeypatch: pyt
     monkeypatch.setattr(ceilings, "LARGEST_COPY", 2**20)
     monkeypatch.setattr(ceilings, "MATMUL_SIDES", (64, 2**30))
     monkeypatch.setattr(ceilings, "FFT_SHAPES", ((1, 8, 8), (2**20, 2**20, 2**20)))
-    found = ceilings.measure(cpu, torch.device("cpu"), {"float32"})
-    assert found.matmul["float32"] > 0
-    assert found.fft["float32"] > 0
+    result = ceilings.measure(cpu, torch.device("cpu"), {"float32"})
+    assert result.matmul["float32"] > 0
+    assert result.fft["float32"] > 0
 
 
 def test_every_counter_is_called_and_a_broken_one_is_told(cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {counter.name: counter for counter in health_check.check_counters(cpu)}
-    assert [name for name, counter in found.items() if not counter.works] == ["energy"]
+    result = {counter.name: counter for counter in health_check.check_counters(cpu)}
+    assert [name for name, counter in result.items() if not counter.works] == ["energy"]
     monkeypatch.setattr(
         health_check.fvcore, "trace", lambda module, x: (_ for _ in ()).throw(ImportError("no fvcore"))
     )

@@ -58,8 +58,8 @@ def test_recorded_figures_come_out_as_they_went_in(tmp_path: Path) -> None:
     assert tuple(record.latency) == REGIMES
     assert record.latency["wall"].calls == 1
     assert record.latency["graph"].launch_share is not None
-    told = {key: getattr(record.memory, key) for key in memory}
-    assert told == memory
+    output = {key: getattr(record.memory, key) for key in memory}
+    assert output == memory
     assert record.memory.workspace == 20
     assert (record.numerics.l2, record.numerics.max) == (1e-7, 2e-7)
     assert record.machine.sm_clock == 1500.0
@@ -74,13 +74,13 @@ def test_what_hangs_on_a_series_may_fail_without_it(tmp_path: Path) -> None:
         "label": "depthwise-k5",
         "failure": {"kind": "error", "stage": "energy", "message": "no such counter"},
     }
-    found = _by_case(_play(tmp_path, {"like": "cuda", "watts": 100.0, "cases": [broken]}))
-    record = found[B.id]
+    result = _by_case(_play(tmp_path, {"like": "cuda", "watts": 100.0, "cases": [broken]}))
+    record = result[B.id]
     assert record.status == "ok"
     assert {regime for regime, series in record.latency.items() if series.samples} == {*ALL.regimes}
     assert record.energy is None
     assert record.reason == "no energy: RuntimeError: no such counter"
-    assert found[A.id].energy > 0
+    assert result[A.id].energy > 0
 
 
 def test_the_same_task_gives_the_same_records(tmp_path: Path) -> None:
@@ -114,24 +114,24 @@ def test_drift_throttling_and_broken_timers_are_labelled(tmp_path: Path) -> None
             },
         ],
     }
-    found = _by_case(_play(tmp_path, trace))
-    assert "drift" in found[A.id].latency["steady"].flags
-    assert "throttled" in found[B.id].latency["steady"].flags
-    assert found[B.id].machine.throttle == ["hw_slowdown"]
-    assert "stuck" in found[C.id].latency["steady"].flags
-    assert "invalid" in found[C.id].latency["cold"].flags
-    assert "stuck" in found[C.id].latency["graph"].flags
-    assert found[C.id].latency["graph"].launch_share is None
-    assert all(record.status == "ok" for record in found.values())
+    result = _by_case(_play(tmp_path, trace))
+    assert "drift" in result[A.id].latency["steady"].flags
+    assert "throttled" in result[B.id].latency["steady"].flags
+    assert result[B.id].machine.throttle == ["hw_slowdown"]
+    assert "stuck" in result[C.id].latency["steady"].flags
+    assert "invalid" in result[C.id].latency["cold"].flags
+    assert "stuck" in result[C.id].latency["graph"].flags
+    assert result[C.id].latency["graph"].launch_share is None
+    assert all(record.status == "ok" for record in result.values())
 
 
 def test_a_broken_timer_costs_neither_the_worker_nor_the_energy(
     tmp_path: Path,
 ) -> None:
     broken = {"label": "*-k5", "latency": {"steady": {"samples": [[float("nan")]]}}}
-    found = _by_case(_play(tmp_path, {"watts": 100.0, "cases": [broken]}))
-    assert all(record.status == "ok" for record in found.values())
-    assert min(found[A.id].energy, found[B.id].energy) > 0
+    result = _by_case(_play(tmp_path, {"watts": 100.0, "cases": [broken]}))
+    assert all(record.status == "ok" for record in result.values())
+    assert min(result[A.id].energy, result[B.id].energy) > 0
 
 
 @pytest.mark.parametrize(("asked", "round_"), [(True, 1), (False, 0)])
@@ -153,11 +153,11 @@ def test_what_was_sampled_beside_busy_neighbours_is_flagged(tmp_path: Path) -> N
         ]
     }
     long = ALL.model_copy(update={"min_time": 1.2, "max_time": 2.0})
-    found = _by_case(_play(tmp_path, trace, [calm, busy, untold], long))
-    assert found[calm.id].machine.others == pytest.approx(0.02, abs=0.001)
-    assert found[busy.id].machine.others == pytest.approx(0.4, abs=0.001)
-    assert found[untold.id].machine.others is None
-    flagged = {id_: {regime for regime, s in r.latency.items() if "busy" in s.flags} for id_, r in found.items()}
+    result = _by_case(_play(tmp_path, trace, [calm, busy, untold], long))
+    assert result[calm.id].machine.others == pytest.approx(0.02, abs=0.001)
+    assert result[busy.id].machine.others == pytest.approx(0.4, abs=0.001)
+    assert result[untold.id].machine.others is None
+    flagged = {id_: {regime for regime, s in r.latency.items() if "busy" in s.flags} for id_, r in result.items()}
     assert flagged == {calm.id: set(), busy.id: {"cold", "steady"}, untold.id: set()}
     hasty = _play(tmp_path, trace, [short], ALL).only()
     assert hasty.machine.others is None
@@ -206,8 +206,8 @@ def test_originals_are_apart_though_nothing_made_from_them_is_left_to_measure(tm
     """As after an interruption, or with ``--only``."""
     cases = [case_of(f"network/{name}", channels=3, size=64) for name in ("resnet18", "mobilenet_v2")]
     measure = Measure(regimes=["steady"], min_time=0.4, max_time=4)
-    told = [message.case for message in _play(tmp_path, {}, cases, measure).of("begin")]
-    assert len(list(itertools.groupby(told))) == 2
+    output = [message.case for message in _play(tmp_path, {}, cases, measure).of("begin")]
+    assert len(list(itertools.groupby(output))) == 2
 
 
 def test_a_wrong_case_is_not_timed(tmp_path: Path) -> None:
@@ -220,23 +220,23 @@ def test_a_wrong_gradient_is_not_timed_in_training(tmp_path: Path) -> None:
     wrong, fine = (case_of("depthwise", kernel, channels=16, size=14, mode="training") for kernel in (5, 7))
     numerics = {"l2": 1e-7, "max": 1e-7, "gradient": {"name": "weight", "l2": 0.1, "max": 0.2}}
     said = _play(tmp_path, {"cases": [{"label": "*-k5", "numerics": numerics}]}, [B, wrong, fine])
-    found = _by_case(said)
-    assert (found[B.id].status, found[B.id].numerics.gradient) == ("ok", None)
-    assert found[wrong.id].status == "wrong"
-    assert found[wrong.id].reason.startswith("gradient of weight: ")
-    assert (found[wrong.id].numerics.gradient.l2, found[wrong.id].numerics.gradient.max) == (0.1, 0.2)
-    assert found[wrong.id].latency == {}
-    assert found[fine.id].status == "ok"
-    assert 0 < found[fine.id].numerics.gradient.l2 < found[fine.id].numerics.gradient.tolerance
+    result = _by_case(said)
+    assert (result[B.id].status, result[B.id].numerics.gradient) == ("ok", None)
+    assert result[wrong.id].status == "wrong"
+    assert result[wrong.id].reason.startswith("gradient of weight: ")
+    assert (result[wrong.id].numerics.gradient.l2, result[wrong.id].numerics.gradient.max) == (0.1, 0.2)
+    assert result[wrong.id].latency == {}
+    assert result[fine.id].status == "ok"
+    assert 0 < result[fine.id].numerics.gradient.l2 < result[fine.id].numerics.gradient.tolerance
 
 
 @pytest.mark.parametrize("stage", ["build", "first", "memory", "cold", "steady"])
 def test_out_of_memory_costs_one_case_and_is_told_in_bytes(tmp_path: Path, stage: str) -> None:
     failure = {"kind": "oom", "stage": stage, "requested": 12345, "available": 678}
     said = _play(tmp_path, {"cases": [{"label": "*-k5", "failure": failure}]})
-    found = _by_case(said)
-    assert {record.status for key, record in found.items() if key != B.id} == {"ok"}
-    assert (found[B.id].status, found[B.id].needed, found[B.id].available) == ("oom", 12345, 678)
+    result = _by_case(said)
+    assert {record.status for key, record in result.items() if key != B.id} == {"ok"}
+    assert (result[B.id].status, result[B.id].needed, result[B.id].available) == ("oom", 12345, 678)
     assert said.status == 0
 
 
@@ -279,11 +279,11 @@ def test_what_dominates_a_case_that_ran_out_of_memory_is_skipped_naming_it(tmp_p
     failure = {"kind": "oom", "stage": "memory", "requested": 1, "available": 0}
     trace = {"cases": [{"label": "*-k7", "problem": "B1 16@14", "failure": failure}]}
     for seed in range(6):  # until the smaller one's turn comes first
-        found = _by_case(_play(tmp_path, trace, [C, LARGER], seed=seed))
-        assert found[C.id].status == "oom"
-        if found[LARGER.id].status == "skipped":
+        result = _by_case(_play(tmp_path, trace, [C, LARGER], seed=seed))
+        assert result[C.id].status == "oom"
+        if result[LARGER.id].status == "skipped":
             assert (
-                found[LARGER.id].reason
+                result[LARGER.id].reason
                 == "at least as large as depthwise-k7 at B1 16@14, which does not fit in memory"
             )
             return
@@ -322,21 +322,21 @@ def test_an_error_and_an_unsupported_case_have_their_reasons(tmp_path: Path) -> 
             {"label": "*-k5", "failure": {"kind": "error", "stage": "cold", "message": "in /home/me/x.py: no"}},
         ]
     }
-    found = _by_case(_play(tmp_path, trace))
-    assert found[A.id].status == "unsupported"
-    assert "not implemented" in found[A.id].reason
-    assert found[B.id].status == "crashed"
-    assert found[B.id].reason == "RuntimeError: in x.py: no"
+    result = _by_case(_play(tmp_path, trace))
+    assert result[A.id].status == "unsupported"
+    assert "not implemented" in result[A.id].reason
+    assert result[B.id].status == "crashed"
+    assert result[B.id].reason == "RuntimeError: in x.py: no"
 
 
 def test_a_graph_that_cannot_be_captured_is_said_and_the_rest_is_kept(tmp_path: Path) -> None:
     trace = {"like": "cuda", "cases": [{"label": "*-k5", "failure": {"kind": "error", "stage": "graph"}}]}
-    found = _by_case(_play(tmp_path, trace))
-    assert found[B.id].status == "ok"
-    assert list(found[B.id].latency["graph"].samples) == []
-    assert found[B.id].latency["graph"].flags == ["not captured"]
-    assert found[B.id].latency["steady"].samples
-    assert found[A.id].latency["graph"].samples
+    result = _by_case(_play(tmp_path, trace))
+    assert result[B.id].status == "ok"
+    assert list(result[B.id].latency["graph"].samples) == []
+    assert result[B.id].latency["graph"].flags == ["not captured"]
+    assert result[B.id].latency["steady"].samples
+    assert result[A.id].latency["graph"].samples
 
 
 def test_a_cpu_has_no_regime_graph(tmp_path: Path) -> None:

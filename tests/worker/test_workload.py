@@ -241,9 +241,9 @@ def test_gradients_are_shared_by_class_and_shape_and_only_computed_for_training(
     for mode in ("training", "inference", "training"):
         for form in ("rfft", "published"):
             workload = evaluator.workload(case_of(f"niff-depthwise/{form}", size=13, mode=mode))  # type: ignore[arg-type]
-            found = evaluator.numerics(workload, _output(workload))
-            assert found.l2 < 1e-5
-            assert (found.gradient is None) == (mode == "inference")
+            result = evaluator.numerics(workload, _output(workload))
+            assert result.l2 < 1e-5
+            assert (result.gradient is None) == (mode == "inference")
         evaluator.forget()
     assert made == ["training"]
 
@@ -261,26 +261,26 @@ def test_gradients_count_in_what_the_store_keeps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("operator", "dtype", "told"),
+    ("operator", "dtype", "output"),
     [
         ("network/resnet18-split", "bfloat16", "rounding to bfloat16 alone may move them by "),
         ("depthwise", "float32", "float64 would take 1.7e+03 FLOPs for them, over 1e+02"),
     ],
 )
 def test_gradients_that_cannot_be_compared_are_said_to_be_left_out(
-    evaluator: TorchEvaluator, monkeypatch: pytest.MonkeyPatch, operator: str, dtype: DType, told: str
+    evaluator: TorchEvaluator, monkeypatch: pytest.MonkeyPatch, operator: str, dtype: DType, output: str
 ) -> None:
     monkeypatch.setattr(torch_evaluator, "MOST_ON_HOST", 100.0)
-    known = catalogue()[operator]
-    case = case_of(operator, 3 if known.takes_kernel else None, size=2, batch=3, mode="training", dtype=dtype)
-    if known.role == "network":
+    entry = catalogue()[operator]
+    case = case_of(operator, 3 if entry.takes_kernel else None, size=2, batch=3, mode="training", dtype=dtype)
+    if entry.role == "network":
         case = replace(case, problem=replace(case.problem, channels=3, height=64, width=64))
     workload = evaluator.workload(case)
-    found = evaluator.numerics(workload, _output(workload))
-    assert found.gradient is None
-    assert found.gradients_left_out is not None
-    assert found.gradients_left_out.startswith(told)
-    assert found.l2 < found.tolerance
+    result = evaluator.numerics(workload, _output(workload))
+    assert result.gradient is None
+    assert result.gradients_left_out is not None
+    assert result.gradients_left_out.startswith(output)
+    assert result.l2 < result.tolerance
     assert workload.gradient is not None
     assert all(bool(image.any()) for image in workload.gradient)
 
@@ -293,9 +293,9 @@ def test_float64_that_does_not_fit_is_no_fault_of_the_case(
 
     monkeypatch.setattr(TorchEvaluator, "_reference_gradients", full)
     workload = evaluator.workload(case_of("depthwise", 5, mode="training"))
-    found = evaluator.numerics(workload, _output(workload))
-    assert found.gradients_left_out == "no memory for them in float64"
-    assert found.l2 < 1e-5
+    result = evaluator.numerics(workload, _output(workload))
+    assert result.gradients_left_out == "no memory for them in float64"
+    assert result.l2 < 1e-5
 
 
 def test_the_store_keeps_the_latest_up_to_its_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,10 +118,10 @@ def _built(real: str, tuning: tuple[str, ...]) -> Path:
 def _command() -> list[str]:
     """The compiler, and what the environment's CC gives it. Raises Unavailable if there is none."""
     command = shlex.split(os.environ.get("CC", "cc"))
-    found = shutil.which(command[0]) if command else None
-    if found is None:
+    compiler = shutil.which(command[0]) if command else None
+    if compiler is None:
         raise Unavailable("no C compiler was found: install one (cc), or name it in the environment's CC")
-    return [found, *command[1:]]
+    return [compiler, *command[1:]]
 
 
 def _version(command: list[str]) -> str:
@@ -175,8 +175,8 @@ def _cache() -> Path:
 
 def _private(directory: Path) -> bool:
     """Whether nobody else can have put files there; root may."""
-    found = directory.lstat()
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    status = directory.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:

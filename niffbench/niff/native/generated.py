@@ -83,8 +83,8 @@ class _Convolution(torch.autograd.Function):
                 again = _plainly(x, grid, tuple(layers), ctx.scale)
                 inputs = (x, *layers)
                 wanted = [one for one, need in zip(inputs, (need_x, *need_layers), strict=True) if need]
-                found = iter(torch.autograd.grad(again, wanted, gradient, create_graph=True))
-                for_x, *for_layers = (next(found) if need else None for need in (need_x, *need_layers))
+                gradients = iter(torch.autograd.grad(again, wanted, gradient, create_graph=True))
+                for_x, *for_layers = (next(gradients) if need else None for need in (need_x, *need_layers))
                 return for_x, None, None, *for_layers
         seen = _get_current_dispatch_mode() is not None
         arguments = (x, features, *layers[-2:], ctx.scale, gradient, need_x, any(need_layers))
@@ -358,8 +358,8 @@ def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor, float], ou
 
 def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     need_x, *needs = ctx.needs_input_grad[:4]
-    found = _gradients_operator(*ctx.saved_tensors, ctx.scale, gradient, need_x, any(needs))
-    return *(one if need else None for one, need in zip(found, (need_x, *needs), strict=True)), None
+    gradients = _gradients_operator(*ctx.saved_tensors, ctx.scale, gradient, need_x, any(needs))
+    return *(one if need else None for one, need in zip(gradients, (need_x, *needs), strict=True)), None
 
 
 _features_operator.register_autograd(_differentiate_features, setup_context=_remember_features)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from niffbench.niff.grid import Made, Remembered
 
 
-class Kept:
+class Cache:
     """Tensors made from one state of some parameters; all are dropped as soon as the parameters differ.
 
     Parameters count as changed when one is another object, moved, or written in place with autograd's version
@@ -38,8 +38,8 @@ class Kept:
             if parameter.is_inference():  # Such a tensor keeps no version counter.
                 return make()
         if torch.compiler.is_compiling():
-            kept: Made = _outside_any_graph(self, parameters, key, make)
-            return kept
+            made: Made = _outside_any_graph(self, parameters, key, make)
+            return made
         return self._look_up(parameters, key, make)
 
     def _look_up(self, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Made]) -> Made:
@@ -50,11 +50,11 @@ class Kept:
             self._parameters, self._state = parameters, state
         return self._entries.get(key, make, parameters[0])
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Kept:
-        return Kept(self._capacity)
+    def __deepcopy__(self, memo: dict[int, object]) -> Cache:
+        return Cache(self._capacity)
 
-    def __reduce__(self) -> tuple[type[Kept], tuple[int]]:
-        return (Kept, (self._capacity,))
+    def __reduce__(self) -> tuple[type[Cache], tuple[int]]:
+        return (Cache, (self._capacity,))
 
 
 def _address(parameter: Tensor) -> int:
@@ -67,9 +67,9 @@ def _is(one: object, other: object) -> bool:
 
 
 def _look_up(
-    kept: Kept, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Made]
+    cache: Cache, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Made]
 ) -> Made:
-    return kept._look_up(parameters, key, make)
+    return cache._look_up(parameters, key, make)
 
 
 _outside_any_graph: Callable[..., Any] = torch.compiler.disable(_look_up)  # type: ignore[no-untyped-call]
