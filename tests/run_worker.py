@@ -32,8 +32,8 @@ def case_of(
     execution: Execution = "eager",
 ) -> Case:
     """A case with default options; unknown operators get none."""
-    expected_names = catalogue().get(operator)
-    options = tuple(sorted((k, o.default) for k, o in expected_names.options.items())) if expected_names else ()
+    entry = catalogue().get(operator)
+    options = tuple(sorted((k, o.default) for k, o in entry.options.items())) if entry else ()
     height, width = (size, size) if isinstance(size, int) else size
     problem = Problem(batch, channels, channels, height, width, dtype, "contiguous", mode)
     return Case(operator=operator, problem=problem, kernel=kernel, options=options, execution=execution)

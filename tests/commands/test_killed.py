@@ -21,7 +21,7 @@ KILLS = 30
 LIVES = 5
 
 
-def expected_names(run: Run) -> dict[tuple[str, int], Record]:
+def contents(run: Run) -> dict[tuple[str, int], Record]:
     """The records by case and round, without what depends on when they were made and in which company."""
     result = {(record.id, record.round): replace(record, elapsed=0.0, measuring=0.0) for record in run.records}
     assert len(result) == len(run.records)  # none is there twice
@@ -31,7 +31,7 @@ def expected_names(run: Run) -> dict[tuple[str, int], Record]:
 def uninterrupted(place: Path, arguments: list[str]) -> dict[tuple[str, int], Record]:
     with Started(place, [*arguments, "--no-report"]) as started:
         assert started.end() == 0, started.said()
-    whole = expected_names(read(place / "out"))
+    whole = contents(read(place / "out"))
     assert {record.status for record in whole.values()} == {"ok"}
     return whole
 
@@ -84,7 +84,7 @@ def test_a_session_is_killed_at_thirty_random_moments(tmp_path: Path) -> None:
         list(both.map(Lives.spend, runs))
     assert sum(run.kills for run in runs) == KILLS
     for run in runs:
-        assert expected_names(read(run.out)) == whole
+        assert contents(read(run.out)) == whole
     with runs[0].start() as last:
         assert last.end() == 0, last.said()
     assert (runs[0].out / "report.html").exists()
@@ -114,7 +114,7 @@ def test_workers_are_killed_at_thirty_random_moments(tmp_path: Path) -> None:
                     killed.add(worker.pid)
         assert started.end() == 0, started.said()
     assert len(killed) == KILLS
-    result = expected_names(read(out))
+    result = contents(read(out))
     assert result.keys() == whole.keys()
     lost = {key: record for key, record in result.items() if record.status != "ok"}
     assert KILLS // 3 <= len(lost) <= KILLS

@@ -13,7 +13,7 @@ from niffbench.fingerprint import Fingerprint
 from niffbench.operators.catalogue import catalogue
 from niffbench.protocol import Predicted
 from niffbench.results import Ceilings, StepCost
-from niffbench.session.budget import CLOSING, LEAST_WINDOW, share
+from niffbench.session.budget import LEAST_WINDOW, REPORT_TIME, share
 from niffbench.session.plan import Plan, make
 from niffbench.session.survey import Survey
 from niffbench.suite import WALL_SHARE, Measure, Overrides, Suite, resolve
@@ -108,11 +108,11 @@ def test_a_share_keeps_to_the_budget_and_to_what_was_asked(
     assert got.measure.min_time <= got.measure.max_time <= max(max_time, LEAST_WINDOW)
     assert got.measure.min_samples <= 10
     regimes = 2 + WALL_SHARE  # cold, steady and wall
-    needed = CLOSING + got.rounds * (overhead + cases * regimes * got.measure.max_time)
+    needed = REPORT_TIME + got.rounds * (overhead + cases * regimes * got.measure.max_time)
     # One round is always made, however short the time.
     assert needed <= seconds * (1 + 1e-9) or (got.rounds == 1 and got.measure.max_time == LEAST_WINDOW)
     if got.rounds < rounds:
-        longer = ((seconds - CLOSING) / (got.rounds + 1) - overhead) / cases / regimes
+        longer = ((seconds - REPORT_TIME) / (got.rounds + 1) - overhead) / cases / regimes
         assert longer < LEAST_WINDOW  # another round would have been too short
     assert got.is_less(rounds, measure) == (got.rounds < rounds or got.measure != measure)
 

@@ -505,8 +505,8 @@ def test_resuming_over_many_records_is_linear(tmp_path: Path) -> None:
     def resumed(cases: int) -> float:
         suite = suite_of(sizes=range(8, 8 + cases // 5), kernels=(3, 5, 7, 9, 11), rounds=2)
         place = tmp_path / str(cases)
-        expected_names = Survey(one.manifest.fingerprint)
-        with begin(place, Prepared(suite, resolve(suite, asked()), expected_names, Plan((), 2)), [], 0.0):
+        surveyed = Survey(one.manifest.fingerprint)
+        with begin(place, Prepared(suite, resolve(suite, asked()), surveyed, Plan((), 2)), [], 0.0):
             pass
         every = (replace(one.records[0], case=case, id=case.id, round=i) for case in suite.cases for i in range(2))
         (place / RECORDS).write_bytes(b"".join(map(dump, islice(every, 1, None))))
