@@ -64,6 +64,11 @@ class Operator(ABC):
     base: str | None = None
     role: Role = "other"
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
+    shortfall: ClassVar[float] = 2.0
+    """How many times longer than at the roofline a call takes, so that a plan can tell how long a suite will: a
+    median over the suites quick, stages, networks and training on two CPU cores. By default that of an FFT."""
+    setup: ClassVar[float] = 0.08
+    """Seconds a case costs in a round beside calls: building it, its input, its weights, the counters."""
     dtypes: ClassVar[frozenset[str]] = frozenset({"float64", "float32", "float16", "bfloat16"})
 
     def refusal(self, case: Case) -> str | None:

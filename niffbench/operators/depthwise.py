@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from niffbench.case import Case
 from niffbench.cost.closed import Cost, layer_cost, product
@@ -22,6 +22,7 @@ class Depthwise(Operator):
     Circular: the input is first padded as ``nn.Conv2d(padding_mode="circular")`` does it, by a copy.
     """
 
+    shortfall: ClassVar[float] = 5.0
     takes_kernel: bool = True
     role: Role = "spatial"
 

@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from niffbench.case import Case, OptionValue
 from niffbench.errors import UsageError, described, did_you_mean, faulty_line
@@ -188,6 +188,8 @@ class UserNetwork(UserOperator):
     ``engines`` is what each layer of form ``auto`` has chosen; empty while nothing is.
     """
 
+    shortfall: ClassVar[float] = 1.0
+    setup: ClassVar[float] = 6.0
     role: Role = "network"
     engines: tuple[str, ...] = ()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from niffbench.case import Case, Problem
 from niffbench.cost.architectures import STRIDE, Convolution, Linear, Site, sites, with_kernel
@@ -38,6 +38,8 @@ class WholeNetwork(Operator):
     network: Network = field(default_factory=lambda: NETWORKS["resnet18"])
     engines: tuple[str, ...] = ()
     role: Role = "network"
+    shortfall: ClassVar[float] = 1.0
+    setup: ClassVar[float] = 6.0  # hundreds of operations to each that traces it
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
 
     def refusal(self, case: Case) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from niffbench.case import Case
 from niffbench.cost.closed import Cost, contraction, inverse_real_fft, layer_cost, real_fft
@@ -26,6 +26,7 @@ class Spectral(Operator):
     float32.
     """
 
+    shortfall: ClassVar[float] = 7.0
     role: Role = "spectral"
     options: Mapping[str, Option] = field(default_factory=lambda: {"modes": MODES}, hash=False)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import NamedTuple
 
 from niffbench.case import Case
@@ -19,17 +18,6 @@ from niffbench.worker.admission import Skip, refusal
 
 LAUNCH = 5e-6
 """Seconds of a step that no roofline knows: dispatch, allocation, a kernel's launch."""
-SHORTFALL: Mapping[str, float] = MappingProxyType(
-    {"dense": 0.6, "depthwise": 5.0, "strip": 12.0, "spectral": 7.0, "attention": 4.0, "network": 1.0}
-)
-"""How many times longer than at the roofline the operators of a family take: medians over the suites quick,
-stages, networks and training on two CPU cores, attention guessed. Below 1: a convolution that is transformed."""
-TYPICAL_SHORTFALL = 2.0
-"""... and those of the other families, which are made of FFTs."""
-SETUP: Mapping[str, float] = MappingProxyType({"network": 6.0})
-TYPICAL_SETUP = 0.08
-"""Seconds a case costs in a round beside calls of the operator, by family: building it, its input, its weights,
-the counters. A network is hundreds of operations to each that traces it."""
 EXTRA_CALLS = 10
 """Calls of a case in a round that are no samples: first call, warm-up, the memory pass, the float64 reference."""
 WORKER = 4.0
@@ -120,10 +108,10 @@ def make(suite: Suite, survey: Survey, operators: Mapping[str, Operator], settin
             skips[case.id] = skip
     forecasts = []
     for case in suite.cases:
-        family = operators[case.operator].family
+        operator = operators[case.operator]
         predicted = survey.predictions.get(case.id)
-        cost = operators[case.operator].cost(case) or _counted(case, predicted)
-        call = call_time(case, cost, predicted, survey.ceilings, family)
+        cost = operator.cost(case) or _counted(case, predicted)
+        call = call_time(case, cost, predicted, survey.ceilings, operator.shortfall)
         forecasts.append(
             Forecast(
                 case=case,
@@ -133,7 +121,7 @@ def make(suite: Suite, survey: Survey, operators: Mapping[str, Operator], settin
                 skip=skips.get(case.id),
                 call=call,
                 sampling=sampling_time(call, settings.measure),
-                overhead=SETUP.get(family, TYPICAL_SETUP) + EXTRA_CALLS * call,
+                overhead=operator.setup + EXTRA_CALLS * call,
             )
         )
     return Plan(tuple(forecasts), settings.rounds, available, survey.crowded)
@@ -147,9 +135,9 @@ def _counted(case: Case, predicted: Predicted | None) -> Cost:
 
 
 def call_time(
-    case: Case, cost: Cost, predicted: Predicted | None, ceilings: Ceilings | None, family: str
+    case: Case, cost: Cost, predicted: Predicted | None, ceilings: Ceilings | None, shortfall: float
 ) -> float:
-    """Expected seconds of a steady call: its steps at their roofs, times its family's shortfall, plus launches.
+    """Expected seconds of a steady call: its steps at their roofs, times its operator's shortfall, plus launches.
 
     Where the bytes of the steps were not counted, the floor's are moved in a step of their own.
     """
@@ -159,7 +147,7 @@ def call_time(
     else:
         steps = [_Step(step.name, step.flops, step.bytes or 0) for step in predicted.steps]
     roof = steps_time(steps, ceilings, case.problem.precision) if ceilings else 0.0
-    return SHORTFALL.get(family, TYPICAL_SHORTFALL) * roof + LAUNCH * len(steps)
+    return shortfall * roof + LAUNCH * len(steps)
 
 
 class _Step(NamedTuple):
