@@ -76,9 +76,9 @@ def command(
     from niffbench.commands.run_output import Screen
     from niffbench.errors import NiffbenchError
     from niffbench.results import MANIFEST
+    from niffbench.session.directory import progress_of
     from niffbench.session.interrupts import Interrupted, Interrupts
     from niffbench.session.journal import JournalLost
-    from niffbench.session.progress import progress_of
 
     began = time.monotonic()
     screen = Screen(as_json=as_json, quiet=quiet, report=report, suite=suite)

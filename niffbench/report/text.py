@@ -9,66 +9,40 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from niffbench.errors import plural as plural
+from niffbench.units import MISSING as MISSING
+from niffbench.units import digits as digits
+from niffbench.units import scaled
+from niffbench.units import size_of as size_of
 
 if TYPE_CHECKING:
     from niffbench.results import Metric
     from niffbench.stats.intervals import Interval
 
-MISSING = "–"
 LONGEST = 120
 """Characters of a name or a reason that are shown; records come from strangers."""
 
 _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
-_BYTES = ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
 _DECIMAL = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
-
-
-def digits(value: float, significant: int = 3) -> str:
-    """``value`` to so many significant digits, never in exponent form below 1e6: 0.0123, 1.23, 123, 12300."""
-    if not isfinite(value):
-        return MISSING
-    if value == 0:
-        return "0"
-    rounded = f"{value:.{significant - 1}e}"
-    magnitude = int(rounded.partition("e")[2])
-    if not -5 <= magnitude < 6:
-        return rounded
-    return f"{float(rounded):.{max(significant - 1 - magnitude, 0)}f}"
-
-
-def _scaled(value: float | None, units: Sequence[tuple[float, str]], suffix: str = "") -> str:
-    if value is None or not isfinite(value):
-        return MISSING
-    if value == 0:
-        return f"0 {units[-1][1]}{suffix}".rstrip()
-    size = abs(value) * (1 + 5e-4)  # 999.9 of a unit is 1.00 of the next
-    scale, unit = next(((s, u) for s, u in units if size >= s), units[-1])
-    return f"{digits(value / scale)} {unit}{suffix}".rstrip()
 
 
 def seconds(value: float | None) -> str:
     """A time: ``1.23 ms``."""
-    return _scaled(value, _SECONDS)
-
-
-def size_of(value: float | None) -> str:
-    """Bytes: ``12.5 MiB``."""
-    return _scaled(value, _BYTES)
+    return scaled(value, _SECONDS)
 
 
 def flops(value: float | None) -> str:
     """Real FLOPs: ``1.23 GFLOP``."""
-    return _scaled(value, _DECIMAL, "FLOP")
+    return scaled(value, _DECIMAL, "FLOP")
 
 
 def rate(value: float | None, unit: str) -> str:
     """Something per second: ``81.5 GFLOP/s``."""
-    return _scaled(value, _DECIMAL, unit)
+    return scaled(value, _DECIMAL, unit)
 
 
 def count(value: float | None) -> str:
     """A number of things: ``2.36 M``."""
-    return _scaled(value, _DECIMAL)
+    return scaled(value, _DECIMAL)
 
 
 def plain(value: float | None) -> str:

@@ -1,15 +1,17 @@
-"""A run's directory: where it may be made, and its manifest."""
+"""A run's directory: where it may be made, its manifest, and how far the run in it has come."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from niffbench.errors import UsageError
-from niffbench.results import MANIFEST, Manifest
+from niffbench.results import MANIFEST, RECORDS, Manifest, read_manifest
 from niffbench.session.journal import JournalLost, sync_directory
 from niffbench.session.lock import LOCK
 
+_CHUNK = 2**20
 _DRAFT = Path(MANIFEST).with_suffix(".tmp").name
 
 
@@ -56,3 +58,32 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
         sync_directory(directory)
     except OSError as error:
         raise JournalLost(f"{path}: cannot be written ({error.strerror})") from error
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """A run's directory and manifest, and the number of ``records`` in it, those of probes included."""
+
+    directory: Path
+    manifest: Manifest
+    records: int
+
+    @property
+    def missing(self) -> int:
+        """Records of the suite that are not there yet; probes come after all of them."""
+        return max(self.manifest.records - self.records, 0)
+
+
+def progress_of(directory: Path) -> RunProgress:
+    """The journal's lines are counted, not parsed. Raises UsageError when ``directory`` is no run."""
+    manifest = read_manifest(directory)
+    records = 0
+    try:
+        with (directory / RECORDS).open("rb") as journal:
+            while chunk := journal.read(_CHUNK):
+                records += chunk.count(b"\n")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UsageError(f"{directory / RECORDS}: cannot be read ({error.strerror})") from error
+    return RunProgress(directory, manifest, records)

@@ -17,11 +17,10 @@ from niffbench.launch.base import WorkerBroken
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import Manifest, Record, Status
 from niffbench.session.budget import REPORT_TIME, Share, share
-from niffbench.session.directory import write_manifest
+from niffbench.session.directory import RunProgress, write_manifest
 from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.journal import Journal, JournalLost
 from niffbench.session.plan import WORKER, Plan
-from niffbench.session.progress import RunProgress
 from niffbench.session.refine import Refinement
 from niffbench.session.worker_session import STARTUP, Answer, Loss, Observer, WorkerSession
 from niffbench.suite import Measure, Settings, UserModule

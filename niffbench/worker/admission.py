@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from niffbench.case import Case
 from niffbench.suite import OperatorInfo
+from niffbench.units import size_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def refusal(
         unfit: Cases that do not fit. The case itself may be among them: it gets its chance in every round.
     """
     if needed is not None and available is not None and needed > available:
-        return Skip(f"needs {size(needed)} by prediction, {size(available)} available", needed, available)
+        return Skip(f"needs {size_of(needed)} by prediction, {size_of(available)} available", needed, available)
     other = next((other for other in unfit if other != case and dominates(case, other)), None)
     if other is None:
         return None
@@ -67,11 +68,3 @@ def dominates(case: Case, other: Case) -> bool:
         and mine.element_bytes >= theirs.element_bytes
         and (case.kernel or 0) >= (other.kernel or 0)
     )
-
-
-def size(count: int) -> str:
-    """Bytes for people: ``1.5 GiB``."""
-    units = (("B", 0), ("KiB", 10), ("MiB", 20))
-    unit, power = next((one for one in units if count < 1023.5 * 2 ** one[1]), ("GiB", 30))
-    value = count / 2**power
-    return f"{value:.3g} {unit}" if value < 999.5 else f"{value:.0f} {unit}"

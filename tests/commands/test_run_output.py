@@ -12,8 +12,8 @@ from niffbench.commands.run_output import Screen
 from niffbench.errors import FingerprintsDiffer
 from niffbench.launch.base import WorkerBroken
 from niffbench.results import RECORDS, Run
+from niffbench.session.directory import progress_of
 from niffbench.session.interrupts import INTERRUPTED, Interrupted, Interrupts
-from niffbench.session.progress import progress_of
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from niffbench.gate.comparison import compare
 from niffbench.gate.rules import Rules
 from niffbench.report.digest import gather
 from niffbench.results import COMPRESSED, MANIFEST, RECORDS, SCHEMA, Latency, Run, dump, parse, read, reading
+from niffbench.session.directory import RunProgress
 from niffbench.session.outcome import outcome
-from niffbench.session.progress import RunProgress
 
 WORLD = World(sizes=(14, 28), rounds=2, samples=4)
 

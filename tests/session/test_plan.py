@@ -17,7 +17,6 @@ from niffbench.session.budget import LEAST_WINDOW, REPORT_TIME, share
 from niffbench.session.plan import Plan, make
 from niffbench.session.survey import Survey
 from niffbench.suite import WALL_SHARE, Measure, Overrides, Suite, resolve
-from niffbench.worker.admission import size
 
 CEILINGS = Ceilings(copy_bandwidth=1e10, matmul={"float32": 1e11}, fft={"float32": 1e10})
 
@@ -48,7 +47,7 @@ SUITE = suite_of(sizes=(14, 28, 56), kernels=(3, 7))
 
 def test_what_needs_more_than_there_is_is_skipped_with_both_figures() -> None:
     plan = planned(SUITE, {(56, 7): 2048, (28, 7): 1024}, 1024)
-    assert skipped(plan) == {(56, 7): "needs 2 KiB by prediction, 1 KiB available"}
+    assert skipped(plan) == {(56, 7): "needs 2.00 KiB by prediction, 1.00 KiB available"}
     (output,) = [forecast.skip for forecast in plan.forecasts if forecast.skip]
     assert (output.needed, output.available) == (2048, 1024)
 
@@ -155,11 +154,3 @@ def test_ends_the_wrong_way_round() -> None:
 )
 def test_kinds_of_devices(device: str, kind: str | None) -> None:
     assert kind_of(device) == kind
-
-
-@pytest.mark.parametrize(
-    ("count", "output"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (5 * 2**30, "5 GiB"), (2**41, "2048 GiB")],
-)
-def test_sizes_for_people(count: int, output: str) -> None:
-    assert size(count) == output

@@ -26,11 +26,10 @@ from niffbench.errors import FingerprintsDiffer, UsageError
 from niffbench.fingerprint import Fingerprint
 from niffbench.launch import local, stub
 from niffbench.results import MANIFEST, RECORDS, Record, dump, read, read_manifest
-from niffbench.session.directory import check_vacant, write_manifest
+from niffbench.session.directory import check_vacant, progress_of, write_manifest
 from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.opening import Prepared, begin, resume
 from niffbench.session.plan import Plan
-from niffbench.session.progress import progress_of
 from niffbench.session.survey import Survey, survey
 from niffbench.session.worker_session import Observer
 from niffbench.suite import resolve

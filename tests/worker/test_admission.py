@@ -71,7 +71,7 @@ def test_a_case_is_refused_for_a_prediction_of_more_than_there_is() -> None:
     skip = refusal(SMALL, catalogue(), needed=2**21, available=2**20)
     assert skip is not None
     assert (skip.reason, skip.needed, skip.available) == (
-        "needs 2 MiB by prediction, 1 MiB available",
+        "needs 2.00 MiB by prediction, 1.00 MiB available",
         2**21,
         2**20,
     )
