@@ -244,7 +244,9 @@ def _measured(item: SuiteCase, cases: Sequence[Case], folders: pytest.TempPathFa
     if key not in done:
         out = _place(item, folders)
         try:
-            done[key] = measured(sys.executable, [*arguments, *filters], out, os.environ)
+            done[key] = measured(
+                sys.executable, [*arguments, *filters], out, os.environ, cwd=item.config.invocation_params.dir
+            )
         except NiffbenchError as error:
             done[key] = error
     if isinstance(run := done[key], NiffbenchError):

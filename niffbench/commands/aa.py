@@ -139,4 +139,4 @@ def _measure(
     arguments = [name, "--rounds", str(rounds), "--device", portable(device), *filters]
     arguments += ["--no-report", *(["--quiet"] if quiet else [])]
     with terminable():
-        return measured(sys.executable, arguments, place, os.environ, quiet=quiet)
+        return measured(sys.executable, arguments, place, os.environ, cwd=Path.cwd(), quiet=quiet)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from niffbench.commands.gate_options import Outputs, output_options, rule_options, rules_of
-from niffbench.commands.options import suite_options
+from niffbench.commands.options import min_time_option, suite_options, threads_option, time_budget_option
 
 if TYPE_CHECKING:
     from niffbench.gate.checkout import Code
@@ -20,8 +23,26 @@ if TYPE_CHECKING:
 
 @click.command("ab")
 @click.argument("suite")
-@click.option("--base", required=True, metavar="REV|PATH|PYTHON", help="What HEAD is compared with.")
+@click.option(
+    "--base",
+    required=True,
+    metavar="REV|PATH|PYTHON",
+    help="What HEAD is compared with; A...B is where B left A.",
+)
 @click.option("--head", default=".", show_default=True, metavar="REV|PATH|PYTHON", help="What is judged.")
+@click.option(
+    "--repo",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="PATH",
+    help="The folder of your own library, which both sides are states of, and from which it is imported.",
+)
+@click.option(
+    "--setup",
+    multiple=True,
+    metavar="CMD",
+    help="With --repo: a shell command run in each side's tree. One that names $NIFFBENCH_ENV makes a virtual "
+    "environment there, once for all trees with the same lock files.  Repeatable.",
+)
 @click.option("--rounds", default=10, show_default=True, metavar="N", help="Pairs of rounds, one of each side.")
 @click.option("--seed", default=0, show_default=True, help="Of the order of cases; each pair has its own.")
 @click.option(
@@ -30,7 +51,16 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Where both runs are kept.  [default: reports/ab-SUITE-TIME]",
 )
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Go on with what was interrupted there, with the same code and options.",
+)
 @suite_options
+@threads_option
+@min_time_option
+@time_budget_option
 @rule_options
 @output_options
 @click.pass_context
@@ -40,9 +70,15 @@ def command(
     suite: str,
     base: str,
     head: str,
+    repo: Path | None,
+    setup: tuple[str, ...],
     rounds: int,
     seed: int,
     out: Path | None,
+    resume: Path | None,
+    threads: int | None,
+    min_time: float | None,
+    time_budget: float | None,
     device: str | None,
     only: tuple[str, ...],
     everything: bool,
@@ -54,9 +90,13 @@ def command(
     """Judge HEAD against BASE by measuring both in turn: the gate for noisy and shared machines.
 
     Either side is a git revision (checked out as a worktree outside of the repository, and removed again even on
-    Ctrl-C), a directory that holds niffbench/ (such as ".", the working directory as it is), or a Python
-    interpreter or virtual environment with niffbench installed. Rounds run in ABBA order, each in fresh processes;
-    the paired differences are judged by the rule of `niffbench check`. Nothing of your working tree is touched.
+    Ctrl-C), a directory that holds niffbench/ (such as ".", a copy of the working directory as it is now), or a
+    Python interpreter or virtual environment with niffbench installed. Rounds run in ABBA order, each in fresh
+    processes; the paired differences are judged by the rule of `niffbench check`. Nothing of your working tree is
+    touched.
+
+    With --repo the sides are revisions or directories of a library of your own, whose modules SUITE names
+    (module = "my_lib.layers:Conv", or "my_ops.py:Conv" beside it); this niffbench measures both.
 
     SUITE is a name, and then each side measures its own suite of that name, or a file that both measure.
 
@@ -65,7 +105,7 @@ def command(
     from niffbench.device import portable
     from niffbench.errors import UsageError
     from niffbench.gate.ab import Orders, abba, measure
-    from niffbench.gate.checkout import checked_out, terminable
+    from niffbench.gate.checkout import checked_out, set_up, terminable
     from niffbench.gate.comparison import compare
     from niffbench.session.directory import check_vacant
 
@@ -73,24 +113,46 @@ def command(
     with outputs.promised():
         if rounds < 1:
             raise UsageError(f"--rounds should be at least 1, got {rounds}")
+        if setup and repo is None:
+            raise UsageError("--setup needs --repo PATH")
+        if resume is not None and out is not None:
+            raise UsageError("give --out or --resume, not both")
         rules = rules_of(**limits)
         name = Path(suite).stem
-        place = out or Path("reports") / f"ab-{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(2)}"
-        check_vacant(place)
-        orders = Orders(_suite(suite), portable(device), seed, only)
+        place = resume or out or Path("reports") / f"ab-{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(2)}"
+        if resume is None:
+            check_vacant(place)
+        here = (repo or Path.cwd()).resolve()
+        options = [f"--threads={threads}"] * (threads is not None) + [f"--min-time={min_time}s"] * (
+            min_time is not None
+        )
+        file = _suite(suite)
+        own = repo is not None and Path(file).is_relative_to(here)
+        inside = str(Path(file).relative_to(here)) if own else None
+        orders = Orders(file, portable(device), seed, only, inside, tuple(options), time_budget)
         with terminable(), ExitStack() as undone:
             one, two = (
-                undone.enter_context(checked_out(*side, Path.cwd())) for side in ((base, "BASE"), (head, "HEAD"))
+                undone.enter_context(checked_out(*side, here, library=repo is not None))
+                for side in ((base, "BASE"), (head, "HEAD"))
             )
-            one.check()
-            two.check()
-            notes = _notes(one, two)
+            if setup:
+                one, two = (set_up(code, setup, _environments()) for code in (one, two))
+            notes = list(_notes(one, two))
+            for code in (one, two):
+                if inside is not None and code.path is not None:  # the same suite beside each side's own modules
+                    (code.path / inside).parent.mkdir(parents=True, exist_ok=True)
+                    (code.path / inside).write_bytes(Path(file).read_bytes())
+                if code.library is None:
+                    code.check()
+                elif not code.check(_modules(file)):
+                    notes.append(f"{code.name}: no row of the suite names a module of its tree")
             for note in notes:
                 click.echo(f"note: {note}", err=True)
             progress = undone.enter_context(_progress(rounds))
             try:
                 runs = measure(one, two, orders, rounds, place, progress)
             except KeyboardInterrupt:
+                click.echo(f"go on with:\n  {_again(place)}", err=True)
                 if (place / "base").is_dir():
                     again = f"niffbench check --paired {place / 'base'} {place / 'head'}"
                     click.echo(f"`{again}` judges the pairs there are", err=True)
@@ -106,6 +168,31 @@ def _suite(text: str) -> str:
     from niffbench.suite import available, find
 
     return text if text in available() else str(find(text).resolve())
+
+
+def _modules(file: str) -> list[str]:
+    """The modules that a suite's rows name, as they are imported, or the files that hold them."""
+    from niffbench.suite import find, parse, user_modules
+    from niffbench.suite.locate import read
+
+    rows = user_modules(parse(read(find(file)), file).operators, ())
+    return [row.source.rpartition(":")[0] for row in rows]
+
+
+def _environments() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    return cache / "niffbench" / "environments"
+
+
+def _again(place: Path) -> str:
+    """The command that goes on with what is in ``place``."""
+    arguments = sys.argv[1:]
+    for option in ("--out", "--resume"):
+        if option in arguments:
+            at = arguments.index(option)
+            del arguments[at : at + 2]
+    arguments = [argument for argument in arguments if not argument.startswith(("--out=", "--resume="))]
+    return shlex.join(["niffbench", *arguments, "--resume", str(place)])
 
 
 def _notes(base: Code, head: Code) -> tuple[str, ...]:

@@ -138,6 +138,23 @@ operator_option = click.option(
 )
 
 
+min_time_option = click.option(
+    "--min-time", callback=duration, metavar="TIME", help="Sample each regime for at least so long."
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1, 4096),
+    metavar="N",
+    help="Threads of one operation on a CPU.  [default: physical cores]",
+)
+time_budget_option = click.option(
+    "--time-budget",
+    callback=duration,
+    metavar="TIME",
+    help="Be done in about so long, as 10m; every case is measured at least once.",
+)
+
+
 def measure_options(command: Command) -> Command:
     """What overrides a suite's own settings, for all cases and rounds."""
     return _with(
@@ -161,9 +178,7 @@ def measure_options(command: Command) -> Command:
             metavar="SHARE",
             help="Stop sampling when the median is known so well, as 2% or 0.02.",
         ),
-        click.option(
-            "--min-time", callback=duration, metavar="TIME", help="Sample each regime for at least so long."
-        ),
+        min_time_option,
         click.option(
             "--max-time", callback=duration, metavar="TIME", help="Sample each regime for at most so long."
         ),
@@ -173,24 +188,14 @@ def measure_options(command: Command) -> Command:
             metavar="TIME",
             help="Give a case up that takes longer than this in a round.",
         ),
-        click.option(
-            "--threads",
-            type=click.IntRange(1, 4096),
-            metavar="N",
-            help="Threads of one operation on a CPU.  [default: physical cores]",
-        ),
+        threads_option,
         click.option(
             "--memory-limit",
             callback=size,
             metavar="SIZE",
             help="Skip cases predicted to need more, as 8GiB.  [default: what is free]",
         ),
-        click.option(
-            "--time-budget",
-            callback=duration,
-            metavar="TIME",
-            help="Be done in about so long, as 10m; every case is measured at least once.",
-        ),
+        time_budget_option,
         click.option(
             "--refine/--no-refine",
             default=None,

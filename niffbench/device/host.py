@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
+import signal
+import sys
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -18,6 +21,17 @@ _CGROUP = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _BUSY = ("user", "nice", "system", "irq", "softirq", "steal")  # of the kernel's counts; a platform may lack some
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent() -> None:
+    """Let the kernel end this process when its parent ends, however that does (Linux)."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended in between
+        os._exit(0)
 
 
 def cores() -> int:

@@ -2,40 +2,66 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 import signal
 import subprocess
-import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from niffbench.device.host import die_with_parent
 from niffbench.errors import FingerprintsDiffer, HeadFails, NiffbenchError, NothingMeasured, UsageError
-from niffbench.gate.checkout import Code
+from niffbench.gate.checkout import Code, with_absolute_path
 from niffbench.gate.latencies import Pairing
 from niffbench.results import MANIFEST, RECORDS, Run, dump, read
+
+PLAN = "ab.json"
+"""In an A/B run's directory: what is compared, and how, for who resumes it."""
 
 
 @dataclass(frozen=True)
 class Orders:
     """What every round of either side is asked to do.
 
-    ``suite`` is a name, and then each side runs its own suite of that name, or a file that both run.
+    Attributes:
+        suite: A name, and then each side runs its own suite of that name, or a file that both run.
+        inside: Where that file is in each side's tree.
+        options: Of ``niffbench run``, for every round.
+        budget: Seconds for all rounds together.
     """
 
     suite: str
     device: str
     seed: int
     only: tuple[str, ...] = ()
+    inside: str | None = None
+    options: tuple[str, ...] = ()
+    budget: float | None = None
 
-    def arguments(self, pair: int) -> list[str]:
+    def arguments(self, pair: int, code: Code | None = None) -> list[str]:
         """The arguments of one round. Both of a pair get one seed, so that they visit cases in one order."""
         filters = [part for pattern in self.only for part in ("--only", pattern)]
         seed = str(self.seed + pair)
+        suite = self.suite
+        if self.inside is not None and code is not None and code.path is not None:
+            suite = str(code.path / self.inside)
         return [
-            *(self.suite, "--rounds", "1", "--seed", seed, "--device", self.device),
-            *("--no-report", "--quiet", *filters),
+            *(suite, "--rounds", "1", "--seed", seed, "--device", self.device),
+            *("--no-report", "--quiet", *filters, *self.options),
         ]
+
+    def plan(self, base: Code, head: Code, pairs: int) -> str:
+        """What must be the same when it is resumed, as JSON."""
+        sides = {
+            c: (code.commit, code.digest, code.own or code.python) for c, code in (("base", base), ("head", head))
+        }
+        file = Path(self.suite)
+        text = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+        return json.dumps({"pairs": pairs, **asdict(self), "text": text, **sides}, indent=1)
 
 
 def base_first(pair: int) -> bool:
@@ -57,29 +83,42 @@ def measure(
     """Run ``pairs`` rounds of both sides in ABBA order; returns both as runs of so many rounds.
 
     The rounds stay under ``out/rounds``; the runs are written to ``out/base`` and ``out/head`` anew after each
-    pair, so that an interruption loses at most the pair it struck. ``progress`` is told the number of the pair
-    and the side's name before each round.
+    pair, so that an interruption loses at most the round it struck: what is whole there is not measured again.
+    ``progress`` is told the number of the pair and the side's name before each round.
 
-    Raises what a round failed with, and KeyboardInterrupt.
+    Raises what a round failed with, UsageError when ``out`` holds another comparison, and KeyboardInterrupt.
     """
     if pairs < 1:
         raise UsageError(f"--rounds should be at least 1, got {pairs}")
+    plan = orders.plan(base, head, pairs)
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / PLAN).exists() and (out / PLAN).read_text(encoding="utf-8") != plan:
+        raise UsageError(f"{out}: was begun with other code or options; leave --resume out to begin anew")
+    (out / PLAN).write_text(plan, encoding="utf-8")
     sides = {"base": base, "head": head}
+    ends = None if orders.budget is None else time.monotonic() + orders.budget
     rounds: dict[str, list[Run]] = {name: [] for name in sides}
     for pair in range(pairs):
         for name in ("base", "head") if base_first(pair) else ("head", "base"):
             progress(pair, name)
-            rounds[name].append(_round(sides[name], orders, out / "rounds" / f"{pair:03}-{name}", pair))
+            left = 2 * pairs - sum(map(len, rounds.values()))
+            share = [] if ends is None else ["--time-budget", f"{max(1.0, (ends - time.monotonic()) / left):.1f}s"]
+            rounds[name].append(_round(sides[name], orders, out / "rounds" / f"{pair:03}-{name}", pair, share))
         merged = {name: _write(_merged(rounds[name], sides[name], out / name)) for name in sides}
     return merged["base"], merged["head"]
 
 
-def _round(code: Code, orders: Orders, out: Path, pair: int) -> Run:
+def _round(code: Code, orders: Orders, out: Path, pair: int, share: Sequence[str]) -> Run:
+    if (out / MANIFEST).is_file():
+        if (run := read(out)).manifest.finished is not None:
+            return run
+        shutil.rmtree(out)
     try:
-        return measured(code.python, orders.arguments(pair), out, code.environment())
+        arguments = [*orders.arguments(pair, code), *share]
+        return measured(code.python, arguments, out, code.environment(), cwd=code.path or out.parent)
     except NiffbenchError as error:
         kind = type(error)
-        if kind is NothingMeasured and code.name.startswith("HEAD"):
+        if kind is NothingMeasured and code.broken is HeadFails:
             kind = HeadFails
         raise kind(f"{code.name}: {error}") from error
 
@@ -113,26 +152,33 @@ GRACE = 10.0
 
 
 def measured(
-    python: str, arguments: Sequence[str], out: Path, environment: Mapping[str, str], *, quiet: bool = True
+    python: str,
+    arguments: Sequence[str],
+    out: Path,
+    environment: Mapping[str, str],
+    *,
+    cwd: Path,
+    quiet: bool = True,
 ) -> Run:
     """Run ``niffbench run ARGUMENTS --out OUT`` with the interpreter ``python`` and read what it left in ``out``.
 
     What the process says goes to a log beside ``out``, or is heard if not ``quiet``. On KeyboardInterrupt it is
-    ended as Ctrl-C would end it.
+    ended as Ctrl-C would end it, and with this process, however that ends, it ends too.
 
     Raises an error of the same exit code as the process's, with its last lines.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     log = out.with_name(f"{out.name}.log")
-    with log.open("wb") as output, tempfile.TemporaryDirectory(prefix="niffbench-cwd-") as nowhere:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [python, "-P", "-m", "niffbench.cli", "run", *arguments, "--out", str(out.absolute())],
-            cwd=nowhere,  # nothing there that could be imported by accident
-            env={**environment, "NIFFBENCH_REFINE": "0"},  # crossovers are not judged
+            cwd=cwd,
+            env={**with_absolute_path(environment), "NIFFBENCH_REFINE": "0"},  # crossovers are not judged
             stdin=subprocess.DEVNULL,
             stdout=output if quiet else None,
             stderr=subprocess.STDOUT if quiet else None,
             start_new_session=True,
+            preexec_fn=die_with_parent,
         )
         try:
             status = process.wait()

@@ -13,6 +13,7 @@ from niffbench.results.manifest import (
     Manifest,
     ModuleSource,
     ShardEcho,
+    SubjectSource,
     SuiteEcho,
     read_manifest,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "ShardEcho",
     "Status",
     "StepCost",
+    "SubjectSource",
     "SuiteEcho",
     "Traits",
     "attributes",

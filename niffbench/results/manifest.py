@@ -21,7 +21,7 @@ from niffbench.errors import UsageError
 from niffbench.fingerprint import Fact, Fingerprint
 from niffbench.suite import Measure, Settings
 
-SCHEMA = 4
+SCHEMA = 5
 """Of what is written. A new field raises it, so that a niffbench that does not know the field says so."""
 OLDEST_SCHEMA = 1
 """That is still read: every field it lacks has a default."""
@@ -69,7 +69,7 @@ class SuiteEcho(_Model):
     """The suite as resolved when the run began; a resumed run must resolve to the same.
 
     ``measure`` is what was measured with, the command line's overrides included; ``only`` the filters that
-    narrowed the suite, ``added`` the rows that were added to its own.
+    narrowed the suite, ``added`` the rows that were added to its own, ``commit`` that of the suite's file.
     """
 
     name: str
@@ -82,6 +82,7 @@ class SuiteEcho(_Model):
     only: list[str] = []
     shard: ShardEcho | None = None
     added: list[str] = []
+    commit: str | None = None
 
     @property
     def narrowed(self) -> str:
@@ -96,6 +97,13 @@ class ModuleSource(_Model):
     operator: str
     file: str | None = None
     sha256: str | None = None
+    version: str | None = None
+
+
+class SubjectSource(_Model):
+    """The module that is measured, whose ``commit`` the manifest has, and its version if it says one."""
+
+    module: str
     version: str | None = None
 
 
@@ -126,6 +134,7 @@ class Manifest(_Model):
     settings: Settings
     fingerprint: Fingerprint
     argv: list[str]
+    subject: SubjectSource | None = None
     commit: str | None = None
     dirty: bool | None = None
     started: Moment

@@ -22,8 +22,10 @@ from niffbench.results import (
     SCHEMA,
     ExcludedCase,
     Manifest,
+    ModuleSource,
     Run,
     ShardEcho,
+    SubjectSource,
     SuiteEcho,
     read,
     read_manifest,
@@ -169,21 +171,29 @@ def _device(fingerprint: Fingerprint, settings: Settings) -> str | None:
     return None if kind is None else str(fingerprint.should.get("gpu_id") or kind)
 
 
-def _subject(suite: Suite) -> Path:
-    """The code that is measured: the first operator's from outside the package, else the package."""
+def _subject(suite: Suite, sources: Sequence[ModuleSource]) -> tuple[SubjectSource, Path]:
+    """The code that is measured: what the suite's first row of one's own, or from outside the package, is from."""
+    for row in suite.modules:
+        name = row.source.rpartition(":")[0]
+        if (path := provenance.located(name, row.folders)) is not None:
+            said = next((source.version for source in sources if source.operator == row.operator), None)
+            return SubjectSource(module=Path(name).name, version=said), path
     operators = catalogue()
     package = Path(__file__).parents[1]
-    for name in dict.fromkeys(case.operator for case in suite.cases):
-        module = sys.modules.get(type(operators[name]).__module__) if name in operators else None
+    for operator in dict.fromkeys(case.operator for case in suite.cases):
+        module = sys.modules.get(type(operators[operator]).__module__) if operator in operators else None
         file = getattr(module, "__file__", None)
-        if file is not None and package not in Path(file).parents:
-            return Path(file)
-    return package / "__init__.py"
+        if module is not None and file is not None and package not in Path(file).parents:
+            top = sys.modules.get(module.__name__.partition(".")[0])
+            version = getattr(top, "__version__", None)
+            return SubjectSource(module=module.__name__, version=version and str(version)), Path(file)
+    return SubjectSource(module="niffbench", version=__version__), package / "__init__.py"
 
 
 def _manifest(prepared: Prepared, argv: Sequence[str]) -> Manifest:
     suite, settings = prepared.suite, prepared.settings
-    subject = provenance.revision(_subject(suite), os.environ)
+    subject, file = _subject(suite, prepared.survey.modules)
+    revision = provenance.revision(file, os.environ)
     return Manifest(
         niffbench=__version__,
         suite=SuiteEcho(
@@ -200,15 +210,17 @@ def _manifest(prepared: Prepared, argv: Sequence[str]) -> Manifest:
             only=list(suite.only),
             shard=ShardEcho(name=str(suite.shard), positions=list(suite.positions)) if suite.shard else None,
             added=list(suite.added),
+            commit=provenance.revision(suite.file, {}).commit if suite.file else None,
         ),
         settings=settings.model_copy(update={"device": provenance.reduced([settings.device])[0]}),
         fingerprint=prepared.survey.fingerprint,
         argv=provenance.reduced(argv),
-        commit=subject.commit,
-        dirty=subject.dirty,
+        subject=subject,
+        commit=revision.commit,
+        dirty=revision.dirty,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         ceilings=prepared.survey.ceilings,
-        notes=[note for note in (prepared.survey.note, subject.note) if note],
+        notes=[note for note in (prepared.survey.note, revision.note) if note],
         modules=list(prepared.survey.modules),
         ci=provenance.ci(os.environ),
     )

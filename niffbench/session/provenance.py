@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from niffbench.anonymize import anonymize
@@ -66,6 +68,26 @@ def revision(code: Path, environment: Mapping[str, str]) -> Revision:
     if isinstance(changed, _Refusal) or isinstance(new, _Refusal):
         return Revision(answer)
     return Revision(answer, bool(changed or new))
+
+
+def located(module: str, folders: Sequence[str]) -> Path | None:
+    """The file of ``my_ops.py``, or of the importable ``my_lib.layers``, looked for in ``folders`` first.
+
+    Nothing is imported. None where there is no such file.
+    """
+    if module.endswith(".py"):
+        return next((path for folder in folders if (path := Path(folder, module).expanduser()).is_file()), None)
+    top, *parts = module.split(".")
+    spec = PathFinder.find_spec(top, [*folders, *sys.path])
+    if spec is None:
+        return None
+    if not spec.submodule_search_locations:
+        return Path(spec.origin) if spec.origin else None
+    for location in spec.submodule_search_locations:
+        for path in (Path(location, *parts, "__init__.py"), Path(location, *parts).with_suffix(".py")):
+            if path.is_file():
+                return path
+    return None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
@@ -94,6 +94,7 @@ class Suite:
     rules: tuple[Exclusion, ...] = ()  # by which it leaves cases out on this kind of device
     added: tuple[str, ...] = ()  # rows that were added to the file's
     modules: tuple[UserModule, ...] = ()  # of the user's, which are rows of it
+    file: Path | None = None
 
     def refusal(self, case: Case, operator: OperatorInfo) -> str | None:
         """Why a case cannot be of the suite, or None: its exclusions, or the operator's own word."""
@@ -134,7 +135,7 @@ def load(
     file = parse(text, str(path))
     _check_devices(file, str(path), devices)
     folders = (str(path.parent.resolve()), str(Path.cwd()))
-    return expand(
+    suite = expand(
         file,
         path.stem,
         str(path),
@@ -147,6 +148,7 @@ def load(
         declare=declare,
         folders=folders,
     )
+    return replace(suite, file=path)
 
 
 def cases_of(

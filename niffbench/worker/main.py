@@ -6,7 +6,6 @@ when it ends: it ignores the keyboard's interrupt, and ends itself when nobody l
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -19,6 +18,7 @@ from pydantic import BaseModel
 from niffbench import protocol
 from niffbench.anonymize import anonymize
 from niffbench.device import Device, open_device
+from niffbench.device.host import die_with_parent
 from niffbench.errors import NiffbenchError, UsageError, did_you_mean
 from niffbench.operators.catalogue import catalogue, declare
 from niffbench.operators.module import check
@@ -29,8 +29,6 @@ from niffbench.worker.round import Round
 
 LOST = 71
 """Exit status after the accelerator's context was lost."""
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Line:
@@ -98,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("usage: python -m niffbench.worker.main --reply-fd N < task", file=sys.stderr)
         return 2
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_parent()
+    die_with_parent()
     _quiet_libraries()
     line = Line(int(given[1]))
     task = protocol.Task.model_validate_json(sys.stdin.readline())
@@ -122,16 +120,6 @@ def _check(task: protocol.Task) -> None:
     for case in task.cases:
         if case.operator not in operators:
             raise UsageError(f"no operator named '{case.operator}'{did_you_mean(case.operator, operators)}")
-
-
-def _die_with_parent() -> None:
-    """Let the kernel end this process when its parent ends (Linux)."""
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended in between
-        os._exit(0)
 
 
 def _quiet_libraries() -> None:

@@ -36,7 +36,7 @@ def interpreter(folder: Path, name: str, world: World, script: str = "") -> Path
     path = folder / name
     path.write_text(
         f"""#!/bin/sh
-case "$*" in *"-c import niffbench"*) echo /nowhere/niffbench/__init__.py; exit 0;; esac
+case "$*" in *"-P -c"*) echo '{{"niffbench": "/nowhere/niffbench/__init__.py"}}'; exit 0;; esac
 echo "{name} $*" >> {folder}/log
 {script}
 while [ $# -gt 0 ]; do
@@ -184,6 +184,6 @@ def test_an_interruption_ends_the_round_and_removes_the_worktree(
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130, said
     assert len(git(repository, "worktree", "list").splitlines()) == 1
-    assert not list(tmp_path.glob("niffbench-head-*"))
+    assert not list(tmp_path.glob("niffbench-side-*"))
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -61,9 +61,11 @@ def test_a_revision_is_checked_out_elsewhere_and_removed(repository: Path) -> No
 def test_the_working_directory_is_measured_as_it_is(repository: Path) -> None:
     (repository / "niffbench" / "__init__.py").write_text("VERSION = 3\n")
     with checked_out(str(repository), "HEAD", repository) as code:
-        assert code.path == repository
+        assert code.path is not None
         assert code.dirty
-        assert code.environment()["PYTHONPATH"].split(os.pathsep)[0] == str(repository)
+        assert code.environment()["PYTHONPATH"].split(os.pathsep)[0] == str(code.path)
+        (repository / "niffbench" / "__init__.py").write_text("edited while it is measured\n")
+        assert (code.path / "niffbench" / "__init__.py").read_text() == "VERSION = 3\n"
     assert repository.exists()
 
 
@@ -162,7 +164,7 @@ def test_a_name_that_means_two_things_is_refused(repository: Path, monkeypatch: 
     with pytest.raises(UsageError, match=r"'\./v1'"), checked_out("v1", "BASE", repository):
         pass
     with checked_out("./v1", "BASE", repository) as code:
-        assert code.path == repository / "v1"
+        assert code.commit == git(repository, "rev-parse", "HEAD")
 
 
 @pytest.mark.parametrize("text", ["--help", "-x", "", "HEAD; rm -rf /", "a\nb", "main..v1", "HEAD^{tree}", "@{u}"])
