@@ -25,6 +25,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Tests that run side by side measure on one device, and would be told of each other.
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+_own = tempfile.TemporaryDirectory(prefix="niffbench-tests-")
+tempfile.tempdir = os.environ["TMPDIR"] = _own.name
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -84,7 +89,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def _lock(run: str) -> str:
-    return str(Path(tempfile.gettempdir(), f"niffbench-tests-{run}"))
+    return str(Path(os.environ["PYTEST_DEBUG_TEMPROOT"], f"niffbench-tests-{run}"))
 
 
 @contextmanager

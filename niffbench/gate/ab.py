@@ -173,7 +173,8 @@ def measured(
         process = subprocess.Popen(
             [python, "-P", "-m", "niffbench.cli", "run", *arguments, "--out", str(out.absolute())],
             cwd=cwd,
-            env={**with_absolute_path(environment), "NIFFBENCH_REFINE": "0"},  # crossovers are not judged
+            # Neither crossovers nor shares of a roofline are judged.
+            env={**with_absolute_path(environment), "NIFFBENCH_REFINE": "0", "NIFFBENCH_ROOFLINE": "0"},
             stdin=subprocess.DEVNULL,
             stdout=output if quiet else None,
             stderr=subprocess.STDOUT if quiet else None,

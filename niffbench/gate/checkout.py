@@ -66,7 +66,7 @@ class Code:
         given = with_absolute_path(os.environ)
         before = given.pop("PYTHONPATH", "")  # would shadow an interpreter's own installation
         if self.path is not None:
-            folders = [self.path, *([self.path / "src", self.library] if self.library else [])]
+            folders = [self.library, self.path, self.path / "src"] if self.library else [self.path]
             given["PYTHONPATH"] = os.pathsep.join(
                 [*map(str, folders), *([before] if before and not self.own else [])]
             )

@@ -60,7 +60,8 @@ def prepare(load: SuiteLoader, overrides: Overrides, stop: Interrupts) -> Prepar
     suite = load(kind_of(overrides.device))
     settings = resolve(suite, overrides)
     try:
-        surveyed = survey(suite.cases, settings, stop, modules=suite.modules)
+        roofline = os.environ.get("NIFFBENCH_ROOFLINE") != "0"  # nobody reads it of a round of an A/B run
+        surveyed = survey(suite.cases, settings, stop, modules=suite.modules, ceilings=roofline)
         if settings.device == "auto" and (kind := kind_of(surveyed.fingerprint.must.get("device"))) is not None:
             suite = load(kind)
             settings = settings.model_copy(update={"device": kind})

@@ -7,14 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from cli_in_process import Call, call, git
 from synthetic import Fault, Noise, World, make, save
 
+from niffbench.gate.ab import measured
+from niffbench.gate.checkout import checked_out
 from niffbench.results import read
 
 __all__ = ["call"]
@@ -175,10 +179,7 @@ def test_an_interruption_ends_the_round_and_removes_the_worktree(
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.2)
+    wait_for(tmp_path / "pid")
     assert len(git(repository, "worktree", "list").splitlines()) == 2
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
@@ -187,3 +188,117 @@ def test_an_interruption_ends_the_round_and_removes_the_worktree(
     assert not list(tmp_path.glob("niffbench-side-*"))
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.2)
+
+
+def test_a_killed_comparison_leaves_nothing_measuring_and_the_next_clears_up(
+    tmp_path: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    repository = tmp_path / "repository"
+    (repository / "niffbench").mkdir(parents=True)
+    (repository / "niffbench" / "__init__.py").touch()
+    for command in (("init", "-q"), ("add", "."), ("commit", "-qm", "one")):
+        git(repository, *command)
+    slow = interpreter(tmp_path, "slow", WORLD, f"echo $$ > {tmp_path}/pid; exec sleep 60")
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "niffbench.cli", "ab", str(suite), "--base", str(slow), "--head", "HEAD"],
+        cwd=repository,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for(tmp_path / "pid")
+    process.kill()
+    process.wait()
+    assert len(git(repository, "worktree", "list").splitlines()) == 2
+    with checked_out("HEAD", "BASE", repository):
+        assert len(git(repository, "worktree", "list").splitlines()) == 2
+    assert len(git(repository, "worktree", "list").splitlines()) == 1
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 30
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_was_interrupted_goes_on_and_says_what_the_whole_would(
+    call: Call, tmp_path: Path, suite: Path
+) -> None:
+    """A machine that goes down in the fifth pair costs the round it struck."""
+    down = f"case \"$*\" in *'--seed 4'*) [ -e {tmp_path}/up ] || exit 70;; esac"
+    base = interpreter(tmp_path, "old", WORLD, down)
+    head = interpreter(tmp_path, "newer", replace(WORLD, slower={"strip": 1.15}))
+    options = ("--only", "*", "--threads", "1", "--min-time", "250ms", "--time-budget", "10m")
+    assert ab(call, suite, base, head, *options, "--out", str(tmp_path / "result")).returncode == 3
+    (tmp_path / "up").touch()
+    measured_before = len((tmp_path / "log").read_text().splitlines())
+    assert ab(call, suite, base, head, "--resume", str(tmp_path / "result")).returncode == 2  # other options
+    done = ab(call, suite, base, head, *options, "--resume", str(tmp_path / "result"), "--json")
+    assert done.returncode == 1, done.stderr
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == 2 * PAIRS + 1
+    assert measured_before == 9
+    assert all("--threads=1 --min-time=0.25s --time-budget" in line for line in lines)
+    whole = ab(call, suite, base, head, *options, "--out", str(tmp_path / "whole"), "--json")
+    assert json.loads(done.stdout)["findings"] == json.loads(whole.stdout)["findings"]
+
+
+def test_a_relative_path_of_python_is_that_of_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    python = interpreter(tmp_path, "same", WORLD, f'printf "$PYTHONPATH" > {tmp_path}/path')
+    (tmp_path / "elsewhere").mkdir()
+    environment = {**os.environ, "PYTHONPATH": f"src{os.pathsep}/opt/x"}
+    measured(str(python), ["--seed", "0"], tmp_path / "out", environment, cwd=tmp_path / "elsewhere")
+    assert (tmp_path / "path").read_text() == f"{tmp_path}/src{os.pathsep}/opt/x"
+
+
+LAYERS = """
+import time
+from torch import nn
+
+
+class Wait(nn.Module):
+    def forward(self, x):
+        time.sleep({seconds})
+        return x * 2
+"""
+OWN_SUITE = """
+description = "a library of somebody's own"
+baseline = "waves.layers:Wait"
+axes = { channels = 2, size = 4 }
+operators = [{ module = "waves.layers:Wait" }]
+measure = { regimes = ["steady"], min_time = 0.1, max_time = 0.3, min_samples = 5, threads = 1 }
+"""
+
+
+def test_a_slowdown_of_a_library_of_ones_own_is_found(call: Call, tmp_path: Path) -> None:
+    """Real rounds: of where the branch began, and of the working tree with what is not committed yet."""
+    repository = tmp_path / "repository"
+    package = repository / "src" / "waves"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("__version__ = '1.0'")
+    (package / "layers.py").write_text(LAYERS.format(seconds=0.010))
+    (repository / "bench.toml").write_text(OWN_SUITE)
+    commands = (("init", "-q", "-b", "main"), ("add", "."), ("commit", "-qm", "one"), ("checkout", "-qb", "mine"))
+    for command in commands:
+        git(repository, *command)
+    (package / "__init__.py").write_text("__version__ = '1.1'")
+    (package / "layers.py").write_text(LAYERS.format(seconds=0.012))
+    sides = ("--repo", str(repository), "--base", "main...mine", "--device", "cpu", "--out", "out")
+    few = ("--rounds", "3", "--alpha", "0.3", "--json")
+    done = call("ab", str(repository / "bench.toml"), *sides, *few)
+    assert done.returncode == 1, done.stderr
+    regressed = [f for f in json.loads(done.stdout)["findings"] if f["verdict"] == "regressed"]
+    assert [(f["label"], f["quantity"]) for f in regressed] == [("waves.layers:Wait", "latency_steady")]
+    assert regressed[0]["ratio"] == pytest.approx(1.2, abs=0.07)
+    for side, version, dirty in (("base", "1.0", False), ("head", "1.1", True)):
+        manifest = read(tmp_path / "out" / side).manifest
+        assert manifest.subject is not None
+        assert (manifest.subject.module, manifest.subject.version) == ("waves.layers", version)
+        assert (manifest.commit, manifest.dirty) == (git(repository, "rev-parse", "main"), dirty)

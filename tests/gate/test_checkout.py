@@ -13,7 +13,7 @@ import pytest
 from cli_in_process import git
 
 from niffbench.errors import HeadFails, UsageError
-from niffbench.gate.checkout import checked_out, repository_of
+from niffbench.gate.checkout import checked_out, repository_of, set_up
 
 
 @pytest.fixture
@@ -205,3 +205,70 @@ def test_a_head_that_cannot_be_imported_fails_and_a_base_is_a_usage_error(reposi
         ):
             code.check()
         assert error.value.exit_code == exit_code
+
+
+def test_three_dots_mean_where_a_branch_began(repository: Path) -> None:
+    git(repository, "checkout", "-qb", "mine", "v1")
+    git(repository, "commit", "--allow-empty", "-qm", "mine")
+    with checked_out("main...mine", "BASE", repository) as code:
+        assert code.commit == git(repository, "rev-parse", "v1")
+    with pytest.raises(UsageError), checked_out("main...nowhere", "BASE", repository):
+        pass
+
+
+def test_a_snapshot_holds_what_was_built_in_place_and_no_environment(repository: Path) -> None:
+    (repository / ".gitignore").write_text("*.so\n.venv/\nresults/\n")
+    (repository / "niffbench" / "kernel.so").write_bytes(b"built")
+    for name in (".venv", "results"):
+        (repository / name).mkdir()
+        (repository / name / "x.py").touch()
+    with checked_out(".", "HEAD", repository) as code:
+        assert code.path is not None
+        copied = {str(path.relative_to(code.path)) for path in code.path.rglob("*") if path.is_file()}
+        digest = code.digest
+    assert copied == {".gitignore", "niffbench/__init__.py", "niffbench/kernel.so"}
+    (repository / "niffbench" / "kernel.so").write_bytes(b"built anew")
+    with checked_out(".", "HEAD", repository) as code:
+        assert code.digest != digest
+
+
+def test_environments_are_made_once_for_all_trees_of_one_lock_file(repository: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    make = f"mkdir -p $NIFFBENCH_ENV/bin; ln -s {sys.executable} $NIFFBENCH_ENV/bin/python; echo made >> {log}"
+    build = f"echo built > extension.txt; echo built >> {log}"
+    (repository / "uv.lock").write_text("torch 2.15")
+    for revision in ("one", "two"):
+        git(repository, "add", ".")
+        git(repository, "commit", "-q", "--allow-empty", "-m", revision)
+        git(repository, "tag", revision)
+    (repository / "uv.lock").write_text("torch 2.16")
+    pythons = []
+    for text in ("one", "two", "."):
+        with checked_out(text, "BASE", repository, library=True) as code:
+            code = set_up(code, (make, build), tmp_path / "cache")
+            assert code.path is not None
+            assert (code.path / "extension.txt").exists()
+            code.check()
+            pythons.append(code.python)
+    assert pythons[0] == pythons[1] != pythons[2]
+    assert log.read_text().split() == ["made", "built", "built", "made", "built"]
+    with checked_out(".", "HEAD", repository, library=True) as code:
+        with pytest.raises(HeadFails, match="status 3: no compiler"):
+            set_up(code, ("echo no compiler; exit 3",), tmp_path / "cache")
+        with pytest.raises(UsageError, match="made no virtual environment"):
+            set_up(code, ("mkdir $NIFFBENCH_ENV",), tmp_path / "cache")
+
+
+def test_a_library_that_is_imported_from_elsewhere_is_not_compared_with_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed, tree = tmp_path / "installed", tmp_path / "tree"
+    for place in (installed / "waves", tree / "python" / "waves"):
+        place.mkdir(parents=True)
+        (place / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", f"{installed}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    with checked_out(".", "HEAD", tree, library=True) as code, pytest.raises(UsageError, match="from the tree"):
+        code.check(["waves.layers"])
+    with checked_out(".", "HEAD", tree / "python", library=True) as code:
+        assert code.check(["waves.layers"])
+        assert not code.check(["json"])
