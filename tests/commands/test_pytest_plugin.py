@@ -48,7 +48,9 @@ class Machine:
     broken: bool = False
     asked: list[list[str]] = field(default_factory=list)
 
-    def measured(self, python: str, arguments: Sequence[str], out: Path, environment: Mapping[str, str]) -> Run:
+    def measured(
+        self, python: str, arguments: Sequence[str], out: Path, environment: Mapping[str, str], cwd: Path
+    ) -> Run:
         self.asked.append(list(arguments))
         if self.broken:
             raise NothingMeasured("the machine is broken")
