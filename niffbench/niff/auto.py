@@ -1,7 +1,8 @@
 """The fastest of several ways to the same result, measured once for each kind of call and remembered.
 
 As ``cudnn.benchmark`` does: the first call of a kind (shapes, memory format, dtype, device, threads, which
-gradients are wanted) tries the candidates on its own input; later ones of any layer take the winner.
+gradients are wanted) tries the candidates on its own input, three times each; later ones of any layer, and of
+later processes (:mod:`niffbench.niff.tuning`), take the winner.
 
 Fastest by the host's clock: what a caller waits for whose GPU has nothing else to do, the launches of small calls
 included. Who enqueues call after call, or captures them in a graph, asks for the GPU's own time: :func:`judge_by`.
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from niffbench.lengths import largest_prime_factor
-from niffbench.niff import dft, fused, native
+from niffbench.niff import dft, fused, native, tuning
 from niffbench.niff.autograd import compiling, wants_gradient, watched
 from niffbench.niff.grid import Remembered
 from niffbench.niff.native import generated, kernel
@@ -58,8 +59,8 @@ LARGEST_PRIME = 13
 """Prime factor of a side up to which the CUDA kernel is worth the seconds that compiling it takes: beyond, torch's
 FFTs were faster on an H200 (31: 14 against 17 µs, 61: 23 against 63)."""
 
-_LEAST_ROUNDS, _MOST_ROUNDS, _SECONDS = 3, 7, 0.1
-"""A noisy machine can spoil one round, or two: there are always three, and more while they are short."""
+_ROUNDS = 3
+"""A noisy machine can spoil one round, or two. The first one's calls are slow as a rule, and tell which fail."""
 
 _KERNEL_WHEN_COMPILED = frozenset({"cpu"})
 _HEAD_START = 2_000_000  # cycles that a GPU spins while a trial is enqueued: a ms or more
@@ -137,11 +138,13 @@ def choose(
         if _get_current_dispatch_mode() is not None or x.device.type == "meta" or _capturing(x) or not x.numel():
             return otherwise
         with _lock:  # Another thread that comes with the same kind of call waits for the outcome.
-            chosen = _choices.get(key) or _fastest(tensors(), rivals)
+            chosen = _choices.get(key) or _remembered_or_fastest(key, tensors(), rivals)
             if chosen is None:  # All failed (memory was short, say): another call may try again.
                 return otherwise
             _choices[key] = chosen
-    constants.chosen = constants.engines[key] = chosen
+    constants.chosen = chosen
+    if key not in constants.engines:
+        constants.engines[key] = chosen
     return chosen
 
 
@@ -220,26 +223,35 @@ def _capturing(x: Tensor) -> bool:
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def _fastest(tensors: Sequence[Tensor], rivals: Rivals) -> str | None:
-    """The engine of the shortest best time, or None if all failed; interleaved rounds meet the same machine."""
+def _remembered_or_fastest(key: tuple[object, ...], tensors: Sequence[Tensor], rivals: Rivals) -> str | None:
+    """What an earlier process chose, if that is still among the rivals; else what is fastest now."""
     own = [tensor.detach().requires_grad_(wants_gradient(tensor)) for tensor in tensors]
+    calls = rivals(own)
+    engine = tuning.remembered(key, own[0])
+    if engine in calls:
+        return engine
     leaves = [tensor for tensor in own if tensor.requires_grad]
-    calls: dict[str, Callable[[], object]] = {}
-    for name, rival in rivals(own).items():
-        call = _with_backward(rival, leaves) if leaves else rival
-        try:
-            for _ in range(2):
-                call()
-        except (RuntimeError, NotImplementedError):  # It may not know this dtype or device, or lack the memory.
-            continue
-        calls[name] = call
-    best = dict.fromkeys(calls, float("inf"))
-    begin = time.perf_counter()
-    for done in range(_MOST_ROUNDS):
-        if done >= _LEAST_ROUNDS and time.perf_counter() - begin > _SECONDS:
-            break
-        for name, call in calls.items():
-            best[name] = min(best[name], _seconds(call, own[0]))
+    whole = {name: _with_backward(call, leaves) if leaves else call for name, call in calls.items()}
+    engine = _fastest(whole, own[0])
+    if engine is not None:
+        tuning.remember(key, own[0], engine)
+    return engine
+
+
+def _fastest(calls: Mapping[str, Callable[[], object]], x: Tensor) -> str | None:
+    """The call of the shortest best time, or None if all failed; interleaved rounds meet the same machine."""
+    best: dict[str, float] = {}
+    for _ in range(_ROUNDS):
+        for name in list(best or calls):
+            try:
+                seconds = _seconds(calls[name], x)
+            except (
+                RuntimeError,
+                NotImplementedError,
+            ):  # It may not know this dtype or device, or lack the memory.
+                best.pop(name, None)
+                continue
+            best[name] = min(best.get(name, seconds), seconds)
     return min(best, key=best.__getitem__, default=None)
 
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import copy
+import json
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from niffbench.niff import NiffDepthwise, auto, fused
+from niffbench.niff import NiffDepthwise, auto, fused, tuning
 from niffbench.niff.grid import Remembered
+from niffbench.niff.native import build
 
 
 class Engines:
@@ -182,7 +188,7 @@ def test_threads_that_come_together_measure_once(planted: Engines) -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    assert planted.calls["native"] <= 2 + 7, "two to warm up, seven rounds: one measurement"
+    assert planted.calls["native"] == 3, "one measurement"
     assert list(auto.choices().values()) == ["dft"]
 
 
@@ -198,6 +204,89 @@ def test_a_layer_says_what_was_chosen_for_it(planted: Engines) -> None:
         assert other.chosen == "dft", "remembered from the first layer's call"
     assert copy.deepcopy(layer).chosen is None
     assert layer.with_form("native").chosen is None, "that is no choice"
+
+
+@given(
+    true=st.lists(st.floats(1e-5, 1e-2), min_size=2, max_size=4),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_no_engine_that_is_slower_than_another_by_more_than_the_noise_is_chosen(
+    true: list[float], seed: int
+) -> None:
+    """Planted timings, of which the machine adds up to a tenth to all, and makes two of three 20 times as long."""
+    random = Random(seed)
+    spoiled = {engine: random.sample(range(3), random.randint(0, 2)) for engine in range(len(true))}
+    calls: Counter[int] = Counter()
+
+    def seconds(engine: object, _: Tensor) -> float:
+        assert isinstance(engine, int)
+        taken = true[engine] * random.uniform(1, 1.1) * (20 if calls[engine] in spoiled[engine] else 1)
+        calls[engine] += 1
+        return taken
+
+    engines = {str(engine): engine for engine in range(len(true))}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auto, "_seconds", seconds)
+        chosen = auto._fastest(engines, torch.ones(1))  # type: ignore[arg-type]
+    assert chosen is not None
+    assert true[int(chosen)] <= 1.1 * min(true)
+    assert set(calls.values()) == {3}, "a choice costs three calls of each"
+
+
+def test_a_choice_outlives_its_process_unless_that_is_not_wanted(
+    planted: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "cache", lambda: tmp_path)
+    file, (x, half) = tmp_path / "choices.json", inputs()
+    auto.convolve(x, half, auto.Constants())
+    assert not file.exists(), "switched off"
+    monkeypatch.setenv(tuning.SWITCH, "1")
+    auto.forget()
+    auto.convolve(x, half, auto.Constants())
+    (entry,) = json.loads(file.read_text()).items()
+    assert entry[1] == "dft"
+    planted.seconds["dft"] = 0.08
+    auto.forget()  # as a new process has
+    assert chosen_by(planted, x, half) == "dft"
+    monkeypatch.setenv(tuning.SWITCH, "0")
+    auto.forget()
+    auto.convolve(x, half, auto.Constants())
+    assert chosen_by(planted, x, half) == "fused", "what was written is not read"
+    assert dict([entry]) == json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"a": 1}', "{", "\0\0"])
+def test_a_file_of_choices_that_cannot_be_read_is_made_anew_and_bounded(
+    content: str, planted: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "cache", lambda: tmp_path)
+    monkeypatch.setenv(tuning.SWITCH, "1")
+    monkeypatch.setattr(tuning, "MOST", 2)
+    (tmp_path / "choices.json").write_text(content)
+    for size in (4, 5, 6):
+        auto.convolve(*inputs(size), auto.Constants())
+    assert list(json.loads((tmp_path / "choices.json").read_text()).values()) == ["dft", "dft"]
+    assert [path.name for path in tmp_path.iterdir()] == ["choices.json"]
+
+
+def test_a_choice_of_another_version_or_of_an_engine_that_is_gone_is_not_taken(
+    planted: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "cache", lambda: tmp_path)
+    monkeypatch.setenv(tuning.SWITCH, "1")
+    x, half = inputs()
+    auto.convolve(x, half, auto.Constants())
+    monkeypatch.setattr(auto, "candidates", lambda _: ["fused", "native"])
+    auto.forget()
+    auto.convolve(x, half, auto.Constants())
+    assert chosen_by(planted, x, half) == "fused"
+    before = tuning.remembered(("kind",), x)
+    tuning.remember(("kind",), x, "dft")
+    assert (before, tuning.remembered(("kind",), x)) == (None, "dft")
+    monkeypatch.setattr(tuning, "__version__", "another")
+    tuning._machine.cache_clear()
+    assert tuning.remembered(("kind",), x) is None
+    tuning._machine.cache_clear()
 
 
 class Passing(TorchDispatchMode):

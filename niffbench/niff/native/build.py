@@ -96,7 +96,7 @@ def _outcome(real: str) -> Kernel | str:
 def _built(real: str, tuning: tuple[str, ...]) -> Path:
     command = _command()
     name = f"convolve-{real}-{_identity(command, tuning)}.so"
-    directory = _cache()
+    directory = cache()
     if (directory / name).exists():
         return directory / name
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
@@ -137,12 +137,12 @@ def _identity(command: list[str], tuning: tuple[str, ...]) -> str:
         *FLAGS,
         *tuning,
         platform.machine(),
-        _cpu(),
+        cpu(),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _cpu() -> str:
+def cpu() -> str:
     """What this CPU can do, as far as the system tells: a home directory may be shared by unlike machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -152,7 +152,7 @@ def _cpu() -> str:
 
 
 @functools.cache
-def _cache() -> Path:
+def cache() -> Path:
     """A directory of this user's for compiled files; among the temporary ones if the cache cannot be written.
 
     Raises Unavailable if neither can, or others may put files into the latter.

@@ -1,0 +1,79 @@
+"""What :mod:`niffbench.niff.auto` has chosen, kept in a file from one process to the next.
+
+An entry's key is a hash of all that the choice may depend on: the kind of call, the machine, torch, niffbench and
+the sources of its kernels. The file is a cache: it may be deleted, and one that cannot be read counts as empty.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from niffbench import __version__
+from niffbench.niff.native import build
+
+SWITCH = "NIFFBENCH_TUNING"
+"""The environment's variable that, set to ``0``, keeps the file from being read and written."""
+
+MOST = 1000
+"""Entries; the oldest ones go first."""
+
+
+def remembered(kind: tuple[object, ...], x: Tensor) -> str | None:
+    """The engine that was chosen for such calls on such a machine; None if none is known."""
+    return None if _off() else _read().get(_key(kind, x))
+
+
+def remember(kind: tuple[object, ...], x: Tensor, engine: str) -> None:
+    """Write a choice down; where that fails the next process chooses again."""
+    if _off():
+        return
+    entries = _read()  # Others may have added to it meanwhile.
+    entries.pop(_key(kind, x), None)
+    entries[_key(kind, x)] = engine
+    try:
+        path = _path()
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as scratch:
+            json.dump(dict(list(entries.items())[-MOST:]), scratch)
+        Path(scratch.name).replace(path)
+    except (OSError, build.Unavailable):
+        return
+
+
+def _off() -> bool:
+    return os.environ.get(SWITCH) == "0"
+
+
+def _read() -> dict[str, str]:
+    try:
+        entries = json.loads(_path().read_text())
+    except (OSError, ValueError, build.Unavailable):
+        return {}
+    if not isinstance(entries, dict) or not all(isinstance(engine, str) for engine in entries.values()):
+        return {}
+    return entries
+
+
+def _path() -> Path:
+    return build.cache() / "choices.json"
+
+
+def _key(kind: tuple[object, ...], x: Tensor) -> str:
+    return hashlib.sha256(
+        f"{_machine(torch.cuda.get_device_name(x.device) if x.is_cuda else '')}\0{kind!r}".encode()
+    ).hexdigest()[:32]
+
+
+@functools.cache
+def _machine(gpu: str) -> str:
+    """The processor that calls go to, and everything on it that engines are made of."""
+    sources = sorted((Path(__file__).parent / "native").glob("*.*"))
+    code = hashlib.sha256("\0".join(source.read_text() for source in sources).encode()).hexdigest()
+    return "\0".join((__version__, torch.__version__, code, build.cpu(), str(build.tuning()), gpu))
