@@ -245,10 +245,7 @@ def _fastest(calls: Mapping[str, Callable[[], object]], x: Tensor) -> str | None
         for name in list(best or calls):
             try:
                 seconds = _seconds(calls[name], x)
-            except (
-                RuntimeError,
-                NotImplementedError,
-            ):  # It may not know this dtype or device, or lack the memory.
+            except RuntimeError:  # It may not know this dtype or device (NotImplementedError), or lack the memory.
                 best.pop(name, None)
                 continue
             best[name] = min(best.get(name, seconds), seconds)
