@@ -30,10 +30,12 @@ class Problem:
     """What every operator of a comparison is given: the input's shape, its type and what is asked.
 
     The input is ``(batch, channels, height, width)``, the output ``(batch, channels_out, height, width)``.
-    ``mode``: ``inference`` runs under ``torch.inference_mode``, ``forward`` builds the autograd graph,
-    ``training`` is forward and backward. The kernel size is not here: it distinguishes operators of one
-    problem (a NIFF layer has none), so it belongs to the :class:`Case`. ``tf32``: products in float32 (other
-    dtypes never) may be rounded to TF32's 10 bits of mantissa.
+
+    Attributes:
+        mode: ``inference`` runs under ``torch.inference_mode``, ``forward`` builds the autograd graph,
+            ``training`` is forward and backward. The kernel size is not here: it distinguishes operators of
+            one problem (a NIFF layer has none), so it belongs to the :class:`Case`.
+        tf32: products in float32 (other dtypes never) may be rounded to TF32's 10 bits of mantissa.
     """
 
     batch: int

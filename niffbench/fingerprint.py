@@ -18,10 +18,11 @@ Fact: TypeAlias = str | int | float | bool | None
 class Fingerprint(BaseModel):
     """The machine and the settings, in two tiers.
 
-    ``must``: accelerator, libraries, C compiler, precision and determinism flags, threads; another value makes
-    latencies incomparable. ``should``: host CPU, kernel, governor, Python, which card of its kind and who
-    else is on it; another value is said, not refused.
-    No hostname, user name or path is ever in it: it is meant to be committed.
+    Attributes:
+        must: accelerator, libraries, C compiler, precision and determinism flags, threads; another value makes
+            latencies incomparable.
+        should: host CPU, kernel, governor, Python, which card of its kind and who else is on it; another value
+            is said, not refused. No hostname, user name or path is ever in it: it is meant to be committed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

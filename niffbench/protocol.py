@@ -55,9 +55,11 @@ class Task(_Message):
 
     ``survey``: predict the memory of each case from fake tensors and measure the ceilings of the dtypes in
     ``ceilings``: of the whole suite, of which ``cases`` may be what an earlier worker left.
-    ``round``: measure each case once, in an order drawn from the settings' seed and ``round``. ``predictions``
-    (the survey's) and what was ``checked`` in earlier rounds, by case id, are not worked out again. ``modules``
-    are the user's among the operators.
+
+    Attributes:
+        round: measure each case once, in an order drawn from the settings' seed and ``round``. ``predictions``
+            (the survey's) and what was ``checked`` in earlier rounds, by case id, are not worked out again.
+        modules: the user's among the operators.
     """
 
     kind: Literal["survey", "round"]

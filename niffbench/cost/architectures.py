@@ -44,7 +44,8 @@ class Convolution:
 class Linear:
     """A linear layer with bias on each of ``size`` pixels, or on the pooled features where that is ``(1, 1)``.
 
-    ``replaceable``: it is one of ConvNeXt's pointwise layers and not a classifier.
+    Attributes:
+        replaceable: it is one of ConvNeXt's pointwise layers and not a classifier.
     """
 
     into: int

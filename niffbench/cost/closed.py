@@ -40,9 +40,12 @@ class Step:
 class Cost:
     """All of an operator's cost for one case, in the case's mode (backward steps only in ``training``).
 
-    ``steps`` are those that cost FLOPs. ``bytes_floor``: each input and weight read once, each output written
-    once. ``parameters``: learnable scalars. ``transform_lengths``: the FFT lengths per axis in use, so that a
-    large prime factor can be stated beside them.
+    Attributes:
+        steps: those that cost FLOPs.
+        bytes_floor: each input and weight read once, each output written once.
+        parameters: learnable scalars.
+        transform_lengths: the FFT lengths per axis in use, so that a large prime factor can be stated beside
+            them.
     """
 
     steps: tuple[Step, ...]

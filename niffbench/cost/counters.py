@@ -28,8 +28,11 @@ class Counted:
 
     ``by_op`` has the operations that cost something. ``unpriced`` names the operations that are neither in the
     formulas nor known to be free, or whose formula fails: while it is not empty, ``flops`` may be too low.
-    ``steps`` has the FLOPs of each step, ``traffic`` what it read and wrote, in bytes. ``stock``: what
-    FlopCounterMode says without our formulas, but for the operations of ``stock_failures``, on which it fails.
+    ``steps`` has the FLOPs of each step, ``traffic`` what it read and wrote, in bytes.
+
+    Attributes:
+        stock: what FlopCounterMode says without our formulas, but for the operations of ``stock_failures``, on
+            which it fails.
     """
 
     flops: int

@@ -320,7 +320,11 @@ def _hermitian(shape: list[int], dims: list[int]) -> int:
 
 
 def _transform(price: Transformed, *, halves: bool = False) -> Handler:
-    """FFTs ``(input, lengths, dims, norm)``; ``halves``: it is the input, and not the output, that is real."""
+    """FFTs ``(input, lengths, dims, norm)``.
+
+    Args:
+        halves: it is the input, and not the output, that is real.
+    """
 
     def handle(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
         lengths, dims = _integers(inputs[1]), _integers(inputs[2])

@@ -25,11 +25,14 @@ from niffbench.niff.steps import recording
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Bytes of a warm call. ``resident``: input and weights, and what the form keeps between calls.
+    """Bytes of a warm call.
 
     ``peak`` is above resident, ``output`` the result, ``saved`` what autograd keeps for backward (None in
     inference). In training the gradients are made by the call, so they are part of the peak. ``traffic`` is what
     each step reads and writes.
+
+    Attributes:
+        resident: input and weights, and what the form keeps between calls.
     """
 
     resident: int

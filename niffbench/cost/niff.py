@@ -129,7 +129,11 @@ def rfft(layer: Layer) -> LayerParts:
 
 
 def _by_fft(layer: Layer, generation: Work, *, real: bool = False, einsum: bool = True) -> LayerParts:
-    """A layer between two FFTs, on half planes where they are ``real``; ``einsum``: as may map the channels."""
+    """A layer between two FFTs, on half planes where they are ``real``.
+
+    Args:
+        einsum: as may map the channels.
+    """
     p, frequencies = layer.problem, layer.half if real else layer.points
     forward_fft, inverse_fft = (real_fft, inverse_real_fft) if real else (complex_fft, complex_fft)
     parts = {"filter generation": generation, "forward fft": forward_fft(layer.points, layer.into)}
@@ -226,8 +230,9 @@ def factored(layer: Layer) -> LayerParts:
 def _factored_mixing(p: Problem, k: int, length: int) -> Work:
     """The contraction of a layer that makes no filter, in pieces of so many images.
 
-    ``length``: stored numbers of a half plane. Backward the products are made again, and gradients of weights,
-    products, features and spectrum follow.
+    Args:
+        length: stored numbers of a half plane. Backward the products are made again, and gradients of weights,
+            products, features and spectrum follow.
     """
     constants = product(2 * p.channels_out * p.batch * p.channels * length)
     pieces = [NOTHING]

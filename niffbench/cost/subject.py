@@ -62,7 +62,8 @@ class Call:
 def prepare(operator: Costed, case: Case, warm: bool = True) -> Call:
     """The case's call on the CPU of whatever tensor mode is active.
 
-    ``warm``: it has been called once, so that what a form keeps between calls is there.
+    Args:
+        warm: it has been called once, so that what a form keeps between calls is there.
     """
     problem = case.problem
     dtype = getattr(torch, problem.dtype)
@@ -86,7 +87,8 @@ def prepare(operator: Costed, case: Case, warm: bool = True) -> Call:
 def cast_dtype(tensor: Tensor, dtype: str) -> torch.dtype:
     """What a weight or buffer has in a case of ``dtype``: that, the complex one of its precision, or its own.
 
-    Raises NotImplementedError for complex numbers where there are none of that precision.
+    Raises:
+        NotImplementedError: for complex numbers where there are none of that precision.
     """
     if tensor.is_complex():
         if dtype not in _COMPLEX:

@@ -139,8 +139,10 @@ def disagreement(
 ) -> str | None:
     """Why the figures of the witnesses that there are differ, or None when they agree to the last FLOP.
 
-    The text begins with a :class:`Disagreement` and ends with the figures. ``stated``: ``closed`` is a closed form
-    and not what was counted.
+    The text begins with a :class:`Disagreement` and ends with the figures.
+
+    Args:
+        stated: ``closed`` is a closed form and not what was counted.
     """
     forward = {"closed form": closed.flops("forward")} if stated else {}
     if counted:

@@ -46,7 +46,11 @@ def kind_of(device: object) -> str | None:
 
 
 def kind(name: str) -> Kind:
-    """The kind of device of that name, which loads what it needs. Raises KeyError when there is none."""
+    """The kind of device of that name, which loads what it needs.
+
+    Raises:
+        KeyError: when there is none.
+    """
     if name not in devices():
         raise KeyError(name)
     kind: Kind = importlib.import_module(f"{__name__}.{name}").KIND
@@ -57,8 +61,11 @@ def open_device(spec: str = "auto", threads: int | None = None) -> Device:
     """The device that ``spec`` names (``cpu``, ``cuda``, ``cuda:N``, ``replay:FILE``), on ``threads`` of the host.
 
     ``threads`` None: the physical cores. ``auto`` is the first accelerator that can be used, else the CPU. A
-    replay loads no torch. Raises UsageError when no kind of device has the name (saying which file would be one),
-    and for what the kind itself refuses: a card that is not there, a replay file that cannot be read.
+    replay loads no torch.
+
+    Raises:
+        UsageError: when no kind of device has the name (saying which file would be one), and for what the kind
+            itself refuses: a card that is not there, a replay file that cannot be read.
     """
     name, mark, which = spec.partition(":")
     if spec == "auto":
@@ -80,7 +87,11 @@ def open_device(spec: str = "auto", threads: int | None = None) -> Device:
 
 
 def open_computing(spec: str, threads: int | None, purpose: str) -> Device:
-    """A device that cases are run on, for ``purpose`` ("to examine"). Raises UsageError for a replay too."""
+    """A device that cases are run on, for ``purpose`` ("to examine").
+
+    Raises:
+        UsageError: for a replay too.
+    """
     name = kind_of(spec)
     if name is not None and not kind(name).computes:
         raise UsageError(f"--device {spec}: a {name} has nothing {purpose}; take auto, cpu, cuda or cuda:N")

@@ -71,8 +71,9 @@ LEAST_WATCHED = 1.0
 class Processor:
     """Time of the host's processor, in seconds of all its logical cores, since whenever: take differences.
 
-    ``others``: what processes other than this one used, and what the hypervisor took away (steal); ``watched``:
-    the time that went by. Both stand still where the platform does not tell.
+    Attributes:
+        others: what processes other than this one used, and what the hypervisor took away (steal).
+        watched: the time that went by. Both stand still where the platform does not tell.
     """
 
     others: float = 0.0
@@ -145,7 +146,8 @@ class Device(Protocol):
     def arithmetic(self, tf32: bool) -> AbstractContextManager[object]:
         """What to run in so that float32 products are rounded to TF32, or are not.
 
-        Raises NotImplementedError where that is wanted and there is no TF32.
+        Raises:
+            NotImplementedError: where that is wanted and there is no TF32.
         """
 
     def facts(self) -> Mapping[str, Fact]:
@@ -175,11 +177,16 @@ class Device(Protocol):
     def calls_lasting(self, runner: Runner, seconds: float, call: float) -> int:
         """How many of ``runner.call()`` make a sample of ``seconds``, if one sample may hold as many.
 
-        ``call``: the wall time of one in seconds, when warm.
+        Args:
+            call: the wall time of one in seconds, when warm.
         """
 
     def capture(self, runner: Runner) -> Runner:
-        """``runner`` as a graph that is replayed whole. Raises RuntimeError where it cannot be captured."""
+        """``runner`` as a graph that is replayed whole.
+
+        Raises:
+            RuntimeError: where it cannot be captured.
+        """
 
     def flush(self) -> None:
         """Evict what earlier calls left in the last-level cache."""

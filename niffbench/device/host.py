@@ -43,8 +43,10 @@ def cores() -> int:
 def last_level_cache(folder: Path = _CPUS, cpus: Collection[int] | None = None) -> int:
     """Bytes of the largest caches that ``cpus`` see, each once, together; 0 where the kernel does not tell.
 
-    A processor of several dies, and a machine of several processors, has a last-level cache for each. ``cpus``: by
-    default those this process may run on.
+    A processor of several dies, and a machine of several processors, has a last-level cache for each.
+
+    Args:
+        cpus: by default those this process may run on.
     """
     caches: dict[str, int] = {}
     for cpu in allowed() if cpus is None else cpus:

@@ -46,10 +46,11 @@ class _Model(BaseModel):
 class Series(_Model):
     """Where the samples of one regime come from, in seconds per call.
 
-    ``samples``: recorded ones, one list a round (used in turn), started over at the end; any value is taken, also
-    0 and NaN, as a broken timer would give them. Without them, log-normal ones around ``median`` (None:
-    from the closed form) with ``sigma`` within a round and ``between`` across rounds (standard deviations of the
-    log), times ``1 + drift · i`` for the i-th sample.
+    Attributes:
+        samples: recorded ones, one list a round (used in turn), started over at the end; any value is taken,
+            also 0 and NaN, as a broken timer would give them. Without them, log-normal ones around ``median``
+            (None: from the closed form) with ``sigma`` within a round and ``between`` across rounds (standard
+            deviations of the log), times ``1 + drift · i`` for the i-th sample.
     """
 
     samples: Annotated[list[Annotated[list[float], Field(min_length=1)]], Field(min_length=1)] | None = None
@@ -64,9 +65,12 @@ class Failure(_Model):
     """Something that goes wrong when the case reaches ``stage``.
 
     ``oom``: out of memory, ``requested`` and ``available`` in bytes. ``unsupported``: the device lacks it.
-    ``lost``: the GPU is gone. ``error``: any exception, ``message``. ``hang``: forever. ``signal``: the worker
-    kills itself with ``signal``. ``exit``: it exits with ``status``. ``crowded``: all that only while another case
-    is set up beside it.
+    ``lost``: the GPU is gone. ``error``: any exception, ``message``. ``hang``: forever. ``exit``: it exits with
+    ``status``.
+
+    Attributes:
+        signal: the worker kills itself with ``signal``.
+        crowded: all that only while another case is set up beside it.
     """
 
     kind: Literal["oom", "unsupported", "lost", "error", "hang", "signal", "exit"]
@@ -148,8 +152,10 @@ class Trace(_Model):
     """A replay file. Whatever ``cases`` do not list is made up: ``overhead`` plus the larger of closed-form FLOPs
     over ``flops`` and bytes over ``bandwidth``, log-normal, from ``seed``.
 
-    ``like``: which kind of device it plays. ``facts`` are the fingerprint's. ``watts`` feed the energy counter.
-    ``pace``: real seconds slept for each second of virtual time (0: as fast as it goes).
+    Attributes:
+        like: which kind of device it plays.
+        facts: the fingerprint's. ``watts`` feed the energy counter.
+        pace: real seconds slept for each second of virtual time (0: as fast as it goes).
     """
 
     schema_version: Literal[1] = 1
@@ -256,7 +262,11 @@ class ReplayDevice:
 
     @classmethod
     def load(cls, path: str) -> ReplayDevice:
-        """Read a replay file. Raises UsageError naming file, key and fault."""
+        """Read a replay file.
+
+        Raises:
+            UsageError: naming file, key and fault.
+        """
         file = Path(path)
         try:
             if file.stat().st_size > MAX_REPLAY_BYTES:

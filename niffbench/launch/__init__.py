@@ -15,7 +15,11 @@ def launchers() -> list[str]:
 
 
 def launcher(name: str) -> Launcher:
-    """The launcher of that name. Raises UsageError when there is none."""
+    """The launcher of that name.
+
+    Raises:
+        UsageError: when there is none.
+    """
     if name not in launchers():
         raise UsageError(f"no launcher is named '{name}'{did_you_mean(name, launchers())}")
     one: Launcher = importlib.import_module(f"{__name__}.{name}").LAUNCHER

@@ -59,5 +59,6 @@ class Launcher(Protocol):
     def start(self, task: protocol.Task, wake: int) -> Worker:
         """Start a worker on ``task``; ``wake`` is a descriptor that ends its :meth:`Worker.next` when readable.
 
-        Raises WorkerBroken when none can be started.
+        Raises:
+            WorkerBroken: when none can be started.
         """

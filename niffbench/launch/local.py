@@ -37,7 +37,11 @@ class LocalLauncher:
     command: Sequence[str] = (sys.executable, "-P", "-m", "niffbench.worker.main")
 
     def start(self, task: protocol.Task, wake: int) -> LocalWorker:
-        """Start a worker process on ``task``. Raises WorkerBroken when that fails."""
+        """Start a worker process on ``task``.
+
+        Raises:
+            WorkerBroken: when that fails.
+        """
         return LocalWorker(self.command, task, wake)
 
 

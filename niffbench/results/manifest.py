@@ -33,7 +33,11 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _moment(text: str) -> str:
-    """The text itself. Raises ValueError unless it is a date and time with its offset."""
+    """The text itself.
+
+    Raises:
+        ValueError: unless it is a date and time with its offset.
+    """
     try:
         aware = datetime.fromisoformat(text).tzinfo is not None
     except ValueError:
@@ -194,7 +198,11 @@ class _Version(BaseModel):
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read ``run.json``. Raises UsageError when ``directory`` is not a run, or one of another schema."""
+    """Read ``run.json``.
+
+    Raises:
+        UsageError: when ``directory`` is not a run, or one of another schema.
+    """
     path = directory / MANIFEST
     try:
         if not directory.is_dir():

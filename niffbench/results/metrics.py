@@ -58,19 +58,22 @@ class Metric:
     ``meaning`` a sentence for hints and the data dictionary. ``unit`` is a base unit (``s``, ``B``, ``FLOP``,
     ``J`` …), ``share`` of one, ``error`` for a relative error, or empty for a plain number.
 
-    ``better``: the direction of improvement, None where there is none. ``exact``: every round must find the same,
-    so that one is enough. ``counted``: it is counted, not timed, so that one round is enough too, and rounds that
-    differ are no noise: something else was executed. All others are noisy, and known by an interval over rounds.
-    ``over_rounds``: what stands for several rounds. ``compared``: a ratio to the baseline means
-    something.
-
     ``read`` gives one round's value, None where it was not measured, or the reason why what was measured is none.
-    ``statuses``: those of a record in which the value means anything; what needs no running is known of a failed
-    case too. ``plausible``: the open range outside which a value is absurd.
 
-    ``gate``: how two runs are judged by it: ``test`` (on rounds, with a minimum effect), ``exact`` (any difference
-    counts), ``tolerance`` (a relative change is let pass), or not at all. ``shown``: where it is shown unasked.
-    ``regime``: of a latency.
+    Attributes:
+        better: the direction of improvement, None where there is none.
+        exact: every round must find the same, so that one is enough.
+        counted: it is counted, not timed, so that one round is enough too, and rounds that differ are no
+            noise: something else was executed. All others are noisy, and known by an interval over rounds.
+        over_rounds: what stands for several rounds.
+        compared: a ratio to the baseline means something.
+        statuses: those of a record in which the value means anything; what needs no running is known of a
+            failed case too.
+        plausible: the open range outside which a value is absurd.
+        gate: how two runs are judged by it: ``test`` (on rounds, with a minimum effect), ``exact`` (any
+            difference counts), ``tolerance`` (a relative change is let pass), or not at all.
+        shown: where it is shown unasked.
+        regime: of a latency.
     """
 
     key: str

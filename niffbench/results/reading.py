@@ -56,7 +56,8 @@ class Run:
 def read(directory: Path | str) -> Run:
     """Read a run; a journal packed as ``records.jsonl.gz`` is read as well.
 
-    Raises UsageError for anything that is not a run, naming file and line.
+    Raises:
+        UsageError: for anything that is not a run, naming file and line.
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
@@ -101,7 +102,8 @@ def _read_journal(path: Path, manifest: Manifest) -> tuple[tuple[Record, ...], i
 def lines(file: BinaryIO, path: Path, most: int | None = None) -> Iterator[bytes]:
     """The lines of a journal, the last perhaps without its newline: then it is torn.
 
-    Raises UsageError for a line that is too long, and when there are more than ``most`` bytes of them.
+    Raises:
+        UsageError: for a line that is too long, and when there are more than ``most`` bytes of them.
     """
     offset = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
@@ -129,7 +131,8 @@ class _Checker:
     def __call__(self, record: Record) -> Record:
         """The record, sharing with the first of its case what does not change from round to round: memory.
 
-        Raises ValueError saying what is wrong.
+        Raises:
+            ValueError: saying what is wrong.
         """
         if (first := self._first.get(record.id)) is None:
             self._admit(record)

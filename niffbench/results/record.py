@@ -45,11 +45,13 @@ class _Part:
 class Traits(_Part):
     """What tables need to know of an operator without asking the catalogue.
 
-    ``base`` is the operator it was made from, by its name: of a network, torchvision's original. ``role`` decides
-    what it is compared with; ``layers`` is the family whose colour it has, of a network that of the layers in it;
-    ``published``: it executes as its paper's code does. Records of before these three have them derived.
-    ``reference``: what its numerics were held to: something written ``independent``ly of it, or ``itself`` in
-    float64, which finds rounding and no wrong formula.
+    Attributes:
+        base: the operator it was made from, by its name: of a network, torchvision's original. ``role``
+            decides what it is compared with; ``layers`` is the family whose colour it has, of a network that
+            of the layers in it.
+        published: it executes as its paper's code does. Records of before these three have them derived.
+        reference: what its numerics were held to: something written ``independent``ly of it, or ``itself`` in
+            float64, which finds rounding and no wrong formula.
     """
 
     label: str
@@ -151,11 +153,14 @@ class StepCost(_Part):
 class CostRecord(_Part):
     """The three witnesses, in real FLOPs (multiply-add = 2), for the whole of the case's mode.
 
-    ``closed``: closed form; ``counted``: FlopCounterMode with our formulas; ``fvcore``: ×2, with handlers,
-    forward only (so beside ``closed_forward``). ``stock_torch`` and ``stock_fvcore``: what the stock counters
-    say (fvcore ×2), ``missed`` the ops they count as nothing. ``disagreement`` names a known reason
-    why witnesses differ, or is None when they agree. ``notes``: what a witness could not do, and why; one that
-    failed has no figure. ``stated`` is False of an operator without a closed form, whose place the count takes.
+    Attributes:
+        closed: closed form.
+        counted: FlopCounterMode with our formulas.
+        fvcore: ×2, with handlers, forward only (so beside ``closed_forward``). ``stock_torch`` and
+            ``stock_fvcore``: what the stock counters say (fvcore ×2), ``missed`` the ops they count as
+            nothing. ``disagreement`` names a known reason why witnesses differ, or is None when they agree.
+        notes: what a witness could not do, and why; one that failed has no figure.
+        stated: False of an operator without a closed form, whose place the count takes.
     """
 
     closed: Count
@@ -224,8 +229,10 @@ class Numerics(_Part):
 class MachineState(_Part):
     """The machine around a case: load average per core, SM clock in MHz, °C, watts and throttle reasons.
 
-    ``others``: the share of the processor, 0 to 1, that other processes and the hypervisor used from the case's
-    first sample to its last; None where the platform does not tell, or in too short a time to mean anything.
+    Attributes:
+        others: the share of the processor, 0 to 1, that other processes and the hypervisor used from the
+            case's first sample to its last; None where the platform does not tell, or in too short a time to
+            mean anything.
     """
 
     load: float | None = None
@@ -240,13 +247,15 @@ class MachineState(_Part):
 class Record(_Part):
     """What one round learned of one case, or why it could not.
 
-    ``status`` other than ``ok`` comes with ``reason``; then what was not measured is None, never 0.
-    ``needed`` and ``available`` (bytes) explain ``oom`` and ``skipped``. ``elapsed`` is the wall time of the case
-    in this round in seconds, ``measuring`` the part of it in sampling and the energy pass. ``energy`` in joules a
-    call.
-    ``chosen``: the engine of each layer that chooses one by measuring (NIFF's ``auto``), in the network's order;
-    the cost is then that of these.
-    ``output``: the output's shape where it is none of an image as large as the input, of a layer.
+    ``status`` other than ``ok`` comes with ``reason``; then what was not measured is None, never 0. ``needed`` and
+    ``available`` (bytes) explain ``oom`` and ``skipped``.
+
+    Attributes:
+        elapsed: the wall time of the case in this round in seconds, ``measuring`` the part of it in sampling
+            and the energy pass. ``energy`` in joules a call.
+        chosen: the engine of each layer that chooses one by measuring (NIFF's ``auto``), in the network's
+            order; the cost is then that of these.
+        output: the output's shape where it is none of an image as large as the input, of a layer.
     """
 
     case: Case

@@ -28,9 +28,10 @@ class Share:
 def share(seconds: float, *, rounds: int, cases: int, overhead: float, measure: Measure) -> Share:
     """Divide ``seconds`` over ``rounds`` rounds of ``cases`` cases.
 
-    ``overhead``: seconds of a round that are not sampling. Each case gets the same cap on its sampling, never
-    more than ``measure.max_time``; when that falls under LEAST_WINDOW, rounds are given up, down to one; one round
-    is always made. Where the cap bites, LEAST_SAMPLES samples are enough.
+    Args:
+        overhead: seconds of a round that are not sampling. Each case gets the same cap on its sampling, never
+            more than ``measure.max_time``; when that falls under LEAST_WINDOW, rounds are given up, down to
+            one; one round is always made. Where the cap bites, LEAST_SAMPLES samples are enough.
     """
     if not measure.windows or not cases:
         return Share(rounds, measure)

@@ -38,7 +38,11 @@ def check_vacant(directory: Path) -> None:
 
 
 def make(directory: Path) -> None:
-    """Make ``directory``. Raises UsageError when that fails."""
+    """Make ``directory``.
+
+    Raises:
+        UsageError: when that fails.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -75,7 +79,11 @@ class RunProgress:
 
 
 def progress_of(directory: Path) -> RunProgress:
-    """The journal's lines are counted, not parsed. Raises UsageError when ``directory`` is no run."""
+    """The journal's lines are counted, not parsed.
+
+    Raises:
+        UsageError: when ``directory`` is no run.
+    """
     manifest = read_manifest(directory)
     records = 0
     try:

@@ -72,7 +72,11 @@ def prepare(load: SuiteLoader, overrides: Overrides, stop: Interrupts) -> Prepar
 
 @contextmanager
 def begin(out: Path, prepared: Prepared, argv: Sequence[str], began: float) -> Iterator[RunSession]:
-    """A new run in ``out``, which must be vacant. Raises UsageError when it is not, or cannot be made."""
+    """A new run in ``out``, which must be vacant.
+
+    Raises:
+        UsageError: when it is not, or cannot be made.
+    """
     place.make(out)
     with Lock(out), device_lock(_device(prepared.survey.fingerprint, prepared.settings)) as shared:
         if not place.is_vacant(out):
@@ -93,8 +97,12 @@ def resume(
     """What is left of the run in ``directory``; ``device`` only says where it is now, a replay file moved, say.
 
     A torn last line is repaired, but not before all else is known to be right: nothing is changed in a run that
-    cannot be resumed. Raises UsageError when ``directory`` is no run, is being written to, or its suite has
-    changed since; FingerprintsDiffer on another machine; Interrupted; and what :func:`survey` raises.
+    cannot be resumed.
+
+    Raises:
+        UsageError: when ``directory`` is no run, is being written to, or its suite has changed since.
+        FingerprintsDiffer: on another machine.
+        Interrupted: by Ctrl-C; and what :func:`survey` raises.
     """
     begun = read_manifest(directory)
     with Lock(directory), device_lock(_device(begun.fingerprint, begun.settings)) as shared:

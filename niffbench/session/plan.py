@@ -68,7 +68,9 @@ class Forecast:
 class Plan:
     """The cases of a suite on a machine, in the suite's order. ``available`` in bytes.
 
-    ``crowded``: the times come from ceilings that were measured beside busy neighbours, and may be far too long.
+    Attributes:
+        crowded: the times come from ceilings that were measured beside busy neighbours, and may be far too
+            long.
     """
 
     forecasts: tuple[Forecast, ...]

@@ -153,7 +153,8 @@ class Refinement:
 class Compared:
     """A form and a rival along an axis in one quantity, as all records of a run show them.
 
-    ``probes``: at how many values they were measured beside the suite's.
+    Attributes:
+        probes: at how many values they were measured beside the suite's.
     """
 
     pair: Pair

@@ -23,7 +23,9 @@ class Survey:
 
     ``note`` says why there are no ``ceilings`` where they were asked for, or that they are in doubt: ``crowded``
     are those measured beside busy neighbours, lower than the machine's and all times expected from them longer.
-    ``modules``: where the user's were found.
+
+    Attributes:
+        modules: where the user's were found.
     """
 
     fingerprint: Fingerprint
@@ -44,11 +46,19 @@ def survey(
     ceilings: bool = True,
     fingerprint: Fingerprint | None = None,
 ) -> Survey:
-    """Ask workers of their own; with ``fingerprint``, they must be on that machine. ``modules``: of the suite.
+    """Ask workers of their own; with ``fingerprint``, they must be on that machine.
 
     A case whose prediction kills or hangs the worker has no prediction, and a machine whose roofline does has no
-    ceilings; cases that use up all attempts leave one for the ceilings. Raises WorkerBroken when no worker starts,
-    and TaskRefused, FingerprintsDiffer and Interrupted.
+    ceilings; cases that use up all attempts leave one for the ceilings.
+
+    Args:
+        modules: of the suite.
+
+    Raises:
+        WorkerBroken: when no worker starts.
+        TaskRefused: when one will not do what it is asked.
+        FingerprintsDiffer: on another machine than ``fingerprint``'s.
+        Interrupted: by Ctrl-C.
     """
     dtypes = sorted({case.problem.precision for case in cases}) if ceilings else []
     predictions: dict[str, protocol.Predicted] = {}

@@ -35,7 +35,11 @@ class TaskRefused(NiffbenchError):
 
 
 class Observer:
-    """Hears how a run goes. ``interval``: seconds between calls of :meth:`wait` while nothing happens, or None."""
+    """Hears how a run goes.
+
+    Attributes:
+        interval: seconds between calls of :meth:`wait` while nothing happens, or None.
+    """
 
     interval: float | None = None
 
@@ -53,7 +57,8 @@ class Observer:
 class Loss:
     """Why a worker was lost, and over which case, if any: its record gets ``status`` and ``elapsed`` seconds.
 
-    ``silent``: it did not end, it was given up.
+    Attributes:
+        silent: it did not end, it was given up.
     """
 
     reason: str

@@ -42,7 +42,11 @@ def pack(folder: Path, out: Path) -> None:
 
 
 def unpack(out: Path, folder: Path) -> None:
-    """Put into ``folder`` what an earlier call gathered in ``out``. Raises UsageError for what is no archive."""
+    """Put into ``folder`` what an earlier call gathered in ``out``.
+
+    Raises:
+        UsageError: for what is no archive.
+    """
     if not (out / NAME).exists():
         return
     try:

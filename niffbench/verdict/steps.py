@@ -215,7 +215,11 @@ def test_results(place: Path) -> list[tuple[str, str, str]]:
 
 
 def _estimate(suite: str, rounds: int | None) -> float:
-    """Seconds a suite should take on a GPU. Raises UsageError for one that cannot be read."""
+    """Seconds a suite should take on a GPU.
+
+    Raises:
+        UsageError: for one that cannot be read.
+    """
     loaded = load(suite, catalogue(), device="cuda")
     measure, count, cases = loaded.measure, rounds or loaded.rounds, len(loaded.cases)
     sampled = measure.max_time * sum(regime != "first" for regime in measure.regimes)

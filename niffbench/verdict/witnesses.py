@@ -69,8 +69,9 @@ Times = Mapping[str, float]
 class Witness:
     """One operator in one regime: our median and another's in seconds; ``reason`` says why one is missing.
 
-    ``host``: seconds in which the host enqueues a call. Where it is longer than the call, whoever lets the queue
-    run dry measures the host.
+    Attributes:
+        host: seconds in which the host enqueues a call. Where it is longer than the call, whoever lets the
+            queue run dry measures the host.
     """
 
     operator: str

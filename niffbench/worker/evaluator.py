@@ -20,8 +20,9 @@ from niffbench.results import Ceilings, CostRecord, Numerics
 class Footprint:
     """Bytes of tensors, each storage once: what is there before a call, its output, what autograd saved beside.
 
-    ``kept``: of what is resident, what is neither input nor parameter nor a gradient. ``saved`` leaves out what is
-    resident or the output's; None in inference, and where it cannot be told.
+    Attributes:
+        kept: of what is resident, what is neither input nor parameter nor a gradient. ``saved`` leaves out
+            what is resident or the output's; None in inference, and where it cannot be told.
     """
 
     resident: int

@@ -53,8 +53,9 @@ def explain(error: Exception, free: Callable[[], int | None] | None = None) -> F
 
     It is asked only where memory ran out: a lost device would answer with another error.
 
-    Raises DeviceLost for errors after which the process is of no use, and one that was raised before as it is: its
-    shortened text may not tell any more what it was.
+    Raises:
+        DeviceLost: for errors after which the process is of no use, and one that was raised before as it is:
+            its shortened text may not tell any more what it was.
     """
     if isinstance(error, DeviceLost):
         raise error

@@ -231,9 +231,11 @@ def launch_share(device: Device, runner: Runner, graph_latency: float, calls: in
 def around(states: Sequence[MachineState], processor: Sequence[Processor] = ()) -> MachineState | None:
     """The machine around a case: last load, lowest clock, highest heat and power, all throttle reasons.
 
-    ``processor``: the readings in their order. Others' share is taken from the first to the last, and not block by
-    block: a block lasts but a few of the kernel's ticks, so that their sum would be mostly rounding. What lies
-    between are the blocks of the cases it takes turns with, whose time is this process's own.
+    Args:
+        processor: the readings in their order. Others' share is taken from the first to the last, and not
+            block by block: a block lasts but a few of the kernel's ticks, so that their sum would be mostly
+            rounding. What lies between are the blocks of the cases it takes turns with, whose time is this
+            process's own.
     """
     if not states:
         return None

@@ -49,8 +49,10 @@ def counts(batch: int) -> Tensor:
 def compare(output: Tensor, reference: Tensor, tolerance: float) -> Numerics:
     """Relative L2 error, and the largest error relative to the reference's largest value.
 
-    ``output``: the whole batch; ``reference``: float64, of the whole batch or of its different :func:`images`. An
-    output that is not finite or has another shape is infinitely wrong. A reference of zeros makes errors absolute.
+    Args:
+        output: the whole batch.
+        reference: float64, of the whole batch or of its different :func:`images`. An output that is not finite
+            or has another shape is infinitely wrong. A reference of zeros makes errors absolute.
     """
     l2, largest = _errors(output, reference)
     return Numerics(l2=l2, max=largest, tolerance=tolerance)
@@ -67,8 +69,11 @@ def compare_gradients(
 
     Errors are relative as in :func:`compare`, but a parameter's to no less than the root mean square of all
     parameters' gradients: some are 0 but for rounding, as those of a shift that a normalisation takes away again.
-    A gradient that is missing is infinitely wrong, unless it is 0. ``switches``: of
-    :func:`~niffbench.worker.tolerance.tolerance_of_gradients`; then only relative L2 errors count.
+    A gradient that is missing is infinitely wrong, unless it is 0.
+
+    Args:
+        switches: of :func:`~niffbench.worker.tolerance.tolerance_of_gradients`; then only relative L2 errors
+            count.
     """
     parameters = [_parts(truth).flatten() for name, truth in reference.items() if name != INPUT]
     typical = float(torch.cat(parameters).square().mean().sqrt()) if parameters else 0.0

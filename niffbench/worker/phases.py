@@ -71,9 +71,11 @@ class Phase:
 class Phases:
     """A case taken apart, in means over the middle half of the calls by length: unlike medians, they add up.
 
-    ``steady``: seconds of an uninstrumented call. ``whole``: seconds of an instrumented one, measured as one.
-    ``remainder``: seconds of it outside every step, and ``outside`` what ran there. On a GPU whole, phases and
-    remainder are the GPU's time, launches left out.
+    Attributes:
+        steady: seconds of an uninstrumented call.
+        whole: seconds of an instrumented one, measured as one.
+        remainder: seconds of it outside every step, and ``outside`` what ran there. On a GPU whole, phases and
+            remainder are the GPU's time, launches left out.
     """
 
     steady: float
@@ -134,7 +136,11 @@ def profile(
 
 
 def take_apart(recorded: Any, on_gpu: bool, steady: float, steps: Sequence[StepCost]) -> Phases:
-    """The phases of the calls in a finished profile with memory; ``steady``: seconds of an uninstrumented call."""
+    """The phases of the calls in a finished profile with memory.
+
+    Args:
+        steady: seconds of an uninstrumented call.
+    """
     return _assemble(_Timeline(recorded.events(), on_gpu), _memory(recorded, on_gpu), steady, steps)
 
 

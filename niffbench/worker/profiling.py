@@ -19,7 +19,11 @@ from niffbench.worker.torch_evaluator import TorchEvaluator
 
 @dataclass(frozen=True)
 class Profiled:
-    """One case taken apart; ``transforms``: whether by its closed form it makes FFTs."""
+    """One case taken apart.
+
+    Attributes:
+        transforms: whether by its closed form it makes FFTs.
+    """
 
     case: Case
     label: str

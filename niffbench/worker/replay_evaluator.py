@@ -115,7 +115,11 @@ class ReplayEvaluator:
 
 
 def _closed(case: Case) -> Cost:
-    """What a case costs without torch. Raises NotImplementedError where only counters could tell."""
+    """What a case costs without torch.
+
+    Raises:
+        NotImplementedError: where only counters could tell.
+    """
     cost = catalogue()[case.operator].cost(case)
     if cost is None:
         raise NotImplementedError("a replay cannot count what a module costs")

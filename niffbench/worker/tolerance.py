@@ -19,7 +19,11 @@ TF32 = 5e-3
 
 
 def tolerance(dtype: str, tf32: bool = False) -> float:
-    """The bound for ``dtype``; ``tf32``: whether float32 products may be rounded to TF32."""
+    """The bound for ``dtype``.
+
+    Args:
+        tf32: whether float32 products may be rounded to TF32.
+    """
     return TF32 if tf32 and dtype == "float32" else TOLERANCE[dtype]
 
 
@@ -43,9 +47,11 @@ def tolerance_of_gradients(allowed: float, problem: Problem, *, images: int, swi
     images · height · width products; summed block by block in the precision of the products, a sum's rounding
     errors are √(blocks) times those of a block. The half precisions are summed in float32.
 
-    ``switches``: a ReLU or a maximum goes over where its input is within a rounding error ε of its threshold. That
-    befalls a share of about ε of the units, whose gradients are then wrong altogether: a relative L2 error of √ε,
-    which normalisations over few values make up to ten times as large. The largest error is then not bounded.
+    Args:
+        switches: a ReLU or a maximum goes over where its input is within a rounding error ε of its threshold.
+            That befalls a share of about ε of the units, whose gradients are then wrong altogether: a relative
+            L2 error of √ε, which normalisations over few values make up to ten times as large. The largest
+            error is then not bounded.
     """
     if switches:
         return 10 * sqrt(allowed)

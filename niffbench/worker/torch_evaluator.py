@@ -102,8 +102,10 @@ class TorchEvaluator:
     def numerics(self, workload: Workload, output: object) -> Numerics:
         """``output`` is what the first call gave, and in training the workload still holds the gradients of it.
 
-        References are computed once per class and shape. Afterwards the workload is ready to be timed. Raises
-        Wrong for an operator that changes its input, or gives another shape than before.
+        References are computed once per class and shape. Afterwards the workload is ready to be timed.
+
+        Raises:
+            Wrong: for an operator that changes its input, or gives another shape than before.
         """
         assert isinstance(workload, TorchWorkload)
         assert isinstance(output, Tensor)

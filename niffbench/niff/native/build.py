@@ -116,7 +116,11 @@ def _built(real: str, tuning: tuple[str, ...]) -> Path:
 
 
 def _command() -> list[str]:
-    """The compiler, and what the environment's CC gives it. Raises Unavailable if there is none."""
+    """The compiler, and what the environment's CC gives it.
+
+    Raises:
+        Unavailable: if there is none.
+    """
     command = shlex.split(os.environ.get("CC", "cc"))
     compiler = shutil.which(command[0]) if command else None
     if compiler is None:
@@ -155,7 +159,8 @@ def cpu() -> str:
 def cache() -> Path:
     """A directory of this user's for compiled files; among the temporary ones if the cache cannot be written.
 
-    Raises Unavailable if neither can, or others may put files into the latter.
+    Raises:
+        Unavailable: if neither can, or others may put files into the latter.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     shared = Path(tempfile.gettempdir(), f"niffbench-{os.geteuid()}")

@@ -46,7 +46,11 @@ class Kernel:
         self._lock = threading.Lock()
 
     def __call__(self, grid: tuple[int, int], arguments: Arguments, device: torch.device) -> None:
-        """Enqueue it on the device's current stream. Raises Unavailable if the driver refuses."""
+        """Enqueue it on the device's current stream.
+
+        Raises:
+            Unavailable: if the driver refuses.
+        """
         from cuda.bindings import driver
 
         layout = self._layout
@@ -180,7 +184,11 @@ class MachineCode:
 
 
 def compiled(layout: Plan, architecture: str) -> MachineCode:
-    """The kernels for ``architecture`` (``sm_90``); needs no GPU. Raises Unavailable if it fails."""
+    """The kernels for ``architecture`` (``sm_90``); needs no GPU.
+
+    Raises:
+        Unavailable: if it fails.
+    """
     from cuda.bindings import nvrtc
 
     (program,) = _checked(nvrtc.nvrtcCreateProgram(source(layout).encode(), b"niff.cu", 0, [], []))
@@ -201,7 +209,11 @@ def compiled(layout: Plan, architecture: str) -> MachineCode:
 
 
 def _checked(answer: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a call of the driver or of NVRTC gave beside its status. Raises Unavailable for a failure."""
+    """What a call of the driver or of NVRTC gave beside its status.
+
+    Raises:
+        Unavailable: for a failure.
+    """
     status, *rest = answer
     if int(status):
         raise Unavailable(f"the kernel cannot be used: {status.name}")

@@ -157,7 +157,9 @@ def transform(length: int, double: bool = False) -> str:
 class Plan:
     """How a block is laid out for images of ``height`` × ``width``.
 
-    ``planes``: complex planes that a block works at side by side; ``double``: in float64 instead of float32.
+    Attributes:
+        planes: complex planes that a block works at side by side.
+        double: in float64 instead of float32.
     """
 
     height: int

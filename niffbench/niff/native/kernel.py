@@ -140,7 +140,11 @@ class Call:
 
 
 def call_for(x: Tensor, hidden: int = 0) -> Call:
-    """With a filter of so many hidden features. Raises Unavailable if there is no kernel."""
+    """With a filter of so many hidden features.
+
+    Raises:
+        Unavailable: if there is no kernel.
+    """
     return _made_call(load(REALS[x.dtype]), x.shape, x.dtype, torch.get_num_threads(), hidden)
 
 
