@@ -17,6 +17,10 @@ class NiffbenchError(Exception):
 
     exit_code = 2
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it: the message, no more."""
+        return [f"niffbench: {self}"]
+
 
 class UsageError(NiffbenchError):
     """Bad input: an option, a file or a value; the message names it and says what would be right."""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @click.argument("what", type=click.Choice(["operators", "suites", "networks", "metrics"]))
 @click.argument("pattern", default="*")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects as JSON.")
-def command(what: str, pattern: str, as_json: bool) -> int:
+@click.option("--markdown", is_flag=True, help="Print a table in Markdown.")
+def command(what: str, pattern: str, as_json: bool, markdown: bool) -> int:
     """List operators, suites, networks or metrics.
 
     PATTERN (as 'niff-*') narrows the list. Parameters and FLOPs of networks are counted on shapes alone, for one
@@ -43,7 +44,7 @@ def command(what: str, pattern: str, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps(listed, indent=1) + "\n")
     else:
-        _show(what, listed)
+        _show(what, listed, markdown)
     return 0
 
 
@@ -163,9 +164,10 @@ _IMPORTANCE = {
 _SOURCES = {"operators": _operators, "suites": _suites, "networks": _networks, "metrics": _metrics}
 
 
-def _show(what: str, rows: list[Row]) -> None:
+def _show(what: str, rows: list[Row], markdown: bool = False) -> None:
     from niffbench.report import text
     from niffbench.report.table import Column, Table, row_of
+    from niffbench.report.writers.markdown import write
     from niffbench.report.writers.terminal import Terminal, console
 
     shown = {"parameters": text.count, "flops": text.flops}
@@ -176,7 +178,11 @@ def _show(what: str, rows: list[Row]) -> None:
     }
     columns = (Column(name, kinds[name], importance=_IMPORTANCE.get(name, 5)) for name in names)  # type: ignore[arg-type]
     lines = (row_of(*(shown.get(name, _cell)(row[name]) for name in names)) for row in rows)
-    console().print(Terminal(Table(what, "", tuple(columns), tuple(lines))))
+    table = Table(what, "", tuple(columns), tuple(lines))
+    if markdown:
+        click.echo(write(table))
+    else:
+        console().print(Terminal(table))
 
 
 def _cell(value: object) -> str:

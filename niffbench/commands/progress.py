@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import time
 from collections.abc import Mapping
+from importlib import import_module
 
 from rich.console import Console
 from rich.markup import escape
@@ -78,7 +80,10 @@ class Bar(Observer):
         if now - self._drawn >= _REDRAW:
             self._drawn = now
             self._progress.update(self._task, left=self._time_left(now))
-            self._progress.refresh()
+            self._draw()
+
+    def _draw(self) -> None:
+        self._progress.refresh()
 
     def _time_left(self, now: float) -> str:
         spent = now - self._started
@@ -93,3 +98,21 @@ def expected(seconds: float, plan: Plan) -> str:
         ", or far less: the machine was busy with something else when that was foreseen" if plan.crowded else ""
     )
     return f"about {text.duration(seconds)}{doubt}"
+
+
+class NotebookBar(Bar):
+    """The same in a notebook's cell."""
+
+    def __enter__(self) -> NotebookBar:
+        self._display = import_module("IPython.display")
+        self._cell = self._display.display(self._display.HTML(""), display_id=True)
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._cell.update(self._display.HTML(""))
+
+    def _draw(self) -> None:
+        task = self._progress.tasks[0]
+        bar = f'<progress value="{task.completed}" max="{task.total}"></progress>'
+        words = f"{task.completed:g} of {task.total:g} {task.description} {task.fields['left']}"
+        self._cell.update(self._display.HTML(f"{bar} {html.escape(words)}"))

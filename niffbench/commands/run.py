@@ -116,7 +116,7 @@ def _new(suite: str | None, out: Path | None, overrides: dict[str, Any]) -> tupl
     load = loader(suite, *(overrides.pop(name) for name in ("only", "shard", "added")))
     asked = overrides_of(overrides)
     name = load(kind_of(asked.device)).name
-    place = _default(name) if out is None else out
+    place = directory.default(name) if out is None else out
     directory.check_vacant(place)
 
     def start(stop: Interrupts, began: float) -> AbstractContextManager[RunSession]:
@@ -154,11 +154,3 @@ def _check_unasked(context: click.Context) -> None:
             raise UsageError(
                 f"{parameter.opts[0]}: a resumed run keeps the settings it was begun with; leave it out"
             )
-
-
-def _default(name: str) -> Path:
-    """``reports/SUITE-TIME-ID``; the short id tells runs apart that begin in one second."""
-    from datetime import datetime
-    from secrets import token_hex
-
-    return Path("reports") / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}-{token_hex(2)}"

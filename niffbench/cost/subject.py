@@ -118,6 +118,11 @@ def _built(operator: Costed, case: Case) -> nn.Module:
             return operator.build(case)
     with unset_fake_temporarily():
         module = operator.build(case)
+    return faked(module, mode)
+
+
+def faked(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """``module`` with fake tensors in the place of its weights and buffers, in place."""
     fakes: dict[int, Tensor] = {}  # a weight may have several names
     for part in module.modules():
         for registry in (part._parameters, part._buffers):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache, partial
 from typing import TypeVar
 
 import torch
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from niffbench.case import Case
+from niffbench.case import Case, Mode
 from niffbench.cost import counters, fvcore
 from niffbench.cost.closed import Cost, Step, Uncounted, step_costs
-from niffbench.cost.subject import Call, Costed, prepare
+from niffbench.cost.memory import follow
+from niffbench.cost.subject import Call, Costed, faked, prepare
 from niffbench.lengths import largest_prime_factor
 from niffbench.results import CostRecord
 
@@ -38,12 +42,10 @@ def witnesses(operator: Costed, case: Case) -> CostRecord:
         call = _attempt("cannot be run on fake tensors", partial(prepare, operator, case), notes)
         counted = None if call is None else _attempt("FlopCounterMode fails", partial(counters.count, call), notes)
         if stated is None and call is not None and counted is not None:
-            floor, parameters = _floor(call, case)
+            floor, parameters = _floor(call)
     traced = None
     if call is not None:
-        call.reset()
-        with torch.set_grad_enabled(case.problem.mode != "inference"):
-            traced = _attempt("fvcore fails", partial(fvcore.trace, call.module, call.x), notes)
+        traced = _traced(call, notes)
     notes += _left_out(counted, traced)
     if stated is not None:
         closed = stated
@@ -69,13 +71,69 @@ def witnesses(operator: Costed, case: Case) -> CostRecord:
     )
 
 
-def _floor(call: Call, case: Case) -> tuple[int, int]:
+def _traced(call: Call, notes: list[str]) -> fvcore.Traced | None:
+    call.reset()
+    with torch.set_grad_enabled(call.mode != "inference"):
+        return _attempt("fvcore fails", partial(fvcore.trace, call.module, call.x), notes)
+
+
+def _floor(call: Call) -> tuple[int, int]:
     """Bytes that any implementation of a call moves, and its learnable scalars; as closed forms state them."""
     with torch.no_grad():
         out = call.forward()
     once = sum(tensor.nbytes for tensor in (call.x, out, *call.module.parameters()))
     parameters = sum(parameter.numel() for parameter in call.module.parameters())
-    return once * (2 if case.problem.mode == "training" else 1), parameters
+    return once * (2 if call.mode == "training" else 1), parameters
+
+
+@dataclass(frozen=True)
+class ModuleCost:
+    """What a call of a module costs, in real FLOPs and bytes; nothing of it was executed.
+
+    ``flops``: by torch's FlopCounterMode with our formulas, a multiply-add is 2 and an FFT nominal;
+    ``flops_fvcore``: fvcore's count of the forward pass alone, None where it cannot follow. ``bytes_own``: what
+    its operations read and write; ``bytes_floor``: input, output and weights once. ``memory_resident``: input,
+    weights and what it keeps; ``memory_peak``: above that; ``saved``: for the backward pass. ``notes`` say what a
+    figure leaves out.
+    """
+
+    flops: int
+    flops_fvcore: int | None
+    by_operation: Mapping[str, int]
+    bytes_own: int
+    bytes_floor: int
+    memory_resident: int
+    memory_peak: int
+    saved: int | None
+    parameters: int
+    notes: tuple[str, ...]
+
+
+def count_module(module: nn.Module, x: Tensor, mode: Mode) -> ModuleCost:
+    """What ``module(x)`` costs; ``module`` is left as it is. Raises whatever it raises on fake tensors."""
+    own = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        copied = faked(copy.deepcopy(module, memo=own), fake).train(mode == "training")  # of no tensor
+        given = fake.from_tensor(x).detach()
+        call = Call(copied, given.requires_grad_(mode != "inference" and x.is_floating_point()), mode)
+        predicted = follow(call)
+        counted = counters.count(call)
+        floor, parameters = _floor(call)
+    notes: list[str] = []
+    traced = _traced(call, notes)
+    notes += _left_out(counted, traced)
+    return ModuleCost(
+        counted.flops,
+        None if traced is None else traced.flops,
+        counted.by_op,
+        sum(predicted.traffic.values()),
+        floor,
+        predicted.resident,
+        predicted.peak,
+        predicted.saved,
+        parameters,
+        tuple(notes),
+    )
 
 
 def cost_of(operator: Costed, case: Case) -> Cost | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from niffbench.errors import UsageError
@@ -13,6 +14,13 @@ from niffbench.session.lock import LOCK
 
 _CHUNK = 2**20
 _DRAFT = Path(MANIFEST).with_suffix(".tmp").name
+
+
+def default(name: str) -> Path:
+    """``reports/SUITE-TIME``, with a number where two runs begin in one second."""
+    place = Path("reports") / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    candidates = (place.with_name(f"{place.name}-{number}") for number in range(2, 1000))
+    return place if not place.exists() else next(path for path in candidates if not path.exists())
 
 
 def is_vacant(directory: Path) -> bool:

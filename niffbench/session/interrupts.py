@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -47,7 +48,8 @@ class Interrupts:
         self.descriptor, self._write = os.pipe()
         os.set_blocking(self.descriptor, False)
         os.set_blocking(self._write, False)
-        for number in _SIGNALS:
+        # Python hands signals to the main thread alone.
+        for number in _SIGNALS if threading.current_thread() is threading.main_thread() else ():
             # What was inherited as ignored stays so: `nohup`, and `trap '' INT`, mean that a run is to go on.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._handle)

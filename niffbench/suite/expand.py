@@ -152,18 +152,27 @@ def load(
 
 
 def cases_of(
-    rows: Sequence[OperatorEntry],
+    rows: Sequence[OperatorEntry | Mapping[str, Any]],
     axes: Mapping[str, Any],
     where: str,
     catalogue: Mapping[str, OperatorInfo],
     declare: Declare | None = None,
+    *,
+    folders: Sequence[str] = (),
+    keys: Mapping[str, Any] | None = None,
 ) -> Suite:
-    """A suite of single rows on the problems of ``axes``, the first its baseline. Raises UsageError."""
-    written = [row.model_dump(exclude_unset=True) for row in rows]
-    document = {"description": where, "baseline": where, "axes": axes, "operators": written}
+    """A suite of single rows on the problems of ``axes``, the first its baseline unless ``keys`` say otherwise.
+
+    ``folders``: where modules are looked for before the current one. ``keys``: more of a suite's file. Raises
+    UsageError.
+    """
+    written = [row.model_dump(exclude_unset=True) if isinstance(row, OperatorEntry) else row for row in rows]
+    document = {"description": where, "baseline": where, "axes": axes, "operators": written, **(keys or {})}
     text = json.dumps(document, sort_keys=True)
-    file = validate(document, where).model_copy(update={"baseline": ""})
-    return expand(file, where, where, text, catalogue, declare=declare, folders=(str(Path.cwd()),))
+    file = validate(document, where)
+    if not (keys and "baseline" in keys):
+        file = file.model_copy(update={"baseline": ""})
+    return expand(file, where, where, text, catalogue, declare=declare, folders=(*folders, str(Path.cwd())))
 
 
 def expand(

@@ -39,10 +39,11 @@ def test_wheel_finds_every_suite(installed: Path) -> None:
     assert names.split(",") == sorted(path.stem for path in (ROOT / "suites").glob("*.toml"))
 
 
-def test_wheel_carries_its_templates_and_type_marker(installed: Path) -> None:
+@pytest.mark.parametrize("pattern", ["*.j2", "docs/*.md"])
+def test_wheel_carries_its_templates_pages_and_type_marker(installed: Path, pattern: str) -> None:
     package = installed / "niffbench"
     assert (package / "py.typed").is_file()
-    source = {path.relative_to(ROOT / "niffbench") for path in (ROOT / "niffbench").rglob("*.j2")}
+    source = {path.relative_to(ROOT / "niffbench") for path in (ROOT / "niffbench").rglob(pattern)}
     assert source
     assert all((package / path).is_file() for path in source)
 

@@ -1,0 +1,130 @@
+"""The pages of ``niffbench/docs``: every block of code in them works, and they name every key there is."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+from launchers.inline import InlineWorker
+from nbclient import NotebookClient
+from pydantic import BaseModel
+
+import niffbench
+from niffbench.cli import COMMANDS, main
+from niffbench.launch import local
+from niffbench.operators.catalogue import catalogue, declare
+from niffbench.suite import load
+from niffbench.suite.schema import Axes, Exclusion, Measure, OperatorEntry, Refine, SuiteFile
+
+DOCS = Path(niffbench.__file__).parent / "docs"
+PAGES = sorted(page.stem for page in DOCS.glob("*.md"))
+BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)```", re.DOTALL)
+BEFORE = {"figure": ["own-layer"]}
+"""Pages whose runs a page looks at."""
+
+Follow = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code; ``file`` is where a reader is told to save it."""
+
+    language: str
+    text: str
+    file: str | None
+
+
+def blocks(page: str) -> Iterator[Block]:
+    for match in BLOCK.finditer((DOCS / f"{page}.md").read_text(encoding="utf-8")):
+        yield Block(match["language"], match["text"], match["file"])
+
+
+@pytest.fixture(scope="module")
+def follow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Follow]:
+    """Do what a page says, once; workers are not processes but calls, so that it takes a second."""
+    followed: set[str] = set()
+    place = tmp_path_factory.mktemp("reader")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setattr(local, "LAUNCHER", InlineWorker())
+        patch.setattr(sys, "path", [*sys.path])
+
+        def page(name: str) -> None:
+            for needed in [*BEFORE.get(name, []), name]:
+                if needed not in followed:
+                    for block in blocks(needed):
+                        execute(block, place)
+                    followed.add(needed)
+
+        yield page
+
+
+def execute(block: Block, place: Path) -> None:
+    if block.file:
+        (place / block.file).write_text(block.text, encoding="utf-8")
+    match block.language:
+        case "toml":
+            path = place / (block.file or "suite.toml")
+            path.write_text(block.text, encoding="utf-8")
+            assert load(str(path), catalogue(), declare=declare).cases
+        case "python":
+            exec(compile(block.text, block.file or "page", "exec"), {"__name__": "page"})
+        case "sh":
+            for line in block.text.splitlines():
+                command, *arguments = shlex.split(line)
+                assert command == "niffbench"
+                assert main(arguments) in ((0, 5) if arguments[0] == "check" else (0,)), line
+        case language:
+            pytest.fail(f"nobody runs a block of {language or 'no language'}")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "notebook"])
+def test_every_block_works_in_the_order_of_the_page(follow: Follow, page: str) -> None:
+    follow(page)
+
+
+def test_the_notebook_measures_shows_and_says_what_it_cannot_send(tmp_path: Path) -> None:
+    """Its page as cells, in a kernel of its own, and one more that defines its class in the notebook."""
+    cells = [nbformat.v4.new_code_cell(block.text) for block in blocks("notebook") if block.language == "python"]
+    cells.append(
+        nbformat.v4.new_code_cell("class Here(MyConv): pass\nniffbench.measure([Here], channels=8, size=14)")
+    )
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(
+        notebook, timeout=120, allow_errors=True, resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    _, measured, frame, winners, counted, refused = (cell["outputs"] for cell in notebook.cells)
+    table = next(output["data"]["text/html"] for output in measured if output["output_type"] == "execute_result")
+    assert all(f">{row}<" in table or f">{row} " in table for row in ("depthwise-k7", "my_ops:MyConv", "Conv2d"))
+    assert measured[0]["output_type"] == "display_data"  # the bar, which is gone
+    assert "memory_total" in frame[0]["data"]["text/html"]
+    assert winners[0]["data"]["text/plain"]
+    assert f"flops={2 * 8 * 8 * 9 * 14 * 14}" in counted[0]["data"]["text/plain"]
+    (line,) = refused[0]["traceback"]
+    assert "Here is defined in a notebook" in line
+    assert "%%writefile my_ops.py" in line
+
+
+def test_every_key_of_a_suite_is_on_its_page() -> None:
+    page = (DOCS / "suites.md").read_text(encoding="utf-8")
+    models: list[type[BaseModel]] = [SuiteFile, Axes, OperatorEntry, Exclusion, Measure, Refine]
+    keys = {name for model in models for name in model.model_fields}
+    assert {key for key in keys if f"`{key}`" not in page} == set()
+
+
+def test_the_data_dictionary_is_that_of_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "metrics", "--markdown"]) == 0
+    assert (DOCS / "metrics.md").read_text(encoding="utf-8").endswith(f"\n\n{capsys.readouterr().out}")
+
+
+def test_pages_name_commands_and_pages_that_exist() -> None:
+    for page in PAGES:
+        text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+        assert {name for name in re.findall(r"\]\((\S+?\.md)\)", text) if not (DOCS / name).is_file()} == set()
+        assert set(re.findall(r"`niffbench ([a-z-]+)", text)) <= COMMANDS.keys()
