@@ -115,7 +115,7 @@ def notices(digest: Digest) -> tuple[str, ...]:
 
 def notes(digest: Digest) -> tuple[str, ...]:
     """What the run itself wrote down."""
-    return tuple(text.clean(note, 300) for note in digest.run.manifest.notes)
+    return tuple(text.capital(text.clean(note, 300)) for note in digest.run.manifest.notes)
 
 
 def _first(*candidates: object) -> str:

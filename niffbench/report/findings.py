@@ -308,26 +308,79 @@ def _winners(digest: Digest, setting: Setting, groups: Sequence[Group]) -> Itera
             )
 
 
-def _crossovers(rivalries: Sequence[Rivalry]) -> tuple[list[Finding], list[Finding]]:
-    """Latency crossovers, each with the FLOP crossover beside it.
+def one_change(group: Group, other: Group) -> str:
+    """What the problem of ``other`` has otherwise, in a word or two, where that is one thing beside its extents.
 
-    First one for each axis, NIFF layer and spatial operator, then the others.
+    ``batch 8``, ``training``; empty where it is nothing, several things, or another map or width.
     """
-    flops = {(r.compared.pair): r for r in rivalries if r.metric.key == "flops"}
-    first: dict[tuple[Axis, str, str], Finding] = {}
+    here, there = group.problem, other.problem
+    same_extents = (here.channels, here.channels_out, here.height, here.width) == (
+        there.channels,
+        there.channels_out,
+        there.height,
+        there.width,
+    )
+    changed = [word for word, now in zip(other.setting, group.setting, strict=True) if word != now]
+    changed += [f"batch {there.batch}"] if there.batch != here.batch else []
+    return changed[0] if same_extents and len(changed) == 1 else ""
+
+
+def other_winners(group: Group, groups: Iterable[Group], metric: Metric) -> list[str]:
+    """Where one thing is otherwise and another operator wins: ``batch 8: depthwise-k7``. Decided on both sides."""
+    winner = group.winners.get(metric.key)
+    if winner is None or not winner.decided:
+        return []
+    return [
+        f"{change}: {there.row.label}"
+        for other in groups
+        if (there := other.winners.get(metric.key)) and there.decided and there.row.label != winner.row.label
+        if (change := one_change(group, other))
+    ]
+
+
+def _other_crossovers(rivalry: Rivalry, rivalries: Iterable[Rivalry]) -> list[str]:
+    """Where one thing is otherwise and the two change places elsewhere, or do not: ``training: 21 to 23``."""
+    found: list[str] = []
+    for other in rivalries:
+        if (other.metric, other.axis, other.form, other.rival) != (
+            rivalry.metric, rivalry.axis, rivalry.form, rivalry.rival
+        ):  # fmt: skip
+            continue
+        change = one_change(rivalry.group, other.group)
+        if change and len(rivalry.crossovers) == len(other.crossovers) == 1:
+            here, there = rivalry.crossovers[0], other.crossovers[0]
+            if there.below >= here.above or there.above <= here.below:
+                found.append(f"{change}: between {there.below:g} and {there.above:g}")
+        elif change and (better := other.compared.comparison.better):
+            found.append(f"{change}: {other.form if better == 'form' else other.rival} throughout")
+    return found
+
+
+def _crossovers(rivalries: Sequence[Rivalry]) -> tuple[list[Finding], list[Finding]]:
+    """Crossovers in latency, the FLOP crossover beside each, then those in memory, and in FLOPs alone.
+
+    Of each quantity first one for each axis, NIFF layer and spatial operator; then the others.
+    """
+    flops = {r.compared.pair: r for r in rivalries if r.metric.key == "flops"}
+    timed = {r.compared.pair for r in rivalries if r.metric.family == "latency" and r.crossovers}
+    order = ("latency", "memory", "flops")
+    first: dict[tuple[str, Axis, str, str], Finding] = {}
     rest: list[Finding] = []
-    for rivalry in rivalries:
-        if rivalry.metric.family == "latency" and rivalry.crossovers:
-            sentence = crossover_sentence(rivalry, flops.get(rivalry.compared.pair))
-            finding = Finding(sentence, "crossovers", rivalry.form)
-            layer = rivalry.form.partition("/")[0]
-            if first.setdefault((rivalry.axis, layer, rivalry.rival), finding) is not finding:
-                rest.append(finding)
+    for rivalry in sorted(rivalries, key=lambda rivalry: order.index(rivalry.metric.family)):
+        family = rivalry.metric.family
+        if not rivalry.crossovers or (family == "flops" and rivalry.compared.pair in timed):
+            continue
+        by_flops = flops.get(rivalry.compared.pair) if family == "latency" else None
+        sentence = crossover_sentence(rivalry, by_flops, _other_crossovers(rivalry, rivalries))
+        finding = Finding(sentence, "crossovers", rivalry.form)
+        key = family, rivalry.axis, rivalry.form.partition("/")[0], rivalry.rival
+        if first.setdefault(key, finding) is not finding:
+            rest.append(finding)
     return list(first.values()), rest
 
 
-def crossover_sentence(rivalry: Rivalry, flops: Rivalry | None) -> str:
-    """Where two change places in one quantity, and where in FLOPs if that is somewhere else."""
+def crossover_sentence(rivalry: Rivalry, flops: Rivalry | None = None, elsewhere: Sequence[str] = ()) -> str:
+    """Where two change places in one quantity; where in FLOPs if that is somewhere else; what would change it."""
     said = [_crossover(crossover, rivalry) for crossover in rivalry.crossovers]
     alike = "" if rivalry.alike else "; not the same function"
     other = ""
@@ -335,7 +388,8 @@ def crossover_sentence(rivalry: Rivalry, flops: Rivalry | None) -> str:
         one, by_flops = rivalry.crossovers[0], flops.crossovers[0]
         if one.below >= by_flops.above or one.above <= by_flops.below:
             other = f"; FLOPs alone put the crossover between {by_flops.below:g} and {by_flops.above:g}"
-    return f"{text.capital(text.listing(said, 4))} ({rivalry.fixed}{alike}){other}."
+    otherwise = f"; {text.listing(elsewhere, 3)}" if elsewhere else ""
+    return f"{text.capital(text.listing(said, 4))} ({rivalry.fixed}{alike}){other}{otherwise}."
 
 
 def _crossover(crossover: Crossover, rivalry: Rivalry) -> str:
@@ -418,6 +472,20 @@ def _counters(digest: Digest) -> Iterator[Finding]:
             "witnesses",
             "niff",
         )
+
+
+def no_crossovers(rivalries: Sequence[Rivalry]) -> str:
+    """What is said where no crossover is: that there is none, or that rounds leave it open."""
+    timed = [rivalry.compared.comparison for rivalry in rivalries if rivalry.metric.family == "latency"]
+    if not timed:
+        return "Nothing was measured along an axis that a form of NIFF and a spatial convolution have in common."
+    undecided = sum(comparison.outcome == "undecided" for comparison in timed)
+    if undecided:
+        return (
+            f"None is certain: of {text.plural(len(timed), 'pair')} of a form of NIFF and a spatial convolution "
+            f"{undecided:,} cannot be told apart in latency at some value."
+        )
+    return "A form of NIFF and a spatial convolution change places nowhere in what was measured."
 
 
 def outcome(comparison: Comparison, niff: str, spatial: str) -> str:

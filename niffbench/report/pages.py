@@ -28,8 +28,8 @@ from niffbench.report.writers.markdown import titled
 from niffbench.report.writers.terminal import Terminal
 from niffbench.results import Run
 
-MOST_FINDINGS = 7
-"""Findings on the first screen; the others are one click away."""
+MOST_CROSSOVERS, MOST_FINDINGS = 3, 7
+"""On the first screen; the others are one click away."""
 
 
 def page(views: Sequence[View], side: Plot | None) -> str:
@@ -49,6 +49,8 @@ def page(views: Sequence[View], side: Plot | None) -> str:
             side=side,
             fingerprint=tables.fingerprints(digests),
             most_findings=MOST_FINDINGS,
+            most_crossovers=MOST_CROSSOVERS,
+            left_out=text.left_out,
             css=asset("report.css"),
             js=script,
             script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
@@ -112,6 +114,8 @@ def _run(view: View, prefix: str, most: int, *, named: bool) -> Iterator[str]:
     said = [f"- {markdown(finding.sentence, 500)}" for finding in view.findings[: max(most // 4, 6)]]
     yield "\n".join(said) if said else "No difference is certain enough to be put into a sentence."
     yield titled(view.winners, most)
+    if view.intervals:
+        yield view.intervals
     yield "### The machine and the run"
     yield "\n".join(f"- {word}: {markdown(what, 300)}" for word, what in view.facts)
     if view.failures.rows:

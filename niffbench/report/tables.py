@@ -8,7 +8,7 @@ from dataclasses import replace
 from niffbench.fingerprint import differences
 from niffbench.report import text
 from niffbench.report.digest import Cell, Digest, Group, Row, Winner, achieved, over_floor
-from niffbench.report.findings import outcome
+from niffbench.report.findings import other_winners, outcome
 from niffbench.report.plots.palette import family_colours
 from niffbench.report.table import ESSENTIAL, UNLIKE, Column, Entry, Mark, Table, row_of
 from niffbench.report.trends import Growth, Rivalry
@@ -71,7 +71,7 @@ def winners(digest: Digest) -> Table:
     colours = family_colours(digest.families)
     rows = []
     for group in digest.groups:
-        best = [_winner(group, metric, colours) for metric in digest.metrics]
+        best = [_winner(group, digest, metric, colours) for metric in digest.metrics]
         if any(entry.text != text.MISSING for entry in best):
             rows.append(row_of(group.label, *best))
     return Table(
@@ -90,13 +90,14 @@ def winners(digest: Digest) -> Table:
             ),
         ),
         tuple(rows),
-        f"Ratios are to {digest.baseline}, with {text.intervals(digest.round_counts)}. "
+        f"× is the ratio to {digest.baseline}, where that was measured, with "
+        f"{text.intervals(digest.round_counts)}. After the semicolon: what wins where one thing is otherwise. "
         f"≈ names operators that the rounds cannot tell from each other; {UNLIKE} computes another function than "
         "the baseline. Memory is the total: inputs, parameters, what the operator keeps, and the peak of a call.",
     )
 
 
-def _winner(group: Group, metric: Metric, colours: Mapping[str, str]) -> Entry:
+def _winner(group: Group, digest: Digest, metric: Metric, colours: Mapping[str, str]) -> Entry:
     winner = group.winners.get(metric.key)
     if winner is None:
         return _MISSING
@@ -108,6 +109,8 @@ def _winner(group: Group, metric: Metric, colours: Mapping[str, str]) -> Entry:
     mark = winner.mark(winner.row)
     marks: tuple[Mark, ...] = (mark,) if mark else ()
     note = " ".join(filter(None, (relative, _tie(winner))))
+    if elsewhere := other_winners(group, digest.groups, metric):
+        note += f"; {text.listing(elsewhere, 3)}"
     return Entry(winner.row.label, note, cell.estimate, marks, colours.get(winner.row.kin, ""))
 
 
@@ -136,7 +139,8 @@ def brief_winners(digest: Digest) -> Table:
             ratio = winner.row.cells[metric.key].ratio
             unlike: tuple[Mark, ...] = () if winner.row.like_baseline else ("unlike",)
             entries.append(Entry(winner.row.label, marks=("tied",) if winner.tied else ()))
-            entries.append(Entry(text.times(ratio.estimate), marks=unlike) if ratio else Entry(""))
+            value = text.quantity(winner.row.cells[metric.key].estimate, metric.unit)
+            entries.append(Entry(text.times(ratio.estimate), marks=unlike) if ratio else Entry(value))
         rows.append(row_of(group.label, *entries))
     columns = [Column("problem")]
     for place, metric in enumerate(digest.metrics):
@@ -262,7 +266,7 @@ def value_entry(group: Group, case: Row, metric: Metric) -> Entry:
     cell = case.cells.get(metric.key)
     if cell is None:
         return Entry(text.MISSING, case.cells.why_not(metric.key))
-    note = _choices(cell) if cell.by_choice else _ends(cell.value, metric)
+    note = _choices(cell) if cell.by_choice else ends(cell.value, metric)
     return Entry(text.quantity(cell.estimate, metric.unit), note, cell.estimate, _marks(group, case, metric))
 
 
@@ -288,7 +292,8 @@ def _choices(cell: Cell) -> str:
     )
 
 
-def _ends(interval: Interval, metric: Metric) -> str:
+def ends(interval: Interval, metric: Metric) -> str:
+    """``[1.2 ms, 1.3 ms]``, or ``[not determined]``; empty where there is no interval or no width."""
     if interval.low is None or interval.high is None or interval.method in (EXACT, COUNTED):
         return ""
     if not interval.is_determined:
@@ -329,7 +334,7 @@ def failures(digest: Digest) -> Table:
             Column("reason", "prose"),
         ),
         tuple(rows[:MOST_FAILURES]),
-        f"{text.plural(left_out, 'row')} left out for space; table.csv has them." if left_out > 0 else "",
+        text.left_out(left_out, "row").strip(),
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from niffbench.report import tables, text
 from niffbench.report.digest import Digest, Group, gather
+from niffbench.report.explorer import explorer
 from niffbench.report.facts import Fact, facts, notes, notices
-from niffbench.report.findings import Finding, findings
+from niffbench.report.findings import Finding, findings, no_crossovers
 from niffbench.report.plots import maps
 from niffbench.report.plots.canvas import Plot, settings
 from niffbench.report.plots.dots import overview
@@ -48,6 +50,8 @@ class View:
     sections: tuple[Section, ...]
     cases: Table
     left_out: int  # rows that only table.csv has
+    explorer: Mapping[str, Any]
+    no_crossovers: str
 
     @property
     def lost(self) -> tuple[tuple[str, str, str], ...]:
@@ -58,6 +62,18 @@ class View:
                 found.setdefault(status, []).append(reason)
         return tuple(
             (status, text.plural(len(r), "case"), text.clean(r[0])) for status, r in sorted(found.items())
+        )
+
+    @property
+    def intervals(self) -> str:
+        """How many intervals of a ratio there are, and how many of so many err; empty where there is none."""
+        ratios = (cell.ratio for row in self.digest.rows for cell in row.cells.values() if not cell.counted)
+        number = sum(ratio is not None and ratio.low is not None for ratio in ratios)
+        if not number:
+            return ""
+        return (
+            f"Each interval holds the truth with 95 % by itself: of the {number:,} intervals of a ratio to "
+            f"{self.digest.baseline} in this report about {max(round(number / 20), 1):,} miss it."
         )
 
     @property
@@ -117,6 +133,8 @@ def view(run: Run) -> View:
         sections=tuple(section for section in sections if section.plots or section.tables),
         cases=tables.cases(digest, shown),
         left_out=len(digest.rows) - sum(len(group.rows) for group in shown),
+        explorer=explorer(digest, shown, rivals),
+        no_crossovers=no_crossovers(rivals),
     )
 
 

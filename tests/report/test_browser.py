@@ -161,7 +161,7 @@ def test_a_link_into_a_folded_part_unfolds_it(browser: Browser, pages: dict[str,
 
 def test_the_first_screen_answers(browser: Browser, pages: dict[str, Path]) -> None:
     page, _ = _open(browser, pages["one"])
-    for selector in ("#winners", ".findings li", ".card dl", ".statuses li"):
+    for selector in (".first .findings li", "#winners", ".explorer tbody tr", ".facts span"):
         top = page.locator(selector).first.evaluate("e => e.getBoundingClientRect().top")
         assert 0 <= top < 900, selector
     page.context.close()
@@ -193,3 +193,29 @@ def test_it_reads_without_javascript(browser: Browser, pages: dict[str, Path]) -
     assert page.locator("#cases tbody tr").count() > 100
     assert page.locator("#overview svg").is_visible()
     context.close()
+
+
+def _ranking(page: Page) -> list[str]:
+    return page.locator(".explorer tbody tr:has(.number) td:first-child").all_inner_texts()
+
+
+def test_the_explorer_ranks_what_is_chosen_by_keyboard_alone(browser: Browser, pages: dict[str, Path]) -> None:
+    page, said = _open(browser, pages["one"])
+    rows = page.evaluate("JSON.parse(document.querySelector('.explorer script').textContent).problems")
+    chosen = {"mode": "training", "resolution": "56×56", "channels": "64", "metric": "flops"}
+    for name, value in chosen.items():
+        page.locator(f".explorer select[name={name}]").focus()
+        for _ in range(20):
+            if page.evaluate("document.activeElement.value") == value:
+                break
+            page.keyboard.press("ArrowDown")
+        assert page.evaluate("document.activeElement.value") == value
+    (problem,) = (row for row in rows if all(row["place"].get(k, v) == v for k, v in chosen.items()))
+    having = [row for row in problem["rows"] if "flops" in row["values"]]
+    expected = [row["operator"] for row in sorted(having, key=lambda row: row["values"]["flops"]["value"])]
+    assert [text.split("\n")[0].split(" (")[0].strip() for text in _ranking(page)] == expected
+    assert page.locator(".explorer [role=status]").inner_text().startswith(problem["label"])
+    sentences = page.locator(".explorer > ul li").all_inner_texts()
+    assert sentences == problem["crossovers"]["flops"]
+    assert said == []
+    page.context.close()
