@@ -22,12 +22,13 @@ def command(run: Path, format_: str, out: Path | None) -> None:
     """Write RUN, a run's directory, in another tool's format.
 
     \b
-    csv, parquet             every record as a row, in seconds, bytes and real FLOPs
+    csv, parquet             every record as a row, in seconds, bytes and real FLOPs, with run, machine and
+                             intervals; the data dictionary is in Parquet's metadata and beside a CSV file
     pytest-benchmark         a file for `pytest-benchmark compare`, raw samples included
     github-action-benchmark  a file for the action's tool customSmallerIsBetter
     """
     from niffbench.report import make_directory, write_whole
-    from niffbench.report.exports import export
+    from niffbench.report.exports import data_dictionary, export
     from niffbench.results import read
 
     if out is None and format_ == "parquet" and sys.stdout.isatty():
@@ -38,4 +39,6 @@ def command(run: Path, format_: str, out: Path | None) -> None:
         return
     make_directory(out.parent)
     write_whole(out, content)
+    if format_ == "csv":
+        write_whole(out.with_suffix(".dictionary.md"), data_dictionary())
     click.echo(out)

@@ -10,14 +10,51 @@ import click
 
 from niffbench.errors import UsageError
 
+_MILLIMETRES = 25.4
+"""In an inch."""
+
+
+def _labels(context: click.Context, parameter: click.Parameter, given: Sequence[str]) -> dict[str, str]:
+    pairs = [one.partition("=") for one in given]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise click.BadParameter("should be NAME=TEXT, as niff-depthwise/auto=NIFF", context, parameter)
+    return {name: label for name, _, label in pairs}
+
+
+def _theme(path: Path | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Labels and colours of a TOML file's two tables."""
+    import tomllib
+
+    from matplotlib.colors import is_color_like
+
+    if path is None:
+        return {}, {}
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if strange := set(content) - {"labels", "colours"}:
+        raise UsageError(f"{path}: unknown table '{min(strange)}'; there are [labels] and [colours]")
+    for table, entries in content.items():
+        for name, value in entries.items() if isinstance(entries, dict) else [(table, entries)]:
+            if not isinstance(value, str) or (table == "colours" and not is_color_like(value)):
+                raise UsageError(
+                    f"{path}: {table}.{name} should be a {'colour' if table == 'colours' else 'text'}"
+                )
+    return content.get("labels", {}), content.get("colours", {})
+
 
 def _inches(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, float] | None:
     if value is None:
         return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*[x×]\s*(\d+(?:\.\d+)?)", value.strip())
-    sides = (float(match[1]), float(match[2])) if match else (0.0, 0.0)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*[x×]\s*(\d+(?:\.\d+)?)\s*(mm)?", value.strip())
+    unit = _MILLIMETRES if match and match[3] else 1.0
+    sides = (float(match[1]) / unit, float(match[2]) / unit) if match else (0.0, 0.0)
     if not all(0.5 <= side <= 100 for side in sides):
-        raise click.BadParameter(f"{value!r} should be width x height in inches, as 6.5x4", context, parameter)
+        raise click.BadParameter(
+            f"{value!r} should be width x height, as 6.5x4 in inches or 165x100mm", context, parameter
+        )
     return sides
 
 
@@ -37,9 +74,19 @@ def _inches(context: click.Context, parameter: click.Parameter, value: str | Non
 )
 @click.option(
     "--size", callback=_inches, metavar="WxH",
-    help="Inches.  [default: 6.5x4, and higher where the legend needs it]",
+    help="Inches, or millimetres as 165x100mm.  [default: 6.5x4, and higher where the legend needs it]",
 )  # fmt: skip
 @click.option("--log/--linear", default=None, help="Scale of both axes.  [default: log where values are positive]")
+@click.option("--log-x/--linear-x", default=None, help="Scale of the x axis alone.")
+@click.option("--log-y/--linear-y", default=None, help="Scale of the y axis alone.")
+@click.option(
+    "--label", "labels", multiple=True, callback=_labels, metavar="NAME=TEXT",
+    help="What an operator or a column is called in the figure.  Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--theme", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="A TOML file with tables [labels] and [colours], by name.",
+)  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("fig.pdf"), show_default=True,
     metavar="FILE", help="A .pdf, .svg or .png file.",
@@ -55,15 +102,21 @@ def command(
     only: tuple[str, ...],
     size: tuple[float, float] | None,
     log: bool | None,
+    log_x: bool | None,
+    log_y: bool | None,
+    labels: dict[str, str],
+    theme: Path | None,
     out: Path,
 ) -> None:
     """Draw columns of a run's records against each other.
 
     COLUMN is any column of the frame (`niffbench export RUN --format csv` shows them), or latency, memory or
-    error for the main one of its kind. Points are medians over rounds with 95 % intervals. Fonts are embedded.
+    error for the main one of its kind; with _ratio behind it, or ratio alone for latency's, the ratio to the
+    baseline in the same round. Points are medians over rounds with 95 % intervals; level lines are operators
+    without a kernel size, along kernels. Fonts are embedded.
     """
     from niffbench.report import make_directory, text, write_whole
-    from niffbench.report.plots.custom import FORMATS, Request, draw, placeless, pooled, resolve
+    from niffbench.report.plots.custom import FORMATS, Request, draw, placeless, pooled, resolve, with_ratios
     from niffbench.results import frame, main_regime, read
     from niffbench.suite import Selection
 
@@ -74,15 +127,21 @@ def command(
     chosen = Selection(only)
     place = {case: number for number, case in enumerate(read_run.manifest.suite.cases)}
     records = tuple(
-        record
-        for record in sorted(read_run.records, key=lambda record: place[record.id])
-        if record.status == "ok" and chosen.takes(record.case, record.traits.label)
+        record for record in sorted(read_run.records, key=lambda record: place[record.id]) if record.status == "ok"
     )
-    if not records:
+    shown = [record for record in records if chosen.takes(record.case, record.traits.label)]
+    if not shown:
         what = f"--only {' '.join(only)} matches no measured case of it" if only else "nothing was measured in it"
         raise UsageError(f"{run}: {what}")
     table = frame(type(read_run)(read_run.path, read_run.manifest, records))
-    request = resolve(Request(x, y, hue, style, col, row, size, log), table, main_regime(records))
+    table = with_ratios(table, read_run.manifest.suite.baseline)
+    table = table[table["case"].isin({record.id for record in shown})]
+    more_labels, colours = _theme(theme)
+    asked = Request(
+        x, y, hue, style, col, row, size, log if log_x is None else log_x, log if log_y is None else log_y,
+        {**more_labels, **labels}, colours,
+    )  # fmt: skip
+    request = resolve(asked, table, main_regime(shown))
     content = draw(request, table, suffix)
     make_directory(out.parent)
     write_whole(out, content)

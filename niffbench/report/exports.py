@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from niffbench import __version__
 from niffbench.errors import NothingMeasured, UsageError
@@ -19,6 +19,9 @@ from niffbench.results.metrics import dictionary
 from niffbench.stats.crossovers import Crossover
 from niffbench.stats.intervals import COUNTED, EXACT, Interval
 from niffbench.suite.pairs import Axis
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FINDINGS_SCHEMA = 1
 _MOVED: Mapping[Axis, tuple[str, ...]] = {
@@ -37,14 +40,16 @@ _ROUNDING = 1e-9
 def export(run: Run, format_: str) -> bytes:
     """``run`` as the bytes of one of EXPORTS.
 
-    ``csv``, ``parquet``: the frame, one row a case and round, base units. ``pytest-benchmark``: its saved JSON,
+    ``csv``, ``parquet``: the frame, one row a case and round, base units, with the run and the machine, and the
+    intervals of the case's rounds as ``_low`` and ``_high``; Parquet's metadata hold unit and meaning of each
+    column, and the data dictionary. ``pytest-benchmark``: its saved JSON,
     version 5, all samples of all rounds, one benchmark a case and regime. ``github-action-benchmark``: the list
     of ``customSmallerIsBetter``, medians with their intervals.
 
     Raises UsageError when a library is missing, NothingMeasured for the last two when no case was measured.
     """
     if format_ == "csv":
-        return frame(run).to_csv(index=False, lineterminator="\n").encode()
+        return _with_intervals(run).to_csv(index=False, lineterminator="\n").encode()
     if format_ == "parquet":
         return _parquet(run)
     digest = gather(run)
@@ -52,12 +57,49 @@ def export(run: Run, format_: str) -> bytes:
     return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def origin(run: Run) -> dict[str, str | int | None]:
+    """Where figures come from, as columns: run, machine, torch, threads, niffbench."""
+    manifest = run.manifest
+    facts = {**manifest.fingerprint.should, **manifest.fingerprint.must}
+    threads = facts.get("threads")
+    return {
+        "run": text.clean(run.name),
+        "machine": text.clean(facts.get("gpu") or facts.get("processor") or facts.get("cpu") or manifest.device),
+        "torch": text.clean(facts.get("torch", ""), 40),
+        "threads": int(str(threads)) if str(threads).isdecimal() else None,
+        "niffbench": text.clean(manifest.niffbench, 40),
+    }
+
+
+def _with_intervals(run: Run) -> pd.DataFrame:
+    """The frame with where it comes from, and beside each round the ends of the interval over all of them."""
+    import pandas as pd
+
+    rows = {row.id: row for row in gather(run).rows}
+    table = frame(run, origin(run))
+    ends: dict[str, list[float | None]] = {}
+    for metric in REGISTRY.values():
+        bands = {id_: cell.value for id_, row in rows.items() if (cell := row.cells.get(metric.key))}
+        bands = {id_: band for id_, band in bands.items() if _is_confidence(band) and band.low is not None}
+        for end in ("low", "high") if bands else ():
+            ends[f"{metric.key}_{end}"] = [getattr(bands.get(id_), end, None) for id_ in table["case"]]
+    return pd.concat([table, pd.DataFrame(ends, index=table.index, dtype=float)], axis="columns")
+
+
 def _parquet(run: Run) -> bytes:
-    out = io.BytesIO()
     try:
-        frame(run).to_parquet(out, index=False)
+        import pyarrow as pa
+        from pyarrow import parquet
     except ImportError as error:
         raise UsageError("--format parquet needs pyarrow, which is not installed: pip install pyarrow") from error
+    table = pa.Table.from_pandas(_with_intervals(run), preserve_index=False)
+    fields = []
+    for column in table.schema:
+        metric = REGISTRY.get(column.name.removesuffix("_low").removesuffix("_high"))
+        fields.append(column.with_metadata({"unit": metric.unit, "meaning": metric.meaning}) if metric else column)
+    facts = {"niffbench": json.dumps(origin(run)), "dictionary": data_dictionary()}
+    out = io.BytesIO()
+    parquet.write_table(table.cast(pa.schema(fields, {**(table.schema.metadata or {}), **facts})), out)
     return out.getvalue()
 
 
@@ -270,10 +312,14 @@ def _is_confidence(interval: Interval) -> bool:
 
 
 def data_dictionary() -> str:
-    """What every metric's column is, as a table in Markdown."""
+    """What every metric's column is, as a table in Markdown.
+
+    ``_low`` and ``_high`` after a metric's name are the ends of its 95 % interval over rounds.
+    """
     rows = dictionary()
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "".join(f"| {' | '.join(map(text.markdown, line))} |\n" for line in lines)
+    lines = [list(rows[0]), ["---"] * len(rows[0])]
+    lines += [[f"`{row['metric']}`", *map(text.markdown, list(row.values())[1:])] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _format_version() -> str:
@@ -319,6 +365,7 @@ def spreadsheet(digests: Sequence[Digest]) -> str:
 
 def _line(digest: Digest, row: Row) -> dict[str, object]:
     line: dict[str, object] = {
+        **origin(digest.run),
         "run": digest.name,
         **row.attributes,
         "status": row.status,

@@ -33,6 +33,10 @@ def facts(digest: Digest) -> tuple[Fact, ...]:
     if manifest.commit:
         dirty = " with uncommitted changes" if manifest.dirty else ""
         found.append(("commit", text.clean(manifest.commit, 12).rstrip("…") + dirty))
+    if manifest.niffbench_commit:
+        dirty = " with uncommitted changes" if manifest.niffbench_dirty else ""
+        own = text.clean(manifest.niffbench_commit, 12).rstrip("…")
+        found.append(("niffbench", f"{text.clean(manifest.niffbench, 20)}, {own}{dirty}"))
     found.append(("started", text.clean(manifest.started, 40)))
     found.append(("fingerprint", manifest.fingerprint.hash))
     return tuple((word, what) for word, what in found if what)

@@ -73,7 +73,8 @@ class SuiteEcho(_Model):
     """The suite as resolved when the run began; a resumed run must resolve to the same.
 
     ``measure`` is what was measured with, the command line's overrides included; ``only`` the filters that
-    narrowed the suite, ``added`` the rows that were added to its own, ``commit`` that of the suite's file.
+    narrowed the suite, ``added`` the rows that were added to its own, ``commit`` that of the suite's file,
+    and ``text`` what is in it, anonymized.
     """
 
     name: str
@@ -87,6 +88,7 @@ class SuiteEcho(_Model):
     shard: ShardEcho | None = None
     added: list[str] = []
     commit: str | None = None
+    text: str = ""
 
     @property
     def narrowed(self) -> str:
@@ -129,7 +131,8 @@ class Manifest(_Model):
 
     ``settings`` are those it was begun with. ``started`` and ``finished`` are ISO 8601 in UTC, ``finished`` None
     while records are missing; ``wall`` is the wall time that was spent on it, in seconds, ``refining`` the part of
-    it after all rounds in which crossovers were bracketed.
+    it after all rounds in which crossovers were bracketed. ``commit`` and ``dirty`` are those of what is measured,
+    ``niffbench_commit`` and ``niffbench_dirty`` niffbench's own.
     """
 
     schema_version: int = SCHEMA
@@ -141,6 +144,8 @@ class Manifest(_Model):
     subject: SubjectSource | None = None
     commit: str | None = None
     dirty: bool | None = None
+    niffbench_commit: str | None = None
+    niffbench_dirty: bool | None = None
     started: Moment
     finished: Moment | None = None
     wall: Seconds | None = None

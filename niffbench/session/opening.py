@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from niffbench import __version__
+from niffbench.anonymize import anonymize
 from niffbench.device import kind_of
 from niffbench.errors import UsageError
 from niffbench.fingerprint import Fingerprint
@@ -203,6 +204,7 @@ def _manifest(prepared: Prepared, argv: Sequence[str]) -> Manifest:
     suite, settings = prepared.suite, prepared.settings
     subject, file = _subject(suite, prepared.survey.modules)
     revision = provenance.revision(file, os.environ)
+    own = provenance.revision(Path(__file__).parents[1] / "__init__.py", {})
     return Manifest(
         niffbench=__version__,
         suite=SuiteEcho(
@@ -220,6 +222,7 @@ def _manifest(prepared: Prepared, argv: Sequence[str]) -> Manifest:
             shard=ShardEcho(name=str(suite.shard), positions=list(suite.positions)) if suite.shard else None,
             added=list(suite.added),
             commit=provenance.revision(suite.file, {}).commit if suite.file else None,
+            text=anonymize(suite.text),
         ),
         settings=settings.model_copy(update={"device": provenance.reduced([settings.device])[0]}),
         fingerprint=prepared.survey.fingerprint,
@@ -227,6 +230,8 @@ def _manifest(prepared: Prepared, argv: Sequence[str]) -> Manifest:
         subject=subject,
         commit=revision.commit,
         dirty=revision.dirty,
+        niffbench_commit=own.commit,
+        niffbench_dirty=own.dirty,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         ceilings=prepared.survey.ceilings,
         notes=[note for note in (prepared.survey.note, revision.note) if note],

@@ -95,6 +95,7 @@ class Suite:
     added: tuple[str, ...] = ()  # rows that were added to the file's
     modules: tuple[UserModule, ...] = ()  # of the user's, which are rows of it
     file: Path | None = None
+    text: str = ""  # of that file
 
     def refusal(self, case: Case, operator: OperatorInfo) -> str | None:
         """Why a case cannot be of the suite, or None: its exclusions, or the operator's own word."""
@@ -263,6 +264,7 @@ def expand(
         rules=tuple(rules),
         added=tuple(added),
         modules=modules,
+        text=text,
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import Cli
+from pyarrow import parquet
 from synthetic import World, write
 
 from niffbench.cli import main
@@ -136,13 +137,16 @@ def test_plot_draws_a_line_for_each_operator_unasked(here: Here, run: Path, tmp_
     assert "channels (16 and 32), so there are no intervals" in pooled.stderr
 
 
-def test_plot_over_kernels_joins_those_of_an_operator_and_names_who_has_none(here: Here, tmp_path: Path) -> None:
+def test_plot_over_kernels_has_level_lines_for_who_has_none(here: Here, tmp_path: Path) -> None:
     path = write(tmp_path / "r", World(sizes=(14,), kernels={"depthwise": (3, 7, 11)}, faults=())).path
     done = here("plot", str(path), "--x", "kernel", "--out", "fig.svg")
     assert done.returncode == 0
+    assert "left out" not in done.stderr
+    assert "niff-depthwise/rfft" in svg_words(tmp_path / "fig.svg")
+    assert "depthwise-k7" not in svg_words(tmp_path / "fig.svg")
+    done = here("plot", str(path), "--x", "kernel", "--hue", "mode", "--out", "fig.svg")
     assert "without a kernel, and so left out: " in done.stderr
     assert "niff-depthwise/rfft" in done.stderr
-    assert "depthwise-k7" not in svg_words(tmp_path / "fig.svg")
 
 
 def test_plot_makes_room_for_many_operators(here: Here, tmp_path: Path) -> None:
@@ -183,7 +187,7 @@ def test_plot_draws_words_along_x_and_is_the_same_every_time(here: Here, run: Pa
         (("--x", "size", "--col", "label", "--row", "channels", "--size", "2x1"), "do not fit into 2x1 inches"),
         (("--x", "size", "--only", "depthwise-k99"), "matches no measured case"),
         (("--x", "size", "--out", "fig.gif"), "should end in .pdf, .svg, .png"),
-        (("--x", "size", "--size", "big"), "width x height in inches"),
+        (("--x", "size", "--size", "big"), "width x height"),
     ],
 )
 def test_plot_names_what_would_be_right(
@@ -196,20 +200,69 @@ def test_plot_names_what_would_be_right(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_figure_has_level_lines_names_of_ones_own_and_its_size_in_millimetres(
+    here: Here, tmp_path: Path
+) -> None:
+    run = write(tmp_path / "kernels", World(sizes=(28,), kernels={"depthwise": (3, 7, 31)}, faults=())).path
+    (tmp_path / "theme.toml").write_text(
+        '[labels]\n"niff-depthwise/rfft" = "ours"\n[colours]\n"depthwise" = "#123456"\n'
+    )
+    done = here(
+        "plot", str(run), "--x", "kernel", "--y", "ratio", "--linear-y", "--size", "254x127mm", "--out", "a.svg",
+        "--theme", "theme.toml", "--label", "kernel=side of the kernel",
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "left out" not in done.stderr
+    texts = svg_words(tmp_path / "a.svg")
+    assert all(words in texts for words in ("ours", "side of the kernel", "steady latency, paired ratio"))
+    assert re.search(r"\d×", texts)  # a linear axis has its unit
+    drawing = (tmp_path / "a.svg").read_text()
+    assert 'width="720pt" height="360pt"' in drawing
+    assert "#123456" in drawing
+
+
+@pytest.mark.parametrize(
+    ("theme", "message"),
+    [
+        ("[label]\na = 'b'", "unknown table 'label'"),
+        ("[colours]\na = 'no colour'", "colours.a should be a colour"),
+        ("labels = 1", "labels.labels should be a text"),
+        ("[labels", "theme.toml"),
+    ],
+)
+def test_a_faulty_theme_is_one_clear_message(
+    here: Here, run: Path, tmp_path: Path, theme: str, message: str
+) -> None:
+    (tmp_path / "theme.toml").write_text(theme)
+    done = here("plot", str(run), "--x", "size", "--theme", "theme.toml")
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
 def test_exported_csv_is_the_frame(cli: Cli, run: Path, tmp_path: Path) -> None:
     assert cli("export", str(run), "--format", "csv", "--out", "run.csv").returncode == 0
     expected = frame(read(run))
     found = pd.read_csv(tmp_path / "run.csv", keep_default_na=True)
-    assert list(found.columns) == list(expected.columns)
+    assert set(expected.columns) | {"run", "machine", "torch", "threads"} <= set(found.columns)
+    of_case = found.groupby("case")["latency_steady"].agg(["min", "max"])
+    bounds = found.groupby("case")[["latency_steady_low", "latency_steady_high"]].first()
+    assert (bounds["latency_steady_low"] < of_case["max"])[of_case["max"].notna()].all()
+    assert (bounds["latency_steady_high"] > of_case["min"])[of_case["min"].notna()].all()
+    assert "latency_steady" in (tmp_path / "run.dictionary.md").read_text()
     pd.testing.assert_series_equal(found["latency_steady"], expected["latency_steady"], rtol=1e-15)
     assert list(found["label"]) == list(expected["label"])
 
 
 def test_exported_parquet_is_the_frame(here: Here, run: Path, tmp_path: Path) -> None:
     assert here("export", str(run), "--format", "parquet", "--out", "run.parquet").returncode == 0
+    expected = frame(read(run))
     pd.testing.assert_frame_equal(
-        pd.read_parquet(tmp_path / "run.parquet"), frame(read(run)), check_dtype=False, check_column_type=False
-    )
+        pd.read_parquet(tmp_path / "run.parquet")[list(expected.columns)], expected,
+        check_dtype=False, check_column_type=False,
+    )  # fmt: skip
+    schema = parquet.read_schema(tmp_path / "run.parquet")
+    assert schema.field("latency_steady_low").metadata[b"unit"] == b"s"
+    assert b"memory_total" in schema.metadata[b"dictionary"]
 
 
 def test_pytest_benchmark_compares_the_export(here: Here, run: Path, tmp_path: Path) -> None:

@@ -402,6 +402,8 @@ def test_nothing_tells_who_ran_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         Attempt(tmp_path, suite_of(), {"faults": [{"kernel": 7, "do": "exit"}]}).begin()
     finally:
         anonymizing._secrets.cache_clear()
+    manifest = read(tmp_path).manifest
+    assert 'description = "made up"' in manifest.suite.text  # with what a reader needs to measure it again
     text = (tmp_path / MANIFEST).read_text() + (tmp_path / RECORDS).read_text()
     secrets = {str(Path.home()) + "/", socket.gethostname(), "ada_lovelace"}
     assert [secret for secret in secrets if secret in text] == []

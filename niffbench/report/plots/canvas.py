@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
+from itertools import pairwise
 from math import ceil, floor, log, log10
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +141,7 @@ def sheet(
 
 def finish(figure: Figure, *, name: str, title: str, alt: str, caption: str, wide: bool = True) -> Plot:
     """Render once to SVG and once to PNG."""
+    spread_ticks(figure)
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
@@ -229,6 +231,25 @@ def measured_axis(axes: Axes, which: str, values: Sequence[float], *, most: int 
     axis.set_major_locator(FixedLocator(thin(ordered, most)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+
+
+def spread_ticks(figure: Figure) -> None:
+    """Leave out every second tick of an axis with ticks of our own for as long as two of its labels touch."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.ticker import FixedLocator
+
+    canvas: Any = FigureCanvasAgg(figure)
+    renderer = canvas.get_renderer()
+    for axis, ends in ((a, e) for axes in figure.axes for a, e in ((axes.xaxis, "x"), (axes.yaxis, "y"))):
+        while isinstance(axis.get_major_locator(), FixedLocator) and len(places := axis.get_majorticklocs()) > 2:
+            low, high = sorted(axis.get_view_interval())
+            ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            shown = [tick.label1 for tick in ticks if tick.label1.get_visible() and tick.label1.get_text()]
+            boxes = [label.get_window_extent(renderer) for label in shown]
+            sides = sorted((getattr(box, f"{ends}0"), getattr(box, f"{ends}1")) for box in boxes)
+            if all(after[0] - before[1] > 2 for before, after in pairwise(sides)):
+                break
+            axis.set_major_locator(FixedLocator(list(places)[::2]))
 
 
 def thin(ordered: Sequence[float], most: int) -> list[float]:

@@ -1,11 +1,11 @@
-"""A figure of any columns of a run's frame, ready for a paper: vector, fonts embedded, size in inches."""
+"""A figure of any columns of a run's frame, ready for a paper: vector, fonts embedded, its size as asked for."""
 
 from __future__ import annotations
 
 import io
 import warnings
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from niffbench.errors import UsageError, did_you_mean
 from niffbench.report import text
 from niffbench.report.digest import CONFIDENCE
-from niffbench.report.plots.canvas import log_axis, measured_axis, settings
+from niffbench.report.plots.canvas import log_axis, measured_axis, settings, spread_ticks, trim
 from niffbench.report.plots.palette import Style, styles
 from niffbench.report.slices import AXES
 from niffbench.results import REGISTRY
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = ("pdf", "svg", "png")
+RATIO = "_ratio"
+"""After a metric's name: its ratio to the baseline."""
 _METADATA: Mapping[str, dict[str, None]] = {
     "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
     "svg": {"Date": None, "Creator": None},
@@ -69,7 +71,8 @@ _WIDEST_LEGEND = 0.5
 class Request:
     """What to draw: column names, the size of the whole figure in inches.
 
-    ``size`` None: 6.5×4, and higher where the legend needs it. ``log`` None: where it makes sense.
+    ``size`` None: 6.5×4, and higher where the legend needs it. ``log_x``, ``log_y`` None: where it makes sense.
+    ``labels``: what names and columns are called in the figure, where not as they are; ``colours`` by name.
     """
 
     x: str
@@ -79,7 +82,10 @@ class Request:
     col: str | None = None
     row: str | None = None
     size: tuple[float, float] | None = None
-    log: bool | None = None
+    log_x: bool | None = None
+    log_y: bool | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    colours: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -98,7 +104,7 @@ def resolve(request: Request, table: pd.DataFrame, regime: Regime) -> Request:
 
     Raises UsageError for a name that is none.
     """
-    given = {key: key_of(name, regime) for key, name in request.columns.items()}
+    given = {key: _column(name, regime) for key, name in request.columns.items()}
     for key, name in given.items():
         names = [*table.columns, *SHORT]
         if name not in table.columns:
@@ -110,13 +116,36 @@ def resolve(request: Request, table: pd.DataFrame, regime: Regime) -> Request:
         raise UsageError(f"--y: '{y}' holds no numbers; choose from {', '.join(_numeric(table))}")
     if not table[y].notna().any():
         raise UsageError(f"--y: '{y}' was not measured in this run; choose from {', '.join(_numeric(table))}")
-    asked = Request(**given, size=request.size, log=request.log)
+    asked = replace(request, **given)  # type: ignore[arg-type]
     if _drawn(asked, table).empty:
         raise UsageError(f"--x: '{given['x']}' is empty wherever there is a '{y}'")
     for key, most in _MOST.items():
         if key in given and (count := table[given[key]].nunique()) > most:
             raise UsageError(f"--{key}: '{given[key]}' has {count:,} values, and {most} can be shown so")
     return _by_operator(asked, table)
+
+
+def _column(name: str, regime: Regime) -> str:
+    """A column's whole name; ``ratio`` is that of latency."""
+    short = name.removesuffix(RATIO).removesuffix(RATIO[1:]) or "latency"
+    return key_of(short, regime) + (RATIO if name.endswith(RATIO[1:]) else "")
+
+
+def with_ratios(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """The frame with a column ``<metric>_ratio`` for each metric: to the baseline's in the same problem and round.
+
+    So these are paired by round: what a round does to both cancels.
+    """
+    import pandas as pd
+
+    same = ["problem", "execution", "round"]
+    names = [name for name in table.columns if name in REGISTRY and REGISTRY[name].compared]
+    base = table[table["label"] == baseline].drop_duplicates(same).set_index(same)[names]
+    if base.empty:
+        return table
+    below = base.reindex(pd.MultiIndex.from_frame(table[same])).set_axis(table.index)
+    ratios = (table[names] / below.where(below > 0)).add_suffix(RATIO)
+    return pd.concat([table, ratios], axis="columns")
 
 
 def _by_operator(request: Request, table: pd.DataFrame) -> Request:
@@ -128,6 +157,8 @@ def _by_operator(request: Request, table: pd.DataFrame) -> Request:
         return request
     rows = _drawn(request, table)
     name = "operator" if request.x == "kernel" else "label"
+    if request.x == "kernel" and table[table[request.y].notna()][request.x].isna().any():
+        return replace(request, hue=name)
     shown = request.shown - {request.x} if _is_numeric(rows[request.x]) else request.shown
     return replace(request, hue=name) if _varies(rows, name, shown) else request
 
@@ -158,9 +189,16 @@ def _varies(rows: pd.DataFrame, name: str, shown: Set[str]) -> bool:
 
 
 def placeless(request: Request, table: pd.DataFrame) -> list[str]:
-    """The operators of a resolved request that have no place along x, as one without a kernel has none there."""
+    """The operators of a resolved request that have no place along x and are not drawn as level lines."""
     rows = table[table[request.y].notna()]
-    return sorted(set(rows["label"]) - set(_drawn(request, table)["label"]))
+    level = set(_level(request, table)["label"])
+    return sorted(set(rows["label"]) - set(_drawn(request, table)["label"]) - level)
+
+
+def _level(request: Request, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that hold for every place along x, as of an operator without a kernel: level lines."""
+    named = request.hue in _NAMED and request.x == "kernel"
+    return table[table[request.y].notna() & table[request.x].isna()] if named else table[:0]
 
 
 def pooled(request: Request, table: pd.DataFrame) -> dict[str, list[Any]]:
@@ -184,35 +222,45 @@ def draw(request: Request, table: pd.DataFrame, suffix: str) -> bytes:
     Points are medians over rounds, bars 95 % intervals; where unlike things are :func:`pooled` there are no bars.
     """
     import matplotlib
+    import pandas as pd
     import seaborn
     from matplotlib import pyplot
 
     pyplot.switch_backend("agg")
-    rows = _drawn(request, table).copy()
+    every = {name: request.labels.get(name, name) for name in (*table["label"], *table["operator"])}
+    table = table.assign(
+        **{name: table[name].map(lambda value: every.get(value, value)) for name in ("label", "operator")}
+    )
+    level, rows = _level(request, table).copy(), _drawn(request, table).copy()
     for name in request.shown:
+        if name != request.x and not level.empty:
+            level[name] = level[name].map(lambda value: text.clean(value, 60) if isinstance(value, str) else value)
         if rows[name].dtype.kind not in "iufb":
             rows[name] = rows[name].map(lambda value: text.clean(value, 60))
         elif rows[name].dtype.kind == "f" and (rows[name] % 1 == 0).all():
             rows[name] = rows[name].astype(int)
+    both = pd.concat([rows, level]) if len(level) else rows
     # Names along x have their operators' colours, and need no legend.
     hue = request.hue or (request.x if request.x in _NAMED else None)
     with matplotlib.rc_context({**settings(), "legend.title_fontsize": _LEGEND_SIZE}):
         options = {
             "data": rows, "x": request.x, "y": request.y, "hue": hue, "col": request.col, "row": request.row,
-            "palette": _palette(rows, hue), "hue_order": _order(rows, hue),
+            "palette": _palette(both, hue, request.colours), "hue_order": _order(both, hue),
             "color": None if hue else next(iter(_styles(rows, "label").values())).colour,
             "estimator": "median", "errorbar": None if pooled(request, table) else _interval, "height": 3.0,
         }  # fmt: skip
         if _is_numeric(rows[request.x]):
-            options |= {"kind": "line", "err_style": "bars", **_lines(rows, request)}
+            options |= {"kind": "line", "err_style": "bars", **_lines(both, request)}
             grid = seaborn.relplot(**_given(options))
         else:
             options |= {"kind": "point", "linestyle": "none", "markersize": 4.5}
             grid = seaborn.catplot(**_given(options))
-        _axes(grid, request, rows)
+        _draw_level(grid, request, level, both, with_bands=not pooled(request, table))
+        _axes(grid, request, rows, [*level[request.y]])
         if request.col and not request.row:
-            grid.set_titles(f"{_words(request.col)} {{col_name}}")
+            grid.set_titles(f"{_words(request.col, request)} {{col_name}}")
         _fit(grid, request.size)
+        spread_ticks(grid.figure)
         out = io.BytesIO()
         grid.figure.savefig(out, format=suffix, metadata=_METADATA[suffix], dpi=300)
         pyplot.close(grid.figure)
@@ -237,6 +285,23 @@ def _lines(rows: pd.DataFrame, request: Request) -> dict[str, Any]:
         "markers": {name: style.marker for name, style in drawn.items()},
         "dashes": {name: "" if isinstance(style.dash, str) else style.dash[1] for name, style in drawn.items()},
     }
+
+
+def _draw_level(grid: Any, request: Request, level: pd.DataFrame, both: pd.DataFrame, *, with_bands: bool) -> None:
+    """A line across each panel for what has no place along x, with its interval as a band."""
+    if level.empty or request.hue is None:
+        return
+    drawn, palette = _styles(both, request.hue), _palette(both, request.hue, request.colours)
+    assert isinstance(palette, dict)
+    for (row, col, _), _ in grid.facet_data():
+        panel, here = grid.facet_axis(row, col), level
+        for name, names, place in ((request.row, grid.row_names, row), (request.col, grid.col_names, col)):
+            here = here[here[name] == names[place]] if name is not None else here
+        for named, some in here.groupby(request.hue, sort=False):
+            colour, dash = palette[str(named)], drawn[str(named)].dash
+            panel.axhline(some[request.y].median(), color=colour, linestyle=dash)
+            if with_bands:
+                panel.axhspan(*_interval(some[request.y]), color=colour, alpha=0.15, linewidth=0)
 
 
 def _fit(grid: Any, asked: tuple[float, float] | None) -> None:
@@ -289,16 +354,16 @@ def _order(rows: pd.DataFrame, hue: str | None) -> list[Any] | None:
     return list(dict.fromkeys(rows[hue])) if hue is not None and rows[hue].dtype.kind not in "iuf" else None
 
 
-def _palette(rows: pd.DataFrame, hue: str | None) -> dict[str, str] | str | None:
+def _palette(rows: pd.DataFrame, hue: str | None, asked: Mapping[str, str]) -> dict[str, str] | str | None:
     """Operators in their families' colours; other names in ours; numbers in a sequence."""
     if hue is None:
         return None
     if hue in _NAMED:
-        return {name: style.colour for name, style in _styles(rows, hue).items()}
+        return {name: asked.get(name, style.colour) for name, style in _styles(rows, hue).items()}
     if rows[hue].dtype.kind in "iuf":
         return "crest"
     names = list(dict.fromkeys(rows[hue]))
-    return {name: style.colour for name, style in styles((name, name) for name in names).items()}
+    return {name: asked.get(name, style.colour) for name, style in styles((name, name) for name in names).items()}
 
 
 def _styles(rows: pd.DataFrame, hue: str) -> Mapping[str, Style]:
@@ -306,30 +371,39 @@ def _styles(rows: pd.DataFrame, hue: str) -> Mapping[str, Style]:
     return styles(zip(rows[hue], families, strict=True))
 
 
-def _axes(grid: Any, request: Request, rows: pd.DataFrame) -> None:
+def _axes(grid: Any, request: Request, rows: pd.DataFrame, level: list[float]) -> None:
     """Logarithmic axes where values are positive, with units on the ticks."""
+    from matplotlib.ticker import FuncFormatter
+
     numeric = _is_numeric(rows[request.x])
-    log_y = request.log if request.log is not None else bool((rows[request.y] > 0).all())
-    log_x = numeric and (request.log if request.log is not None else bool((rows[request.x] > 0).all()))
+    log_y = request.log_y if request.log_y is not None else bool((rows[request.y] > 0).all())
+    log_x = numeric and (request.log_x if request.log_x is not None else bool((rows[request.x] > 0).all()))
     values = sorted(set(rows[request.x])) if numeric else []
     heights = rows[request.y]
     if pooled(request, rows):  # then medians are drawn, and nothing of what they were taken over
         heights = rows.groupby(sorted(request.shown), dropna=False, observed=True)[request.y].median()
+    show_x, show_y = _shown(request.x), _shown(request.y)
     for axis in grid.axes.flat:
         if log_y:
-            log_axis(axis, "y", list(heights), _shown(request.y), base=_base(request.y))
+            log_axis(axis, "y", [*heights, *level], show_y, base=_base(request.y))
+        else:
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: trim(show_y(value)) if value else "0"))
         if log_x and len(values) <= _MEASURED_TICKS:
             measured_axis(axis, "x", values)
         elif log_x:
-            log_axis(axis, "x", values, _shown(request.x), base=_base(request.x))
-        if not numeric:
+            log_axis(axis, "x", values, show_x, base=_base(request.x))
+        elif numeric:
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: trim(show_x(value)) if value else "0"))
+        else:
             axis.tick_params(axis="x", rotation=45)
             for label in axis.get_xticklabels():
                 label.set_ha("right")
-    grid.set_axis_labels(_words(request.x), _words(request.y))
+    grid.set_axis_labels(_words(request.x, request), _words(request.y, request))
 
 
 def _shown(name: str) -> Callable[[float], str]:
+    if name.endswith(RATIO):
+        return text.times
     return partial(text.quantity, unit=REGISTRY[name].unit) if name in REGISTRY else text.plain
 
 
@@ -337,7 +411,11 @@ def _base(name: str) -> int:
     return 2 if name in REGISTRY and REGISTRY[name].unit == "B" else 10
 
 
-def _words(name: str) -> str:
+def _words(name: str, request: Request) -> str:
     """A column's name for an axis."""
     axes: Mapping[str, str] = {str(axis): words for axis, words in AXES.items()}
+    if name in request.labels:
+        return request.labels[name]
+    if name.endswith(RATIO):
+        return f"{REGISTRY[name.removesuffix(RATIO)].title}, paired ratio"
     return REGISTRY[name].title if name in REGISTRY else axes.get(name, name.replace("_", " "))

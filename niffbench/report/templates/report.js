@@ -119,7 +119,8 @@ function draw(box, data, problem, metric) {
     const shown = line.appendChild(element("td", "number"));
     shown.append(element(cell.sign === "★" ? "b" : "span", "", `${cell.sign} ${cell.shown}`.trim()), element("span", "note", cell.ends));
     const [ratio, ...interval] = cell.ratio.split(" ");
-    const relative = line.appendChild(element("td", "number", ratio || "–"));
+    const relative = line.appendChild(element("td", "number"));
+    relative.appendChild(element("span", "", ratio || "–"));
     relative.append(element("span", "note", interval.join(" ")));
     return line;
   });
@@ -131,7 +132,7 @@ function draw(box, data, problem, metric) {
   const alone = ranked(problem, metric)[0];
   const first = alone && alone.values[metric.key];
   box.querySelector(".said").textContent = `${problem.label}, ${metric.title}: ` +
-    (!first ? "nothing was measured." : `${problem.rows.filter((row) => row.values[metric.key]).length} operators, least is best; ★ the best, ≈ not told from it.`)
+    (!first ? "nothing was measured." : `${problem.rows.filter((row) => row.values[metric.key]).length} operators, least is best; ★ the best, ≈ not told from it; × to ${data.baseline}.`)
       .replace("least", metric.higher ? "most" : "least");
 }
 
