@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from niffbench.case import REGIMES
-from niffbench.commands.gate_options import limit
+from niffbench.commands.gate_options import Outputs, limit, print_json
 from niffbench.commands.options import share, suite_options
 
 if TYPE_CHECKING:
@@ -94,10 +94,10 @@ def command(
     \b
     Exit codes
       0  a gate is fit on this machine
+      1  nothing could be measured
+      2  bad input
       5  none is, or it cannot be told: raise --rounds, or quiet the machine
     """
-    import json
-
     from niffbench.errors import UsageError
     from niffbench.gate.noise import Aim, assess
     from niffbench.gate.rules import Rules, chosen
@@ -105,28 +105,31 @@ def command(
     from niffbench.report.writers.terminal import console
     from niffbench.results import read
 
-    if (suite is None) == (measured is None):
-        raise UsageError("give a SUITE to measure, or --run DIR with what was measured")
-    if rounds < 2 or gate_rounds < 2:
-        raise UsageError("--rounds and --gate-rounds should be at least 2")
-    rules = Rules(alpha=alpha, min_effect=min_effect, regimes=chosen(regimes))
-    if measured is None:
-        assert suite is not None
-        run = _measure(suite, rounds, device, only, out, quiet=as_json)
-    else:
-        run = read(measured)
-    assessment = assess(run, rules, Aim(effect, power, gate_rounds), only)
-    if as_json:
-        click.echo(json.dumps(fitness.plain(assessment), indent=1))
-    else:
-        console().print(fitness.terminal(assessment))
-    context.exit(0 if assessment.fit else UNFIT)
+    with Outputs(everything=False, as_json=as_json, markdown=None, junit=None).promised():
+        if (suite is None) == (measured is None):
+            raise UsageError("give a SUITE to measure, or --run DIR with what was measured")
+        if rounds < 2 or gate_rounds < 2:
+            raise UsageError("--rounds and --gate-rounds should be at least 2")
+        rules = Rules(alpha=alpha, min_effect=min_effect, regimes=chosen(regimes))
+        if suite is not None:
+            run = _measure(suite, rounds, device, only, out, quiet=as_json)
+        else:
+            assert measured is not None
+            run = read(measured)
+        assessment = assess(run, rules, Aim(effect, power, gate_rounds), only)
+        code = 0 if assessment.fit else UNFIT
+        if as_json:
+            print_json({"exit_code": code, **fitness.plain(assessment)})
+        else:
+            console().print(fitness.terminal(assessment))
+        context.exit(code)
 
 
 def _measure(
     suite: str, rounds: int, device: str | None, only: tuple[str, ...], out: Path | None, *, quiet: bool
 ) -> Run:
     from niffbench.device import portable
+    from niffbench.errors import HeadFails, NothingMeasured
     from niffbench.gate.ab import measured
     from niffbench.gate.checkout import terminable
     from niffbench.session.directory import check_vacant
@@ -138,5 +141,8 @@ def _measure(
     filters = [part for pattern in only for part in ("--only", pattern)]
     arguments = [name, "--rounds", str(rounds), "--device", portable(device), *filters]
     arguments += ["--no-report", *(["--quiet"] if quiet else [])]
-    with terminable():
-        return measured(sys.executable, arguments, place, os.environ, cwd=Path.cwd(), quiet=quiet)
+    try:
+        with terminable():
+            return measured(sys.executable, arguments, place, os.environ, cwd=Path.cwd(), quiet=quiet)
+    except NothingMeasured as error:
+        raise HeadFails(str(error)) from error

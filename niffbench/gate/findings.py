@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from math import isfinite
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
@@ -11,8 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from niffbench.errors import plural
 from niffbench.fingerprint import Fact
 from niffbench.results import REGISTRY
+from niffbench.stats.power import half_and_most
 
-SCHEMA = 2
+SCHEMA = 3
 
 Verdict = Literal[
     "regressed",
@@ -44,7 +46,8 @@ class Finding(_Model):
     ``ratio`` is head/base with the ends of its interval, all None where there is none. ``p_adjusted`` is Holm's
     (latency only), ``min_effect`` the relative change below which nothing is called. ``blind`` marks a verdict
     that leaves open whether the case got slower by as much as the rules want ruled out. ``run`` is the one that
-    served as BASE.
+    served as BASE. ``could_show``: the smallest slowdown that the rounds would have shown with probability
+    :data:`niffbench.stats.power.POWER`; None where there is none, and of what is no latency.
     """
 
     case: str
@@ -63,6 +66,7 @@ class Finding(_Model):
     rounds: tuple[int, int] | None = None
     blind: bool = False
     run: str | None = None
+    could_show: float | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -159,6 +163,13 @@ class Comparison(_Model):
         return tuple(step for step in self.steps if step.open) if self.fail_on_step else ()
 
     @property
+    def could_show(self) -> tuple[float, float] | None:
+        """The smallest slowdowns shown in half, and in nine of ten, of the latencies; None without any."""
+        return half_and_most(
+            [f.could_show for f in self.findings if f.quantity.startswith(("latency_", "ratio_")) and f.rounds]
+        )
+
+    @property
     def exit_code(self) -> int:
         """1 when something regressed or vanished; else 5 when a slowdown could have gone unseen; else 0.
 
@@ -206,7 +217,13 @@ class Comparison(_Model):
 
     def for_machines(self) -> dict[str, Any]:
         """Everything, as plain data, the outcome first."""
-        outcome = {"exit_code": self.exit_code, "headline": self.headline, "counts": self.counts}
+        shown = self.could_show and [effect if isfinite(effect) else None for effect in self.could_show]
+        outcome = {
+            "exit_code": self.exit_code,
+            "headline": self.headline,
+            "counts": self.counts,
+            "could_show": shown,
+        }
         return {"schema_version": self.schema_version, **outcome, **json.loads(self.model_dump_json())}
 
     def _cases(self) -> int:

@@ -15,6 +15,7 @@ from niffbench.gate.rules import Rules
 from niffbench.results import Metric
 from niffbench.stats.contrasts import FloatArray
 from niffbench.stats.decision import Decision, decide, shared_shift
+from niffbench.stats.power import noise, paired_noise, smallest_effect
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,24 @@ def _answers(questions: Sequence[_Question], rules: Rules, pairing: Pairing | No
         confidence=1 - 2 * rules.alpha,  # the interval that lies inside the margin when a case is equivalent
     )
     for number, question in enumerate(questions):
-        yield _finding(question, decisions[number], *sides[number], rules)
+        could_show = _could_show(*sides[number], rules, pairing, question.min_effect, len(decisions))
+        yield _finding(question, decisions[number], *sides[number], rules, could_show)
     for shift, decision in zip(shifts, decisions[len(questions) :], strict=True):
         if decision.verdict in ("regressed", "improved"):
             yield shift.finding(decision, rules, paired=pairing is not None)
+
+
+def _could_show(
+    base: Sequence[float], head: Sequence[float], rules: Rules, pairing: Pairing | None, least: float, cases: int
+) -> float | None:
+    """The smallest slowdown that these rounds would have shown."""
+    try:
+        noisy = noise((base, head)) if pairing is None else paired_noise(base, head, pairing.base_first)
+    except ValueError:  # too few
+        return None
+    rounds = min(sum(not isnan(value) for value in side) for side in (base, head))
+    paired = pairing is not None
+    return smallest_effect(noisy.sd, rounds, alpha=rules.alpha, cases=cases, min_effect=least, paired=paired)
 
 
 Sides = tuple[dict[int, float], dict[int, float]]
@@ -205,7 +220,12 @@ def _rounds(values: Sides, pairing: Pairing | None) -> tuple[list[float], list[f
 
 
 def _finding(
-    question: _Question, decision: Decision, base: Sequence[float], head: Sequence[float], rules: Rules
+    question: _Question,
+    decision: Decision,
+    base: Sequence[float],
+    head: Sequence[float],
+    rules: Rules,
+    could_show: float | None,
 ) -> Finding:
     left_out = [f"BASE {text}" for text in question.base.left_out]
     left_out += [f"HEAD {text}" for text in question.head.left_out]
@@ -228,6 +248,7 @@ def _finding(
         high=ratio.high,
         p_adjusted=decision.p_adjusted,
         min_effect=question.min_effect,
+        could_show=could_show,
         rounds=(len(one), len(two)),
         run=question.run,
         blind=verdict in ("inconclusive", "incomparable")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 
-from niffbench.errors import NothingMeasured, plural
+from niffbench.errors import HeadFails, UsageError, did_you_mean, plural
 from niffbench.gate.ab import base_first
 from niffbench.gate.case_results import CaseResults, RunCases
 from niffbench.gate.rules import Rules
@@ -73,9 +73,12 @@ class Assessment:
 def assess(run: Run, rules: Rules, aim: Aim, only: Sequence[str] = ()) -> Assessment:
     """Estimate the noise of every latency of a run, and what it lets a gate see.
 
-    Raises NothingMeasured when no case was measured in two rounds.
+    Raises UsageError when ``only`` fits nothing, HeadFails when no case was measured in two rounds.
     """
     run_cases = RunCases(run, Selection(only))
+    if only and not run_cases:
+        labels = {record.traits.label for record in run.records}
+        raise UsageError(f"--only {' '.join(only)} fits no case of {run.name}{did_you_mean(only[0], labels)}")
     cases = tuple(
         noisy
         for results in run_cases.values()
@@ -90,7 +93,7 @@ def assess(run: Run, rules: Rules, aim: Aim, only: Sequence[str] = ()) -> Assess
             for why in results.values(metric).left_out
         ]
         beside = f" ({plural(len(left_out), 'round')} left out, as {left_out[0]})" if left_out else ""
-        raise NothingMeasured(f"{run.name}: no case was measured in two rounds, so its noise is unknown{beside}")
+        raise HeadFails(f"{run.name}: no case was measured in two rounds, so its noise is unknown{beside}")
     limits = {"effect": aim.effect, "alpha": rules.alpha, "power": aim.power, "min_effect": rules.min_effect}
     check = fitness([case.rounds for case in cases], aim.rounds, **limits)
     paired = [case.paired for case in cases if case.paired is not None]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from niffbench.report import text
 from niffbench.report.digest import Digest
 from niffbench.results import background_load
+from niffbench.stats.power import half_and_most, noise, smallest_effect
 
 Fact = tuple[str, str]
 
@@ -27,6 +28,8 @@ def facts(digest: Digest) -> tuple[Fact, ...]:
     found.append(("software", ", ".join([*software, *([f"{text.clean(threads, 8)} threads"] if threads else [])])))
     found.append(("measured", measured(digest)))
     found.append(("latency", f"{digest.regime}, median of {text.rounds(digest.round_counts)}"))
+    if (effects := _could_show(digest)) is not None:
+        found.append(("could show", text.could_show(*effects)))
     if manifest.wall:
         share = text.percent(digest.measuring_share)
         found.append(("time", f"{text.duration(manifest.wall)}, {share} of it inside sampling"))
@@ -40,6 +43,15 @@ def facts(digest: Digest) -> tuple[Fact, ...]:
     found.append(("started", text.clean(manifest.started, 40)))
     found.append(("fingerprint", manifest.fingerprint.hash))
     return tuple((word, what) for word, what in found if what)
+
+
+def _could_show(digest: Digest) -> tuple[float, float] | None:
+    """The smallest slowdowns that `check` would find, in half and in nine of ten cases, at this run's noise."""
+    cells = [row.cells.get(f"latency_{digest.regime}") for row in digest.rows]
+    medians = [list(cell.rounds.values()) for cell in cells if cell is not None and len(cell.rounds) > 1]
+    return half_and_most(
+        [smallest_effect(noise([rounds]).sd, len(rounds), cases=len(medians)) for rounds in medians]
+    )
 
 
 def measured(digest: Digest) -> str:

@@ -77,7 +77,10 @@ def _verdict(gate: str, fitness: Fitness) -> Text:
 def plain(assessment: Assessment) -> dict[str, Any]:
     """The same for a machine; relative numbers as shares of one."""
     gates = {"check": assessment.check, "ab": assessment.ab}
+    verdicts = [gate.verdict for gate in gates.values() if gate]
     return {
+        "headline": "; ".join(f"{name}: {gate.reason}" for name, gate in gates.items() if gate),
+        "counts": {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
         "run": assessment.run.name,
         "rounds": assessment.run.manifest.rounds,
         "aim": {"effect": assessment.aim.effect, "power": assessment.aim.power, "rounds": assessment.aim.rounds},

@@ -45,6 +45,14 @@ def count(value: float | None) -> str:
     return scaled(value, _DECIMAL)
 
 
+def could_show(half: float, most: float) -> str:
+    """The smallest slowdowns that half, and nine of ten, of the latencies would have shown, as a clause."""
+    if not isfinite(half):
+        return "no slowdown could have been shown: too few rounds, or too much noise"
+    rest = f"one of {percent(most)} in nine of ten" if isfinite(most) else "none in nine of ten"
+    return f"a slowdown of {percent(half)} could have been shown in half of the latencies, {rest}"
+
+
 def plain(value: float | None) -> str:
     """A number without a unit."""
     return MISSING if value is None else digits(value)

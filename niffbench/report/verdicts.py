@@ -10,7 +10,7 @@ from rich.text import Text
 
 from niffbench.gate.findings import Comparison, Finding, Step, Subject, Verdict
 from niffbench.report.table import Column, Entry, Mark, Table, row_of
-from niffbench.report.text import MISSING, brackets, clean, times
+from niffbench.report.text import MISSING, brackets, clean, could_show, times
 from niffbench.report.text import markdown as escape
 from niffbench.report.text import quantity as in_unit
 from niffbench.report.writers import markdown
@@ -106,13 +106,15 @@ def telling(comparison: Comparison) -> tuple[Finding, ...]:
 
 
 def remarks(comparison: Comparison) -> tuple[str, ...]:
-    """The notes, and the fields of the fingerprint that differ, as sentences."""
+    """What could have been seen, the notes, and the fields of the fingerprint that differ, as sentences."""
     fields = tuple(
         f"{clean(d.field)} differs ({'must' if d.tier == 'must' else 'should'} match): "
         f"{clean(d.base)} in BASE, {clean(d.head)} in HEAD"
         for d in comparison.differences
     )
-    return tuple(clean(note, LONGEST_NOTE) for note in comparison.notes) + fields
+    notes = tuple(clean(note, LONGEST_NOTE) for note in comparison.notes)
+    shown = comparison.could_show
+    return (*([could_show(*shown)] if shown else []), *notes, *fields)
 
 
 def line(step: Step) -> str:

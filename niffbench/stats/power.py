@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil, inf
 from typing import Literal
 
 import numpy as np
@@ -169,6 +170,14 @@ def smallest_effect(
     if sd == 0:
         return min_effect
     return float(np.expm1(brentq(missing, 0.0, _LARGEST, xtol=1e-6)))
+
+
+def half_and_most(effects: Sequence[float | None]) -> tuple[float, float] | None:
+    """The smallest effects that half, and nine of ten, of the cases show, inf for none; None without cases."""
+    if not effects:
+        return None
+    ordered = sorted(inf if effect is None else effect for effect in effects)
+    return ordered[(len(ordered) - 1) // 2], ordered[ceil(FIT_SHARE * len(ordered)) - 1]
 
 
 def rounds_needed(

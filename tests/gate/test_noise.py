@@ -10,9 +10,11 @@ import pytest
 from cli_in_process import Call, call
 from synthetic import Noise, World, make, save
 
-from niffbench.errors import NothingMeasured
+from niffbench.errors import HeadFails
+from niffbench.gate.comparison import compare
 from niffbench.gate.noise import Aim, assess
 from niffbench.gate.rules import Rules
+from niffbench.report.verdicts import document
 from niffbench.results import Latency, Record, Run
 
 __all__ = ["call"]
@@ -53,7 +55,7 @@ def test_two_rounds_leave_it_unknown_or_unfit_and_one_round_is_nothing() -> None
     assert few.ab is None
     assert not few.fit
     assert few.alarms == ()
-    with pytest.raises(NothingMeasured, match="two rounds"):
+    with pytest.raises(HeadFails, match="two rounds"):
         assess(run_with(0.002, rounds=1), STEADY, Aim())
 
 
@@ -64,7 +66,7 @@ def test_a_run_whose_timer_was_stuck_says_that_its_rounds_were_left_out() -> Non
 
     run = run_with(0.002, rounds=2)
     spoiled = replace(run, records=tuple(map(stuck, run.records)))
-    with pytest.raises(NothingMeasured, match=r"two rounds.*rounds left out, as round 0 is stuck"):
+    with pytest.raises(HeadFails, match=r"two rounds.*rounds left out, as round 0 is stuck"):
         assess(spoiled, STEADY, Aim())
 
 
@@ -99,6 +101,44 @@ def test_the_command_assesses_a_run_and_says_whether_it_is_fit(call: Call, tmp_p
     told = json.loads(loud.stdout)
     assert told["gates"]["check"]["verdict"] != "fit"
     assert {case["label"] for case in told["cases"]} == {"dense-k3"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(("--only", "nothing"), 2), (("--run", "nowhere"), 2), ((), 1)],
+)
+def test_every_exit_writes_the_json_it_was_asked_for(
+    call: Call, tmp_path: Path, arguments: tuple[str, ...], code: int
+) -> None:
+    once = make(World(rounds=1, sizes=(14,)), tmp_path / "once")
+    save(once)
+    done = call("aa", "--run", "once", "--json", *arguments)
+    assert done.returncode == code
+    written = json.loads(done.stdout)
+    assert written["exit_code"] == code
+    assert written["headline"] in done.stderr
+
+
+def test_what_a_comparison_could_have_shown_is_what_it_shows_nine_times_of_ten(tmp_path: Path) -> None:
+    """Planted slowdowns of the size that is said are called; of half of it they are mostly not."""
+    calls = {}
+    worlds = [World(rounds=10, sizes=(14,), samples=3, faults=(), noise=Noise(0.03, 1e-4), seed=n) for n in (1, 2)]
+    runs = [make(world, tmp_path / "same") for world in worlds]
+    said = compare(*runs, STEADY).could_show
+    assert said is not None
+    half, most = said
+    assert 0.03 < half <= most < 0.3
+    assert f"a slowdown of {100 * half:.2g} %" in document(compare(*runs, STEADY))
+    for share in (1.0, 0.5):
+        slower = {"strip": 1 + share * half}
+        heads = [make(replace(worlds[1], seed=100 + seed, slower=slower), tmp_path / "head") for seed in range(12)]
+        findings = [
+            next(f for f in compare(runs[0], head, STEADY).findings if f.label == "strip-k31" and f.p_adjusted)
+            for head in heads
+        ]
+        calls[share] = sum(finding.verdict == "regressed" for finding in findings)
+    assert calls[1.0] >= 8
+    assert calls[0.5] <= 6
 
 
 @pytest.mark.parametrize(
