@@ -26,6 +26,8 @@ def command(run: Path, format_: str, out: Path | None) -> None:
                              intervals; the data dictionary is in Parquet's metadata and beside a CSV file
     pytest-benchmark         a file for `pytest-benchmark compare`, raw samples included
     github-action-benchmark  a file for the action's tool customSmallerIsBetter
+    bencher                  Bencher Metric Format, for `bencher run --adapter json`
+    openmetrics              OpenMetrics text, for Prometheus's collectors of text files
     """
     from niffbench.report import make_directory, write_whole
     from niffbench.report.exports import data_dictionary, export

@@ -41,6 +41,7 @@ class Numbers(TypedDict, total=False):
     rounds: tuple[int, int]
     blind: bool
     run: str
+    could_show: float | None
 
 
 @dataclass(frozen=True)

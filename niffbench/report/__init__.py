@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["EXPORTS", "draw", "make_directory", "save", "terminal", "write", "write_whole"]
 
 PAGE = "report.html"
-EXPORTS = ("csv", "parquet", "pytest-benchmark", "github-action-benchmark")
+EXPORTS = ("csv", "parquet", "pytest-benchmark", "github-action-benchmark", "bencher", "openmetrics")
 """Formats of :func:`niffbench.report.exports.export`."""
 
 

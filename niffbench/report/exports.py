@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from niffbench.errors import NothingMeasured, UsageError
 from niffbench.report import text
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, gather, over_floor
 from niffbench.report.trends import Rivalry, rivalries
-from niffbench.report.writers.csv import records
+from niffbench.report.writers.csv import records, safe
 from niffbench.results import REGIME_ORDER, REGISTRY, Metric, Reason, Run, frame, round_value
 from niffbench.results.metrics import dictionary
 from niffbench.stats.crossovers import Crossover
@@ -44,16 +44,23 @@ def export(run: Run, format_: str) -> bytes:
     intervals of the case's rounds as ``_low`` and ``_high``; Parquet's metadata hold unit and meaning of each
     column, and the data dictionary. ``pytest-benchmark``: its saved JSON,
     version 5, all samples of all rounds, one benchmark a case and regime. ``github-action-benchmark``: the list
-    of ``customSmallerIsBetter``, medians with their intervals.
+    of ``customSmallerIsBetter``, medians with their intervals. ``bencher``: Bencher Metric Format.
+    ``openmetrics``: the text format of that name, version 1.0. The last three say how often a case failed, too.
 
-    Raises UsageError when a library is missing, NothingMeasured for the last two when no case was measured.
+    Raises UsageError when a library is missing, NothingMeasured for others than the frame without a measured case.
     """
     if format_ == "csv":
-        return _with_intervals(run).to_csv(index=False, lineterminator="\n").encode()
+        return _with_intervals(run).map(safe).to_csv(index=False, lineterminator="
+").encode()
     if format_ == "parquet":
         return _parquet(run)
     digest = gather(run)
-    content = _pytest_benchmark(digest) if format_ == "pytest-benchmark" else _github_action(digest)
+    if not any(row.ok for row in digest.rows):
+        raise NothingMeasured(f"{run.path}: no case was measured, so there is nothing to export")
+    if format_ == "openmetrics":
+        return _openmetrics(digest).encode()
+    write = {"pytest-benchmark": _pytest_benchmark, "bencher": _bencher, "github-action-benchmark": _github_action}
+    content = write[format_](digest)
     return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -126,8 +133,6 @@ def _pytest_benchmark(digest: Digest) -> dict[str, Any]:
                 stats.data.extend(samples[row.id, regime])
                 statistics = stats.as_dict() | {"data": stats.data, "iterations": calls[row.id, regime]}
                 benchmarks.append(_benchmark(row, group, regime, statistics))
-    if not benchmarks:
-        raise NothingMeasured(f"{digest.run.path}: no case was measured, so there is nothing to export")
     facts = {**manifest.fingerprint.should, **manifest.fingerprint.must}
     return {
         "machine_info": {
@@ -349,9 +354,87 @@ def _github_action(digest: Digest) -> list[dict[str, Any]]:
                 certainty = "exact" if cell.exact else text.plural(cell.value.rounds, "round")
                 entry["extra"] = f"case {row.id}\n{certainty}\nniffbench {__version__}"
                 entries.append(entry)
-    if not entries:
-        raise NothingMeasured(f"{digest.run.path}: no case was measured, so there is nothing to export")
+            failed, why = _failures(row)
+            name = f"{row.label} / {group.label} / failed rounds"
+            entries.append({"name": name, "unit": "rounds", "value": float(failed), "extra": why})
     return entries
+
+
+def _failures(row: Row) -> tuple[int, str]:
+    """In how many rounds a case failed, and why: dashboards pass over what is not there."""
+    failed = sum(number for status, number in row.statuses.items() if status != "ok")
+    return failed, text.clean("; ".join(row.reasons.values()), 300) or f"case {row.id}"
+
+
+def _bencher(digest: Digest) -> dict[str, dict[str, dict[str, float]]]:
+    """Benchmarks, their measures and the value of each with its bounds; latencies in nanoseconds."""
+    content: dict[str, dict[str, dict[str, float]]] = {}
+    for group in digest.groups:
+        for row in group.rows:
+            measures = content.setdefault(f"{row.label} / {group.label}", {})
+            for metric, interval in _exported(row):
+                scale = 1e9 if metric.unit == "s" else 1.0
+                figures = zip(("value", "lower_value", "upper_value"), _with_ends(interval), strict=False)
+                measures[metric.key.replace("_", "-")] = {name: figure * scale for name, figure in figures}
+            measures["failed-rounds"] = {"value": float(_failures(row)[0])}
+    return content
+
+
+def _exported(row: Row) -> Iterator[tuple[Metric, Interval]]:
+    """The metrics of a case that has any, of which less is better, and their values."""
+    for key, cell in row.cells.items():
+        if row.ok and REGISTRY[key].better == "lower":
+            yield REGISTRY[key], cell.value
+
+
+def _with_ends(interval: Interval) -> list[float]:
+    """The estimate, and the ends of its confidence interval if it has one."""
+    figures = [interval.estimate, *([interval.low, interval.high] if _is_confidence(interval) else [])]
+    return [float(figure) for figure in figures if figure is not None]
+
+
+_SUFFIXES = {"s": "seconds", "B": "bytes", "J": "joules"}
+
+
+def _openmetrics(digest: Digest) -> str:
+    """A family for each metric and each end of its interval, a sample a case."""
+    manifest = digest.run.manifest
+    families: dict[str, tuple[str, str, list[str]]] = {}
+    for group in digest.groups:
+        for row in group.rows:
+            labels = {"suite": manifest.suite.name, "operator": row.label, "problem": group.label, "case": row.id}
+            for metric, interval in _exported(row):
+                unit = _SUFFIXES.get(metric.unit, "")
+                for end, value in zip(("", "_low", "_high"), _with_ends(interval), strict=False):
+                    name = "_".join(filter(None, ["niffbench", metric.key + end, unit]))
+                    family = families.setdefault(name, (unit, metric.title, []))
+                    family[2].append(f"{name}{_labels(labels)} {value!r}")
+            failed, _ = _failures(row)
+            family = families.setdefault("niffbench_failed_rounds", ("", "rounds in which a case failed", []))
+            family[2].append(f"niffbench_failed_rounds{_labels(labels)} {failed}")
+    run = {
+        "suite": manifest.suite.name,
+        "device": manifest.device,
+        "fingerprint": manifest.fingerprint.hash,
+        "commit": manifest.commit or "",
+        "started": manifest.started,
+    }
+    lines = ["# TYPE niffbench_run info", "# HELP niffbench_run the run that was exported"]
+    lines.append(
+        f"niffbench_run_info{_labels({'suite': manifest.suite.name, **run, 'device': manifest.device})} 1"
+    )
+    for name, (unit, title, samples) in families.items():
+        lines.append(f"# TYPE {name} gauge")
+        lines += [f"# UNIT {name} {unit}"] if unit else []
+        lines += [f"# HELP {name} {title}", *samples]
+    return "\n".join([*lines, "# EOF"]) + "\n"
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    quoted = {
+        key: text.clean(value, 400).replace("\\", "\\\\").replace('"', '\\"') for key, value in labels.items()
+    }
+    return "{" + ",".join(f'{key}="{value}"' for key, value in quoted.items()) + "}"
 
 
 def spreadsheet(digests: Sequence[Digest]) -> str:

@@ -9,14 +9,14 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import Cli
 from pyarrow import parquet
-from synthetic import World, write
+from synthetic import Fault, World, write
 
 from niffbench.cli import main
 from niffbench.results import frame, read
@@ -309,10 +309,66 @@ def test_the_action_s_schema_is_met(here: Here, run: Path) -> None:
         assert isinstance(entry["name"], str)
         assert isinstance(entry["unit"], str)
         assert isinstance(entry["value"], float)
-        assert entry["value"] > 0
+        assert entry["value"] > 0 or entry["unit"] == "rounds"
         assert all(isinstance(entry[key], str) for key in ("range", "extra") if key in entry)
     assert any("range" in entry for entry in entries if "latency" in entry["name"])
     assert not any("range" in entry for entry in entries if "FLOPs" in entry["name"])
+
+
+def failing(tmp_path: Path) -> Path:
+    """A run in which every case of dense failed."""
+    world = replace(WORLD, faults=(Fault("crashed", '=HYPERLINK("x")', "dense"),))
+    return write(tmp_path / "failing", world).path
+
+
+def test_failed_cases_stay_visible_where_others_look_at_runs(here: Here, tmp_path: Path) -> None:
+    """None of these consumers says anything of a case that is not there any more."""
+    path = str(failing(tmp_path))
+    records = read(Path(path)).records
+    rounds, cases = max(r.round for r in records) + 1, len({r.id for r in records if r.status != "ok"})
+    assert cases
+    action = json.loads(here("export", path, "--format", "github-action-benchmark").stdout)
+    failed = [entry for entry in action if entry["unit"] == "rounds" and entry["value"]]
+    assert [entry["value"] for entry in failed] == [rounds] * cases
+    assert {entry["name"].split(" / ")[0] for entry in failed} == {"dense-k3", "dense-k7"}
+    assert all("HYPERLINK" in entry["extra"] for entry in failed)
+    bencher = json.loads(here("export", path, "--format", "bencher").stdout)
+    assert {measures["failed-rounds"]["value"] for measures in bencher.values()} == {0.0, float(rounds)}
+    table = here("export", path, "--format", "csv").stdout
+    assert "'=HYPERLINK" in table
+    assert not re.search(r"(^|,)\"?[=+@]", table, re.MULTILINE)
+
+
+def test_bencher_s_schema_is_met(here: Here, run: Path) -> None:
+    """Bencher Metric Format: benchmark, measure, value; the bounds are numbers around it, and optional."""
+    content = json.loads(here("export", str(run), "--format", "bencher").stdout)
+    assert len(content) == len({record.id for record in read(run).records})
+    measured = [measure for measures in content.values() for measure in measures.items()]
+    for name, measure in measured:
+        assert re.fullmatch(r"[a-z0-9-]+", name)
+        assert {"value"} <= set(measure) <= {"value", "lower_value", "upper_value"}
+        assert measure.get("lower_value", 0) <= measure["value"] <= measure.get("upper_value", float("inf"))
+    latencies = [measure["value"] for name, measure in measured if name == "latency-steady"]
+    assert min(latencies) == pytest.approx(frame(read(run)).groupby("case")["latency_steady"].median().min() * 1e9)
+
+
+def test_openmetrics_are_read_back_by_prometheus(here: Here, tmp_path: Path) -> None:
+    from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+    path = failing(tmp_path)
+    manifest = json.loads((path / "run.json").read_text())
+    manifest["suite"]["name"] = 'a "quoted" \\ name'
+    (path / "run.json").write_text(json.dumps(manifest))
+    exported = here("export", str(path), "--format", "openmetrics").stdout
+    families = {family.name: family for family in text_string_to_metric_families(exported)}
+    latency = families["niffbench_latency_steady_seconds"]
+    assert (latency.type, latency.unit) == ("gauge", "seconds")
+    expected = frame(read(path)).query("status == 'ok'").groupby("case")["latency_steady"].median()
+    assert {s.labels["case"]: s.value for s in latency.samples} == pytest.approx(expected.to_dict())
+    assert {s.labels["suite"] for s in latency.samples} == {'a "quoted" \\ name'}
+    assert {
+        s.value for s in families["niffbench_failed_rounds"].samples if s.labels["operator"] == "dense-k3"
+    } != {0}
 
 
 def test_export_suggests_its_formats(here: Here, run: Path) -> None:
