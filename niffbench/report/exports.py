@@ -50,8 +50,7 @@ def export(run: Run, format_: str) -> bytes:
     Raises UsageError when a library is missing, NothingMeasured for others than the frame without a measured case.
     """
     if format_ == "csv":
-        return _with_intervals(run).map(safe).to_csv(index=False, lineterminator="
-").encode()
+        return _with_intervals(run).map(safe).to_csv(index=False, lineterminator="\n").encode()
     if format_ == "parquet":
         return _parquet(run)
     digest = gather(run)
