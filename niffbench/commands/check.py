@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from niffbench.commands.gate_options import Outputs, output_options, print_json, rule_options, rules_of, write
-from niffbench.errors import NiffbenchError, NothingMeasured, UsageError
+from niffbench.errors import NiffbenchError, NothingMeasured, UsageError, plural
 
 if TYPE_CHECKING:
     from niffbench.gate.comparison import Before
@@ -25,6 +25,12 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--baseline", type=_FOLDER, metavar="DIR", help="Take as BASE what began before HEAD below DIR.")
 @click.option(
     "--history", type=_FOLDER, metavar="DIR", help="Keep HEAD in DIR, and find the steps in its history."
+)
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --history: remove all but the newest N runs, and the first of each case, its accepted level.",
 )
 @click.option("--trend", metavar="CASE", help="With --history: draw the trend of a case (id or label).")
 @click.option(
@@ -57,6 +63,7 @@ def command(
     runs: tuple[Path, ...],
     baseline: Path | None,
     history: Path | None,
+    keep: int | None,
     trend: str | None,
     plot: Path,
     only: tuple[str, ...],
@@ -102,6 +109,8 @@ def command(
         from niffbench.results import read
 
         _refuse(runs, baseline, history, trend, plot, paired)
+        if keep is not None and (history is None or not runs):
+            raise UsageError("--keep needs HEAD and --history DIR")
         rules = rules_of(**limits)
         if not runs:
             assert history is not None
@@ -128,6 +137,11 @@ def command(
             changes["environment"] = "failing"
         comparison = comparison.model_copy(update=changes)
         outputs.say(comparison)
+        if keep is not None and history is not None:
+            from niffbench.gate.history import prune
+
+            if removed := prune(history, head, keep):
+                click.echo(f"{history}: {plural(removed, 'run')} removed", err=True)
         context.exit(comparison.exit_code)
 
 
@@ -184,7 +198,6 @@ def _nothing(head: Run, no_baseline: NothingMeasured) -> NiffbenchError:
 
 def _follow(directory: Path, head: Run | None, rules: Rules, trend: str | None, plot: Path) -> tuple[Step, ...]:
     """Keep ``head``, draw the trend asked for, and return the steps of the history it belongs to."""
-    from niffbench.errors import plural
     from niffbench.gate import history
     from niffbench.gate.trend import of_case, trends
     from niffbench.report.plots.trend import draw
@@ -214,7 +227,6 @@ def _follow(directory: Path, head: Run | None, rules: Rules, trend: str | None, 
 
 def _tell(steps: tuple[Step, ...], as_json: bool, *, fail_on_step: bool) -> int:
     """Show a history's steps; returns the exit code."""
-    from niffbench.errors import plural
     from niffbench.report.verdicts import line
 
     still = sum(step.open for step in steps)

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -115,6 +116,32 @@ def keep(directory: Path, run: Run) -> Path:
                 return whole.rename(room / f"{number:06}-{name}-{digest}")
     except OSError as error:
         raise UsageError(f"{directory}: the run cannot be kept there ({error.strerror})") from error
+
+
+def prune(directory: Path, run: Run, newest: int) -> int:
+    """Remove old runs of ``run``'s suite and fingerprint; returns how many.
+
+    What stays are the ``newest``, and the first in which each case was measured: they are its accepted level.
+
+    Raises UsageError when the history cannot be written.
+    """
+    with Lock(directory, wait=True):
+        stored = of_suite(directory, run.manifest.suite.name, run.manifest.fingerprint.hash).runs
+        measured: set[str] = set()
+        removed = 0
+        for one in reversed(stored[newest:]):
+            try:
+                cases = {record.id for record in read(one.path).records if record.status == "ok"}
+            except UsageError:
+                continue  # nobody knows what it is
+            if cases <= measured:
+                try:
+                    shutil.rmtree(one.path)
+                except OSError as error:
+                    raise UsageError(f"{one.path}: cannot be removed ({error.strerror})") from error
+                removed += 1
+            measured |= cases
+    return removed
 
 
 def _entries(directory: Path) -> Iterator[re.Match[str]]:

@@ -112,6 +112,18 @@ def test_a_run_is_kept_once_by_fingerprint_suite_and_arrival(tmp_path: Path) -> 
     assert not list(place.parent.glob(".new-*"))
 
 
+def test_old_runs_are_removed_but_not_the_accepted_level(tmp_path: Path) -> None:
+    """The first run lacks an operator, whose accepted level is thus the second's."""
+    lacking = replace(SMALL, faults=(Fault("crashed", "boom", "dense"),))
+    for day, world in ((1, lacking), *((day, SMALL) for day in range(2, 8))):
+        history.keep(tmp_path, run_of(tmp_path / "x", day, world))
+    history.keep(tmp_path, run_of(tmp_path / "x", 1, replace(SMALL, name="other")))
+    assert history.prune(tmp_path, run_of(tmp_path / "x", 8), 2) == 3
+    days = [int(stored.manifest.started[8:10]) for stored in history.of_suite(tmp_path, "synthetic").runs]
+    assert days == [7, 6, 2, 1]
+    assert len(history.of_suite(tmp_path, "other").runs) == 1
+
+
 def test_hostile_names_stay_inside_the_history(tmp_path: Path) -> None:
     run = save(run_of(tmp_path / "run", 7, commit="../../../../evil", started="../../x"))
     suite = run.manifest.suite.model_copy(update={"name": "../../../escape"})

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,9 @@ def test_permissions_are_the_least_and_actions_are_pinned(path: Path) -> None:
     for job in workflow["jobs"].values():
         assert set(job["permissions"].items()) <= {("contents", "read"), ("actions", "read")}
         assert int(job["timeout-minutes"]) <= 90
+        if "push" in workflow["on"] and "self-hosted" in job["runs-on"]:
+            # In a group that pushes share, the one that waits is cancelled when the next comes.
+            assert "github.sha" in workflow["concurrency"]["group"]
     for _, step in steps(path):
         if "uses" in step:
             assert PINNED.match(step["uses"]), step["uses"]
@@ -136,6 +141,7 @@ class Runner:
                 "DEVICE": f"replay:{TRACE}",
                 "PAIRS": "1",
                 "ROUNDS": "1",
+                "KEEP": "1",
                 "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
                 "GITHUB_OUTPUT": str(output),
                 "GITHUB_STEP_SUMMARY": str(self.summary),
@@ -174,7 +180,8 @@ def test_a_pull_request_that_drops_a_case_fails_with_a_summary(checkout: Path) -
     git(checkout, "checkout", "--quiet", "-b", "change")
     (checkout / "suites" / "smoke.toml").write_text(SUITE.replace(', {name = "dense-k3"}', ""))
     git(checkout, "commit", "--quiet", "-am", "drop a case")
-    runner = Runner(checkout, {"github.event.pull_request.base.sha": base})
+    target = "github.event.pull_request.base.sha || inputs.base"
+    runner = Runner(checkout, {target: base, "inputs.base_environment": ""})
     compared = runner.step("pull-request", "Compare with the merge base")
     assert compared.returncode == 0, compared.stdout + compared.stderr
     assert runner.values["steps.compare.outputs.code"] == "1", compared.stdout + compared.stderr
@@ -217,6 +224,73 @@ def test_the_verdict_of_a_job_follows_the_exit_code(tmp_path: Path, job: str, co
     step = "compare" if job == "pull-request" else "check"
     runner = Runner(tmp_path / "work", {f"steps.{step}.outputs.code": code})
     assert runner.step(job, "Verdict").returncode == status
+
+
+EXAMPLES = ROOT / ".ci" / "examples"
+
+
+def run_script(place: Path, script: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=place,
+        env=environment_of(**variables),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def environment_of(**variables: str) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "DEVICE": f"replay:{TRACE}", **variables}
+
+
+def test_gitlab_measures_keeps_and_judges(checkout: Path) -> None:
+    content = yaml.load((EXAMPLES / "gitlab-ci.yml").read_text(), Loader=yaml.BaseLoader)
+    variables = {**content["variables"], "DEVICE": f"replay:{TRACE}", "PAIRS": "1", "ROUNDS": "1"}
+    measure = run_script(checkout, "\n".join(content["measure"]["script"]), **variables)
+    assert str(measure.returncode) in content["measure"]["allow_failure"]["exit_codes"], measure.stderr
+    assert measure.returncode == 3
+    assert (checkout / "verdict" / "junit.xml").exists()
+    assert len(list((checkout / "history").rglob("run.json"))) == 1
+    base = git(checkout, "rev-parse", "HEAD")
+    compare = "\n".join(content["compare"]["script"])
+    same = run_script(checkout, compare, CI_MERGE_REQUEST_DIFF_BASE_SHA=base, **variables)
+    assert same.returncode == 5, same.stderr  # one pair shows nothing
+    assert (checkout / "comparison" / "junit.xml").exists()
+
+
+def test_a_slurm_job_that_is_ended_early_is_queued_again_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "suite.toml").write_text(SUITE)
+    (tmp_path / "trace.json").write_text('{"pace": 2.0}')
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "scontrol").write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/slurm\n')
+    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = {
+        "SLURM_JOB_ID": "17",
+        "NIFFBENCH_DEVICE": "replay:trace.json",
+        "NIFFBENCH_ROUNDS": "2",
+        "PATH": path,
+    }
+    job = ["bash", str(EXAMPLES / "niffbench.sbatch"), "suite.toml"]
+    run = tmp_path / "niffbench" / "runs" / "suite-17"
+    process = subprocess.Popen(job, cwd=tmp_path, env=environment_of(**variables), text=True)
+    deadline = time.monotonic() + 60
+    while not (run / "records.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert (tmp_path / "slurm").read_text() == "requeue 17\n"
+    assert json.loads((run / "run.json").read_text())["finished"] is None
+    (tmp_path / "trace.json").write_text("{}")
+    again = run_script(tmp_path, " ".join(job), **variables)
+    assert again.returncode == 0, again.stderr
+    assert "the first run" in again.stdout
+    assert json.loads((run / "run.json").read_text())["finished"]
+    assert len(list((tmp_path / "niffbench" / "history").rglob("run.json"))) == 1
 
 
 def test_only_artifacts_of_our_own_main_branch_are_a_history() -> None:
