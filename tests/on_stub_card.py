@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import lenient
 import torch
 from gpu_cases import case, names, opened
 
@@ -25,13 +26,12 @@ from niffbench.cli import main
 from niffbench.niff import auto
 from niffbench.results import REGIMES, Record
 from niffbench.suite import Measure, Settings
-from niffbench.worker import memory, tolerance
+from niffbench.worker import memory
 from niffbench.worker.failures import DeviceLost, explain
 from niffbench.worker.main import survey
 from niffbench.worker.probe import Probe
 from niffbench.worker.round import Round
 from niffbench.worker.torch_evaluator import TorchEvaluator
-from niffbench.worker.workload import TorchWorkload
 
 SIDE = (2, 64, 128, 128)
 """8 MiB of float32."""
@@ -84,7 +84,7 @@ def training() -> object:
 
 def captures() -> object:
     """Graphs after all that comes before them in a round: what fails, what they leave, what they hold back."""
-    _nothing_is_judged()
+    lenient.judge_nothing()
     device = opened("cuda")
     evaluator = TorchEvaluator(device)
     failed, left = [], []
@@ -220,7 +220,7 @@ def lost() -> object:
 
 def profiled() -> object:
     """Status and message of a profile where CUPTI tells of no kernel: it has no driver here."""
-    _nothing_is_judged()
+    lenient.judge_nothing()
     said = io.StringIO()
     with tempfile.TemporaryDirectory() as place, contextlib.redirect_stderr(said):
         out = str(Path(place) / "profile")
@@ -238,15 +238,9 @@ def roofline() -> object:
     return [message.model_dump() for message in sent if isinstance(message, protocol.Roofline)]
 
 
-def _nothing_is_judged() -> None:
-    """The stub computes nothing: neither results nor inputs are what they should be."""
-    tolerance.is_wrong = lambda numerics: False
-    TorchWorkload.is_untouched = True  # type: ignore[assignment,method-assign]
-
-
 def _round(channels: list[int]) -> list[Record]:
     """The records of one round of depthwise convolution; what is computed is not judged."""
-    _nothing_is_judged()
+    lenient.judge_nothing()
     cases = [case("depthwise", channels=count, size=(256, 256)) for count in channels]
     measure = Measure(regimes=[*REGIMES], min_time=0.005, max_time=0.02, min_samples=3)
     sent: list[object] = []
