@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
@@ -13,7 +14,7 @@ import click
 
 from niffbench.case import REGIMES
 from niffbench.commands.gate_options import Outputs, limit, print_json
-from niffbench.commands.options import share, suite_options
+from niffbench.commands.options import operator_option, share, suite_options
 
 if TYPE_CHECKING:
     from niffbench.results import Run
@@ -67,6 +68,7 @@ UNFIT = 5
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @suite_options
+@operator_option
 @click.pass_context
 def command(
     context: click.Context,
@@ -84,6 +86,7 @@ def command(
     as_json: bool,
     device: str | None,
     only: tuple[str, ...],
+    added: tuple[str, ...],
 ) -> None:
     """Measure the same code again and again, and say what a gate could see on this machine.
 
@@ -112,7 +115,8 @@ def command(
             raise UsageError("--rounds and --gate-rounds should be at least 2")
         rules = Rules(alpha=alpha, min_effect=min_effect, regimes=chosen(regimes))
         if suite is not None:
-            run = _measure(suite, rounds, device, only, out, quiet=as_json)
+            rows = [f"--operator={row}" for row in added]
+            run = _measure(suite, rounds, device, only, rows, out, quiet=as_json)
         else:
             assert measured is not None
             run = read(measured)
@@ -126,7 +130,14 @@ def command(
 
 
 def _measure(
-    suite: str, rounds: int, device: str | None, only: tuple[str, ...], out: Path | None, *, quiet: bool
+    suite: str,
+    rounds: int,
+    device: str | None,
+    only: tuple[str, ...],
+    rows: Sequence[str],
+    out: Path | None,
+    *,
+    quiet: bool,
 ) -> Run:
     from niffbench.device import portable
     from niffbench.errors import HeadFails, NothingMeasured
@@ -139,7 +150,7 @@ def _measure(
     place = out or Path("reports") / f"aa-{Path(suite).stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(2)}"
     check_vacant(place)
     filters = [part for pattern in only for part in ("--only", pattern)]
-    arguments = [name, "--rounds", str(rounds), "--device", portable(device), *filters]
+    arguments = [name, "--rounds", str(rounds), "--device", portable(device), *filters, *rows]
     arguments += ["--no-report", *(["--quiet"] if quiet else [])]
     try:
         with terminable():

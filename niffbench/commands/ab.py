@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from niffbench.commands.gate_options import Outputs, output_options, rule_options, rules_of
-from niffbench.commands.options import min_time_option, suite_options, threads_option, time_budget_option
+from niffbench.commands.options import (
+    min_time_option,
+    operator_option,
+    suite_options,
+    threads_option,
+    time_budget_option,
+)
 
 if TYPE_CHECKING:
     from niffbench.gate.checkout import Code
@@ -58,6 +64,7 @@ if TYPE_CHECKING:
     help="Go on with what was interrupted there, with the same code and options.",
 )
 @suite_options
+@operator_option
 @threads_option
 @min_time_option
 @time_budget_option
@@ -81,6 +88,7 @@ def command(
     time_budget: float | None,
     device: str | None,
     only: tuple[str, ...],
+    added: tuple[str, ...],
     everything: bool,
     as_json: bool,
     markdown: Path | None,
@@ -126,6 +134,8 @@ def command(
         options = [f"--threads={threads}"] * (threads is not None) + [f"--min-time={min_time}s"] * (
             min_time is not None
         )
+        rows = [row if repo is not None else _found_from_anywhere(row) for row in added]
+        options += [f"--operator={row}" for row in rows]
         file = _suite(suite)
         own = repo is not None and Path(file).is_relative_to(here)
         inside = str(Path(file).relative_to(here)) if own else None
@@ -144,7 +154,7 @@ def command(
                     (code.path / inside).write_bytes(Path(file).read_bytes())
                 if code.library is None:
                     code.check()
-                elif not code.check(_modules(file)):
+                elif not code.check(_modules(file, rows)):
                     notes.append(f"{code.name}: no row of the suite names a module of its tree")
             for note in notes:
                 click.echo(f"note: {note}", err=True)
@@ -170,13 +180,21 @@ def _suite(text: str) -> str:
     return text if text in available() else str(find(text).resolve())
 
 
-def _modules(file: str) -> list[str]:
+def _found_from_anywhere(row: str) -> str:
+    """A row of ``--operator`` with the full path of its file: each side has a current folder of its own."""
+    name, *settings = row.split()
+    where, mark, attribute = name.rpartition(":")
+    path = str(Path(where).resolve()) if where.endswith(".py") and Path(where).is_file() else where
+    return " ".join([f"{path}{mark}{attribute}", *settings])
+
+
+def _modules(file: str, added: Sequence[str]) -> list[str]:
     """The modules that a suite's rows name, as they are imported, or the files that hold them."""
-    from niffbench.suite import find, parse, user_modules
+    from niffbench.suite import entry_of, find, parse, user_modules
     from niffbench.suite.locate import read
 
-    rows = user_modules(parse(read(find(file)), file).operators, ())
-    return [row.source.rpartition(":")[0] for row in rows]
+    entries = [*parse(read(find(file)), file).operators, *map(entry_of, added)]
+    return [row.source.rpartition(":")[0] for row in user_modules(entries, ())]
 
 
 def _environments() -> Path:

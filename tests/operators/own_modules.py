@@ -53,6 +53,13 @@ def hyena(channels: int, length: int) -> nn.Module:
     return _Hyena(channels, length)
 
 
+def spectral(channels: int) -> nn.Module:
+    """neuraloperator's, of 4 × 3 frequencies."""
+    from neuralop.layers.spectral_convolution import SpectralConv
+
+    return SpectralConv(channels, channels, (4, 4))
+
+
 class Claimed(nn.Module):
     """A depthwise convolution, right unless it is told to be off by ``shift``, or in one ``image``."""
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import os
 import subprocess
 import sys
+import zipfile
 from math import log2
 from pathlib import Path
 
 import pytest
 import torch
+from launchers.inline import InlineWorker
 from torch import nn
 
 from niffbench.case import Case
+from niffbench.cli import main
 from niffbench.cost.subject import cast, cast_dtype
 from niffbench.cost.witness import witnesses
 from niffbench.device.cpu import CpuDevice
 from niffbench.errors import UsageError
+from niffbench.launch import local
 from niffbench.operators.catalogue import catalogue, declare
 from niffbench.operators.module import check
 from niffbench.results import Record, Run, read
@@ -54,23 +61,39 @@ module = "torch.nn:Conv2d"
 arguments = { in_channels = "channels", out_channels = "channels_out", kernel_size = 5, padding = "same" }
 
 [measure]
+regimes = ["steady"]
 min_time = 0.001
 max_time = 0.01
 """
+
+
+OPTIONAL = {
+    "timm": """module = "timm.models.convnext:ConvNeXtBlock"
+arguments = { in_chs = "channels" }
+label = "convnext\"""",
+    "neuralop": 'module = "own_modules.py:spectral"',
+}
+"""Rows of libraries that need not be installed."""
+INSTALLED = [library for library in OPTIONAL if importlib.util.find_spec(library)]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A suite's modules are found beside it, and one more of the command line in the current folder."""
     place, suites = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("suites")
-    (suites / "suite.toml").write_text(SUITE)
+    rows = [f"\n[[operators]]\n{OPTIONAL[library]}\n" for library in INSTALLED]
+    (suites / "suite.toml").write_text(SUITE + "".join(rows))
     (suites / CODE.name).write_text(CODE.read_text())
     (place / "other.py").write_text(CODE.read_text())
-    command = [sys.executable, "-m", "niffbench.cli", "run", str(suites / "suite.toml"), "--device", "cpu"]
-    command += ["--operator", "other.py:GlobalFilter", "--operator", "depthwise-k3", "--out", "run"]
-    done = subprocess.run(command, cwd=place, env=os.environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "compared with themselves in float64" in " ".join(done.stdout.split())
+    command = ["run", str(suites / "suite.toml"), "--device", "cpu", "--no-report", "--out", "run"]
+    command += ["--operator", "other.py:GlobalFilter", "--operator", "depthwise-k3"]
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.chdir(place)
+        patch.setattr(local, "LAUNCHER", InlineWorker())  # three processes less, that import what they find
+        patch.setattr(sys, "path", [*sys.path])
+        assert main(command) == 0
+    assert "compared with themselves in float64" in " ".join(printed.getvalue().split())
     return read(place / "run")
 
 
@@ -85,6 +108,7 @@ def test_they_are_measured_beside_ours(run: Run) -> None:
     labels = {record.traits.label for record in run.records}
     same = "torch.nn:Conv2d in_channels=channels kernel_size=5 out_channels=channels_out padding=same"
     own = {"fourier", "own_modules:hyena length=60", same, "other.py:GlobalFilter"}
+    own |= {{"timm": "convnext", "neuralop": "own_modules.py:spectral"}[library] for library in INSTALLED}
     assert labels == own | {"niff-depthwise/rfft", "depthwise-k3"}
     for record in run.records:
         itself = record.traits.label in own
@@ -96,12 +120,13 @@ def test_they_are_measured_beside_ours(run: Run) -> None:
         assert record.numerics.gradient is not None or record.case.problem.mode == "inference"
 
 
+def fft(length: int) -> int:
+    """FLOPs of one of real numbers."""
+    return round(2.5 * length * log2(length))
+
+
 def test_counted_costs_are_those_worked_out_by_hand(run: Run) -> None:
     batch, channels, points, half = 3, 4, 60, 6 * 6
-
-    def fft(length: int, real: bool = True) -> int:
-        return round((2.5 if real else 5) * length * log2(length))
-
     transforms = 2 * batch * channels * fft(points)
     linear = 2 * batch * (2 * channels) ** 2 * half
     padded = 2 * points
@@ -117,16 +142,33 @@ def test_counted_costs_are_those_worked_out_by_hand(run: Run) -> None:
         + 2 * batch * channels * points,
     }  # fmt: skip
     for operator, flops in by_hand.items():
-        inference, training = of(run, operator)
-        for record in (inference, training):
-            cost = record.cost
-            assert cost is not None
-            assert (cost.stated, cost.disagreement, cost.notes) == (False, None, [])
-            assert cost.closed_forward == cost.fvcore == flops, operator
-            assert cost.closed == cost.counted == sum(step.flops for step in cost.steps)
-            assert cost.bytes_own == sum(step.bytes or 0 for step in cost.steps)
-        assert inference.cost is not None
-        assert inference.cost.closed == flops
+        _check_counted(of(run, operator), flops)
+
+
+def _check_counted(records: list[Record], flops: int) -> None:
+    inference, training = records
+    for record in (inference, training):
+        cost = record.cost
+        assert cost is not None
+        assert (cost.stated, cost.disagreement, cost.notes) == (False, None, [])
+        assert cost.closed_forward == cost.fvcore == flops, record.case.operator
+        assert cost.closed == cost.counted == sum(step.flops for step in cost.steps)
+        assert cost.bytes_own == sum(step.bytes or 0 for step in cost.steps)
+    assert inference.cost is not None
+    assert inference.cost.closed == flops
+
+
+@pytest.mark.parametrize("library", OPTIONAL)
+def test_layers_of_other_libraries_cost_what_is_worked_out_by_hand(run: Run, library: str) -> None:
+    pytest.importorskip(library)
+    batch, channels, points = 3, 4, 60
+    by_hand = {
+        # A 7×7, two linear maps to and from four times the channels, and a scale for each.
+        "timm": 2 * batch * points * channels * (49 + 2 * 4 * channels) + batch * points * channels,
+        "neuralop": 2 * round(batch * channels * 2.5 * points * log2(points)) + 8 * batch * channels**2 * 4 * 3,
+    }
+    operator = {"timm": "timm.models.convnext:ConvNeXtBlock", "neuralop": "own_modules.py:spectral"}[library]
+    _check_counted(of(run, operator), by_hand[library])
 
 
 def test_the_manifest_says_which_file_it_was(run: Run) -> None:
@@ -336,7 +378,9 @@ def test_other_arguments_are_another_case_and_another_label_is_not() -> None:
     assert len({one.id, *(other.id for other in others)}) == 3
 
 
-NETWORKS = ("squeezenet1_1", "mnasnet0_5", "regnet_x_400mf")
+NETWORKS = (
+    "squeezenet1_1", "mnasnet0_5", "regnet_x_400mf", "shufflenet_v2_x0_5", "efficientnet_b0", "mobilenet_v3_small",
+)  # fmt: skip
 BY_RULE = "replace.conv3x3=split replace.conv1x1=pointwise replace.depthwise=depthwise"
 
 
@@ -351,8 +395,9 @@ def test_networks_outside_the_paper_run_as_they_are_and_converted(evaluator: Tor
         assert operator.output_shape(case) == (1, 10)
         traits = operator.traits(case)
         assert (traits.role, traits.boundary, traits.base) == ("network", boundary, base)
-        cost = evaluator.cost(case, None)
-        assert (cost.stated, cost.closed > 0, cost.disagreement) == (False, True, None)
+        if name in ("torchvision:squeezenet1_1", "timm:resnet10t"):  # counting takes longer than running
+            cost = evaluator.cost(case, None)
+            assert (cost.stated, cost.closed > 0, cost.disagreement) == (False, True, None)
 
 
 def test_a_network_of_ones_own_trains_and_chooses(evaluator: TorchEvaluator) -> None:
@@ -388,3 +433,30 @@ def test_a_network_that_is_none_is_one_message() -> None:
     module = UserModule(operator="torchvision:resnet81", source="torchvision:resnet81", folders=(), network=True)
     with pytest.raises(UsageError, match="unknown network of torchvision 'resnet81'; did you mean 'resnet18'"):
         check(module)
+
+
+def test_an_installed_package_brings_operators_by_its_entry_points(tmp_path: Path) -> None:
+    code = Path(__file__).with_name("example_operator.py").read_text(encoding="utf-8")
+    wheel = tmp_path / "tiny_ops-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny_ops.py", code)
+        archive.writestr(
+            "tiny_ops-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-ops\nVersion: 1.0\n"
+        )
+        archive.writestr("tiny_ops-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("tiny_ops-1.0.dist-info/RECORD", "")
+        archive.writestr("tiny_ops-1.0.dist-info/entry_points.txt", "[niffbench.operators]\ntiny = tiny_ops\n")
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(site)]
+    subprocess.run([*pip, str(wheel)], check=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
+
+    def listed() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "niffbench.cli", "list", "operators", "fourier*"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert "fourier" in listed().stdout
+    (site / "tiny_ops.py").write_text("OPERATORS = 1 / 0\n")
+    done = listed()
+    assert done.returncode == 2
+    assert "entry point tiny = tiny_ops: tiny_ops.py, line 1: ZeroDivisionError" in done.stderr
