@@ -178,13 +178,16 @@ def candidates(x: Tensor) -> list[str]:
     return names
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def when_compiled(device: str) -> str:
     """The engine in a graph that is being compiled, where nothing can be measured: a CPU's kernel if it works.
 
     On a GPU it would not do for every size, and the compiler fuses around torch's FFTs.
     """
     return "native" if device in _KERNEL_WHEN_COMPILED and _has_kernel(device) else "fused"
+
+
+# All that torch.compiler.assume_constant_result does, but for loading the compiler where nobody compiles.
+when_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _has_kernel(device: str) -> bool:

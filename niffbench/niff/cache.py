@@ -66,10 +66,8 @@ def _is(one: object, other: object) -> bool:
     return one is other
 
 
-def _look_up(
+@torch._disable_dynamo  # type: ignore[attr-defined]  # not torch.compiler.disable, which loads the compiler where nobody compiles
+def _outside_any_graph(
     cache: Cache, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Made]
 ) -> Made:
     return cache._look_up(parameters, key, make)
-
-
-_outside_any_graph: Callable[..., Any] = torch.compiler.disable(_look_up)  # type: ignore[no-untyped-call]
