@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "check": "Judge the run HEAD against the run BASE, case by case.",
         "ab": "Judge HEAD against BASE by measuring both in turn: the gate for noisy and shared machines.",
         "aa": "Measure the same code again and again, and say what a gate could see on this machine.",
+        "publish": "Write HISTORY, which `check --history` keeps, as a static site.",
         "rates": "Simulate decision rules on samples whose truth is known.",
         "gpu-verdict": "Say whether all is right on this GPU, and what it costs there, in minutes.",
         "doctor": "Examine the machine: what it is, whether it is quiet enough to measure on, what works.",

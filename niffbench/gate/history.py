@@ -68,17 +68,28 @@ def stored_in(directory: Path) -> Iterator[Stored | UsageError]:
 
     Links are not followed. Raises UsageError when there is no such directory.
     """
+    for folder in places(directory):
+        try:
+            yield Stored(folder, read_manifest(folder), arrival(folder))
+        except UsageError as error:
+            yield error
+
+
+def places(directory: Path) -> Iterator[Path]:
+    """The directories of all runs at or below ``directory``; raises UsageError when there is no such directory."""
     if not directory.is_dir():
         raise UsageError(f"{directory}: there is no such directory")
     for folder, below, files in os.walk(directory):
         if MANIFEST in files:
             below.clear()
-            entry = _ENTRY.fullmatch(Path(folder).name)
-            try:
-                yield Stored(Path(folder), read_manifest(Path(folder)), int(entry[1]) if entry else 0)
-            except UsageError as error:
-                yield error
+            yield Path(folder)
         below[:] = [name for name in below if not name.startswith(_STAGING)]  # what others are just keeping
+
+
+def arrival(folder: Path) -> int:
+    """A run's number in its history, 0 without one."""
+    entry = _ENTRY.fullmatch(folder.name)
+    return int(entry[1]) if entry else 0
 
 
 def keep(directory: Path, run: Run) -> Path:
@@ -96,8 +107,8 @@ def keep(directory: Path, run: Run) -> Path:
     lines = [dump(record) for record in (*run.records, *run.probes)]
     digest = hashlib.sha256(b"".join((content, *lines))).hexdigest()[:8]
     commit = (manifest.commit or "no-commit")[:12] + ("-dirty" if manifest.dirty else "")
-    name = _component(f"{re.sub(r'[^0-9T]', '', manifest.started[:19])}-{commit}")
-    room = directory / manifest.fingerprint.hash / _component(manifest.suite.name)
+    name = component(f"{re.sub(r'[^0-9T]', '', manifest.started[:19])}-{commit}")
+    room = directory / manifest.fingerprint.hash / component(manifest.suite.name)
     try:
         room.mkdir(parents=True, exist_ok=True)
         with Lock(directory, wait=True):
@@ -148,7 +159,7 @@ def _entries(directory: Path) -> Iterator[re.Match[str]]:
     return (entry for path in directory.glob("*/*/*") if (entry := _ENTRY.fullmatch(path.name)))
 
 
-def _component(text: str) -> str:
+def component(text: str) -> str:
     """A name that is one harmless path component, whatever the manifest says."""
     return text if _SAFE.fullmatch(text) else hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from statistics import median
@@ -10,7 +10,7 @@ from statistics import median
 from niffbench.errors import UsageError, did_you_mean
 from niffbench.gate.case_results import CaseResults, RunCases
 from niffbench.gate.findings import Step
-from niffbench.gate.rules import Rules
+from niffbench.gate.rules import Accepted, Rules
 from niffbench.results import REGISTRY, Metric, Run
 from niffbench.stats.changepoints import History, change_points
 from niffbench.suite import Selection
@@ -64,6 +64,19 @@ class Trend:
             for change, before, after in zip(self.history.changes, segments, segments[1:], strict=False)
         )
 
+    def beyond(self, accepted: Accepted) -> float | None:
+        """The newest level over the first, which is the accepted one; None while it is not beyond that."""
+        segments = self.history.segments
+        if not segments or segments[-1].level <= segments[0].level * (1 + self.least):
+            return None
+        first, last = segments[0].level, segments[-1].level
+        for one in reversed(accepted.changes):
+            if one.fits(self.results.case, self.results.label, self.metric.key):
+                if not accepted.is_over(one.change.until) and one.covers(last, first):
+                    return None
+                break
+        return last / first
+
 
 def followed(rules: Rules) -> tuple[Metric, ...]:
     """The metrics that have trends: all of which less is better, latencies in the regimes that are judged."""
@@ -85,29 +98,48 @@ def of_case(trends: Sequence[Trend], case: str) -> Trend:
     )
 
 
+Values = Mapping[str, Mapping[str, Sequence[float]]]
+"""What a run measured: each round's value, by case and metric; without those that have none."""
+
+
+def values_of(run_cases: RunCases, rules: Rules) -> Values:
+    """The values of all metrics that have trends."""
+    values: dict[str, dict[str, Sequence[float]]] = {}
+    for id_, results in run_cases.items():
+        for metric in followed(rules):
+            if rounds := tuple(results.values(metric).values.values()):
+                values.setdefault(id_, {})[metric.key] = rounds
+    return values
+
+
 def trends(runs: Iterable[Run], rules: Rules) -> tuple[Trend, ...]:
     """The trends of every case of the newest run, in its order; each run is let go once its values are read.
 
     Raises ValueError without a run.
     """
-    selection = Selection(())
     moments: list[tuple[str, str | None]] = []
-    values: dict[tuple[str, str], dict[int, tuple[float, ...]]] = {}
+    values: list[Values] = []
     newest: RunCases | None = None
-    for number, run in enumerate(runs):
-        newest = RunCases(run, selection)
+    for run in runs:
+        newest = RunCases(run, Selection(()))
         moments.append((run.manifest.started, run.manifest.commit))
-        for id_, results in newest.items():
-            for metric in followed(rules):
-                if rounds := tuple(results.values(metric).values.values()):
-                    values.setdefault((id_, metric.key), {})[number] = rounds
+        values.append(values_of(newest, rules))
     if newest is None:
         raise ValueError("a trend needs a run")
-    wanted = [(id_, m) for id_ in newest for m in followed(rules) if (id_, m.key) in values]
+    return of_values(newest, moments, values, rules)
+
+
+def of_values(
+    newest: RunCases, moments: Sequence[tuple[str, str | None]], values: Sequence[Values], rules: Rules
+) -> tuple[Trend, ...]:
+    """The trends of every case of ``newest``; of each run its start and commit, and its values, oldest first."""
+    measured = {(id_, key) for run in values for id_, metrics in run.items() for key in metrics}
+    wanted = [(id_, metric) for id_ in newest for metric in followed(rules) if (id_, metric.key) in measured]
     trends = []
     for id_, metric in wanted:
-        results, rounds_of = newest[id_], values[id_, metric.key]
-        points = tuple(Point(*moment, rounds_of.get(number, ())) for number, moment in enumerate(moments))
+        results = newest[id_]
+        rounds = [tuple(run.get(id_, {}).get(metric.key, ())) for run in values]
+        points = tuple(Point(*moment, medians) for moment, medians in zip(moments, rounds, strict=True))
         least = rules.least_change(results.case, results.label, metric)
         levels = [point.level for point in points]
         if metric.unit in ("B", "FLOP", "count") and 0 in levels:  # of nothing there is no logarithm

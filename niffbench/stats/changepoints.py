@@ -85,6 +85,8 @@ def change_points(
         return History((), (), None, f"{plural(runs.size, 'run')}, at least {FEWEST_RUNS} are needed")
     if (values <= 0).any():
         return History((), (), None, NOT_POSITIVE)
+    if np.ptp(values) == 0:
+        return History((Segment(int(runs[0]), int(runs[-1]) + 1, float(values[0])),), (), 0.0)
     logs = np.log(values)
     sd = _noise(logs)
     freedom = _EFFICIENCY * (runs.size - 1)

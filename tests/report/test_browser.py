@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,10 @@ import pytest
 from synthetic import World, make
 
 from niffbench import report
+from niffbench.gate import history
+from niffbench.gate.rules import Accepted, Rules
+from niffbench.gate.series import INDEX, collect
+from niffbench.report import site
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -32,7 +37,19 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         make(World(sizes=(14, 28)), folder / "laptop"),
         make(World(sizes=(14, 28), seed=1, device="cuda"), folder / "rack"),
     ]
-    return {"one": report.write(rich, folder / "one"), "two": report.write(small, folder / "two")}
+    for day in range(1, 13):
+        slower = {"global-filter": 1.2 if day > 6 else 1.0}
+        history.keep(folder / "kept", make(World(sizes=(14,), rounds=2, seed=day, slower=slower), folder / "run"))
+    series = list(collect(folder / "kept", folder / INDEX, Rules(), []))
+    overview = site.write(series, folder / "site", Accepted(), ())
+    alerted = re.findall(r'href="([^"#]+/[^"#]+)#', overview.read_text())[0]
+    return {
+        "one": report.write(rich, folder / "one"),
+        "two": report.write(small, folder / "two"),
+        "overview": overview,
+        "series": folder / "site" / Path(alerted).with_name("index.html"),
+        "case": folder / "site" / alerted,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +94,7 @@ def _texts(page: Page, table: str, column: int) -> list[str]:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=["phone", "desktop"])
-@pytest.mark.parametrize("which", ["one", "two"])
+@pytest.mark.parametrize("which", ["one", "two", "overview", "series", "case"])
 def test_it_opens_in_silence_and_nothing_overflows(
     browser: Browser, pages: dict[str, Path], which: str, size: tuple[int, int]
 ) -> None:

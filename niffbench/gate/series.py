@@ -1,0 +1,126 @@
+"""Series: all that a history holds of one suite on one machine, read once and remembered in an index."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from niffbench import __version__
+from niffbench.device.host import cores
+from niffbench.errors import NothingMeasured, UsageError
+from niffbench.gate.case_results import RunCases
+from niffbench.gate.history import arrival, places
+from niffbench.gate.rules import Rules
+from niffbench.gate.trend import Trend, Values, of_values, values_of
+from niffbench.results import Run, read
+from niffbench.suite import Selection
+
+INDEX = "index.jsonl.gz"
+_FORMAT = {"index": 1, "niffbench": __version__}
+_WORTH_PROCESSES = 40
+"""Runs from which several processes read faster than one."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is remembered of a run: where it is in the history, where it is from, and its values."""
+
+    place: str
+    started: str
+    commit: str | None
+    suite: str
+    fingerprint: str
+    values: Values
+
+
+@dataclass(frozen=True)
+class Series:
+    """The runs of one suite on one machine, oldest first, the newest as it is, and the trends of its cases."""
+
+    entries: tuple[Entry, ...]
+    newest: Run
+    trends: tuple[Trend, ...]
+
+    @property
+    def name(self) -> str:
+        """The suite's."""
+        return self.entries[0].suite
+
+
+def collect(history: Path, index: Path, rules: Rules, notes: list[str]) -> Iterator[Series]:
+    """Every series of a history, by suite and fingerprint; what cannot be read is appended to ``notes``.
+
+    Each run is read once: what was learned of it is in ``index``, which is written anew. Raises UsageError when
+    either directory cannot be used, and NothingMeasured for an empty history.
+    """
+    remembered = {entry.place: entry for entry in _remembered(index)}
+    folders = sorted(places(history), key=lambda folder: (arrival(folder), folder.name))
+    new = [folder for folder in folders if str(folder.relative_to(history)) not in remembered]
+    for folder, entry in zip(new, _read_all(new, history), strict=True):
+        if isinstance(entry, str):
+            notes.append(entry)
+        else:
+            remembered[str(folder.relative_to(history))] = entry
+    entries = [remembered[name] for folder in folders if (name := str(folder.relative_to(history))) in remembered]
+    if not entries:
+        raise NothingMeasured(f"{history}: no run is kept there")
+    _remember(index, entries)
+    series: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        series.setdefault((entry.suite, entry.fingerprint), []).append(entry)
+    for _, members in sorted(series.items()):
+        newest = RunCases(read(history / members[-1].place), Selection(()))
+        moments = [(entry.started, entry.commit) for entry in members]
+        trends = of_values(newest, moments, [entry.values for entry in members], rules)
+        yield Series(tuple(members), newest.run, trends)
+
+
+def _read_all(folders: Sequence[Path], history: Path) -> Iterable[Entry | str]:
+    if len(folders) < _WORTH_PROCESSES:
+        return [_read(folder, history) for folder in folders]
+    with ProcessPoolExecutor(min(cores(), 8)) as pool:
+        return list(pool.map(_read, folders, [history] * len(folders), chunksize=8))
+
+
+def _read(folder: Path, history: Path) -> Entry | str:
+    try:
+        run = read(folder)
+    except UsageError as error:
+        return f"passed over: {error}"
+    manifest = run.manifest
+    values = values_of(RunCases(run, Selection(())), Rules())
+    # Of what is the same in every round once is enough.
+    shorter = {
+        id_: {key: list(rounds if len(set(rounds)) > 1 else rounds[:1]) for key, rounds in metrics.items()}
+        for id_, metrics in values.items()
+    }
+    place = str(folder.relative_to(history))
+    return Entry(place, manifest.started, manifest.commit, manifest.suite.name, manifest.fingerprint.hash, shorter)
+
+
+def _remembered(index: Path) -> Iterator[Entry]:
+    """The entries of an index of this format; none of another, or of one that is damaged."""
+    try:
+        with gzip.open(index, "rt", encoding="utf-8") as file:
+            if json.loads(next(file)) == _FORMAT:
+                yield from [Entry(**json.loads(line)) for line in file]
+    except (OSError, EOFError, ValueError, TypeError, StopIteration):
+        return
+
+
+def _remember(index: Path, entries: Iterable[Entry]) -> None:
+    draft = index.with_suffix(".new")
+    try:
+        with gzip.open(draft, "wt", encoding="utf-8", compresslevel=1) as file:
+            file.writelines(f"{json.dumps(line)}\n" for line in (_FORMAT, *map(_plain, entries)))
+        draft.replace(index)
+    except OSError as error:
+        raise UsageError(f"{index}: cannot be written ({error.strerror})") from error
+
+
+def _plain(entry: Entry) -> dict[str, object]:
+    return {name: getattr(entry, name) for name in Entry.__dataclass_fields__}

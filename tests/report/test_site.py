@@ -1,0 +1,95 @@
+"""A history as a site: its alerts and steps are those that were planted, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from cli_in_process import Call, call
+from synthetic import World, make
+
+from niffbench.gate import history
+from niffbench.results import RECORDS
+
+__all__ = ["call"]
+
+SMALL = World(rounds=2, sizes=(14,), samples=3, faults=())
+RUNS, STEP = 16, 9
+
+
+def fill(place: Path, runs: range, name: str = "synthetic") -> None:
+    """Runs of a suite in which ``global-filter`` takes 15 % longer from run STEP on."""
+    for day in runs:
+        slower = {"global-filter": 1.15 if day >= STEP else 1.0}
+        run = make(replace(SMALL, name=name, seed=day, slower=slower), place / "made")
+        update = {"started": f"2026-03-{day:02}T10:00:00Z", "commit": f"{day:040x}"}
+        history.keep(place / "kept", replace(run, manifest=run.manifest.model_copy(update=update)))
+
+
+def links(page: Path) -> list[tuple[Path, str]]:
+    """Where a page's links lead: the file, and the place in it."""
+    hrefs = re.findall(r'href="([^"#]*)#?([^"]*)"', page.read_text())
+    return [(page.parent / unquote(href), place) for href, place in hrefs if href and not href.startswith("data:")]
+
+
+def test_planted_steps_are_alerts_and_every_link_leads_somewhere(call: Call, tmp_path: Path) -> None:
+    fill(tmp_path, range(1, RUNS + 1))
+    fill(tmp_path, range(1, 3), '<img src=x onerror="alert(1)">')
+    done = call("publish", "kept", "--out", "site")
+    assert done.returncode == 0, done.stderr
+    overview = (tmp_path / "site" / "index.html").read_text()
+    assert "2 open alerts" in overview  # latencies cold and steady
+    assert re.search(r"global-filter[^<]*</a>: [^<]*latency[^<]* \+1[0-9]\.\d % beyond", overview)
+    assert "<img" not in overview
+    pages = [page for page in (tmp_path / "site").rglob("*.html") if page.name != "report.html"]
+    cases = len(make(SMALL, tmp_path / "made").manifest.suite.cases)
+    assert len(pages) == 1 + 2 * (1 + cases)
+    for page in pages:
+        assert links(page)
+        for target, anchor in links(page):
+            assert target.exists(), (page, target)
+            assert not anchor or f'id="{anchor}"' in target.read_text()
+    (alerted,) = {target for target, anchor in links(tmp_path / "site" / "index.html") if anchor}
+    assert f"from {STEP:040x}"[:15] in alerted.read_text()
+    assert all(name in alerted.read_text() for name in ('id="latency_steady"', 'id="memory_total"', 'id="flops"'))
+
+
+def test_each_run_is_read_once(call: Call, tmp_path: Path) -> None:
+    """What an index remembers of a run is not looked for in it again; a damaged index is made anew."""
+    fill(tmp_path, range(1, 13))
+    assert call("publish", "kept", "--out", "site").returncode == 0
+    first = (tmp_path / "site" / "index.html").read_text()
+    oldest = min((tmp_path / "kept").rglob("000001-*"))
+    (oldest / f"{RECORDS}.gz").write_bytes(b"gone")
+    again = call("publish", "kept", "--out", "site")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert (tmp_path / "site" / "index.html").read_text() == first
+    fill(tmp_path, range(13, 14))
+    assert "13 runs" in call("publish", "kept", "--out", "site").stdout
+    shutil.rmtree(oldest)
+    assert "12 runs" in call("publish", "kept", "--out", "site").stdout
+    (tmp_path / "site" / "index.jsonl.gz").write_bytes(b"damaged")
+    assert "12 runs" in call("publish", "kept", "--out", "site").stdout
+
+
+def test_what_is_accepted_is_no_alert(call: Call, tmp_path: Path) -> None:
+    fill(tmp_path, range(1, RUNS + 1))
+    (tmp_path / "accept.toml").write_text(
+        '[[accept]]\ncases = ["global-filter"]\nquantities = ["latency_*"]\nup_to = "20%"\nreason = "known"\n'
+    )
+    assert call("publish", "kept", "--out", "site", "--accept", "accept.toml").returncode == 0
+    assert "0 open alerts" in (tmp_path / "site" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(("nowhere",), 2), (("empty",), 3), (("kept", "--accept", "no.toml"), 2)]
+)
+def test_bad_input_is_one_message(call: Call, tmp_path: Path, arguments: tuple[str, ...], status: int) -> None:
+    (tmp_path / "empty").mkdir()
+    done = call("publish", *arguments)
+    assert done.returncode == status
+    assert len(done.stderr.splitlines()) == 1
