@@ -26,8 +26,9 @@ import click
 def command(history: Path, out: Path, accept: Path | None) -> None:
     """Write HISTORY, which `check --history` keeps, as a static site.
 
-    Its pages open from a file or any web server: an overview of suites and machines with the open alerts; for each its cases, the changes of level with their
-    commits, and a report of the newest run; for each case the trend of every metric of which less is better.
+    Its pages open from a file or any web server: an overview of suites and machines with the open alerts; for each
+    its cases, the changes of level with their commits, and a report of the newest run; for each case the trend of
+    every metric of which less is better.
     """
     from niffbench.errors import plural
     from niffbench.gate.rules import Rules
