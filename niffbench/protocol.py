@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from niffbench.case import Case
 from niffbench.fingerprint import Fingerprint
-from niffbench.results import Ceilings, CostRecord, ModuleSource, Numerics, Record, StepCost
+from niffbench.results import Ceilings, CostRecord, Memory, ModuleSource, Numerics, Record, StepCost
 from niffbench.suite import Regime, Settings, UserModule
 
 
@@ -43,11 +43,13 @@ class Checked(_Message):
     """What an earlier round found out of a case once and for all, as it was executed then.
 
     Where it chose the same ``engines`` (None: it chooses nothing) it computes the same again, at the same cost.
+    Of its ``memory`` what was counted from tensors holds; the peak is measured in each round.
     """
 
     engines: list[str] | None = None
     numerics: Numerics
     cost: CostRecord
+    memory: Memory | None = None
 
 
 class Task(_Message):

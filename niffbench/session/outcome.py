@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 
-from niffbench.results import Record, Run, Status
-from niffbench.stats.series import precision
+from niffbench.results import REGISTRY, Reason, Run, Status, round_value
+from niffbench.stats.intervals import median_of_rounds
 from niffbench.suite import Regime
 
 
@@ -25,18 +24,22 @@ class Failure:
 
 @dataclass(frozen=True)
 class Imprecise:
-    """A series that ended before its median was known as well as asked; ``half_width`` is relative."""
+    """A latency of a case that its rounds do not tell as well as was asked.
+
+    ``half_width`` is that of its 95 % interval over them, relative.
+    """
 
     label: str
     problem: str
     regime: Regime
-    round: int
-    half_width: float | None
+    half_width: float
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """``series`` counts those that had a precision to reach; ``share`` is that of the wall time spent sampling.
+    """``latencies`` counts those with an interval over rounds, one a case and regime; a single round has none.
+    ``imprecise`` are those of them that are wider than asked, the widest first; ``share`` is that of the wall time
+    spent sampling.
 
     Cases of a replay take virtual time. Where there is more of it than of the wall's, it is the share of that.
     """
@@ -44,7 +47,7 @@ class Outcome:
     counts: Mapping[Status, int]
     missing: int
     failures: tuple[Failure, ...]
-    series: int
+    latencies: int
     imprecise: tuple[Imprecise, ...]
     share: float | None
 
@@ -62,41 +65,33 @@ def outcome(run: Run) -> Outcome:
         for record in records
         if record.status != "ok"
     )
+    widths, target = _widths(run), manifest.settings.measure.precision
     every = (*records, *run.probes)
     time = max(manifest.wall or 0.0, sum(record.elapsed for record in every))
     return Outcome(
         counts=dict(Counter(record.status for record in records).most_common()),
         missing=manifest.records - len(records),
         failures=tuple(Failure(*key, rounds) for key, rounds in failures.items()),
-        series=sum(len(_sampled(record)) for record in records),
+        latencies=len(widths),
         imprecise=tuple(
-            sorted(
-                (
-                    series
-                    for record in records
-                    for series in _imprecise(record, manifest.settings.measure.precision)
-                ),
-                key=lambda series: -1.0 if series.half_width is None else -series.half_width,
-            )
+            sorted((one for one in widths if one.half_width > target), key=lambda one: -one.half_width)
         ),
         share=sum(record.measuring for record in every) / time if manifest.wall else None,
     )
 
 
-def _sampled(record: Record) -> list[Regime]:
-    return [regime for regime, series in record.latency.items() if regime != "first" and series.samples]
-
-
-def _imprecise(record: Record, target: float) -> list[Imprecise]:
-    imprecise = []
-    for regime in _sampled(record):
-        series = record.latency[regime]
-        if series.stopped == "precision":
-            continue
-        half_width = None
-        if all(isfinite(sample) and sample > 0 for sample in series.samples):
-            half_width = precision(series.samples, target).half_width
-        if half_width is None or half_width > target:
-            where = record.traits.label, record.case.problem.label
-            imprecise.append(Imprecise(*where, regime, record.round, half_width))
-    return imprecise
+def _widths(run: Run) -> list[Imprecise]:
+    """How well the rounds of a case tell each of its latencies, where they are enough for an interval."""
+    rounds: dict[tuple[str, str, Regime], dict[str, list[float]]] = {}
+    for record in run.records:
+        for regime in record.latency:
+            value = round_value(record, REGISTRY[f"latency_{regime}"])
+            if regime != "first" and not isinstance(value, Reason):
+                key = record.traits.label, record.case.problem.label, regime
+                rounds.setdefault(key, {}).setdefault(record.id, []).append(value)
+    return [
+        Imprecise(*key, half_width)
+        for key, cases in rounds.items()
+        for values in cases.values()
+        if (half_width := median_of_rounds(values).half_width) is not None
+    ]

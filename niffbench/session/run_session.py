@@ -310,4 +310,8 @@ class RunSession:
             return
         checks = self._checked.setdefault(record.id, [])
         if all(check.engines != record.chosen for check in checks):
-            checks.append(protocol.Checked(engines=record.chosen, numerics=record.numerics, cost=record.cost))
+            checks.append(
+                protocol.Checked(
+                    engines=record.chosen, numerics=record.numerics, cost=record.cost, memory=record.memory
+                )
+            )

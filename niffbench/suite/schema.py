@@ -263,17 +263,19 @@ class Exclusion(_Model):
 class Measure(_Model):
     """How each case is measured; the command line may override any of it.
 
-    Times in seconds. ``min_time`` and ``max_time`` bound the sampling of one regime of one case in one
-    round; sampling stops between them once the median is known to ``precision`` (relative half-width of
-    its 95 % interval). ``energy``: whether the first round also counts the energy of a call, where the device has
+    Times in seconds. ``precision`` is what is asked of a latency: the relative half-width of its 95 % interval
+    over rounds; a run says where it is wider. Rounds differ more than samples of one process suggest (in variance
+    about 11 times), so time goes into rounds: ``min_time`` and ``max_time`` bound the sampling of one regime of
+    one case in one round, which stops between them once its own median is known as well.
+    ``energy``: whether the first round also counts the energy of a call, where the device has
     a counter; it takes some 0.6 s a case.
     """
 
     regimes: Annotated[list[Regime], Field(min_length=1, max_length=5)] = ["first", "cold", "steady", "wall"]
     precision: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    min_time: Annotated[float, Field(ge=0, le=MAX_TIME, allow_inf_nan=False)] = 0.1
-    max_time: Annotated[float, Field(gt=0, le=MAX_TIME, allow_inf_nan=False)] = 2.0
-    min_samples: Annotated[int, Field(ge=1, le=100_000)] = 10
+    min_time: Annotated[float, Field(ge=0, le=MAX_TIME, allow_inf_nan=False)] = 0.05
+    max_time: Annotated[float, Field(gt=0, le=MAX_TIME, allow_inf_nan=False)] = 0.2
+    min_samples: Annotated[int, Field(ge=1, le=100_000)] = 5
     case_timeout: Annotated[float, Field(gt=0, le=MAX_TIME, allow_inf_nan=False)] = 300.0
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     energy: bool = True

@@ -7,18 +7,33 @@ from tensors: each storage once, whatever views there are of it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from niffbench.device import Device
 from niffbench.protocol import Predicted
 from niffbench.results import Memory
 from niffbench.worker.evaluator import Workload
 
 
-def measure(device: Device, workload: Workload, prediction: Predicted | None) -> Memory:
+def measure(
+    device: Device, workload: Workload, prediction: Predicted | None, counted: Memory | None = None
+) -> Memory:
     """The memory of a workload that has been called before, in bytes.
+
+    ``counted``: what another process measured of the same; what is counted from tensors is taken from it.
 
     ``workspace`` is the peak without what fake tensors could predict of it. ``saved`` is counted from autograd's
     saved tensors, or is, for a compiled forward pass, what stays allocated beside its output.
     """
+    if counted is not None:
+        usage = device.usage(workload)
+        return replace(
+            counted,
+            peak=usage.peak,
+            workspace=None if counted.predicted is None else usage.peak - counted.predicted,
+            reserved=usage.reserved,
+            device_delta=usage.device_delta,
+        )
     footprint = workload.footprint()
     usage = device.usage(workload)
     saved, problem = footprint.saved, workload.case.problem

@@ -219,11 +219,12 @@ class Round:
                     except Uncounted as error:
                         case_run.remark(f"no cost: {error}")
             with self._stage(case_run, "memory"):
+                counted = None if checked is None else checked.memory
                 predicted = case_run.prediction
-                if predicted is not None and choice is not None:  # it was admitted by what it might choose
-                    predicted = evaluator.predict(case, choice)
+                if predicted is not None and choice is not None and counted is None:
+                    predicted = evaluator.predict(case, choice)  # it was admitted by what it might choose
                 if self._device.capabilities.memory:
-                    case_run.memory = memory.measure(self._device, workload, predicted)
+                    case_run.memory = memory.measure(self._device, workload, predicted, counted)
                 workload.reset()
         except Exception as error:
             return explain(error, self._device.free_memory)

@@ -137,6 +137,13 @@ def test_no_module_of_the_light_rooms_loads_torch_by_any_chain() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_worker_does_not_load_torchs_compiler_that_nobody_asked_for() -> None:
+    """It takes seconds in every round."""
+    code = "import sys, niffbench.worker.torch_evaluator; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_niff_is_a_library_of_its_own() -> None:
     """It knows nothing of benchmarking but its version, so that people can import it on its own."""
     for path in (PACKAGE / "niff").rglob("*.py"):

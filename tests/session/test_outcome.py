@@ -13,6 +13,7 @@ from synthetic import World, make
 
 from niffbench.results import Latency, Record, Run
 from niffbench.session.outcome import outcome
+from niffbench.suite import Regime
 
 RUN = make(World(sizes=(14,), rounds=2, samples=6, faults=()), Path("made-up"))
 
@@ -42,36 +43,27 @@ def test_one_failure_of_a_case_over_its_rounds_is_one_line() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("series", "half_width"),
-    [
-        (Latency(samples=[1.0] * 40, stopped="time"), None),
-        (Latency(samples=[1.0, 1.5] * 20, stopped="precision"), None),
-        (Latency(samples=[1.0, 1.5] * 20, stopped="time"), pytest.approx(0.2, abs=0.05)),
-        (Latency(samples=[1.0, 2.0], stopped="time"), "unknown"),
-        (Latency(samples=[1.0, math.nan] * 20, stopped="count"), "unknown"),
-        (Latency(samples=[0.0] * 40, stopped="time"), "unknown"),
-    ],
-)
-def test_the_precision_that_was_not_reached(series: Latency, half_width: object) -> None:
-    record = replace(RUN.records[0], latency={"first": Latency(samples=[9.0], stopped="single"), "steady": series})
-    result = outcome(with_records(record))
-    assert result.series == 1
-    if half_width is None:
-        assert result.imprecise == ()
-    else:
-        (worst,) = result.imprecise
-        assert worst.half_width is None if half_width == "unknown" else worst.half_width == half_width
+def rounds_of(place: int, *medians: float, regime: Regime = "steady") -> list[Record]:
+    """The records of one case, of several rounds."""
+    series = [Latency(samples=[median] * 12, stopped="time") for median in medians]
+    return [
+        replace(RUN.records[place], round=number, latency={"first": series[0], regime: one})
+        for number, one in enumerate(series)
+    ]
 
 
-def test_the_worst_comes_first_and_the_unknown_before_it() -> None:
-    def record(*samples: float) -> Record:
-        return replace(RUN.records[0], latency={"steady": Latency(samples=list(samples), stopped="time")})
-
-    records = (record(*[1.0, 1.2] * 20), record(1.0, 2.0), record(*[1.0, 1.6] * 20))
-    widths = [one.half_width for one in outcome(with_records(*records)).imprecise]
-    assert widths[0] is None
-    assert widths[1:] == sorted(widths[1:], key=lambda width: -(width or 0))
+def test_precision_is_that_of_rounds_and_the_widest_comes_first() -> None:
+    records = [
+        *rounds_of(0, 1.0, 1.0001, 0.9999),
+        *rounds_of(1, 1.0, 1.1, 0.9),
+        *rounds_of(2, 1.0, 1.3, 0.8),
+        *rounds_of(3, 1.0),  # one round tells nothing of others: too short to be precise or not
+        *rounds_of(4, 1.0, math.nan, math.nan),
+    ]
+    result = outcome(with_records(*records))
+    assert result.latencies == 3
+    assert [one.label for one in result.imprecise] == [RUN.records[place].traits.label for place in (2, 1)]
+    assert result.imprecise[1].half_width == pytest.approx(4.30 * 0.1 / 3**0.5, rel=0.1)
 
 
 def test_the_share_of_time_that_was_sampling() -> None:

@@ -391,7 +391,11 @@ def test_what_was_checked_in_another_round_is_relied_on_and_trained_on_the_whole
     cases = [case_of("depthwise", 3, batch=2, mode="training"), case_of("depthwise", 5)]
     first = {record.id: record for record in work(cases).records}
     checked = {
-        key: [protocol.Checked(engines=record.chosen, numerics=record.numerics, cost=record.cost)]
+        key: [
+            protocol.Checked(
+                engines=record.chosen, numerics=record.numerics, cost=record.cost, memory=record.memory
+            )
+        ]
         for key, record in first.items()
     }
     said = work(cases, checked=checked, round=1)
