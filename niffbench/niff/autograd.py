@@ -13,6 +13,11 @@ def compiling() -> bool:
     return torch.compiler.is_compiling()
 
 
+def exporting() -> bool:
+    """Whether ``torch.export`` is tracing: what is recorded must run without this package."""
+    return torch.compiler.is_exporting()
+
+
 def watched() -> bool:
     """Whether ``torch.jit.trace`` or ``torch.func`` (grad, vmap, …) must see every single operation."""
     if torch.compiler.is_compiling():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from niffbench.niff import factored, spectral
+from niffbench.niff.autograd import exporting
 from niffbench.niff.layer import FilteringLayer
 from niffbench.niff.steps import step
 
@@ -40,6 +41,8 @@ class NiffFull(FilteringLayer):
         return self.in_channels, self.out_channels
 
     def _execute(self, x: Tensor) -> Tensor:
+        if exporting():
+            return self._convolve(x, self._filters(x, "factored"), "factored")
         if self.form == "published":
             return spectral.published_full(x, self._published_filter(x))
         if self.form == "fft":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from niffbench.niff import auto, spectral
-from niffbench.niff.autograd import autocasts, compiling, without_autocast
+from niffbench.niff.autograd import autocasts, compiling, exporting, without_autocast
 from niffbench.niff.catalogue import Form, form_of, form_with_engine
 from niffbench.niff.filters import FilterGenerator
 from niffbench.niff.grid import Made
@@ -24,7 +24,13 @@ class SpectralLayer(nn.Module):
 
     Arithmetic is done in float32, or float64 where the input or the weights are; float16 and bfloat16 input is
     cast up and the result cast back (half-precision FFTs exist on some devices and for powers of two only).
-    Autocast is switched off inside.
+    Autocast is switched off inside. A single image, without a batch, is one of three dimensions, and images with
+    channels last in memory give such.
+
+    Any form is exported (``torch.export``, ONNX) by torch's own operations, which compute the same and load
+    without this package; ``torch.jit.trace`` records what the form does. A form that keeps its filter notices that
+    weights change by autograd's version counter, which a write through ``.data`` leaves as it is: then call
+    ``generator.forget()``.
     """
 
     kind: ClassVar[str]
@@ -62,7 +68,21 @@ class SpectralLayer(nn.Module):
         return twin
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 3:
+            one: Tensor = self.forward(x[None])[0]
+            return one
         self._check(x)
+        if x.shape[0] == 0:  # No FFT takes nothing; weights get gradients of zero, as a convolution's do.
+            none: Tensor = self.forward(torch.cat((x, x.new_zeros(1, *x.shape[1:]))))[:0]
+            last = x.is_contiguous(memory_format=torch.channels_last)
+            return none.contiguous(memory_format=torch.channels_last) if last else none
+        result = self._compute(x)
+        if self.channel_dimension == 3 or not _is_channels_last(x) or _is_channels_last(result):
+            return result
+        with step("cast"):
+            return result.contiguous(memory_format=torch.channels_last)
+
+    def _compute(self, x: Tensor) -> Tensor:
         compute = torch.promote_types(torch.promote_types(x.dtype, self._weights_dtype()), torch.float32)
         if compute == x.dtype and not autocasts(x):
             return self._execute(x)
@@ -78,7 +98,7 @@ class SpectralLayer(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 4 or not x.is_floating_point():
-            raise ValueError(f"expected a real 4-d input, got {x.dtype} of shape {tuple(x.shape)}")
+            raise ValueError(f"expected real images of 3 or 4 dimensions, got {x.dtype} of shape {tuple(x.shape)}")
         dimension = self.channel_dimension
         if x.shape[dimension] != self.in_channels:
             raise ValueError(
@@ -90,6 +110,11 @@ class SpectralLayer(nn.Module):
 
     def _execute(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Whether channels lie together in memory, and other pixels do not."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 class Settings(TypedDict, total=False):
@@ -197,14 +222,14 @@ class FilteringLayer(SpectralLayer):
         """What ``generate`` makes of the weights for images like ``x``, kept between calls if the form says so."""
         height, width = x.shape[-2:]
         with step("filter generation"):
-            if not self._how.keeps_filter:
+            if not self._how.keeps_filter or exporting():
                 return generate(height, width, x.dtype)
             key = (what, height, width, x.dtype)
             return self.generator.cached(key, lambda: generate(height, width, x.dtype))
 
     def _depthwise(self, x: Tensor) -> Tensor:
         """``x`` filtered channel by channel, by torch's plain real FFTs or by the engine that the form names."""
-        if self._how.engine is None:
+        if self._how.engine is None or exporting():
             return spectral.real_depthwise(x, self._half_plane(x))
         if self._how.keeps_filter and not self.generator.learns():
             half = self._half_plane(x, scaled=True)

@@ -61,10 +61,9 @@ class NiffPointwise(SpectralLayer):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, layout={self.layout!r}"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _compute(self, x: Tensor) -> Tensor:
         if self.form != "elided":
-            return super().forward(x)
-        self._check(x)
+            return super()._compute(x)
         with step("mixing"):
             if self.layout == "nhwc":
                 return F.linear(x, self.weight)

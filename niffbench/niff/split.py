@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from niffbench.niff import spectral
+from niffbench.niff.autograd import exporting
 from niffbench.niff.layer import FilteringLayer, Settings
 
 
@@ -40,6 +41,8 @@ class NiffSplit(FilteringLayer):
 
     def _execute(self, x: Tensor) -> Tensor:
         weight = self.weight.to(x.dtype)
+        if exporting():
+            return spectral.real_split(x, self._half_plane(x), weight)
         if self.form == "published":
             return spectral.published_split(x, self._published_filter(x), weight)
         if self.form == "fft":

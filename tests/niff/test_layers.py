@@ -410,7 +410,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: NiffPointwise(3, 4)(torch.randn(1, 5, 6, 6)), r"3 channels in dimension 1.*\(1, 5, 6, 6\)"),
     (lambda: NiffPointwise(3, 4, layout="nhwc")(torch.randn(1, 3, 6, 6)), "3 channels in dimension 3"),
     (lambda: NiffPointwise(3, 4, form="elided")(torch.randn(1, 5, 6, 6)), "3 channels in dimension 1"),
-    (lambda: NiffDepthwise(3)(torch.randn(3, 6, 6)), "4-d"),
+    (lambda: NiffDepthwise(3)(torch.randn(3, 6)), "3 or 4 dimensions"),
     (lambda: NiffDepthwise(3)(torch.randn(1, 3, 6, 6, dtype=torch.complex64)), "real"),
 ]
 
