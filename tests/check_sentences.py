@@ -1,0 +1,352 @@
+"""Check every sentence of a report against the records of its run, by arithmetic of its own.
+
+``python tests/check_sentences.py RUN`` reads ``RUN/records.jsonl`` (or ``.gz``) and ``RUN/report.md``, prints what
+is not so, and ends with 1 if anything is; a sentence that it does not understand is a fault too. It shares no code
+with niffbench on purpose.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from math import exp, log, sqrt
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+from scipy.stats import t
+
+AXES = {"kernel size": "kernel", "channel count": "channels", "resolution": "size", "batch size": "batch"}
+NAME = r"[A-Za-z][\w./=-]*(?: [\w]+=[\w.-]+)*"
+QUANTITY = r"(?:steady|cold|graph|wall) latency|total memory|FLOPs"
+ROUNDING = 0.006
+"""Of what is said with three digits."""
+
+Problem = tuple[Any, ...]
+Values = dict[int, float]
+
+
+class Records:
+    """What was measured: of each problem and label the values of a quantity by round."""
+
+    def __init__(self, lines: Sequence[Mapping[str, Any]], rounds: int) -> None:
+        self.measured: dict[Problem, dict[str, dict[str, Values]]] = {}
+        self.chosen: dict[str, dict[Problem, Counter[str]]] = {}
+        self.stock: list[float] = []
+        self.probed: dict[Problem, dict[str, dict[str, Values]]] = {}
+        for line in lines:
+            if line["status"] != "ok":
+                continue
+            label, number = line["traits"]["label"], line["round"]
+            problem = self.problem(line["case"])
+            into = [self.measured, self.probed] if number < rounds else [self.probed]
+            for quantity, value in self.values(line):
+                for place in into:
+                    place.setdefault(problem, {}).setdefault(label, {}).setdefault(quantity, {})[number] = value
+            if line["chosen"] and number < rounds:
+                every = self.chosen.setdefault(label, {}).setdefault(problem, Counter())
+                every["+".join(line["chosen"])] += 1
+            cost = line["cost"]
+            if cost and line["traits"]["family"] == "niff" and cost.get("stock_torch") is not None:
+                shares = [cost["stock_torch"] / cost["closed"]]
+                if cost.get("stock_fvcore") is not None:
+                    shares.append(cost["stock_fvcore"] / cost["closed_forward"])
+                self.stock.append(max(shares))
+
+    @staticmethod
+    def problem(case: Mapping[str, Any]) -> Problem:
+        """Batch, channels, height, width, mode, and what else is not the default."""
+        problem = case["problem"]
+        rest = [problem["dtype"], problem["memory_format"], case.get("execution") or "eager"]
+        unusual = tuple(word for word in rest if word not in ("float32", "contiguous", "eager"))
+        sides = problem["channels"], problem["height"], problem["width"]
+        return problem["batch"], *sides, problem["mode"], unusual
+
+    @staticmethod
+    def values(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+        for regime, series in line["latency"].items():
+            if series["samples"] and regime != "first" and "throttled" not in series["flags"]:
+                yield f"{regime} latency", median(series["samples"])
+        if line["memory"]:
+            yield "total memory", line["memory"]["resident"] + line["memory"]["peak"]
+        if line["cost"]:
+            yield "FLOPs", line["cost"]["closed"]
+
+    def of(self, problem: Problem, label: str, quantity: str, *, probes: bool = False) -> Values | None:
+        place = self.probed if probes else self.measured
+        return place.get(problem, {}).get(label, {}).get(quantity)
+
+
+def estimate(values: Values, quantity: str) -> float:
+    """The median of rounds; of what is counted the most frequent."""
+    if "latency" in quantity:
+        return median(values.values())
+    return Counter(values.values()).most_common(1)[0][0]
+
+
+def is_sure(one: Values, two: Values, quantity: str, *, level: float = 0.025) -> bool:
+    """Whether rounds tell that the two differ: a paired t test on logs; counts need none."""
+    if "latency" not in quantity:
+        return min(one.values()) > max(two.values()) or max(one.values()) < min(two.values())
+    logs = [log(two[number] / one[number]) for number in one.keys() & two.keys()]
+    if len(logs) < 2:
+        return False
+    low, high = (
+        fmean(logs) + sign * t.ppf(1 - level, len(logs) - 1) * stdev(logs) / sqrt(len(logs)) for sign in (-1, 1)
+    )
+    ratio = log(estimate(two, quantity) / estimate(one, quantity))
+    return min(low, ratio) > 0 or max(high, ratio) < 0
+
+
+def close(said: str | float, value: float, allowed: float = ROUNDING) -> bool:
+    return abs(log(float(said) / value)) <= allowed
+
+
+class Checker:
+    """Judges sentences one by one; each kind by a method of its own."""
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+        self.kinds = [
+            (re.compile(rf"(?i:{NAME}) has (?:less|fewer) .+ up to .+ on.*\(B.*\)"), self.crossover),
+            (
+                re.compile(rf"In ([\w, ]+), (?:{NAME}) takes .*× \(.*geometric mean over (\d+) problems"),
+                self.means,
+            ),
+            (re.compile(rf"In ([\w, ]+), (?:{NAME}) takes .*problems?"), self.ranges),
+            (re.compile(r"In ([\w, ]+), the (fastest|leanest) of all operators is (.*)\."), self.winners),
+            (re.compile(rf"({NAME}) chose (.*)\."), self.choices),
+            (re.compile(r"Stock FLOP counters see ([\d.]+) %(?: to ([\d.]+) %)? of the FLOPs"), self.stock),
+        ]
+
+    def faults(self, sentence: str) -> list[str]:
+        for pattern, check in self.kinds:
+            if match := pattern.match(sentence):
+                return list(check(sentence, match))
+        return ["nobody knows how to check it"]
+
+    def problems(self, setting: str) -> list[Problem]:
+        mode, *unusual = setting.replace("forward passes", "forward").split(", ")
+        return [p for p in self.records.measured if p[4] == mode and p[5] == tuple(unusual)]
+
+    def crossover(self, sentence: str, _: re.Match[str]) -> Iterator[str]:
+        said = re.search(r"\((B\d*, |\d+ channels|\d+²)?[^()]*?(inference|training|forward)[^()]*\)", sentence)
+        if said is None:
+            yield "its slice is not understood"
+            return
+        fixed = said[0].strip("()").partition(";")[0].split(", ")
+        pattern = (
+            rf"({NAME}) has (?:less|fewer) ({QUANTITY}) up to ({'|'.join(AXES)}) (\d+), ({NAME}) from (\d+) on"
+        )
+        parts = list(re.finditer(pattern, sentence))
+        if not parts:
+            yield "no crossover is understood in it"
+        for part in parts:
+            below, quantity, word, low, above, high = part.groups()
+            axis = AXES[word]
+            for value, better, worse in ((int(low), below, above), (int(high), above, below)):
+                yield from self.order(axis, value, fixed, better, worse, quantity)
+            if "nothing measured in between" in sentence:
+                between = [v for v in self.places(axis, fixed, below, above) if int(low) < v < int(high)]
+                if between:
+                    yield f"both were measured at {between}"
+        tail = sentence[said.end() :]
+        if cliff := re.search(rf"({NAME}) jumps ([\d.]+)× between them, where its FLOPs grow ([\d.]+)×", sentence):
+            below, quantity, word, low, above, high = parts[0].groups()
+            for factor, what in ((cliff[2], quantity), (cliff[3], "FLOPs")):
+                ends = [self.at(AXES[word], int(end), fixed, cliff[1], what) for end in (low, high)]
+                if None in ends:
+                    yield f"{cliff[1]} was not measured at both ends"
+                elif not close(factor, median(ends[1].values()) / median(ends[0].values()), 0.25):  # type: ignore[union-attr]
+                    yield f"{cliff[1]} does not jump {factor}× in {what}"
+        for mode, name in re.findall(rf"(inference|training|forward): ({NAME}) throughout", tail):
+            below, quantity, word, _low, above, _high = parts[0].groups()
+            other = below if name.lower() != below.lower() else above
+            there = [mode if part in ("inference", "training", "forward") else part for part in fixed]
+            for value in self.places(AXES[word], there, name, other):
+                yield from self.order(AXES[word], value, there, name, other, quantity)
+
+    def slice(self, axis: str, value: int, fixed: Sequence[str]) -> list[Problem]:
+        """The problems of a slice at a value."""
+        found = []
+        for problem in self.records.probed:
+            batch, channels, height, width, mode, unusual = problem
+            facts = {
+                f"B{batch}",
+                f"{channels} channels",
+                f"{height}²" if height == width else f"{height}×{width}",
+                mode,
+                *unusual,
+            }
+            facts -= {"batch": {f"B{batch}"}, "channels": {f"{channels} channels"}, "size": {f"{height}²"}}.get(
+                axis, set()
+            )
+            own = {"batch": batch, "channels": channels, "size": height, "kernel": value}[axis]
+            if own == value and facts == set(fixed):
+                found.append(problem)
+        return found
+
+    def at(self, axis: str, value: int, fixed: Sequence[str], name: str, quantity: str) -> Values | None:
+        for problem in self.slice(axis, value, fixed):
+            for label in self.records.probed[problem]:
+                if label.lower() in {name.lower(), f"{name}-k{value}".lower() if axis == "kernel" else ""}:
+                    return self.records.of(problem, label, quantity, probes=True)
+        return None
+
+    def places(self, axis: str, fixed: Sequence[str], one: str, two: str) -> list[int]:
+        values = {"batch": 0, "channels": 1, "size": 2}
+        if axis == "kernel":
+            every = {
+                int(m[1])
+                for ls in self.records.probed.values()
+                for label in ls
+                if (m := re.search(r"-k(\d+)$", label))
+            }
+        else:
+            every = {problem[values[axis]] for problem in self.records.probed}
+        return sorted(v for v in every if all(self.at(axis, v, fixed, name, "FLOPs") for name in (one, two)))
+
+    def order(
+        self, axis: str, value: int, fixed: Sequence[str], better: str, worse: str, quantity: str
+    ) -> Iterator[str]:
+        less, more = (self.at(axis, value, fixed, name, quantity) for name in (better, worse))
+        if less is None or more is None:
+            yield f"{better} and {worse} were not both measured at {axis} {value}"
+        elif fmean(map(log, less.values())) >= fmean(map(log, more.values())):
+            yield f"at {axis} {value} {better} has not less {quantity} than {worse}"
+        elif not is_sure(less, more, quantity, level=0.05):
+            yield f"at {axis} {value} the two cannot be told apart in {quantity}"
+
+    def ratios(self, setting: str, form: str, base: str, quantity: str) -> list[tuple[float, bool]]:
+        """At each problem that both were measured at: the ratio, and whether it is certain and worth a word."""
+        found = []
+        for problem in self.problems(setting):
+            one, two = (self.records.of(problem, label, quantity) for label in (base, form))
+            if one and two:
+                ratio = estimate(two, quantity) / estimate(one, quantity)
+                found.append((ratio, is_sure(one, two, quantity) and abs(log(ratio)) >= 0.005))
+        return found
+
+    def ranges(self, sentence: str, match: re.Match[str]) -> Iterator[str]:
+        form = re.match(rf"In [\w, ]+?, ({NAME}) takes ", sentence)
+        base = re.search(rf"(?:{QUANTITY}) of ({NAME})", sentence)
+        pattern = (
+            rf"([\d.]+)×(?: to ([\d.]+)×)?(?: (?:the|its) ({QUANTITY})(?: of {NAME})?)? at "
+            r"(?:(\d+) of (\d+) problems|all (\d+) problems|(both|the one) problems?)"
+        )
+        assert form is not None
+        if base is None:
+            yield "what it is compared with is not understood"
+            return
+        quantity = ""
+        for least, most, what, some, of, every, word in re.findall(pattern, sentence):
+            quantity = what or quantity
+            ratios = self.ratios(match[1], form[1], base[1], quantity)
+            sure = [ratio for ratio, certain in ratios if certain and (ratio < 1) == (float(least) < 1)]
+            total = int(of or every or {"both": 2, "the one": 1}[word])
+            if (len(sure), len(ratios)) != (int(some or total), total):
+                yield f"{quantity}: {len(sure)} of {len(ratios)} problems, not {some or total} of {total}"
+            elif not (close(least, min(sure)) and close(most or least, max(sure))):
+                yield f"{quantity}: {min(sure):.3g}× to {max(sure):.3g}×"
+
+    def means(self, sentence: str, match: re.Match[str]) -> Iterator[str]:
+        form = re.match(rf"In [\w, ]+?, ({NAME}) takes ", sentence)
+        base = re.search(rf"(?:{QUANTITY}) of ({NAME})", sentence)
+        assert form is not None
+        if base is None:
+            yield "what it is compared with is not understood"
+            return
+        pattern = rf"([\d.]+)×(?: \[([\d.]+), ([\d.]+)\])? \(([\d.]+)× to ([\d.]+)×\) the ({QUANTITY})"
+        for mean, low, high, least, most, quantity in re.findall(pattern, sentence):
+            ratios = [ratio for ratio, _ in self.ratios(match[1], form[1], base[1], quantity)]
+            true = exp(fmean(map(log, ratios)))
+            if len(ratios) != int(match[2]):
+                yield f"{quantity}: {len(ratios)} problems"
+            if not (close(mean, true) and close(least, min(ratios)) and close(most, max(ratios))):
+                yield f"{quantity}: {true:.3g}× ({min(ratios):.3g}× to {max(ratios):.3g}×)"
+            if low and not float(low) <= float(mean) <= float(high):
+                yield f"{quantity}: its interval does not hold it"
+
+    def winners(self, sentence: str, match: re.Match[str]) -> Iterator[str]:
+        quantity = "total memory" if match[2] == "leanest" else self.main
+        wins: Counter[str] = Counter()
+        problems = [p for p in self.problems(match[1]) if len(self.having(p, quantity)) > 1]
+        for problem in problems:
+            having = self.having(problem, quantity)
+            best = min(having, key=lambda label: estimate(having[label], quantity))
+            if all(is_sure(having[best], values, quantity) for label, values in having.items() if label != best):
+                wins[best] += 1
+        said = dict(re.findall(rf"({NAME}) at (\d+ of|all|both|the one)", match[3]))
+        for name, number in said.items():
+            number = number.removesuffix(" of")
+            expected = int(number) if number.isdecimal() else len(problems)
+            if wins[name] != expected:
+                yield f"{name} wins at {wins[name]} of {len(problems)}"
+        if set(said) != set(wins):
+            yield f"winners are {dict(wins)}"
+
+    @property
+    def main(self) -> str:
+        every = {
+            quantity for labels in self.records.measured.values() for one in labels.values() for quantity in one
+        }
+        return next(f"{regime} latency" for regime in ("steady", "cold") if f"{regime} latency" in every)
+
+    def having(self, problem: Problem, quantity: str) -> dict[str, Values]:
+        return {label: one[quantity] for label, one in self.records.measured[problem].items() if quantity in one}
+
+    def choices(self, sentence: str, match: re.Match[str]) -> Iterator[str]:
+        usual = Counter(words.most_common(1)[0][0] for words in self.records.chosen.get(match[1], {}).values())
+        total = sum(usual.values())
+        for what, some, of, every in re.findall(
+            r"([\w+-]+) at (?:(\d+) of (\d+)|all (\d+)|both|the one) problem", match[2]
+        ):
+            if usual[what] != int(some or every or total) or total != int(of or every or total):
+                yield f"{what} was chosen at {usual[what]} of {total}"
+
+    def stock(self, sentence: str, match: re.Match[str]) -> Iterator[str]:
+        shares = self.records.stock
+        for said, value in ((match[1], min(shares)), (match[2] or match[1], max(shares))):
+            if abs(float(said) / 100 - value) > 0.006:
+                yield f"{value:.1%} is seen"
+
+
+def read(folder: Path) -> Records:
+    plain = folder / "records.jsonl"
+    text = (
+        plain.read_text()
+        if plain.exists()
+        else gzip.decompress((folder / "records.jsonl.gz").read_bytes()).decode()
+    )
+    rounds = json.loads((folder / "run.json").read_text())["rounds"]
+    return Records([json.loads(line) for line in text.splitlines()], rounds)
+
+
+def sentences(markdown: str) -> list[str]:
+    """Those under the heading of the findings, with nothing escaped."""
+    part = markdown.partition("### Findings\n")[2]
+    lines = re.split(r"\n(?=<details>|#|\|)", part)[0].splitlines()
+    return [re.sub(r"\\(.)", r"\1", line[2:]).replace("&#64;", "@") for line in lines if line.startswith("- ")]
+
+
+def faults(records: Records, said: Sequence[str]) -> dict[str, list[str]]:
+    """What is not so, by sentence."""
+    checker = Checker(records)
+    return {sentence: wrong for sentence in said if (wrong := checker.faults(sentence))}
+
+
+def main(folder: Path) -> int:
+    said = sentences((folder / "report.md").read_text())
+    wrong = faults(read(folder), said)
+    for sentence, reasons in wrong.items():
+        print(f"{sentence}\n  " + "\n  ".join(reasons))
+    print(f"{len(said) - len(wrong)} of {len(said)} sentences are so")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
