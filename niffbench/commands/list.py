@@ -141,12 +141,12 @@ def _conversion(text: str, as_json: bool) -> None:
     except ValueError as error:
         raise UsageError(f"{entry.row}: {error}") from error
     rows = [{"network": name, **asdict(cost)} for name, cost in costs.items()]
-    found = [{**asdict(layer), "kind": layer.kind or "stays"} for layer in layers]
+    shown = [{**asdict(layer), "kind": layer.kind or "stays"} for layer in layers]
     if as_json:
-        sys.stdout.write(json.dumps({"networks": rows, "layers": found}, indent=1) + "\n")
+        sys.stdout.write(json.dumps({"networks": rows, "layers": shown}, indent=1) + "\n")
         return
-    if found:
-        _show("layers", found)
+    if shown:
+        _show("layers", shown)
     _show("networks", rows)
 
 

@@ -37,14 +37,14 @@ _STORED: TypeAdapter[dict[str, NetworkCost]] = TypeAdapter(dict[str, NetworkCost
 def network_costs(names: Sequence[str]) -> dict[str, NetworkCost]:
     """The costs of the networks of these names; what is not in the cache is counted, with a progress bar."""
     place = _cache()
-    known = _read(place)
-    new = [name for name in names if name not in known]
+    counted = _read(place)
+    new = [name for name in names if name not in counted]
     if new:
         console = Console(stderr=True)
         for name in track(new, "counting on shapes", console=console, disable=not console.is_terminal):
-            known[name] = _count(name)
-        _keep(place, known)
-    return known
+            counted[name] = _count(name)
+        _keep(place, counted)
+    return counted
 
 
 def _count(name: str) -> NetworkCost:

@@ -85,7 +85,7 @@ class SpatialFFT(Operator):
         p, k = case.problem, case.kernel or 1
         rows, columns = self.size(case)
         down, right = (0, 0) if self.boundary == "circular" else (rows - p.height, columns - p.width)
-        depthwise, keep, kept = self.depthwise, bool(case.option("cached")), Cache(capacity=1)
+        depthwise, keep, cache = self.depthwise, bool(case.option("cached")), Cache(capacity=1)
 
         def place(kernel: Tensor, dim: int, side: int) -> Tensor:
             """Put a flipped kernel's centre at 0 on a circle of ``side`` points, what is before it at the end."""
@@ -118,7 +118,7 @@ class SpatialFFT(Operator):
 
                 learns = torch.is_grad_enabled() and weight.requires_grad
                 key = (x.dtype, weight.dtype, weight.device)
-                filter_ = kept.get((weight,), key, make) if keep and not learns else make()
+                filter_ = cache.get((weight,), key, make) if keep and not learns else make()
             if down or right:
                 with step("padding"):
                     x = F.pad(x, (0, right, 0, down))

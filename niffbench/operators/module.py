@@ -176,8 +176,8 @@ class UserOperator(Operator):
                 return result
 
         renamed = {f"inner.{name}": value for name, value in parameters.items()}
-        told: Tensor = torch.func.functional_call(Exact(), renamed, x)
-        return told
+        result: Tensor = torch.func.functional_call(Exact(), renamed, x)
+        return result
 
 
 @dataclass(frozen=True)
@@ -459,15 +459,15 @@ def _source(row: UserModule, make: Callable[..., object]) -> ModuleSource:
 def resolve(source: str, folders: Sequence[str]) -> Callable[..., Any]:
     """The callable that ``my_ops.py:MyConv`` or ``my_ops:MyConv`` names. Raises UsageError, with file and line."""
     name, _, attribute = source.rpartition(":")
-    found: Any = _loaded(name, tuple(folders))
+    value: Any = _loaded(name, tuple(folders))
     for part in attribute.split("."):
-        if not hasattr(found, part):
-            public = [one for one in dir(found) if not one.startswith("_")]
+        if not hasattr(value, part):
+            public = [one for one in dir(value) if not one.startswith("_")]
             raise UsageError(f"{source}: {name} has no '{part}'{did_you_mean(part, public)}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise UsageError(f"{source}: is {_kind(found)}, and should be a callable that returns a torch.nn.Module")
-    made: Callable[..., Any] = found
+        value = getattr(value, part)
+    if not callable(value):
+        raise UsageError(f"{source}: is {_kind(value)}, and should be a callable that returns a torch.nn.Module")
+    made: Callable[..., Any] = value
     return made
 
 

@@ -102,15 +102,15 @@ def engines_of(case: Case, module: nn.Module) -> tuple[str, ...]:
     """The engine of each layer of ``module`` that chooses one, in their order; none while any has not chosen."""
     from niffbench.niff.networks import choosing_layers
 
-    found: list[str] = []
+    engines: list[str] = []
     for layer in choosing_layers(module):
         chosen = layer.chosen
         if chosen is None and case.execution == "compiled":
             chosen = layer.when_compiled()
         if chosen is None:
             return ()
-        found.append(chosen)
-    return tuple(found)
+        engines.append(chosen)
+    return tuple(engines)
 
 
 def _channels_last(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:

@@ -43,13 +43,13 @@ class Spectral(Operator):
 
     def cost(self, case: Case) -> Cost:
         p, points = case.problem, case.problem.height * case.problem.width
-        kept = 2 * int(case.option("modes")) ** 2
+        low = 2 * int(case.option("modes")) ** 2
         parts = {
             "forward fft": real_fft(points, p.batch * p.channels),
-            "mixing": contraction(p, kept),
+            "mixing": contraction(p, low),
             "inverse fft": inverse_real_fft(points, p.batch * p.channels_out),
         }
-        return layer_cost(p, parts, 2 * p.channels * p.channels_out * kept, (p.height, p.width))
+        return layer_cost(p, parts, 2 * p.channels * p.channels_out * low, (p.height, p.width))
 
     def build(self, case: Case) -> nn.Module:
         import torch
@@ -100,12 +100,12 @@ class Spectral(Operator):
 
         p, modes = case.problem, int(case.option("modes"))
         weight = torch.view_as_complex(state["weight"].contiguous())
-        kept = torch.fft.fft2(x)[..., :modes]
+        low = torch.fft.fft2(x)[..., :modes]
         # The filter is zero elsewhere, and what stands for a filter's half plane stands for the product's too.
-        half = kept.new_zeros(x.shape[0], p.channels_out, p.height, p.width // 2 + 1)
-        half[..., :modes, :modes] = torch.einsum("bihw,iohw->bohw", kept[..., :modes, :], weight[0])
+        half = low.new_zeros(x.shape[0], p.channels_out, p.height, p.width // 2 + 1)
+        half[..., :modes, :modes] = torch.einsum("bihw,iohw->bohw", low[..., :modes, :], weight[0])
         half[..., p.height - modes :, :modes] = torch.einsum(
-            "bihw,iohw->bohw", kept[..., p.height - modes :, :], weight[1]
+            "bihw,iohw->bohw", low[..., p.height - modes :, :], weight[1]
         )
         y: Tensor = torch.fft.ifft2(full_plane(half, p.width)).real
         return y

@@ -239,10 +239,10 @@ def filtering_layers(model: nn.Module) -> Mapping[str, FilteringLayer]:
     Raises:
         ValueError: if there are none.
     """
-    found = {name: layer for name, layer in niff_layers(model) if isinstance(layer, FilteringLayer)}
-    if not found:
+    layers = {name: layer for name, layer in niff_layers(model) if isinstance(layer, FilteringLayer)}
+    if not layers:
         raise ValueError(f"{type(model).__name__} has no layer with a frequency filter")
-    return found
+    return layers
 
 
 def _convolved(layer: FilteringLayer, x: Tensor, kernel: Tensor) -> Tensor:

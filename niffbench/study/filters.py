@@ -90,7 +90,7 @@ def study(
         if name not in layers:
             raise UsageError(f"no layer with a filter is named '{name}'{did_you_mean(name, layers)}")
     chosen = {name: layer for name, layer in layers.items() if not only or name in only}
-    found: dict[str, LayerStudy] = {}
+    studies: dict[str, LayerStudy] = {}
 
     def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -98,7 +98,7 @@ def study(
                 raise ValueError(f"what {name} computes is not finite: with these weights the network overflows")
             if on_layer is not None:
                 on_layer(name, len(chosen))
-            found[name] = _study_layer(name, chosen[name], inputs[0], tolerance, boundary)
+            studies[name] = _study_layer(name, chosen[name], inputs[0], tolerance, boundary)
 
         return hook
 
@@ -113,9 +113,9 @@ def study(
             handle.remove()
         for module, mode in modes:
             module.training = mode
-    if not found:
+    if not studies:
         raise ValueError(f"evaluation reaches none of {', '.join(chosen)}")
-    return tuple(found[name] for name in chosen if name in found)
+    return tuple(studies[name] for name in chosen if name in studies)
 
 
 def _study_layer(name: str, layer: FilteringLayer, x: Tensor, tolerance: float, boundary: str) -> LayerStudy:

@@ -80,7 +80,7 @@ class Request:
 
     def _model(self, subject: str) -> tuple[str, str, nn.Module]:
         """A network from a file, or one with random weights; its name, and what weights these are."""
-        kept = f", {', '.join(self.keep)} not converted" if self.keep else ""
+        exempt = f", {', '.join(self.keep)} not converted" if self.keep else ""
         try:
             if _is_file(subject):
                 checkpoint = stored.read(Path(subject))
@@ -95,7 +95,7 @@ class Request:
                     replaced=self.replaced,
                     size=self._size(name),
                 )
-                return name, f"weights of {Path(subject).name}{kept}", model
+                return name, f"weights of {Path(subject).name}{exempt}", model
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 model = stored.build(
@@ -105,7 +105,7 @@ class Request:
                     replaced=self.replaced,
                     size=self._size(subject),
                 )
-            return subject, f"untrained, random weights of seed {self.seed}{kept}", model
+            return subject, f"untrained, random weights of seed {self.seed}{exempt}", model
         except ValueError as error:
             raise UsageError(str(error)) from error
 

@@ -293,15 +293,15 @@ def bare(checkpoint: Checkpoint, execution: str) -> nn.Module:
     """
     path = checkpoint.path
     try:
-        found = recognise(checkpoint.state)
+        recognised = recognise(checkpoint.state)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if not found.layers:
+    if not recognised.layers:
         what = "no NIFF layer with a filter"
-        if found.unclear:
-            what = f"only full layers whose channels its names do not tell, as {found.unclear[0]}"
+        if recognised.unclear:
+            what = f"only full layers whose channels its names do not tell, as {recognised.unclear[0]}"
         raise ValueError(f"{path}: holds {what}; --network says what it is of")
-    return networks.execute_as(BareLayers(found.layers), execution)
+    return networks.execute_as(BareLayers(recognised.layers), execution)
 
 
 class BareLayers(nn.Module):

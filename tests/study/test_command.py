@@ -259,13 +259,46 @@ def test_memory_that_cannot_be_had_is_said(
     assert capsys.readouterr() == ("", told.format(4 * 2**55))
 
 
-def test_without_scikit_learn_it_says_so(
-    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("library", "arguments", "message"),
+    [
+        (
+            "sklearn.datasets",
+            ["--train", "digits"],
+            "needs scikit-learn, which is not installed: pip install 'nif",
+        ),
+        (
+            "timm",
+            ["timm:resnet10t", "--replace", "conv3x3=split"],
+            "needs timm, which is not installed: pip install",
+        ),
+        (
+            "safetensors",
+            ["bare.safetensors"],
+            "needs safetensors, which is not installed: pip install 'niffbench[",
+        ),
+    ],
+)
+def test_without_a_library_it_says_which_extra_has_it(
+    library: str,
+    arguments: list[str],
+    message: str,
+    files: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    assert main(["filters", "--train", "digits"]) == 2
-    assert "needs scikit-learn, which is not installed: pip install 'niffbench[test]'" in capsys.readouterr().err
+    (files / "bare.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    for name in [library, *(name for name in sys.modules if name.startswith(f"{library}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["filters", *arguments]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
     assert not (files / "reports").exists()
+
+
+def test_a_folder_of_a_networks_name_is_no_checkpoint(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (files / "resnet18-split").mkdir()
+    assert main(["filters", "resnet18-split", "--size", "16"]) == 2
+    assert "an input of 16×16 is smaller than the stride of ResNet" in capsys.readouterr().err
 
 
 def test_the_message_is_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
