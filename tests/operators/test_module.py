@@ -269,7 +269,7 @@ def test_a_wrong_image_anywhere_in_the_batch_is_found(evaluator: TorchEvaluator,
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("Mutating", "wrong: it changes its input in place; not timed"),
         ("Growing", "wrong: it gives (1, 4, 8, 10) where it gave (1, 4, 8, 9) before; not timed"),
@@ -281,11 +281,11 @@ def test_a_wrong_image_anywhere_in_the_batch_is_found(evaluator: TorchEvaluator,
         ("Half", "unsupported: own_modules.py, line {Half}: this layer is not implemented for 'Float'"),
     ],
 )
-def test_what_cannot_be_right_is_told_apart(evaluator: TorchEvaluator, name: str, told: str) -> None:
+def test_what_cannot_be_right_is_told_apart(evaluator: TorchEvaluator, name: str, message: str) -> None:
     [case] = suite_of(f"own_modules.py:{name}")
     for number, line in enumerate(CODE.read_text().splitlines(), 1):
-        told = told.replace(f"{{{line.rpartition('# ')[2]}}}", str(number))
-    assert become(evaluator, case).startswith(told)
+        message = message.replace(f"{{{line.rpartition('# ')[2]}}}", str(number))
+    assert become(evaluator, case).startswith(message)
 
 
 def test_another_shape_is_measured(evaluator: TorchEvaluator) -> None:
@@ -302,7 +302,7 @@ def test_what_cannot_be_counted_is_measured_without_a_cost(evaluator: TorchEvalu
 
 
 @pytest.mark.parametrize(
-    ("source", "arguments", "told"),
+    ("source", "arguments", "message"),
     [
         ("own_module.py:FourierUnit", {}, "own_module.py: there is no such file; did you mean 'own_modules.py'?"),
         ("own_modules.py:FourierUnt", {}, "own_modules.py has no 'FourierUnt'; did you mean 'FourierUnit'?"),
@@ -325,7 +325,7 @@ def test_what_cannot_be_counted_is_measured_without_a_cost(evaluator: TorchEvalu
     ],
 )
 def test_what_is_no_module_is_one_message_with_file_and_line(
-    tmp_path: Path, source: str, arguments: dict[str, int], told: str
+    tmp_path: Path, source: str, arguments: dict[str, int], message: str
 ) -> None:
     (tmp_path / "broken.py").write_text("def wrong():\n    pass\nX = 1 / 0\n")
     (tmp_path / "misspelt.py").write_text("x = 1\ndef = 3\n")
@@ -338,7 +338,7 @@ def test_what_is_no_module_is_one_message_with_file_and_line(
     )
     with pytest.raises(UsageError) as refused:
         check(module)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_the_command_line_ends_with_2_and_no_traceback(tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_the_command_line_ends_with_2_and_no_traceback(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         ('module = "a.py"', "operators[1].module"),
         ('module = "a.py:X"\nname = "copy"', "needs one of name"),
@@ -362,12 +362,12 @@ def test_the_command_line_ends_with_2_and_no_traceback(tmp_path: Path) -> None:
         ('module = "a.py:X"\narguments = { a = [1] }', "should be a string, a number or a boolean"),
     ],
 )
-def test_a_suite_says_what_is_right(tmp_path: Path, rows: str, told: str) -> None:
+def test_a_suite_says_what_is_right(tmp_path: Path, rows: str, message: str) -> None:
     head = 'description = "d"\nbaseline = "dense-k3"\naxes = { channels = 4, size = 8 }\n'
     (tmp_path / "s.toml").write_text(f'{head}[[operators]]\nname = "dense-k3"\n[[operators]]\n{rows}\n')
     with pytest.raises(UsageError) as refused:
         load(str(tmp_path / "s.toml"), catalogue(), declare=declare)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_other_arguments_are_another_case_and_another_label_is_not() -> None:
@@ -413,7 +413,7 @@ def test_a_network_of_ones_own_trains_and_chooses(evaluator: TorchEvaluator) -> 
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         (
             "torchvision:resnet18 replace.conv3x3=spilt",
@@ -423,10 +423,10 @@ def test_a_network_of_ones_own_trains_and_chooses(evaluator: TorchEvaluator) -> 
         ("torchvision:resnet18 execution=fsat", "unknown execution 'fsat'"),
     ],
 )
-def test_a_rule_that_is_none_is_one_message(row: str, told: str) -> None:
+def test_a_rule_that_is_none_is_one_message(row: str, message: str) -> None:
     with pytest.raises(UsageError) as refused:
         suite_of(row, channels=3, size=64)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_a_network_that_is_none_is_one_message() -> None:

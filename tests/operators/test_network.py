@@ -47,8 +47,8 @@ def output(case: Case, x: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def test_the_reference_of_large_kernels_is_the_convolution_that_is_timed() -> None:
     """Transforms compute it on large maps: were they to wrap, or a pixel off, every pixel would show it."""
-    found, truth = output(network("convnext_tiny-k31"), torch.randn(2, 3, 64, 64))
-    torch.testing.assert_close(found.double(), truth, rtol=1e-4, atol=1e-5)
+    result, truth = output(network("convnext_tiny-k31"), torch.randn(2, 3, 64, 64))
+    torch.testing.assert_close(result.double(), truth, rtol=1e-4, atol=1e-5)
 
 
 def test_every_network_is_an_operator() -> None:
@@ -164,10 +164,10 @@ def test_gradients_agree_with_float64_and_a_wrong_one_is_found(name: str, dtype:
         assert first.grad is not None
         if fault:
             first.grad = None if fault == "missing" else first.grad.flip(2)
-        found = evaluator.numerics(workload, output)
-        assert is_wrong(found) == bool(fault), verdict(found)
-        assert found.gradient is not None
-        exact = found.exact_gradient
+        result = evaluator.numerics(workload, output)
+        assert is_wrong(result) == bool(fault), verdict(result)
+        assert result.gradient is not None
+        exact = result.exact_gradient
         assert (exact is not None) == catalogue()[case.operator].switches(case)
         assert exact is None or exact.l2 < 1e-11
     torch.set_num_threads(before)
@@ -185,9 +185,9 @@ def test_a_small_error_of_a_gradient_is_found_behind_what_rounding_switches(
     case = network(name, replace(IMAGES, mode="training", dtype=dtype))
     right = WholeNetwork.build
     workload = evaluator.workload(case)
-    found = evaluator.numerics(workload, workload.call())
-    assert found.exact_gradient is not None
-    assert found.exact_gradient.l2 < 1e-11
+    result = evaluator.numerics(workload, workload.call())
+    assert result.exact_gradient is not None
+    assert result.exact_gradient.l2 < 1e-11
 
     def planted(operator: WholeNetwork, case: Case) -> nn.Module:
         module = right(operator, case)
@@ -196,18 +196,18 @@ def test_a_small_error_of_a_gradient_is_found_behind_what_rounding_switches(
 
     monkeypatch.setattr(WholeNetwork, "build", planted)
     workload = evaluator.workload(case)
-    found = evaluator.numerics(workload, workload.call())
-    assert not is_wrong(replace(found, exact_gradient=None))
-    assert (found.gradient is None) == (dtype == "bfloat16")
-    assert is_wrong(found)
-    assert verdict(found).startswith("gradient of layer2.0.conv1.weight in float64: error")
-    assert found.exact_gradient is not None
-    assert found.exact_gradient.l2 == pytest.approx(0.02, rel=1e-6)
+    result = evaluator.numerics(workload, workload.call())
+    assert not is_wrong(replace(result, exact_gradient=None))
+    assert (result.gradient is None) == (dtype == "bfloat16")
+    assert is_wrong(result)
+    assert verdict(result).startswith("gradient of layer2.0.conv1.weight in float64: error")
+    assert result.exact_gradient is not None
+    assert result.exact_gradient.l2 == pytest.approx(0.02, rel=1e-6)
     torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
-    ("affordable", "compared", "exactly", "told"),
+    ("affordable", "compared", "exactly", "text"),
     [
         (2.1, True, True, None),
         (1.9, True, False, "with the operator itself float64 would take "),
@@ -215,7 +215,7 @@ def test_a_small_error_of_a_gradient_is_found_behind_what_rounding_switches(
     ],
 )
 def test_an_operator_is_run_in_float64_where_that_and_its_reference_are_affordable_or_it_is_said(
-    monkeypatch: pytest.MonkeyPatch, affordable: float, compared: bool, exactly: bool, told: str | None
+    monkeypatch: pytest.MonkeyPatch, affordable: float, compared: bool, exactly: bool, text: str | None
 ) -> None:
     before = torch.get_num_threads()
     evaluator = TorchEvaluator(CpuDevice(threads=1))
@@ -224,10 +224,10 @@ def test_an_operator_is_run_in_float64_where_that_and_its_reference_are_affordab
         torch_evaluator, "MOST_ON_HOST", affordable * catalogue()[case.operator].cost(case).flops()
     )
     workload = evaluator.workload(case)
-    found = evaluator.numerics(workload, workload.call())
-    assert (found.gradient is not None, found.exact_gradient is not None) == (compared, exactly)
-    assert (found.gradients_left_out is None) == (told is None)
-    assert told is None or str(found.gradients_left_out).startswith(told)
+    result = evaluator.numerics(workload, workload.call())
+    assert (result.gradient is not None, result.exact_gradient is not None) == (compared, exactly)
+    assert (result.gradients_left_out is None) == (text is None)
+    assert text is None or str(result.gradients_left_out).startswith(text)
     torch.set_num_threads(before)
 
 
@@ -244,12 +244,12 @@ def test_no_memory_for_the_operator_itself_leaves_the_ordinary_comparison(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
     monkeypatch.setattr(WholeNetwork, "build", full)
-    found = evaluator.numerics(workload, output)
-    assert found.exact_gradient is None
-    assert found.gradients_left_out is not None
-    assert found.gradients_left_out.endswith("no memory for the operator itself in float64")
-    assert (found.gradient is not None) == (dtype == "float32")
-    assert ("rounding to" in found.gradients_left_out) == (dtype == "bfloat16")
+    result = evaluator.numerics(workload, output)
+    assert result.exact_gradient is None
+    assert result.gradients_left_out is not None
+    assert result.gradients_left_out.endswith("no memory for the operator itself in float64")
+    assert (result.gradient is not None) == (dtype == "float32")
+    assert ("rounding to" in result.gradients_left_out) == (dtype == "bfloat16")
     torch.set_num_threads(before)
 
 
@@ -292,7 +292,7 @@ def test_adamw_keeps_two_moments() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "text"),
     [
         ("resnet18", {"channels": 64}, "channels = 3"),
         ("resnet18", {"height": 31}, "32×32"),
@@ -300,11 +300,11 @@ def test_adamw_keeps_two_moments() -> None:
         ("resnet18", {"mode": "training", "batch": 1, "height": 32, "width": 32}, "batch ≥ 2"),
     ],
 )
-def test_refusals_say_what_would_be_right(name: str, change: dict[str, object], told: str) -> None:
+def test_refusals_say_what_would_be_right(name: str, change: dict[str, object], text: str) -> None:
     case = network(name, replace(IMAGES, **change))  # type: ignore[arg-type]
     refusal = catalogue()[case.operator].refusal(case)
     assert refusal is not None
-    assert told in refusal
+    assert text in refusal
 
 
 def test_an_optimiser_needs_training() -> None:
@@ -340,6 +340,10 @@ def test_a_network_whose_layers_chose_costs_what_each_of_them_chose(name: str, e
 
 
 def test_a_network_names_the_original_it_was_made_from() -> None:
-    known = catalogue()
-    assert known["network/resnet18-split"].base == known["network/resnet18-kmap"].base == "network/resnet18"
-    assert known["network/resnet18"].base is None
+    expected_names = catalogue()
+    assert (
+        expected_names["network/resnet18-split"].base
+        == expected_names["network/resnet18-kmap"].base
+        == "network/resnet18"
+    )
+    assert expected_names["network/resnet18"].base is None

@@ -86,15 +86,15 @@ def test_the_largest_kernels(name: str) -> None:
 
 def classes() -> list[tuple[str, list[Case]]]:
     """Cases by equivalence class, variants of options included, where a class has several."""
-    found: dict[str, list[Case]] = defaultdict(list)
+    result: dict[str, list[Case]] = defaultdict(list)
     for name in LAYERS:
         variants = [ordinary(name)]
         options = catalogue()[name].options
         variants += [ordinary(name, cached=True)] if "cached" in options else []
         variants += [ordinary(name, layout="nhwc")] if "layout" in options else []
         for case in variants:
-            found[catalogue()[name].equivalence(case)].append(case)
-    return [(label, members) for label, members in found.items() if len(members) > 1]
+            result[catalogue()[name].equivalence(case)].append(case)
+    return [(label, members) for label, members in result.items() if len(members) > 1]
 
 
 @pytest.mark.parametrize(("label", "members"), classes())
@@ -148,10 +148,10 @@ def test_no_right_gradient_is_called_wrong(evaluator: TorchEvaluator, name: str,
     for problem in (PROBLEM, replace(PROBLEM, batch=3, height=28, width=26), replace(PROBLEM, batch=1, width=7)):
         case = replace(ordinary(name), problem=replace(problem, dtype=dtype, mode="training"))
         workload = evaluator.workload(case)
-        found = evaluator.numerics(workload, workload.call())
-        assert not is_wrong(found), verdict(found)
-        assert found.gradient is not None
-        assert max(found.gradient.l2, found.gradient.max) < 0.6 * found.gradient.tolerance
+        result = evaluator.numerics(workload, workload.call())
+        assert not is_wrong(result), verdict(result)
+        assert result.gradient is not None
+        assert max(result.gradient.l2, result.gradient.max) < 0.6 * result.gradient.tolerance
 
 
 @settings(max_examples=60, deadline=None)
@@ -160,16 +160,16 @@ def test_no_right_gradient_is_called_wrong_at_odd_shapes(case: Case) -> None:
     """All run eagerly: compiling took nearly all of the time, and how exact a form's gradients are is its own."""
     evaluator = TorchEvaluator(CpuDevice(threads=1))
     workload = evaluator.workload(replace(case, execution="eager"))
-    found = evaluator.numerics(workload, workload.call())
-    assert not is_wrong(found), verdict(found)
+    result = evaluator.numerics(workload, workload.call())
+    assert not is_wrong(result), verdict(result)
 
 
 def test_no_right_gradient_of_a_compiled_form_is_called_wrong_at_an_odd_shape(evaluator: TorchEvaluator) -> None:
     problem = replace(PROBLEM, batch=1, channels=3, channels_out=3, height=7, width=9, mode="training")
     workload = evaluator.workload(replace(case_of("niff-depthwise/rfft", problem), execution="compiled"))
-    found = evaluator.numerics(workload, workload.call())
-    assert not is_wrong(found), verdict(found)
-    assert found.gradient is not None
+    result = evaluator.numerics(workload, workload.call())
+    assert not is_wrong(result), verdict(result)
+    assert result.gradient is not None
 
 
 PLANTED: dict[str, Callable[[Tensor], Tensor | None]] = {
@@ -190,9 +190,9 @@ def test_a_wrong_gradient_is_found_whosever_it_is(evaluator: TorchEvaluator, nam
         leaf = workload.leaves()[number]
         assert leaf.grad is not None
         leaf.grad = PLANTED[fault](leaf.grad.contiguous())
-        found = evaluator.numerics(workload, output)
-        assert is_wrong(found)
-        assert verdict(found).startswith(f"gradient of {whose}: ")
+        result = evaluator.numerics(workload, output)
+        assert is_wrong(result)
+        assert verdict(result).startswith(f"gradient of {whose}: ")
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -45,26 +45,26 @@ def test_niff_learns_the_digits_and_is_analysed(
     learned: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     out, done = learned
-    found = json.loads((out / "filters.json").read_text())
-    assert found["learned"]["niff"]["accuracy"] >= 0.97
-    assert found["learned"]["twin"]["accuracy"] >= 0.97
-    grids = {layer["layer"]: (layer["height"], layer["width"]) for layer in found["layers"]}
+    result = json.loads((out / "filters.json").read_text())
+    assert result["learned"]["niff"]["accuracy"] >= 0.97
+    assert result["learned"]["twin"]["accuracy"] >= 0.97
+    grids = {layer["layer"]: (layer["height"], layer["width"]) for layer in result["layers"]}
     assert grids == {
         "stage1.0.filter": (16, 16),
         "stage1.1.filter": (16, 16),
         "stage2.0.filter": (8, 8),
         "stage2.1.filter": (8, 8),
     }
-    for layer in found["layers"]:
+    for layer in result["layers"]:
         assert layer["mass_ratio"] == sorted(layer["mass_ratio"])
         assert layer["mass_ratio"][-1] == pytest.approx(1)
         assert sum(layer["explained_variance"]) <= 1 + 1e-9
         if layer["truncated_side"] is not None:
             assert layer["error"] <= 0.15
-    cut = {entry["side"]: entry["accuracy"] for entry in found["learned"]["cut"]}
+    cut = {entry["side"]: entry["accuracy"] for entry in result["learned"]["cut"]}
     assert list(cut) == [1, 3, 5, 7, 9, 11, 13, 15]
     assert cut[15] > cut[1]
-    assert f"digits-niff: {100 * found['learned']['niff']['accuracy']:.1f} % of the test images" in done.stdout
+    assert f"digits-niff: {100 * result['learned']['niff']['accuracy']:.1f} % of the test images" in done.stdout
     assert "stage1.0.filter" in done.stdout
     assert str(out / "report.md") in done.stdout
     assert done.stderr == ""
@@ -110,11 +110,11 @@ def test_a_network_by_name_lands_in_reports(
     monkeypatch.chdir(tmp_path)
     arguments = ["filters", "mobilenet_v2-niff", "--size", "64", "--layer", "features.3.conv.1.0", "--batch", "2"]
     assert main([*arguments, "--execution", "cached", "--boundary", "zeros", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    (layer,) = found["layers"]
+    result = json.loads(capsys.readouterr().out)
+    (layer,) = result["layers"]
     assert (layer["layer"], layer["form"], layer["height"]) == ("features.3.conv.1.0", "cached", 16)
-    assert (found["batch"], found["boundary"]) == (2, "zeros")
-    assert "untrained, random weights of seed 0" in found["weights"]
+    assert (result["batch"], result["boundary"]) == (2, "zeros")
+    assert "untrained, random weights of seed 0" in result["weights"]
     (written,) = (tmp_path / "reports").iterdir()
     assert written.name.startswith("filters-mobilenet_v2-niff-")
     assert (written / "report.md").is_file()
@@ -127,9 +127,9 @@ def test_layers_can_be_left_as_they_are(
     patterns = ["features.?.*", "features.10.*"]
     keep = [word for pattern in patterns for word in ("--keep", pattern)]
     assert main(["filters", "squeezenet1_1-split", "--size", "64", "--json", *keep]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [layer["layer"] for layer in found["layers"]] == ["features.11.expand3x3", "features.12.expand3x3"]
-    assert found["weights"].endswith(f"{', '.join(patterns)} not converted")
+    result = json.loads(capsys.readouterr().out)
+    assert [layer["layer"] for layer in result["layers"]] == ["features.11.expand3x3", "features.12.expand3x3"]
+    assert result["weights"].endswith(f"{', '.join(patterns)} not converted")
 
 
 def test_a_checkpoint_of_no_known_network_is_looked_at_layer_by_layer(
@@ -146,11 +146,11 @@ def test_a_checkpoint_of_no_known_network_is_looked_at_layer_by_layer(
         "my.pt",
     )
     assert main(["filters", "my.pt", "--size", "12", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    [layer] = found["layers"]
+    result = json.loads(capsys.readouterr().out)
+    [layer] = result["layers"]
     assert (layer["layer"], layer["height"], layer["width"]) == ("block.0.filter", 12, 12)
-    assert found["input"] == "noise with the spectrum of photographs, 12×12, given to each layer by itself"
-    assert found["weights"] == "weights of my.pt"
+    assert result["input"] == "noise with the spectrum of photographs, 12×12, given to each layer by itself"
+    assert result["weights"] == "weights of my.pt"
 
 
 def test_any_network_is_converted_by_rule(
@@ -243,20 +243,20 @@ def test_a_network_that_overflows_is_not_told_to_be_another(
     torch.nn.init.constant_(model.get_parameter("stem.1.weight"), 1e38)
     stored.save(files / "huge.pt", "digits-niff", model)
     assert main(["filters", "huge.pt"]) == 2
-    told = "what stage1.0.filter computes is not finite: with these weights the network overflows"
-    assert capsys.readouterr() == ("", f"niffbench: digits-niff: {told}\n")
+    output = "what stage1.0.filter computes is not finite: with these weights the network overflows"
+    assert capsys.readouterr() == ("", f"niffbench: digits-niff: {output}\n")
 
 
 def test_memory_that_cannot_be_had_is_said(
     files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before it is asked for, or when it is refused: more than any machine can address."""
-    told = "niffbench: there is not enough memory for {:,} bytes at once: give a smaller --size or --batch\n"
+    output = "niffbench: there is not enough memory for {:,} bytes at once: give a smaller --size or --batch\n"
     assert main(["filters", "mobilenet_v2-niff", "--size", "8192", "--batch", "4096"]) == 2
-    assert capsys.readouterr() == ("", told.format(8 * 4096 * 3 * 8192**2))
+    assert capsys.readouterr() == ("", output.format(8 * 4096 * 3 * 8192**2))
     monkeypatch.setattr("niffbench.study.request.natural_noise", lambda *_, **__: torch.empty(2**55))
     assert main(["filters", "mobilenet_v2-niff", "--size", "64"]) == 2
-    assert capsys.readouterr() == ("", told.format(4 * 2**55))
+    assert capsys.readouterr() == ("", output.format(4 * 2**55))
 
 
 @pytest.mark.parametrize(
@@ -303,5 +303,5 @@ def test_a_folder_of_a_networks_name_is_no_checkpoint(files: Path, capsys: pytes
 
 def test_the_message_is_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["filters", "resnet18-ful"]) == 2
-    told = "niffbench: no network named 'resnet18-ful'; did you mean 'resnet18-full'?\n"
-    assert capsys.readouterr() == ("", told)
+    output = "niffbench: no network named 'resnet18-ful'; did you mean 'resnet18-full'?\n"
+    assert capsys.readouterr() == ("", output)

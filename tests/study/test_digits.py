@@ -52,12 +52,12 @@ def test_a_seed_gives_one_network_whatever_the_threads_and_leaves_no_trace(
 ) -> None:
     few = digits.Digits(data.train_images[:130], data.train_labels[:130], data.test_images, data.test_labels)
     recipe, threads = digits.Recipe(epochs=1, seed=4), torch.get_num_threads()
-    told: list[tuple[int, float]] = []
+    output: list[tuple[int, float]] = []
     try:
         torch.set_num_threads(2)
         torch.manual_seed(0)
         before = torch.get_rng_state()
-        first = digits.train(variant, few, recipe, lambda epoch, loss: told.append((epoch, loss)))
+        first = digits.train(variant, few, recipe, lambda epoch, loss: output.append((epoch, loss)))
         assert torch.equal(torch.get_rng_state(), before)
         assert torch.get_num_threads() == 2
         torch.set_num_threads(1)
@@ -69,7 +69,7 @@ def test_a_seed_gives_one_network_whatever_the_threads_and_leaves_no_trace(
     assert first.accuracy == second.accuracy
     for a, b in zip(first.network.state_dict().values(), second.network.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    assert told == [(1, first.losses[0])]
+    assert output == [(1, first.losses[0])]
     other = digits.train(variant, few, digits.Recipe(epochs=1, seed=5))
     assert other.losses != first.losses
 

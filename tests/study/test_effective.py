@@ -133,21 +133,21 @@ def test_truncation_error_of_a_planted_kernel() -> None:
     assert truncation_error(layer, x, 3) == pytest.approx(float(expected))
     assert truncation_error(layer, x, 11) < 1e-12
 
-    found = smallest_truncation(layer, x, 1e-6)
-    assert sum(value.numel() for value in truncated(layer, 11, 16, 16).parameters()) == found.parameters_then
-    assert (found.side, found.height, found.width) == (11, 16, 16)
-    assert found.flops_then == 2 * 11**2 * 2 * 256
-    assert found.parameters_then == 2 * 11**2
-    assert found.parameters_now == 120 + 10 * 2
+    result = smallest_truncation(layer, x, 1e-6)
+    assert sum(value.numel() for value in truncated(layer, 11, 16, 16).parameters()) == result.parameters_then
+    assert (result.side, result.height, result.width) == (11, 16, 16)
+    assert result.flops_then == 2 * 11**2 * 2 * 256
+    assert result.parameters_then == 2 * 11**2
+    assert result.parameters_now == 120 + 10 * 2
     assert smallest_truncation(layer, x, float(expected) * 1.01).side == 3
 
 
 def test_a_kernel_without_a_small_part_cannot_be_truncated() -> None:
     layer = Planted(torch.ones(1, 8, 8, dtype=torch.float64))
     x = torch.rand(1, 1, 8, 8, dtype=torch.float64)
-    found = smallest_truncation(layer, x, 0.05)
-    assert found.side is None
-    assert found.error > 0.05
+    result = smallest_truncation(layer, x, 0.05)
+    assert result.side is None
+    assert result.error > 0.05
     with pytest.raises(ValueError, match="must be positive, got 0"):
         smallest_truncation(layer, x, 0)
 

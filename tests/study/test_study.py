@@ -167,10 +167,10 @@ def test_the_cost_of_auto_is_that_of_what_it_chose(
 
 def test_some_layers_can_be_chosen_by_name() -> None:
     model = _network(NiffDepthwise(4), nn.Sequential(NiffSplit(4, 4), NiffPointwise(4, 5)))
-    told: list[tuple[str, int]] = []
-    found = study(model, _images(), 0.1, only=["2.0"], on_layer=lambda name, of: told.append((name, of)))
-    assert [layer.name for layer in found] == ["2.0"]
-    assert told == [("2.0", 1)]
+    output: list[tuple[str, int]] = []
+    result = study(model, _images(), 0.1, only=["2.0"], on_layer=lambda name, of: output.append((name, of)))
+    assert [layer.name for layer in result] == ["2.0"]
+    assert output == [("2.0", 1)]
     assert [layer.name for layer in study(model, _images(), 0.1)] == ["1", "2.0"]
     with pytest.raises(UsageError, match=r"no layer with a filter is named '2\.1'.*did you mean '2\.0'"):
         study(model, _images(), 0.1, only=["2.1"])
