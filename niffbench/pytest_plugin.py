@@ -255,11 +255,11 @@ def _measured(item: SuiteCase, cases: Sequence[Case], folders: pytest.TempPathFa
 
 
 def _place(item: SuiteCase, folders: pytest.TempPathFactory) -> Path:
-    kept = item.config.getoption("niffbench_keep")
-    if kept is None:
+    folder = item.config.getoption("niffbench_keep")
+    if folder is None:
         return folders.mktemp("niffbench") / "run"
     moment = datetime.now().astimezone()
-    return Path(item.config.invocation_params.dir, kept, f"{item.path.stem}-{moment:%Y%m%d-%H%M%S-%f}").resolve()
+    return Path(item.config.invocation_params.dir, folder, f"{item.path.stem}-{moment:%Y%m%d-%H%M%S-%f}").resolve()
 
 
 def _skip_or_fail(records: Sequence[Record]) -> None:

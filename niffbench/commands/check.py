@@ -212,11 +212,11 @@ def _follow(directory: Path, head: Run | None, rules: Rules, trend: str | None, 
             click.echo(error, err=True)
             return ()
         suite, fingerprint = head.manifest.suite.name, head.manifest.fingerprint.hash
-    kept = history.of_suite(directory, suite, fingerprint)
-    number = plural(len(kept.runs), "run")
-    click.echo(f"{directory}: {number} of {kept.runs[0].manifest.suite.name} on this fingerprint", err=True)
-    every = trends((run for _, run in kept.read(notes, oldest_first=True)), rules)
-    for note in (*kept.notes, *notes):
+    stored = history.of_suite(directory, suite, fingerprint)
+    number = plural(len(stored.runs), "run")
+    click.echo(f"{directory}: {number} of {stored.runs[0].manifest.suite.name} on this fingerprint", err=True)
+    every = trends((run for _, run in stored.read(notes, oldest_first=True)), rules)
+    for note in (*stored.notes, *notes):
         click.echo(clean(note), err=True)
     if trend is not None:
         drawn = draw(of_case(every, trend))

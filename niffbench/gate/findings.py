@@ -194,8 +194,8 @@ class Comparison(_Model):
             parts.append(f"{plural(len(self.open_steps), 'step')} of the history still stands")
         if self.environment is not None:
             fields = ", ".join(d.field for d in self.differences if d.tier == "must")
-            known = "a change that was acknowledged" if self.environment == "acknowledged" else "a new baseline"
-            parts.append(f"another environment than before ({fields[:200]}): {known}")
+            what = "a change that was acknowledged" if self.environment == "acknowledged" else "a new baseline"
+            parts.append(f"another environment than before ({fields[:200]}): {what}")
         uncovered = {finding.case for finding in self.findings if finding.verdict == "uncovered"}
         if uncovered:
             parts.append(f"{plural(len(uncovered), 'case')} of the suite had nothing to be compared with")

@@ -69,7 +69,7 @@ def judge(
                 findings.append(results.finding(quantity, "missing", "measured only in BASE", run=run))
             elif two:
                 findings.append(results.finding(quantity, "new", "measured only in HEAD", run=run))
-    return [*findings, *_answers(questions, rules, pairing)]
+    return [*findings, *_decided(questions, rules, pairing)]
 
 
 def _within_run(results: CaseResults, metric: Metric) -> RoundValues | None:
@@ -85,7 +85,7 @@ def _within_run(results: CaseResults, metric: Metric) -> RoundValues | None:
     )
 
 
-def _answers(questions: Sequence[_Question], rules: Rules, pairing: Pairing | None) -> Iterator[Finding]:
+def _decided(questions: Sequence[_Question], rules: Rules, pairing: Pairing | None) -> Iterator[Finding]:
     if not questions:
         return
     values: list[Sides] = [(dict(question.base.values), dict(question.head.values)) for question in questions]

@@ -137,8 +137,8 @@ def ours(
 
     def decide(base: FloatArray, head: FloatArray, _: BoolArray) -> Calls:
         base, head = _less_shared(base, head, controls)
-        found = judge(contrast((base, head), (-1.0, 1.0), shared=False), alpha=alpha, min_effect=min_effect)
-        return found.higher, found.lower
+        result = judge(contrast((base, head), (-1.0, 1.0), shared=False), alpha=alpha, min_effect=min_effect)
+        return result.higher, result.lower
 
     text = (
         f"{rounds} processes a side, Welch on logs of medians, Holm at {alpha:g}, at least {100 * min_effect:g} %"
@@ -158,8 +158,8 @@ def ours_paired(
 
     def decide(base: FloatArray, head: FloatArray, base_first: BoolArray) -> Calls:
         base, head = _less_shared(base, head, controls)
-        found = judge(in_order(head - base, base_first), alpha=alpha, min_effect=min_effect)
-        return found.higher, found.lower
+        result = judge(in_order(head - base, base_first), alpha=alpha, min_effect=min_effect)
+        return result.higher, result.lower
 
     text = f"{pairs} ABBA pairs of processes, paired t on logs, Holm at {alpha:g}, at least {100 * min_effect:g} %"
     return Rule(name, text, pairs, 15, "ABBA", _medians, decide)

@@ -134,8 +134,22 @@ def test_a_round_that_ends_badly_is_told_with_its_last_words(
     assert "BASE" in done.stderr
 
 
+def test_a_head_that_cannot_be_measured_fails_and_says_so_everywhere(
+    call: Call, tmp_path: Path, suite: Path
+) -> None:
+    """Green would hide that its code is broken; of BASE it only means that there is nothing to compare with."""
+    base = interpreter(tmp_path, "old", WORLD)
+    broken = interpreter(tmp_path, "newer", WORLD, "echo 'ImportError: no kernel' >&2; exit 3")
+    files = ("--markdown", str(tmp_path / "s.md"), "--junit", str(tmp_path / "j.xml"))
+    done = ab(call, suite, base, broken, "--out", str(tmp_path / "one"), "--json", *files)
+    assert done.returncode == json.loads(done.stdout)["exit_code"] == 1
+    assert all("no kernel" in (tmp_path / name).read_text() for name in ("s.md", "j.xml"))
+    done = ab(call, suite, broken, base, "--out", str(tmp_path / "two"), "--json")
+    assert done.returncode == json.loads(done.stdout)["exit_code"] == 3
+
+
 @pytest.mark.parametrize(
-    ("arguments", "status", "told"),
+    ("arguments", "status", "output"),
     [
         (["--base", "no-such-revision"], 2, "no git repository"),
         (["--base", "{python}", "--rounds", "0"], 2, "--rounds"),
@@ -146,14 +160,14 @@ def test_a_round_that_ends_badly_is_told_with_its_last_words(
     ],
 )
 def test_bad_input_is_one_message_and_nothing_runs(
-    call: Call, tmp_path: Path, suite: Path, arguments: list[str], status: int, told: str
+    call: Call, tmp_path: Path, suite: Path, arguments: list[str], status: int, output: str
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     filled = [text.format(python=sys.executable, full=tmp_path / "full") for text in arguments]
     done = call("ab", str(suite), *filled)
     assert done.returncode == status
-    assert told in done.stderr
+    assert output in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "reports").exists()
 

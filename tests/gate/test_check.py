@@ -57,8 +57,8 @@ def test_thresholds_of_a_file_overrule_the_general_ones(call: Call, runs: Path) 
 
 def test_outputs_go_where_they_are_asked_to(call: Call, runs: Path) -> None:
     done = call("check", "base", "slow", "--json", "--markdown", "out/s.md", "--junit", "out/j.xml")
-    told = json.loads(done.stdout)
-    assert {f["verdict"] for f in told["findings"]} == {"regressed", "equivalent"}
+    output = json.loads(done.stdout)
+    assert {f["verdict"] for f in output["findings"]} == {"regressed", "equivalent"}
     assert (runs / "out" / "s.md").read_text().startswith("### niffbench: 2 regressions")
     assert b"<failure" in (runs / "out" / "j.xml").read_bytes()
 
@@ -103,7 +103,7 @@ def test_a_history_keeps_every_run_and_judges_against_the_last(call: Call, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "told"),
+    ("arguments", "status", "output"),
     [
         ([], 2, "BASE and HEAD"),
         (["base"], 2, "with what"),
@@ -132,7 +132,7 @@ def test_a_history_keeps_every_run_and_judges_against_the_last(call: Call, tmp_p
     ],
 )
 def test_bad_input_is_one_message_with_the_right_code(
-    call: Call, runs: Path, arguments: list[str], status: int, told: str
+    call: Call, runs: Path, arguments: list[str], status: int, output: str
 ) -> None:
     (runs / "empty").mkdir()
     for name, text in (("garbled", "{"), ("newer", '{"schema_version": 99}'), ("foreign", '{"a": 1}')):
@@ -145,7 +145,7 @@ def test_bad_input_is_one_message_with_the_right_code(
     written(runs / "other-suite", 7, replace(SMALL, name="other"))
     done = call("check", *arguments)
     assert done.returncode == status, done.stderr
-    assert told in done.stderr + done.stdout
+    assert output in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
 
 

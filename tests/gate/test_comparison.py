@@ -41,7 +41,7 @@ def remade(run: Run, **fields: object) -> Run:
     return replace(run, manifest=Manifest.model_validate({**run.manifest.model_dump(), **fields}))
 
 
-def found(comparison: Comparison, quantity: str, label: str | None = None) -> list[Finding]:
+def result(comparison: Comparison, quantity: str, label: str | None = None) -> list[Finding]:
     return [f for f in comparison.findings if f.quantity == quantity and label in (None, f.label)]
 
 
@@ -64,8 +64,8 @@ def test_identical_code_passes_and_every_case_is_judged() -> None:
         "parameters",
         "memory_peak",
     ):
-        assert len(found(comparison, quantity)) == len(cases)
-    assert not found(comparison, "latency_first")
+        assert len(result(comparison, quantity)) == len(cases)
+    assert not result(comparison, "latency_first")
 
 
 def test_a_planted_slowdown_is_found_in_its_cases_only() -> None:
@@ -84,13 +84,13 @@ def test_an_improvement_is_reported_and_never_fails() -> None:
     fast = replace(QUIET, slower={"global-filter": 0.85})
     comparison = compare(base(), head(fast), Rules())
     assert comparison.exit_code == 0
-    assert verdicts(found(comparison, "latency_steady", "global-filter")) == {"improved"}
+    assert verdicts(result(comparison, "latency_steady", "global-filter")) == {"improved"}
 
 
 def test_a_change_below_the_minimum_effect_is_not_called_however_certain() -> None:
     still = replace(QUIET, noise=Noise(1e-4, 1e-4), slower={"global-filter": 1.02})
     comparison = compare(base(replace(still, slower={})), head(still), Rules())
-    assert verdicts(found(comparison, "latency_steady", "global-filter")) == {"equivalent"}
+    assert verdicts(result(comparison, "latency_steady", "global-filter")) == {"equivalent"}
     assert compare(base(replace(still, slower={})), head(still), Rules(min_effect=0.01)).exit_code == 1
 
 
@@ -98,8 +98,8 @@ def test_too_few_rounds_conclude_nothing_about_latency_and_say_so() -> None:
     few = replace(QUIET, rounds=3)
     comparison = compare(base(few), head(replace(few, slower={"global-filter": 1.5})), Rules())
     assert comparison.exit_code == 5
-    assert verdicts(found(comparison, "latency_steady")) == {"inconclusive"}
-    assert verdicts(found(comparison, "flops")) == {"equivalent"}
+    assert verdicts(result(comparison, "latency_steady")) == {"inconclusive"}
+    assert verdicts(result(comparison, "flops")) == {"equivalent"}
     assert any("too few" in note and "at least 5" in note for note in comparison.notes)
 
 
@@ -127,8 +127,8 @@ def test_flops_are_exact_in_both_directions(delta: int) -> None:
         return replace(record, cost=replace(record.cost, counted=(record.cost.counted or 0) + delta))
 
     comparison = compare(base(), changed(head(), more), Rules())
-    assert verdicts(found(comparison, "flops_counted")) == {"regressed" if delta > 0 else "improved"}
-    assert verdicts(found(comparison, "flops")) == {"equivalent"}
+    assert verdicts(result(comparison, "flops_counted")) == {"regressed" if delta > 0 else "improved"}
+    assert verdicts(result(comparison, "flops")) == {"equivalent"}
     assert comparison.exit_code == (1 if delta > 0 else 0)
 
 
@@ -146,11 +146,11 @@ def test_flops_of_another_choice_are_no_change_of_the_code(before: list[str] | N
     old, new = changed(base(), chose(before, 0)), changed(head(), chose(["native"], 9))
     comparison = compare(old, new, Rules())
     for quantity in ("flops", "flops_counted"):
-        assert verdicts(found(comparison, quantity)) == {"incomparable"}
-    assert f"BASE chose {before[0] if before else 'nothing'}" in found(comparison, "flops")[0].reason
+        assert verdicts(result(comparison, quantity)) == {"incomparable"}
+    assert f"BASE chose {before[0] if before else 'nothing'}" in result(comparison, "flops")[0].reason
     assert comparison.exit_code == 0
     same = compare(changed(base(), chose(["native"], 0)), new, Rules())
-    assert verdicts(found(same, "flops")) == {"regressed"}
+    assert verdicts(result(same, "flops")) == {"regressed"}
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_memory_has_a_tolerance(factor: float, tolerance: float, verdict: str) -
         return replace(record, memory=replace(record.memory, peak=round(record.memory.peak * factor)))
 
     comparison = compare(base(), changed(head(), grown), Rules(memory_tolerance=tolerance))
-    assert verdicts(found(comparison, "memory_peak")) == {verdict}
-    assert verdicts(found(comparison, "memory_resident")) == {"equivalent"}
+    assert verdicts(result(comparison, "memory_peak")) == {verdict}
+    assert verdicts(result(comparison, "memory_resident")) == {"equivalent"}
 
 
 def test_memory_that_varies_from_round_to_round_is_not_called() -> None:
@@ -173,7 +173,7 @@ def test_memory_that_varies_from_round_to_round_is_not_called() -> None:
         return replace(record, memory=replace(record.memory, peak=record.memory.peak * (1 + record.round % 2)))
 
     comparison = compare(base(), changed(head(), unsteady), Rules())
-    assert verdicts(found(comparison, "memory_peak")) == {"inconclusive"}
+    assert verdicts(result(comparison, "memory_peak")) == {"inconclusive"}
 
 
 def test_memory_from_nothing_is_a_regression() -> None:
@@ -181,7 +181,7 @@ def test_memory_from_nothing_is_a_regression() -> None:
         return replace(record, memory=Memory(peak=0, resident=1, output=1))
 
     comparison = compare(changed(base(), nothing), head(), Rules())
-    assert verdicts(found(comparison, "memory_peak")) == {"regressed"}
+    assert verdicts(result(comparison, "memory_peak")) == {"regressed"}
     assert '"ratio":null' in comparison.model_dump_json()
 
 
@@ -193,32 +193,34 @@ def test_a_case_that_newly_fails_is_a_regression_of_coverage() -> None:
         ("attention", "coverage", "regressed")
     }
     assert "oom" in comparison.failing[0].reason
-    assert not found(comparison, "latency_steady", "attention")
+    assert not result(comparison, "latency_steady", "attention")
     assert compare(base(broken), head(), Rules()).exit_code == 0
 
 
 def test_a_failure_in_one_round_is_a_regression_too() -> None:
     flaky = replace(QUIET, faults=(Fault("crashed", "SIGSEGV", "attention", round=2),))
     comparison = compare(base(), head(flaky), Rules())
-    assert verdicts(found(comparison, "coverage", "attention")) == {"regressed"}
-    assert "1 of 8 rounds" in found(comparison, "coverage", "attention")[0].reason
-    assert verdicts(found(compare(base(flaky), head(flaky), Rules()), "coverage", "attention")) == {"inconclusive"}
+    assert verdicts(result(comparison, "coverage", "attention")) == {"regressed"}
+    assert "1 of 8 rounds" in result(comparison, "coverage", "attention")[0].reason
+    assert verdicts(result(compare(base(flaky), head(flaky), Rules()), "coverage", "attention")) == {
+        "inconclusive"
+    }
 
 
 def test_a_round_short_of_time_is_no_failure() -> None:
     hurried = replace(QUIET, faults=(Fault("skipped", "the time budget is spent", "attention", round=7),))
     comparison = compare(base(), head(hurried), Rules())
     assert comparison.exit_code == 0
-    assert {f.rounds for f in found(comparison, "latency_steady", "attention")} == {(8, 7)}
+    assert {f.rounds for f in result(comparison, "latency_steady", "attention")} == {(8, 7)}
     never = replace(QUIET, faults=(Fault("skipped", "predicted 2 TiB", "attention"),))
-    assert verdicts(found(compare(base(), head(never), Rules()), "coverage", "attention")) == {"regressed"}
+    assert verdicts(result(compare(base(), head(never), Rules()), "coverage", "attention")) == {"regressed"}
 
 
 def test_cases_that_fail_on_both_sides_are_incomparable_and_do_not_fail() -> None:
     broken = replace(QUIET, faults=(Fault("oom", "no memory", "attention"),))
     comparison = compare(base(broken), head(broken), Rules())
     assert comparison.exit_code == 0
-    assert verdicts(found(comparison, "coverage", "attention")) == {"incomparable"}
+    assert verdicts(result(comparison, "coverage", "attention")) == {"incomparable"}
 
 
 def test_a_case_that_vanished_is_missing_and_a_new_one_is_new() -> None:
@@ -260,8 +262,8 @@ def test_stuck_and_throttled_rounds_are_left_out_and_that_is_said() -> None:
 
     comparison = compare(base(), changed(head(), spoiled), Rules())
     assert comparison.exit_code == 0
-    assert all("round 3 is throttled" in finding.reason for finding in found(comparison, "latency_steady"))
-    assert {finding.rounds for finding in found(comparison, "latency_steady")} == {(8, 7)}
+    assert all("round 3 is throttled" in finding.reason for finding in result(comparison, "latency_steady"))
+    assert {finding.rounds for finding in result(comparison, "latency_steady")} == {(8, 7)}
 
 
 @pytest.mark.parametrize("samples", [[0.0] * 5, [], [1.0, float("nan"), 1.0], [float("inf")] * 5, [-1.0] * 5])
@@ -270,7 +272,7 @@ def test_times_that_cannot_be_are_incomparable_and_leave_the_gate_open_to_doubt(
         return replace(record, latency={**record.latency, "steady": Latency(samples=samples)})
 
     comparison = compare(base(), changed(head(), stuck), Rules())
-    assert verdicts(found(comparison, "latency_steady")) == {"incomparable"}
+    assert verdicts(result(comparison, "latency_steady")) == {"incomparable"}
     assert comparison.exit_code == 5
 
 
@@ -280,7 +282,7 @@ def test_one_step_of_a_coarse_timer_is_no_change() -> None:
         return lambda record: replace(record, latency={**record.latency, "steady": coarse})
 
     comparison = compare(changed(base(), steps(5e-6)), changed(head(), steps(5.5e-6)), Rules())
-    judged = found(comparison, "latency_steady")
+    judged = result(comparison, "latency_steady")
     assert verdicts(judged) == {"incomparable"}
     assert all("timer cannot tell apart" in finding.reason for finding in judged)
 
@@ -307,9 +309,9 @@ def test_across_machines_judges_ratios_within_runs_and_what_is_exact() -> None:
     comparison = compare(base(still), head(faster), Rules(), across_machines=True)
     assert comparison.exit_code == 0
     assert not [f for f in comparison.findings if f.quantity.startswith("latency_")]
-    assert verdicts(found(comparison, "ratio_steady")) == {"equivalent"}
-    assert not found(comparison, "ratio_steady", "depthwise-k7")
-    assert verdicts(found(comparison, "memory_peak")) == {"equivalent"}
+    assert verdicts(result(comparison, "ratio_steady")) == {"equivalent"}
+    assert not result(comparison, "ratio_steady", "depthwise-k7")
+    assert verdicts(result(comparison, "memory_peak")) == {"equivalent"}
     assert ("must", "torch") in {(d.tier, d.field) for d in comparison.differences}
     one = replace(faster, slower={**faster.slower, "global-filter": 0.6})
     worse = compare(base(still), head(one), Rules(), across_machines=True)
@@ -324,7 +326,7 @@ def test_a_baseline_with_an_option_is_found_beside_the_same_operator_without() -
     world = replace(QUIET, operators=networks, baseline="network/resnet18 optimiser=sgd")
     slow = replace(world, torch="2.14.0", slower={made.operator: 1.2})
     comparison = compare(base(world), head(slow), Rules(), across_machines=True)
-    assert {f.label for f in found(comparison, "ratio_steady")} == {
+    assert {f.label for f in result(comparison, "ratio_steady")} == {
         "network/resnet18",
         "network/resnet18-split optimiser=sgd",
     }
@@ -335,12 +337,12 @@ def test_across_machines_the_baseline_need_not_be_selected() -> None:
     slow = replace(QUIET, torch="2.14.0", slower={"global-filter": 1.5})
     comparison = compare(base(), head(slow), Rules(), across_machines=True, only=("global-filter",))
     assert {f.label for f in comparison.findings} == {"global-filter"}
-    assert verdicts(found(comparison, "ratio_steady")) == {"regressed"}
+    assert verdicts(result(comparison, "ratio_steady")) == {"regressed"}
 
 
 def test_memory_of_unlike_devices_is_incomparable() -> None:
     comparison = compare(base(), head(replace(QUIET, device="cuda")), Rules(), across_machines=True)
-    assert verdicts(found(comparison, "memory_peak")) == {"incomparable"}
+    assert verdicts(result(comparison, "memory_peak")) == {"incomparable"}
 
 
 def test_another_suite_is_nothing_to_compare() -> None:
@@ -373,7 +375,7 @@ def test_the_witnesses_of_flops_are_judged_each_by_itself() -> None:
 
     comparison = compare(base(), changed(head(), shifted), Rules())
     assert {finding.quantity for finding in comparison.failing} == {"flops_fvcore"}
-    assert verdicts(found(comparison, "flops_counted")) == {"improved"}
+    assert verdicts(result(comparison, "flops_counted")) == {"improved"}
 
 
 def test_a_narrowed_head_misses_nothing_that_it_was_not_asked_for() -> None:
@@ -414,9 +416,9 @@ def test_pairs_cancel_a_drift_that_two_runs_would_show() -> None:
     order = Pairing(tuple(i % 2 == 0 for i in range(10)))
     sides = drifting(base(world), 0), drifting(head(world), 1)
     paired = compare(*sides, Rules(regimes=("steady",)), pairing=order)
-    assert verdicts(found(paired, "latency_steady")) == {"equivalent"}
+    assert verdicts(result(paired, "latency_steady")) == {"equivalent"}
     alone = compare(*sides, Rules(regimes=("steady",)))
-    assert verdicts(found(alone, "latency_steady")) == {"inconclusive"}
+    assert verdicts(result(alone, "latency_steady")) == {"inconclusive"}
 
 
 def shaken(run: Run, sd: float, shift: float = 1.0, seed: int = 0) -> Run:
@@ -438,7 +440,7 @@ def test_what_everything_shares_is_the_machines_and_no_cases() -> None:
     assert not comparison.failing
     assert comparison.exit_code == 5
     assert "the machine or torch" in comparison.headline
-    (shared,) = found(comparison, "shared_steady")
+    (shared,) = result(comparison, "shared_steady")
     assert shared.verdict == "shifted"
     assert shared.ratio == pytest.approx(1.05, abs=0.01)
     hidden = compare(base(), shaken(head(replace(QUIET, slower={"global-filter": 1.1})), 0.0, 0.95), Rules())
@@ -477,7 +479,7 @@ def test_a_baseline_that_slows_makes_no_other_operator_faster_across_machines() 
         ),
     )
     comparison = compare(base(still), slow, Rules(), across_machines=True)
-    assert "improved" not in verdicts(found(comparison, "ratio_steady"))
+    assert "improved" not in verdicts(result(comparison, "ratio_steady"))
     assert re.search(r"baseline operator depthwise-k7 changed by \+(29|30)\.", comparison.headline)
     assert comparison.exit_code == 5
 
@@ -490,8 +492,8 @@ def test_a_pair_lacking_a_round_is_left_out() -> None:
     order = Pairing(tuple(i % 2 == 0 for i in range(10)))
     comparison = compare(base(world), changed(head(world), lost), Rules(), pairing=order)
     assert comparison.exit_code == 0
-    assert verdicts(found(comparison, "latency_steady", "dense-k3")) == {"equivalent"}
-    assert {f.rounds for f in found(comparison, "latency_steady", "dense-k3")} == {(10, 9)}
+    assert verdicts(result(comparison, "latency_steady", "dense-k3")) == {"equivalent"}
+    assert {f.rounds for f in result(comparison, "latency_steady", "dense-k3")} == {(10, 9)}
 
 
 def test_notes_state_edited_suites_torn_lines_and_dirty_trees() -> None:

@@ -162,12 +162,12 @@ def test_a_planted_step_is_found_at_its_run_in_its_case_only(tmp_path: Path) -> 
 
 
 def test_noise_alone_has_no_step(tmp_path: Path) -> None:
-    found = trends(grown(tmp_path, 24, 99, 1.0), STEADY)
+    result = trends(grown(tmp_path, 24, 99, 1.0), STEADY)
     cases = {record.id for record in run_of(tmp_path, 1).records}
-    assert {(t.results.any.id, t.metric.key) for t in found} >= {
+    assert {(t.results.any.id, t.metric.key) for t in result} >= {
         (case, metric) for case in cases for metric in ("latency_steady", "memory_peak", "flops", "error_l2")
     }
-    assert not [step for trend in found for step in trend.steps()]
+    assert not [step for trend in result for step in trend.steps()]
 
 
 def test_memory_has_steps_too_and_one_that_went_back_is_closed(tmp_path: Path) -> None:

@@ -28,12 +28,12 @@ def run_with(sd: float, rounds: int = 40) -> Run:
 
 @pytest.mark.parametrize("sd", [0.002, 0.01, 0.05])
 def test_planted_noise_is_estimated(sd: float) -> None:
-    found = assess(run_with(sd), STEADY, Aim())
-    estimates = [case.rounds.sd for case in found.cases]
+    result = assess(run_with(sd), STEADY, Aim())
+    estimates = [case.rounds.sd for case in result.cases]
     assert sum(estimates) / len(estimates) == pytest.approx(sd, rel=0.1)
-    inside = [case.rounds.low <= sd <= case.rounds.high for case in found.cases]
+    inside = [case.rounds.low <= sd <= case.rounds.high for case in result.cases]
     assert sum(inside) >= 0.8 * len(inside)
-    paired = [case.paired.sd for case in found.cases if case.paired]
+    paired = [case.paired.sd for case in result.cases if case.paired]
     assert sum(paired) / len(paired) == pytest.approx(sd * 2**0.5, rel=0.1)
 
 
@@ -71,9 +71,9 @@ def test_a_run_whose_timer_was_stuck_says_that_its_rounds_were_left_out() -> Non
 
 
 def test_the_same_code_judged_against_itself_raises_no_alarm() -> None:
-    found = assess(run_with(0.01), STEADY, Aim())
-    assert len(found.alarms) == len(found.cases)
-    assert found.false_alarms == 0
+    result = assess(run_with(0.01), STEADY, Aim())
+    assert len(result.alarms) == len(result.cases)
+    assert result.false_alarms == 0
 
 
 def test_a_drift_is_no_noise_of_pairs() -> None:
@@ -84,9 +84,9 @@ def test_a_drift_is_no_noise_of_pairs() -> None:
         samples = [sample * 1.02**record.round for sample in record.latency["steady"].samples]
         return replace(record, latency={"steady": Latency(samples=samples)})
 
-    found = assess(replace(steady, records=tuple(map(slower, steady.records))), STEADY, Aim())
-    assert all(case.paired is not None and case.paired.sd < 0.01 < case.rounds.sd for case in found.cases)
-    assert found.false_alarms == 0
+    result = assess(replace(steady, records=tuple(map(slower, steady.records))), STEADY, Aim())
+    assert all(case.paired is not None and case.paired.sd < 0.01 < case.rounds.sd for case in result.cases)
+    assert result.false_alarms == 0
 
 
 def test_the_command_assesses_a_run_and_says_whether_it_is_fit(call: Call, tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ def test_the_command_assesses_a_run_and_says_whether_it_is_fit(call: Call, tmp_p
     assert "0 false alarms" in quiet.stdout
     loud = call("aa", "--run", "loud", "--json", "--only", "dense-k3")
     assert loud.returncode == 5, loud.stderr
-    told = json.loads(loud.stdout)
-    assert told["gates"]["check"]["verdict"] != "fit"
-    assert {case["label"] for case in told["cases"]} == {"dense-k3"}
+    output = json.loads(loud.stdout)
+    assert output["gates"]["check"]["verdict"] != "fit"
+    assert {case["label"] for case in output["cases"]} == {"dense-k3"}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_what_a_comparison_could_have_shown_is_what_it_shows_nine_times_of_ten(t
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "output"),
     [
         ([], "SUITE"),
         (["smoke", "--run", "x"], "SUITE"),
@@ -152,8 +152,8 @@ def test_what_a_comparison_could_have_shown_is_what_it_shows_nine_times_of_ten(t
         (["--run", "x", "--rounds", "1"], "--rounds"),
     ],
 )
-def test_bad_input_is_one_message(call: Call, arguments: list[str], told: str) -> None:
+def test_bad_input_is_one_message(call: Call, arguments: list[str], output: str) -> None:
     done = call("aa", *arguments)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert output in done.stderr
     assert "Traceback" not in done.stderr

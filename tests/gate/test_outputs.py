@@ -148,10 +148,10 @@ def test_steps_of_a_history_are_told_everywhere() -> None:
         low=1.05,
         high=1.15,
     )
-    told = of(finding(verdict="equivalent"), steps=(step,))
-    assert "+10.0 %" in shown(told)
-    assert "bbbbbbbbbb" in document(told)
-    assert told.exit_code == 0
+    output = of(finding(verdict="equivalent"), steps=(step,))
+    assert "+10.0 %" in shown(output)
+    assert "bbbbbbbbbb" in document(output)
+    assert output.exit_code == 0
 
 
 def test_the_number_of_regressions_is_never_the_exit_code() -> None:

@@ -80,7 +80,7 @@ def test_a_case_is_named_by_its_id_or_label(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "output"),
     [
         ("[[threshold]", "not valid TOML"),
         ("", "'threshold' is missing"),
@@ -100,12 +100,12 @@ def test_a_case_is_named_by_its_id_or_label(tmp_path: Path) -> None:
         ("threshold = 3", "threshold"),
     ],
 )
-def test_a_faulty_file_is_one_clear_message(tmp_path: Path, text: str, told: str) -> None:
+def test_a_faulty_file_is_one_clear_message(tmp_path: Path, text: str, output: str) -> None:
     path = thresholds(tmp_path, text)
     with pytest.raises(UsageError) as refusal:
         read_thresholds(path)
     assert str(path) in str(refusal.value)
-    assert told in str(refusal.value)
+    assert output in str(refusal.value)
 
 
 def test_a_file_that_is_no_text_or_is_not_there_is_one_clear_message(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def test_power_is_what_the_formula_predicts() -> None:
     within = 0.005 * np.sqrt(np.pi / 2 / 15)  # of the median of 15 samples, nearly
     for sd in (0.01, 0.02):
         row = simulate(ours(controls=0), NAMED["log-normal"], sd, suites=600, effects=(0.04, 0.06))
-        for effect, found in zip(row.effects, row.power, strict=True):
-            assert found == pytest.approx(detection(effect, float(np.hypot(sd, within)), 8, cases=60), abs=0.08)
+        for effect, result in zip(row.effects, row.power, strict=True):
+            assert result == pytest.approx(detection(effect, float(np.hypot(sd, within)), 8, cases=60), abs=0.08)
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_power_is_what_the_formula_predicts() -> None:
     ],
 )
 def test_other_rules_raise_the_alarms_known_of_them(name: str, rates: tuple[float, ...]) -> None:
-    found = [
+    result = [
         simulate(THEIRS[name], NAMED["log-normal"], sd, suites=60, effects=()).case_alarms for sd in RUN_SDS[:4]
     ]
-    assert found == pytest.approx(rates, abs=0.025)
+    assert result == pytest.approx(rates, abs=0.025)
 
 
 def test_three_rounds_would_be_fooled_by_modes_and_five_are_not() -> None:

@@ -39,9 +39,9 @@ def test_a_quiet_machine_and_one_that_does_not_tell_are_not_called_busy(share: f
 
 
 def test_a_case_counts_once_and_the_largest_share_is_told() -> None:
-    found = background_load(CROWDED.records)
-    assert found is not None
-    assert (found.sampled, found.busy, found.most) == (CASES, DENSE, 0.41)
+    result = background_load(CROWDED.records)
+    assert result is not None
+    assert (result.sampled, result.busy, result.most) == (CASES, DENSE, 0.41)
 
 
 def test_what_was_never_sampled_has_no_neighbours() -> None:

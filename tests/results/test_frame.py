@@ -48,9 +48,9 @@ def test_what_was_not_measured_is_not_a_number() -> None:
 
 def test_the_worst_gradient_of_training_has_columns() -> None:
     table = frame(RUN)
-    told = table[table["gradient"].notna()]
-    assert set(told["mode"]) == {"training"}
-    assert set(told["error_gradient_l2"]) == {3e-6}
+    output = table[table["gradient"].notna()]
+    assert set(output["mode"]) == {"training"}
+    assert set(output["error_gradient_l2"]) == {3e-6}
     assert table[table["mode"] == "inference"]["error_gradient_max"].isna().all()
 
 
@@ -93,9 +93,9 @@ def test_images_per_second_are_of_the_regime_that_stands_for_latency() -> None:
 
 def test_choices_are_told_in_short() -> None:
     table = frame(make(World(sizes=(14,), operators=NETWORKS, faults=(), rounds=1), Path("made-up")))
-    told = dict(zip(table["operator"], table["chosen"], strict=True))
-    assert told["network/resnet18-split"] == "native 12, dft 1"
-    assert pd.isna(told["network/resnet18"])
+    output = dict(zip(table["operator"], table["chosen"], strict=True))
+    assert output["network/resnet18-split"] == "native 12, dft 1"
+    assert pd.isna(output["network/resnet18"])
     one = replace(next(record for record in RUN.records if record.status == "ok"), chosen=["native"])
     assert frame(Run(RUN.path, RUN.manifest, (one,)))["chosen"].tolist() == ["native"]
 

@@ -102,7 +102,7 @@ def edit(run: Run, line: int, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "output"),
     [
         ({"status": "fine"}, "key 'status'"),
         ({"extra": 1}, "key 'extra'"),
@@ -126,10 +126,10 @@ def edit(run: Run, line: int, **changes: Any) -> None:
         ({"traits__boundary": "open"}, "key 'traits.boundary'"),
     ],
 )
-def test_a_record_nobody_wrote(run: Run, changes: dict[str, Any], told: str) -> None:
+def test_a_record_nobody_wrote(run: Run, changes: dict[str, Any], output: str) -> None:
     edit(run, 0, **changes)
     message = complaint(run.path)
-    assert told in message
+    assert output in message
     assert f"{RECORDS}, line " in message
 
 
@@ -176,7 +176,7 @@ def test_a_damaged_package(run: Run, damage: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "output"),
     [
         (None, f"is not a run (it has no {MANIFEST})"),
         (b"", "run.json: "),
@@ -188,11 +188,11 @@ def test_a_damaged_package(run: Run, damage: bytes) -> None:
         (b"[" * 100_000, "run.json: "),
     ],
 )
-def test_a_manifest_that_is_none(run: Run, content: bytes | None, told: str) -> None:
+def test_a_manifest_that_is_none(run: Run, content: bytes | None, output: str) -> None:
     (run.path / MANIFEST).unlink()
     if content is not None:
         (run.path / MANIFEST).write_bytes(content)
-    assert told in complaint(run.path)
+    assert output in complaint(run.path)
 
 
 @pytest.mark.parametrize("name", ["nothing", "x" * 5000])
@@ -223,10 +223,10 @@ def test_a_mutated_run_is_read_or_refused(tmp_path_factory: pytest.TempPathFacto
 
 def used(run: Run) -> None:
     """What is done with a run that was read: its end on the terminal and in JSON, its digest, a comparison."""
-    found = outcome(run)
+    result = outcome(run)
     head = _head(RunProgress(run.path, run.manifest, len(run.records)), None, "again")
-    json.loads(json.dumps({**head, **_as_json(run, found)}, allow_nan=False))
-    _remarks(run, found)
+    json.loads(json.dumps({**head, **_as_json(run, result)}, allow_nan=False))
+    _remarks(run, result)
     gather(run)
     with contextlib.suppress(NothingMeasured):
         compare(run, run, Rules())

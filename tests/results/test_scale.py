@@ -242,7 +242,7 @@ def main() -> int:
         for count in counts:
             command = [sys.executable, __file__, name, str(count)]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-            for step in (Step(**told) for told in json.loads(done.stdout)):
+            for step in (Step(**output) for output in json.loads(done.stdout)):
                 print(_line(step, before.get(step.name)), flush=True)
                 before[step.name] = step
     loaded = before["load"]
@@ -253,15 +253,15 @@ def main() -> int:
 
 
 def _line(step: Step, smaller: Step | None) -> str:
-    told = (
+    output = (
         f"{step.name:6} {step.records:7,} records {step.megabytes:6.1f} MB  {step.wall:7.2f} s, "
         f"{step.processor:6.2f} s of a processor, peak {step.peak:.2f} GB"
     )
     if smaller is None:
-        return told
+        return output
     growth = step.records / smaller.records
     wall, processor = step.wall / smaller.wall, step.processor / smaller.processor
-    return f"{told}; {growth:.0f} times the records: {wall:.1f} times, {processor:.1f} of a processor"
+    return f"{output}; {growth:.0f} times the records: {wall:.1f} times, {processor:.1f} of a processor"
 
 
 if __name__ == "__main__":

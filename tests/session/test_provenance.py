@@ -7,10 +7,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cli_in_process import git
+from run_session import Attempt
 
 from niffbench import anonymize as anonymizing
 from niffbench.anonymize import anonymize
-from niffbench.session.provenance import Revision, ci, reduced, revision
+from niffbench.operators.catalogue import catalogue, declare
+from niffbench.session.provenance import Revision, ci, located, reduced, revision
+from niffbench.suite import load
 
 
 @pytest.mark.parametrize(
@@ -107,11 +111,6 @@ def test_a_user_whom_the_system_does_not_know_is_no_error(monkeypatch: pytest.Mo
         anonymizing._secrets.cache_clear()
 
 
-def git(place: Path, *arguments: str) -> None:
-    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
-    subprocess.run(["git", *identity, *arguments], cwd=place, check=True, capture_output=True)
-
-
 @pytest.fixture
 def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of Python, not yet in any repository."""
@@ -184,3 +183,43 @@ def test_a_repository_of_somebody_else_has_gits_reason_and_a_remedy(
 def test_ci_keys_without_the_runners_name() -> None:
     given = {"GITHUB_SHA": "abc", "GITHUB_REF_NAME": "", "RUNNER_NAME": "host", "HOME": "/home/ada"}
     assert ci(given) == {"GITHUB_SHA": "abc"}
+
+
+def test_a_module_of_ones_own_is_found_without_importing_it(tmp_path: Path) -> None:
+    package = tmp_path / "src" / "waves"
+    (package / "deep").mkdir(parents=True)
+    for name in ("__init__.py", "layers.py", "deep/__init__.py"):
+        (package / name).write_text("raise RuntimeError('imported')")
+    (tmp_path / "ops.py").touch()
+    folders = (str(tmp_path), str(tmp_path / "src"))
+    assert located("waves.layers", folders) == package / "layers.py"
+    assert located("waves.deep", folders) == package / "deep" / "__init__.py"
+    assert located("ops.py", folders) == located("ops", folders) == tmp_path / "ops.py"
+    assert located("waves.nothing", folders) is located("nowhere.py", folders) is None
+
+
+def test_the_code_and_its_suite_have_each_their_own_commit(tmp_path: Path) -> None:
+    """A suite that lies in another repository than the module it measures."""
+    commits = {}
+    for name, file, text in (
+        ("library", "ops.py", "from torch import nn\n\n\nclass Mix(nn.Identity):\n    pass\n"),
+        (
+            "suites",
+            "mine.toml",
+            'description = "x"\nbaseline = "ops:Mix"\naxes = { channels = 2, size = 4 }\n'
+            'operators = [{ module = "ops:Mix" }]\n',
+        ),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(text)
+        git(tmp_path / name, "init", "-q")
+        git(tmp_path / name, "add", ".")
+        git(tmp_path / name, "commit", "-qm", name)
+        commits[name] = git(tmp_path / name, "rev-parse", "HEAD")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path / "library")
+        suite = load(str(tmp_path / "suites" / "mine.toml"), catalogue(), declare=declare)
+        manifest = Attempt(tmp_path / "run", suite).begin().manifest
+    assert manifest.subject is not None
+    assert (manifest.subject.module, manifest.commit) == ("ops", commits["library"])
+    assert manifest.suite.commit == commits["suites"]

@@ -33,7 +33,8 @@ def failure(message: str, exit_code: int) -> bytes:
     root = Element("testsuites", totals)
     suite = SubElement(root, "testsuite", {"name": "niffbench", **totals})
     case = SubElement(suite, "testcase", {"classname": "niffbench", "name": "comparison", "time": "0"})
-    SubElement(case, "error", {"type": f"exit code {exit_code}", "message": clean(message)}).text = clean(message)
+    why = clean(message, 1000)
+    SubElement(case, "error", {"type": f"exit code {exit_code}", "message": why}).text = why
     indent(root)
     return bytes(tostring(root, encoding="utf-8", xml_declaration=True))
 
