@@ -68,7 +68,8 @@ def collect(history: Path, index: Path, rules: Rules, notes: list[str]) -> Itera
     entries = [remembered[name] for folder in folders if (name := str(folder.relative_to(history))) in remembered]
     if not entries:
         raise NothingMeasured(f"{history}: no run is kept there")
-    _remember(index, entries)
+    if new or len(entries) < len(remembered):
+        _remember(index, entries)
     series: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
         series.setdefault((entry.suite, entry.fingerprint), []).append(entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import nan
 from statistics import median
 
@@ -24,9 +25,11 @@ class Point:
     commit: str | None
     values: tuple[float, ...]
 
-    @property
+    @cached_property
     def level(self) -> float:
         """The median of the rounds; NaN without any."""
+        if len(self.values) == 1:  # what is the same in every round is remembered once
+            return self.values[0]
         return median(self.values) if self.values else nan
 
 
@@ -138,8 +141,10 @@ def of_values(
     trends = []
     for id_, metric in wanted:
         results = newest[id_]
-        rounds = [tuple(run.get(id_, {}).get(metric.key, ())) for run in values]
-        points = tuple(Point(*moment, medians) for moment, medians in zip(moments, rounds, strict=True))
+        points = tuple(
+            Point(started, commit, tuple(run.get(id_, {}).get(metric.key, ())))
+            for (started, commit), run in zip(moments, values, strict=True)
+        )
         least = rules.least_change(results.case, results.label, metric)
         levels = [point.level for point in points]
         if metric.unit in ("B", "FLOP", "count") and 0 in levels:  # of nothing there is no logarithm
