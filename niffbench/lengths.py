@@ -1,4 +1,4 @@
-"""Transform lengths: what an FFT of one costs, which are fast, and how prime the others are."""
+"""Lengths: what an FFT of one costs, which are fast, how prime others are, and how much of a kernel meets one."""
 
 from __future__ import annotations
 
@@ -40,3 +40,19 @@ def largest_prime_factor(number: int) -> int:
         while rest % candidate == 0:
             largest, rest = candidate, rest // candidate
     return max(largest, rest)
+
+
+def in_bounds_share(height: int, width: int, kernel: int) -> float:
+    """Share of a zero-padded "same" convolution's multiply-adds that meet the image rather than the padding.
+
+    ``kernel`` is odd. The nominal 2k² a pixel counts them all; at k = 31 only 27 %, 58 % and 77 % meet a square
+    image of side 16, 32 and 64.
+    """
+    return _axis_share(height, kernel) * _axis_share(width, kernel)
+
+
+def _axis_share(side: int, kernel: int) -> float:
+    """One axis: pairs of pixel and tap at most ``kernel // 2`` and less than ``side`` apart, over all pairs."""
+    reach = min(kernel // 2, side - 1)
+    inside = side * (2 * reach + 1) - reach * (reach + 1)
+    return inside / (side * kernel)

@@ -164,19 +164,3 @@ def contraction(problem: Problem, points: int) -> Work:
     if problem.channels > 1:
         return product(8 * products)
     return 6 * products, 12 * products + batch_sum(out, batch * points) + batch_sum(batch, out * points)
-
-
-def in_bounds_share(height: int, width: int, kernel: int) -> float:
-    """Share of a zero-padded "same" convolution's multiply-adds that meet the image rather than the padding.
-
-    ``kernel`` is odd. The nominal 2k² a pixel counts them all; at k = 31 only 27 %, 58 % and 77 % meet a square
-    image of side 16, 32 and 64.
-    """
-    return _axis_share(height, kernel) * _axis_share(width, kernel)
-
-
-def _axis_share(side: int, kernel: int) -> float:
-    """One axis: pairs of pixel and tap at most ``kernel // 2`` and less than ``side`` apart, over all pairs."""
-    reach = min(kernel // 2, side - 1)
-    inside = side * (2 * reach + 1) - reach * (reach + 1)
-    return inside / (side * kernel)

@@ -466,6 +466,7 @@ def over_floor(row: Row, digest: Digest) -> float | None:
     """Latency over the least time of its FLOPs and least traffic at this machine's measured rates.
 
     Traffic takes as long as a copy of as many bytes, which a cache may hold; ``cold``, as long as from memory.
+    Of a padded kernel only what meets the image is work.
     """
     ceilings = digest.ceilings
     latency = row.value(f"latency_{digest.regime}")
@@ -477,5 +478,6 @@ def over_floor(row: Row, digest: Digest) -> float | None:
         return None
     traffic = row.cost.bytes_floor
     rate = ceilings.copy_bandwidth if digest.regime == "cold" else bandwidth(ceilings, traffic)
-    floor = floor_time(row.cost.flops, traffic, peak, rate)
+    taps = row.value("taps_share")
+    floor = floor_time(row.cost.flops * (1.0 if taps is None else taps), traffic, peak, rate)
     return latency / floor if floor else None

@@ -168,7 +168,10 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None, *, briefly: boo
         else:
             fields.append(_metric(metric, 3))
     if not briefly:
-        hint = "latency over the least time at this machine's measured rates"
+        hint = (
+            "latency over the least time at this machine's measured rates, of a copy of as many bytes and of a "
+            "matrix product; below 1 where these were measured beside more load than the case"
+        )
         fields.append(_figure("over_floor", "over floor", lambda case: over_floor(case, digest), text.times, hint))
         fields.append((Column("status", "word", "status", importance=8), lambda _, case: _status(case)))
     return _of_cases(

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any, Literal, cast, get_args
 
 from niffbench.case import REGIMES
+from niffbench.lengths import in_bounds_share
 from niffbench.results.record import Record, Status, main_regime
 from niffbench.suite import Regime
 
@@ -189,6 +190,13 @@ def _stock_share(record: Record) -> float | None:
         return None
     pairs = ((cost.stock_torch, cost.closed), (cost.stock_fvcore, cost.closed_forward))
     return max((seen / whole for seen, whole in pairs if seen is not None and whole), default=None)
+
+
+def _taps_share(record: Record) -> float | None:
+    case, traits = record.case, record.traits
+    if case.kernel is None or traits.boundary != "zero" or traits.family not in ("dense", "depthwise"):
+        return None
+    return in_bounds_share(case.problem.height, case.problem.width, case.kernel)
 
 
 def _at(path: str) -> Reader:
@@ -384,6 +392,17 @@ _METRICS = (
         unit="share",
         read=_stock_share,
         meaning="share of the FLOPs that the better of the two stock counters sees",
+        family="flops",
+        better=None,
+        exact=True,
+        statuses=ANY,
+    ),
+    Metric(
+        key="taps_share",
+        title="taps in the image",
+        unit="share",
+        read=_taps_share,
+        meaning="share of a zero-padded k×k kernel's multiply-adds that meet the image; its FLOPs count them all",
         family="flops",
         better=None,
         exact=True,

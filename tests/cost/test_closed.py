@@ -16,13 +16,12 @@ from niffbench.cost.closed import (
     fft_flops,
     floor_bytes,
     half_plane,
-    in_bounds_share,
     product,
     step_costs,
     steps,
 )
 from niffbench.cost.memory import predict
-from niffbench.lengths import fast_length, largest_prime_factor
+from niffbench.lengths import fast_length, in_bounds_share, largest_prime_factor
 from niffbench.operators.catalogue import catalogue
 
 

@@ -11,7 +11,7 @@ import pytest
 from synthetic import FAULTS, NETWORKS, WORLD, Fault, Noise, World, make, truth
 
 from niffbench.report.comparison import pairs, table, unlike
-from niffbench.report.digest import Digest, Group, Row, gather
+from niffbench.report.digest import Digest, Group, Row, gather, over_floor
 from niffbench.report.exports import spreadsheet
 from niffbench.report.facts import notices
 from niffbench.report.tables import cases, memory, witnesses
@@ -269,6 +269,18 @@ def test_the_distance_to_the_floor_is_to_that_of_a_cache_where_one_holds_the_cas
 
     assert distances(cached) == pytest.approx([8 * distance for distance in distances(slow)])
     assert distances(cached, "steady", "graph") == distances(slow, "steady", "graph")
+
+
+def test_taps_that_meet_the_padding_are_no_work_in_the_floor() -> None:
+    run = make(World(sizes=(14,), kernels={"depthwise": (27,)}, faults=()), Path("made-up"))
+    slow = Ceilings(copy_bandwidth=1e18, matmul={"float32": 1e9})
+    digest = gather(Run(run.path, run.manifest.model_copy(update={"ceilings": slow}), run.records))
+    row = next(row for row in digest.rows if row.label == "depthwise-k27")
+    met = sum(0 <= pixel + tap < 14 for pixel in range(14) for tap in range(-13, 14)) / (14 * 27)
+    latency, distance = row.value("latency_steady"), over_floor(row, digest)
+    assert row.cost is not None
+    assert latency is not None
+    assert distance == pytest.approx(latency / (row.cost.flops * met**2 / 1e9))
 
 
 def test_energy_is_told_of_a_call_and_of_an_image() -> None:

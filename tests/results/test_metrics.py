@@ -97,3 +97,10 @@ def test_every_number_of_a_record_is_a_metric_and_every_regime_has_its_own() -> 
         ),
     )  # fmt: skip
     assert set(range(1001, 1010)) <= {round_value(numbered, metric) for metric in REGISTRY.values()}
+
+
+def test_how_much_of_a_padded_kernel_meets_the_image_is_said_of_those_alone() -> None:
+    run = make(World(sizes=(32,), rounds=1, kernels={"depthwise": (31,)}, faults=()), Path("made-up"))
+    shares = {record.traits.label: round_value(record, REGISTRY["taps_share"]) for record in run.records}
+    assert shares["depthwise-k31"] == pytest.approx(0.58, abs=0.006)
+    assert isinstance(shares["niff-depthwise/rfft"], Reason)
