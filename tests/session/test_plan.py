@@ -125,8 +125,8 @@ def test_ample_time_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("overrides", "least", "most"),
     [
-        (Overrides(), 0.1, 2.0),
-        (Overrides(max_time=0.05), 0.05, 0.05),
+        (Overrides(), 0.05, 0.2),
+        (Overrides(max_time=0.02), 0.02, 0.02),
         (Overrides(min_time=5.0), 5.0, 5.0),
         (Overrides(min_time=0.2, max_time=0.3), 0.2, 0.3),
     ],
