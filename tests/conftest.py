@@ -28,7 +28,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Tests that run side by side measure on one device, and would be told of each other.
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
-_own = tempfile.TemporaryDirectory(prefix="niffbench-tests-")
+# Not one inside another's: paths of sockets are short.
+_own = tempfile.TemporaryDirectory(prefix="niffbench-tests-", dir=os.environ["PYTEST_DEBUG_TEMPROOT"])
 tempfile.tempdir = os.environ["TMPDIR"] = _own.name
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import click
@@ -64,7 +62,7 @@ UNFIT = 5
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where the run is kept.  [default: reports/aa-SUITE-TIME]",
+    help="Where the run is kept.  [default: reports/aa-SUITE-TIME-ID]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @suite_options
@@ -143,12 +141,12 @@ def _measure(
     from niffbench.errors import HeadFails, NothingMeasured
     from niffbench.gate.ab import measured
     from niffbench.gate.checkout import terminable
-    from niffbench.session.directory import check_vacant
+    from niffbench.session import directory
     from niffbench.suite import available, find
 
     name = suite if suite in available() else str(find(suite).resolve())
-    place = out or Path("reports") / f"aa-{Path(suite).stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(2)}"
-    check_vacant(place)
+    place = out or directory.default(f"aa-{Path(suite).stem}")
+    directory.check_vacant(place)
     filters = [part for pattern in only for part in ("--only", pattern)]
     arguments = [name, "--rounds", str(rounds), "--device", portable(device), *filters, *rows]
     arguments += ["--no-report", *(["--quiet"] if quiet else [])]

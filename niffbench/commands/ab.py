@@ -7,9 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,7 +53,7 @@ if TYPE_CHECKING:
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where both runs are kept.  [default: reports/ab-SUITE-TIME]",
+    help="Where both runs are kept.  [default: reports/ab-SUITE-TIME-ID]",
 )
 @click.option(
     "--resume",
@@ -115,7 +113,7 @@ def command(
     from niffbench.gate.ab import Orders, abba, measure
     from niffbench.gate.checkout import checked_out, set_up, terminable
     from niffbench.gate.comparison import compare
-    from niffbench.session.directory import check_vacant
+    from niffbench.session import directory
 
     outputs = Outputs(everything, as_json, markdown, junit)
     with outputs.promised():
@@ -127,9 +125,9 @@ def command(
             raise UsageError("give --out or --resume, not both")
         rules = rules_of(**limits)
         name = Path(suite).stem
-        place = resume or out or Path("reports") / f"ab-{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(2)}"
+        place = resume or out or directory.default(f"ab-{name}")
         if resume is None:
-            check_vacant(place)
+            directory.check_vacant(place)
         here = (repo or Path.cwd()).resolve()
         options = [f"--threads={threads}"] * (threads is not None) + [f"--min-time={min_time}s"] * (
             min_time is not None

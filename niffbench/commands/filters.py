@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where report, table and plots go.  [default: reports/filters-NETWORK-TIME]",
+    help="Where report, table and plots go.  [default: reports/filters-NETWORK-TIME-ID]",
 )
 @click.option(
     "--error",
@@ -112,7 +111,7 @@ def command(
     NAME-full or NAME-split of any network of torchvision, or with --replace torchvision:NAME, timm:NAME or
     my_nets.py:NAME; it has random weights.
     """
-    from niffbench.session.directory import check_vacant, make
+    from niffbench.session import directory
     from niffbench.study.request import Request, write
     from niffbench.study.request import as_json as study_as_json
     from niffbench.suite import setting_of
@@ -137,13 +136,13 @@ def command(
     )
     request.check()
     if out is not None:
-        check_vacant(out)
+        directory.check_vacant(out)
     with _progress() as observer:
         report, networks = request.report(observer)
     if out is None:
-        out = Path("reports") / f"filters-{report.network}-{datetime.now():%Y%m%d-%H%M%S}"
-        check_vacant(out)
-    make(out)
+        out = directory.default(f"filters-{report.network}")
+        directory.check_vacant(out)
+    directory.make(out)
     write(out, report, networks)
     if as_json:
         click.echo(study_as_json(report))

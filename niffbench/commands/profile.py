@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -51,7 +50,7 @@ _MOST_KERNELS = 2
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where traces, plot and figures go.  [default: reports/profile-CASE-TIME]",
+    help="Where traces, plot and figures go.  [default: reports/profile-CASE-TIME-ID]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON instead of tables.")
 def command(
@@ -71,15 +70,15 @@ def command(
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is loaded
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from niffbench.device import open_computing
-    from niffbench.session.directory import check_vacant, make
+    from niffbench.session import directory
     from niffbench.worker.profiling import document, profiled
 
     cases = _cases(operators, axes, options)
     name = re.sub(r"[^\w.-]+", "-", operators[0])
-    out = out or Path("reports") / f"profile-{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    check_vacant(out)
+    out = out or directory.default(f"profile-{name}")
+    directory.check_vacant(out)
     opened = open_computing(device, threads, "to take apart")
-    make(out)
+    directory.make(out)
     apart = [profiled(opened, case, out) for case in cases]
     figures, plot = json.dumps(document(opened, apart), indent=1), _plot(apart)
     try:

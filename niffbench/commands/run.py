@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where the run goes; must be empty or not exist.  [default: reports/SUITE-TIME]",
+    help="Where the run goes; must be empty or not exist.  [default: reports/SUITE-TIME-ID]",
 )
 @click.option(
     "--resume",

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from secrets import token_hex
 
 from niffbench.errors import UsageError
 from niffbench.results import MANIFEST, RECORDS, Manifest, read_manifest
@@ -17,10 +18,8 @@ _DRAFT = Path(MANIFEST).with_suffix(".tmp").name
 
 
 def default(name: str) -> Path:
-    """``reports/SUITE-TIME``, with a number where two runs begin in one second."""
-    place = Path("reports") / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    candidates = (place.with_name(f"{place.name}-{number}") for number in range(2, 1000))
-    return place if not place.exists() else next(path for path in candidates if not path.exists())
+    """``reports/NAME-TIME-ID``; the short id tells runs apart that begin in one second."""
+    return Path("reports") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{token_hex(2)}"
 
 
 def is_vacant(directory: Path) -> bool:
