@@ -110,7 +110,7 @@ def test_an_interrupt_ends_the_run_and_it_can_go_on(tmp_path: Path, name: str) -
     assert f"interrupted; {plural(kept, 'record')} kept, {RECORDS_OF_ALL - kept} missing; go on with:" in said
     command = next(line.strip() for line in said.splitlines() if "--resume" in line)
     assert command == RESUME
-    assert said.splitlines()[-2:] == ["  draw the report of what is there with:", "    niffbench report out"]
+    assert said.splitlines()[-2:] == ["  draw the report of what is there with:", "  niffbench report out"]
     before = read(tmp_path / "out").records
     replay(tmp_path)
     with Started(tmp_path, [*command.split()[1:], "--no-report"]) as resumed:
