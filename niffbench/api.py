@@ -78,7 +78,11 @@ class Result:
 
 
 def read(path: Path | str) -> Result:
-    """Read a run's directory. Raises UsageError for what is none."""
+    """Read a run's directory.
+
+    Raises:
+        UsageError: for what is none.
+    """
     return Result(results.read(path))
 
 
@@ -203,7 +207,11 @@ def _row(operator: object, saved: Path) -> tuple[Mapping[str, Any], str | None]:
 
 
 def _importable(kind: Any) -> Path | None:
-    """The file that ``kind`` is imported from; None of a builtin one. Raises UsageError where there is none."""
+    """The file that ``kind`` is imported from; None of a builtin one.
+
+    Raises:
+        UsageError: where there is none.
+    """
     module = sys.modules.get(getattr(kind, "__module__", None) or "")
     file = getattr(module, "__file__", None)
     if file is None and (module is None or module.__name__ == "__main__"):

@@ -121,7 +121,11 @@ def rules_of(
     thresholds: Path | None,
     accept: Path | None,
 ) -> Rules:
-    """The rules asked for. Raises UsageError for a value that makes no sense or a faulty file."""
+    """The rules asked for.
+
+    Raises:
+        UsageError: for a value that makes no sense or a faulty file.
+    """
     from niffbench.errors import UsageError
     from niffbench.gate.rules import Rules, chosen
 
@@ -162,7 +166,11 @@ class Outputs:
             raise
 
     def say(self, comparison: Comparison) -> None:
-        """Print the table or JSON, and write the files asked for. Raises UsageError for a file that cannot be."""
+        """Print the table or JSON, and write the files asked for.
+
+        Raises:
+            UsageError: for a file that cannot be.
+        """
         from niffbench.report.verdicts import document, terminal
         from niffbench.report.writers import junit
         from niffbench.report.writers.terminal import console
@@ -196,7 +204,11 @@ def print_json(document: object) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file asked for. Raises UsageError when it cannot be."""
+    """Write a file asked for.
+
+    Raises:
+        UsageError: when it cannot be.
+    """
     from niffbench.errors import UsageError
 
     try:

@@ -76,7 +76,11 @@ def command(
 
 
 def _chosen(items: Sequence[Item], names: Sequence[str], option: str) -> tuple[Item, ...]:
-    """The items of these names, all without any. Raises UsageError for a name that is none."""
+    """The items of these names, all without any.
+
+    Raises:
+        UsageError: for a name that is none.
+    """
     from niffbench.errors import UsageError, did_you_mean
 
     by_name = {item.name: item for item in items}

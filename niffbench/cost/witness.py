@@ -90,11 +90,14 @@ def _floor(call: Call) -> tuple[int, int]:
 class ModuleCost:
     """What a call of a module costs, in real FLOPs and bytes; nothing of it was executed.
 
-    ``flops``: by torch's FlopCounterMode with our formulas, a multiply-add is 2 and an FFT nominal;
-    ``flops_fvcore``: fvcore's count of the forward pass alone, None where it cannot follow. ``bytes_own``: what
-    its operations read and write; ``bytes_floor``: input, output and weights once. ``memory_resident``: input,
-    weights and what it keeps; ``memory_peak``: above that; ``saved``: for the backward pass. ``notes`` say what a
-    figure leaves out.
+    Attributes:
+        flops: by torch's FlopCounterMode with our formulas, a multiply-add is 2 and an FFT nominal.
+        flops_fvcore: fvcore's count of the forward pass alone, None where it cannot follow.
+        bytes_own: what its operations read and write.
+        bytes_floor: input, output and weights once.
+        memory_resident: input, weights and what it keeps.
+        memory_peak: above that.
+        saved: for the backward pass. ``notes`` say what a figure leaves out.
     """
 
     flops: int

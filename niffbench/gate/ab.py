@@ -70,7 +70,11 @@ def base_first(pair: int) -> bool:
 
 
 def abba(base: Run, head: Run) -> Pairing:
-    """The pairing of two runs that :func:`measure` made. Raises UsageError for unlike numbers of rounds."""
+    """The pairing of two runs that :func:`measure` made.
+
+    Raises:
+        UsageError: for unlike numbers of rounds.
+    """
     rounds = base.manifest.rounds, head.manifest.rounds
     if rounds[0] != rounds[1]:
         raise UsageError(f"{base.name} and {head.name} are no pair: they have {rounds[0]} and {rounds[1]} rounds")

@@ -59,7 +59,11 @@ class RoundValues:
 
 @dataclass(frozen=True)
 class CaseResults:
-    """What a run found of one case: its records by round. ``run``: all else that it found."""
+    """What a run found of one case: its records by round.
+
+    Attributes:
+        run: all else that it found.
+    """
 
     records: Mapping[int, Record]
     run: RunCases = field(repr=False, compare=False)

@@ -44,11 +44,14 @@ _DEPENDENCIES = (
 class Code:
     """Code that can be run: an interpreter, and a directory put before everything else it imports from.
 
-    ``name`` is for people; ``path`` is None where the interpreter's own installation is meant. ``dirty``: the code
-    has changes beside ``commit``; ``left_out``: the working tree has, but this is a checkout of the commit alone.
-    ``digest`` tells states of a directory apart that have one commit. ``library``: the directory with the running
-    niffbench, where ``path`` holds somebody's library that it measures; ``own``: ``python`` is an environment made
-    for this code.
+    Attributes:
+        name: for people; ``path`` is None where the interpreter's own installation is meant.
+        dirty: the code has changes beside ``commit``.
+        left_out: the working tree has, but this is a checkout of the commit alone. ``digest`` tells states of
+            a directory apart that have one commit.
+        library: the directory with the running niffbench, where ``path`` holds somebody's library that it
+            measures.
+        own: ``python`` is an environment made for this code.
     """
 
     name: str
@@ -75,8 +78,12 @@ class Code:
     def check(self, modules: Sequence[str] = ()) -> bool:
         """Raise UsageError unless the interpreter imports niffbench, and the ``modules`` of a suite, from here.
 
-        ``modules`` are names, or files, which are looked for in ``path`` too. Returns whether any of them is in
-        ``path``. Raises HeadFails where the niffbench that is to be judged cannot be imported.
+        Args:
+            modules: names, or files, which are looked for in ``path`` too. Returns whether any of them is in
+                ``path``.
+
+        Raises:
+            HeadFails: where the niffbench that is to be judged cannot be imported.
         """
         packages = sorted({module.partition(".")[0] for module in modules if not module.endswith(".py")})
         answer = _output(

@@ -34,14 +34,20 @@ def compare(
     """Judge ``head`` against ``base``: one finding per case and quantity.
 
     Latencies: the unit is the round's median; :func:`niffbench.stats.decision.decide` judges all of them at once.
-    ``base``: one run, or the runs before ``head``; then BASE is chosen case by case and metric by metric, and what
-    has crept away from the history's accepted level is a regression, too. ``reference``: a run whose level is the
-    accepted one. ``across_machines``: the fingerprints may differ; then no latency is judged, but each operator's
-    ratio to the baseline operator within its own run is. ``pairing``: both runs are one A/B run, judged by paired
-    differences; their libraries may differ (that can be what is compared), the device may not.
 
-    Raises UsageError when the suites are not the same or ``only`` fits nothing, NothingMeasured when BASE measured
-    nothing, and FingerprintsDiffer.
+    Args:
+        base: one run, or the runs before ``head``; then BASE is chosen case by case and metric by metric, and
+            what has crept away from the history's accepted level is a regression, too.
+        reference: a run whose level is the accepted one.
+        across_machines: the fingerprints may differ; then no latency is judged, but each operator's ratio to
+            the baseline operator within its own run is.
+        pairing: both runs are one A/B run, judged by paired differences; their libraries may differ (that can
+            be what is compared), the device may not.
+
+    Raises:
+        UsageError: when the suites are not the same or ``only`` fits nothing.
+        NothingMeasured: when BASE measured nothing.
+        FingerprintsDiffer: unless ``across_machines`` or ``pairing`` allows it.
     """
     before = base if isinstance(base, Before) else None
     newest = before.newest if before else cast(Run, base)
@@ -105,7 +111,11 @@ def compare(
 
 @dataclass(frozen=True)
 class Before:
-    """The runs before HEAD, and the newest of them that can be read. ``by_arrival``: they are a history's."""
+    """The runs before HEAD, and the newest of them that can be read.
+
+    Attributes:
+        by_arrival: they are a history's.
+    """
 
     earlier: Earlier
     newest: Run

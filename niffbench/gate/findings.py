@@ -43,11 +43,15 @@ class Finding(_Model):
     """The verdict on one quantity of one case.
 
     ``base`` and ``head`` are in the quantity's unit (latency: seconds, the geometric mean of the round medians),
-    ``ratio`` is head/base with the ends of its interval, all None where there is none. ``p_adjusted`` is Holm's
-    (latency only), ``min_effect`` the relative change below which nothing is called. ``blind`` marks a verdict
-    that leaves open whether the case got slower by as much as the rules want ruled out. ``run`` is the one that
-    served as BASE. ``could_show``: the smallest slowdown that the rounds would have shown with probability
-    :data:`niffbench.stats.power.POWER`; None where there is none, and of what is no latency.
+    ``ratio`` is head/base with the ends of its interval, all None where there is none.
+
+    Attributes:
+        p_adjusted: Holm's (latency only), ``min_effect`` the relative change below which nothing is called.
+            ``blind`` marks a verdict that leaves open whether the case got slower by as much as the rules want
+            ruled out.
+        run: the one that served as BASE.
+        could_show: the smallest slowdown that the rounds would have shown with probability
+            :data:`niffbench.stats.power.POWER`; None where there is none, and of what is no latency.
     """
 
     case: str
@@ -82,8 +86,10 @@ class Finding(_Model):
 class Step(_Model):
     """A change of level in a history: it came after commit ``since`` and with ``commit`` at the latest.
 
-    ``ratio`` is the new level over the old one, with the ends of its interval; ``started`` is when the first run
-    at the new level began. ``open``: it was for the worse, and the newest level is still beyond the one before it.
+    Attributes:
+        ratio: the new level over the old one, with the ends of its interval; ``started`` is when the first run
+            at the new level began.
+        open: it was for the worse, and the newest level is still beyond the one before it.
     """
 
     case: str
@@ -123,9 +129,13 @@ class Difference(_Model):
 class Comparison(_Model):
     """Two sides, the rules they were judged by, and every finding, the most pressing first.
 
-    ``method`` names how latencies were compared. ``notes`` are sentences for the reader, ``steps`` what the
-    history shows, if there is one; they decide nothing unless ``fail_on_step``. ``environment``: what became of a
-    HEAD that is the first of its machine, libraries and settings, or None for one that is not.
+    ``method`` names how latencies were compared.
+
+    Attributes:
+        notes: sentences for the reader, ``steps`` what the history shows, if there is one; they decide nothing
+            unless ``fail_on_step``.
+        environment: what became of a HEAD that is the first of its machine, libraries and settings, or None
+            for one that is not.
     """
 
     schema_version: int = SCHEMA

@@ -28,7 +28,8 @@ _STAGING = ".new-"
 class Stored:
     """A run's place and manifest; its records are not read yet.
 
-    ``arrival``: its number in a history; 0 for what was kept before there were numbers, or is in no history.
+    Attributes:
+        arrival: its number in a history; 0 for what was kept before there were numbers, or is in no history.
     """
 
     path: Path
@@ -45,7 +46,8 @@ class Stored:
 class Earlier:
     """The runs before one, of its suite and on one fingerprint, the newest first; and notes on the others.
 
-    ``changed_environment``: none was on the run's own fingerprint, so these are of the last one before it.
+    Attributes:
+        changed_environment: none was on the run's own fingerprint, so these are of the last one before it.
     """
 
     runs: tuple[Stored, ...]
@@ -66,7 +68,10 @@ class Earlier:
 def stored_in(directory: Path) -> Iterator[Stored | UsageError]:
     """Every run at or below ``directory``, in no particular order; what cannot be read comes as its error.
 
-    Links are not followed. Raises UsageError when there is no such directory.
+    Links are not followed.
+
+    Raises:
+        UsageError: when there is no such directory.
     """
     for folder in places(directory):
         try:
@@ -98,7 +103,9 @@ def keep(directory: Path, run: Run) -> Path:
     It stands at ``<fingerprint>/<suite>/<number>-<time>-<commit>-<digest>``. The number, which alone gives the
     order, is drawn under a lock, so that any number of processes may keep runs at a time.
 
-    Raises UsageError when the history cannot be written, and NothingMeasured for a run without any measurement.
+    Raises:
+        UsageError: when the history cannot be written.
+        NothingMeasured: for a run without any measurement.
     """
     if not any(record.status == "ok" for record in run.records):
         raise NothingMeasured(f"{run.name} measured nothing, so it is not kept in {directory}")
@@ -134,7 +141,8 @@ def prune(directory: Path, run: Run, newest: int) -> int:
 
     What stays are the ``newest``, and the first in which each case was measured: they are its accepted level.
 
-    Raises UsageError when the history cannot be written.
+    Raises:
+        UsageError: when the history cannot be written.
     """
     with Lock(directory, wait=True):
         stored = of_suite(directory, run.manifest.suite.name, run.manifest.fingerprint.hash).runs
@@ -167,11 +175,13 @@ def component(text: str) -> str:
 def before(directory: Path, head: Run, *, by_arrival: bool, across_machines: bool = False) -> Earlier:
     """The runs of ``head``'s suite that were there before it.
 
-    ``by_arrival``: the directory is a history, whose order is that of arrival, whatever clocks said; else the
-    order is that in which runs began, and what began after ``head`` is passed over. ``across_machines``: any
-    fingerprint will do. ``head`` itself is not before itself, nor is a copy of it.
+    Args:
+        by_arrival: the directory is a history, whose order is that of arrival, whatever clocks said; else the
+            order is that in which runs began, and what began after ``head`` is passed over.
+        across_machines: any fingerprint will do. ``head`` itself is not before itself, nor is a copy of it.
 
-    Raises NothingMeasured when there is none, saying what there is instead.
+    Raises:
+        NothingMeasured: when there is none, saying what there is instead.
     """
     suite, fingerprint = head.manifest.suite.name, head.manifest.fingerprint
     passed: Counter[str] = Counter()
@@ -222,7 +232,10 @@ def same(one: Manifest, two: Manifest) -> bool:
 def of_suite(directory: Path, suite: str | None = None, fingerprint: str | None = None) -> Earlier:
     """A history's runs of one suite and fingerprint.
 
-    Left out, suite and fingerprint are those of the newest run. Raises NothingMeasured for an empty history.
+    Left out, suite and fingerprint are those of the newest run.
+
+    Raises:
+        NothingMeasured: for an empty history.
     """
     notes: list[str] = []
     runs: list[Stored] = []

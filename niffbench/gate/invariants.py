@@ -12,7 +12,11 @@ from niffbench.results import REGISTRY, in_words
 
 
 def judge(id_: str, base: EarlierCases, head: RunCases, rules: Rules, *, memory: bool) -> Iterator[Finding]:
-    """The findings on one case. ``memory``: whether bytes of both sides mean the same (one kind of device)."""
+    """The findings on one case.
+
+    Args:
+        memory: whether bytes of both sides mean the same (one kind of device).
+    """
     yield _coverage(id_, base, head)
     one, two = base.get(id_), head.get(id_)
     if one is None or two is None or not one.ok or not two.ok:

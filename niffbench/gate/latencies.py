@@ -22,7 +22,8 @@ from niffbench.stats.power import noise, paired_noise, smallest_effect
 class Pairing:
     """How the rounds of both sides belong together: round i of base and of head are neighbours in time.
 
-    ``base_first``: of each pair, whether base ran first.
+    Attributes:
+        base_first: of each pair, whether base ran first.
     """
 
     base_first: tuple[bool, ...]
@@ -46,9 +47,11 @@ def judge(
 ) -> list[Finding]:
     """The findings on every latency of the cases both sides measured.
 
-    ``ratios``: judge each latency divided by that of the baseline operator in the same round of the same run,
-    which is what two machines may have in common. What the controls share in a round is taken out, and is a
-    finding of its own where it changed. The decision is :func:`niffbench.stats.decision.decide`'s, over the suite.
+    Args:
+        ratios: judge each latency divided by that of the baseline operator in the same round of the same run,
+            which is what two machines may have in common. What the controls share in a round is taken out, and
+            is a finding of its own where it changed. The decision is
+            :func:`niffbench.stats.decision.decide`'s, over the suite.
     """
     baseline = head.run.manifest.suite.baseline if ratios else None
     findings: list[Finding] = []

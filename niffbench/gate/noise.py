@@ -47,8 +47,11 @@ class Assessment:
     """What rounds of the same code say.
 
     ``check`` and ``ab``: whether either gate is fit for the aim on this machine; ``ab`` None for too few rounds.
-    ``alarms``: neighbouring rounds judged as an A/B run of the same code with itself, one decision per latency;
-    empty for too few pairs. Whatever of them is not equivalent or inconclusive is a false alarm.
+
+    Attributes:
+        alarms: neighbouring rounds judged as an A/B run of the same code with itself, one decision per
+            latency; empty for too few pairs. Whatever of them is not equivalent or inconclusive is a false
+            alarm.
     """
 
     run: Run
@@ -73,7 +76,9 @@ class Assessment:
 def assess(run: Run, rules: Rules, aim: Aim, only: Sequence[str] = ()) -> Assessment:
     """Estimate the noise of every latency of a run, and what it lets a gate see.
 
-    Raises UsageError when ``only`` fits nothing, HeadFails when no case was measured in two rounds.
+    Raises:
+        UsageError: when ``only`` fits nothing.
+        HeadFails: when no case was measured in two rounds.
     """
     run_cases = RunCases(run, Selection(only))
     if only and not run_cases:

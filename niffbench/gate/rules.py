@@ -29,7 +29,11 @@ def chosen(regimes: Sequence[str]) -> tuple[Regime, ...]:
 
 
 def fraction(value: object) -> float:
-    """A share of one from ``0.03`` or ``"3%"``. Raises ValueError unless it lies in [0, 10)."""
+    """A share of one from ``0.03`` or ``"3%"``.
+
+    Raises:
+        ValueError: unless it lies in [0, 10).
+    """
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -61,7 +65,11 @@ _UNITS |= {f"{prefix}iB": 1024.0**power for power, prefix in enumerate("KMGTP", 
 
 
 def limit(value: object) -> Limit | None:
-    """A limit from ``"+20%"``, ``"1.3 ms"``, ``"12 MiB"`` or a number. Raises ValueError for anything else."""
+    """A limit from ``"+20%"``, ``"1.3 ms"``, ``"12 MiB"`` or a number.
+
+    Raises:
+        ValueError: for anything else.
+    """
     if value is None or isinstance(value, Limit):
         return value
     match = re.fullmatch(r"(\+?)(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*(%|[A-Za-zµ]*)", str(value).strip()[:40])
@@ -186,9 +194,12 @@ class Accepted:
 class Rules:
     """How two sides are judged.
 
-    ``alpha``: bound on the chance of any false alarm in the suite (Holm). ``min_effect``: least relative change of
-    a latency that is called. ``memory_tolerance``: the same for bytes. ``rule_out``: the slowdown that must be
-    excluded for every latency before a comparison counts as conclusive. FLOPs and parameters are exact.
+    Attributes:
+        alpha: bound on the chance of any false alarm in the suite (Holm).
+        min_effect: least relative change of a latency that is called.
+        memory_tolerance: the same for bytes.
+        rule_out: the slowdown that must be excluded for every latency before a comparison counts as
+            conclusive. FLOPs and parameters are exact.
     """
 
     alpha: float = 0.01
@@ -232,7 +243,11 @@ class Rules:
         return tuple(t.where for t in self.thresholds if not any(t.takes.takes(*case) for case in cases))
 
     def reading(self, thresholds: Path | None, accepted: Path | None = None) -> Rules:
-        """These rules with what two files say. Raises UsageError naming file, key and what is right."""
+        """These rules with what two files say.
+
+        Raises:
+            UsageError: naming file, key and what is right.
+        """
         rules = self if thresholds is None else replace(self, thresholds=read_thresholds(thresholds))
         return rules if accepted is None else replace(rules, accepted=read_accepted(accepted))
 
@@ -248,7 +263,8 @@ def read_thresholds(path: Path) -> tuple[Threshold, ...]:
 
     A limit that cannot apply to a quantity that is named beside it is refused, as is whatever else makes no sense.
 
-    Raises UsageError naming file, key and what would be right.
+    Raises:
+        UsageError: naming file, key and what would be right.
     """
     entries = read_toml(path, ThresholdFile, Entry, "a file of thresholds").threshold
     return tuple(_threshold(entry, f"{path}: threshold[{i}]") for i, entry in enumerate(entries))
@@ -268,7 +284,8 @@ def read_accepted(path: Path) -> Accepted:
         fingerprint = "0123456789ab"     # of the machine whose first run may pass
         reason = "torch 2.15"
 
-    Raises UsageError naming file, key and what would be right.
+    Raises:
+        UsageError: naming file, key and what would be right.
     """
     file = read_toml(path, AcceptanceFile, Change, "a file of accepted changes")
     changes = []
@@ -297,7 +314,11 @@ def _threshold(entry: Entry, where: str) -> Threshold:
 
 
 def check_named(glob: str, where: str) -> tuple[str, ...]:
-    """The quantities that a glob names. Raises UsageError when there is none."""
+    """The quantities that a glob names.
+
+    Raises:
+        UsageError: when there is none.
+    """
     names = quantities()
     named = tuple(name for name in names if fnmatchcase(name, glob))
     if not named:
@@ -306,7 +327,11 @@ def check_named(glob: str, where: str) -> tuple[str, ...]:
 
 
 def selection(cases: Sequence[str], where: str) -> Selection:
-    """The filters of an entry's ``cases``. Raises UsageError for one that is none."""
+    """The filters of an entry's ``cases``.
+
+    Raises:
+        UsageError: for one that is none.
+    """
     try:
         return Selection(cases)
     except UsageError as error:
@@ -325,7 +350,11 @@ File = TypeVar("File", bound=BaseModel)
 
 
 def read_toml(path: Path, model: type[File], entry: type[BaseModel], what: str) -> File:
-    """Read a TOML file of tables as ``model``. Raises UsageError naming file, key and what would be right."""
+    """Read a TOML file of tables as ``model``.
+
+    Raises:
+        UsageError: naming file, key and what would be right.
+    """
     try:
         return model.model_validate(parse_toml(read_text(path, what), str(path)))
     except ValidationError as error:

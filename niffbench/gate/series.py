@@ -54,8 +54,11 @@ class Series:
 def collect(history: Path, index: Path, rules: Rules, notes: list[str]) -> Iterator[Series]:
     """Every series of a history, by suite and fingerprint; what cannot be read is appended to ``notes``.
 
-    Each run is read once: what was learned of it is in ``index``, which is written anew. Raises UsageError when
-    either directory cannot be used, and NothingMeasured for an empty history.
+    Each run is read once: what was learned of it is in ``index``, which is written anew.
+
+    Raises:
+        UsageError: when either directory cannot be used.
+        NothingMeasured: for an empty history.
     """
     remembered = {entry.place: entry for entry in _remembered(index)}
     folders = sorted(places(history), key=lambda folder: (arrival(folder), folder.name))

@@ -49,12 +49,15 @@ _CHUNK = 4_000_000  # samples drawn at a time
 class Scenario:
     """How samples are made; what is zero plays no part.
 
-    ``autocorrelation``: AR(1) coefficient of the samples of a process; ``drift``: largest change of the log
-    over a process, its size and sign drawn anew for each; ``mode_share`` and ``mode_gap``: a process spends a
-    share of its samples, drawn between 0 and ``mode_share``, in a mode slower by ``mode_gap``;
-    ``machine_drift``: change of the log over the whole measurement; measured one after the other, the sides
-    differ by half of it. ``machine_shift``: all cases of HEAD are slower by so much. ``slow_rounds``: a case's
-    round is slower by ``round_gap`` with this probability.
+    Attributes:
+        autocorrelation: AR(1) coefficient of the samples of a process.
+        drift: largest change of the log over a process, its size and sign drawn anew for each; ``mode_share``
+            and ``mode_gap``: a process spends a share of its samples, drawn between 0 and ``mode_share``, in a
+            mode slower by ``mode_gap``.
+        machine_drift: change of the log over the whole measurement; measured one after the other, the sides
+            differ by half of it.
+        machine_shift: all cases of HEAD are slower by so much.
+        slow_rounds: a case's round is slower by ``round_gap`` with this probability.
     """
 
     name: str
@@ -108,8 +111,10 @@ class Rule:
 class Row:
     """One rule in one scenario: shares of ``suites`` simulated suites of CASES cases.
 
-    ``case_alarms``: unchanged cases called changed; ``suite_alarms``: suites with any such call; ``power``: per
-    effect of ``effects``, suites in which the one slowed case is called slower.
+    Attributes:
+        case_alarms: unchanged cases called changed.
+        suite_alarms: suites with any such call.
+        power: per effect of ``effects``, suites in which the one slowed case is called slower.
     """
 
     rule: str

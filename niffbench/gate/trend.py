@@ -91,7 +91,11 @@ def followed(rules: Rules) -> tuple[Metric, ...]:
 
 
 def of_case(trends: Sequence[Trend], case: str) -> Trend:
-    """The first trend of the case that ``case`` means, as ``--only`` does. Raises UsageError without one."""
+    """The first trend of the case that ``case`` means, as ``--only`` does.
+
+    Raises:
+        UsageError: without one.
+    """
     takes = Selection([case])
     for trend in trends:
         if takes.takes(trend.results.case, trend.results.label):
@@ -118,7 +122,8 @@ def values_of(run_cases: RunCases, rules: Rules) -> Values:
 def trends(runs: Iterable[Run], rules: Rules) -> tuple[Trend, ...]:
     """The trends of every case of the newest run, in its order; each run is let go once its values are read.
 
-    Raises ValueError without a run.
+    Raises:
+        ValueError: without a run.
     """
     moments: list[tuple[str, str | None]] = []
     values: list[Values] = []

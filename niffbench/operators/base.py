@@ -38,8 +38,9 @@ class Option:
 class Choice:
     """What an operator that measures and chooses turned out to be.
 
-    ``engines``: what each of its layers that choose took, in their order. ``operator`` costs and builds what they
-    then do.
+    Attributes:
+        engines: what each of its layers that choose took, in their order. ``operator`` costs and builds what
+            they then do.
     """
 
     engines: tuple[str, ...]

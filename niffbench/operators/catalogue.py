@@ -26,11 +26,13 @@ _NOT_FAMILIES = {"base", "catalogue", "kit", "module"}
 def catalogue() -> Mapping[str, Operator]:
     """All operators by name, in the order of the family files' names; then those that were declared.
 
-    A family file has its operators in a module-level tuple ``OPERATORS``; adding a file adds them. So do
-    modules of one's own: those that an installed package names among its entry points, group
-    ``niffbench.operators``, and those in the environment variable ``NIFFBENCH_EXTRA_OPERATORS`` (comma-separated,
-    importable). Loading the catalogue does not load torch. Raises UsageError when two modules claim one name, and
-    when a module of one's own cannot be imported.
+    A family file has its operators in a module-level tuple ``OPERATORS``; adding a file adds them. So do modules
+    of one's own: those that an installed package names among its entry points, group ``niffbench.operators``, and
+    those in the environment variable ``NIFFBENCH_EXTRA_OPERATORS`` (comma-separated, importable). Loading the
+    catalogue does not load torch.
+
+    Raises:
+        UsageError: when two modules claim one name, and when a module of one's own cannot be imported.
     """
     return MappingProxyType(_operators())
 

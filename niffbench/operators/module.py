@@ -243,7 +243,12 @@ class UserNetwork(UserOperator):
 
     @staticmethod
     def original(row: UserModule, classes: int) -> nn.Module:
-        """The network before anything is replaced. Raises ValueError and UsageError."""
+        """The network before anything is replaced.
+
+        Raises:
+            ValueError: for a network that does not take the case's size.
+            UsageError: for a name that is none.
+        """
         from niffbench.niff.networks import original
 
         if row.source.partition(":")[0] in LIBRARIES:
@@ -301,7 +306,11 @@ class _Call:
 
 @lru_cache(maxsize=1024)
 def _call_of(operator: UserOperator, case: Case) -> _Call:
-    """Call ``case`` once on fake tensors, or else on real ones. Raises TypeError for what gives no real tensor."""
+    """Call ``case`` once on fake tensors, or else on real ones.
+
+    Raises:
+        TypeError: for what gives no real tensor.
+    """
     import torch
     from torch import Tensor
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -517,7 +526,8 @@ def _from_file(name: str, folders: Iterable[str]) -> ModuleType:
 def operators_of(modules: Iterable[UserModule]) -> dict[str, UserOperator]:
     """The operators that rows of a suite stand for, by name; nothing is imported.
 
-    Raises UsageError for two rows of one module that differ in what they say of the same arguments.
+    Raises:
+        UsageError: for two rows of one module that differ in what they say of the same arguments.
     """
     rows: dict[str, list[UserModule]] = {}
     for module in modules:

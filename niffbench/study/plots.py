@@ -33,8 +33,10 @@ MOST_PICTURED = 8
 class Curves:
     """One layer's curves, arrays of one dimension, and its kernels ``(n, height, width)``, the mean of |k| first.
 
-    ``mass``: entry i is the share of Σ|k| inside the centred window of side 2i + 1. ``whole`` and ``cropped``: the
-    shares of variance of the leading principal components, of whole kernels and of their central crop.
+    Attributes:
+        mass: entry i is the share of Σ|k| inside the centred window of side 2i + 1. ``whole`` and ``cropped``:
+            the shares of variance of the leading principal components, of whole kernels and of their central
+            crop.
     """
 
     name: str

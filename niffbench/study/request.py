@@ -165,7 +165,11 @@ class Request:
         return report, learned.networks
 
     def _size(self, name: str) -> int:
-        """The input's side. Raises UsageError for another size than the digits'."""
+        """The input's side.
+
+        Raises:
+            UsageError: for another size than the digits'.
+        """
         if not _on_digits(name):
             return self.size or 224
         if self.size not in (None, digits.SIDE):
@@ -173,7 +177,11 @@ class Request:
         return digits.SIDE
 
     def _input(self, name: str, model: nn.Module) -> tuple[Tensor, str]:
-        """What the network is run on, and what that is. Raises UsageError for more than fits in memory."""
+        """What the network is run on, and what that is.
+
+        Raises:
+            UsageError: for more than fits in memory.
+        """
         if _on_digits(name):
             return digits.load().test_images[: self.batch or IMAGES], DIGITS
         size, batch = self._size(name), self.batch or 1
@@ -190,7 +198,11 @@ DIGITS = "test digits"
 
 
 def write(out: Path, report: FilterReport, networks: Mapping[str, nn.Module]) -> None:
-    """Report, table, plots and, of a training, both checkpoints. Raises UsageError when that fails."""
+    """Report, table, plots and, of a training, both checkpoints.
+
+    Raises:
+        UsageError: when that fails.
+    """
     drawn = tables.plots(report)
     files = {
         "report.md": tables.markdown(report, drawn).encode(),

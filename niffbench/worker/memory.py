@@ -20,10 +20,11 @@ def measure(
 ) -> Memory:
     """The memory of a workload that has been called before, in bytes.
 
-    ``counted``: what another process measured of the same; what is counted from tensors is taken from it.
-
     ``workspace`` is the peak without what fake tensors could predict of it. ``saved`` is counted from autograd's
     saved tensors, or is, for a compiled forward pass, what stays allocated beside its output.
+
+    Args:
+        counted: what another process measured of the same; what is counted from tensors is taken from it.
     """
     if counted is not None:
         usage = device.usage(workload)
