@@ -73,7 +73,7 @@ class Result:
         from niffbench.report.writers import html
 
         digest = gather(self.run)
-        shown = [tables.closing(digest), *([failed] if (failed := tables.failures(digest)).rows else [])]
+        shown = [tables.summary(digest), *([failed] if (failed := tables.failures(digest)).rows else [])]
         return "\n".join(html.write(table) for table in shown)
 
 

@@ -127,7 +127,7 @@ def _status(arguments: list[str] | None) -> int:
     except Exception as error:
         if os.environ.get("NIFFBENCH_DEBUG"):
             raise
-        _say(f"{type(error).__name__}: {str(error).partition(chr(10))[0] or 'no message'}; {_kept(error)}")
+        _say(f"{type(error).__name__}: {str(error).partition(chr(10))[0] or 'no message'}; {_stored(error)}")
         return BUG
 
 
@@ -193,7 +193,7 @@ def _say(message: str) -> None:
     click.echo(f"niffbench: {line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + ' …'}", err=True)
 
 
-def _kept(error: Exception) -> str:
+def _stored(error: Exception) -> str:
     """Keep the traceback in a file; says where, or how to see it."""
     again = "set NIFFBENCH_DEBUG=1 to see where it comes from"
     try:

@@ -51,12 +51,12 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, names: Iterable[str]) -> str:
     """Say which known word was probably meant, as the tail of a message.
 
     Returns ``"; did you mean 'x'?"`` for a near miss, else ``"; choose from a, b, c"`` (sorted, at most 40).
     """
-    names = sorted(set(known))
+    names = sorted(set(names))
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"

@@ -172,7 +172,7 @@ class Checker:
 
     def slice(self, axis: str, value: int, fixed: Sequence[str]) -> list[Problem]:
         """The problems of a slice at a value."""
-        found = []
+        result = []
         for problem in self.records.probed:
             batch, channels, height, width, mode, unusual = problem
             facts = {
@@ -187,8 +187,8 @@ class Checker:
             )
             own = {"batch": batch, "channels": channels, "size": height, "kernel": value}[axis]
             if own == value and facts == set(fixed):
-                found.append(problem)
-        return found
+                result.append(problem)
+        return result
 
     def at(self, axis: str, value: int, fixed: Sequence[str], name: str, quantity: str) -> Values | None:
         for problem in self.slice(axis, value, fixed):
@@ -223,13 +223,13 @@ class Checker:
 
     def ratios(self, setting: str, form: str, base: str, quantity: str) -> list[tuple[float, bool]]:
         """At each problem that both were measured at: the ratio, and whether it is certain and worth a word."""
-        found = []
+        result = []
         for problem in self.problems(setting):
             one, two = (self.records.of(problem, label, quantity) for label in (base, form))
             if one and two:
                 ratio = estimate(two, quantity) / estimate(one, quantity)
-                found.append((ratio, is_sure(one, two, quantity) and abs(log(ratio)) >= 0.005))
-        return found
+                result.append((ratio, is_sure(one, two, quantity) and abs(log(ratio)) >= 0.005))
+        return result
 
     def ranges(self, sentence: str, match: re.Match[str]) -> Iterator[str]:
         form = re.match(rf"In [\w, ]+?, ({NAME}) takes ", sentence)

@@ -132,7 +132,7 @@ def command(
         options = [f"--threads={threads}"] * (threads is not None) + [f"--min-time={min_time}s"] * (
             min_time is not None
         )
-        rows = [row if repo is not None else _found_from_anywhere(row) for row in added]
+        rows = [row if repo is not None else _with_full_path(row) for row in added]
         options += [f"--operator={row}" for row in rows]
         file = _suite(suite)
         own = repo is not None and Path(file).is_relative_to(here)
@@ -178,7 +178,7 @@ def _suite(text: str) -> str:
     return text if text in available() else str(find(text).resolve())
 
 
-def _found_from_anywhere(row: str) -> str:
+def _with_full_path(row: str) -> str:
     """A row of ``--operator`` with the full path of its file: each side has a current folder of its own."""
     name, *settings = row.split()
     where, mark, attribute = name.rpartition(":")

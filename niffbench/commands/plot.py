@@ -148,9 +148,9 @@ def command(
     if absent := placeless(request, table):
         click.echo(f"note: without a {request.x}, and so left out: {text.listing(absent, 5)}", err=True)
     if mixed := pooled(request, table):
-        told = ", ".join(f"{name} ({text.listing(_names(values), 4)})" for name, values in mixed.items())
+        written = ", ".join(f"{name} ({text.listing(_names(values), 4)})" for name, values in mixed.items())
         click.echo(
-            f"note: one point is the median over all of {told}, so there are no intervals; show them (--hue, "
+            f"note: one point is the median over all of {written}, so there are no intervals; show them (--hue, "
             "--style, --col, --row) or choose (--only)", err=True,
         )  # fmt: skip
     click.echo(out)

@@ -97,7 +97,7 @@ def command(
                     raise
                 except NiffbenchError as error:
                     stopped = error
-            return screen.closing(session.progress, stopped, stop)
+            return screen.finish(session.progress, stopped, stop)
         except Interrupted as interrupted:
             if not (place / MANIFEST).exists():
                 raise

@@ -62,7 +62,7 @@ class Screen:
         labels = {forecast.case.id: forecast.label for forecast in plan.forecasts}
         return Bar(self._err, plan, labels, total, total - missing)
 
-    def closing(self, progress: RunProgress, stopped: NiffbenchError | None, stop: Interrupts) -> int:
+    def finish(self, progress: RunProgress, stopped: NiffbenchError | None, stop: Interrupts) -> int:
         """Write the report and print the result; returns the exit status. Raises NothingMeasured, Interrupted."""
         with stop.at_any_moment():
             run = read(progress.directory)

@@ -100,8 +100,8 @@ def _trilinear(
     at = [dim for dim in range(len(shapes[0])) if dim != unroll_dim]
     product = [max(pair) for pair in zip(one, two, strict=True)]
     flops = (multiply_add if early else multiply)(first, second) * prod(product)
-    kept = [1 if dim in early else length for dim, length in zip(at, product, strict=True)]
-    whole = [max(pair) for pair in zip(kept, three, strict=True)]
+    lengths = [1 if dim in early else length for dim, length in zip(at, product, strict=True)]
+    whole = [max(pair) for pair in zip(lengths, three, strict=True)]
     flops += (multiply_add if late else multiply)(first, third) * prod(whole)
     return unrolled * flops
 

@@ -246,8 +246,8 @@ class UserNetwork(UserOperator):
         """The network before anything is replaced.
 
         Raises:
-            ValueError: for a network that does not take the case's size.
-            UsageError: for a name that is none.
+            ValueError: for a name that its library does not have.
+            UsageError: for what cannot be imported.
         """
         from niffbench.niff.networks import original
 

@@ -113,9 +113,9 @@ def save(files: Mapping[str, str | bytes], directory: Path) -> Path:
 
 def terminal(run: Run) -> RenderableType:
     """What a run ends with on a terminal: per problem, operators in latency, memory and FLOPs, winners marked."""
-    from niffbench.report.pages import closing
+    from niffbench.report.pages import summary_table
 
-    return closing(run)
+    return summary_table(run)
 
 
 def make_directory(path: Path) -> None:

@@ -17,32 +17,32 @@ def facts(digest: Digest) -> tuple[Fact, ...]:
     """Pairs of a word and what it is in this run."""
     manifest = digest.run.manifest
     must, should = manifest.fingerprint.must, manifest.fingerprint.should
-    found: list[Fact] = [
+    pairs: list[Fact] = [
         ("suite", f"{text.clean(manifest.suite.name)}: {text.clean(manifest.suite.description, 200)}"),
         ("device", _first(must.get("gpu"), must.get("processor"), should.get("cpu"), manifest.device)),
     ]
     if must.get("gpu"):
-        found.append(("host", _first(should.get("cpu"))))
+        pairs.append(("host", _first(should.get("cpu"))))
     software = [f"{name} {text.clean(must[name], 40)}" for name in ("torch", "cuda", "cudnn") if must.get(name)]
     threads = must.get("threads")
-    found.append(("software", ", ".join([*software, *([f"{text.clean(threads, 8)} threads"] if threads else [])])))
-    found.append(("measured", measured(digest)))
-    found.append(("latency", f"{digest.regime}, median of {text.rounds(digest.round_counts)}"))
+    pairs.append(("software", ", ".join([*software, *([f"{text.clean(threads, 8)} threads"] if threads else [])])))
+    pairs.append(("measured", measured(digest)))
+    pairs.append(("latency", f"{digest.regime}, median of {text.rounds(digest.round_counts)}"))
     if (effects := _could_show(digest)) is not None:
-        found.append(("could show", text.could_show(*effects)))
+        pairs.append(("could show", text.could_show(*effects)))
     if manifest.wall:
         share = text.percent(digest.measuring_share)
-        found.append(("time", f"{text.duration(manifest.wall)}, {share} of it inside sampling"))
+        pairs.append(("time", f"{text.duration(manifest.wall)}, {share} of it inside sampling"))
     if manifest.commit:
         dirty = " with uncommitted changes" if manifest.dirty else ""
-        found.append(("commit", text.clean(manifest.commit, 12).rstrip("…") + dirty))
+        pairs.append(("commit", text.clean(manifest.commit, 12).rstrip("…") + dirty))
     if manifest.niffbench_commit:
         dirty = " with uncommitted changes" if manifest.niffbench_dirty else ""
         own = text.clean(manifest.niffbench_commit, 12).rstrip("…")
-        found.append(("niffbench", f"{text.clean(manifest.niffbench, 20)}, {own}{dirty}"))
-    found.append(("started", text.clean(manifest.started, 40)))
-    found.append(("fingerprint", manifest.fingerprint.hash))
-    return tuple((word, what) for word, what in found if what)
+        pairs.append(("niffbench", f"{text.clean(manifest.niffbench, 20)}, {own}{dirty}"))
+    pairs.append(("started", text.clean(manifest.started, 40)))
+    pairs.append(("fingerprint", manifest.fingerprint.hash))
+    return tuple((word, what) for word, what in pairs if what)
 
 
 def _could_show(digest: Digest) -> tuple[float, float] | None:
@@ -68,11 +68,11 @@ def measured(digest: Digest) -> str:
 
 def choices(digest: Digest) -> Iterator[tuple[str, str]]:
     """Each row that chooses how to execute, by its label, and a sentence on what it chose and how often."""
-    found: dict[str, Counter[str]] = {}
+    chosen_by: dict[str, Counter[str]] = {}
     for row in digest.rows:
         if row.choices:
-            found.setdefault(row.label, Counter())[next(iter(row.choices))] += 1
-    for label, chosen in found.items():
+            chosen_by.setdefault(row.label, Counter())[next(iter(row.choices))] += 1
+    for label, chosen in chosen_by.items():
         places = [f"{what} at {text.of_problems(number, chosen.total())}" for what, number in chosen.most_common()]
         yield label, f"{label} chose {'; '.join(places)}."
 
@@ -80,53 +80,53 @@ def choices(digest: Digest) -> Iterator[tuple[str, str]]:
 def notices(digest: Digest) -> tuple[str, ...]:
     """What casts doubt on the run, or limits what it can say."""
     run = digest.run
-    found: list[str] = []
+    notes: list[str] = []
     if not any(row.ok for row in digest.rows):
-        found.append("Nothing was measured.")
+        notes.append("Nothing was measured.")
     if digest.missing:
-        found.append(
+        notes.append(
             f"The run is not finished: {digest.missing:,} of "
             f"{text.plural(len(run.manifest.suite.cases) * digest.rounds, 'record')} missing."
         )
     if run.torn:
-        found.append(f"The journal's last line is torn ({text.plural(run.torn, 'byte')}); it was left out.")
+        notes.append(f"The journal's last line is torn ({text.plural(run.torn, 'byte')}); it was left out.")
     if digest.rounds == 1:
-        found.append(
+        notes.append(
             "One round: what another process would give is unknown, so latencies have no intervals and "
             "nothing is claimed of them."
         )
     if digest.rows and not any(group.baseline is not None for group in digest.groups):
-        found.append(f"The baseline {digest.baseline} is not among the cases, so there are no ratios.")
+        notes.append(f"The baseline {digest.baseline} is not among the cases, so there are no ratios.")
     if (beside := background_load(run.records)) is not None:
-        found.append(
+        notes.append(
             f"{text.capital(str(beside))}: repeat the run on a quiet machine, or compare versions with ab."
         )
     itself = dict.fromkeys(row.label for row in digest.rows if row.traits.reference == "itself")
     if itself:
-        found.append(
+        notes.append(
             f"{text.listing(list(itself), 6)}: compared with themselves in float64, which finds rounding and no "
             "wrong formula."
         )
     shaped = {row.label: row.attributes["output"] for row in digest.rows if row.attributes["output"]}
     if shaped:
         shown = [f"{label} ({shape})" for label, shape in shaped.items()]
-        found.append(f"The output has another shape than the image's: {text.listing(shown, 6)}.")
+        notes.append(f"The output has another shape than the image's: {text.listing(shown, 6)}.")
     if contradicted := list(dict.fromkeys(r.label for r in digest.rows if r.cost and r.cost.is_contradicted)):
-        found.append(
+        notes.append(
             f"The closed form of {text.listing(contradicted, 4)} is contradicted by both FLOP counters: "
             "ranked by what was counted; the closed form should be mended (see the three witnesses)."
         )
     flagged = [row for row in digest.rows if row.flags]
     if flagged:
         kinds = Counter(flag for row in flagged for flag in row.flags)
-        told = [
+        flags = [
             f"{flag} ({number})" for flag, number in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
         ]
-        found.append(
+        notes.append(
             f"Series of {len(flagged)} of {text.plural(len(digest.rows), 'case')} are flagged in at least one "
-            f"round: {text.listing(told, 6)}."
+            f"round: {text.listing(flags, 6)}."
         )
-    return tuple(found)
+    return tuple(notes)
 
 
 def notes(digest: Digest) -> tuple[str, ...]:

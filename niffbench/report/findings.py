@@ -48,7 +48,7 @@ def findings(
     """All that the intervals support, the most asked for first."""
     settings = _settings(digest)
     keeping = {row.label for row in digest.rows if row.case.operator.rpartition("/")[2] in KEEPING}
-    found: list[Finding] = []
+    main: list[Finding] = []
     others: list[Finding] = []  # of the NIFF layers after the first
     forms: set[str] = set()
     for place, labels in enumerate(_kinds(digest)):
@@ -61,20 +61,20 @@ def findings(
             for some in (labels - cached, cached):
                 if form := _best_form(groups, digest.metrics[0], some):
                     said += _against_published(digest, setting, settings, form, keeps=form in cached)
-        (others if place else found).extend(said)
+        (others if place else main).extend(said)
         forms |= {form for form in best.values() if form}
     for setting, groups in settings.items():
         for niff, finding in _against_originals(digest, setting, groups):
-            (found if niff else others).append(finding)
-        found += _networks_as_published(digest, setting, groups)
+            (main if niff else others).append(finding)
+        main += _networks_as_published(digest, setting, groups)
     first, rest = _crossovers([rivalry for rivalry in rivalries if rivalry.form in forms])
     for setting, groups in settings.items():
-        found += _winners(digest, setting, groups)
-    found += _exponents(slices, [g for g in growths if g.operator in {*forms, digest.baseline}])
-    found += _primes(growths, digest)
-    found += [Finding(sentence, "overview", label) for label, sentence in choices(digest)]
-    found += _counters(digest)
-    return (*first, *found, *others, *rest)
+        main += _winners(digest, setting, groups)
+    main += _exponents(slices, [g for g in growths if g.operator in {*forms, digest.baseline}])
+    main += _primes(growths, digest)
+    main += [Finding(sentence, "overview", label) for label, sentence in choices(digest)]
+    main += _counters(digest)
+    return (*first, *main, *others, *rest)
 
 
 def mean_ratio(base: Sequence[Cell], other: Sequence[Cell]) -> tuple[Interval, tuple[float, float]]:
@@ -93,10 +93,10 @@ def mean_ratio(base: Sequence[Cell], other: Sequence[Cell]) -> tuple[Interval, t
 
 def _settings(digest: Digest) -> dict[Setting, list[Group]]:
     """Groups by what is no extent (mode, dtype, memory format, execution): the two with the most groups."""
-    found: dict[Setting, list[Group]] = {}
+    groups_of: dict[Setting, list[Group]] = {}
     for group in digest.groups:
-        found.setdefault(group.setting, []).append(group)
-    return dict(sorted(found.items(), key=lambda item: -len(item[1]))[:2])
+        groups_of.setdefault(group.setting, []).append(group)
+    return dict(sorted(groups_of.items(), key=lambda item: -len(item[1]))[:2])
 
 
 def _in(setting: Setting) -> str:
@@ -108,23 +108,23 @@ def _in(setting: Setting) -> str:
 
 def _kinds(digest: Digest) -> list[set[str]]:
     """The NIFF layers of a run in the suite's order: of each, an equivalence class, the labels of its forms."""
-    found: dict[str, set[str]] = {}
+    labels_of: dict[str, set[str]] = {}
     for row in digest.rows:
         if is_niff(row):
-            found.setdefault(row.traits.equivalence, set()).add(row.label)
-    return list(found.values())
+            labels_of.setdefault(row.traits.equivalence, set()).add(row.label)
+    return list(labels_of.values())
 
 
 def _best_form(groups: Sequence[Group], metric: Metric, labels: Collection[str]) -> str | None:
     """The row of least geometric mean, among those measured most often; a choice, not a claim."""
-    found: dict[str, list[float]] = {}
+    logs_of: dict[str, list[float]] = {}
     for group in groups:
         for row in group.rows:
             if row.ok and row.label in labels and metric.key in row.cells:
-                found.setdefault(row.label, []).append(log(row.cells[metric.key].estimate))
-    most = max(map(len, found.values()), default=0)
-    full = [label for label, logs in found.items() if len(logs) == most]
-    return min(full, key=lambda label: sum(found[label]), default=None)
+                logs_of.setdefault(row.label, []).append(log(row.cells[metric.key].estimate))
+    most = max(map(len, logs_of.values()), default=0)
+    full = [label for label, logs in logs_of.items() if len(logs) == most]
+    return min(full, key=lambda label: sum(logs_of[label]), default=None)
 
 
 def _row(group: Group, label: str) -> Row | None:
@@ -168,11 +168,11 @@ def _against_originals(
             if row.ok and (original := _original(group, row)) is not None:
                 kind = kinds.setdefault((row.traits.equivalence, original.label), {})
                 kind.setdefault(row.label, []).append((original, row))
-    for (_, base), found in kinds.items():
-        form = _best_form(groups, digest.metrics[0], found)
+    for (_, base), pairs_of in kinds.items():
+        form = _best_form(groups, digest.metrics[0], pairs_of)
         if form is None:
             continue
-        pairs = found[form]
+        pairs = pairs_of[form]
         ratios = {
             m.key: [
                 compare(one.cells[m.key], two.cells[m.key])
@@ -200,10 +200,10 @@ def _original(group: Group, row: Row) -> Row | None:
 
 def _at_problems(ratios: Sequence[Interval | None], of: str) -> list[str]:
     """By how much, and how often, a quantity differs from the baseline's where its interval leaves no doubt."""
-    known = [ratio for ratio in ratios if ratio is not None and ratio.estimate]
-    sure = [r.estimate for r in known if r.estimate and r.excludes(1.0) and _worth(r.estimate)]
+    determined = [ratio for ratio in ratios if ratio is not None and ratio.estimate]
+    sure = [r.estimate for r in determined if r.estimate and r.excludes(1.0) and _worth(r.estimate)]
     sides = [side for side in ([r for r in sure if r < 1], [r for r in sure if r > 1]) if side]
-    places = [(_range(side), text.of_problems(len(side), len(known))) for side in sides]
+    places = [(_range(side), text.of_problems(len(side), len(determined))) for side in sides]
     return [f"{places[0][0]} {of} at {places[0][1]}", *(f"{r} at {at}" for r, at in places[1:])] if places else []
 
 
@@ -340,7 +340,7 @@ def other_winners(group: Group, groups: Iterable[Group], metric: Metric) -> list
 
 def _other_crossovers(rivalry: Rivalry, rivalries: Iterable[Rivalry]) -> list[str]:
     """Where one thing is otherwise and the two change places elsewhere, or do not: ``training: 21 to 23``."""
-    found: list[str] = []
+    sentences: list[str] = []
     for other in rivalries:
         if (other.metric, other.axis, other.form, other.rival) != (
             rivalry.metric, rivalry.axis, rivalry.form, rivalry.rival
@@ -350,10 +350,10 @@ def _other_crossovers(rivalry: Rivalry, rivalries: Iterable[Rivalry]) -> list[st
         if change and len(rivalry.crossovers) == len(other.crossovers) == 1:
             here, there = rivalry.crossovers[0], other.crossovers[0]
             if there.below >= here.above or there.above <= here.below:
-                found.append(f"{change}: between {there.below:g} and {there.above:g}")
+                sentences.append(f"{change}: between {there.below:g} and {there.above:g}")
         elif change and (better := other.compared.comparison.better):
-            found.append(f"{change}: {other.form if better == 'form' else other.rival} throughout")
-    return found
+            sentences.append(f"{change}: {other.form if better == 'form' else other.rival} throughout")
+    return sentences
 
 
 def _crossovers(rivalries: Sequence[Rivalry]) -> tuple[list[Finding], list[Finding]]:

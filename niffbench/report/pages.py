@@ -135,12 +135,12 @@ MOST_ROWS = 80
 """Operator rows that are listed; a larger run gets one line a problem."""
 
 
-def closing(run: Run) -> RenderableType:
+def summary_table(run: Run) -> RenderableType:
     """The closing table of ``run``."""
     digest = gather(run)
     parts: list[RenderableType] = []
     if len(digest.rows) <= MOST_ROWS:
-        parts.append(Terminal(tables.closing(digest)))
+        parts.append(Terminal(tables.summary(digest)))
     else:
         parts.append(Terminal(tables.brief_winners(digest)))
         parts += [Text(sentence) for _, sentence in choices(digest)]

@@ -75,14 +75,14 @@ def without_kernel(row: Row) -> str:
 
 def slices(digest: Digest, axis: Axis) -> tuple[Slice, ...]:
     """All slices along ``axis`` in which it takes values enough (FEWEST), the largest first."""
-    found: dict[tuple[object, ...], list[Point]] = {}
+    grouped: dict[tuple[object, ...], list[Point]] = {}
     for group in digest.groups:
         for row in group.rows:
             at = position(row.case, axis)
-            found.setdefault(fixed(row.case, axis), []).append(Point(at if at is not None else 0.0, row, group))
-    made = [_slice(axis, points) for points in found.values()]
-    kept = [slice_ for slice_ in made if max(map(len, slice_.curves.values()), default=0) >= FEWEST[axis]]
-    return tuple(sorted(kept, key=lambda s: -len(s.points)))
+            grouped.setdefault(fixed(row.case, axis), []).append(Point(at if at is not None else 0.0, row, group))
+    made = [_slice(axis, points) for points in grouped.values()]
+    long_enough = [slice_ for slice_ in made if max(map(len, slice_.curves.values()), default=0) >= FEWEST[axis]]
+    return tuple(sorted(long_enough, key=lambda s: -len(s.points)))
 
 
 def _slice(axis: Axis, points: Sequence[Point]) -> Slice:

@@ -184,7 +184,7 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None, *, briefly: boo
     )
 
 
-def closing(digest: Digest) -> Table:
+def summary(digest: Digest) -> Table:
     """What a run ends with: latency, memory and FLOPs of every case; what failed says so where its latency would
     be, and shows nothing else.
     """
@@ -197,14 +197,14 @@ def closing(digest: Digest) -> Table:
             figures = [Entry(case.status, marks=("failed",)), *[Entry("")] * (len(figures) - 1)]
         else:
             figures = [
-                _closing_figure(entry, column) for entry, column in zip(figures, table.columns[2:], strict=True)
+                _summary_figure(entry, column) for entry, column in zip(figures, table.columns[2:], strict=True)
             ]
         rows.append(replace(each, entries=(problem, replace(operator, note=case.chosen, colour=""), *figures)))
     columns = [replace(column, title=column.title.split()[-1]) for column in table.columns]
     return replace(table, title="", caption="", columns=tuple(columns), rows=tuple(rows))
 
 
-def _closing_figure(entry: Entry, column: Column) -> Entry:
+def _summary_figure(entry: Entry, column: Column) -> Entry:
     """Of intervals only those of the latencies' ratios; one star for a value and its ratio, and no bars."""
     if not column.key.endswith("_ratio"):
         return replace(entry, note="")

@@ -69,17 +69,17 @@ class Rivalry:
 
 def all_slices(digest: Digest) -> dict[Axis, tuple[Slice, ...]]:
     """The slices of each axis that varies, the largest first."""
-    found: dict[Axis, tuple[Slice, ...]] = {}
+    by_axis: dict[Axis, tuple[Slice, ...]] = {}
     for axis in AXES:
         if every := slices(digest, axis):
             room = MOST_POINTS // len(every[0].points)
-            found[axis] = tuple(evenly(every, max(2, min(MOST_SLICES, room))))
-    return found
+            by_axis[axis] = tuple(evenly(every, max(2, min(MOST_SLICES, room))))
+    return by_axis
 
 
 def growths(digest: Digest, slice_: Slice) -> list[Growth]:
     """The exponents of every curve of a slice in latency, memory and FLOPs."""
-    found: list[Growth] = []
+    every: list[Growth] = []
     for operator, curve in slice_.curves.items():
         measured = [point for point in curve if point.row.ok]
         if len(measured) < 2:
@@ -95,8 +95,8 @@ def growths(digest: Digest, slice_: Slice) -> list[Growth]:
                     exact=metric.exact,
                     confidence=CONFIDENCE,
                 )
-                found.append(Growth(slice_, operator, metric, fit))
-    return found
+                every.append(Growth(slice_, operator, metric, fit))
+    return every
 
 
 def rivalries(digest: Digest) -> tuple[Rivalry, ...]:

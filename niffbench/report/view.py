@@ -56,12 +56,12 @@ class View:
     @property
     def lost(self) -> tuple[tuple[str, str, str], ...]:
         """What failed, in short: status, how many cases, and the first reason given."""
-        found: dict[str, list[str]] = {}
+        reasons: dict[str, list[str]] = {}
         for row in self.digest.rows:
             for status, reason in row.reasons.items():
-                found.setdefault(status, []).append(reason)
+                reasons.setdefault(status, []).append(reason)
         return tuple(
-            (status, text.plural(len(r), "case"), text.clean(r[0])) for status, r in sorted(found.items())
+            (status, text.plural(len(r), "case"), text.clean(r[0])) for status, r in sorted(reasons.items())
         )
 
     @property

@@ -18,7 +18,7 @@ FloatArray: TypeAlias = NDArray[np.float64]
 BoolArray: TypeAlias = NDArray[np.bool_]
 
 _NEGLIGIBLE = 1e-12  # of a log: differences of rounding in float64, not of measurement
-_KNOWN = 1e9  # degrees of freedom of a variance that was not estimated
+_EXACT = 1e9  # degrees of freedom of a variance that was not estimated
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ def contrast(
         freedom = np.full_like(variance, sizes[0] - 1.0)
     else:
         estimate, variance, freedom = _welch(groups, weights, sizes)
-    return _settled(estimate, variance, freedom, rounding)
+    return _with_rounding(estimate, variance, freedom, rounding)
 
 
-def _settled(
+def _with_rounding(
     estimate: FloatArray, variance: FloatArray, freedom: FloatArray, rounding: FloatArray | float
 ) -> Contrast:
     """Take rounding in float64 for the nothing it is, and add the clock's, which is known."""
@@ -97,8 +97,8 @@ def _settled(
     variance = np.where(variance < _NEGLIGIBLE**2, 0.0, variance)
     total = variance + rounding
     with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = np.where(variance > 0, freedom * (total / variance) ** 2, np.where(total > 0, _KNOWN, freedom))
-    return Contrast(estimate, np.sqrt(total), np.minimum(freedom, _KNOWN))
+        freedom = np.where(variance > 0, freedom * (total / variance) ** 2, np.where(total > 0, _EXACT, freedom))
+    return Contrast(estimate, np.sqrt(total), np.minimum(freedom, _EXACT))
 
 
 def _welch(
@@ -147,4 +147,4 @@ def in_order(differences: FloatArray, base_first: ArrayLike, *, rounding: FloatA
     estimate = (one.mean(axis=-1) + two.mean(axis=-1)) / 2
     squares = one.var(axis=-1) * forth + two.var(axis=-1) * back
     variance = squares / (n - 2) * (1 / forth + 1 / back) / 4
-    return _settled(estimate, variance, np.full_like(variance, n - 2.0), rounding)
+    return _with_rounding(estimate, variance, np.full_like(variance, n - 2.0), rounding)

@@ -277,8 +277,8 @@ def _looks(form: tuple[float, ...], rival: tuple[float, ...], *, is_shared: bool
     looks = [*(look for look in LOOKS[:-1] if look < rounds), rounds] if is_shared else [None]
     tests: list[tuple[float, Side]] = []
     for look in looks:
-        found = contrast([log[:look] for log in logs], (1.0, -1.0), shared=is_shared)
-        tests.append((float(found.p_value()) / 2, "form" if found.estimate < 0 else "rival"))
+        difference = contrast([log[:look] for log in logs], (1.0, -1.0), shared=is_shared)
+        tests.append((float(difference.p_value()) / 2, "form" if difference.estimate < 0 else "rival"))
     return tests
 
 
@@ -305,12 +305,12 @@ def _crossovers(
     measured: Sequence[Point], orders: Sequence[Order], admissible: Sequence[float], confidence: float
 ) -> tuple[Crossover, ...]:
     by_value = {point.at: point for point in measured}
-    found: list[Crossover] = []
+    crossovers: list[Crossover] = []
     for one, other in pairwise([order for order in orders if order.better is not None]):
         if other.better is None or one.better == other.better:
             continue
         ties = tuple(order.at for order in orders if one.at < order.at < other.at)
-        found.append(
+        crossovers.append(
             Crossover(
                 below=one.at,
                 above=other.at,
@@ -321,7 +321,7 @@ def _crossovers(
                 cliff=_cliff(by_value[one.at], by_value[other.at]),
             )
         )
-    return tuple(found)
+    return tuple(crossovers)
 
 
 def _cliff(one: Point, other: Point) -> Cliff | None:

@@ -174,13 +174,11 @@ def decide(
         for one, two in zip(base, head, strict=True)
     ]
     judged = judge(
-        Contrast(*(np.array([getattr(found.contrast, name) for found in evidence]) for name in _FIELDS)),
+        Contrast(*(np.array([getattr(one.contrast, name) for one in evidence]) for name in _FIELDS)),
         alpha=alpha,
         min_effect=effects,
     )
-    return tuple(
-        _decision(found, judged, index, float(effects[index]), alpha) for index, found in enumerate(evidence)
-    )
+    return tuple(_decision(one, judged, index, float(effects[index]), alpha) for index, one in enumerate(evidence))
 
 
 _SIGNS = (-1.0, 1.0)
@@ -212,7 +210,7 @@ def _evidence(
     step = rounding(logs, _SIGNS, resolution)
     method, difference = plain.method, contrast(logs, _SIGNS, shared=paired, rounding=step)
     if paired and base_first is not None:
-        order = _kept_order(base, head, base_first)
+        order = _order_of_pairs(base, head, base_first)
         if order.size > 2 and order.any() and not order.all():
             method = "paired t on logs, order taken out"
             difference = in_order(logs[1] - logs[0], order, rounding=step)
@@ -223,7 +221,7 @@ def _evidence(
     return _Evidence(difference, interval, None)
 
 
-def _kept_order(base: Rounds, head: Rounds, base_first: Sequence[bool]) -> NDArray[np.bool_]:
+def _order_of_pairs(base: Rounds, head: Rounds, base_first: Sequence[bool]) -> NDArray[np.bool_]:
     one, two = np.asarray(base, dtype=np.float64), np.asarray(head, dtype=np.float64)
     order = np.asarray(base_first, dtype=bool)
     if order.shape != one.shape:
@@ -231,9 +229,9 @@ def _kept_order(base: Rounds, head: Rounds, base_first: Sequence[bool]) -> NDArr
     return order[np.isfinite(one) & np.isfinite(two)]
 
 
-def _decision(found: _Evidence, judged: Judgement, index: int, effect: float, alpha: float) -> Decision:
-    if found.refusal is not None:
-        return Decision("inconclusive", found.ratio, None, None, effect, found.refusal)
+def _decision(evidence: _Evidence, judged: Judgement, index: int, effect: float, alpha: float) -> Decision:
+    if evidence.refusal is not None:
+        return Decision("inconclusive", evidence.ratio, None, None, effect, evidence.refusal)
     p_value, adjusted = float(judged.p_value[index]), float(judged.p_adjusted[index])
     size = f"{100 * effect:g} %"
     verdict: Verdict
@@ -249,7 +247,7 @@ def _decision(found: _Evidence, judged: Judgement, index: int, effect: float, al
     else:
         verdict = "inconclusive"
         reason = f"neither a change nor its absence is shown (p {_shown(adjusted)} across the suite)"
-    return Decision(verdict, found.ratio, p_value, adjusted, effect, reason)
+    return Decision(verdict, evidence.ratio, p_value, adjusted, effect, reason)
 
 
 def _shown(p: float) -> str:

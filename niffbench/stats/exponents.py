@@ -190,5 +190,5 @@ def _penalty(
 def _combined(
     parts: Sequence[Rounds], weights: Sequence[float], shared: bool, exact: bool, confidence: float
 ) -> Interval:
-    found = combination(parts, weights, shared=shared and not exact, confidence=confidence)
-    return exactly(found.estimate, confidence) if exact and found.estimate is not None else found
+    combined = combination(parts, weights, shared=shared and not exact, confidence=confidence)
+    return exactly(combined.estimate, confidence) if exact and combined.estimate is not None else combined

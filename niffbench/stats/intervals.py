@@ -202,14 +202,14 @@ def combination(
     if rounds == 1:
         estimate = sum(weight * float(group.mean()) for weight, group in zip(weights, logs, strict=True))
         return Interval(estimate, None, None, confidence, 1, "none", ONE_ROUND)
-    found = contrast(logs, weights, shared=shared, rounding=rounding(logs, weights, resolution))
-    return of_contrast(found, confidence, rounds, "paired t on logs" if shared else "Welch t on logs")
+    difference = contrast(logs, weights, shared=shared, rounding=rounding(logs, weights, resolution))
+    return of_contrast(difference, confidence, rounds, "paired t on logs" if shared else "Welch t on logs")
 
 
-def of_contrast(found: Contrast, confidence: float, rounds: int, method: str) -> Interval:
+def of_contrast(difference: Contrast, confidence: float, rounds: int, method: str) -> Interval:
     """A single contrast as an interval, on logs."""
-    low, high = found.band(confidence)
-    return Interval(float(found.estimate), float(low), float(high), confidence, rounds, method)
+    low, high = difference.band(confidence)
+    return Interval(float(difference.estimate), float(low), float(high), confidence, rounds, method)
 
 
 def exponential(logs: Interval) -> Interval:

@@ -107,9 +107,9 @@ def paired_noise(base: Rounds, head: Rounds, base_first: Sequence[bool]) -> Nois
     one, two = log_groups((base, head), shared=True)
     there = np.isfinite(np.asarray(base, dtype=np.float64)) & np.isfinite(np.asarray(head, dtype=np.float64))
     order = np.asarray(base_first, dtype=bool)[there]
-    found = in_order(two - one, order)
+    difference = in_order(two - one, order)
     forth = int(order.sum())
-    variance = 4 * float(found.error) ** 2 / (1 / forth + 1 / (order.size - forth))
+    variance = 4 * float(difference.error) ** 2 / (1 / forth + 1 / (order.size - forth))
     return _noise(variance, order.size - 2, paired=True)
 
 
@@ -160,10 +160,10 @@ def smallest_effect(
     """
 
     def missing(log_effect: float) -> float:
-        found = detection(
+        power_at = detection(
             float(np.expm1(log_effect)), sd, rounds, alpha=alpha, cases=cases, min_effect=min_effect, paired=paired
         )
-        return found - power
+        return power_at - power
 
     if missing(_LARGEST) < 0:
         return None
@@ -231,7 +231,7 @@ def fitness(
     if not noises:
         raise ValueError("no case has been measured in two rounds")
     cases = len(noises)
-    found: list[Detectable] = []
+    detectable: list[Detectable] = []
     needed: list[int | None] = []
     verdicts: list[Verdict] = []
     for case in noises:
@@ -241,7 +241,7 @@ def fitness(
             )
             for sd in (case.sd, case.low, case.high)
         ]
-        found.append(Detectable(*at))
+        detectable.append(Detectable(*at))
         needed.append(
             rounds_needed(
                 effect, case.sd, alpha=alpha, power=power, cases=cases, min_effect=min_effect, paired=case.paired
@@ -255,10 +255,10 @@ def fitness(
     )
     unit = "pairs" if noises[0].paired else "rounds a side"
     reason = (
-        f"a change of {100 * effect:g} % would be found with probability {power:g} by {rounds} {unit} in "
+        f"a change of {100 * effect:g} % would be detectable with probability {power:g} by {rounds} {unit} in "
         f"{fit} of {cases} cases, and would not in {unfit}"
     )
-    return Fitness(verdict, reason, tuple(verdicts), tuple(found), tuple(needed))
+    return Fitness(verdict, reason, tuple(verdicts), tuple(detectable), tuple(needed))
 
 
 @lru_cache(maxsize=256)

@@ -37,7 +37,7 @@ def give(
         folder = Path(place)
         archive.unpack(out, folder)
         results = [result for result in _earlier(folder) if result.name not in {step.name for step in steps}]
-        kept = len(results)
+        before = len(results)
 
         def gather(running: StepResult | None = None) -> None:
             listed = [*results, running] if running else results
@@ -56,7 +56,7 @@ def give(
                 archive.save(folder / PAGE, page(settings, folder, results).encode())
                 gather()
                 archive.save(out / PAGE, (folder / PAGE).read_bytes())
-        return results[kept:]
+        return results[before:]
 
 
 def _done(

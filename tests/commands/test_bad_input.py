@@ -37,7 +37,7 @@ def refused(call: Call, root: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "output"),
     [
         ("size = 9}", "size = 9", "s.toml: not valid TOML"),
         ("axes = {", "axes = {colour = 3, ", "s.toml: unknown key 'axes.colour'; choose from batch, channels"),
@@ -59,16 +59,16 @@ def refused(call: Call, root: Path, *arguments: str) -> str:
         ),
     ],
 )
-def test_a_faulty_suite(call: Call, tmp_path: Path, old: str, new: str, told: str) -> None:
+def test_a_faulty_suite(call: Call, tmp_path: Path, old: str, new: str, output: str) -> None:
     assert old in GOOD
     (tmp_path / "s.toml").write_text(GOOD.replace(old, new))
-    assert told in refused(call, tmp_path, "run", "s.toml", "--device", "cpu")
+    assert output in refused(call, tmp_path, "run", "s.toml", "--device", "cpu")
 
 
 def test_a_suite_that_windows_wrote_is_none_the_worse(call: Call, tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
-    told = refused(call, tmp_path, "plan", "s.toml", "--only", "nothing")
-    assert "its rows are depthwise-k3" in told
+    output = refused(call, tmp_path, "plan", "s.toml", "--only", "nothing")
+    assert "its rows are depthwise-k3" in output
 
 
 def test_a_suite_that_is_a_directory(call: Call, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_plan_of_a_faulty_suite(call: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "output"),
     [
         (["smoek"], "no suite named 'smoek'; did you mean 'smoke'?"),
         (["nothing.toml"], "suite file nothing.toml: there is no such file"),
@@ -94,16 +94,16 @@ def test_a_plan_of_a_faulty_suite(call: Call, tmp_path: Path) -> None:
         (["smoke", "--min-time", "3s", "--max-time", "1s"], "--min-time 3 s is longer than --max-time 1 s"),
     ],
 )
-def test_faulty_arguments(call: Call, tmp_path: Path, arguments: list[str], told: str) -> None:
-    assert told in refused(call, tmp_path, "run", *arguments)
+def test_faulty_arguments(call: Call, tmp_path: Path, arguments: list[str], output: str) -> None:
+    assert output in refused(call, tmp_path, "run", *arguments)
 
 
 @pytest.mark.parametrize(
-    ("device", "told"),
+    ("device", "output"),
     [("cdua", "did you mean 'cuda'?"), ("replay:nothing.json", "cannot be read (No such file or directory)")],
 )
-def test_a_device_there_is_not(call: Call, tmp_path: Path, device: str, told: str) -> None:
-    assert told in refused(call, tmp_path, "run", "smoke", "--device", device)
+def test_a_device_there_is_not(call: Call, tmp_path: Path, device: str, output: str) -> None:
+    assert output in refused(call, tmp_path, "run", "smoke", "--device", device)
 
 
 def test_cuda_asked_for_and_absent(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def replay(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "output"),
     [
         (["--resume", "nothing"], "nothing: there is no such directory"),
         (["--resume", "."], "is not a run (it has no run.json)"),
@@ -150,9 +150,9 @@ def replay(tmp_path: Path) -> str:
         (["smoke", "--resume", ".", "--only", "x"], "--only: a resumed run keeps the settings it was begun with"),
     ],
 )
-def test_a_resumption_of_nothing(call: Call, tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_a_resumption_of_nothing(call: Call, tmp_path: Path, arguments: list[str], output: str) -> None:
     message = refused(call, tmp_path, "run", *arguments)
-    assert told in message
+    assert output in message
 
 
 def test_a_run_of_a_newer_niffbench_is_not_resumed(call: Call, tmp_path: Path) -> None:

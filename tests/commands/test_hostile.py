@@ -32,15 +32,15 @@ def test_every_way_to_fail_costs_the_case_that_failed(tmp_path: Path) -> None:
         assert started.end() == 0, started.said()
         assert not started.workers()
         assert "Traceback" not in started.said()
-    found = {record.case.operator.partition("/")[2]: record for record in read(tmp_path / "out").records}
-    assert {name: record.status for name, record in found.items()} == {
+    result = {record.case.operator.partition("/")[2]: record for record in read(tmp_path / "out").records}
+    assert {name: record.status for name, record in result.items()} == {
         "fine": "ok",
         "segfault": "crashed",
         "hang": "timeout",
         "ravenous": "oom",
     }
-    assert found["fine"].latency["steady"].samples
-    assert f"killed by {signal.SIGSEGV.name}" in str(found["segfault"].reason)
-    assert found["hang"].reason == "took longer than 5 s (in first)"
-    assert found["ravenous"].needed == 2**37
-    assert 0 < (found["ravenous"].available or 0) < SPACE * 2**30
+    assert result["fine"].latency["steady"].samples
+    assert f"killed by {signal.SIGSEGV.name}" in str(result["segfault"].reason)
+    assert result["hang"].reason == "took longer than 5 s (in first)"
+    assert result["ravenous"].needed == 2**37
+    assert 0 < (result["ravenous"].available or 0) < SPACE * 2**30

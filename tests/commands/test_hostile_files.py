@@ -138,9 +138,9 @@ def huge() -> Iterator[tuple[str, dict[str, Any], str]]:
     yield "exclusions", some, "100,000 conditions of exclusions are too many for 10,000 cases"
 
 
-@pytest.mark.parametrize(("changes", "told"), [each[1:] for each in huge()], ids=[each[0] for each in huge()])
+@pytest.mark.parametrize(("changes", "output"), [each[1:] for each in huge()], ids=[each[0] for each in huge()])
 def test_a_suite_of_more_than_anyone_measures_is_refused_before_it_is_expanded(
-    changes: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_case(*_: object) -> None:
         raise AssertionError("a case was made")
@@ -148,7 +148,7 @@ def test_a_suite_of_more_than_anyone_measures_is_refused_before_it_is_expanded(
     monkeypatch.setattr(importlib.import_module("niffbench.suite.expand"), "Case", no_case)
     text = "\n".join(f"{key} = {toml(value)}" for key, value in {**SUITE, "zip": [], **changes}.items())
     begun = time.process_time()
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=output):
         planned(text)
     print(f"{time.process_time() - begun:.2f} s")
 

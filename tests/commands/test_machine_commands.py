@@ -21,15 +21,15 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 def test_doctor_says_what_works_as_json_and_for_people(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     done = call("doctor", "--device", "cpu", "--threads", "1", "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["fingerprint"]["must"]["threads"] == 1
-    assert 0 < found["timer_resolution"] < 1e-3
-    assert {counter["name"]: counter["works"] for counter in found["counters"]}["memory of a call"]
-    assert set(found["quiet"]) == {"load", "others", "jitter", "worst", "governor", "remarks"}
-    assert isinstance(found["cuda"]["usable"], bool)
-    assert (found["kernel"] == "works") == (build.unavailable() is None)
+    result = json.loads(done.stdout)
+    assert result["fingerprint"]["must"]["threads"] == 1
+    assert 0 < result["timer_resolution"] < 1e-3
+    assert {counter["name"]: counter["works"] for counter in result["counters"]}["memory of a call"]
+    assert set(result["quiet"]) == {"load", "others", "jitter", "worst", "governor", "remarks"}
+    assert isinstance(result["cuda"]["usable"], bool)
+    assert (result["kernel"] == "works") == (build.unavailable() is None)
     assert os.uname().nodename not in done.stdout.split('"')
-    doctor._print(found)
+    doctor._print(result)
     printed = capsys.readouterr().out
     for heading in ("Machine", "Is it quiet?", "What works", "CUDA", "FLOPs, fvcore with handlers"):
         assert heading in printed
@@ -75,13 +75,13 @@ def test_profile_takes_two_operators_apart_side_by_side(call: Call, tmp_path: Pa
 def test_profile_does_not_call_hidden_transforms_none(call: Call, form: str) -> None:
     done = call("profile", f"niff-depthwise/{form}", "--channels", "4", "--size", "8", "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    told = " ".join(done.stdout.split())
-    assert "cannot be told apart; profile niff-depthwise/rfft for the split" in told
-    assert "FFTs, shifts and real parts are" not in told
+    output = " ".join(done.stdout.split())
+    assert "cannot be told apart; profile niff-depthwise/rfft for the split" in output
+    assert "FFTs, shifts and real parts are" not in output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "output"),
     [
         (["niff-depthwise/rft"], "did you mean 'niff-depthwise/rfft'"),
         (["depthwise-k4"], "kernel size 4 is even"),
@@ -97,11 +97,11 @@ def test_profile_does_not_call_hidden_transforms_none(call: Call, form: str) -> 
     ],
 )
 def test_profile_refuses_what_it_cannot_take_apart(
-    call: Call, tmp_path: Path, arguments: list[str], told: str
+    call: Call, tmp_path: Path, arguments: list[str], output: str
 ) -> None:
     done = call("profile", *arguments, "--out", "apart")
     assert done.returncode == 2
-    assert told in done.stderr
+    assert output in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "apart").exists()
 

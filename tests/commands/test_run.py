@@ -77,10 +77,10 @@ def test_a_broken_clock_is_flagged_and_its_result_is_json_all_the_same(cli: Cli,
     replay(place, cases=[{"label": "depthwise-k5", "latency": {"first": {"samples": [[float("nan")]]}}}])
     done = cli(*RUN, "--json", "--no-report", "--rounds", "1", "--only", "size=9", "--only", "mode=inference")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout, parse_constant=pytest.fail)
-    assert told["records"] == {"ok": 3}
-    assert 0 < told["measuring_share"] < 1e9
-    broken = next(case for case in told["cases"] if case["label"] == "depthwise-k5")
+    output = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert output["records"] == {"ok": 3}
+    assert 0 < output["measuring_share"] < 1e9
+    broken = next(case for case in output["cases"] if case["label"] == "depthwise-k5")
     assert broken["latency_first"] is None
     assert broken["unusable"] == {"latency_first": "invalid"}
     assert min(broken["latency_cold"], broken["latency_steady"]) > 0
@@ -93,16 +93,16 @@ def test_json_is_all_there_is_on_standard_output(cli: Cli, place: Path) -> None:
         place, cases=[{"label": "depthwise-k5", "problem": "* 4@28", "failure": {"kind": "oom", "requested": 9}}]
     )
     done = cli(*RUN, "--json", "--no-report", "--seed", "5", "--rounds", "1")
-    told = json.loads(done.stdout)
+    output = json.loads(done.stdout)
     assert done.returncode == 0
-    assert (told["directory"], told["report"], told["seed"], told["complete"]) == ("out", None, 5, True)
-    assert told["resume"] is None
-    assert told["records"] == {"ok": CASES - 1, "oom": 1}
-    failed = next(case for case in told["cases"] if case["records"] == {"oom": 1})
+    assert (output["directory"], output["report"], output["seed"], output["complete"]) == ("out", None, 5, True)
+    assert output["resume"] is None
+    assert output["records"] == {"ok": CASES - 1, "oom": 1}
+    failed = next(case for case in output["cases"] if case["records"] == {"oom": 1})
     assert failed["latency_steady"] is None
     assert failed["memory_peak"] is None
     assert "out of memory" in failed["reasons"][0]
-    measured = next(case for case in told["cases"] if case["records"] == {"ok": 1})
+    measured = next(case for case in output["cases"] if case["records"] == {"ok": 1})
     assert measured["latency_steady"] > 0
     assert not (place / "out" / "report.html").exists()
 
@@ -161,8 +161,8 @@ def test_busy_neighbours_are_said_at_the_end_and_in_the_result(cli: Cli, place: 
     options = (*options, "--min-time", "500ms", "--max-time", "1s", "--no-report")
     done = cli(*RUN, *options)
     assert done.returncode == 0, done.stderr
-    told = "Other processes used up to 37 % of the processor while 3 of 6 cases were sampled"
-    assert told in " ".join(done.stdout.split())
+    output = "Other processes used up to 37 % of the processor while 3 of 6 cases were sampled"
+    assert output in " ".join(done.stdout.split())
     done = cli(*RUN[:-1], "json", *options, "--json")
     others = {(case["height"], case["others"]) for case in json.loads(done.stdout)["cases"]}
     assert others == {(9, 0.37), (14, 0.01)}
@@ -181,19 +181,19 @@ def test_an_interrupted_run_says_how_to_go_on(place: Path) -> None:
     )
     wait_for(lambda: count(place / "out") >= 4)
     begun.send_signal(signal.SIGINT)
-    out, told = begun.communicate(timeout=60)
-    assert begun.returncode == 130, told
+    out, output = begun.communicate(timeout=60)
+    assert begun.returncode == 130, output
     kept = len(read(place / "out").records)
     result = json.loads(out)
     assert (result["kept"], result["missing"], result["complete"]) == (kept, 2 * CASES - kept, False)
-    assert f"interrupted; {plural(kept, 'record')} kept, {2 * CASES - kept} missing; go on with:" in told
+    assert f"interrupted; {plural(kept, 'record')} kept, {2 * CASES - kept} missing; go on with:" in output
     assert not (place / "out" / "report.html").exists()
     drawn = subprocess.run(
-        [sys.executable, "-m", "niffbench.cli", *told.splitlines()[-1].split()[1:]], cwd=place, check=False
+        [sys.executable, "-m", "niffbench.cli", *output.splitlines()[-1].split()[1:]], cwd=place, check=False
     )
     assert drawn.returncode == 0
     assert (place / "out" / "report.html").exists()
-    command = next(line.strip() for line in told.splitlines() if "--resume" in line)
+    command = next(line.strip() for line in output.splitlines() if "--resume" in line)
     assert result["resume"] == command == "niffbench run made-up.toml --resume out"
     replay(place)
     resumed = subprocess.run(
@@ -214,10 +214,10 @@ def test_a_directory_that_is_removed_is_one_clear_message(place: Path) -> None:
     )
     wait_for(lambda: count(place / "out") >= 2)
     shutil.rmtree(place / "out")
-    _, told = begun.communicate(timeout=60)
+    _, output = begun.communicate(timeout=60)
     assert begun.returncode == 2
-    assert "removed while the run was writing to it" in told
-    assert "Traceback" not in told
+    assert "removed while the run was writing to it" in output
+    assert "Traceback" not in output
     assert not (place / "out").exists()
 
 
@@ -233,11 +233,11 @@ def test_a_directory_that_is_removed_while_the_report_is_drawn_is_not_made_anew(
     # The lock goes before the report is drawn; not while its directory is removed, or that would fail.
     wait_for(lambda: manifest.exists() and json.loads(manifest.read_text())["finished"] and not lock.exists())
     shutil.rmtree(place / "out")
-    out, told = begun.communicate(timeout=60)
-    assert (begun.returncode, out) == (2, ""), told
+    out, output = begun.communicate(timeout=60)
+    assert (begun.returncode, out) == (2, ""), output
     honest = r"was removed|there is no such directory|is not a run|records\.jsonl: cannot be read"
-    assert re.fullmatch(rf"niffbench: out(: |/)({honest}).*", told.splitlines()[-1])
-    assert "Traceback" not in told
+    assert re.fullmatch(rf"niffbench: out(: |/)({honest}).*", output.splitlines()[-1])
+    assert "Traceback" not in output
     assert not (place / "out").exists()
 
 
@@ -278,9 +278,9 @@ def test_a_real_run_survives_the_death_of_its_worker(place: Path) -> None:
             child.kill()
     out, _ = begun.communicate(timeout=300)
     assert complete(read(place / "out"))
-    told = json.loads(out)["records"]
-    assert told["ok"] >= 2
-    assert told["ok"] + told.get("crashed", 0) == 3
+    output = json.loads(out)["records"]
+    assert output["ok"] >= 2
+    assert output["ok"] + output.get("crashed", 0) == 3
     assert begun.returncode == 0
 
 

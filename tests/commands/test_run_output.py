@@ -75,7 +75,7 @@ def test_a_run_that_an_error_stopped_has_its_report_and_goes_on(
     keep(run, len(run.records) - 1)
     screen = Screen(as_json=False, quiet=False, report=True, suite=None)
     with Interrupts() as stop:
-        assert screen.closing(progress_of(run.path), stopped, stop) == status
+        assert screen.finish(progress_of(run.path), stopped, stop) == status
     assert (run.path / "report.html").exists()
     lines = capsys.readouterr().err.splitlines()
     assert lines[-2] == f"{stopped}; {len(run.records) - 1} records kept, 1 missing; go on with:"

@@ -60,7 +60,7 @@ def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
     from conftest import BROWSERS
     from playwright.sync_api import sync_playwright
 
-    path = next(found for name in BROWSERS if (found := which(name)))
+    path = next(result for name in BROWSERS if (result := which(name)))
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield launched
@@ -118,11 +118,11 @@ def test_numbers_sort_as_numbers_both_ways(browser: Browser, pages: dict[str, Pa
     for direction in (1, -1):
         head.locator("button").click()
         assert head.get_attribute("aria-sort") == ("ascending" if direction > 0 else "descending")
-        found = page.evaluate(values)
-        present = [value for value in found if value is not None]
+        result = page.evaluate(values)
+        present = [value for value in result if value is not None]
         assert present == sorted(present, reverse=direction < 0)
-        assert found[: len(present)] == present  # what was not measured comes last
-        assert None in found
+        assert result[: len(present)] == present  # what was not measured comes last
+        assert None in result
     page.context.close()
 
 

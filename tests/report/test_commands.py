@@ -69,9 +69,9 @@ def test_report_of_two_runs_goes_beside_the_first(here: Here, tmp_path: Path) ->
     two = write(tmp_path / "b", World(sizes=(14,), seed=1)).path
     done = here("report", str(one), str(two), "--json")
     assert done.returncode == 0
-    told = json.loads(done.stdout)
-    assert Path(told["html"]) == tmp_path / "a-and-b" / "report.html"
-    assert all(Path(path).is_file() for path in told.values())
+    output = json.loads(done.stdout)
+    assert Path(output["html"]) == tmp_path / "a-and-b" / "report.html"
+    assert all(Path(path).is_file() for path in output.values())
 
 
 @pytest.mark.parametrize(
@@ -242,15 +242,15 @@ def test_a_faulty_theme_is_one_clear_message(
 def test_exported_csv_is_the_frame(cli: Cli, run: Path, tmp_path: Path) -> None:
     assert cli("export", str(run), "--format", "csv", "--out", "run.csv").returncode == 0
     expected = frame(read(run))
-    found = pd.read_csv(tmp_path / "run.csv", keep_default_na=True)
-    assert set(expected.columns) | {"run", "machine", "torch", "threads"} <= set(found.columns)
-    of_case = found.groupby("case")["latency_steady"].agg(["min", "max"])
-    bounds = found.groupby("case")[["latency_steady_low", "latency_steady_high"]].first()
+    result = pd.read_csv(tmp_path / "run.csv", keep_default_na=True)
+    assert set(expected.columns) | {"run", "machine", "torch", "threads"} <= set(result.columns)
+    of_case = result.groupby("case")["latency_steady"].agg(["min", "max"])
+    bounds = result.groupby("case")[["latency_steady_low", "latency_steady_high"]].first()
     assert (bounds["latency_steady_low"] < of_case["max"])[of_case["max"].notna()].all()
     assert (bounds["latency_steady_high"] > of_case["min"])[of_case["min"].notna()].all()
     assert "latency_steady" in (tmp_path / "run.dictionary.md").read_text()
-    pd.testing.assert_series_equal(found["latency_steady"], expected["latency_steady"], rtol=1e-15)
-    assert list(found["label"]) == list(expected["label"])
+    pd.testing.assert_series_equal(result["latency_steady"], expected["latency_steady"], rtol=1e-15)
+    assert list(result["label"]) == list(expected["label"])
 
 
 def test_exported_parquet_is_the_frame(here: Here, run: Path, tmp_path: Path) -> None:
@@ -285,17 +285,19 @@ def test_pytest_benchmark_compares_the_export(here: Here, run: Path, tmp_path: P
     ]
     fast, slow = sorted(dense["median"])
     assert slow / fast == pytest.approx(2.0, rel=0.03)
-    told = json.loads((tmp_path / "0001_run.json").read_text())
-    assert told["machine_info"]["node"] == ""
+    output = json.loads((tmp_path / "0001_run.json").read_text())
+    assert output["machine_info"]["node"] == ""
     steady = [
         record
         for record in read(run).records
         if (record.traits.label, record.case.problem.label) == ("dense-k3", "B1 16@28")
     ]
-    found = next(
-        b for b in told["benchmarks"] if b["params"]["case"] == steady[0].id and b["params"]["regime"] == "steady"
+    result = next(
+        b
+        for b in output["benchmarks"]
+        if b["params"]["case"] == steady[0].id and b["params"]["regime"] == "steady"
     )
-    assert found["stats"]["data"] == [sample for record in steady for sample in record.latency["steady"].samples]
+    assert result["stats"]["data"] == [sample for record in steady for sample in record.latency["steady"].samples]
 
 
 def test_the_action_s_schema_is_met(here: Here, run: Path) -> None:

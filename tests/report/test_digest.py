@@ -180,15 +180,15 @@ def test_counts_have_no_interval_and_one_value_for_each_choice() -> None:
     ]
     digest = gather(Run(run.path, run.manifest, tuple(records)))
     row = _row(digest.groups[0], "network/resnet18-split")
-    found = cases(digest)
-    by_title = {column.title: place for place, column in enumerate(found.columns)}
-    entries = next(line.entries for line in found.rows if line.anchor == row.id)
+    result = cases(digest)
+    by_title = {column.title: place for place, column in enumerate(result.columns)}
+    entries = next(line.entries for line in result.rows if line.anchor == row.id)
     assert "7 FLOP in 1 (dft)" in entries[by_title["FLOPs"]].note.replace("7.00", "7")
     for title in ("FLOPs", "total memory"):
         assert "in 2 rounds (native 12, dft 1)" in entries[by_title[title]].note
         assert "[" not in entries[by_title[title]].note + entries[by_title[title] + 1].note
     alike = _row(digest.groups[0], "network/resnet18")
-    assert not next(line.entries for line in found.rows if line.anchor == alike.id)[by_title["total memory"]].note
+    assert not next(line.entries for line in result.rows if line.anchor == alike.id)[by_title["total memory"]].note
 
 
 def test_a_closed_form_that_both_counters_contradict_ranks_nobody() -> None:
@@ -290,11 +290,11 @@ def test_energy_is_told_of_a_call_and_of_an_image() -> None:
     record = replace(run.records[0], case=case, id=case.id, status="ok", energy=2.0)
     run = Run(run.path, run.manifest, (record,))
     digest = gather(run)
-    [told] = csv.DictReader(io.StringIO(spreadsheet([digest])))
-    assert (float(told["energy"]), float(told["energy_per_image"])) == (2.0, 0.5)
+    [output] = csv.DictReader(io.StringIO(spreadsheet([digest])))
+    assert (float(output["energy"]), float(output["energy_per_image"])) == (2.0, 0.5)
     assert list(frame(run)["energy_per_image"]) == [0.5]
-    found = cases(digest)
-    shown = dict(zip([column.title for column in found.columns], found.rows[0].entries, strict=True))
+    result = cases(digest)
+    shown = dict(zip([column.title for column in result.columns], result.rows[0].entries, strict=True))
     assert (shown["energy"].value, shown["energy per image"].value) == (2.0, 0.5)
 
 
@@ -302,12 +302,12 @@ def test_all_of_a_cases_memory_is_told() -> None:
     """The card's own figures only where there are any."""
     run = make(World(sizes=(28,)), Path("made-up"))
     record = next(record for record in run.records if record.memory and record.status == "ok")
-    told = Memory(peak=70, resident=10, output=30, kept=4, saved=20, predicted=50, workspace=20)
+    message = Memory(peak=70, resident=10, output=30, kept=4, saved=20, predicted=50, workspace=20)
     figures = ["total", "peak", "kept", "resident", "predicted", "workspace", "saved", "output"]
     titles = ["problem", "operator", *figures]
     for more, sizes in (({}, []), ({"reserved": 90, "device_delta": -5}, [90, -5])):
-        found = replace(record, memory=replace(told, **more))
-        digest = gather(Run(run.path, run.manifest, (found,)))
+        result = replace(record, memory=replace(message, **more))
+        digest = gather(Run(run.path, run.manifest, (result,)))
         table = memory(digest, digest.groups)
         assert [column.title for column in table.columns] == [*titles, *(["reserved", "device"] if sizes else [])]
         assert [entry.value for entry in table.rows[0].entries[2:]] == [80, 70, 4, 10, 50, 20, 20, 30, *sizes]
@@ -320,9 +320,9 @@ def test_flagged_series_are_told() -> None:
     drifting = {"steady": replace(records[0].latency["steady"], flags=["drift"])}
     records[0] = replace(records[0], latency=drifting)
     records[1] = replace(records[1], machine=MachineState(throttle=["hw_slowdown"]))
-    [told] = [said for said in notices(gather(Run(run.path, run.manifest, tuple(records)))) if "flagged" in said]
-    assert "drift (1)" in told
-    assert "throttled (1)" in told
+    [output] = [said for said in notices(gather(Run(run.path, run.manifest, tuple(records)))) if "flagged" in said]
+    assert "drift (1)" in output
+    assert "throttled (1)" in output
 
 
 def test_failures_keep_their_reasons_and_no_numbers() -> None:

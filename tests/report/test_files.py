@@ -84,8 +84,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         traits = replace(record.traits, label=f"{word} {record.traits.label}", family=kind, equivalence=word)
         gradient = GradientError(name=word, l2=1e-6, max=1e-6, tolerance=1e-5) if place % 2 else None
         numerics = record.numerics and replace(record.numerics, gradient=gradient, gradients_left_out=word)
-        told = {"cost": cost, "latency": latency, "traits": traits, "numerics": numerics}
-        records.append(replace(record, reason=word, **told))
+        output = {"cost": cost, "latency": latency, "traits": traits, "numerics": numerics}
+        records.append(replace(record, reason=word, **output))
     print_ = run.manifest.fingerprint.model_copy(update={"must": {word[:200]: word for word in HOSTILE}})
     suite = run.manifest.suite.model_copy(update={"description": HOSTILE[1], "baseline": HOSTILE[0]})
     manifest = run.manifest.model_copy(
@@ -164,12 +164,12 @@ def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_markdown_stays_small_and_shows_plots_by_reference(rich: Path) -> None:
-    told = (rich / "report.md").read_text()
-    assert len(told.encode()) < 60_000
-    images = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", told)
+    output = (rich / "report.md").read_text()
+    assert len(output.encode()) < 60_000
+    images = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", output)
     assert len(images) == 10
     assert all((rich / image).is_file() for image in images)
-    assert told.count("<details>") == told.count("</details>")
+    assert output.count("<details>") == output.count("</details>")
 
 
 def test_a_huge_run_still_gives_small_markdown(tmp_path: Path) -> None:
@@ -229,9 +229,9 @@ def test_a_gradient_that_was_compared_in_float64_is_shown_and_not_said_to_be_lef
 
     def changed(record: Record) -> Record:
         assert record.numerics is not None
-        told = {"exact_gradient": exact} if beside else {"exact_gradient": exact, "gradient": None}
+        output = {"exact_gradient": exact} if beside else {"exact_gradient": exact, "gradient": None}
         left_out = None if beside else "rounding alone"
-        return replace(record, numerics=replace(record.numerics, **told, gradients_left_out=left_out))
+        return replace(record, numerics=replace(record.numerics, **output, gradients_left_out=left_out))
 
     report.write(replace(run, records=tuple(map(changed, run.records))), tmp_path)
     for page in ("report.html", "report.md"):
@@ -271,11 +271,11 @@ def test_hostile_text_leaves_plots_well_formed(hostile: Path) -> None:
 
 
 def test_hostile_text_is_inert_in_markdown(hostile: Path) -> None:
-    told = (hostile / "report.md").read_text()
-    assert not re.search(r"<(?!/?(details|summary)>)", told)
-    assert "@everyone" not in told
-    assert not re.search(r"^# heading", told, re.MULTILINE)
-    for line in told.splitlines():
+    output = (hostile / "report.md").read_text()
+    assert not re.search(r"<(?!/?(details|summary)>)", output)
+    assert "@everyone" not in output
+    assert not re.search(r"^# heading", output, re.MULTILINE)
+    for line in output.splitlines():
         if line.startswith("|"):
             assert line.endswith("|")
 

@@ -26,11 +26,11 @@ def _digest(world: World) -> Digest:
 
 
 def _findings(digest: Digest) -> tuple[Finding, ...]:
-    found = all_slices(digest)
-    every = [slice_ for some in found.values() for slice_ in some]
+    result = all_slices(digest)
+    every = [slice_ for some in result.values() for slice_ in some]
     return findings(
         digest,
-        found,
+        result,
         [fit for slice_ in every for fit in growths(digest, slice_)],
         rivalries(digest),
     )
@@ -146,17 +146,17 @@ def test_slices_hold_everything_else_fixed() -> None:
     )
     attributes: dict[Axis, str] = {"size": "height", "channels": "channels", "batch": "batch"}
     for axis, attribute in attributes.items():
-        found = slices(digest, axis)
-        assert len(found) == 18
+        result = slices(digest, axis)
+        assert len(result) == 18
         fixed = {"batch", "channels", "height", "mode"} - {attribute}
-        for slice_ in found:
+        for slice_ in result:
             held = {tuple(getattr(point.group.problem, name) for name in sorted(fixed)) for point in slice_.points}
             assert len(held) == 1
 
 
 def test_no_slice_joins_dtypes() -> None:
-    found = slices(_digest(World(sizes=(14, 28, 56), dtypes=("float32", "bfloat16"))), "size")
-    dtypes = [{point.group.problem.dtype for point in slice_.points} for slice_ in found]
+    result = slices(_digest(World(sizes=(14, 28, 56), dtypes=("float32", "bfloat16"))), "size")
+    dtypes = [{point.group.problem.dtype for point in slice_.points} for slice_ in result]
     assert sorted(map(sorted, dtypes)) == [["bfloat16"], ["float32"]]
 
 
@@ -192,8 +192,8 @@ def test_each_network_is_held_against_its_own_original() -> None:
     for name, (original, ratio) in planted.items():
         (sentence,) = _said(world, f"In inference, {name} takes")
         assert f"the steady latency of {original} at both problems" in sentence
-        found = re.findall(r"takes ([\d.]+)×(?: to ([\d.]+)×)?", sentence)[0]
-        assert all(float(number) == pytest.approx(ratio, rel=0.05) for number in found if number)
+        result = re.findall(r"takes ([\d.]+)×(?: to ([\d.]+)×)?", sentence)[0]
+        assert all(float(number) == pytest.approx(ratio, rel=0.05) for number in result if number)
     assert not _said(world, "In inference, network/convnext_tiny takes")
 
 
@@ -238,9 +238,9 @@ def test_a_network_is_compared_with_the_original_of_the_same_optimiser() -> None
             for name in ("sgd", "adamw")
         ]
         niff = replace(group.rows[1], case=replace(group.rows[1].case, options=(("grid", "paper"), *options)))
-        found = _original(replace(group, rows=(*rows, niff)), niff)
-        assert found is not None
-        assert found.case.option("optimiser") == original
+        result = _original(replace(group, rows=(*rows, niff)), niff)
+        assert result is not None
+        assert result.case.option("optimiser") == original
 
 
 def test_what_auto_chose_is_said() -> None:
@@ -265,8 +265,8 @@ def test_what_auto_chose_is_said() -> None:
 
 def test_findings_for_machines_hold_the_planted_truth() -> None:
     world = World(sizes=(56,), operators=RFFT, kernels=KERNELS, faults=(), rounds=5)
-    found = findings_of(make(world, Path("made-up")))
-    by_quantity = {entry["quantity"]: entry for entry in found["crossovers"]}
+    result = findings_of(make(world, Path("made-up")))
+    by_quantity = {entry["quantity"]: entry for entry in result["crossovers"]}
     latency = by_quantity["latency"]
     assert (latency["form"], latency["rival"], latency["axis"]) == ("niff-depthwise/rfft", "depthwise", "kernel")
     assert (latency["rival_better_to"], latency["form_better_from"], latency["ties"]) == (11, 15, [])
@@ -275,12 +275,12 @@ def test_findings_for_machines_hold_the_planted_truth() -> None:
     assert (latency["slice"]["channels"], latency["slice"]["height"], latency["probes"]) == (64, 56, 0)
     flops = by_quantity["flops"]
     assert (flops["adjacent"], flops["form_better_from"] - flops["rival_better_to"]) == (True, 2)
-    winners = {entry["quantity"]: entry for entry in found["winners"]}
+    winners = {entry["quantity"]: entry for entry in result["winners"]}
     assert (winners["latency"]["label"], winners["latency"]["decided"]) == ("depthwise-k3", True)
     assert winners["latency"]["low"] < winners["latency"]["value"] < winners["latency"]["high"]
     assert (winners["flops"]["low"], winners["flops"]["rounds"]) == (None, 5)
     assert (winners["memory"]["decided"], len(winners["memory"]["ties"])) == (False, len(KERNELS["depthwise"]) - 1)
-    for entry in found["ratios"]:
+    for entry in result["ratios"]:
         if entry["quantity"] == "latency" and entry["operator"] == "depthwise":
             kernel = int(entry["label"].rpartition("k")[2])
             assert entry["value"] == pytest.approx((kernel / 7) ** 2, rel=0.03)
@@ -289,9 +289,9 @@ def test_findings_for_machines_hold_the_planted_truth() -> None:
 
 def test_findings_of_one_round_decide_no_latency_and_of_an_empty_run_nothing() -> None:
     run = make(World(sizes=(28, 56), rounds=1, kernels=KERNELS, faults=()), Path("made-up"))
-    found = findings_of(run)
-    assert not [entry for entry in found["crossovers"] if entry["quantity"] == "latency"]
+    result = findings_of(run)
+    assert not [entry for entry in result["crossovers"] if entry["quantity"] == "latency"]
     for part in ("winners", "ratios"):
-        assert not any(entry["decided"] for entry in found[part] if entry["quantity"] == "latency")
+        assert not any(entry["decided"] for entry in result[part] if entry["quantity"] == "latency")
     empty = findings_of(Run(run.path, run.manifest, ()))
     assert (empty["crossovers"], empty["winners"], empty["ratios"]) == ([], [], [])

@@ -27,20 +27,20 @@ class Tables(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[Table] = []
+        self.tables: list[Table] = []
         self._cell: list[str] | None = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "table":
-            self.found.append(([], []))
-        elif tag == "tr" and self.found:
-            self.found[-1][1].append([])
+            self.tables.append(([], []))
+        elif tag == "tr" and self.tables:
+            self.tables[-1][1].append([])
         elif tag in ("td", "th"):
             self._cell = []
 
     def handle_endtag(self, tag: str) -> None:
         if tag in ("td", "th") and self._cell is not None:
-            head, rows = self.found[-1]
+            head, rows = self.tables[-1]
             (head if tag == "th" else rows[-1]).append("".join(self._cell).strip())
             self._cell = None
 
@@ -52,18 +52,18 @@ class Tables(HTMLParser):
 def _of_page(html: str) -> list[Table]:
     tables = Tables()
     tables.feed(html)
-    return tables.found
+    return tables.tables
 
 
-def _of_markdown(told: str) -> list[Table]:
-    found: list[Table] = []
-    for block in re.findall(r"(?:^\|.*\n)+", told, re.MULTILINE):
+def _of_markdown(output: str) -> list[Table]:
+    result: list[Table] = []
+    for block in re.findall(r"(?:^\|.*\n)+", output, re.MULTILINE):
         head, _, *rows = [
             [cell.strip().replace("\\", "") for cell in line.strip("|").split(" | ")]
             for line in block.splitlines()
         ]
-        found.append((head, rows))
-    return found
+        result.append((head, rows))
+    return result
 
 
 @pytest.fixture(scope="module")

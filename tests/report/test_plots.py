@@ -124,10 +124,10 @@ def test_labels_are_pushed_apart_in_order(places: list[float]) -> None:
 
 
 def test_representative_slices_show_another_mode_too() -> None:
-    found = slices(
+    result = slices(
         _digest(World(modes=("inference", "training"), channels=(8, 16, 32, 64), sizes=(14, 28, 56))), "size"
     )
-    assert [slice_.fixed for slice_ in representative(found)] == [
+    assert [slice_.fixed for slice_ in representative(result)] == [
         "B1, 8 channels, inference", "B1, 64 channels, inference", "B1, 8 channels, training",
     ]  # fmt: skip
 
@@ -186,8 +186,8 @@ def test_the_roofline_names_its_measured_ceilings() -> None:
 
 def test_steps_and_tradeoffs_are_drawn() -> None:
     digest = _digest(World(sizes=(14, 28)))
-    found = [steps(digest), pareto(digest, _styles(digest)), errors(digest, _styles(digest))]
-    names = [plot.name for plot in found if plot]
+    result = [steps(digest), pareto(digest, _styles(digest)), errors(digest, _styles(digest))]
+    names = [plot.name for plot in result if plot]
     assert names == ["steps", "pareto", "error"]
 
 

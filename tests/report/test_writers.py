@@ -41,8 +41,8 @@ def tables(draw: st.DrawFn) -> Table:
     return Table("t", "", tuple(columns), tuple(rows))
 
 
-def _squashed(told: str) -> str:
-    return re.sub(r"\s", "", told)
+def _squashed(output: str) -> str:
+    return re.sub(r"\s", "", output)
 
 
 @given(tables(), st.integers(20, 200))
@@ -123,28 +123,28 @@ PAPER = Table(
 
 
 def test_latex_is_a_booktabs_table_with_everything_escaped() -> None:
-    told = latex.write(PAPER)
+    output = latex.write(PAPER)
     for rule in ("toprule", "midrule", "bottomrule"):
-        assert f"\\{rule}" in told
-    assert told.index("toprule") < told.index("midrule") < told.index("bottomrule")
-    assert re.findall(r"\\(begin|end)\{(\w+)\}", told) == [
+        assert f"\\{rule}" in output
+    assert output.index("toprule") < output.index("midrule") < output.index("bottomrule")
+    assert re.findall(r"\\(begin|end)\{(\w+)\}", output) == [
         ("begin", "table"), ("begin", "tabular"), ("end", "tabular"), ("end", "table"),
     ]  # fmt: skip
-    body = told[told.index("toprule") : told.index("bottomrule")]
+    body = output[output.index("toprule") : output.index("bottomrule")]
     rows = [line for line in body.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
     assert len(rows) == 3
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {1}
     assert "% of" not in body.replace(r"\%", "")  # nothing is commented out
-    assert told.count("{") - told.count(r"\{") == told.count("}") - told.count(r"\}")
-    assert r"\textbf{1.00 ms}" in told
-    assert "10$^{-7}$" in told
-    assert r"$\nsim$" in told
-    assert "\x1b" not in told
+    assert output.count("{") - output.count(r"\{") == output.count("}") - output.count(r"\}")
+    assert r"\textbf{1.00 ms}" in output
+    assert "10$^{-7}$" in output
+    assert r"$\nsim$" in output
+    assert "\x1b" not in output
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_inert_in_latex(told: str) -> None:
-    escaped = latex.escape(told)
+def test_any_text_is_inert_in_latex(output: str) -> None:
+    escaped = latex.escape(output)
     bare = re.sub(r"\\[a-z]+\{\}|\$[^$]*\$|\\[{}$&%#_]|\{\[\}|\{\]\}", "", escaped)
     assert not set(bare) & set("\\{}$&%#_~^<>|")
 
@@ -161,10 +161,10 @@ def test_csv_has_numbers_in_base_units_and_no_formula() -> None:
 @pytest.mark.parametrize("write", [markdown.write, html.write])
 def test_a_cell_cannot_break_a_page(write: object) -> None:
     assert callable(write)
-    told = str(write(PAPER))
-    assert "<b>" not in told
-    assert "\x1b" not in told
-    assert "≁2.1" in told
+    output = str(write(PAPER))
+    assert "<b>" not in output
+    assert "\x1b" not in output
+    assert "≁2.1" in output
 
 
 def test_a_cut_table_says_so() -> None:

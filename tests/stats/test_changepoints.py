@@ -44,21 +44,21 @@ def test_planted_step_is_found_in_its_place(n: int, at: int, step: float, sd: fl
         logs = sd * generator.standard_normal(n)
         logs[at:] += np.log1p(step)
         logs[generator.integers(n)] += 0.5  # one run on a busy machine
-        found = change_points(3e-3 * np.exp(logs))
-        right += len(found.changes) == 1 and abs(found.changes[0].run - at) <= 1
+        result = change_points(3e-3 * np.exp(logs))
+        right += len(result.changes) == 1 and abs(result.changes[0].run - at) <= 1
     assert right / trials >= 0.93
 
 
 def test_two_steps_make_three_segments() -> None:
     logs = 0.005 * np.random.default_rng(0).standard_normal(60)
     logs[20:40] += np.log(1.2)
-    found = change_points(2.0 * np.exp(logs))
-    assert [(segment.start, segment.end) for segment in found.segments] == [(0, 20), (20, 40), (40, 60)]
-    assert [segment.level for segment in found.segments] == pytest.approx([2.0, 2.4, 2.0], rel=0.01)
-    assert [change.run for change in found.changes] == [20, 40]
-    assert found.changes[0].ratio.estimate == pytest.approx(1.2, rel=0.01)
-    assert found.changes[0].ratio.excludes(1.0)
-    assert found.sd == pytest.approx(0.005, rel=0.5)
+    result = change_points(2.0 * np.exp(logs))
+    assert [(segment.start, segment.end) for segment in result.segments] == [(0, 20), (20, 40), (40, 60)]
+    assert [segment.level for segment in result.segments] == pytest.approx([2.0, 2.4, 2.0], rel=0.01)
+    assert [change.run for change in result.changes] == [20, 40]
+    assert result.changes[0].ratio.estimate == pytest.approx(1.2, rel=0.01)
+    assert result.changes[0].ratio.excludes(1.0)
+    assert result.sd == pytest.approx(0.005, rel=0.5)
 
 
 def test_a_ramp_is_no_noise() -> None:
@@ -66,8 +66,8 @@ def test_a_ramp_is_no_noise() -> None:
     generator = np.random.default_rng(5)
     ramp = np.linspace(0, np.log(1.2), 10)
     trials = 100
-    found = [change_points(np.exp(ramp + 0.01 * generator.standard_normal(10))).changes for _ in range(trials)]
-    assert sum(any(change.ratio.estimate > 1.03 for change in changes) for changes in found) / trials >= 0.8
+    result = [change_points(np.exp(ramp + 0.01 * generator.standard_normal(10))).changes for _ in range(trials)]
+    assert sum(any(change.ratio.estimate > 1.03 for change in changes) for changes in result) / trials >= 0.8
 
 
 def test_small_changes_are_joined() -> None:
@@ -78,15 +78,15 @@ def test_small_changes_are_joined() -> None:
 
 
 def test_deterministic_history_is_cut_exactly() -> None:
-    found = change_points([5.0] * 10 + [6.0] * 5)
-    assert [change.run for change in found.changes] == [10]
+    result = change_points([5.0] * 10 + [6.0] * 5)
+    assert [change.run for change in result.changes] == [10]
     assert change_points([5.0] * 15).changes == ()
 
 
 def test_runs_without_a_value_keep_their_index() -> None:
-    found = change_points([1.0, None, 1.0, 1.0, 1.0, float("nan"), 1.0, 2.0, 2.0, None, 2.0, 2.0, 2.0])
-    assert [change.run for change in found.changes] == [7]
-    assert [(segment.start, segment.end) for segment in found.segments] == [(0, 7), (7, 13)]
+    result = change_points([1.0, None, 1.0, 1.0, 1.0, float("nan"), 1.0, 2.0, 2.0, None, 2.0, 2.0, 2.0])
+    assert [change.run for change in result.changes] == [7]
+    assert [(segment.start, segment.end) for segment in result.segments] == [(0, 7), (7, 13)]
 
 
 def test_short_or_impossible_histories_have_a_reason() -> None:

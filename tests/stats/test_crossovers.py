@@ -74,25 +74,25 @@ def test_equal_costs_at_many_values_are_not_taken_for_a_crossover(rounds: int) -
 
 
 def test_both_bounds_of_a_crossover_were_measured_and_their_names_say_who_is_better() -> None:
-    found = compare(noisy({7: 2.0, 13: 1.5, 15: 0.7, 31: 0.4}, 5), lattice("kernel", [7, 31]))
-    assert found.outcome == "crossover"
-    assert found.crossovers == (Crossover(13, 15, "form", True, (), 0.95),)
-    assert found.crossovers[0].bounds == {"rival_better_to": 13, "form_better_from": 15}
-    assert [order.better for order in found.orders] == ["rival", "rival", "form", "form"]
+    result = compare(noisy({7: 2.0, 13: 1.5, 15: 0.7, 31: 0.4}, 5), lattice("kernel", [7, 31]))
+    assert result.outcome == "crossover"
+    assert result.crossovers == (Crossover(13, 15, "form", True, (), 0.95),)
+    assert result.crossovers[0].bounds == {"rival_better_to": 13, "form_better_from": 15}
+    assert [order.better for order in result.orders] == ["rival", "rival", "form", "form"]
     back = compare(noisy({7: 0.4, 31: 2.0}, 5), lattice("kernel", [7, 31]))
     assert [crossover.bounds for crossover in back.crossovers] == [{"form_better_to": 7, "rival_better_from": 31}]
     assert not back.crossovers[0].adjacent
 
 
 def test_a_tie_between_neighbours_is_named_and_the_bracket_is_not_adjacent() -> None:
-    found = compare(noisy({11: 2.0, 13: 1.0, 15: 0.5}, 9, sd=0.03, seed=1), [11, 13, 15])
-    assert found.crossovers == (Crossover(11, 15, "form", False, (13,), 0.95),)
+    result = compare(noisy({11: 2.0, 13: 1.0, 15: 0.5}, 9, sd=0.03, seed=1), [11, 13, 15])
+    assert result.crossovers == (Crossover(11, 15, "form", False, (13,), 0.95),)
 
 
 def test_several_crossovers_are_all_given() -> None:
-    found = compare(noisy({1: 2, 2: 1.7, 4: 0.5, 8: 0.4, 16: 3, 32: 4}, 5), [1, 2, 4, 8, 16, 32])
-    assert found.outcome == "several"
-    assert [(one.below, one.above, one.better_above) for one in found.crossovers] == [
+    result = compare(noisy({1: 2, 2: 1.7, 4: 0.5, 8: 0.4, 16: 3, 32: 4}, 5), [1, 2, 4, 8, 16, 32])
+    assert result.outcome == "several"
+    assert [(one.below, one.above, one.better_above) for one in result.crossovers] == [
         (2, 4, "form"),
         (8, 16, "rival"),
     ]
@@ -116,8 +116,8 @@ def test_a_jump_beyond_flops_is_a_cliff_of_the_side_that_jumps() -> None:
         dict.fromkeys(range(3), 3e4),
     )
     flops = (10.0, 169.0), (10.0, 225.0)
-    found = compare([Point(13, form, below, flops[0]), Point(15, form, above, flops[1])], [13, 15])
-    cliff = found.crossovers[0].cliff
+    result = compare([Point(13, form, below, flops[0]), Point(15, form, above, flops[1])], [13, 15])
+    cliff = result.crossovers[0].cliff
     assert cliff == Cliff("rival", pytest.approx(3e4 / 364), pytest.approx(225 / 169))
     smooth = [Point(k, {0: 1.0}, {0: k * k}, (1.0, k * k)) for k in (0.5, 31.0)]
     assert compare(smooth, [], exact=True).crossovers[0].cliff is None
@@ -217,17 +217,17 @@ def test_same_input_same_answer_and_sides_may_be_swapped(seed: int, rounds: int,
         np.exp(0.1 * generator.standard_normal(rounds)),
     )
     admissible = lattice("kernel", KERNELS)
-    found = compare(some, admissible)
-    assert compare(some[::-1], admissible) == found
+    result = compare(some, admissible)
+    assert compare(some[::-1], admissible) == result
     swapped = compare([Point(point.at, point.rival, point.form) for point in some], admissible)
     other = {"form": "rival", "rival": "form", None: None}
-    assert (swapped.outcome, swapped.better) == (found.outcome, other[found.better])
+    assert (swapped.outcome, swapped.better) == (result.outcome, other[result.better])
     assert [replace(one, better_above=other[one.better_above]) for one in swapped.crossovers] == list(
-        found.crossovers
+        result.crossovers
     )
     assert wanted([Point(point.at, point.rival, point.form) for point in some], admissible) == wanted(
         some, admissible
     )
     measured = {point.at for point in some}
-    for one in found.crossovers:
+    for one in result.crossovers:
         assert {one.below, one.above, *one.ties} <= measured

@@ -34,13 +34,13 @@ def test_planted_slowdown_is_found_in_the_right_case_only() -> None:
     base, head = rounds(2, 60), rounds(3, 60)
     head[17] = head[17] * 1.1
     head[40] = head[40] / 1.2
-    found = decide(base, head)
-    assert [i for i, decision in enumerate(found) if decision.verdict == "regressed"] == [17]
-    assert [i for i, decision in enumerate(found) if decision.verdict == "improved"] == [40]
-    assert found[17].ratio.estimate == pytest.approx(1.1, rel=0.01)
-    assert found[17].p_adjusted is not None
-    assert found[17].p_adjusted <= 0.01
-    assert "at least 3 %" in found[17].reason
+    result = decide(base, head)
+    assert [i for i, decision in enumerate(result) if decision.verdict == "regressed"] == [17]
+    assert [i for i, decision in enumerate(result) if decision.verdict == "improved"] == [40]
+    assert result[17].ratio.estimate == pytest.approx(1.1, rel=0.01)
+    assert result[17].p_adjusted is not None
+    assert result[17].p_adjusted <= 0.01
+    assert "at least 3 %" in result[17].reason
 
 
 def test_p_values_are_those_of_the_textbook_tests() -> None:
@@ -88,9 +88,9 @@ def test_significant_near_the_margin_is_inconclusive() -> None:
 
 
 def test_noise_is_inconclusive_not_equivalent() -> None:
-    found = decide(rounds(10, 20, sd=0.05), rounds(11, 20, sd=0.05))
-    assert {decision.verdict for decision in found} == {"inconclusive"}
-    assert "neither a change nor its absence" in found[0].reason
+    result = decide(rounds(10, 20, sd=0.05), rounds(11, 20, sd=0.05))
+    assert {decision.verdict for decision in result} == {"inconclusive"}
+    assert "neither a change nor its absence" in result[0].reason
 
 
 def test_equivalence_is_falsely_claimed_in_at_most_alpha() -> None:
@@ -98,11 +98,11 @@ def test_equivalence_is_falsely_claimed_in_at_most_alpha() -> None:
     generator = np.random.default_rng(12)
     trials = 40_000
     groups = [0.005 * generator.standard_normal((trials, 1, 6)) for _ in range(2)]
-    found = judge(
+    result = judge(
         contrast([groups[0], groups[1] + np.log(1.03)], (-1.0, 1.0), shared=False), alpha=0.01, min_effect=0.03
     )
-    assert found.equivalent.sum() <= binom.ppf(0.999, trials, 0.01)
-    assert found.equivalent.sum() >= 0.004 * trials, "the bound is the test's, not an empty claim"
+    assert result.equivalent.sum() <= binom.ppf(0.999, trials, 0.01)
+    assert result.equivalent.sum() >= 0.004 * trials, "the bound is the test's, not an empty claim"
 
 
 @pytest.mark.parametrize("cases", [1, 20])
@@ -112,8 +112,8 @@ def test_false_alarms_of_a_suite_are_within_alpha(cases: int) -> None:
     suites = 6000
     machine = 0.01 * generator.standard_normal((2, suites, 1, 6))
     groups = [0.01 * generator.standard_normal((suites, cases, 6)) + shift for shift in machine]
-    found = judge(contrast(groups, (-1.0, 1.0), shared=False), alpha=0.01, min_effect=0.0)
-    assert (found.higher | found.lower).any(axis=-1).sum() <= binom.ppf(0.999, suites, 0.01)
+    result = judge(contrast(groups, (-1.0, 1.0), shared=False), alpha=0.01, min_effect=0.0)
+    assert (result.higher | result.lower).any(axis=-1).sum() <= binom.ppf(0.999, suites, 0.01)
 
 
 def test_few_rounds_are_inconclusive_whatever_they_show() -> None:
@@ -135,13 +135,13 @@ def test_one_round_and_no_round_are_inconclusive_and_leave_the_others_alone() ->
     base, head = rounds(13, 4), rounds(14, 4)
     head[0] = head[0] * 1.2
     alone = decide(base[:1], head[:1])[0]
-    found = decide([*base[:1], [1.0], [], [0.0] * 8], [*head[:1], [2.0], [1.0] * 8, [1.0] * 8])
-    assert [decision.verdict for decision in found] == ["regressed"] + ["inconclusive"] * 3
-    assert found[0].p_adjusted == alone.p_adjusted, "cases without a test do not count against the others"
-    assert found[1].ratio.estimate == pytest.approx(2.0)
-    assert "one round" in found[1].reason
-    assert "no round" in found[2].reason
-    assert "zero or negative" in found[3].reason
+    result = decide([*base[:1], [1.0], [], [0.0] * 8], [*head[:1], [2.0], [1.0] * 8, [1.0] * 8])
+    assert [decision.verdict for decision in result] == ["regressed"] + ["inconclusive"] * 3
+    assert result[0].p_adjusted == alone.p_adjusted, "cases without a test do not count against the others"
+    assert result[1].ratio.estimate == pytest.approx(2.0)
+    assert "one round" in result[1].reason
+    assert "no round" in result[2].reason
+    assert "zero or negative" in result[3].reason
 
 
 def test_failed_rounds_are_left_out() -> None:

@@ -38,12 +38,12 @@ def test_slope_intervals_cover(rounds: int, shared: bool) -> None:
     trials, hits, local, locals_seen = 1000, 0, 0, 0
     costs = 1e-6 * np.array(FRIENDLY, dtype=float) ** 2.1
     for _ in range(trials):
-        found = scaling(
+        result = scaling(
             FRIENDLY, measured(generator, costs, rounds, machine=0.05 if shared else 0.0), shared=shared
         )
-        hits += not found.overall.slope.excludes(2.1)
-        local += sum(not step.slope.excludes(2.1) for step in found.steps)
-        locals_seen += len(found.steps)
+        hits += not result.overall.slope.excludes(2.1)
+        local += sum(not step.slope.excludes(2.1) for step in result.steps)
+        locals_seen += len(result.steps)
     assert 0.93 <= hits / trials <= 0.97
     assert 0.93 <= local / locals_seen <= 0.97
 
@@ -70,16 +70,16 @@ def test_large_primes_are_not_read_as_scaling() -> None:
     sizes = [16, 32, 61, 64, 97, 112, 127, 128, 251, 256]
     prime = np.array([size_class(n) == "large prime" for n in sizes])
     costs = np.array(sizes, dtype=float) ** 2 * np.where(prime, 5.0, 1.0)
-    found = scaling(sizes, measured(np.random.default_rng(0), costs, 5), lengths=sizes)
-    assert not found.overall.slope.excludes(2.0)
-    assert found.overall.slope.estimate == pytest.approx(2.0, abs=0.02)
-    assert found.overall.sizes == 6
-    assert [step.start for step in found.steps] == [16, 32, 64, 112, 128]
-    assert found.large_prime is not None
-    assert found.large_prime.slope.estimate == pytest.approx(2.0, abs=0.1)
-    assert [penalty.size for penalty in found.penalties] == [61, 97, 127, 251]
-    assert [penalty.largest_prime_factor for penalty in found.penalties] == [61, 97, 127, 251]
-    for penalty in found.penalties:
+    result = scaling(sizes, measured(np.random.default_rng(0), costs, 5), lengths=sizes)
+    assert not result.overall.slope.excludes(2.0)
+    assert result.overall.slope.estimate == pytest.approx(2.0, abs=0.02)
+    assert result.overall.sizes == 6
+    assert [step.start for step in result.steps] == [16, 32, 64, 112, 128]
+    assert result.large_prime is not None
+    assert result.large_prime.slope.estimate == pytest.approx(2.0, abs=0.1)
+    assert [penalty.size for penalty in result.penalties] == [61, 97, 127, 251]
+    assert [penalty.largest_prime_factor for penalty in result.penalties] == [61, 97, 127, 251]
+    for penalty in result.penalties:
         assert penalty.factor.estimate == pytest.approx(5.0, rel=0.05)
         assert penalty.factor.excludes(1.0)
     mixed = scaling(sizes, measured(np.random.default_rng(0), costs, 5))
@@ -116,17 +116,17 @@ def test_too_few_points_give_a_reason() -> None:
 
 
 def test_one_round_gives_slopes_without_intervals() -> None:
-    found = scaling(FRIENDLY, [[n**1.5] for n in FRIENDLY])
-    assert found.overall.slope.estimate == pytest.approx(1.5)
-    assert found.overall.slope.low is None
-    assert "one round" in (found.overall.slope.reason or "")
+    result = scaling(FRIENDLY, [[n**1.5] for n in FRIENDLY])
+    assert result.overall.slope.estimate == pytest.approx(1.5)
+    assert result.overall.slope.low is None
+    assert "one round" in (result.overall.slope.reason or "")
 
 
 def test_exact_costs_need_one_number_a_size() -> None:
-    found = scaling(FRIENDLY, [[2 * n**2] for n in FRIENDLY], exact=True)
-    assert found.overall.slope.low == found.overall.slope.high == pytest.approx(2.0)
-    assert found.overall.slope.excludes(1.9)
-    assert found.overall.misfit == pytest.approx(0.0, abs=1e-9)
+    result = scaling(FRIENDLY, [[2 * n**2] for n in FRIENDLY], exact=True)
+    assert result.overall.slope.low == result.overall.slope.high == pytest.approx(2.0)
+    assert result.overall.slope.excludes(1.9)
+    assert result.overall.misfit == pytest.approx(0.0, abs=1e-9)
 
 
 def test_sizes_that_failed_and_rounds_with_holes_are_left_out() -> None:
@@ -134,10 +134,10 @@ def test_sizes_that_failed_and_rounds_with_holes_are_left_out() -> None:
     holed: list[list[float | None]] = [list(row) for row in rounds]
     holed[0][1] = None  # one round lost this size: that round is not used
     holed[-1] = [None, None, None]  # out of memory
-    found = scaling(FRIENDLY[::-1], holed[::-1])
-    assert found.overall.end == 112
-    assert found.overall.slope.rounds == 2
-    assert found.overall.slope.estimate == pytest.approx(2.0)
+    result = scaling(FRIENDLY[::-1], holed[::-1])
+    assert result.overall.end == 112
+    assert result.overall.slope.rounds == 2
+    assert result.overall.slope.estimate == pytest.approx(2.0)
 
 
 def test_nothing_positive_has_a_reason_and_bad_axes_raise() -> None:

@@ -42,10 +42,10 @@ def test_median_interval_covers(rounds: int, draw: Draw) -> None:
     generator = np.random.default_rng(rounds)
     hits = 0
     for _ in range(TRIALS):
-        found = median_of_rounds(2e-3 * np.exp(draw(generator, rounds)))
-        assert found.low is not None
-        assert found.high is not None
-        hits += found.low <= 2e-3 <= found.high
+        result = median_of_rounds(2e-3 * np.exp(draw(generator, rounds)))
+        assert result.low is not None
+        assert result.high is not None
+        hits += result.low <= 2e-3 <= result.high
     assert 0.93 <= hits / TRIALS <= 0.97
 
 
@@ -58,10 +58,10 @@ def test_ratio_interval_covers(base: int, other: int, noisier: float) -> None:
     for _ in range(TRIALS):
         one = np.exp(0.01 * generator.standard_normal(base))
         two = 1.25 * np.exp(0.01 * noisier * generator.standard_normal(other))
-        found = ratio(one, two, paired=False)
-        assert found.low is not None
-        assert found.high is not None
-        hits += found.low <= 1.25 <= found.high
+        result = ratio(one, two, paired=False)
+        assert result.low is not None
+        assert result.high is not None
+        hits += result.low <= 1.25 <= result.high
     assert 0.93 <= hits / TRIALS <= 0.97
 
 
@@ -81,37 +81,37 @@ def test_paired_ratio_covers_and_cancels_what_rounds_share(rounds: int) -> None:
         machine = 0.1 * generator.standard_normal(rounds)
         one = np.exp(machine + 0.01 * generator.standard_normal(rounds))
         two = 0.8 * np.exp(machine + 0.01 * generator.standard_normal(rounds))
-        found, apart = (ratio(one, two, paired=paired) for paired in (True, False))
-        assert found.half_width is not None
+        result, apart = (ratio(one, two, paired=paired) for paired in (True, False))
+        assert result.half_width is not None
         assert apart.half_width is not None
-        hits += not found.excludes(0.8)
-        narrower += found.half_width < apart.half_width
+        hits += not result.excludes(0.8)
+        narrower += result.half_width < apart.half_width
     assert 0.93 <= hits / TRIALS <= 0.97
     assert narrower / TRIALS > (0.7 if rounds == 2 else 0.95)
 
 
 def test_one_round_has_an_estimate_and_no_interval() -> None:
-    for found in (median_of_rounds([2.0]), median_of_rounds([None, 2.0, float("nan")])):
-        assert (found.estimate, found.low, found.high, found.rounds) == (2.0, None, None, 1)
-        assert found.reason == ONE_ROUND
-    found = ratio([1.0], [3.0], paired=True)
-    assert found.estimate == pytest.approx(3.0)
-    assert (found.low, found.high, found.half_width, found.reason) == (None, None, None, ONE_ROUND)
-    assert not found.excludes(1.0), "without an interval nothing is excluded"
+    for result in (median_of_rounds([2.0]), median_of_rounds([None, 2.0, float("nan")])):
+        assert (result.estimate, result.low, result.high, result.rounds) == (2.0, None, None, 1)
+        assert result.reason == ONE_ROUND
+    result = ratio([1.0], [3.0], paired=True)
+    assert result.estimate == pytest.approx(3.0)
+    assert (result.low, result.high, result.half_width, result.reason) == (None, None, None, ONE_ROUND)
+    assert not result.excludes(1.0), "without an interval nothing is excluded"
 
 
 def test_one_round_on_one_side_gives_no_interval() -> None:
-    found = ratio([1.0], [2.0, 2.1, 2.2], paired=False)
-    assert found.low is None
-    assert found.reason == ONE_ROUND
+    result = ratio([1.0], [2.0, 2.1, 2.2], paired=False)
+    assert result.low is None
+    assert result.reason == ONE_ROUND
 
 
 def test_two_rounds_are_nine_standard_deviations_wide() -> None:
-    found = median_of_rounds([1.0, np.exp(0.02)])
+    result = median_of_rounds([1.0, np.exp(0.02)])
     sd = 0.02 / np.sqrt(2)
-    assert found.low is not None
-    assert found.high is not None
-    assert np.log(found.high / found.low) / 2 == pytest.approx(12.7062 * sd / np.sqrt(2), rel=1e-4)
+    assert result.low is not None
+    assert result.high is not None
+    assert np.log(result.high / result.low) / 2 == pytest.approx(12.7062 * sd / np.sqrt(2), rel=1e-4)
 
 
 def test_nothing_measured_and_not_positive_are_said() -> None:
@@ -183,20 +183,20 @@ def test_identical_rounds_have_no_width_unless_the_clock_is_coarse() -> None:
 
 
 def test_median_outside_the_t_interval_stretches_it() -> None:
-    found = median_of_rounds([1.0] * 5 + [2.0] * 4)  # two modes
-    assert found.low == found.estimate == 1.0
-    assert found.high is not None
-    assert found.high > 1.5
+    result = median_of_rounds([1.0] * 5 + [2.0] * 4)  # two modes
+    assert result.low == result.estimate == 1.0
+    assert result.high is not None
+    assert result.high > 1.5
 
 
 @given(st.lists(times, min_size=2, max_size=30), st.floats(1e-3, 1e3))
 def test_median_interval_holds_its_estimate_and_scales(values: list[float], factor: float) -> None:
-    found, scaled = median_of_rounds(values), median_of_rounds([factor * value for value in values])
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low <= float(np.median(values)) <= found.high
-    assert scaled.low == pytest.approx(factor * found.low, rel=1e-6)
-    assert scaled.high == pytest.approx(factor * found.high, rel=1e-6)
+    result, scaled = median_of_rounds(values), median_of_rounds([factor * value for value in values])
+    assert result.low is not None
+    assert result.high is not None
+    assert result.low <= float(np.median(values)) <= result.high
+    assert scaled.low == pytest.approx(factor * result.low, rel=1e-6)
+    assert scaled.high == pytest.approx(factor * result.high, rel=1e-6)
 
 
 @given(st.lists(st.tuples(times, times), min_size=2, max_size=12), st.booleans())
@@ -216,9 +216,9 @@ def test_exact_values_are_known_without_error() -> None:
 
 
 def test_spread_is_quantiles_of_one_process() -> None:
-    found = spread([*np.linspace(1, 2, 101), float("nan")])
-    assert (found.low, found.lower_quartile, found.median) == pytest.approx((1.05, 1.25, 1.5))
-    assert (found.upper_quartile, found.high, found.samples) == pytest.approx((1.75, 1.95, 101))
+    result = spread([*np.linspace(1, 2, 101), float("nan")])
+    assert (result.low, result.lower_quartile, result.median) == pytest.approx((1.05, 1.25, 1.5))
+    assert (result.upper_quartile, result.high, result.samples) == pytest.approx((1.75, 1.95, 101))
     with pytest.raises(ValueError, match="at least one"):
         spread([float("nan")])
 
@@ -228,11 +228,11 @@ def test_order_takes_a_steady_drift_out_of_pairs() -> None:
     base_first = np.array([True, False, False, True, True, False, False, True])
     noise = 0.005 * generator.standard_normal((20_000, 8))
     drifting = noise + np.where(base_first, 0.03, -0.03) + 0.02
-    found = in_order(drifting, base_first)
+    result = in_order(drifting, base_first)
     plain = contrast([drifting], [1.0], shared=True)
-    low, high = found.band(0.95)
+    low, high = result.band(0.95)
     assert 0.93 <= np.mean((low <= 0.02) & (high >= 0.02)) <= 0.97
-    assert np.median(found.error) < 0.3 * np.median(plain.error)
+    assert np.median(result.error) < 0.3 * np.median(plain.error)
 
 
 def test_order_covers_when_the_orders_are_unequally_many() -> None:

@@ -35,22 +35,22 @@ def test_detection_is_what_the_rule_does(n: int, sd: float, effect: float, cases
     trials = 40_000
     groups = [sd * generator.standard_normal((trials, 1, n)) for _ in range(2)]
     # The one changed case of many is tested at alpha / cases by Holm.
-    found = judge(
+    result = judge(
         contrast([groups[0], groups[1] + np.log1p(effect)], (-1.0, 1.0), shared=False),
         alpha=0.01 / cases,
         min_effect=min_effect,
     )
     predicted = detection(effect, sd, n, cases=cases, min_effect=min_effect)
     assert 0.05 < predicted < 0.999
-    assert found.higher.mean() == pytest.approx(predicted, abs=0.01)
+    assert result.higher.mean() == pytest.approx(predicted, abs=0.01)
 
 
 def test_paired_detection_is_what_the_rule_does() -> None:
     generator = np.random.default_rng(0)
     order = np.arange(10) % 2 == 0
     logs = 0.02 * generator.standard_normal((40_000, 1, 10)) + np.log(1.05) + np.where(order, 0.1, -0.1)
-    found = judge(in_order(logs, order), alpha=0.01, min_effect=0.03)
-    assert found.higher.mean() == pytest.approx(detection(0.05, 0.02, 10, paired=True), abs=0.01)
+    result = judge(in_order(logs, order), alpha=0.01, min_effect=0.03)
+    assert result.higher.mean() == pytest.approx(detection(0.05, 0.02, 10, paired=True), abs=0.01)
 
 
 def test_without_a_minimum_effect_pairs_follow_the_noncentral_t() -> None:
@@ -106,12 +106,12 @@ def test_noise_is_estimated_without_bias_and_its_interval_covers() -> None:
     trials, hits, squares = 3000, 0, 0.0
     for _ in range(trials):
         shift = generator.normal()  # between the two sets the machine may change
-        found = noise(
+        result = noise(
             [np.exp(0.01 * generator.standard_normal(5)), np.exp(shift + 0.01 * generator.standard_normal(4))]
         )
-        assert found.freedom == 7
-        hits += found.low <= 0.01 <= found.high
-        squares += found.sd**2
+        assert result.freedom == 7
+        hits += result.low <= 0.01 <= result.high
+        squares += result.sd**2
     assert 0.93 <= hits / trials <= 0.97
     assert squares / trials == pytest.approx(1e-4, rel=0.05)
 
@@ -124,9 +124,9 @@ def test_paired_noise_leaves_order_and_lost_pairs_out() -> None:
         base = np.exp(generator.normal(0, 0.1, 8))
         head = base * np.exp(0.01 * generator.standard_normal(8) + np.where(order, 0.05, -0.05))
         head[2] = np.nan
-        found = paired_noise(base, head, order)
-        assert (found.freedom, found.paired) == (5, True)
-        squares += found.sd**2
+        result = paired_noise(base, head, order)
+        assert (result.freedom, result.paired) == (5, True)
+        squares += result.sd**2
     assert squares / trials == pytest.approx(1e-4, rel=0.05)
 
 
@@ -144,7 +144,7 @@ def test_machines_are_judged_by_what_their_noise_allows() -> None:
     quiet = fitness(machine(0.003), 8)
     assert quiet.verdict == "fit"
     assert set(quiet.cases) == {"fit"}
-    assert all(found.effect is not None and 0.03 < found.effect < 0.05 for found in quiet.detectable)
+    assert all(result.effect is not None and 0.03 < result.effect < 0.05 for result in quiet.detectable)
     assert all(needed == 5 for needed in quiet.needed)
     assert "in 20 of 20 cases" in quiet.reason
     loud = fitness(machine(0.05), 8)

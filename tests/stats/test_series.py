@@ -20,12 +20,12 @@ def noise(seed: int, n: int, *, rho: float = 0.0, sd: float = 0.01) -> NDArray[n
 
 
 def test_sound_series_has_no_flags() -> None:
-    found = check(1e-3 * np.exp(noise(0, 200)))
-    assert found.flags == ()
-    assert (found.samples, found.invalid, found.zeros, found.outliers) == (200, 0, 0, (0, 0))
-    assert found.effective is not None
-    assert 100 < found.effective <= 200
-    assert abs(found.autocorrelation or 1) < 0.2
+    result = check(1e-3 * np.exp(noise(0, 200)))
+    assert result.flags == ()
+    assert (result.samples, result.invalid, result.zeros, result.outliers) == (200, 0, 0, (0, 0))
+    assert result.effective is not None
+    assert 100 < result.effective <= 200
+    assert abs(result.autocorrelation or 1) < 0.2
 
 
 @pytest.mark.parametrize("samples", [[2.0, 2.0, 2.0], [1.0] * 50, [0.0, 1.0, 1.1], [0.0] * 20])
@@ -43,16 +43,16 @@ def test_samples_that_a_coarse_timer_cannot_tell_apart_are_no_stuck_timer(
 def test_impossible_values_are_flagged_and_the_rest_is_judged() -> None:
     values = 1e-3 * np.exp(noise(1, 100))
     values[[3, 50, 51]] = [np.nan, -1e-3, np.inf]
-    found = check(values)
-    assert found.flags == ("invalid",)
-    assert found.invalid == 3
-    assert found.drift is not None
+    result = check(values)
+    assert result.flags == ("invalid",)
+    assert result.invalid == 3
+    assert result.drift is not None
 
 
 def test_coarse_timer_is_flagged_with_its_step() -> None:
-    found = check(np.round(5 * np.exp(noise(2, 100, sd=0.1)) / 0.5) * 0.5)
-    assert found.flags == ("coarse",)
-    assert found.step == pytest.approx(0.5)
+    result = check(np.round(5 * np.exp(noise(2, 100, sd=0.1)) / 0.5) * 0.5)
+    assert result.flags == ("coarse",)
+    assert result.step == pytest.approx(0.5)
 
 
 def test_fine_steps_are_neither_coarse_nor_outliers() -> None:
@@ -68,18 +68,18 @@ def test_planted_drift_is_flagged(n: int, rho: float, shape: str) -> None:
     at = np.linspace(0, 1, n)
     planted = {"ramp up": 0.1 * at, "ramp down": -0.1 * at, "quadratic": 0.15 * at**2, "warm-up": np.exp(-4 * at)}
     logs = planted[shape] + noise(3, n, rho=rho)
-    found = check(np.exp(logs))
-    assert "drift" in found.flags
-    assert found.drift is not None
-    assert np.sign(found.drift.change) == np.sign(planted[shape][-1] - planted[shape][0])
+    result = check(np.exp(logs))
+    assert "drift" in result.flags
+    assert result.drift is not None
+    assert np.sign(result.drift.change) == np.sign(planted[shape][-1] - planted[shape][0])
 
 
 def test_planted_step_is_flagged_as_a_rule() -> None:
-    found = [
+    result = [
         "drift" in check(np.exp(noise(seed, 300, sd=0.005) + 0.03 * (np.arange(300) > 150))).flags
         for seed in range(100)
     ]
-    assert np.mean(found) > 0.8
+    assert np.mean(result) > 0.8
 
 
 def test_short_series_can_drift_too() -> None:
@@ -95,8 +95,8 @@ def test_noise_drifts_no_more_often_than_alpha(n: int, rho: float) -> None:
     trials = 1500
     alarms = 0
     for seed in range(trials):
-        found = trend(noise(seed, n, rho=rho))
-        alarms += found is not None and found.p_value <= DRIFT_ALPHA
+        result = trend(noise(seed, n, rho=rho))
+        alarms += result is not None and result.p_value <= DRIFT_ALPHA
     assert alarms <= binom.ppf(0.999, trials, DRIFT_ALPHA)
 
 
@@ -127,24 +127,24 @@ def test_two_modes_are_hinted_at_and_one_is_not() -> None:
 
 
 def test_repeating_samples_are_flagged() -> None:
-    found = check(np.exp(noise(9, 60, rho=0.97)))
-    assert "correlated" in found.flags
-    assert (found.autocorrelation or 0) > 0.7
+    result = check(np.exp(noise(9, 60, rho=0.97)))
+    assert "correlated" in result.flags
+    assert (result.autocorrelation or 0) > 0.7
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.8])
 def test_autocorrelation_time_is_that_of_an_ar1(rho: float) -> None:
-    found = autocorrelation_time(noise(10, 100_000, rho=rho))
-    assert found == pytest.approx((1 + rho) / (1 - rho), rel=0.1)
+    result = autocorrelation_time(noise(10, 100_000, rho=rho))
+    assert result == pytest.approx((1 + rho) / (1 - rho), rel=0.1)
 
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=60))
 def test_any_series_is_checked_without_complaint(samples: list[float]) -> None:
-    found = check(samples)
-    assert found.samples == len(samples)
+    result = check(samples)
+    assert result.samples == len(samples)
     good = sum(np.isfinite(value) and value >= 0 for value in samples)
-    assert found.invalid == len(samples) - good
-    assert ("invalid" in found.flags) == (good < len(samples))
+    assert result.invalid == len(samples) - good
+    assert ("invalid" in result.flags) == (good < len(samples))
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def test_precision_covers_the_median(n: int, rho: float, least: float) -> None:
     trials = 1500
     hits = 0
     for seed in range(trials):
-        found = precision(np.exp(noise(seed, n, rho=rho)))
-        hits += found.low is not None and found.high is not None and found.low <= 1 <= found.high
+        result = precision(np.exp(noise(seed, n, rho=rho)))
+        hits += result.low is not None and result.high is not None and result.low <= 1 <= result.high
     assert least <= hits / trials <= 0.985
 
 

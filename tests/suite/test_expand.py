@@ -164,7 +164,7 @@ TOO_MANY = f"batch = {list(range(1, 9999))}\nchannels = {list(range(1, 99))}"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "output"),
     [
         (of("cnov-k3"), "operators[0].name: no operator named 'cnov-k3'; did you mean 'conv'?"),
         (of("conv"), "'conv' needs a kernel size"),
@@ -197,12 +197,12 @@ TOO_MANY = f"batch = {list(range(1, 9999))}\nchannels = {list(range(1, 99))}"
         (HEAD + AXES + CONV + TOO_MANY, "more than 100,000"),
     ],
 )
-def test_what_no_operator_can_make_sense_of(text: str, told: str) -> None:
-    assert told in complaint(text)
+def test_what_no_operator_can_make_sense_of(text: str, output: str) -> None:
+    assert output in complaint(text)
 
 
 @pytest.mark.parametrize(
-    ("operators", "axis", "told"),
+    ("operators", "axis", "output"),
     [
         (["conv-k3", "conv-k5"], "kernel", "has no form of NIFF"),
         (["niff", "attention"], "size", "has no spatial convolution to compare it with"),
@@ -213,14 +213,14 @@ def test_what_no_operator_can_make_sense_of(text: str, told: str) -> None:
     ],
 )
 def test_crossovers_need_two_values_of_the_axis_that_both_have(
-    operators: list[str], axis: str, told: str, monkeypatch: pytest.MonkeyPatch
+    operators: list[str], axis: str, output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CATALOGUE, "blur", Info("blur", takes_kernel=False))
     monkeypatch.setitem(CATALOGUE, "attention", Info("attention", takes_kernel=False, role="attention"))
     text = HEAD.replace("conv-k3", operators[0]) + AXES
     text += "".join(f'[[operators]]\nname = "{name}"\n' for name in operators)
     message = complaint(text + f'[refine]\naxis = "{axis}"\n')
-    assert told in message
+    assert output in message
     assert "f.toml: key 'refine" in message
 
 
@@ -299,7 +299,7 @@ def test_only_a_case_by_its_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("only", "told"),
+    ("only", "output"),
     [
         (("covn-k3",), "--only covn-k3: matches no case of f; did you mean 'conv-k3'?"),
         (("xyz", "size=5"), "matches no case of f; its rows are conv-k3, niff mlp=big, its axes batch"),
@@ -309,8 +309,8 @@ def test_only_a_case_by_its_id() -> None:
         (("",), "matches no case"),
     ],
 )
-def test_only_what_there_is(only: tuple[str, ...], told: str) -> None:
-    assert told in complaint(MIXED, only)
+def test_only_what_there_is(only: tuple[str, ...], output: str) -> None:
+    assert output in complaint(MIXED, only)
 
 
 def test_tf32_is_an_axis_of_float32_alone() -> None:
@@ -336,18 +336,18 @@ def test_an_edited_suite_is_another_suite() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "output"),
     [
         (b"\xff\xfe", "is not UTF-8 text"),
         (b"#" * 1_000_001, "larger than 1,000,000 bytes"),
         (None, "there is no such file"),
     ],
 )
-def test_a_file_that_is_no_suite(tmp_path: Path, content: bytes | None, told: str) -> None:
+def test_a_file_that_is_no_suite(tmp_path: Path, content: bytes | None, output: str) -> None:
     path = tmp_path / "x.toml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=output):
         load(str(path), CATALOGUE)
 
 

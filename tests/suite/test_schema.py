@@ -32,7 +32,7 @@ def complaint(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "output"),
     [
         ("x =", "not valid TOML"),
         ('a = "\n', "line 1"),
@@ -76,8 +76,8 @@ def complaint(text: str) -> str:
         (HEAD + 'rounds = "3"\n' + OPERATOR, "key 'rounds': should be a valid integer, got '3'"),
     ],
 )  # fmt: skip
-def test_a_fault_is_explained(text: str, told: str) -> None:
-    assert told in complaint(text)
+def test_a_fault_is_explained(text: str, output: str) -> None:
+    assert output in complaint(text)
 
 
 def test_a_long_value_is_cut_short() -> None:

@@ -62,8 +62,8 @@ def test_every_suite_with_niff_filters_runs_the_fastest_form_in_every_mode(name:
         if (form := form_of(case)) is not None:
             forms.setdefault(case.problem.mode, set()).add(form)
     assert forms
-    for found in forms.values():
-        assert "auto" in found
+    for result in forms.values():
+        assert "auto" in result
 
 
 def form_of(case: Case) -> str | None:
