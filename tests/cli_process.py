@@ -1,4 +1,4 @@
-"""``niffbench`` as a process that something happens to: started, watched from outside, struck."""
+"""``niffbench`` as a process that something happens to: started, watched from outside, interrupted."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def busy(processes: int) -> Iterator[None]:
 
 def interrupt(started: Started) -> float:
     """Ctrl-C: seconds until the terminal has its prompt back."""
-    struck = time.monotonic()
+    begun = time.monotonic()
     started.strike(signal.SIGINT)
     started.end()
-    return time.monotonic() - struck
+    return time.monotonic() - begun

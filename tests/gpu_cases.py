@@ -73,7 +73,7 @@ def opened(place: str) -> Device:
 
 
 @dataclass(eq=False)
-class Cache:
+class Holder:
     """A workload whose last output stays reachable: of a captured graph, where every replay writes."""
 
     workload: TorchWorkload

@@ -105,9 +105,11 @@ def test_an_interrupt_ends_the_run_and_it_can_go_on(tmp_path: Path, name: str) -
     if not MOMENTS[name].resumable:
         assert not (tmp_path / "out").exists()
         return
-    kept = count(tmp_path / "out")
-    assert kept >= MOMENTS[name].earlier
-    assert f"interrupted; {plural(kept, 'record')} kept, {RECORDS_OF_ALL - kept} missing; go on with:" in said
+    recorded = count(tmp_path / "out")
+    assert recorded >= MOMENTS[name].earlier
+    assert (
+        f"interrupted; {plural(recorded, 'record')} kept, {RECORDS_OF_ALL - recorded} missing; go on with:" in said
+    )
     command = next(line.strip() for line in said.splitlines() if "--resume" in line)
     assert command == RESUME
     assert said.splitlines()[-2:] == ["  draw the report of what is there with:", "  niffbench report out"]
@@ -116,7 +118,7 @@ def test_an_interrupt_ends_the_run_and_it_can_go_on(tmp_path: Path, name: str) -
     with Started(tmp_path, [*command.split()[1:], "--no-report"]) as resumed:
         assert resumed.end() == 0, resumed.said()
     after = read(tmp_path / "out").records
-    assert after[:kept] == before
+    assert after[:recorded] == before
     assert len({(record.id, record.round) for record in after}) == len(after) == RECORDS_OF_ALL
 
 

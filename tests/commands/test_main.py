@@ -117,8 +117,8 @@ def test_a_fault_of_niffbench_is_one_line_and_a_file(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("niffbench: ZeroDivisionError: a; this is a fault of niffbench")
     file = line.split("details are in ")[1].split(",")[0]
-    with open(file) as kept:  # noqa: PTH123 - a path from a message
-        assert "Traceback" in kept.read()
+    with open(file) as stored:  # noqa: PTH123 - a path from a message
+        assert "Traceback" in stored.read()
     monkeypatch.setenv("NIFFBENCH_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         raising(ZeroDivisionError("a"), monkeypatch)

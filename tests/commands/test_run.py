@@ -183,10 +183,10 @@ def test_an_interrupted_run_says_how_to_go_on(place: Path) -> None:
     begun.send_signal(signal.SIGINT)
     out, output = begun.communicate(timeout=60)
     assert begun.returncode == 130, output
-    kept = len(read(place / "out").records)
+    recorded = len(read(place / "out").records)
     result = json.loads(out)
-    assert (result["kept"], result["missing"], result["complete"]) == (kept, 2 * CASES - kept, False)
-    assert f"interrupted; {plural(kept, 'record')} kept, {2 * CASES - kept} missing; go on with:" in output
+    assert (result["kept"], result["missing"], result["complete"]) == (recorded, 2 * CASES - recorded, False)
+    assert f"interrupted; {plural(recorded, 'record')} kept, {2 * CASES - recorded} missing; go on with:" in output
     assert not (place / "out" / "report.html").exists()
     drawn = subprocess.run(
         [sys.executable, "-m", "niffbench.cli", *output.splitlines()[-1].split()[1:]], cwd=place, check=False

@@ -48,12 +48,12 @@ class Chain(nn.Module):
 class Keeping(nn.Module):
     """Makes something at the first call and keeps it."""
 
-    kept: Tensor | None = None
+    double: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.kept is None:
-            self.kept = x.detach().repeat(2, 1, 1, 1)
-        return x * self.kept[:2]
+        if self.double is None:
+            self.double = x.detach().repeat(2, 1, 1, 1)
+        return x * self.double[:2]
 
 
 class Convolution(nn.Module):

@@ -9,7 +9,7 @@ from typing import get_args
 import gpu_cases
 import pytest
 import torch
-from gpu_cases import Cache, case, everywhere, opened, relative
+from gpu_cases import Holder, case, everywhere, opened, relative
 
 from niffbench.case import DType, Mode
 from niffbench.operators.catalogue import catalogue
@@ -107,16 +107,16 @@ def test_a_graph_computes_what_the_calls_in_it_do(name: str, mode: Mode) -> None
     """cuFFT's transforms included: the graph reads new numbers from the old place."""
     device = opened("cuda")
     workload = TorchEvaluator(device).workload(case(name, mode=mode))
-    kept = Cache(workload)
-    captured = device.capture(kept)
+    holder = Holder(workload)
+    captured = device.capture(holder)
     fresh = torch.randn(workload.x.shape, generator=torch.Generator().manual_seed(11)).to(workload.x)
     with torch.no_grad():
         workload.x.copy_(fresh)
     with captured.scope():
         captured.call()
     torch.cuda.synchronize()
-    assert kept.output is not None
-    replayed = kept.output.detach().clone()
+    assert holder.output is not None
+    replayed = holder.output.detach().clone()
     gradients = [None if leaf.grad is None else leaf.grad.clone() for leaf in workload.leaves()]
     workload.reset()
     with workload.scope():

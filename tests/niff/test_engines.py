@@ -115,10 +115,10 @@ def test_gradients_by_differences_once_and_twice(engine: str) -> None:
 def test_the_input_is_left_alone(engine: str) -> None:
     for size in ((6, 6), (20, 20)):
         x, half = images(2, 3, *size), filters(3, *size, torch.float64)
-        kept = x.clone(), half.clone()
+        copies = x.clone(), half.clone()
         run(engine, x, half)
-        assert torch.equal(x, kept[0])
-        assert torch.equal(half, kept[1])
+        assert torch.equal(x, copies[0])
+        assert torch.equal(half, copies[1])
 
 
 @pytest.fixture
@@ -262,10 +262,10 @@ def test_what_makes_its_filter_is_differentiated_twice_and_in_part() -> None:
         assert torch.autograd.gradcheck(function, some, fast_mode=True)
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_a_layer_that_makes_its_filter_in_a_compiled_graph(kept: bool) -> None:
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_layer_that_makes_its_filter_in_a_compiled_graph(cached: bool) -> None:
     torch._dynamo.reset()
-    layer = NiffDepthwise(3, form="native-cached" if kept else "native", dtype=torch.float64)
+    layer = NiffDepthwise(3, form="native-cached" if cached else "native", dtype=torch.float64)
     x = images(2, 3, 6, 5).requires_grad_()
     inputs = [x, *layer.parameters()]
     result = torch.autograd.grad(

@@ -89,13 +89,13 @@ def test_the_faster_of_both_is_taken(form: str, fastest: str, planted: dict[str,
 
 
 def test_what_is_kept_and_what_is_made_are_chosen_apart(planted: dict[str, float]) -> None:
-    made, kept = layer("auto"), layer("auto-cached")
+    made, cached = layer("auto"), layer("auto-cached")
     x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
     with torch.no_grad():
         made(x)
         planted.update(rfft=0.0, factored=0.03)
-        kept(x)
-        assert (made.chosen, kept.chosen) == ("factored", "rfft")
+        cached(x)
+        assert (made.chosen, cached.chosen) == ("factored", "rfft")
         layer("auto", out=5)(x)
     assert len(auto.choices()) == 3, "other channels are another kind of call"
 
@@ -112,7 +112,7 @@ def test_a_measurement_leaves_the_layer_alone(planted: dict[str, float]) -> None
     with torch.no_grad():
         one(x)
     assert one.chosen == "factored"
-    assert len(one.generator._kept._entries) == 1
+    assert len(one.generator._cache._entries) == 1
 
 
 @pytest.mark.parametrize("channels", [(1, 4), (3, 1), (1, 1)])

@@ -334,10 +334,10 @@ class _Bump:
         layer.generator.forget()
 
 
-KEPT = [(kind, form) for kind, form in CASES if form_of(kind, form).keeps_filter]
+CACHED = [(kind, form) for kind, form in CASES if form_of(kind, form).keeps_filter]
 
 
-@pytest.mark.parametrize(("kind", "form"), KEPT)
+@pytest.mark.parametrize(("kind", "form"), CACHED)
 @pytest.mark.parametrize("change", [name for name in vars(_Bump) if not name.startswith("_")])
 def test_a_kept_filter_follows_the_weights(kind: str, form: str, change: str) -> None:
     layer = build(kind, 3, 3, form=form)
@@ -352,7 +352,7 @@ def test_a_kept_filter_follows_the_weights(kind: str, form: str, change: str) ->
         assert relative(after, reference_output(layer, x)) < 1e-5
 
 
-@pytest.mark.parametrize(("kind", "form"), KEPT)
+@pytest.mark.parametrize(("kind", "form"), CACHED)
 def test_a_kept_filter_is_kept_and_never_reused_in_training(
     kind: str, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,7 +385,7 @@ def test_a_kept_filter_is_kept_and_never_reused_in_training(
     assert calls >= made + 2
 
 
-@pytest.mark.parametrize(("kind", "form"), KEPT)
+@pytest.mark.parametrize(("kind", "form"), CACHED)
 def test_a_frozen_layer_passes_gradients_through_its_kept_filter(kind: str, form: str) -> None:
     layer = build(kind, 3, 3, form=form).requires_grad_(False)
     with torch.inference_mode():

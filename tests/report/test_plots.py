@@ -104,9 +104,9 @@ def test_ticks_read_as_exact_values() -> None:
 
 
 def test_thinning_keeps_both_ends() -> None:
-    kept = thin([3, 5, 7, 9, 11, 13, 15, 31], 4)
-    assert (kept[0], kept[-1]) == (3, 31)
-    assert all(b / a >= (31 / 3) ** (1 / 4) * 0.999 for a, b in pairwise(kept))
+    ticks = thin([3, 5, 7, 9, 11, 13, 15, 31], 4)
+    assert (ticks[0], ticks[-1]) == (3, 31)
+    assert all(b / a >= (31 / 3) ** (1 / 4) * 0.999 for a, b in pairwise(ticks))
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1, max_size=40))

@@ -60,9 +60,9 @@ def test_at_any_width_figures_are_whole_and_names_can_be_read(table: Table, widt
         assert max(map(len, printed)) <= width
     assert not set(plan.dropped) & set(essential)
     if plan.dropped:  # the least important went first
-        kept = [table.columns[place].importance for place in plan.widths]
+        shown = [table.columns[place].importance for place in plan.widths]
         assert max(table.columns[place].importance for place in plan.dropped) <= min(
-            [importance for importance in kept if importance < ESSENTIAL], default=ESSENTIAL
+            [importance for importance in shown if importance < ESSENTIAL], default=ESSENTIAL
         )
     for row in table.rows:
         for place in plan.widths:

@@ -30,7 +30,7 @@ def _beside(others: Callable[[Record], float | None]) -> Run:
 
 CROWDED = _beside(lambda r: (0.41 if r.round == 1 else 0.2) if r.case.operator == "dense" else 0.01)
 DENSE = len({record.id for record in CALM.records if record.case.operator == "dense"})
-TOLD = f"ther processes used up to 41 % of the processor while {DENSE} of {CASES} cases were sampled"
+NOTE = f"ther processes used up to 41 % of the processor while {DENSE} of {CASES} cases were sampled"
 
 
 @pytest.mark.parametrize("share", [None, 0.0, 0.05])
@@ -46,8 +46,8 @@ def test_a_case_counts_once_and_the_largest_share_is_told() -> None:
 
 def test_what_was_never_sampled_has_no_neighbours() -> None:
     lost = tuple(replace(r, status="crashed", latency={}) for r in CROWDED.records if r.case.operator == "dense")
-    kept = tuple(r for r in CROWDED.records if r.case.operator != "dense")
-    assert background_load((*lost, *kept)) is None
+    others = tuple(r for r in CROWDED.records if r.case.operator != "dense")
+    assert background_load((*lost, *others)) is None
 
 
 def test_the_terminal_and_the_report_say_it_and_what_to_do(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_the_terminal_and_the_report_say_it_and_what_to_do(tmp_path: Path) -> No
         console.print(report.terminal(CROWDED))
     page = report.write(CROWDED, tmp_path)
     for text in (captured.get(), unescape(page.read_text()), (tmp_path / "report.md").read_text()):
-        assert f"O{TOLD}: repeat the run on a quiet machine, or compare versions with ab." in text
+        assert f"O{NOTE}: repeat the run on a quiet machine, or compare versions with ab." in text
     with console.capture() as captured:
         console.print(report.terminal(CALM))
     assert "ther processes" not in captured.get()
@@ -69,11 +69,11 @@ def test_the_frame_holds_the_share() -> None:
 def test_a_check_says_which_side_had_them_and_judges_all_the_same() -> None:
     comparison = compare(CALM, CROWDED, Rules())
     assert [note for note in comparison.notes if "processes" in note] == [
-        f"HEAD (crowded): o{TOLD}; ab measures both sides in turn"
+        f"HEAD (crowded): o{NOTE}; ab measures both sides in turn"
     ]
     assert comparison.findings == compare(CALM, CALM, Rules()).findings
     paired = compare(CROWDED, CALM, Rules(), pairing=Pairing((True, False) * 4))
-    assert [note for note in paired.notes if "processes" in note] == [f"BASE (crowded): o{TOLD}"]
+    assert [note for note in paired.notes if "processes" in note] == [f"BASE (crowded): o{NOTE}"]
 
 
 def test_a_record_of_before_knows_of_no_others_and_one_of_now_keeps_them() -> None:

@@ -246,10 +246,10 @@ def main() -> int:
                 print(_line(step, before.get(step.name)), flush=True)
                 before[step.name] = step
     loaded = before["load"]
-    kept = loaded.wall <= MOST_SECONDS and loaded.peak <= MOST_MEMORY
-    if not kept:
+    holds = loaded.wall <= MOST_SECONDS and loaded.peak <= MOST_MEMORY
+    if not holds:
         print(f"the promise for {loaded.records:,} records is {MOST_SECONDS:g} s and {MOST_MEMORY:g} GB")
-    return 0 if kept else 1
+    return 0 if holds else 1
 
 
 def _line(step: Step, smaller: Step | None) -> str:

@@ -18,7 +18,7 @@ from niffbench.suite import load
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("given", "expected"),
     [
         ("run", "run"),
         ("quick", "quick"),
@@ -32,8 +32,8 @@ from niffbench.suite import load
         ("--device=replay:/home/ada/r.json", "--device=replay:r.json"),
     ],
 )
-def test_paths_in_a_command_line_are_reduced(given: str, kept: str) -> None:
-    assert reduced([given]) == [kept]
+def test_paths_in_a_command_line_are_reduced(given: str, expected: str) -> None:
+    assert reduced([given]) == [expected]
 
 
 def test_a_command_line_names_no_user(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_a_short_host_name_is_hidden_where_it_stands_alone(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("user", "given", "kept"),
+    ("user", "given", "expected"),
     [
         ("ada", "in /tmp/torchinductor_ada/a.py", "in a.py"),
         ("ada", "no room in /tmp/torchinductor_ada", "no room in torchinductor_<user>"),
@@ -87,14 +87,14 @@ def test_a_short_host_name_is_hidden_where_it_stands_alone(monkeypatch: pytest.M
     ],
 )
 def test_a_users_name_is_hidden_where_it_stands_alone(
-    monkeypatch: pytest.MonkeyPatch, user: str, given: str, kept: str
+    monkeypatch: pytest.MonkeyPatch, user: str, given: str, expected: str
 ) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "rack-17")
     monkeypatch.setattr(Path, "home", lambda: Path("/"))
     monkeypatch.setenv("LOGNAME", user)
     anonymizing._secrets.cache_clear()
     try:
-        assert anonymize(given) == kept
+        assert anonymize(given) == expected
     finally:
         anonymizing._secrets.cache_clear()
 

@@ -174,9 +174,9 @@ def test_order_of_a_lost_pair_is_lost_with_it() -> None:
     base, head = rounds(18, 1, 9), rounds(19, 1, 9)
     base[0][4] = np.nan
     order = [True, False, False, True, True, False, False, True, True]
-    kept = [i for i in range(9) if i != 4]
+    others = [i for i in range(9) if i != 4]
     whole = decide(base, head, paired=True, base_first=order)
-    fewer = decide([base[0][kept]], [head[0][kept]], paired=True, base_first=[order[i] for i in kept])
+    fewer = decide([base[0][others]], [head[0][others]], paired=True, base_first=[order[i] for i in others])
     assert whole == fewer
     with pytest.raises(ValueError, match="orders"):
         decide(base, head, paired=True, base_first=order[:-1])

@@ -25,7 +25,7 @@ N = 4 * SIZE * SIZE * 4  # four channels of float32
 needs_kernel = pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
 
 
-class Calling(nn.Module):
+class Function(nn.Module):
     """A function as a module, with one weight of N bytes."""
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -46,7 +46,7 @@ def device() -> Iterator[CpuDevice]:
 
 def _measured(device: CpuDevice, mode: Mode, function: Callable[[Tensor, Tensor], Tensor]) -> Memory:
     case = case_of("dense", 1, channels=4, size=SIZE, mode=mode)
-    workload = TorchWorkload(case, Calling(function), torch.ones(1, 4, SIZE, SIZE), torch.device("cpu"))
+    workload = TorchWorkload(case, Function(function), torch.ones(1, 4, SIZE, SIZE), torch.device("cpu"))
     device.timed(workload)
     return memory.measure(device, workload, Predicted(case="", resident=2 * N, peak=N))
 
@@ -105,7 +105,7 @@ def test_training_makes_its_gradients_in_the_call(device: CpuDevice) -> None:
 def test_calls_do_not_pile_up(device: CpuDevice) -> None:
     """The second measurement of one training workload says the same as the first."""
     case = case_of("dense", 1, channels=4, size=SIZE, mode="training")
-    workload = TorchWorkload(case, Calling(lambda x, w: x * w), torch.ones(1, 4, SIZE, SIZE), torch.device("cpu"))
+    workload = TorchWorkload(case, Function(lambda x, w: x * w), torch.ones(1, 4, SIZE, SIZE), torch.device("cpu"))
     first = memory.measure(device, workload, None)
     for _ in range(3):
         workload.call()
@@ -162,7 +162,7 @@ def test_a_compiled_forward_pass_tells_saved_by_what_stays(
     case = case_of("dense", 1, channels=4, size=SIZE, mode="forward", execution="compiled")
     monkeypatch.setattr("niffbench.worker.workload.compiled", lambda module, name: module)
     workload = TorchWorkload(
-        case, Calling(lambda x, w: torch.exp(x) * w), torch.ones(1, 4, SIZE, SIZE), torch.device("cpu")
+        case, Function(lambda x, w: torch.exp(x) * w), torch.ones(1, 4, SIZE, SIZE), torch.device("cpu")
     )
     result = memory.measure(device, workload, None)
     assert (result.saved, result.output) == (N, N)

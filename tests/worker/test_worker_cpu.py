@@ -66,14 +66,14 @@ def test_busy_neighbours_are_noticed() -> None:
     if host.processor() == Processor():
         pytest.skip("the platform does not tell")
     idler = [sys.executable, "-c", "while True: pass"]
-    neighbours = [subprocess.Popen(idler) for _ in range(os.cpu_count() or 1)]
+    others = [subprocess.Popen(idler) for _ in range(os.cpu_count() or 1)]
     try:
         long = QUICK.model_copy(update={"regimes": ["first", "steady"], "min_time": 1.3, "max_time": 1.6})
         record = work([case_of("depthwise", 3)], measure=long).only()
     finally:
-        for neighbour in neighbours:
-            neighbour.kill()
-            neighbour.wait()
+        for other in others:
+            other.kill()
+            other.wait()
     assert record.machine is not None
     assert record.machine.others is not None
     assert record.machine.others > 0.15

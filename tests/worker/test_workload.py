@@ -251,13 +251,13 @@ def test_gradients_are_shared_by_class_and_shape_and_only_computed_for_training(
 def test_gradients_count_in_what_the_store_keeps() -> None:
     store, case = Store(), case_of("depthwise", 3, mode="training")
     store.add(case, "class", {"weight": torch.zeros(10)})
-    kept = store.find(case, "class")
-    assert kept is not None
-    before = kept.bytes
+    stored = store.find(case, "class")
+    assert stored is not None
+    before = stored.bytes
     store.gradients(
         case, "class", lambda weights: (torch.zeros(5), {"weight": torch.zeros(10), "input": torch.ones(2)})
     )
-    assert kept.bytes - before == 4 * (5 + 10 + 2)
+    assert stored.bytes - before == 4 * (5 + 10 + 2)
 
 
 @pytest.mark.parametrize(
