@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 import torch
-from gpu_cases import PLACES, Cache, case, opened
+from gpu_cases import PLACES, Holder, case, opened
 
 from niffbench.device.cuda import GRAPH_TIME, MOST_UNROLLED, CudaDevice
 from niffbench.suite import Measure
@@ -53,7 +53,7 @@ def test_events_and_graph_replays_agree_on_a_long_kernel() -> None:
 def test_a_graph_of_many_small_kernels_is_no_slower_and_saves_launches() -> None:
     device = opened("cuda")
     workload = TorchEvaluator(device).workload(case("niff-depthwise/published", batch=1, size=(14, 14)))
-    captured = device.capture(Cache(workload))
+    captured = device.capture(Holder(workload))
     for runner in (workload, captured):
         device.timed(runner, 20)
     eager = statistics.median(device.samples(workload, "steady", 5, 20).samples)
