@@ -96,14 +96,16 @@ def test_it_is_in_every_file_of_a_report(run: Run) -> None:
         assert f"421 {UNIT}" in str(files[name])
 
 
-def test_it_is_in_the_closing_table_and_in_json(call: Call) -> None:
+def test_it_is_on_the_terminal_and_in_json(call: Call) -> None:
     Path("one.toml").write_text(SUITE)
     Path("r.json").write_text("{}")
     arguments = ("run", "one.toml", "--device", "replay:r.json", "--no-report", "--out")
     printed = call(*arguments, "printed").stdout
     assert TITLE in printed
     assert f"421 {UNIT}" in printed
-    assert [case[KEY] for case in json.loads(call(*arguments, "told", "--json").stdout)["cases"]] == [VALUE]
+    assert [case[KEY] for case in json.loads(call(*arguments, "printed-as-json", "--json").stdout)["cases"]] == [
+        VALUE
+    ]
 
 
 def test_it_is_in_the_exports_for_other_tools(run: Run) -> None:
@@ -112,6 +114,22 @@ def test_it_is_in_the_exports_for_other_tools(run: Run) -> None:
     entries = [entry for entry in json.loads(export(run, "github-action-benchmark")) if entry["unit"] == UNIT]
     assert entries
     assert all(entry["value"] == pytest.approx(VALUE, rel=1e-3) for entry in entries)
+    measures = [one[KEY] for one in json.loads(export(run, "bencher")).values() if KEY in one]
+    assert measures
+    assert all(measure["value"] == pytest.approx(VALUE, rel=1e-3) for measure in measures)
+    samples = [line for line in export(run, "openmetrics").decode().splitlines() if f"_{KEY}" in line]
+    values = [float(line.rpartition(" ")[2]) for line in samples if not line.startswith("#")]
+    assert values
+    assert max(values) == pytest.approx(VALUE, rel=1e-3)
+
+
+@pytest.mark.parametrize("form", ["latex", "markdown", "csv"])
+def test_it_can_be_a_table_for_a_paper(run: Run, call: Call, form: str) -> None:
+    done = call(
+        "table", str(run.path), "--values", KEY, "--no-intervals", "--columns", "problem", "--format", form
+    )
+    assert done.returncode == 0, done.stderr
+    assert "421" in done.stdout
 
 
 def test_it_can_be_drawn(run: Run, call: Call) -> None:

@@ -51,6 +51,17 @@ def test_what_was_written_comes_back(run: Run) -> None:
     assert again.torn == 0
 
 
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "reports").iterdir()), ids=lambda path: str(path.name)
+)
+def test_runs_that_are_kept_can_be_read_shown_and_checked(path: Path) -> None:
+    run = read(path)
+    assert report.terminal(run)
+    findings = compare(run, run, Rules()).findings
+    assert {finding.label for finding in findings} == {record.traits.label for record in run.records}
+    assert not [finding for finding in findings if finding.verdict == "regressed"]
+
+
 def test_a_run_of_the_schema_before_is_read(run: Run) -> None:
     """It lacks what came since."""
     manifest = json.loads((run.path / MANIFEST).read_text())

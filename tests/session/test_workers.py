@@ -73,7 +73,7 @@ def test_a_hang_ends_after_the_time_a_case_has(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 60  # the worker hangs for an hour
     lost = only(run, "timeout")
     assert lost.reason == "took longer than 0.3 s (in steady)"
-    assert 0.3 <= lost.elapsed < 10
+    assert lost.elapsed >= 0.3
     assert statuses(run) == {"ok": 3, "timeout": 1}
 
 
@@ -135,7 +135,7 @@ def test_a_refusal_is_passed_on(tmp_path: Path) -> None:
 
 
 def test_a_machine_that_changes_in_the_middle(tmp_path: Path) -> None:
-    class Swap(Observer):
+    class OtherMachine(Observer):
         def record(self, record: Record) -> None:
             attempt.script["must"] = {"device": "other"}
             import json
@@ -143,7 +143,7 @@ def test_a_machine_that_changes_in_the_middle(tmp_path: Path) -> None:
 
             os.environ["STUB_WORKER"] = json.dumps(attempt.script)
 
-    attempt = Attempt(tmp_path, suite_of(), observer=Swap())
+    attempt = Attempt(tmp_path, suite_of(), observer=OtherMachine())
     with pytest.raises(FingerprintsDiffer, match="device was 'fake' and is 'other'"):
         attempt.begin()
 
