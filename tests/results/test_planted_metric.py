@@ -103,9 +103,7 @@ def test_it_is_on_the_terminal_and_in_json(call: Call) -> None:
     printed = call(*arguments, "printed").stdout
     assert TITLE in printed
     assert f"421 {UNIT}" in printed
-    assert [case[KEY] for case in json.loads(call(*arguments, "printed-as-json", "--json").stdout)["cases"]] == [
-        VALUE
-    ]
+    assert [case[KEY] for case in json.loads(call(*arguments, "json", "--json").stdout)["cases"]] == [VALUE]
 
 
 def test_it_is_in_the_exports_for_other_tools(run: Run) -> None:
