@@ -25,6 +25,8 @@ os.environ["NIFFBENCH_TUNING"] = "0"  # No test chooses by what was chosen here 
 # A shell lets its background jobs ignore Ctrl-C, and what they start inherits that: tests mean a terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup's
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Tests that run side by side measure on one device, and would be told of each other.
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())

@@ -296,8 +296,9 @@ def _leaning(point: Point, better: Side | None) -> Side | None:
     """Who is better, or seems to be as far as it was measured."""
     forms, rivals = _paired(point)
     form, rival = median(forms), median(rivals)
-    if len(point.shared) > 1 and min(rivals) > 0:  # one slow round is not to hide where to look
-        form, rival = median(one / other for one, other in zip(forms, rivals, strict=True)), 1.0
+    if len(point.shared) > 1 and min(*forms, *rivals) > 0:  # one slow round is not to hide where to look
+        # Logs, so that the answer is the same from either side, of an even number of rounds too.
+        form, rival = median(log(one / other) for one, other in zip(forms, rivals, strict=True)), 0.0
     return better or (None if form == rival else "form" if form < rival else "rival")
 
 
