@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from niffbench.results import MANIFEST, Record, Run, read, read_manifest
 
 PACE = 0.3
 RESUME = ("run", "made-up.toml", "--resume", "out")
-KILLS = 30
+KILLS = int(os.environ.get("NIFFBENCH_TESTS_KILLS", "15"))  # a multiple of LIVES; more, where there is time
 LIVES = 5
 
 
@@ -76,7 +77,7 @@ class Lives:
             self.killed(lambda: read_manifest(self.out).finished, 2.0)
 
 
-def test_a_session_is_killed_at_thirty_random_moments(tmp_path: Path) -> None:
+def test_a_session_is_killed_at_random_moments(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     whole = uninterrupted(tmp_path / "whole", suite(tmp_path / "whole", (9, 14)))
     runs = [Lives(tmp_path / str(seed), seed) for seed in range(LIVES)]
@@ -90,7 +91,7 @@ def test_a_session_is_killed_at_thirty_random_moments(tmp_path: Path) -> None:
     assert (runs[0].out / "report.html").exists()
 
 
-def test_workers_are_killed_at_thirty_random_moments(tmp_path: Path) -> None:
+def test_workers_are_killed_at_random_moments(tmp_path: Path) -> None:
     """A kill costs the case it struck, and none when it struck a worker that was only starting."""
     (tmp_path / "whole").mkdir()
     (tmp_path / "cli_process").mkdir()
