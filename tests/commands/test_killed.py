@@ -18,8 +18,8 @@ from niffbench.results import MANIFEST, Record, Run, read, read_manifest
 
 PACE = 0.3
 RESUME = ("run", "made-up.toml", "--resume", "out")
-KILLS = int(os.environ.get("NIFFBENCH_TESTS_KILLS", "15"))  # a multiple of LIVES; more, where there is time
-LIVES = 5
+KILLS = int(os.environ.get("NIFFBENCH_TESTS_KILLS", "18"))  # six times LIVES; more, where there is time
+LIVES = KILLS // 6
 
 
 def contents(run: Run) -> dict[tuple[str, int], Record]:
@@ -73,7 +73,7 @@ class Lives:
         self.killed(self.more(6 - count(self.out)), 0.4)
         self.killed(self.more(0), 0.8)
         self.killed(self.more(1), 0.3)
-        while self.kills < KILLS // LIVES:
+        while self.kills < 6:
             self.killed(lambda: read_manifest(self.out).finished, 2.0)
 
 
