@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from niffbench.commands.gate_options import Outputs, output_options, print_json, rule_options, rules_of, write
-from niffbench.errors import NiffbenchError, NothingMeasured, UsageError, plural
+from niffbench.errors import NothingMeasured, UsageError, plural
 
 if TYPE_CHECKING:
     from niffbench.gate.comparison import Before
@@ -51,7 +51,9 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     help="What has crept away from RUN is a regression, too.  [default: the first of --history]",
 )
 @click.option("--fail-on-step", is_flag=True, help="With --history: a step for the worse fails while it stands.")
-@click.option("--fail-on-environment", is_flag=True, help="Exit 1 for the first run of a changed environment.")
+@click.option(
+    "--fail-on-environment", is_flag=True, help="Exit 1 for a changed environment that nobody acknowledged."
+)
 @click.option("--across-machines", is_flag=True, help="Let fingerprints differ, and judge what is comparable.")
 @click.option("--paired", is_flag=True, help="Both are sides of one `niffbench ab`: judge paired differences.")
 @rule_options
@@ -100,12 +102,12 @@ def command(
       3  no baseline yet
       4  unlike fingerprints of two runs named by hand (see --across-machines)
       5  no regression shown, but a slowdown of --rule-out could have gone unseen: by noise, for a case without a
-         BASE, or because the environment changed since the last run
+         BASE, or because the environment changed and nobody acknowledged that
     """
     outputs = Outputs(everything, as_json, markdown, junit)
     with outputs.promised():
         from niffbench.gate.ab import abba
-        from niffbench.gate.comparison import Before, compare
+        from niffbench.gate.comparison import Before, compare, head_fails
         from niffbench.results import read
 
         _refuse(runs, baseline, history, trend, plot, paired)
@@ -122,7 +124,7 @@ def command(
         # A run is kept whatever there is to compare it with: the first of a history has no baseline.
         steps = () if history is None else _follow(history, head, rules, trend, plot)
         if isinstance(base, NothingMeasured):
-            raise _nothing(head, base)
+            raise base if any(record.status == "ok" for record in head.records) else head_fails(head)
         comparison = compare(
             base,
             head,
@@ -181,19 +183,10 @@ def _before(
     assert directory is not None
     try:
         earlier = before(directory, head, by_arrival=by_arrival, across_machines=across_machines)
-        return Before.of(earlier, by_arrival=by_arrival)
+        everywhere = before(directory, head, by_arrival=by_arrival, across_machines=True)
+        return Before.of(earlier, everywhere, by_arrival=by_arrival)
     except NothingMeasured as error:
         return error
-
-
-def _nothing(head: Run, no_baseline: NothingMeasured) -> NiffbenchError:
-    """Why HEAD is not judged: it has no baseline, or it could not be measured in the first place."""
-    from niffbench.errors import HeadFails
-
-    if any(record.status == "ok" for record in head.records):
-        return no_baseline
-    first = next((f": {record.status}, {record.reason}" for record in head.records), "")
-    return HeadFails(f"{head.name} measured nothing{first}")
 
 
 def _follow(directory: Path, head: Run | None, rules: Rules, trend: str | None, plot: Path) -> tuple[Step, ...]:

@@ -28,6 +28,11 @@ def ratio_name(metric: Metric) -> str:
     return f"ratio_{metric.regime or metric.key}"
 
 
+def kind_of_device(manifest: Manifest) -> str:
+    """On what a run was measured: ``cpu``, ``cuda``."""
+    return manifest.device.partition(":")[0]
+
+
 class Numbers(TypedDict, total=False):
     """What a finding may say in numbers; see :class:`niffbench.gate.findings.Finding`."""
 
@@ -200,17 +205,27 @@ class EarlierCases(Mapping[str, CaseResults]):
 
     ``runs`` come in the order in which they are asked, the newest first for BASE. They are read only until
     every case of ``head`` has what can be compared, so a long history costs no more than what is used of it.
+    ``oldest_first``: they are an accepted level, for which every case and metric counts that was ever kept.
     ``fewest``: the rounds that a noisy metric needs to be judged; fewer serve where no run has so many.
     """
 
-    def __init__(self, runs: Iterable[RunCases], head: RunCases, tested: Sequence[Metric], fewest: int) -> None:
+    def __init__(
+        self,
+        runs: Iterable[RunCases],
+        head: RunCases,
+        tested: Sequence[Metric],
+        fewest: int,
+        *,
+        oldest_first: bool = False,
+    ) -> None:
         self._fewest = fewest
         self._results: dict[str, list[CaseResults]] = {}
         self.manifests: list[Manifest] = []
         complete = False
         exact = [metric for metric in REGISTRY.values() if metric.gate in ("exact", "tolerance")]
         wanted = {
-            id_: {m.key: m for m in (*exact, *tested) if results.values(m).values} for id_, results in head.items()
+            id_: {m.key: m for m in (*exact, *tested) if oldest_first or results.values(m).values}
+            for id_, results in head.items()
         }
         for run in runs:
             manifest = run.run.manifest
@@ -219,7 +234,9 @@ class EarlierCases(Mapping[str, CaseResults]):
                 # Only what the newest complete run of the suite has, or a narrowed one since, is missed in HEAD.
                 if id_ in head or not complete:
                     self._add(id_, results, wanted.get(id_, {}))
-            complete = complete or not (manifest.suite.narrowed or manifest.finished is None)
+            complete = not oldest_first and (
+                complete or not (manifest.suite.narrowed or manifest.finished is None)
+            )
             if complete and not any(wanted.values()) and all(self._served(id_) for id_ in head):
                 break
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from niffbench.errors import FingerprintsDiffer, NothingMeasured, UsageError, did_you_mean, plural
+from niffbench.errors import FingerprintsDiffer, HeadFails, NothingMeasured, UsageError, did_you_mean, plural
 from niffbench.fingerprint import Fact, differences
 from niffbench.gate import invariants, latencies
-from niffbench.gate.case_results import CaseResults, EarlierCases, RunCases
+from niffbench.gate.case_results import CaseResults, EarlierCases, RunCases, kind_of_device
 from niffbench.gate.findings import FAILING, VERDICTS, Comparison, Difference, Finding, Subject
 from niffbench.gate.history import Earlier
 from niffbench.gate.history import same as _same_run
@@ -46,7 +46,8 @@ def compare(
 
     Raises:
         UsageError: when the suites are not the same or ``only`` fits nothing.
-        NothingMeasured: when BASE measured nothing.
+        HeadFails: when neither measured anything.
+        NothingMeasured: when BASE alone measured nothing.
         FingerprintsDiffer: unless ``across_machines`` or ``pairing`` allows it.
     """
     before = base if isinstance(base, Before) else None
@@ -65,9 +66,9 @@ def compare(
     new = RunCases(head, selection)
     fewest = fewest_rounds(rules.alpha, paired=pairing is not None)
 
-    def earlier(runs: Iterable[tuple[int, Run]]) -> EarlierCases:
+    def earlier(runs: Iterable[tuple[int, Run]], *, oldest_first: bool = False) -> EarlierCases:
         cases = (RunCases(run, selection, age) for age, run in runs)
-        return EarlierCases(cases, new, rules.tested, fewest)
+        return EarlierCases(cases, new, rules.tested, fewest, oldest_first=oldest_first)
 
     notes: list[str] = list(before.earlier.notes) if before else []
     old = earlier(before.earlier.read(notes) if before else [(1, newest)])
@@ -75,27 +76,51 @@ def compare(
         labels = {record.traits.label for record in head.records}
         raise UsageError(f"--only {' '.join(only)} fits no case of either run{did_you_mean(only[0], labels)}")
     if not old.measured:
+        if not new.measured:
+            raise head_fails(head)
         which = f"the cases that --only {' '.join(only)} leaves" if only else "its cases"
         raise NothingMeasured(f"nothing to compare: BASE ({newest.name}) measured none of {which}")
-    same_device = _device(newest.manifest) == _device(head.manifest)
+
+    def unvarying(side: EarlierCases) -> list[Finding]:
+        ids = [*new, *_missed(side, new)]
+        return [one for id_ in ids for one in invariants.judge(id_, side, new, rules)]
 
     def judged(side: EarlierCases) -> list[Finding]:
-        ids = [*new, *_missed(side, new)]
-        exact = [one for id_ in ids for one in invariants.judge(id_, side, new, rules, memory=same_device)]
-        return exact + latencies.judge(side, new, rules, ratios=across_machines, pairing=pairing)
+        return unvarying(side) + latencies.judge(side, new, rules, ratios=across_machines, pairing=pairing)
 
     findings = judged(old)
-    if reference is not None or (before is not None and before.by_arrival and not across_machines):
-        runs = [(1, reference)] if reference else before.earlier.read(notes, oldest_first=True) if before else []
-        accepted_level = earlier(runs)
-        against = judged(accepted_level)
-        findings = _with_creep(findings, against)
-    else:
-        accepted_level, against = old, findings
-    findings = list(_accepted(findings, against, (new, old, accepted_level), rules.accepted))
-    environment = rules.accepted.environment(head.manifest.fingerprint.hash) if changed else None
-    if environment is not None:
-        notes.append(f"this environment was acknowledged: {environment.reason}")
+    sides: list[Mapping[str, CaseResults]] = [new, old]
+    levels = {(finding.case, finding.quantity): finding.base for finding in findings}
+
+    def hold_to(level: EarlierCases, against: list[Finding]) -> list[Finding]:
+        sides.append(level)
+        levels.update({(one.case, one.quantity): one.base for one in against if one.base is not None})
+        return _with_creep(findings, against)
+
+    if reference is not None:
+        level = earlier([(1, reference)])
+        findings = hold_to(level, judged(level))
+    elif before is not None and before.by_arrival:
+        if not across_machines:
+            level = earlier(before.earlier.read(notes, oldest_first=True), oldest_first=True)
+            findings = hold_to(level, judged(level))
+        if before.everywhere.runs != before.earlier.runs:
+            level = earlier(before.everywhere.read(notes, oldest_first=True), oldest_first=True)
+            findings = hold_to(level, unvarying(level))
+    findings = list(_accepted(findings, levels, sides, rules.accepted))
+    acknowledged = rules.accepted.environment(head.manifest.fingerprint.hash)
+    environment: Literal["open", "acknowledged"] | None = None
+    if changed and acknowledged is not None:
+        environment = "acknowledged"
+        notes.append(f"this environment was acknowledged: {acknowledged.reason}")
+    elif changed:
+        environment = "open"
+    elif before is not None and before.by_arrival and not across_machines and acknowledged is None:
+        first = before.everywhere.runs[-1].manifest
+        if first.fingerprint.hash != head.manifest.fingerprint.hash:
+            environment = "open"
+            fields = ", ".join(d.field for d in _differences(first, head.manifest) if d.tier == "must")
+            notes.append(f"the history began in another environment ({fields}); nobody has acknowledged this one")
     return Comparison(
         base=_subject(newest),
         head=_subject(head),
@@ -103,10 +128,16 @@ def compare(
         alpha=rules.alpha,
         rule_out=rules.rule_out,
         differences=unlike,
-        notes=(*notes, *_notes(old, new, newest, rules, pairing is not None)),
+        notes=(*notes, *_notes(sides, old, new, newest, rules, pairing is not None)),
         findings=tuple(sorted(findings, key=lambda finding: VERDICTS.index(finding.verdict))),
-        environment=("open" if environment is None else "acknowledged") if changed else None,
+        environment=environment,
     )
+
+
+def head_fails(head: Run) -> HeadFails:
+    """That nothing of HEAD could be measured, and why."""
+    first = next((f": {record.status}, {record.reason}" for record in head.records), "")
+    return HeadFails(f"{head.name} measured nothing{first}")
 
 
 @dataclass(frozen=True)
@@ -114,19 +145,21 @@ class Before:
     """The runs before HEAD, and the newest of them that can be read.
 
     Attributes:
+        everywhere: those of every fingerprint.
         by_arrival: they are a history's.
     """
 
     earlier: Earlier
+    everywhere: Earlier
     newest: Run
     by_arrival: bool
 
     @classmethod
-    def of(cls, earlier: Earlier, *, by_arrival: bool) -> Before:
+    def of(cls, earlier: Earlier, everywhere: Earlier, *, by_arrival: bool) -> Before:
         """Raises NothingMeasured when none of them can be read."""
         notes: list[str] = []
         for _, run in earlier.read(notes):
-            return cls(earlier, run, by_arrival)
+            return cls(earlier, everywhere, run, by_arrival)
         raise NothingMeasured(f"no baseline that can be read: {'; '.join(notes)[:500]}")
 
 
@@ -143,11 +176,7 @@ def _missed(base: EarlierCases, head: RunCases) -> list[str]:
 
 def _with_creep(findings: Sequence[Finding], against: Sequence[Finding]) -> list[Finding]:
     """The findings, with those ``against`` the accepted level that fail in the place of harmless ones."""
-    beyond = {
-        (finding.case, finding.quantity): finding
-        for finding in against
-        if finding.verdict == "regressed" or (finding.verdict == "missing" and finding.quantity == "coverage")
-    }
+    beyond = {(finding.case, finding.quantity): finding for finding in against if finding.verdict in FAILING}
     result = []
     for finding in findings:
         crept = beyond.pop((finding.case, finding.quantity), None)
@@ -162,18 +191,19 @@ def _with_creep(findings: Sequence[Finding], against: Sequence[Finding]) -> list
 
 def _accepted(
     findings: Iterable[Finding],
-    against: Iterable[Finding],
+    levels: Mapping[tuple[str, str], float | None],
     sides: Iterable[Mapping[str, CaseResults]],
     accepted: Accepted,
 ) -> Iterator[Finding]:
-    """The findings, with what was accepted as such; a relative limit is one of the accepted level."""
-    levels = {(finding.case, finding.quantity): finding.base for finding in against}
+    """The findings, with what was accepted as such; a relative limit is one of the accepted level.
+
+    A metric that is measured no more has no value that could be within a limit: it is a matter of coverage.
+    """
     cases = {id_: results for side in sides for id_, results in side.items()}
     for finding in findings:
         results = cases.get(finding.case)
-        fitting = [
-            a for a in accepted.changes if results and a.fits(results.case, results.label, finding.quantity)
-        ]
+        named = "coverage" if finding.verdict == "missing" else finding.quantity
+        fitting = [a for a in accepted.changes if results and a.fits(results.case, results.label, named)]
         if finding.verdict not in FAILING or not fitting:
             yield finding
             continue
@@ -207,15 +237,11 @@ def _rounds(run: Run) -> int:
     return len({record.round for record in run.records})
 
 
-def _device(manifest: Manifest) -> str:
-    return manifest.device.partition(":")[0]
-
-
 _KIND = "kind of device"
 
 
 def _differences(base: Manifest, head: Manifest) -> tuple[Difference, ...]:
-    kinds: tuple[dict[str, Fact], dict[str, Fact]] = {_KIND: _device(base)}, {_KIND: _device(head)}
+    kinds: tuple[dict[str, Fact], dict[str, Fact]] = {_KIND: kind_of_device(base)}, {_KIND: kind_of_device(head)}
     tiers: list[tuple[Literal["must", "should"], dict[str, Fact], dict[str, Fact]]] = [
         ("must", base.fingerprint.must | kinds[0], head.fingerprint.must | kinds[1]),
         ("should", base.fingerprint.should, head.fingerprint.should),
@@ -243,7 +269,14 @@ def _method(across: bool, pairing: Pairing | None) -> str:
     return f"{unit}: {test}, less what controls share, Holm across the suite"
 
 
-def _notes(old: EarlierCases, new: RunCases, base: Run, rules: Rules, paired: bool) -> Iterator[str]:
+def _notes(
+    sides: Iterable[Mapping[str, CaseResults]],
+    old: EarlierCases,
+    new: RunCases,
+    base: Run,
+    rules: Rules,
+    paired: bool,
+) -> Iterator[str]:
     head = new.run
     fewest = fewest_rounds(rules.alpha, paired=paired)
     rounds = [_rounds(run) for run in (base, head)]
@@ -274,6 +307,6 @@ def _notes(old: EarlierCases, new: RunCases, base: Run, rules: Rules, paired: bo
         beside = background_load(record for results in side.values() for record in results.records.values())
         if beside is not None:
             yield f"{role} ({run.name}): {beside}" + ("" if paired else "; ab measures both sides in turn")
-    everything = [(results.case, results.label) for side in (old, new) for results in side.values()]
+    everything = [(results.case, results.label) for side in sides for results in side.values()]
     for where in rules.unused(everything):
         yield f"{where} fits no case of either run"

@@ -134,8 +134,8 @@ class Comparison(_Model):
     Attributes:
         notes: sentences for the reader, ``steps`` what the history shows, if there is one; they decide nothing
             unless ``fail_on_step``.
-        environment: what became of a HEAD that is the first of its machine, libraries and settings, or None
-            for one that is not.
+        environment: what became of a HEAD whose machine, libraries and settings are not those that its history
+            began with, or None; once acknowledged it is of note for the first run there only.
     """
 
     schema_version: int = SCHEMA
@@ -205,7 +205,7 @@ class Comparison(_Model):
         if self.environment is not None:
             fields = ", ".join(d.field for d in self.differences if d.tier == "must")
             what = "a change that was acknowledged" if self.environment == "acknowledged" else "a new baseline"
-            parts.append(f"another environment than before ({fields[:200]}): {what}")
+            parts.append(f"another environment than before{f' ({fields[:200]})' if fields else ''}: {what}")
         uncovered = {finding.case for finding in self.findings if finding.verdict == "uncovered"}
         if uncovered:
             parts.append(f"{plural(len(uncovered), 'case')} of the suite had nothing to be compared with")

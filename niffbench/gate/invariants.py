@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from niffbench.gate.case_results import CaseResults, EarlierCases, RunCases
+from niffbench.gate.case_results import CaseResults, EarlierCases, RunCases, kind_of_device
 from niffbench.gate.findings import Finding, Verdict
 from niffbench.gate.rules import Rules
 from niffbench.results import REGISTRY, in_words
 
 
-def judge(id_: str, base: EarlierCases, head: RunCases, rules: Rules, *, memory: bool) -> Iterator[Finding]:
-    """The findings on one case.
-
-    Args:
-        memory: whether bytes of both sides mean the same (one kind of device).
-    """
+def judge(id_: str, base: EarlierCases, head: RunCases, rules: Rules) -> Iterator[Finding]:
+    """The findings on one case. Bytes of both sides mean the same only on one kind of device."""
     yield _coverage(id_, base, head)
     one, two = base.get(id_), head.get(id_)
     if one is None or two is None or not one.ok or not two.ok:
@@ -33,7 +29,9 @@ def judge(id_: str, base: EarlierCases, head: RunCases, rules: Rules, *, memory:
                 f"BASE chose {_choices(one)}, HEAD {_choices(two)}",
                 run=one.run.run.name,
             )
-        elif metric.family == "memory" and not memory:
+        elif metric.family == "memory" and kind_of_device(one.run.run.manifest) != kind_of_device(
+            head.run.manifest
+        ):
             if base_values or head_values:
                 yield two.finding(metric.key, "incomparable", "memory of unlike kinds of device")
         else:

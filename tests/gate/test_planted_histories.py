@@ -253,6 +253,39 @@ def test_a_changed_environment_is_said_and_passes_only_when_acknowledged(gate: G
     assert {d["field"] for d in outcome["differences"]} == {"torch"}  # type: ignore[attr-defined]
 
 
+def test_a_changed_environment_hides_nothing_later(call: Call) -> None:
+    new = replace(GOOD, torch="2.16.0")
+    for folder, change, codes in (("worse", doubled_flops, [3, 1, 1]), ("alike", None, [3, 5, 5])):
+        runs = [run_of(1), run_of(2, new, change), run_of(3, new, change)]
+        assert [call("check", run.path.name, "--history", folder).returncode for run in runs] == codes
+    environment = runs[-1].manifest.fingerprint.hash
+    Path("accept.toml").write_text(f"[[environment]]\nfingerprint = '{environment}'\nreason = 'torch 2.16'\n")
+    assert call("check", "run-3", "--history", "alike", "--accept", "accept.toml").returncode == 0
+
+
+def test_a_case_that_came_later_is_missed_for_good(call: Call) -> None:
+    few = replace(GOOD, operators=GOOD.operators[1:])
+    runs = [run_of(1, few), run_of(2), run_of(3, few), run_of(4, few)]
+    codes = [call("check", run.path.name, "--history", "kept").returncode for run in runs]
+    assert codes == [3, 0, 1, 1]
+
+
+@pytest.mark.parametrize("what", ["latency_steady", "memory_peak"])
+def test_a_metric_that_vanished_is_missing_until_that_is_accepted(call: Call, what: str) -> None:
+    def without(record: Record) -> Record:
+        if record.case.operator != "global-filter":
+            return record
+        if what == "memory_peak":
+            return replace(record, memory=None)
+        return replace(record, latency={k: series for k, series in record.latency.items() if k != "steady"})
+
+    runs = [run_of(1), run_of(2, change=without), run_of(3, change=without)]
+    codes = [call("check", run.path.name, "--history", "kept").returncode for run in runs]
+    assert codes == [3, 1, 1]
+    Path("accept.toml").write_text("[[accept]]\nquantities = ['coverage']\nreason = 'not measured here'\n")
+    assert call("check", "run-3", "--history", "kept", "--accept", "accept.toml").returncode == 0
+
+
 def test_options_for_a_changed_environment(call: Call) -> None:
     run_of(1)
     run = run_of(2, replace(GOOD, torch="2.16.0"))
@@ -284,6 +317,7 @@ OUTPUTS = ("--json", "--markdown", "out/s.md", "--junit", "out/j.xml")
         (("run-1", "few"), 5),
         (("broken", "--history", "new"), 1),
         (("run-1", "broken"), 1),
+        (("broken", "broken"), 1),
     ],
 )
 def test_every_exit_writes_what_was_asked_for(call: Call, arguments: tuple[str, ...], code: int) -> None:
