@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, get_args
 
 from niffbench.case import REGIMES
 from niffbench.lengths import in_bounds_share
-from niffbench.results.record import Record, Status, main_regime
+from niffbench.results.record import REGIME_ORDER, Record, Status, main_regime
 from niffbench.suite import Regime
 
 Kind = Literal["status", "missing", "empty", "not a number", "absurd", "invalid", "stuck", "throttled", "coarse"]
@@ -93,6 +93,11 @@ class Metric:
     gate: Gate | None = None
     shown: frozenset[Place] = frozenset()
     regime: Regime | None = None
+
+    @property
+    def certainty(self) -> str:
+        """How its value is known: ``exactly``, ``counted``, or ``by rounds``, with an interval over them."""
+        return "exactly" if self.exact else "counted" if self.counted else "by rounds"
 
     def of_rounds(self, values: Sequence[float]) -> float:
         """What stands for the values of several rounds, of which there is one at least."""
@@ -238,8 +243,10 @@ def _memory(
 
 
 def _kept(record: Record) -> int | None:
-    """Bytes that an operator holds beside its parameters; of records of before it was counted, what is left of
-    what is resident without input, weights and, in training, the gradient of the output.
+    """Bytes that an operator holds beside its parameters.
+
+    Of older records, in which it was not counted: what is left of what is resident without input, weights and, in
+    training, the gradient of the output.
     """
     memory, problem = record.memory, record.case.problem
     if memory is None or memory.kept is not None:
@@ -329,7 +336,7 @@ _METRICS = (
         title="images/s",
         unit="images/s",
         read=_images_per_second,
-        meaning="batch over the latency of the first regime measured of steady, cold, graph, first",
+        meaning=f"batch over the latency of the first regime measured of {', '.join(REGIME_ORDER)}",
         family="latency",
         better="higher",
         shown=frozenset({"networks"}),
@@ -522,7 +529,7 @@ def dictionary() -> list[dict[str, str]]:
             "title": metric.title,
             "unit": metric.unit,
             "better": metric.better or "",
-            "known": "exactly" if metric.exact else "by rounds",
+            "certainty": metric.certainty,
             "gate": metric.gate or "",
             "summary": metric.meaning,
         }
