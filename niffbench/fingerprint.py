@@ -36,6 +36,12 @@ class Fingerprint(BaseModel):
         text = json.dumps(self.must, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    @property
+    def machine(self) -> str:
+        """What the machine is called: its GPU, or else its processor; without either, the kind of its device."""
+        names = (self.must.get("gpu"), self.must.get("processor"), self.should.get("cpu"), self.must.get("device"))
+        return str(next(filter(None, names), "a machine"))
+
 
 def differences(a: Mapping[str, Fact], b: Mapping[str, Fact]) -> dict[str, tuple[Fact, Fact]]:
     """The keys on which two tiers disagree, with both values; a missing key counts as None."""

@@ -70,7 +70,7 @@ def origin(run: Run) -> dict[str, str | int | None]:
     threads = facts.get("threads")
     return {
         "run": text.clean(run.name),
-        "machine": text.clean(facts.get("gpu") or facts.get("processor") or facts.get("cpu") or manifest.device),
+        "machine": text.clean(manifest.fingerprint.machine),
         "torch": text.clean(facts.get("torch", ""), 40),
         "threads": int(str(threads)) if str(threads).isdecimal() else None,
         "niffbench": text.clean(manifest.niffbench, 40),
@@ -136,9 +136,7 @@ def _pytest_benchmark(digest: Digest) -> dict[str, Any]:
     return {
         "machine_info": {
             "node": "",
-            "machine": text.clean(
-                facts.get("gpu") or facts.get("processor") or facts.get("cpu") or manifest.device
-            ),
+            "machine": text.clean(manifest.fingerprint.machine),
             "python_implementation": text.clean(facts.get("implementation", "")),
             "python_version": text.clean(facts.get("python", "")),
             "cpu": {"brand_raw": text.clean(facts.get("cpu", ""))},

@@ -19,10 +19,10 @@ def facts(digest: Digest) -> tuple[Fact, ...]:
     must, should = manifest.fingerprint.must, manifest.fingerprint.should
     pairs: list[Fact] = [
         ("suite", f"{text.clean(manifest.suite.name)}: {text.clean(manifest.suite.description, 200)}"),
-        ("device", _first(must.get("gpu"), must.get("processor"), should.get("cpu"), manifest.device)),
+        ("device", text.clean(manifest.fingerprint.machine)),
     ]
     if must.get("gpu"):
-        pairs.append(("host", _first(should.get("cpu"))))
+        pairs.append(("host", text.clean(should.get("cpu") or "")))
     software = [f"{name} {text.clean(must[name], 40)}" for name in ("torch", "cuda", "cudnn") if must.get(name)]
     threads = must.get("threads")
     pairs.append(("software", ", ".join([*software, *([f"{text.clean(threads, 8)} threads"] if threads else [])])))
@@ -132,7 +132,3 @@ def notices(digest: Digest) -> tuple[str, ...]:
 def notes(digest: Digest) -> tuple[str, ...]:
     """What the run itself wrote down."""
     return tuple(text.capital(text.clean(note, 300)) for note in digest.run.manifest.notes)
-
-
-def _first(*candidates: object) -> str:
-    return next((text.clean(candidate) for candidate in candidates if candidate), "")

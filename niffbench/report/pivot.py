@@ -62,7 +62,8 @@ def pivot(run: Run, rows: Sequence[str], columns: Sequence[str], values: Sequenc
         for row in down
     ]
     marks = {mark for line in lines for entry in line.entries for mark in entry.marks}
-    legend = [f"Measured on {_machine(run)}, with {text.intervals(digest.round_counts)}."]
+    machine = text.clean(run.manifest.fingerprint.machine)
+    legend = [f"Measured on {machine}, with {text.intervals(digest.round_counts)}."]
     legend += [f"Ratios are to {digest.baseline}."] * any(is_ratio for _, is_ratio in metrics)
     legend += [f"{SIGNS['tied']}the rounds do not tell it from the best."] * ("tied" in marks)
     legend += [f"{UNLIKE} another function than the baseline's."] * ("unlike" in marks)
@@ -73,11 +74,6 @@ def pivot(run: Run, rows: Sequence[str], columns: Sequence[str], values: Sequenc
         tuple(lines),
         " ".join(legend),
     )
-
-
-def _machine(run: Run) -> str:
-    facts = run.manifest.fingerprint.must
-    return text.clean(facts.get("gpu") or facts.get("processor") or run.manifest.device)
 
 
 def _cases(digest: Digest) -> Iterator[tuple[Group, Row]]:

@@ -48,8 +48,7 @@ class Shown:
 
     @property
     def machine(self) -> str:
-        facts = {**self.series.newest.manifest.fingerprint.should, **self.series.newest.manifest.fingerprint.must}
-        return clean(facts.get("gpu") or facts.get("processor") or facts.get("cpu") or "a machine")
+        return clean(self.series.newest.manifest.fingerprint.machine)
 
     @cached_property
     def alerts(self) -> list[Alert]:
