@@ -42,12 +42,13 @@ def command(context: click.Context, /, device: str, threads: int | None, strict:
 def _examine(spec: str, threads: int | None) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from niffbench.device import kind, open_computing
+    from niffbench.device import devices, kind, kind_of, open_computing
     from niffbench.worker import health_check as health_check
     from niffbench.worker.machine import fingerprint
 
     device = open_computing(spec, threads, "to examine")
     machine = fingerprint(device)
+    accelerators = {name: kind(name) for name in devices() if kind(name).accelerator}
     governor = machine.should.get("governor")
     quiet = health_check.quiet(None if governor is None else str(governor))
     return {
@@ -57,10 +58,14 @@ def _examine(spec: str, threads: int | None) -> dict[str, Any]:
         "timer_resolution": health_check.resolution(),
         "device": device.spec,
         "free_memory": device.free_memory(),
-        "cuda": {
-            "usable": kind("cuda").is_usable(),
-            "detail": kind("cuda").describe(),
-            "nvml": dict(device.counters()),
+        "accelerators": list(accelerators),
+        **{
+            name: {
+                "usable": one.is_usable(),
+                "detail": one.describe(),
+                "nvml": dict(device.counters()) if name == kind_of(device.spec) else {},
+            }
+            for name, one in accelerators.items()
         },
         "compiler": health_check.compiler(),
         "kernel": health_check.kernel(),
@@ -91,10 +96,13 @@ def _print(findings: dict[str, Any]) -> None:
             ("free memory", text.size_of(findings["free_memory"])),
         ],
     )
-    works = [("CUDA", findings["cuda"]["detail"])]
-    works += [
-        (f"NVML {name}", "works" if fine else "no answer") for name, fine in findings["cuda"]["nvml"].items()
-    ]
+    works = []
+    for name in findings["accelerators"]:
+        works.append((name.upper(), findings[name]["detail"]))
+        works += [
+            (f"NVML {counter}", "works" if fine else "no answer")
+            for counter, fine in findings[name]["nvml"].items()
+        ]
     works += [(counter["name"], counter["detail"]) for counter in findings["counters"]]
     works += [("C++ compiler for torch.compile", findings["compiler"] or "none found")]
     works += [("NIFF's C kernel", findings["kernel"])]

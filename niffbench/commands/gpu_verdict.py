@@ -61,7 +61,7 @@ def command(
       1    a step failed
       130  interrupted; what was done is gathered
     """
-    from niffbench.device import devices
+    from niffbench.device import devices, forms
     from niffbench.errors import UsageError
     from niffbench.session.interrupts import INTERRUPTED, Interrupts
     from niffbench.verdict import giving
@@ -69,7 +69,7 @@ def command(
     from niffbench.verdict.steps import chosen, steps
 
     if device.partition(":")[0] not in devices():
-        raise UsageError(f"--device {device}: should be cuda, cuda:N, cpu or replay:FILE")
+        raise UsageError(f"--device {device}: should be {forms()}")
     settings = Settings(device, minutes, rounds, suites)
     planned = chosen(steps(settings), only)
 

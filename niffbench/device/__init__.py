@@ -21,6 +21,7 @@ __all__ = [
     "Runner",
     "Usage",
     "devices",
+    "forms",
     "kind",
     "kind_of",
     "open_computing",
@@ -28,7 +29,7 @@ __all__ = [
     "portable",
 ]
 
-HELPERS = frozenset({"base", "host", "nvml", "settings", "timer"})
+HELPERS = frozenset({"base", "host", "nvml", "settings"})
 
 UNWRITTEN = ("hpu", "mps", "mtia", "npu", "tpu", "xla", "xpu")
 """Accelerators that torch knows, and nobody has written a file for."""
@@ -57,6 +58,11 @@ def kind(name: str) -> Kind:
     return kind
 
 
+def forms(*, computing: bool = False) -> str:
+    """How devices are asked for, in words; with ``computing`` only those that cases are run on."""
+    return ", ".join(one.forms for one in map(kind, devices()) if one.computes or not computing)
+
+
 def open_device(spec: str = "auto", threads: int | None = None) -> Device:
     """The device that ``spec`` names (``cpu``, ``cuda``, ``cuda:N``, ``replay:FILE``), on ``threads`` of the host.
 
@@ -79,7 +85,7 @@ def open_device(spec: str = "auto", threads: int | None = None) -> Device:
     if name not in devices():
         hint = did_you_mean(name, ("auto", *devices()))
         near = hint if "did you mean" in hint else ""
-        raise UsageError(f"--device {spec}: should be auto, {', '.join(devices())}, cuda:N or replay:FILE{near}")
+        raise UsageError(f"--device {spec}: should be auto, {forms()}{near}")
     one = kind(name)
     if bool(mark) != bool(which):
         raise UsageError(f"--device {spec}: should be {one.forms}")
@@ -94,7 +100,7 @@ def open_computing(spec: str, threads: int | None, purpose: str) -> Device:
     """
     name = kind_of(spec)
     if name is not None and not kind(name).computes:
-        raise UsageError(f"--device {spec}: a {name} has nothing {purpose}; take auto, cpu, cuda or cuda:N")
+        raise UsageError(f"--device {spec}: a {name} has nothing {purpose}; take auto, {forms(computing=True)}")
     return open_device(spec, threads)
 
 

@@ -205,7 +205,7 @@ def test_who_is_ended_on_the_way_has_gathered_what_there_is(tmp_path: Path) -> N
     [
         (["--only", "rigth"], "--only rigth: no such step; did you mean 'right'?"),
         (["--suite", "gqu"], "no suite named 'gqu'; did you mean 'gpu'?"),
-        (["--device", "tpu"], "--device tpu: should be cuda, cuda:N, cpu or replay:FILE"),
+        (["--device", "tpu"], "--device tpu: should be cpu, cuda or cuda:N, replay:FILE"),
     ],
 )
 def test_bad_input_is_one_message(cli: Cli, tmp_path: Path, arguments: list[str], output: str) -> None:

@@ -48,7 +48,7 @@ def test_cuda_asked_for_and_absent_says_what_torch_sees(spec: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "hint"),
     [
-        ("cdua", "should be auto, cpu, cuda, replay, cuda:N or replay:FILE; did you mean 'cuda'"),
+        ("cdua", "should be auto, cpu, cuda or cuda:N, replay:FILE; did you mean 'cuda'"),
         ("CPU", "should be auto, cpu"),
         ("", "should be auto, cpu"),
         ("cuda:x", "should be cuda or cuda:N"),
