@@ -23,8 +23,7 @@ from niffbench.cost.closed import (
     real_fft,
     spectral_product,
 )
-from niffbench.niff.catalogue import HIDDEN_WIDTHS, form_of, form_with_engine
-from niffbench.niff.pieces import images_at_once
+from niffbench.niff.catalogue import HIDDEN_WIDTHS, form_of, form_with_engine, images_at_once
 
 LayerParts = dict[str, Work]
 """Step → FLOPs forward and backward, in the order of the forward pass."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from niffbench.device import host, timer
+from niffbench.device import host
 from niffbench.device.base import (
     DEFAULT_CACHE,
     FLUSH_FACTOR,
@@ -44,7 +44,7 @@ class CpuDevice:
 
     def __init__(self, threads: int | None = None, cache: int | None = None) -> None:
         torch.set_num_threads(threads or host.cores())
-        self.quantum = timer.quantum()
+        self.quantum = host.quantum()
         self.cache = (host.last_level_cache() if cache is None else cache) or DEFAULT_CACHE
         self._sweep: torch.Tensor | None = None
 

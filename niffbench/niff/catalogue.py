@@ -22,6 +22,10 @@ LAYOUTS = ("nchw", "nhwc")
 KINDS = ("depthwise", "full", "pointwise", "split")
 """The layers of the paper."""
 
+LARGEST_PIECE = 2**24
+"""Bytes of spectra times features that a factored layer makes at once, unless a single image has more: about a
+cache's size."""
+
 ANY_DEVICE = ("cpu", "cuda")
 
 
@@ -208,3 +212,15 @@ def one_of(name: str, names: Iterable[str], what: str) -> str:
     if name in candidates:
         return name
     raise ValueError(f"unknown {what} {name!r}{did_you_mean(str(name), candidates)}")
+
+
+def images_at_once(channels: int, features: int, frequencies: int, real: int) -> int:
+    """Images that :mod:`niffbench.niff.factored` takes at once, at least one.
+
+    Args:
+        channels: spectra of one image.
+        features: K, of either MLP's last hidden layer.
+        frequencies: of the half plane.
+        real: bytes of a real number.
+    """
+    return max(1, LARGEST_PIECE // (2 * features * channels * frequencies * 2 * real))

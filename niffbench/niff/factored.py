@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from niffbench.niff import pieces
 from niffbench.niff.autograd import compiling, wants_gradient, watched, without_autocast
+from niffbench.niff.catalogue import images_at_once
 from niffbench.niff.steps import step
 
 
@@ -121,7 +121,7 @@ def _gradients(
 def _pieces(channels: int, numbers: Tensor, features: Tensor) -> list[slice]:
     """Columns of each piece's images in ``numbers``, those of all; ``channels`` of each are multiplied."""
     length = features.shape[-1]
-    columns = length * pieces.images_at_once(channels, features.shape[1], length // 2, numbers.element_size())
+    columns = length * images_at_once(channels, features.shape[1], length // 2, numbers.element_size())
     return [slice(start, start + columns) for start in range(0, numbers.shape[1], columns)]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from niffbench.cost import counters, fvcore
-from niffbench.device import Device, host, timer
+from niffbench.device import Device, host
 from niffbench.fingerprint import Fact
 from niffbench.niff.native import build
 from niffbench.results import is_busy
@@ -103,7 +103,7 @@ def _samples() -> list[float]:
 
 def resolution() -> float:
     """The host timer's smallest step in seconds."""
-    return timer.quantum()
+    return host.quantum()
 
 
 def compiler() -> str | None:

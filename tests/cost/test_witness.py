@@ -18,7 +18,6 @@ from niffbench.cost.closed import Cost, Step
 from niffbench.cost.counters import count
 from niffbench.cost.subject import fake
 from niffbench.cost.witness import Disagreement, witnesses
-from niffbench.niff import pieces
 from niffbench.operators.catalogue import catalogue
 from niffbench.operators.niff import Niff
 from niffbench.results import CostRecord
@@ -313,7 +312,7 @@ def test_a_batch_in_pieces_is_stated_exactly(form: str, mode: Mode, monkeypatch:
     whole = catalogue()[name].cost(case)
     with fake(catalogue()[name], case) as call:
         moved = sum(count(call).traffic.values())
-    monkeypatch.setattr(pieces, "LARGEST", 2 * 16 * 3 * 12 * 6 * 8)
+    monkeypatch.setattr("niffbench.niff.catalogue.LARGEST_PIECE", 2 * 16 * 3 * 12 * 6 * 8)
     record = record_of(case)
     assert record.disagreement is None
     assert record.counted == record.closed == whole.flops()

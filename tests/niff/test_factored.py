@@ -8,7 +8,7 @@ from niff_reference import reference_output
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from niffbench.niff import NiffDepthwise, NiffFull, auto, pieces
+from niffbench.niff import NiffDepthwise, NiffFull, auto, catalogue
 
 
 def layer(
@@ -36,8 +36,8 @@ def test_pieces_of_any_size_are_the_layer(
     """A piece of one image, of two and a rest, of all: in value, first and second derivative."""
     one, features = layer("factored", mlp=mlp), {"tiny": 8, "small": 4, "big": 32}[mlp]
     height, width = size
-    monkeypatch.setattr(pieces, "LARGEST", images * 2 * features * 3 * height * (width // 2 + 1) * 16)
-    assert pieces.images_at_once(3, features, height * (width // 2 + 1), 8) == images
+    monkeypatch.setattr(catalogue, "LARGEST_PIECE", images * 2 * features * 3 * height * (width // 2 + 1) * 16)
+    assert catalogue.images_at_once(3, features, height * (width // 2 + 1), 8) == images
     x = torch.randn(5, 3, *size, dtype=torch.float64, requires_grad=True)
     assert torch.allclose(one(x), reference_output(one, x.detach()), rtol=1e-10, atol=1e-10)
     with torch.inference_mode():
