@@ -12,7 +12,6 @@ from niffbench.report.tables import ratio_entry, value_entry
 from niffbench.results import REGISTRY, Metric, Run
 from niffbench.results.metrics import SHORT, key_of
 
-FORMATS = ("markdown", "latex", "csv")
 _NO_AXES = ("case", "label", "output")
 RATIO = "_ratio"
 """The end of a value's name that asks for its ratio to the baseline: ``latency_ratio``."""
