@@ -1,4 +1,4 @@
-"""NIFF, neural implicit frequency filters: the layers, networks and effective filter size of the paper.
+"""NIFF, neural implicit frequency filters: the layers and networks of the paper.
 
 Grabinski, Keuper and Keuper, "As large as it gets", TMLR 2024 (arXiv 2307.10001). The names of what exists are in
 :mod:`niffbench.niff.catalogue`, which needs no torch; everything else here is loaded when it is first used.
