@@ -36,8 +36,10 @@ def write(runs: Run | Sequence[Run], directory: Path) -> Path:
     Several runs are put side by side, the first being what the others are compared with. Each file is written
     whole or not at all, the page last; equal runs give equal bytes.
 
-    Raises UsageError when ``directory`` cannot be written, or was removed meanwhile: a run's directory is not
-    made anew without its records. ValueError without a run.
+    Raises:
+        ValueError: without a run.
+        UsageError: when ``directory`` cannot be written, or was removed meanwhile: a run's directory is not
+            made anew without its records.
     """
     was_there = directory.is_dir()
     files = draw(runs)
@@ -95,7 +97,8 @@ def draw(runs: Run | Sequence[Run]) -> dict[str, str | bytes]:
 def save(files: Mapping[str, str | bytes], directory: Path) -> Path:
     """Write what :func:`draw` gave into ``directory``, which is there.
 
-    Raises UsageError when it cannot be written, or is removed meanwhile.
+    Raises:
+        UsageError: when it cannot be written, or is removed meanwhile.
     """
     try:
         for name, content in files.items():
@@ -119,7 +122,11 @@ def terminal(run: Run) -> RenderableType:
 
 
 def make_directory(path: Path) -> None:
-    """Make ``path``, and what it is in, where it is not there. Raises UsageError when it cannot be made."""
+    """Make ``path``, and what it is in, where it is not there.
+
+    Raises:
+        UsageError: when it cannot be made.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -130,7 +137,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write ``path`` by way of a temporary file beside it, so that an interrupt leaves the old file or the new
     one.
 
-    Raises UsageError when the place cannot be written, or is not there.
+    Raises:
+        UsageError: when the place cannot be written, or is not there.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = None

@@ -43,8 +43,10 @@ CONFIDENCE = 0.95
 class Cell:
     """One metric of one row: its value over rounds, and its ratio to the baseline's (None: there is none).
 
-    ``rounds`` maps a round to its value; a round without one is not in it. ``choices`` maps it to what was chosen
-    by measuring. ``base``: the baseline's cells.
+    Attributes:
+        rounds: the value of each round that has one.
+        choices: what each round chose by measuring.
+        base: the baseline's cells.
     """
 
     metric: Metric
@@ -157,11 +159,15 @@ def compare(base: Cell, other: Cell, *, paired: bool = True) -> Interval:
 class Row:
     """One case: an operator on the group's problem, with all that its rounds learned.
 
-    ``cells``: every metric that any round has a value of. ``statuses`` counts rounds by status; ``reasons`` maps
-    each status other than ``ok`` to its first reason. ``choices``: what was chosen by measurement, in short, and
-    in how many rounds; the most frequent comes first, and ``cost`` is its. ``like_baseline`` is False where the
-    row computes another function than the baseline, or at another boundary: its ratio is then one of unlike
-    things, and marked. ``gradient`` and ``exact_gradient`` name the gradients of the largest errors.
+    Attributes:
+        cells: every metric that any round has a value of.
+        statuses: rounds by status.
+        reasons: the first reason of each status other than ``ok``.
+        choices: what was chosen by measurement, in short, and in how many rounds; the most frequent comes
+            first, and ``cost`` is its.
+        like_baseline: False where the row computes another function than the baseline, or at another boundary:
+            its ratio is then one of unlike things, and marked.
+        gradient: the gradient of the largest error; ``exact_gradient`` that in float64.
     """
 
     case: Case
@@ -230,8 +236,9 @@ class Row:
 class Winner:
     """The best row of a group in one quantity.
 
-    ``tied``: rows that its rounds cannot tell from it; ``certain`` is False where there are too few rounds to
-    tell.
+    Attributes:
+        tied: rows that its rounds cannot tell from it.
+        certain: False where there are too few rounds to tell.
     """
 
     row: Row

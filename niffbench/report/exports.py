@@ -42,12 +42,14 @@ def export(run: Run, format_: str) -> bytes:
 
     ``csv``, ``parquet``: the frame, one row a case and round, base units, with the run and the machine, and the
     intervals of the case's rounds as ``_low`` and ``_high``; Parquet's metadata hold unit and meaning of each
-    column, and the data dictionary. ``pytest-benchmark``: its saved JSON,
-    version 5, all samples of all rounds, one benchmark a case and regime. ``github-action-benchmark``: the list
-    of ``customSmallerIsBetter``, medians with their intervals. ``bencher``: Bencher Metric Format.
-    ``openmetrics``: the text format of that name, version 1.0. The last three say how often a case failed, too.
+    column, and the data dictionary. ``pytest-benchmark``: its saved JSON, version 5, all samples of all rounds,
+    one benchmark a case and regime. ``github-action-benchmark``: the list of ``customSmallerIsBetter``, medians
+    with their intervals. ``bencher``: Bencher Metric Format. ``openmetrics``: the text format of that name,
+    version 1.0. The last three say how often a case failed, too.
 
-    Raises UsageError when a library is missing, NothingMeasured for others than the frame without a measured case.
+    Raises:
+        UsageError: when a library is missing.
+        NothingMeasured: for others than the frame without a measured case.
     """
     if format_ == "csv":
         return _with_intervals(run).map(safe).to_csv(index=False, lineterminator="\n").encode()

@@ -24,7 +24,10 @@ def pivot(run: Run, rows: Sequence[str], columns: Sequence[str], values: Sequenc
     """Every case of ``run`` in its row and column, with the metrics ``values``.
 
     ``rows`` and ``columns`` name columns of the frame; ``operator`` is the row's name in other tables, kernel
-    included. Raises UsageError for a name that is none, and where several cases would share a cell.
+    included.
+
+    Raises:
+        UsageError: for a name that is none, and where several cases would share a cell.
     """
     digest = gather(run)
     if not any(row.ok for row in digest.rows):

@@ -83,7 +83,11 @@ class Shown:
 
 
 def write(series: Iterable[Series], out: Path, accepted: Accepted, notes: Sequence[str]) -> Path:
-    """Write the site; returns its first page. Raises UsageError when it cannot be."""
+    """Write the site; returns its first page.
+
+    Raises:
+        UsageError: when it cannot be.
+    """
     shown = [Shown(one, accepted) for one in series]
     for one in shown:
         folder = out / one.folder

@@ -46,9 +46,10 @@ class Point:
 class Slice:
     """Curves over one axis, everything else held fixed as ``fixed`` says.
 
-    ``setting``: the part of it that is no extent: dtype, memory format, mode, execution. ``curves``: by
-    operator, ascending in the axis. ``level`` (kernel axis only): operators that have no kernel, one point
-    each, at no place on the axis.
+    Attributes:
+        setting: the part of it that is no extent: dtype, memory format, mode, execution.
+        curves: by operator, ascending in the axis.
+        level: on the kernel axis, operators that have no kernel, one point each, at no place on the axis.
     """
 
     axis: Axis

@@ -152,7 +152,11 @@ def brief_winners(digest: Digest) -> Table:
 
 
 def cases(digest: Digest, groups: Iterable[Group] | None = None, *, briefly: bool = False) -> Table:
-    """Every case: all that was measured of it; ``briefly``: what a terminal shows."""
+    """Every case: all that was measured of it.
+
+    Args:
+        briefly: only what a terminal shows.
+    """
     metrics = digest.shown("terminal" if briefly else "cases")
     gradient = REGISTRY["error_gradient_l2"]
     compared = any(case.exact_gradient or case.gradients_left_out for case in digest.rows)

@@ -40,8 +40,12 @@ class Growth:
 class Rivalry:
     """A NIFF form and a spatial operator along an axis in one quantity, as all records of a run show them.
 
-    ``form`` and ``rival`` are names, without a kernel size where that is the axis; ``group`` is the first that the
-    form is in, ``fixed`` says what is held fixed. ``alike``: both compute one function at one boundary.
+    ``form`` and ``rival`` are names, without a kernel size where that is the axis.
+
+    Attributes:
+        group: the first that the form is in.
+        fixed: what is held fixed.
+        alike: both compute one function at one boundary.
     """
 
     compared: Compared

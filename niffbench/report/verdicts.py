@@ -158,7 +158,11 @@ def table(findings: Sequence[Finding], alpha: float, *, every_reason: bool) -> T
 
 
 def terminal(comparison: Comparison, *, everything: bool = False) -> RenderableType:
-    """Table, remarks and headline. ``everything``: also what was shown to be the same, without a limit."""
+    """Table, remarks and headline.
+
+    Args:
+        everything: also what was shown to be the same, without a limit.
+    """
     findings = comparison.findings if everything else telling(comparison)
     shown = findings if everything else findings[:MOST_ROWS]
     colour = {0: "green", 1: "red", 5: "yellow"}[comparison.exit_code]

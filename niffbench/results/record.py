@@ -49,7 +49,7 @@ class Traits(_Part):
         base: the operator it was made from, by its name: of a network, torchvision's original. ``role``
             decides what it is compared with; ``layers`` is the family whose colour it has, of a network that
             of the layers in it.
-        published: it executes as its paper's code does. Records of before these three have them derived.
+        published: it executes as its paper's code does. Older records have these three derived.
         reference: what its numerics were held to: something written ``independent``ly of it, or ``itself`` in
             float64, which finds rounding and no wrong formula.
     """
@@ -120,7 +120,7 @@ class Latency(_Part):
 class Memory(_Part):
     """Bytes. ``peak`` is above ``resident``: inputs, parameters, what is kept, in training the output's gradient.
 
-    ``kept`` is what the operator holds between calls beyond its parameters; records of before have None. Memory in
+    ``kept`` is what the operator holds between calls beyond its parameters; older records have None. Memory in
     full, ``memory_total`` of :mod:`niffbench.results.metrics`, is resident + peak.
     ``saved`` is what autograd kept for backward, ``output`` the result. ``predicted`` is the dispatch-visible
     peak from fake tensors; ``workspace`` = peak − predicted is what kernels took inside. CUDA's are ``reserved``,
@@ -213,8 +213,8 @@ class Numerics(_Part):
 
     In training ``gradient`` is the one that is furthest from float64. Where units switch, ``exact_gradient`` is
     the furthest when the operator itself runs in float64: what rounding switches hides errors of ``gradient``, not
-    of this. ``gradients_left_out`` says why either was not compared, the other may have been. Records of before
-    such checks have none of the three.
+    of this. ``gradients_left_out`` says why either was not compared, the other may have been. Older records
+    have none of the three.
     """
 
     l2: float

@@ -57,7 +57,11 @@ def make(directory: Path) -> None:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write ``run.json`` whole or not at all: a reader sees the old one or the new one. Raises JournalLost."""
+    """Write ``run.json`` whole or not at all: a reader sees the old one or the new one.
+
+    Raises:
+        JournalLost: when it cannot be written.
+    """
     path = directory / MANIFEST
     draft = directory / _DRAFT
     try:

@@ -54,7 +54,11 @@ class Journal:
         os.close(self._descriptor)
 
     def append(self, record: Record) -> None:
-        """Write one record, which then survives a power cut. Raises JournalLost, and leaves no torn line."""
+        """Write one record, which then survives a power cut.
+
+        Raises:
+            JournalLost: when it cannot be; no torn line is left.
+        """
         try:
             start = os.fstat(self._descriptor).st_size
             try:

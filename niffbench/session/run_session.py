@@ -93,8 +93,14 @@ class RunSession:
     def measure(self, stop: Interrupts, observer: Observer | None = None) -> None:
         """Measure until no record is missing; the manifest says afterwards how long it took, and if that is so.
 
-        Raises Interrupted, JournalLost, WorkerBroken, TaskRefused and FingerprintsDiffer; what was measured until
-        then is in the journal.
+        Whatever ends it early, what was measured until then is in the journal.
+
+        Raises:
+            Interrupted: by a signal.
+            JournalLost: when the run's directory cannot be written any more.
+            WorkerBroken: when no worker comes to measuring.
+            TaskRefused: when a worker cannot take the task.
+            FingerprintsDiffer: when a worker finds another machine than the manifest's.
         """
         self._stop, self._observer = stop, observer or Observer()
         try:
@@ -275,7 +281,11 @@ class RunSession:
             self._give_up(case, skip)
 
     def _give_up(self, case: Case, why: Skip, status: Status = "skipped", elapsed: float = 0.0) -> None:
-        """Write the record of a case that no worker will. Raises Interrupted: of these there may be thousands."""
+        """Write the record of a case that no worker will.
+
+        Raises:
+            Interrupted: of these there may be thousands.
+        """
         if self._stop.requested:
             raise Interrupted("interrupted")
         self._write(

@@ -41,10 +41,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Change:
-    """``run``: the first at the new level. ``ratio``: new over old level, Welch on logs.
+    """A change of level.
 
-    The interval takes the place of the cut as given although it was chosen to look best, so it is too narrow by
+    Its interval takes the place of the cut as given although it was chosen to look best, so it is too narrow by
     some: a description, not a test (the penalty was the test).
+
+    Attributes:
+        run: the first at the new level.
+        ratio: new over old level, Welch on logs.
     """
 
     run: int
@@ -55,7 +59,9 @@ class Change:
 class History:
     """A history cut into levels.
 
-    ``sd``: noise between runs, of the logs. ``reason``: why nothing could be looked for, or None.
+    Attributes:
+        sd: noise between runs, of the logs.
+        reason: why nothing could be looked for, or None.
     """
 
     segments: tuple[Segment, ...]
@@ -69,14 +75,16 @@ def change_points(
 ) -> History:
     """Find the runs at which the level of a history changed by at least ``min_effect`` (relative).
 
-    ``medians``: one positive value a run, oldest first; None or NaN for a run without one (indices count them).
-
-    The penalty is the square of the t quantile at ``alpha`` / runs (Bonferroni over the places of a cut) times
-    the noise variance, which is estimated from how the differences of neighbours deviate from their median: a few
+    The penalty is the square of the t quantile at ``alpha`` / runs (Bonferroni over the places of a cut) times the
+    noise variance, which is estimated from how the differences of neighbours deviate from their median: a few
     changes hardly move it, nor does a steady creep. Where most neighbours are equal (bytes, FLOPs) it is zero, and
     every lasting difference is a change. Histories of pure noise show a change in at most ``alpha`` of the cases
     (simulated from 10 runs on); runs are taken as independent. Single odd runs are pulled in to 3 sd of the
     running median first.
+
+    Args:
+        medians: one positive value a run, oldest first; None or NaN for a run without one (indices count
+            them).
     """
     values = np.asarray(medians, dtype=np.float64)
     runs = np.flatnonzero(np.isfinite(values))

@@ -58,20 +58,22 @@ def contrast(
 ) -> Contrast:
     """Estimate ``sum(weights[g] * mean(groups[g]))`` with its standard error.
 
-    ``groups``: logs, each of shape ``(..., rounds)``; ``weights``: one number a group, or an array of the
-    leading shape. ``shared``: the groups were measured in the same rounds (same length, in the same order), so
-    the contrast is formed within each round and Student's t applied to its values; otherwise the groups are
-    independent and the variances add, with the degrees of freedom of Welch (Biometrika 34, 1947, pp. 28–35) and
-    Satterthwaite (Biometrics Bulletin 2, 1946, pp. 110–114).
+    Groups that share no rounds are independent: the variances add, with the degrees of freedom of Welch
+    (Biometrika 34, 1947, pp. 28–35) and Satterthwaite (Biometrics Bulletin 2, 1946, pp. 110–114). These are
+    capped by what equal variances would give. Without the cap two rounds against
+    eight cover 91 % instead of 95 %, and at the small levels Holm's rule asks for, 5 against 20 raise 5 times too
+    many alarms: a small group that happens to look quiet passes the large one's certainty off as its own. For
+    groups of equal size the cap never binds.
 
-    Those degrees of freedom are capped by what equal variances would give. Without the cap two rounds against
-    eight cover 91 % instead of 95 %, and at the small levels Holm's rule asks for, 5 against 20 raise 5 times
-    too many alarms: a small group that happens to look quiet passes the large one's certainty off as its own.
-    For groups of equal size the cap never binds.
+    Args:
+        groups: logs, each of shape ``(..., rounds)``.
+        weights: one number a group, or an array of the leading shape.
+        shared: the groups were measured in the same rounds (same length, in the same order), so the contrast
+            is formed within each round and Student's t applied to its values.
+        rounding: variance of the whole contrast that more rounds do not reduce (a clock's resolution).
 
-    ``rounding``: variance of the whole contrast that more rounds do not reduce (a clock's resolution).
-
-    Raises ValueError for a group of fewer than two rounds, or shared groups of unlike length.
+    Raises:
+        ValueError: for a group of fewer than two rounds, or shared groups of unlike length.
     """
     sizes = [group.shape[-1] for group in groups]
     if min(sizes) < 2:
@@ -127,14 +129,18 @@ def _column(weight: float | FloatArray) -> float | FloatArray:
 def in_order(differences: FloatArray, base_first: ArrayLike, *, rounding: FloatArray | float = 0.0) -> Contrast:
     """The mean of paired log differences, freed of a steady drift by the order of each pair.
 
-    ``differences``: ``(..., pairs)``, log(head) − log(base) of neighbours in time; ``base_first``: per pair,
-    whether base ran first. A machine that slows down steadily adds +d to a pair base–head and −d to head–base.
-    The model ``difference = effect ± d + noise`` (the AB/BA cross-over without carry-over: Senn, Cross-over
-    Trials in Clinical Research, 2nd ed., Wiley 2002, ch. 3) estimates the effect as the mean of the two orders'
-    means with ``pairs − 2`` degrees of freedom: ABBA order removes the drift, and here its noise too.
-    ``rounding`` as in :func:`contrast`.
+    A machine that slows down steadily adds +d to a pair base–head and −d to head–base. The model
+    ``difference = effect ± d + noise`` (the AB/BA cross-over without carry-over: Senn, Cross-over Trials in
+    Clinical Research, 2nd ed., Wiley 2002, ch. 3) estimates the effect as the mean of the two orders' means with
+    ``pairs − 2`` degrees of freedom: ABBA order removes the drift, and here its noise too.
 
-    Raises ValueError unless both orders occur and there are at least three pairs.
+    Args:
+        differences: ``(..., pairs)``, log(head) − log(base) of neighbours in time.
+        base_first: per pair, whether base ran first.
+        rounding: as in :func:`contrast`.
+
+    Raises:
+        ValueError: unless both orders occur and there are at least three pairs.
     """
     first = np.asarray(base_first, dtype=bool)
     if first.shape != differences.shape[-1:]:

@@ -51,9 +51,12 @@ MIN_EFFECT = 0.03
 class Decision:
     """The verdict on one case.
 
-    ``ratio``: head/base with its interval at the confidence asked for (uncorrected: it describes one case).
-    ``p_value`` two-sided, ``p_adjusted`` Holm's; both None where no test was possible. ``min_effect``: the
-    relative change below which nothing is called. ``reason``: the verdict's ground in words.
+    Attributes:
+        ratio: head/base with its interval at the confidence asked for (uncorrected: it describes one case).
+        p_value: two-sided; None where no test was possible.
+        p_adjusted: Holm's; None where no test was possible.
+        min_effect: the relative change below which nothing is called.
+        reason: the verdict's ground in words.
     """
 
     verdict: Verdict
@@ -109,7 +112,8 @@ def holm(p_values: FloatArray) -> FloatArray:
 def judge(difference: Contrast, *, alpha: float, min_effect: float | FloatArray) -> Judgement:
     """Apply the module's rule along the last axis, which is the suite; leading axes are more suites.
 
-    ``difference``: log(head) − log(base). A NaN estimate is a case without a test: nothing is called.
+    Args:
+        difference: log(head) − log(base). A NaN estimate is a case without a test: nothing is called.
     """
     margin = np.log1p(np.asarray(min_effect, dtype=np.float64))
     p_value = np.where(np.isfinite(difference.estimate), difference.p_value(), np.nan)
@@ -154,14 +158,19 @@ def decide(
 ) -> tuple[Decision, ...]:
     """Judge a suite: one decision a case, in the order given.
 
-    ``base`` and ``head``: per case the round medians of either side (positive, one unit; None or NaN for a
-    round that failed). ``paired``: value i of both sides are neighbours in time, as in ABBA; ``base_first``
-    then says of each pair which side ran first, and a steady drift of the machine is taken out
-    (:func:`niffbench.stats.contrasts.in_order`). ``min_effect``: relative, one for all or one a case.
-    ``fewest``: rounds (pairs) below which a case is inconclusive, by default :func:`fewest_rounds`; two is the
-    least. ``resolution``: the clock's step.
+    Args:
+        base: per case the round medians (positive, one unit; None or NaN for a round that failed).
+        head: those of the other side.
+        paired: value i of both sides are neighbours in time, as in ABBA.
+        base_first: of each pair whether base ran first; a steady drift of the machine is then taken out
+            (:func:`niffbench.stats.contrasts.in_order`).
+        min_effect: relative, one for all or one a case.
+        fewest: rounds (pairs) below which a case is inconclusive, by default :func:`fewest_rounds`; two is the
+            least.
+        resolution: the clock's step.
 
-    Raises ValueError for sides of unlike length, or an ``alpha`` or effect that is out of range.
+    Raises:
+        ValueError: for sides of unlike length, or an ``alpha`` or effect that is out of range.
     """
     if len(base) != len(head):
         raise ValueError(f"{len(base)} cases in base but {len(head)} in head")

@@ -38,9 +38,11 @@ Theory = Callable[[float], float] | Sequence[float] | FloatArray
 class Exponent:
     """A log–log slope over the sizes ``start`` to ``end``.
 
-    ``slope``: the measured slope; without an estimate its ``reason`` says why. ``theory``: the theoretical one
-    over the same sizes, or None. ``misfit``: the largest relative distance of a point from the fitted line
-    (0.1: 10 %), None for two points, which a line always meets.
+    Attributes:
+        slope: the measured slope; without an estimate its ``reason`` says why.
+        theory: the theoretical one over the same sizes, or None.
+        misfit: the largest relative distance of a point from the fitted line (0.1: 10 %), None for two points,
+            which a line always meets.
     """
 
     slope: Interval
@@ -91,14 +93,18 @@ def scaling(
 ) -> Scaling:
     """Fit the exponents of a quantity along an axis.
 
-    ``sizes``: the axis, positive and all different, in any order; ``rounds``: per size the round medians of the
-    quantity (positive), None or NaN where a round has none. A size without any value is left out. ``lengths``:
-    per size the length (or lengths) of the FFT where the axis sets it; None where it does not (channels,
-    batch), and then all sizes are of one class. ``theory``: theoretical costs per size, or a function of the
-    size. ``shared``: value i of every size comes from the same round. ``exact``: the quantity has no error
-    (FLOPs), and one number a size is enough.
+    Args:
+        sizes: the axis, positive and all different, in any order.
+        rounds: per size the round medians of the quantity (positive), None or NaN where a round has none. A
+            size without any value is left out.
+        lengths: per size the length (or lengths) of the FFT where the axis sets it; None where it does not
+            (channels, batch), and then all sizes are of one class.
+        theory: theoretical costs per size, or a function of the size.
+        shared: value i of every size comes from the same round.
+        exact: the quantity has no error (FLOPs), and one number a size is enough.
 
-    Raises ValueError for sizes that repeat or are not positive, or arguments of unlike length.
+    Raises:
+        ValueError: for sizes that repeat or are not positive, or arguments of unlike length.
     """
     axis = np.asarray(sizes, dtype=np.float64)
     given = [len(rounds), *([] if lengths is None else [len(lengths)])]

@@ -102,7 +102,8 @@ class Spread:
 def spread(samples: Sequence[float] | FloatArray) -> Spread:
     """Quantiles (5, 25, 50, 75, 95 %; linear interpolation) of one process's samples.
 
-    Raises ValueError when there is no finite sample.
+    Raises:
+        ValueError: when there is no finite sample.
     """
     values = np.asarray(samples, dtype=np.float64)
     values = values[np.isfinite(values)]
@@ -115,13 +116,14 @@ def spread(samples: Sequence[float] | FloatArray) -> Spread:
 def median_of_rounds(rounds: Rounds, *, confidence: float = 0.95, resolution: float = 0.0) -> Interval:
     """The median of round medians, with a confidence interval over rounds.
 
-    ``rounds``: one median a round, positive; None and NaN (a round that failed) are left out. ``resolution``:
-    the clock's step, in the same unit.
+    Below ten rounds: Student's t on the logs (run-to-run factors multiply), stretched where needed to contain the
+    median; its centre is the geometric mean, which is the median of a distribution symmetric on logs. From ten on:
+    interpolated order statistics (Hettmansperger and Sheather, Statistics & Probability Letters 4, 1986, pp.
+    75–79), which cover the median whatever the distribution.
 
-    Below ten rounds: Student's t on the logs (run-to-run factors multiply), stretched where needed to contain
-    the median; its centre is the geometric mean, which is the median of a distribution symmetric on logs. From
-    ten on: interpolated order statistics (Hettmansperger and Sheather, Statistics & Probability Letters 4,
-    1986, pp. 75–79), which cover the median whatever the distribution.
+    Args:
+        rounds: one median a round, positive; None and NaN (a round that failed) are left out.
+        resolution: the clock's step, in the same unit.
     """
     values = finite(rounds)
     if not values.size:
@@ -153,14 +155,17 @@ def ratio(
 ) -> Interval:
     """The ratio other/base with a confidence interval over rounds.
 
-    The estimate is the quotient of the medians of both sides' rounds: that of :func:`median_of_rounds`.
+    The estimate is the quotient of the medians of both sides' rounds: that of :func:`median_of_rounds`. The
+    interval is stretched where needed to hold it. Values are positive; a round missing on a side (None, NaN) is
+    left out, of a paired interval with its partner.
 
-    ``paired``: value i of both sides comes from the same round (two operators of one run), so what the round
-    does to both cancels; Student's t on the differences of logs. Otherwise (two runs): Welch on logs, see
-    :func:`niffbench.stats.contrasts.contrast`. Either is stretched where needed to hold the estimate. Values are
-    positive; a round missing on a side (None, NaN) is left out, of a paired interval with its partner.
+    Args:
+        paired: value i of both sides comes from the same round (two operators of one run), so what the round
+            does to both cancels; Student's t on the differences of logs. Otherwise (two runs): Welch on logs,
+            see :func:`niffbench.stats.contrasts.contrast`.
 
-    Raises ValueError for paired sides of unlike length.
+    Raises:
+        ValueError: for paired sides of unlike length.
     """
     logs = combination(
         (base_rounds, other_rounds), (-1.0, 1.0), shared=paired, confidence=confidence, resolution=resolution
@@ -189,8 +194,13 @@ def combination(
 ) -> Interval:
     """A weighted sum of mean logs (a log ratio, a log–log slope) with its interval over rounds, on logs.
 
-    ``groups``: per group its round medians; ``shared``: all groups come from the same rounds, in one order, and
-    only rounds that have every group are used. Raises ValueError for shared groups of unlike length.
+    Args:
+        groups: per group its round medians.
+        shared: all groups come from the same rounds, in one order, and only rounds that have every group are
+            used.
+
+    Raises:
+        ValueError: for shared groups of unlike length.
     """
     try:
         logs = log_groups(groups, shared=shared)
@@ -252,7 +262,9 @@ def finite(rounds: Rounds) -> FloatArray:
 def log_groups(groups: Sequence[Rounds], *, shared: bool) -> tuple[FloatArray, ...]:
     """Logs of the groups' round medians, rounds without a value left out (of all groups if ``shared``).
 
-    Raises NotPositive, and ValueError for shared groups of unlike length.
+    Raises:
+        NotPositive: for a value that is not.
+        ValueError: for shared groups of unlike length.
     """
     values = [np.asarray(group, dtype=np.float64) for group in groups]
     if shared:

@@ -39,8 +39,12 @@ _LARGEST = 3.0  # log of the largest effect looked for, a factor of 20
 class Noise:
     """Standard deviation of the log of a round median, or of a pair's difference if ``paired``.
 
-    0.01 is about 1 %. ``low`` and ``high``: its 95 % interval (chi-squared, so for normal logs); ``freedom``:
-    degrees of freedom.
+    0.01 is about 1 %.
+
+    Attributes:
+        low: of its 95 % interval (chi-squared, so for normal logs).
+        high: the interval's other end.
+        freedom: degrees of freedom.
     """
 
     sd: float
@@ -69,10 +73,12 @@ Verdict = Literal["fit", "unfit", "unknown"]
 class Fitness:
     """Whether a machine can gate on an effect.
 
-    A case is fit when the effect is detectable even at the upper end of its noise's interval, unfit when not
-    even at the lower end, and unknown in between; the machine is fit or unfit when that is so of 90 % of the
-    cases (unfit: of more than the 10 % it may miss). ``needed``: rounds a side (pairs) each case needs at its
-    estimated noise, None: more than 1000 or never.
+    A case is fit when the effect is detectable even at the upper end of its noise's interval, unfit when not even
+    at the lower end, and unknown in between; the machine is fit or unfit when that is so of 90 % of the cases
+    (unfit: of more than the 10 % it may miss).
+
+    Attributes:
+        needed: rounds a side (pairs) each case needs at its estimated noise, None: more than 1000 or never.
     """
 
     verdict: Verdict
@@ -85,10 +91,13 @@ class Fitness:
 def noise(sides: Sequence[Rounds]) -> Noise:
     """Round-to-round noise of one case, from sets of rounds of the same code: a run, or both sides of an A/A.
 
-    Each set has a mean of its own, so a machine that changed between them adds nothing. ``sides``: round
-    medians, positive, None or NaN for a round that failed.
+    Each set has a mean of its own, so a machine that changed between them adds nothing.
 
-    Raises ValueError when no set has two rounds, or a value is not positive.
+    Args:
+        sides: round medians, positive, None or NaN for a round that failed.
+
+    Raises:
+        ValueError: when no set has two rounds, or a value is not positive.
     """
     logs = [group for group in log_groups(sides, shared=False) if group.size > 1]
     freedom = sum(group.size - 1 for group in logs)
@@ -100,9 +109,14 @@ def noise(sides: Sequence[Rounds]) -> Noise:
 def paired_noise(base: Rounds, head: Rounds, base_first: Sequence[bool]) -> Noise:
     """Noise of the differences of an A/A in ABBA order, the order taken out.
 
-    ``base`` and ``head``: neighbours in time, positive; ``base_first``: per pair, which side ran first. Raises
-    ValueError for fewer than three complete pairs, for pairs of one order only, or a value that is not
-    positive.
+    Args:
+        base: positive; value i of both sides are neighbours in time.
+        head: the other side.
+        base_first: per pair, which side ran first.
+
+    Raises:
+        ValueError: for fewer than three complete pairs, for pairs of one order only, or a value that is not
+            positive.
     """
     one, two = log_groups((base, head), shared=True)
     there = np.isfinite(np.asarray(base, dtype=np.float64)) & np.isfinite(np.asarray(head, dtype=np.float64))
@@ -130,9 +144,14 @@ def detection(
 ) -> float:
     """Probability that a slowdown is called regressed.
 
-    ``effect``: relative (0.05: 5 % slower); ``sd``: of the logs, as in :class:`Noise`; ``rounds``: a side, or
-    pairs (in ABBA order, so with rounds − 2 degrees of freedom); ``cases``: size of the suite, of which this
-    case alone has changed, so that Holm tests it at alpha / cases. Zero below the rounds that the rule needs.
+    Args:
+        effect: relative (0.05: 5 % slower).
+        sd: of the logs, as in :class:`Noise`.
+        rounds: a side, or pairs (in ABBA order, so with rounds − 2 degrees of freedom).
+        cases: size of the suite, of which this case alone has changed, so that Holm tests it at alpha / cases.
+
+    Returns:
+        Zero below the rounds that the rule needs.
     """
     if rounds < fewest_rounds(alpha, paired=paired):
         return 0.0
@@ -226,7 +245,8 @@ def fitness(
 ) -> Fitness:
     """Judge whether a machine with this noise (one entry a case) can gate on ``effect`` with ``rounds`` a side.
 
-    Raises ValueError when there is no case.
+    Raises:
+        ValueError: when there is no case.
     """
     if not noises:
         raise ValueError("no case has been measured in two rounds")

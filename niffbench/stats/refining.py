@@ -35,9 +35,13 @@ class Curve:
 class Row:
     """What became of as many ``curves`` of a kind, as shares of them.
 
-    ``wrong``: something was said that is not true; ``adjacent``: all that is true was found, between neighbours;
-    ``tied``: found, and a tie is named in between; ``open``: not all that is true was found. ``values`` are those
-    that were measured beside the grid, ``rounds`` those of probes, both means.
+    Attributes:
+        wrong: something was said that is not true.
+        adjacent: all that is true was found, between neighbours.
+        tied: found, and a tie is named in between.
+        open: not all that is true was found.
+        values: those that were measured beside the grid, their mean.
+        rounds: those of probes, their mean.
     """
 
     name: str

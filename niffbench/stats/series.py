@@ -55,11 +55,16 @@ class Drift:
 class Check:
     """What was found in a series. None: not looked at, for want of samples or because a flag forbids it.
 
-    ``invalid``: samples that are negative or not finite; ``zeros``; ``distinct``: different values; ``step``:
-    the smallest difference between two of them, in the samples' unit, an upper bound of the timer's resolution;
-    ``outliers``: samples beyond 3 interquartile ranges, below and above; ``autocorrelation`` at lag one;
-    ``effective``: the independent samples that would know the median as well; ``two_modes``: share of the
-    variance that a split into two groups explains (a normal series: 0.64, at most 0.75 for one symmetric mode).
+    Attributes:
+        invalid: samples that are negative or not finite.
+        distinct: different values.
+        step: the smallest difference between two of them, in the samples' unit, an upper bound of the timer's
+            resolution.
+        outliers: samples beyond 3 interquartile ranges, below and above.
+        autocorrelation: at lag one.
+        effective: the independent samples that would know the median as well.
+        two_modes: share of the variance that a split into two groups explains (a normal series: 0.64, at most
+            0.75 for one symmetric mode).
     """
 
     samples: int
@@ -97,18 +102,23 @@ def precision(
 ) -> Precision:
     """The stopping rule: is the median known to within ±``target`` (relative)?
 
-    ``samples``: positive, in the order taken, one unit. The interval is made of order statistics, so it needs
-    no distribution; the ranks are spread for autocorrelation as for quantiles of dependent output (Heidelberger
-    and Lewis, Operations Research 32, 1984, pp. 185–209): (n + 1)/2 ± z √(n τ)/2, τ the integrated
-    autocorrelation time of "above or below the median". A series that drifts has a large τ and is not known.
-    What is worth fewer than ``least`` independent samples is never enough, because a rule that stops on
-    narrowness stops early on lucky beginnings (Chow and Robbins, Annals of Mathematical Statistics 36, 1965,
-    pp. 457–462, is right only in the limit). Simulated with a standard deviation of 5 % and a target of 2 %,
-    the median it stops at is within the target in 97 % of the series when samples are independent, in 90 % and
-    77 % at a lag-one autocorrelation of 0.5 and 0.8: a reason to report intervals over rounds and not this one.
+    The interval is made of order statistics, so it needs no distribution; the ranks are spread for
+    autocorrelation as for quantiles of dependent output (Heidelberger and Lewis, Operations Research 32, 1984,
+    pp. 185–209): (n + 1)/2 ± z √(n τ)/2, τ the integrated autocorrelation time of "above or below the median". A
+    series that drifts has a large τ and is not known. What is worth fewer than ``least`` independent samples is
+    never enough, because a rule that stops on narrowness stops early on lucky beginnings (Chow and Robbins, Annals
+    of Mathematical Statistics 36, 1965, pp. 457–462, is right only in the limit). Simulated with a standard
+    deviation of 5 % and a target of 2 %, the median it stops at is within the target in 97 % of the series when
+    samples are independent, in 90 % and 77 % at a lag-one autocorrelation of 0.5 and 0.8: a reason to report
+    intervals over rounds and not this one.
 
-    A pure function of the samples so far, in time linear in their number (10,000 take well under a
-    millisecond). Raises ValueError when there is no sample.
+    A pure function of the samples so far, in time linear in their number (10,000 take well under a millisecond).
+
+    Args:
+        samples: positive, in the order taken, one unit.
+
+    Raises:
+        ValueError: when there is no sample.
     """
     values = np.asarray(samples, dtype=np.float64)
     n = values.size
@@ -132,9 +142,14 @@ def autocorrelation_time(values: FloatArray, *, fitted: int = 1) -> float:
 
     n values know their mean as well as n / τ independent ones. Twice the sum of the autocorrelations, cut where
     pairs of them stop being positive and made monotone (Geyer, Statistical Science 7, 1992, pp. 473–483, §3.3).
-    ``fitted``: parameters taken out of the values, the mean (taken out here) included. Each lowers every
-    autocorrelation by about τ / n (for the mean: Marriott and Pope, Biometrika 41, 1954, pp. 390–402), so τ is
-    raised by the factor 1 + 2 ``fitted`` τ / n. Constant values give 1.
+
+    Args:
+        fitted: parameters taken out of the values, the mean (taken out here) included. Each lowers every
+            autocorrelation by about τ / n (for the mean: Marriott and Pope, Biometrika 41, 1954, pp. 390–402),
+            so τ is raised by the factor 1 + 2 ``fitted`` τ / n.
+
+    Returns:
+        1 for constant values.
     """
     centred = values - values.mean()
     n = centred.size
@@ -153,10 +168,7 @@ def autocorrelation_time(values: FloatArray, *, fitted: int = 1) -> float:
 
 
 def check(samples: Samples, quantum: float = 0.0) -> Check:
-    """Look for what makes the series' median untrue; see :class:`Check`.
-
-    ``samples``: times in one unit, in the order taken; ``quantum``: the smallest step in which they can differ, as
-    far as is known. ``flags`` sums up:
+    """Look for what makes the series' median untrue; see :class:`Check`, whose ``flags`` sum it up:
 
     - ``invalid``: a sample is negative or not finite; the rest is judged without it;
     - ``stuck``: a sample is zero, or three or more are all equal although the quantum is below 1 % of them;
@@ -171,6 +183,10 @@ def check(samples: Samples, quantum: float = 0.0) -> Check:
       variance of the logs (more in a short series). No symmetric distribution with one mode exceeds 75 %, the
       uniform's share, being a mixture of uniforms: with half-width u the share is (E u)² · ¾ / E u². Two equal
       modes reach 80 % when four of their standard deviations apart.
+
+    Args:
+        samples: times in one unit, in the order taken.
+        quantum: the smallest step in which they can differ, as far as is known.
     """
     raw = np.asarray(samples, dtype=np.float64)
     good = np.isfinite(raw) & (raw >= 0)
@@ -264,8 +280,11 @@ def _inversions(n: int) -> FloatArray:
 
 
 def _fenced(logs: FloatArray, step: float) -> tuple[FloatArray, tuple[int, int]]:
-    """The logs with far-out values moved to the fences, and how many lay below and above. ``step``: the
-    timer's, on logs. When most values are equal the quartiles are too, and one step is not far out.
+    """The logs with far-out values moved to the fences, and how many lay below and above.
+
+    Args:
+        step: the timer's, on logs: when most values are equal the quartiles are too, and one step is not far
+            out.
     """
     lower, upper = np.quantile(logs, [0.25, 0.75])
     reach = _FENCE * max(float(upper - lower), step)

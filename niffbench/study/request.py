@@ -71,7 +71,11 @@ class Request:
             raise UsageError(f"--network says what a checkpoint's weights are of, and '{self.subject}' is no file")
 
     def report(self, observer: Observer) -> tuple[FilterReport, Mapping[str, nn.Module]]:
-        """What is found, and the networks that were trained, by name. Raises UsageError."""
+        """What is found, and the networks that were trained, by name.
+
+        Raises:
+            UsageError: for a request that cannot be met.
+        """
         with _within_memory():
             if self.subject is None:
                 return self._of_trained(observer)

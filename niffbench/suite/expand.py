@@ -164,8 +164,12 @@ def cases_of(
 ) -> Suite:
     """A suite of single rows on the problems of ``axes``, the first its baseline unless ``keys`` say otherwise.
 
-    ``folders``: where modules are looked for before the current one. ``keys``: more of a suite's file. Raises
-    UsageError.
+    Args:
+        folders: where modules are looked for before the current one.
+        keys: more of a suite's file.
+
+    Raises:
+        UsageError: for anything no operator can make sense of.
     """
     written = [row.model_dump(exclude_unset=True) if isinstance(row, OperatorEntry) else row for row in rows]
     document = {"description": where, "baseline": where, "axes": axes, "operators": written, **(keys or {})}
@@ -192,7 +196,8 @@ def expand(
 ) -> Suite:
     """Turn a parsed file into cases; arguments as of :func:`load`, ``folders`` are where modules are looked for.
 
-    Raises UsageError for anything no operator can make sense of.
+    Raises:
+        UsageError: for anything no operator can make sense of.
     """
     file = _with_added(file, added, where)
     modules = user_modules(file.operators, folders)
@@ -320,7 +325,8 @@ def split_kernel(text: str) -> tuple[str, int | None]:
 def operator_of(text: str, catalogue: Mapping[str, OperatorInfo], where: str) -> tuple[str, int | None]:
     """Split ``depthwise-k31`` into its catalogue name and kernel size; a plain name has None.
 
-    Raises UsageError for a name that is not in the catalogue.
+    Raises:
+        UsageError: for a name that is not in the catalogue.
     """
     if text in catalogue:
         return text, None

@@ -27,7 +27,8 @@ def available() -> dict[str, Path]:
 def find(name_or_path: str) -> Path:
     """The file of a suite given by name or by path.
 
-    Raises UsageError when there is none, naming the suites there are.
+    Raises:
+        UsageError: when there is none, naming the suites there are.
     """
     suites = available()
     if name_or_path in suites:
@@ -44,7 +45,11 @@ def find(name_or_path: str) -> Path:
 
 
 def read(path: Path, what: str = "a suite") -> str:
-    """The text of a file that should be ``what``. Raises UsageError for one too large, unreadable or not UTF-8."""
+    """The text of a file that should be ``what``.
+
+    Raises:
+        UsageError: for one too large, unreadable or not UTF-8.
+    """
     try:
         if path.exists() and not path.is_file():  # a pipe would never end
             raise UsageError(f"{path}: is not a regular file, so not {what}")

@@ -78,7 +78,11 @@ def moved(case: Case, axis: Axis, value: int) -> Case:
 
 @dataclass(frozen=True)
 class Pair:
-    """A form and a rival of one slice, as cases of it; ``values``: the places on ``axis`` that both have."""
+    """A form and a rival of one slice, as cases of it.
+
+    Attributes:
+        values: the places on ``axis`` that both have.
+    """
 
     axis: Axis
     form: Case

@@ -180,7 +180,8 @@ class UserModule(_Model):
 def entry_of(text: str) -> OperatorEntry:
     """The entry that a text stands for: ``niff-depthwise/rfft mlp=big``, ``my_ops.py:MyConv groups=4 label=mine``.
 
-    Raises UsageError where what follows the name is no option.
+    Raises:
+        UsageError: where what follows the name is no option.
     """
     name, *pairs = text.split()
     settings = dict(setting_of(pair, text) for pair in pairs)
@@ -200,7 +201,11 @@ def entry_of(text: str) -> OperatorEntry:
 
 
 def setting_of(text: str, where: str) -> tuple[str, OptionValue]:
-    """An option and its value: ``mlp=big``; a number or a boolean where JSON says so. Raises UsageError."""
+    """An option and its value: ``mlp=big``; a number or a boolean where JSON says so.
+
+    Raises:
+        UsageError: for what has no such form.
+    """
     key, mark, written = text.partition("=")
     if not (key and mark):
         raise UsageError(f"{where}: should be NAME=VALUE, as mlp=big")
@@ -263,12 +268,15 @@ class Exclusion(_Model):
 class Measure(_Model):
     """How each case is measured; the command line may override any of it.
 
-    Times in seconds. ``precision`` is what is asked of a latency: the relative half-width of its 95 % interval
-    over rounds; a run says where it is wider. Rounds differ more than samples of one process suggest (in variance
-    about 11 times), so time goes into rounds: ``min_time`` and ``max_time`` bound the sampling of one regime of
-    one case in one round, which stops between them once its own median is known as well.
-    ``energy``: whether the first round also counts the energy of a call, where the device has
-    a counter; it takes some 0.6 s a case.
+    Times in seconds.
+
+    Attributes:
+        precision: what is asked of a latency: the relative half-width of its 95 % interval over rounds; a run
+            says where it is wider. Rounds differ more than samples of one process suggest (in variance about
+            11 times), so time goes into rounds: ``min_time`` and ``max_time`` bound the sampling of one regime
+            of one case in one round, which stops between them once its own median is known as well.
+        energy: whether the first round also counts the energy of a call, where the device has a counter; it
+            takes some 0.6 s a case.
     """
 
     regimes: Annotated[list[Regime], Field(min_length=1, max_length=5)] = ["first", "cold", "steady", "wall"]
@@ -290,8 +298,10 @@ class Measure(_Model):
 class Refine(_Model):
     """Crossovers are bracketed by measuring: between the suite's values of ``axis``, once all rounds are made.
 
-    ``quantities``: in which orders may change. ``confidence``: of what is then said of a crossover. ``budget``: of
-    wall time, in seconds.
+    Attributes:
+        quantities: in which orders may change.
+        confidence: of what is then said of a crossover.
+        budget: of wall time, in seconds.
     """
 
     axis: Axis
@@ -315,12 +325,26 @@ class SuiteFile(_Model):
 
 
 def parse(text: str, where: str) -> SuiteFile:
-    """Parse a suite's text; ``where`` names it in messages. Raises UsageError."""
+    """Parse a suite's text.
+
+    Args:
+        where: what messages call it.
+
+    Raises:
+        UsageError: for anything but a suite.
+    """
     return validate(parse_toml(text, where), where)
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
-    """Parse TOML that may come from anyone; ``where`` names it in messages. Raises UsageError."""
+    """Parse TOML that may come from anyone.
+
+    Args:
+        where: what messages call it.
+
+    Raises:
+        UsageError: for anything but TOML.
+    """
     for number, line in enumerate(text.split("\n"), start=1):
         if line.count(".") > MOST_DOTS:  # the parser's time is the square of a key's parts
             raise UsageError(
@@ -333,7 +357,11 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
 
 
 def validate(document: Mapping[str, Any], where: str) -> SuiteFile:
-    """Check what a suite's text says, or whoever makes a suite without one. Raises UsageError."""
+    """Check what a suite's text says, or whoever makes a suite without one.
+
+    Raises:
+        UsageError: for a key or value that is wrong.
+    """
     try:
         file = SuiteFile.model_validate(document)
     except ValidationError as error:

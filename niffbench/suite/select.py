@@ -45,8 +45,11 @@ class Shard:
 class Selection:
     """The filters of ``--only``: of one key any may match, of different keys all must.
 
-    ``operator`` patterns stand alone (``niff-*``, ``depthwise-k7``, a case id); others are ``axis=value``
-    with axis one of the suite's axes and size as ``56`` or ``56x40``. Raises UsageError for another key.
+    ``operator`` patterns stand alone (``niff-*``, ``depthwise-k7``, a case id); others are ``axis=value`` with
+    axis one of the suite's axes and size as ``56`` or ``56x40``.
+
+    Raises:
+        UsageError: for another key.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:

@@ -15,10 +15,13 @@ from niffbench.suite.schema import Measure, Refine
 class Settings(BaseModel):
     """The settings of a run, whole in its manifest and in each task of its workers.
 
-    ``device``: ``cpu``, ``cuda``, ``cuda:1``, ``replay:FILE``, or ``auto`` until a worker has chosen one.
-    ``launcher``: where workers are started, a name of :mod:`niffbench.launch`. ``seed``: of the random order.
-    ``memory_limit`` in bytes, None for what is free on the device; ``budget`` in seconds of wall time, None for as
-    long as it takes. ``refine``: how crossovers are looked for after the rounds; None: they are not.
+    Attributes:
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``replay:FILE``, or ``auto`` until a worker has chosen one.
+        launcher: where workers are started, a name of :mod:`niffbench.launch`.
+        seed: of the random order.
+        memory_limit: in bytes; None for what is free on the device.
+        budget: in seconds of wall time; None for as long as it takes.
+        refine: how crossovers are looked for after the rounds; None: they are not.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,8 +57,9 @@ class Overrides:
 def resolve(suite: Suite, overrides: Overrides) -> Settings:
     """The suite's settings with the overrides in their place; one end of the sampling time moves the other.
 
-    Raises UsageError when the two ends are given the wrong way round, or a suite without ``[refine]`` is to be
-    refined.
+    Raises:
+        UsageError: when the two ends are given the wrong way round, or a suite without ``[refine]`` is to be
+            refined.
     """
     least, most = overrides.min_time, overrides.max_time
     if least is not None and most is not None and least > most:

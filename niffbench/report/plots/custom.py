@@ -71,8 +71,11 @@ _WIDEST_LEGEND = 0.5
 class Request:
     """What to draw: column names, the size of the whole figure in inches.
 
-    ``size`` None: 6.5×4, and higher where the legend needs it. ``log_x``, ``log_y`` None: where it makes sense.
-    ``labels``: what names and columns are called in the figure, where not as they are; ``colours`` by name.
+    Attributes:
+        size: None: 6.5×4, and higher where the legend needs it.
+        log_x: None: where it makes sense, as ``log_y``.
+        labels: what names and columns are called in the figure, where not as they are.
+        colours: by name.
     """
 
     x: str
@@ -102,7 +105,8 @@ class Request:
 def resolve(request: Request, table: pd.DataFrame, regime: Regime) -> Request:
     """The request with its short names made columns, and a colour for each operator where no hue is asked for.
 
-    Raises UsageError for a name that is none.
+    Raises:
+        UsageError: for a name that is none.
     """
     given = {key: _column(name, regime) for key, name in request.columns.items()}
     for key, name in given.items():
