@@ -137,7 +137,8 @@ class _Outliving(io.FileIO):
     def write(self, data: ReadableBuffer, /) -> int:
         """As of a file. What a reader leaves unread is no failure, and changes no verdict's exit status.
 
-        Raises UsageError, once, for output that cannot be written for another reason.
+        Raises:
+            UsageError: once, for output that cannot be written for another reason.
         """
         try:
             return super().write(data)

@@ -55,10 +55,9 @@ class Checked(_Message):
 class Task(_Message):
     """What a fresh worker process is to do.
 
-    ``survey``: predict the memory of each case from fake tensors and measure the ceilings of the dtypes in
-    ``ceilings``: of the whole suite, of which ``cases`` may be what an earlier worker left.
-
     Attributes:
+        survey: predict the memory of each case from fake tensors and measure the ceilings.
+        ceilings: the dtypes of these, of the whole suite, of which ``cases`` may be what an earlier worker left.
         round: measure each case once, in an order drawn from the settings' seed and ``round``. ``predictions``
             (the survey's) and what was ``checked`` in earlier rounds, by case id, are not worked out again.
         modules: the user's among the operators.

@@ -94,7 +94,11 @@ def command(
 
 
 def _cases(rows: tuple[str, ...], axes: dict[str, Any], options: tuple[str, ...]) -> tuple[Case, ...]:
-    """The cases asked for; each option goes to the operators that have it. Raises UsageError."""
+    """The cases asked for; each option goes to the operators that have it.
+
+    Raises:
+        UsageError: for a size that is none, or an option that no operator has.
+    """
     from niffbench.operators.catalogue import catalogue, declare
     from niffbench.suite import cases_of, entry_of, operator_of, setting_of
 

@@ -32,7 +32,8 @@ _MOST_LINES = 20
 class Screen:
     """Results go to standard output, everything else to standard error; ``quiet`` prints neither.
 
-    ``suite``: how it was named on the command line, which the command that resumes repeats.
+    Args:
+        suite: how it was named on the command line, which the command that resumes repeats.
     """
 
     def __init__(self, *, as_json: bool, quiet: bool, report: bool, suite: str | None) -> None:
@@ -61,7 +62,13 @@ class Screen:
         return Bar(self._err, plan, labels, total, total - missing)
 
     def finish(self, progress: RunProgress, stopped: NiffbenchError | None, stop: Interrupts) -> int:
-        """Write the report and print the result; returns the exit status. Raises NothingMeasured, Interrupted."""
+        """Write the report and print the result; returns the exit status.
+
+        Raises:
+            NothingMeasured: when no case was.
+            UsageError: when the run was removed or cut short.
+            Interrupted: meanwhile, by a signal.
+        """
         with stop.at_any_moment():
             run = read(progress.directory)
             if len(run.records) + len(run.probes) < progress.records:
@@ -89,7 +96,11 @@ class Screen:
         )
 
     def interrupted(self, progress: RunProgress, interrupted: Interrupted) -> NoReturn:
-        """Say how to go on, and nothing that takes time. Raises Interrupted."""
+        """Say how to go on, and nothing that takes time.
+
+        Raises:
+            Interrupted: always, with what to do next.
+        """
         if self._as_json:
             sys.stdout.write(_dumps(_head(progress, None, self._resume(progress))))
         report = f"\ndraw the report of what is there with:\n  {_later(progress.directory)}"

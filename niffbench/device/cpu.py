@@ -33,8 +33,9 @@ from niffbench.suite import Regime
 class CpuDevice:
     """The host's processor with a fixed number of threads.
 
-    ``threads``: intra-op threads, None for the physical cores. ``cache``: bytes of the last-level cache, None to
-    ask the kernel; zero means unknown.
+    Args:
+        threads: intra-op threads, None for the physical cores.
+        cache: bytes of the last-level cache, None to ask the kernel; zero means unknown.
     """
 
     spec = place = "cpu"
@@ -109,7 +110,11 @@ class CpuDevice:
         return max(1, ceil(seconds / call))
 
     def capture(self, runner: Runner) -> Runner:
-        """Raises RuntimeError: there are no graphs here."""
+        """There are no graphs here.
+
+        Raises:
+            RuntimeError: always.
+        """
         raise RuntimeError("a CPU has no CUDA graphs")
 
     def flush(self) -> None:

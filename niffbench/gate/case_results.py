@@ -154,7 +154,9 @@ class CaseResults:
 class RunCases(Mapping[str, CaseResults]):
     """A run by case id, in the suite's order.
 
-    ``selection``: the filters of ``--only``. ``age``: how many runs ago it was, for runs of a history.
+    Args:
+        selection: the filters of ``--only``.
+        age: how many runs ago it was, for runs of a history.
     """
 
     def __init__(self, run: Run, selection: Selection, age: int = 0) -> None:
@@ -205,8 +207,10 @@ class EarlierCases(Mapping[str, CaseResults]):
 
     ``runs`` come in the order in which they are asked, the newest first for BASE. They are read only until
     every case of ``head`` has what can be compared, so a long history costs no more than what is used of it.
-    ``oldest_first``: they are an accepted level, for which every case and metric counts that was ever kept.
-    ``fewest``: the rounds that a noisy metric needs to be judged; fewer serve where no run has so many.
+
+    Args:
+        oldest_first: they are an accepted level, for which every case and metric counts that was ever kept.
+        fewest: the rounds that a noisy metric needs to be judged; fewer serve where no run has so many.
     """
 
     def __init__(

@@ -156,7 +156,11 @@ class Before:
 
     @classmethod
     def of(cls, earlier: Earlier, everywhere: Earlier, *, by_arrival: bool) -> Before:
-        """Raises NothingMeasured when none of them can be read."""
+        """What there is of ``earlier``.
+
+        Raises:
+            NothingMeasured: when none of them can be read.
+        """
         notes: list[str] = []
         for _, run in earlier.read(notes):
             return cls(earlier, everywhere, run, by_arrival)

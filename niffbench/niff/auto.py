@@ -75,8 +75,9 @@ _choices: dict[tuple[object, ...], str] = {}
 class Constants(Remembered):
     """What one layer's engines keep; ``chosen`` is the engine that its last call took by measurement.
 
-    ``engines``: the layer's own choices, kind of call to engine, which stay when the process forgets its.
-    ``given``: the engine of every call, whatever it is like, where nothing is to be measured.
+    Attributes:
+        engines: the layer's own choices, kind of call to engine, which stay when the process forgets its.
+        given: the engine of every call, whatever it is like, where nothing is to be measured.
     """
 
     def __init__(self, capacity: int = 8) -> None:

@@ -21,8 +21,10 @@ from niffbench.suite.pairs import fixed
 def explorer(digest: Digest, groups: Sequence[Group], rivalries: Iterable[Rivalry]) -> dict[str, Any]:
     """What the explorer of ``groups`` picks from, fit for JSON.
 
-    ``axes``: what to choose by, a key, a title and its values. ``metrics``: key and title. ``problems``: of each
-    its place on every axis, its rows with what is shown of each metric, and sentences on crossovers by metric.
+    Returns:
+        Under ``axes`` what to choose by, a key, a title and its values; under ``metrics`` key and title; under
+        ``problems`` of each its place on every axis, its rows with what is shown of each metric, and sentences on
+        crossovers by metric.
     """
     colours = family_colours(digest.families)
     metrics = [metric for metric in digest.shown("cases") if any(metric.key in row.cells for row in digest.rows)]

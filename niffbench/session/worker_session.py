@@ -127,7 +127,13 @@ class WorkerSession:
     def run(self) -> Loss | None:
         """Start the worker and hear it out; returns why it was lost, None when nothing went wrong.
 
-        Raises Interrupted, WorkerBroken, TaskRefused, FingerprintsDiffer, and whatever ``take`` raises.
+        It raises whatever ``take`` raises, too.
+
+        Raises:
+            Interrupted: by a signal.
+            WorkerBroken: when it cannot be started.
+            TaskRefused: when it cannot take the task.
+            FingerprintsDiffer: when it finds another machine than the manifest's.
         """
         start = launcher(self._task.settings.launcher).start
         with start(self._task, self._stop.descriptor) as worker, self._stop.killing(worker.kill):

@@ -45,7 +45,12 @@ _LEAST_MODE = 0.1  # share of the samples a mode must have
 
 @dataclass(frozen=True)
 class Drift:
-    """``change``: median of the last third over that of the first, minus one; ``p_value`` of "no trend"."""
+    """How a series moves.
+
+    Attributes:
+        change: median of the last third over that of the first, minus one.
+        p_value: of "no trend".
+    """
 
     change: float
     p_value: float

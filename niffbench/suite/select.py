@@ -25,7 +25,11 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read ``2/4``. Raises UsageError."""
+        """Read ``2/4``.
+
+        Raises:
+            UsageError: for anything else.
+        """
         match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise UsageError(f"--shard {text}: should be N/M, the Nth of M parts, as 2/4")

@@ -18,7 +18,11 @@ _LOGS = {".txt", ".xml"}
 
 
 def save(path: Path, content: bytes) -> None:
-    """Write ``path`` so that a reader sees the old content or the new one. Raises UsageError."""
+    """Write ``path`` so that a reader sees the old content or the new one.
+
+    Raises:
+        UsageError: when it cannot be written.
+    """
     draft = path.with_name(f"{path.name}.part")
     try:
         draft.write_bytes(content)

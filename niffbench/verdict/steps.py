@@ -49,7 +49,11 @@ _SMALL = ("--min-time", "1ms", "--max-time", "2ms")
 
 @dataclass(frozen=True)
 class Step:
-    """``estimate``: seconds that it should take on a GPU; steps share the time there is in these proportions."""
+    """Something to be done of a verdict.
+
+    Attributes:
+        estimate: seconds that it should take on a GPU; steps share the time there is in these proportions.
+    """
 
     name: str
     group: Group
@@ -77,7 +81,11 @@ def steps(settings: Settings) -> tuple[Step, ...]:
 
 
 def chosen(every: tuple[Step, ...], only: tuple[str, ...]) -> tuple[Step, ...]:
-    """The steps named by ``only``, or of the groups it names; all where it is empty. Raises UsageError."""
+    """The steps named by ``only``, or of the groups it names; all where it is empty.
+
+    Raises:
+        UsageError: for a name that is neither a step's nor a group's.
+    """
     names = [*get_args(Group), *(step.name for step in every)]
     for name in only:
         if name not in names:

@@ -29,9 +29,13 @@ _WORK = 300  # samples of the fixed piece of work
 
 @dataclass(frozen=True)
 class Quiet:
-    """``others``: share of all cores that other processes use (None: the platform does not tell);
-    ``jitter``: 5 % to 95 % range of a fixed piece of work's time, relative to its median; ``worst``: the slowest
-    sample relative to the median."""
+    """How quiet a machine is.
+
+    Attributes:
+        others: share of all cores that other processes use (None: the platform does not tell).
+        jitter: 5 % to 95 % range of a fixed piece of work's time, relative to its median.
+        worst: the slowest sample relative to the median.
+    """
 
     load: float
     others: float | None

@@ -245,7 +245,7 @@ def test_a_gradient_that_was_compared_in_float64_is_shown_and_not_said_to_be_lef
 
 
 def test_gradients_take_no_room_where_none_was_compared(tmp_path: Path) -> None:
-    """As in runs of before there were such checks."""
+    """As in older runs, without such checks."""
     report.write(make(World(modes=("inference",), rounds=1, samples=3), tmp_path), tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "gradient error" not in page
