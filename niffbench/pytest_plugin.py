@@ -125,12 +125,12 @@ class SuiteFile(pytest.File):
         if not self.config.pluginmanager.hasplugin("benchmark"):
             pytest.skip("suites need pytest-benchmark, which is not there or off", allow_module_level=True)
         from niffbench.errors import UsageError
-        from niffbench.operators.catalogue import catalogue
+        from niffbench.operators.catalogue import catalogue, declare
         from niffbench.suite import load
 
-        operators = catalogue()
+        operators = catalogue()  # which shows what is declared, too
         try:
-            suite = load(str(self.path), operators)
+            suite = load(str(self.path), operators, declare=declare)
         except UsageError as error:
             raise self.CollectError(str(error)) from None
         for case in suite.cases:

@@ -130,7 +130,9 @@ def faked(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
                 if tensor is None:
                     continue
                 if id(tensor) not in fakes:
-                    fake_tensor = mode.from_tensor(tensor.detach())
+                    with unset_fake_temporarily():  # the tensor is a real one
+                        detached = tensor.detach()
+                    fake_tensor = mode.from_tensor(detached)
                     learned = isinstance(tensor, nn.Parameter)
                     fakes[id(tensor)] = nn.Parameter(fake_tensor, tensor.requires_grad) if learned else fake_tensor
                 registry[name] = fakes[id(tensor)]  # type: ignore[assignment]

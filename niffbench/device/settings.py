@@ -35,11 +35,12 @@ ENVIRONMENT = (
     "PYTORCH_NO_CUDA_MEMORY_CACHING",
     "GLIBC_TUNABLES",
 )
-PREFIXES = ("DNNL_", "ONEDNN_", "MALLOC_")
-"""Of variables that change the arithmetic (``ONEDNN_DEFAULT_FPMATH_MODE``), its instructions or the allocator."""
 """Variables that change latency or memory, OpenMP's by how threads wait and where they run; recorded when set.
 
 Of the other variables of MPS, which are paths, only that there are some."""
+
+PREFIXES = ("DNNL_", "ONEDNN_", "MALLOC_")
+"""Of variables that change the arithmetic (``ONEDNN_DEFAULT_FPMATH_MODE``), its instructions or the allocator."""
 
 
 def torch_facts() -> dict[str, Fact]:

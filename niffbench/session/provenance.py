@@ -32,6 +32,9 @@ _CI_KEYS = (
 _STAND_INS = ("GITHUB_SHA", "CI_COMMIT_SHA", "GIT_COMMIT")
 """Variables in which CI systems say the commit, where git does not."""
 
+_CHECKOUTS = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")
+"""Variables in which they say the folder that holds that commit."""
+
 
 @dataclass(frozen=True)
 class Revision:
@@ -50,24 +53,33 @@ def revision(code: Path, environment: Mapping[str, str]) -> Revision:
 
     A repository that it merely lies in, as what is installed into an environment inside a working tree, says
     nothing of it. New files of Python that git does not know count as changes. Where git cannot answer, its reason
-    is the note, and a CI system's variable stands in.
+    is the note, and a CI system's variable stands in; so it does for code that lies in that system's checkout.
     """
     folder = code.resolve().parent
     answer = _git(folder, "rev-parse", "HEAD")
     if isinstance(answer, _Refusal):
-        stand_in = next(((key, environment[key]) for key in _STAND_INS if environment.get(key)), None)
-        said = f"; {stand_in[0]} stands in for it" if stand_in else ""
-        note = f"the commit is not known: {answer.reason}{said}" if answer.reason else None
-        return Revision(stand_in[1][:40] if stand_in else None, None, note)
+        return _stood_in(answer.reason, folder, environment)
     if isinstance(_git(folder, "ls-files", "--error-unmatch", "--", code.name), _Refusal):
         if isinstance(_git(folder, "ls-files", "--error-unmatch", "--", "."), _Refusal):
-            return Revision()
+            return _stood_in("", folder, environment)
         return Revision(answer, dirty=True)
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     new = _git(folder, "ls-files", "--others", "--exclude-standard", "--", "*.py")
     if isinstance(changed, _Refusal) or isinstance(new, _Refusal):
         return Revision(answer)
     return Revision(answer, bool(changed or new))
+
+
+def _stood_in(reason: str, folder: Path, environment: Mapping[str, str]) -> Revision:
+    """The commit by a CI system's word, where git has none of the code in ``folder``, for a ``reason`` or none."""
+    checkouts = [Path(environment[key]).resolve() for key in _CHECKOUTS if environment.get(key)]
+    inside = any(folder.is_relative_to(checkout) for checkout in checkouts)
+    keys = [key for key in _STAND_INS if environment.get(key)] if reason or inside else []
+    if not (reason or keys):
+        return Revision()
+    said = f"; {keys[0]} stands in for it" if keys else ""
+    note = f"the commit is not known: {reason or 'git does not track this code'}{said}"
+    return Revision(environment[keys[0]][:40] if keys else None, None, note)
 
 
 def located(module: str, folders: Sequence[str]) -> Path | None:

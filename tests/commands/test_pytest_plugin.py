@@ -145,6 +145,14 @@ def test_real_samples_are_replayed_to_the_last_bit_with_what_else_is_known(tmp_p
     assert f'"{os.uname().nodename}"' not in json.dumps(written)
 
 
+def test_rows_of_ones_own_modules_are_tests_too(session: Session, pytester: pytest.Pytester) -> None:
+    (pytester.path / "mine.toml").write_text(
+        SUITE.replace('{name = "dense-k3"}', '{module = "torch.nn:Identity", label = "mine"}')
+    )
+    names = collected(session("mine.toml", "--collect-only", "-q"))
+    assert [name.partition("[")[0] for name in names] == ["depthwise-k3", "mine"] * 4
+
+
 def test_cases_are_selected_by_name_and_by_marks(session: Session) -> None:
     everything = ("two.toml", "--collect-only", "-q")
     names = collected(session(*everything))

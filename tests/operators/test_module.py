@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from torch import nn
 
 from niffbench.case import Case
 from niffbench.cli import main
+from niffbench.cost.memory import predict
 from niffbench.cost.subject import cast, cast_dtype
 from niffbench.cost.witness import witnesses
 from niffbench.device.cpu import CpuDevice
@@ -292,6 +294,35 @@ def test_another_shape_is_measured(evaluator: TorchEvaluator) -> None:
     [case] = suite_of("own_modules.py:Strided", mode="training")
     assert catalogue()[case.operator].output_shape(case) == (1, 4, 4, 4)
     assert become(evaluator, case) == "ok"
+
+
+@pytest.mark.parametrize(
+    "row", ["own_modules.py:FourierUnit", "own_modules.py:network replace.conv3x3=split", "torchvision:resnet18"]
+)
+def test_memory_is_predicted_of_anybodys_module(row: str) -> None:
+    [case] = suite_of(row, channels=3, size=64)
+    operator = catalogue()[case.operator]
+    module = operator.build(case)
+    weights = sum(value.nbytes for value in (*module.parameters(), *module.buffers()))
+    prediction = predict(operator, case)
+    assert prediction.resident >= weights + 3 * 64 * 64 * 4  # NIFF layers keep their grids
+    assert prediction.peak > 0
+
+
+def test_a_plan_counts_and_predicts_anybodys_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "s.toml").write_text(
+        'description = "d"\nbaseline = "mine"\naxes = { channels = 4, size = 8 }\n[[operators]]\nlabel = "mine"\n'
+        'module = "torch.nn:Conv2d"\n'
+        'arguments = { in_channels = 4, out_channels = 4, kernel_size = 3, padding = "same" }\n'
+    )
+    monkeypatch.setattr(local, "LAUNCHER", InlineWorker())
+    assert main(["plan", str(tmp_path / "s.toml"), "--device", "cpu", "--json"]) == 0
+    [planned] = json.loads(capsys.readouterr().out)["cases"]
+    assert planned["flops"] == 2 * 4 * 4 * 9 * 8 * 8 + 4 * 8 * 8
+    assert planned["needed"] is not None
+    assert not planned["estimated"]
 
 
 def test_what_cannot_be_counted_is_measured_without_a_cost(evaluator: TorchEvaluator) -> None:

@@ -114,6 +114,13 @@ def _actionlint() -> Callable[[str], list[dict[str, str]]]:
     return lint
 
 
+@pytest.mark.parametrize("path", [FOLDER / "gpu-regression.yml", ROOT / ".ci" / "examples" / "gitlab-ci.yml"])
+def test_a_checkout_is_installed_where_git_knows_its_commit(path: Path) -> None:
+    installs = [line.split() for line in path.read_text().splitlines() if "pip install" in line]
+    assert installs
+    assert all("-e" in words for words in installs)
+
+
 class Runner:
     """Runs a job's shell steps as GitHub's runner does, in ``place``, with values for the expressions they use.
 

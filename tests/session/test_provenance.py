@@ -152,6 +152,18 @@ def test_a_repository_that_code_merely_lies_in_is_not_its_own(code: Path) -> Non
     assert revision(code, {}) == Revision()
 
 
+def test_a_ci_systems_word_is_of_its_own_checkout_alone(code: Path) -> None:
+    """What is installed elsewhere is not the commit that a job of somebody's checked out."""
+    job = {"GITHUB_SHA": "a" * 40}
+    assert revision(code, job) == Revision()
+    assert revision(code, job | {"GITHUB_WORKSPACE": str(code.parents[1] / "other")}) == Revision()
+    (code.parents[1] / "readme").write_text("theirs")
+    committed(code, "readme")
+    inside = revision(code, job | {"GITHUB_WORKSPACE": str(code.parents[1])})  # as in its .venv
+    assert inside.commit == "a" * 40
+    assert "GITHUB_SHA stands in" in (inside.note or "")
+
+
 def test_where_the_working_directory_is_plays_no_part(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = committed(code, "lib")
     monkeypatch.chdir("/")
