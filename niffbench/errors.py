@@ -80,5 +80,7 @@ def faulty_line(error: BaseException) -> str:
 
 def described(error: BaseException) -> str:
     """An error in a line: what it is, unless that is an import's, and the beginning of what it says."""
+    if isinstance(error, SystemExit):
+        return "ends the program when it is imported"
     text = (str(error).strip().splitlines() or [""])[0][:300]
     return text if isinstance(error, ImportError | SyntaxError) and text else f"{type(error).__name__}: {text}"

@@ -120,7 +120,7 @@ def _conversion(text: str, as_json: bool) -> None:
     from niffbench.commands.network_costs import INPUT_SIZE, count_network
     from niffbench.errors import UsageError
     from niffbench.niff import networks
-    from niffbench.operators.module import UserNetwork, check
+    from niffbench.operators.module import UserNetwork, check, users_code
     from niffbench.suite import entry_of, user_modules
 
     entry = entry_of(text)
@@ -129,7 +129,7 @@ def _conversion(text: str, as_json: bool) -> None:
     [row] = user_modules([entry], (str(Path.cwd()),))
     check(row)
     try:
-        with torch.device("meta"):
+        with users_code(entry.row), torch.device("meta"):
             model = UserNetwork.original(row, 1000)
             costs = {entry.row: count_network(model)}
             layers: list[networks.Replacement] = []

@@ -100,6 +100,7 @@ def _cases(rows: tuple[str, ...], axes: dict[str, Any], options: tuple[str, ...]
         UsageError: for a size that is none, or an option that no operator has.
     """
     from niffbench.operators.catalogue import catalogue, declare
+    from niffbench.operators.module import UserOperator, check
     from niffbench.suite import cases_of, entry_of, operator_of, setting_of
 
     match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", axes["size"])
@@ -121,7 +122,12 @@ def _cases(rows: tuple[str, ...], axes: dict[str, Any], options: tuple[str, ...]
         having = ", ".join(sorted(offered)) or "none"
         raise UsageError(f"--option {unknown[0]}: none of these operators has it; they have {having}")
     given = {axis: value for axis, value in axes.items() if value is not None}
-    return cases_of(entries, given, "profile", catalogue(), declare).cases
+    cases = cases_of(entries, given, "profile", catalogue(), declare).cases
+    for case in cases:
+        operator = catalogue()[case.operator]
+        if isinstance(operator, UserOperator):
+            check(operator.row(case))
+    return cases
 
 
 def _plot(profiled: list[Profiled]) -> Plot:

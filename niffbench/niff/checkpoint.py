@@ -131,7 +131,13 @@ def recognise(state_dict: Mapping[str, Tensor]) -> Recognised:
             widths: list[int] = []
             while (weights := state_dict.get(prefix + weight.format(len(widths) + 1))) is not None:
                 widths.append(weights.shape[outputs] if weights.dim() > outputs else 0)
-            name, layer = _layer(state_dict, prefix, tuple(widths), published=outputs == 0)
+            try:
+                name, layer = _layer(state_dict, prefix, tuple(widths), published=outputs == 0)
+            except (RuntimeError, IndexError, KeyError) as error:
+                reason = (str(error).strip().splitlines() or [""])[-1].strip()
+                raise ValueError(
+                    f"'{prefix.removesuffix('.')}' looks like a NIFF layer, but is none: {reason}"
+                ) from error
             if layer is None:
                 unclear.append(name)
             else:
@@ -156,7 +162,11 @@ def _layer(
         mixing = state_dict.get(f"{prefix[:-2]}1.mlp.weight")
         prefix = prefix[:-2] if mixing is not None else prefix
         name = prefix.removesuffix(".")
+    if mixing is not None and mixing.dim() != 2:
+        raise ValueError(f"'{name}' looks like a NIFF layer, but what mixes its channels is no matrix")
     planes = widths[-1]
+    if planes == 0 or (mixing is not None and mixing.numel() == 0):
+        raise ValueError(f"'{name}' looks like a NIFF layer, but has no channels")
     layer: FilteringLayer | None
     if mlp == "tiny":
         side = isqrt(planes)
@@ -168,8 +178,13 @@ def _layer(
     if layer is None:
         return name, None
     own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+    if not published:  # within whatever else stands beside them
+        own = {key: value for key, value in own.items() if key == "weight" or key.startswith("generator.")}
+    for key, value in own.items():
+        if not value.is_floating_point():
+            raise ValueError(f"'{prefix}{key}' is {value.dtype}, and a weight should be of floating-point numbers")
     if published:
         load_published(layer, own)
     else:
-        layer.load_state_dict({key: value for key, value in own.items() if key in layer.state_dict()})
+        layer.load_state_dict(own)
     return name, layer

@@ -80,7 +80,7 @@ def _module(name: str, what: str) -> ModuleType:
     """A module with operators; ``what`` says in messages who names it."""
     try:
         module = importlib.import_module(name)
-    except Exception as error:  # somebody's code
+    except (Exception, SystemExit) as error:  # somebody's code
         raise UsageError(f"{what}: {faulty_line(error)}{described(error)}") from error
     if not hasattr(module, "OPERATORS"):
         raise UsageError(f"{what}: the module declares no tuple OPERATORS")

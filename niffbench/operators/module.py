@@ -7,7 +7,8 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from niffbench.case import Case, OptionValue
-from niffbench.errors import UsageError, described, did_you_mean, faulty_line
+from niffbench.errors import NiffbenchError, UsageError, described, did_you_mean, faulty_line
 from niffbench.niff.catalogue import EXECUTIONS, REPLACEABLE, one_of
 from niffbench.operators.base import Choice, Operator, Option
 from niffbench.operators.network import by_definition
@@ -276,6 +277,23 @@ class UserNetwork(UserOperator):
         return out
 
 
+@contextmanager
+def users_code(operator: str) -> Iterator[None]:
+    """Within, what the user's code raises becomes a UsageError that names ``operator``, file and line.
+
+    So does whatever else a network raises while it is built or called; a ValueError of this package stays one.
+    """
+    try:
+        yield
+    except (NiffbenchError, MemoryError):
+        raise
+    except Exception as error:
+        line = faulty_line(error)
+        if isinstance(error, ValueError) and not line:
+            raise
+        raise UsageError(f"{operator}: {line}{described(error)}") from error
+
+
 def _module(value: object, row: UserModule) -> nn.Module:
     """``value`` if it is a module; else TypeError."""
     from torch import nn
@@ -492,7 +510,7 @@ def _loaded(name: str, folders: tuple[str, ...]) -> ModuleType:
         return _from_file(name, folders) if _is_path(name) else importlib.import_module(name)
     except UsageError:
         raise
-    except Exception as error:  # somebody's code
+    except (Exception, SystemExit) as error:  # somebody's code
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             raise UsageError(
                 f"no module named '{name}' in the suite's folder, the current one or among installed packages; a "

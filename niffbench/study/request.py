@@ -15,6 +15,7 @@ from niffbench.device.host import free_memory
 from niffbench.errors import UsageError
 from niffbench.niff.catalogue import NETWORKS
 from niffbench.niff.networks import image_channels
+from niffbench.operators.module import users_code
 from niffbench.study import digits, stored, tables
 from niffbench.study.effective import filtering_layers
 from niffbench.study.filters import natural_noise, study
@@ -129,7 +130,8 @@ class Request:
             raise UsageError(f"{name}: {error}{_with_filters(name)}") from error
         x, what = self._input(name, model)
         try:
-            layers = study(model, x, self.tolerance, boundary=self.boundary, only=self.only, on_layer=observer)
+            with users_code(name) if ":" in name else contextlib.nullcontext(), _within_memory():
+                layers = study(model, x, self.tolerance, boundary=self.boundary, only=self.only, on_layer=observer)
         except ValueError as error:
             raise UsageError(f"{name}: {error}") from error
         seen = {layer.name for layer in layers}

@@ -23,7 +23,7 @@ from niffbench.niff.catalogue import NETWORKS, execution_of
 from niffbench.niff.checkpoint import load_published, recognise
 from niffbench.niff.layer import FilteringLayer
 from niffbench.niff.networks import Rule
-from niffbench.operators.module import UserNetwork
+from niffbench.operators.module import UserNetwork, users_code
 from niffbench.study import digits
 from niffbench.study.filters import natural_noise
 from niffbench.suite import UserModule
@@ -104,11 +104,12 @@ def _anybodys(
     name: str, execution: str, keep: Sequence[str], replaced: Mapping[str, str], size: int, classes: int
 ) -> nn.Module:
     row = UserModule(operator=name, source=name, folders=(str(Path.cwd()),), network=True)
-    model = UserNetwork.original(row, classes)
+    with users_code(name):
+        model = UserNetwork.original(row, classes)
+        sizes = networks.feature_maps(model, size, size) if replaced else {}
     if not replaced:
         return model
     rule = replace(networks.Rule.of(replaced, execution), keep=tuple(keep))
-    sizes = networks.feature_maps(model, size, size)
     return networks.level(networks.convert(model, rule, sizes), sizes)
 
 

@@ -181,8 +181,10 @@ def entry_of(text: str) -> OperatorEntry:
     """The entry that a text stands for: ``niff-depthwise/rfft mlp=big``, ``my_ops.py:MyConv groups=4 label=mine``.
 
     Raises:
-        UsageError: where what follows the name is no option.
+        UsageError: for a text without a name, and where what follows the name is no option.
     """
+    if not text.split():
+        raise UsageError("a row has no name; give one as 'niff-depthwise/rfft mlp=big' or my_ops.py:MyConv")
     name, *pairs = text.split()
     settings = dict(setting_of(pair, text) for pair in pairs)
     if ":" not in name:

@@ -190,6 +190,21 @@ class DependsOnData(nn.Module):
         return x * 2 if float(x.sum()) > 0 else x * 3
 
 
+class FailsWhenMade(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        raise RuntimeError("no weights here")
+
+
+class FailsWhenCalled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 6, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(x).nothing
+
+
 def network(num_classes: int) -> nn.Module:
     """A small classifier with biases, and a 1×1 convolution on a pooled map."""
     pooled = (nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, num_classes, 1), nn.Flatten())

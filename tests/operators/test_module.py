@@ -320,7 +320,7 @@ def test_a_plan_counts_and_predicts_anybodys_module(
     monkeypatch.setattr(local, "LAUNCHER", InlineWorker())
     assert main(["plan", str(tmp_path / "s.toml"), "--device", "cpu", "--json"]) == 0
     [planned] = json.loads(capsys.readouterr().out)["cases"]
-    assert planned["flops"] == 2 * 4 * 4 * 9 * 8 * 8 + 4 * 8 * 8
+    assert planned["flops"] == 2 * 4 * 4 * 9 * 8 * 8
     assert planned["needed"] is not None
     assert not planned["estimated"]
 
@@ -341,6 +341,7 @@ def test_what_cannot_be_counted_is_measured_without_a_cost(evaluator: TorchEvalu
         ("no_such_module:X", {}, "no module named 'no_such_module' in the suite's folder, the current one or"),
         ("broken.py:X", {}, "broken.py: broken.py, line 3: ZeroDivisionError: division by zero"),
         ("misspelt.py:X", {}, "misspelt.py: misspelt.py, line 2: invalid syntax"),
+        ("leaving.py:X", {}, "leaving.py: leaving.py, line 2: ends the program when it is imported"),
         ("importing.py:X", {}, "importing.py: importing.py, line 1: No module named 'nowhere_to_be_found'"),
         (
             "own_modules.py:FourierUnit",
@@ -360,6 +361,7 @@ def test_what_is_no_module_is_one_message_with_file_and_line(
 ) -> None:
     (tmp_path / "broken.py").write_text("def wrong():\n    pass\nX = 1 / 0\n")
     (tmp_path / "misspelt.py").write_text("x = 1\ndef = 3\n")
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
     (tmp_path / "importing.py").write_text("import nowhere_to_be_found\n")
     module = UserModule(
         operator=source,
@@ -380,6 +382,39 @@ def test_the_command_line_ends_with_2_and_no_traceback(tmp_path: Path) -> None:
     assert "mine.py, line 3: AttributeError: module 'torch' has no attribute 'nosuch'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["list", "networks", "own_modules.py:FailsWhenMade"], "RuntimeError: no weights here"),
+        (
+            ["list", "networks", "own_modules.py:FailsWhenCalled replace.conv3x3=split"],
+            "'Tensor' object has no attr",
+        ),
+        (
+            ["filters", "own_modules.py:FailsWhenMade", "--replace", "conv3x3=split"],
+            "RuntimeError: no weights here",
+        ),
+        (
+            ["filters", "own_modules.py:FailsWhenCalled", "--replace", "conv3x3=split"],
+            "'Tensor' object has no attr",
+        ),
+        (
+            ["profile", "own_modules.py:FourierUnt"],
+            "own_modules.py has no 'FourierUnt'; did you mean 'FourierUnit'?",
+        ),
+        (["plan", "smoke", "--operator", ""], "a row has no name; give one"),
+    ],
+)
+def test_what_a_users_code_raises_is_one_message_of_every_command(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert ("own_modules.py, line " in said) == ("FailsWhen" in said)
+    assert len(said.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

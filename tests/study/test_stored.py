@@ -130,6 +130,19 @@ def test_layers_are_recognised_by_their_names_in_any_network(tmp_path: Path) -> 
         stored.bare(stored.read(path), "rfft")
 
 
+@pytest.mark.parametrize("layer", [NiffSplit(6, 4), NiffFull(3, 3)])
+def test_weights_that_are_no_layers_are_one_message_that_names_it(layer: nn.Module, tmp_path: Path) -> None:
+    state = {f"block.{key}": value for key, value in layer.state_dict().items()}
+    without = [{key: value for key, value in state.items() if key != gone} for gone in list(state)[2:]]
+    for key, value in state.items():
+        spoilt = [torch.tensor(1.0), torch.ones(3), value.long(), value[:0], value[None, None]]
+        without += [state | {key: instead} for instead in spoilt]
+    for weights in without:
+        torch.save(weights, tmp_path / "own.pt")
+        with pytest.raises(ValueError, match=r"own\.pt: 'block"):
+            stored.bare(stored.read(tmp_path / "own.pt"), "rfft")
+
+
 def test_published_weights_within_a_network_load_with_their_permutation(checkpoint: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     state = dict(stored.read(checkpoint).state)
