@@ -40,8 +40,8 @@ class Block:
     file: str | None
 
 
-def blocks(page: str) -> Iterator[Block]:
-    for match in BLOCK.finditer((DOCS / f"{page}.md").read_text(encoding="utf-8")):
+def blocks(page: str, folder: Path = DOCS) -> Iterator[Block]:
+    for match in BLOCK.finditer((folder / f"{page}.md").read_text(encoding="utf-8")):
         yield Block(match["language"], match["text"], match["file"])
 
 
@@ -87,6 +87,12 @@ def execute(block: Block, place: Path) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "notebook"])
 def test_every_block_works_in_the_order_of_the_page(follow: Follow, page: str) -> None:
     follow(page)
+
+
+def test_the_readmes_python_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = (block for block in blocks("README", DOCS.parents[1]) if block.language == "python")
+    execute(block, tmp_path)
+    assert capsys.readouterr().out == "torch.Size([1, 96, 56, 56])\n"
 
 
 def test_the_notebook_measures_shows_and_says_what_it_cannot_send(tmp_path: Path) -> None:
