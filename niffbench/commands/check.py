@@ -113,6 +113,8 @@ def command(
         _refuse(runs, baseline, history, trend, plot, paired)
         if keep is not None and (history is None or not runs):
             raise UsageError("--keep needs HEAD and --history DIR")
+        if not runs and (markdown is not None or junit is not None):
+            raise UsageError("--markdown and --junit need HEAD: a history alone is shown as text or --json")
         rules = rules_of(**limits)
         if not runs:
             assert history is not None

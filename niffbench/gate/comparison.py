@@ -16,7 +16,7 @@ from niffbench.gate.history import Earlier
 from niffbench.gate.history import same as _same_run
 from niffbench.gate.latencies import Pairing
 from niffbench.gate.rules import Accepted, Rules
-from niffbench.results import Manifest, Run, background_load
+from niffbench.results import REGISTRY, Manifest, Run, background_load
 from niffbench.stats.decision import fewest_rounds
 from niffbench.suite import Selection
 
@@ -283,11 +283,24 @@ def _notes(
 ) -> Iterator[str]:
     head = new.run
     fewest = fewest_rounds(rules.alpha, paired=paired)
-    rounds = [_rounds(run) for run in (base, head)]
+    judged = [
+        metric for metric in REGISTRY.values() if metric.gate in ("exact", "tolerance") or metric in rules.tested
+    ]
+    serving = {
+        id_: {m.key: old.serving(id_, m).run.run for m in judged if id_ in new and new[id_].values(m).values}
+        for id_ in old
+    }
+    tested = {metric.key for metric in rules.tested}
+    fewest_served = [_rounds(run) for runs in serving.values() for key, run in runs.items() if key in tested]
+    rounds = min(fewest_served, default=_rounds(base)), _rounds(head)
     if _same_run(base.manifest, head.manifest):
         yield "BASE and HEAD are the same run: nothing but that can be seen"
-    served = Counter(results.run.run.name for results in old.values())
-    if len(served) > 1:
+    served = Counter(
+        name
+        for id_, runs in serving.items()
+        for name in {run.name for run in runs.values()} or {old[id_].run.run.name}
+    )
+    if set(served) != {base.name}:
         yield "BASE is chosen case by case: " + ", ".join(f"{n} of {name}" for name, n in served.most_common(6))
     if narrowed := head.manifest.suite.narrowed:
         others = len([id_ for id_ in old if id_ not in new])

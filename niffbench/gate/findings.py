@@ -204,7 +204,11 @@ class Comparison(_Model):
             parts.append(f"{plural(len(self.open_steps), 'step')} of the history still stands")
         if self.environment is not None:
             fields = ", ".join(d.field for d in self.differences if d.tier == "must")
-            what = "a change that was acknowledged" if self.environment == "acknowledged" else "a new baseline"
+            what = {
+                "acknowledged": "a change that was acknowledged",
+                "failing": "it fails until it is acknowledged",
+                "open": "a new baseline" if fields else "not acknowledged yet",
+            }[self.environment]
             parts.append(f"another environment than before{f' ({fields[:200]})' if fields else ''}: {what}")
         uncovered = {finding.case for finding in self.findings if finding.verdict == "uncovered"}
         if uncovered:
@@ -219,7 +223,7 @@ class Comparison(_Model):
                 f"{len(blind)} of {self._measured():,} latencies could hide "
                 f"a slowdown of {self.rule_out:.0%}: too few rounds or too much noise"
             )
-        if self.failing or self.open_steps:
+        if self.failing or self.open_steps or self.environment == "failing":
             return "; ".join(parts)
         if parts:
             return "no regression shown, but " + "; ".join(parts)

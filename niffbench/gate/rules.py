@@ -53,10 +53,23 @@ Fraction = Annotated[float, BeforeValidator(fraction)]
 
 @dataclass(frozen=True)
 class Limit:
-    """How far an accepted change may go: a factor of the accepted level if ``relative``, else in base units."""
+    """How far an accepted change may go.
+
+    Attributes:
+        value: a factor of the accepted level if ``relative``, else in the base unit ``unit``, which is empty where
+            none was given.
+    """
 
     value: float
     relative: bool
+    unit: str = ""
+
+    def suits(self, quantity: str) -> bool:
+        """Whether it can be a limit of a quantity; what is not counted needs a unit."""
+        metric = REGISTRY.get(quantity)
+        if self.relative or metric is None:
+            return self.relative
+        return metric.unit in ((self.unit,) if self.unit else ("count", "FLOP"))
 
 
 _UNITS = {"": 1.0, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "B": 1.0, "FLOP": 1.0}
@@ -81,7 +94,10 @@ def limit(value: object) -> Limit | None:
     ):
         raise ValueError(f"should be a limit like '+20%', '1.3 ms', '12 MiB' or a number, not {str(value)[:40]!r}")
     number = float(match[2])
-    return Limit(1 + number / 100, True) if match[3] == "%" else Limit(number * _UNITS[match[3]], False)
+    if match[3] == "%":
+        return Limit(1 + number / 100, True)
+    unit = next((unit for unit in ("FLOP", "B", "s") if match[3].endswith(unit)), "")
+    return Limit(number * _UNITS[match[3]], False, unit)
 
 
 class Entry(BaseModel):
@@ -239,8 +255,9 @@ class Rules:
         return next((value for value in values if value is not None), general)
 
     def unused(self, cases: Sequence[tuple[Case, str]]) -> tuple[str, ...]:
-        """Where thresholds stand that select none of ``cases`` (case and label): likely a misspelt pattern."""
-        return tuple(t.where for t in self.thresholds if not any(t.takes.takes(*case) for case in cases))
+        """Where entries stand that select none of ``cases`` (case and label): likely a misspelt pattern."""
+        entries: tuple[Threshold | Acceptance, ...] = (*self.thresholds, *self.accepted.changes)
+        return tuple(entry.where for entry in entries if not any(entry.takes.takes(*case) for case in cases))
 
     def reading(self, thresholds: Path | None, accepted: Path | None = None) -> Rules:
         """These rules with what two files say.
@@ -276,7 +293,8 @@ def read_accepted(path: Path) -> Accepted:
         [[accept]]
         cases = ["niff-*"]               # filters as of --only; all when left out
         quantities = ["latency_*"]       # globs of quantity names
-        up_to = "+20%"                   # of the accepted level; or "1.3 ms", "12 MiB"; none for "coverage"
+        up_to = "+20%"                   # of the accepted level; or "1.3 ms", "12 MiB"; none for "coverage",
+                                         # which is also what a metric has lost that is measured no more
         reason = "padding copies its input"
         until = 2027-01-31               # that day included; for good when left out
 
@@ -295,6 +313,12 @@ def read_accepted(path: Path) -> Accepted:
         if (change.up_to is None) != (named == {"coverage"}):
             right = "coverage has no limit, so it stands alone" if change.up_to else "say up to where, as '+20%'"
             raise UsageError(f"{where}.up_to: {right}")
+        unlike = [name for name in sorted(named) if change.up_to and not change.up_to.suits(name)]
+        if unlike:
+            raise UsageError(
+                f"{where}.up_to: its unit is not that of {unlike[0]}; latencies take '1.3 ms', memory '12 MiB', "
+                "FLOPs and parameters a number, and every quantity a share like '+20%'"
+            )
         changes.append(Acceptance(selection(change.cases, where), change, where))
     return Accepted(tuple(changes), tuple(file.environment), datetime.now(UTC).date())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import nan
+from math import inf, isfinite, nan
 from statistics import median
 
 from niffbench.errors import UsageError, did_you_mean
@@ -69,16 +69,28 @@ class Trend:
 
     def beyond(self, accepted: Accepted) -> float | None:
         """The newest level over the first, which is the accepted one; None while it is not beyond that."""
-        segments = self.history.segments
-        if not segments or segments[-1].level <= segments[0].level * (1 + self.least):
+        levels = self._levels
+        if not levels or levels[-1] <= levels[0] * (1 + self.least):
             return None
-        first, last = segments[0].level, segments[-1].level
+        first, last = levels[0], levels[-1]
         for one in reversed(accepted.changes):
             if one.fits(self.results.case, self.results.label, self.metric.key):
                 if not accepted.is_over(one.change.until) and one.covers(last, first):
                     return None
                 break
-        return last / first
+        return last / first if first else inf
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether there are too few runs to tell if its level changed."""
+        return not self._levels
+
+    @cached_property
+    def _levels(self) -> list[float]:
+        """The levels in turn; where too few runs tell of noise, each run's of what has none."""
+        if self.history.segments or not (self.metric.exact or self.metric.gate == "tolerance"):
+            return [segment.level for segment in self.history.segments]
+        return [point.level for point in self.points if isfinite(point.level)]
 
 
 def followed(rules: Rules) -> tuple[Metric, ...]:

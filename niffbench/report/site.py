@@ -55,6 +55,18 @@ class Shown:
         beyond = [(trend, trend.beyond(self.accepted)) for trend in self.series.trends]
         return sorted((Alert(t, ratio) for t, ratio in beyond if ratio is not None), key=lambda one: -one.ratio)
 
+    @property
+    def standing(self) -> str:
+        """How many alerts are open, and of how many cases too few runs tell nothing."""
+        undecided = {
+            trend.results.any.id for trend in self.series.trends if trend.metric.gate and trend.is_undecided
+        }
+        some = bool(self.alerts) or len(undecided) < len(self.cases)
+        parts = [plural(len(self.alerts), "open alert")] if some else []
+        if undecided:
+            parts.append("too few runs to tell" + (f" in {plural(len(undecided), 'case')}" if some else ""))
+        return ", ".join(parts)
+
     @cached_property
     def steps(self) -> list[tuple[Trend, str]]:
         """Changes of level, the newest first, as sentences."""

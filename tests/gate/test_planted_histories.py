@@ -210,8 +210,25 @@ def test_a_step_fails_while_it_stands_if_asked_to(call: Call) -> None:
     assert done.returncode == 0, done.stdout
     assert call("check", "--history", "kept").returncode == 0
     failed = call("check", "--history", "kept", "--fail-on-step", "--json")
+    refused = call("check", "--history", "kept", "--junit", "out/j.xml")
+    assert refused.returncode == 2
+    assert "HEAD" in refused.stderr
     assert failed.returncode == json.loads(failed.stdout)["exit_code"] == 1
-    assert call("check", "run-14", "--history", "kept", "--accept", _accepting(), "--fail-on-step").returncode == 1
+    assert (
+        call(
+            "check",
+            "run-14",
+            "--history",
+            "kept",
+            "--accept",
+            _accepting(),
+            "--fail-on-step",
+            "--junit",
+            "out/j.xml",
+        ).returncode
+        == 1
+    )
+    assert set(junit("failure")) == {"global-filter latency_cold step", "global-filter latency_steady step"}
 
 
 def _accepting() -> str:
@@ -227,6 +244,10 @@ def _accepting() -> str:
         ("[[accept]]\nquantities = ['latencies']\nreason = 'x'\nup_to = '+3%'", "no quantity named"),
         ("[[accept]]\nquantities = ['flops']\nup_to = '+3%'", "'accept[0].reason' is missing"),
         ("[[accept]]\nquantities = ['flops']\nreason = 'x'\nup_to = '3 parsec'", "'+20%', '1.3 ms'"),
+        ("[[accept]]\nquantities = ['latency_*']\nreason = 'x'\nup_to = '12 MiB'", "not that of latency_cold"),
+        ("[[accept]]\nquantities = ['latency_*']\nreason = 'x'\nup_to = 3", "not that of latency_cold"),
+        ("[[accept]]\nquantities = ['memory_*', 'flops']\nreason = 'x'\nup_to = '1 MiB'", "not that of flops"),
+        ("[[accept]]\nquantities = ['ratio_*']\nreason = 'x'\nup_to = 1.2", "not that of ratio_cold"),
         ("[[accept]]\nquantities = ['flops']\nreason = 'x'\nup_to = '+3%'\nuntl = 1", "did you mean 'until'"),
         ("[[environment]]\nfingerprint = 'x'\nreason = 'x'", "fingerprint"),
     ],
@@ -238,6 +259,16 @@ def test_a_faulty_file_of_accepted_changes_is_refused(call: Call, text: str, com
     assert done.returncode == 2
     assert complaint in done.stderr
     assert "accept.toml" in done.stderr
+
+
+def test_what_is_accepted_for_no_case_is_said(call: Call) -> None:
+    run_of(1), run_of(2)
+    entry = "[[accept]]\ncases = ['{}']\nquantities = ['flops']\nup_to = 1e9\nreason = 'x'\n"
+    Path("accept.toml").write_text(entry.format("dense-k3") + entry.format("dense-k33"))
+    done = call("check", "run-1", "run-2", "--accept", "accept.toml", "--json")
+    assert [note for note in json.loads(done.stdout)["notes"] if "fits no case" in note] == [
+        "accept.toml: accept[1] fits no case of either run"
+    ]
 
 
 def test_a_changed_environment_is_said_and_passes_only_when_acknowledged(gate: Gate, call: Call) -> None:
@@ -299,6 +330,35 @@ def test_options_for_a_changed_environment(call: Call) -> None:
     done = call(*arguments, "--accept", "accept.toml")
     assert done.returncode == 0
     assert "torch 2.16" in done.stdout
+
+
+def junit(*kinds: str) -> list[str]:
+    """The names of the test cases of out/j.xml with a child of one of these kinds."""
+    cases = ElementTree.parse("out/j.xml").getroot().iter("testcase")
+    return [case.get("name", "") for case in cases if any(child.tag in kinds for child in case)]
+
+
+def test_whatever_fails_or_is_not_judged_is_no_passed_test_of_junit(call: Call) -> None:
+    run_of(1), run_of(2, replace(GOOD, torch="2.16.0"))
+    arguments = ("check", "run-2", "--baseline", ".", "--fail-on-environment", "--json", "--junit", "out/j.xml")
+    outcome = json.loads(call(*arguments).stdout)
+    assert "environment" in junit("failure")
+    assert "no regression" not in outcome["headline"]
+    call("check", narrowed(run_of(3), "dense-k3").path.name, "--history", "kept")
+    assert call("check", run_of(4).path.name, "--history", "kept", "--junit", "out/j.xml").returncode == 5
+    assert "global-filter coverage" in junit("skipped")
+    root = ElementTree.parse("out/j.xml").getroot()
+    assert int(root.get("skipped", "")) == len(junit("skipped"))
+
+
+def test_notes_are_about_the_runs_that_served(gate: Gate) -> None:
+    gate(run_of(1))
+    gate(run_of(2, replace(GOOD, rounds=2)))
+    _, outcome = gate(run_of(3))
+    notes = outcome["notes"]
+    assert isinstance(notes, list)
+    assert not any("too few" in note for note in notes)
+    assert any("chosen case by case" in note and ("run-1" in note or "000001-" in note) for note in notes)
 
 
 OUTPUTS = ("--json", "--markdown", "out/s.md", "--junit", "out/j.xml")

@@ -85,6 +85,14 @@ def test_what_is_accepted_is_no_alert(call: Call, tmp_path: Path) -> None:
     assert "0 open alerts" in (tmp_path / "site" / "index.html").read_text()
 
 
+def test_too_few_runs_are_no_absence_of_alerts(call: Call, tmp_path: Path) -> None:
+    fill(tmp_path, range(STEP - 2, STEP + 2))
+    assert call("publish", "kept", "--out", "site").returncode == 0
+    overview = (tmp_path / "site" / "index.html").read_text()
+    assert "too few runs to tell" in overview
+    assert "0 open alerts" not in overview
+
+
 @pytest.mark.parametrize(
     ("arguments", "status"), [(("nowhere",), 2), (("empty",), 3), (("kept", "--accept", "no.toml"), 2)]
 )

@@ -6,22 +6,38 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from niffbench.gate.findings import FAILING, Comparison, Finding
 from niffbench.report.text import clean
-from niffbench.report.verdicts import change, interval, remarks, value
+from niffbench.report.verdicts import change, interval, line, remarks, value
 
 
 def write(comparison: Comparison) -> bytes:
-    """One test case per finding: failing verdicts are failures, what could not be judged is skipped."""
+    """One test case per finding: failing verdicts are failures, what could not be judged is skipped.
+
+    So are a changed environment that was not acknowledged, and each step that fails.
+    """
     findings = comparison.findings
+    steps, environment = comparison.open_steps, comparison.environment
+    changed = environment in ("failing", "open")
     totals = {
-        "tests": str(len(findings)),
-        "failures": str(len(comparison.failing)),
+        "tests": str(len(findings) + len(steps) + changed),
+        "failures": str(len(comparison.failing) + len(steps) + (environment == "failing")),
         "errors": "0",
-        "skipped": str(sum(map(_skipped, findings))),
+        "skipped": str(sum(map(_skipped, findings)) + (environment == "open")),
     }
     root = Element("testsuites", totals)
     suite = SubElement(root, "testsuite", {"name": f"niffbench {clean(comparison.head.suite)}", **totals})
     for finding in findings:
         _case(suite, finding)
+    for step in steps:
+        name = f"{clean(step.label)} {step.quantity} step"
+        case = SubElement(suite, "testcase", {"classname": clean(step.problem), "name": name, "time": "0"})
+        SubElement(case, "failure", {"type": "step", "message": line(step)})
+    if changed:
+        case = SubElement(suite, "testcase", {"classname": "niffbench", "name": "environment", "time": "0"})
+        message = {"message": clean(comparison.headline, 1000)}
+        if environment == "failing":
+            SubElement(case, "failure", {"type": "environment", **message})
+        else:
+            SubElement(case, "skipped", message)
     SubElement(suite, "system-out").text = "\n".join([comparison.headline, *remarks(comparison)])
     indent(root)
     return bytes(tostring(root, encoding="utf-8", xml_declaration=True))
@@ -40,7 +56,8 @@ def failure(message: str, exit_code: int) -> bytes:
 
 
 def _skipped(finding: Finding) -> bool:
-    return finding.verdict in ("inconclusive", "incomparable")
+    unjudged = finding.verdict in ("inconclusive", "incomparable", "uncovered") or finding.blind
+    return unjudged and finding.verdict not in FAILING
 
 
 def _case(suite: Element, finding: Finding) -> None:
