@@ -91,6 +91,12 @@ def test_too_few_runs_are_no_absence_of_alerts(call: Call, tmp_path: Path) -> No
     overview = (tmp_path / "site" / "index.html").read_text()
     assert "too few runs to tell" in overview
     assert "0 open alerts" not in overview
+    run = make(replace(SMALL, seed=12), tmp_path / "made")
+    more = [replace(r, cost=replace(r.cost, closed=2 * r.cost.closed)) if r.cost else r for r in run.records]
+    manifest = run.manifest.model_copy(update={"started": "2026-03-12T10:00:00Z", "commit": f"{12:040x}"})
+    history.keep(tmp_path / "kept", replace(run, records=tuple(more), manifest=manifest))
+    assert call("publish", "kept", "--out", "site").returncode == 0
+    assert re.search(r"</a>: FLOPs \+100\.0 % beyond", (tmp_path / "site" / "index.html").read_text())
 
 
 @pytest.mark.parametrize(
