@@ -7,6 +7,7 @@ import codecs
 import re
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -274,11 +275,14 @@ def restore(
         ValueError: as :func:`build`, or for weights of another architecture. The message names the file.
     """
     make = partial(build, name, execution=execution, keep=keep, replaced=replaced, size=size)
-    if (classes := _classes(checkpoint.state)) is not None:
+    with _Unallocated():
+        blueprint = make()
+    if (classes := _classes(checkpoint.state, blueprint)) is not None:
         with _Unallocated():
             blueprint = make(classes=classes)
-        if _fitted(checkpoint, name, blueprint).keys() >= set(_of_head(blueprint, blueprint.state_dict())):
-            make = partial(make, classes=classes)
+        with suppress(ValueError):  # of the usual number of classes it may fit
+            if _fitted(checkpoint, name, blueprint).keys() >= set(_of_head(blueprint, blueprint.state_dict())):
+                make = partial(make, classes=classes)
     with _Unallocated():
         _fitted(checkpoint, name, make())
     model = make()
@@ -345,11 +349,15 @@ class _Unallocated(TorchFunctionMode):
         return func(*args, **given)
 
 
-def _classes(state: Mapping[str, Tensor]) -> int | None:
-    """Rows of the last matrix with a bias: the classifier's in every network here."""
-    weights = [key for key, value in state.items() if value.dim() == 2 and key.endswith(".weight")]
-    biased = [key for key in weights if key.removesuffix("weight") + "bias" in state]
-    return state[biased[-1]].shape[0] if biased else None
+def _classes(state: Mapping[str, Tensor], model: nn.Module) -> int | None:
+    """Rows of the last matrix, or convolution, in what the last child of ``model`` is called: its classifier."""
+    last = _last_child(model)
+    weights = [
+        value
+        for key, value in _aligned(state, set(model.state_dict())).items()
+        if last is not None and key.startswith(f"{last}.") and key.endswith("weight") and value.dim() in (2, 4)
+    ]
+    return weights[-1].shape[0] or None if weights else None
 
 
 def _fitted(checkpoint: Checkpoint, name: str, model: nn.Module) -> dict[str, Tensor]:
@@ -369,6 +377,9 @@ def _fitted(checkpoint: Checkpoint, name: str, model: nn.Module) -> dict[str, Te
     wanted = model.state_dict()
     of_head = _of_head(model, (*wanted, *own))
     if any(key not in own or key not in wanted or own[key].shape != wanted[key].shape for key in of_head):
+        if not own.keys() & of_head:  # it has another name there
+            children = {child for child, _ in model.named_children()}
+            own = {key: value for key, value in own.items() if key in wanted or key.partition(".")[0] in children}
         own = {key: value for key, value in own.items() if key not in of_head}
         wanted = {key: value for key, value in wanted.items() if key not in of_head}
     missing = [key for key in wanted if key not in own and not key.endswith(".num_batches_tracked")]
@@ -406,7 +417,13 @@ def _aligned(state: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, 
 
 def _of_head(model: nn.Module, names: Iterable[str]) -> set[str]:
     """Of names of weights those in the last child of a network that has any: its classifier, if no NIFF layer."""
-    children = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
-    if len(children) < 2 or any(True for _ in networks.niff_layers(model.get_submodule(children[-1]))):
+    last = _last_child(model)
+    if last is None or any(True for _ in networks.niff_layers(model.get_submodule(last))):
         return set()
-    return {name for name in names if name.startswith(f"{children[-1]}.")}
+    return {name for name in names if name.startswith(f"{last}.")}
+
+
+def _last_child(model: nn.Module) -> str | None:
+    """The last child with weights, of several."""
+    children = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
+    return children[-1] if len(children) > 1 else None

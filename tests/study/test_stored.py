@@ -173,6 +173,21 @@ def test_the_number_of_classes_is_read_off_the_classifier(tmp_path: Path) -> Non
     assert [m.out_features for m in model.modules() if isinstance(m, nn.Linear)] == [7]
 
 
+def test_a_converted_head_and_one_of_another_name_are_no_hindrance(tmp_path: Path) -> None:
+    path = tmp_path / "ten.pt"
+    state = stored.build("squeezenet1_1-split", classes=10, size=64).state_dict()
+    torch.save(state, path)
+    model = stored.restore(stored.read(path), "squeezenet1_1-split", size=64)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    state = stored.build("resnet18-split", classes=7, size=64).state_dict()
+    torch.save({key.replace("fc.", "head."): value for key, value in state.items()}, path)
+    model = stored.restore(stored.read(path), "resnet18-split", size=64)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items() if "fc." not in key)
+    torch.save(state | {"head.weight": torch.ones(3)}, path)
+    with pytest.raises(ValueError, match=r"it also holds 'head\.weight'"):
+        stored.restore(stored.read(path), "resnet18-split", size=64)
+
+
 @pytest.mark.parametrize(
     ("network", "change", "message"),
     [
