@@ -10,7 +10,6 @@ from typing import Literal, Protocol
 
 from niffbench.case import Case
 from niffbench.device import Device, Runner
-from niffbench.device.replay import ReplayDevice
 from niffbench.operators.base import Choice
 from niffbench.protocol import Predicted
 from niffbench.results import Ceilings, CostRecord, Numerics
@@ -83,14 +82,3 @@ class Evaluator(Protocol):
 
     def forget(self) -> None:
         """Drop the weights and references that cases of one problem share."""
-
-
-def open_evaluator(device: Device, round_: int = 0) -> Evaluator:
-    """The evaluator for ``device``; ``round_`` chooses among recorded rounds on a replay."""
-    if isinstance(device, ReplayDevice):
-        from niffbench.worker.replay_evaluator import ReplayEvaluator
-
-        return ReplayEvaluator(device, round_)
-    from niffbench.worker.torch_evaluator import TorchEvaluator
-
-    return TorchEvaluator(device)

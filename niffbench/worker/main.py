@@ -19,10 +19,11 @@ from niffbench import protocol
 from niffbench.anonymize import anonymize
 from niffbench.device import Device, open_device
 from niffbench.device.host import die_with_parent
+from niffbench.device.replay import ReplayDevice
 from niffbench.errors import NiffbenchError, UsageError, did_you_mean
 from niffbench.operators.catalogue import catalogue, declare
 from niffbench.operators.module import check
-from niffbench.worker.evaluator import Evaluator, open_evaluator
+from niffbench.worker.evaluator import Evaluator
 from niffbench.worker.failures import DeviceLost, explain
 from niffbench.worker.machine import fingerprint
 from niffbench.worker.round import Round
@@ -75,6 +76,17 @@ def survey(task: protocol.Task, evaluator: Evaluator, line: Line) -> None:
         else:
             others = (evaluator.device.processor() - before).share
             line.send(protocol.Roofline(ceilings=ceilings, others=others))
+
+
+def open_evaluator(device: Device, round_: int = 0) -> Evaluator:
+    """The evaluator for ``device``; ``round_`` chooses among recorded rounds on a replay."""
+    if isinstance(device, ReplayDevice):
+        from niffbench.worker.replay_evaluator import ReplayEvaluator
+
+        return ReplayEvaluator(device, round_)
+    from niffbench.worker.torch_evaluator import TorchEvaluator
+
+    return TorchEvaluator(device)
 
 
 def work(task: protocol.Task, device: Device, line: Line) -> None:

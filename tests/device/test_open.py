@@ -137,9 +137,8 @@ def test_a_replay_loads_no_torch(tmp_path: Path) -> None:
     (tmp_path / "trace.json").write_text("{}")
     code = (
         "import sys\n"
-        "import niffbench.worker.main\n"
         "from niffbench.device import open_device\n"
-        "from niffbench.worker.evaluator import open_evaluator\n"
+        "from niffbench.worker.main import open_evaluator\n"
         "open_evaluator(open_device('replay:trace.json'))\n"
         "assert 'torch' not in sys.modules"
     )
