@@ -117,7 +117,8 @@ def measure(
         UsageError: for what no worker could make sense of.
         NothingMeasured: when no case could be measured; says why.
     """
-    from niffbench.operators.catalogue import catalogue, declare
+    from niffbench.operators.catalogue import catalogue
+    from niffbench.operators.module import declare
     from niffbench.report import write_whole
     from niffbench.report.exports import findings_of, written
     from niffbench.session import directory

@@ -125,7 +125,8 @@ class SuiteFile(pytest.File):
         if not self.config.pluginmanager.hasplugin("benchmark"):
             pytest.skip("suites need pytest-benchmark, which is not there or off", allow_module_level=True)
         from niffbench.errors import UsageError
-        from niffbench.operators.catalogue import catalogue, declare
+        from niffbench.operators.catalogue import catalogue
+        from niffbench.operators.module import declare
         from niffbench.suite import load
 
         operators = catalogue()  # which shows what is declared, too

@@ -62,7 +62,8 @@ def loader(suite: str, only: tuple[str, ...], shard: str | None, added: tuple[st
     from functools import cache
 
     from niffbench.device import devices
-    from niffbench.operators.catalogue import catalogue, declare
+    from niffbench.operators.catalogue import catalogue
+    from niffbench.operators.module import declare
     from niffbench.suite import DeviceType, Shard, Suite, load
 
     part = None if shard is None else Shard.parse(shard)

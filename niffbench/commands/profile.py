@@ -99,8 +99,8 @@ def _cases(rows: tuple[str, ...], axes: dict[str, Any], options: tuple[str, ...]
     Raises:
         UsageError: for a size that is none, or an option that no operator has.
     """
-    from niffbench.operators.catalogue import catalogue, declare
-    from niffbench.operators.module import UserOperator, check
+    from niffbench.operators.catalogue import catalogue
+    from niffbench.operators.module import UserOperator, check, declare
     from niffbench.suite import cases_of, entry_of, operator_of, setting_of
 
     match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", axes["size"])

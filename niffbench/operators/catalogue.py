@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from types import MappingProxyType, ModuleType
 
 from niffbench.errors import UsageError, described, faulty_line
 from niffbench.operators.base import Operator
-from niffbench.suite import UserModule
 
 EXTRA = "NIFFBENCH_EXTRA_OPERATORS"
 """Environment variable that names modules with operators of one's own."""
@@ -37,13 +36,9 @@ def catalogue() -> Mapping[str, Operator]:
     return MappingProxyType(_operators())
 
 
-def declare(modules: Sequence[UserModule]) -> Mapping[str, Operator]:
-    """Make operators of rows of the user's modules, and add them to this process's catalogue; none is imported."""
-    from niffbench.operators.module import operators_of
-
-    declared = operators_of(modules)
-    _operators().update(declared)
-    return declared
+def add(operators: Mapping[str, Operator]) -> None:
+    """Add operators to this process's catalogue, in place of those of the same names."""
+    _operators().update(operators)
 
 
 @cache

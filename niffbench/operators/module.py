@@ -20,6 +20,7 @@ from niffbench.case import Case, OptionValue
 from niffbench.errors import NiffbenchError, UsageError, described, did_you_mean, faulty_line
 from niffbench.niff.catalogue import EXECUTIONS, REPLACEABLE, one_of
 from niffbench.operators.base import Choice, Operator, Option
+from niffbench.operators.catalogue import add, catalogue
 from niffbench.operators.network import by_definition
 from niffbench.operators.niff import engines_of
 from niffbench.results import ModuleSource, Role, Traits
@@ -92,8 +93,6 @@ class UserOperator(Operator):
 
     def _claim(self, case: Case) -> tuple[Operator, Case] | None:
         """The operator whose function it claims to compute, and that operator's case."""
-        from niffbench.operators.catalogue import catalogue
-
         like = self.row(case).like
         if like is None:
             return None
@@ -539,6 +538,13 @@ def _from_file(name: str, folders: Iterable[str]) -> ModuleType:
         del sys.modules[path.stem]
         raise
     return module
+
+
+def declare(modules: Sequence[UserModule]) -> Mapping[str, Operator]:
+    """Make operators of rows of the user's modules, and add them to this process's catalogue; none is imported."""
+    declared = operators_of(modules)
+    add(declared)
+    return declared
 
 
 def operators_of(modules: Iterable[UserModule]) -> dict[str, UserOperator]:

@@ -21,8 +21,8 @@ from niffbench.device import Device, open_device
 from niffbench.device.host import die_with_parent
 from niffbench.device.replay import ReplayDevice
 from niffbench.errors import NiffbenchError, UsageError, did_you_mean
-from niffbench.operators.catalogue import catalogue, declare
-from niffbench.operators.module import check
+from niffbench.operators.catalogue import catalogue
+from niffbench.operators.module import check, declare
 from niffbench.worker.evaluator import Evaluator
 from niffbench.worker.failures import DeviceLost, explain
 from niffbench.worker.machine import fingerprint

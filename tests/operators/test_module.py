@@ -26,8 +26,8 @@ from niffbench.cost.witness import witnesses
 from niffbench.device.cpu import CpuDevice
 from niffbench.errors import UsageError
 from niffbench.launch import local
-from niffbench.operators.catalogue import catalogue, declare
-from niffbench.operators.module import check
+from niffbench.operators.catalogue import catalogue
+from niffbench.operators.module import check, declare
 from niffbench.results import Record, Run, read
 from niffbench.suite import UserModule, cases_of, entry_of, load
 from niffbench.worker import tolerance

@@ -18,7 +18,8 @@ from pydantic import BaseModel
 import niffbench
 from niffbench.cli import COMMANDS, main
 from niffbench.launch import local
-from niffbench.operators.catalogue import catalogue, declare
+from niffbench.operators.catalogue import catalogue
+from niffbench.operators.module import declare
 from niffbench.suite import load
 from niffbench.suite.schema import Axes, Exclusion, Measure, OperatorEntry, Refine, SuiteFile
 

@@ -12,7 +12,8 @@ from run_session import Attempt
 
 from niffbench import anonymize as anonymizing
 from niffbench.anonymize import anonymize
-from niffbench.operators.catalogue import catalogue, declare
+from niffbench.operators.catalogue import catalogue
+from niffbench.operators.module import declare
 from niffbench.session.provenance import Revision, ci, located, reduced, revision
 from niffbench.suite import load
 
