@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,9 @@ def _imports(path: Path) -> set[str]:
 
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
+NAMES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES
+}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -97,6 +101,48 @@ def test_imports_go_down(path: Path) -> None:
     assert here in FLOOR, f"{here} is in no room of the house"
     upward = {name for name in _imports(path) if name in FLOOR and FLOOR[name] < FLOOR[here]}
     assert not upward, f"{path.relative_to(ROOT)} imports upward: {sorted(upward)}"
+
+
+def _nodes_at_run_time(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node of ``tree`` but those that only a type checker sees."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            for otherwise in node.orelse:
+                yield otherwise
+                yield from _nodes_at_run_time(otherwise)
+        else:
+            yield node
+            yield from _nodes_at_run_time(node)
+
+
+def _imported_modules(path: Path) -> set[str]:
+    """The dotted names that a module imports at run time, lazy imports too."""
+    names: set[str] = set()
+    for node in _nodes_at_run_time(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names |= {name if name in NAMES else node.module for name in inner}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names & NAMES.keys()
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    """Every strongly connected component of the modules' imports is a single module."""
+    imports = {name: _imported_modules(path) for name, path in NAMES.items()}
+    reached: dict[str, set[str]] = {}
+    for name in imports:
+        reached[name], ahead = set(), list(imports[name])
+        while ahead:
+            if (module := ahead.pop()) not in reached[name]:
+                reached[name].add(module)
+                ahead += imports[module]
+    circles = {
+        tuple(sorted(other for other in reached[name] if name in reached[other]))
+        for name in imports
+        if name in reached[name]
+    }
+    assert circles == set()
 
 
 def test_torch_free_rooms_name_no_torch() -> None:
