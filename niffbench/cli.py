@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from niffbench import __version__
-from niffbench.errors import NiffbenchError, UsageError, did_you_mean
+from niffbench.errors import INTERRUPTED, NiffbenchError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-INTERRUPTED = 130
 BUG = 70
 """Exit status of an error of niffbench's own (EX_SOFTWARE of sysexits.h): never 1, which means a regression."""
 

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from traceback import extract_tb
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, SIGTERM or a closed terminal, as shells have it."""
+
 
 class NiffbenchError(Exception):
     """A condition reported as one message, never as a traceback.

@@ -146,8 +146,8 @@ class Outputs:
     @contextmanager
     def promised(self) -> Iterator[None]:
         """Whatever ends the block, what was asked for is written: instead of a comparison why there is none."""
-        from niffbench.cli import BUG, INTERRUPTED
-        from niffbench.errors import NiffbenchError
+        from niffbench.cli import BUG
+        from niffbench.errors import INTERRUPTED, NiffbenchError
 
         try:
             yield

@@ -62,8 +62,8 @@ def command(
       130  interrupted; what was done is gathered
     """
     from niffbench.device import devices, forms
-    from niffbench.errors import UsageError
-    from niffbench.session.interrupts import INTERRUPTED, Interrupts
+    from niffbench.errors import INTERRUPTED, UsageError
+    from niffbench.session.interrupts import Interrupts
     from niffbench.verdict import giving
     from niffbench.verdict.job import Settings, StepResult
     from niffbench.verdict.steps import chosen, steps

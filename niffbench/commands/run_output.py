@@ -14,14 +14,14 @@ from rich.text import Text
 
 from niffbench import report
 from niffbench.commands.progress import Bar, expected
-from niffbench.errors import FingerprintsDiffer, NiffbenchError, NothingMeasured, UsageError
+from niffbench.errors import INTERRUPTED, FingerprintsDiffer, NiffbenchError, NothingMeasured, UsageError
 from niffbench.report import text
 from niffbench.report.exports import cases_for_machines, findings_of, written
 from niffbench.report.table import Column, Entry, Table, row_of
 from niffbench.report.writers.terminal import Terminal, console
 from niffbench.results import Run, read
 from niffbench.session.directory import RunProgress
-from niffbench.session.interrupts import INTERRUPTED, Interrupted, Interrupts
+from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.outcome import Outcome, outcome
 from niffbench.session.run_session import RunSession
 from niffbench.session.worker_session import Observer

@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-from niffbench.errors import NiffbenchError
+from niffbench.errors import INTERRUPTED, NiffbenchError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-INTERRUPTED = 130
 
 
 class Interrupted(NiffbenchError):

@@ -9,11 +9,11 @@ import pytest
 from synthetic import World, make, save
 
 from niffbench.commands.run_output import Screen
-from niffbench.errors import FingerprintsDiffer
+from niffbench.errors import INTERRUPTED, FingerprintsDiffer
 from niffbench.launch.base import WorkerBroken
 from niffbench.results import RECORDS, Run
 from niffbench.session.directory import progress_of
-from niffbench.session.interrupts import INTERRUPTED, Interrupted, Interrupts
+from niffbench.session.interrupts import Interrupted, Interrupts
 
 
 @pytest.fixture
