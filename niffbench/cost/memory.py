@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from niffbench.case import Case
-from niffbench.cost.subject import Call, Costed, prepare
+from niffbench.cost.call import Call, Costed, prepare
 from niffbench.cost.traffic import Dispatched, Traffic
 from niffbench.niff.steps import recording
 

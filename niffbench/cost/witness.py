@@ -15,9 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from niffbench.case import Case, Mode
 from niffbench.cost import counters, fvcore
+from niffbench.cost.call import Call, Costed, faked, prepare
 from niffbench.cost.closed import Cost, Step, Uncounted, step_costs
 from niffbench.cost.memory import follow
-from niffbench.cost.subject import Call, Costed, faked, prepare
 from niffbench.lengths import largest_prime_factor
 from niffbench.results import CostRecord
 

@@ -152,7 +152,7 @@ class UserOperator(Operator):
         import torch
         from torch import nn
 
-        from niffbench.cost.subject import cast, load
+        from niffbench.cost.call import cast, load
 
         claim = self._claim(case)
         if claim is not None:
@@ -264,7 +264,7 @@ class UserNetwork(UserOperator):
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         import torch
 
-        from niffbench.cost.subject import cast, load
+        from niffbench.cost.call import cast, load
         from niffbench.niff.networks import niff_layers
 
         model = cast(self.build(case), "float64").to(x.device)
@@ -333,7 +333,7 @@ def _call_of(operator: UserOperator, case: Case) -> _Call:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from niffbench.cost.subject import prepare
+    from niffbench.cost.call import prepare
 
     names: set[str] = set()
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from niffbench.case import Case
 from niffbench.cost import memory as fake_memory
 from niffbench.cost import witness
+from niffbench.cost.call import cast, cast_dtype, load
 from niffbench.cost.closed import step_costs
-from niffbench.cost.subject import cast, cast_dtype, load
 from niffbench.device import Device
 from niffbench.niff import auto
 from niffbench.niff.native import build as native

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from niffbench.case import Case
-from niffbench.cost.subject import cast, load
+from niffbench.cost.call import cast, load
 from niffbench.operators.base import Operator
 from niffbench.operators.catalogue import catalogue
 from niffbench.worker.evaluator import Footprint

@@ -13,9 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from niffbench.case import Mode, Problem
+from niffbench.cost.call import fake
 from niffbench.cost.counters import count
 from niffbench.cost.memory import predict
-from niffbench.cost.subject import fake
 from niffbench.cost.traffic import Dispatched, Traffic
 from niffbench.niff.steps import recording, step
 from niffbench.operators.catalogue import catalogue

@@ -14,9 +14,9 @@ from operator_cases import LAYERS, case_of, cases, values
 from torch import Tensor, nn
 
 from niffbench.case import Case, Mode, Problem
+from niffbench.cost.call import fake
 from niffbench.cost.closed import Cost, Step
 from niffbench.cost.counters import count
-from niffbench.cost.subject import fake
 from niffbench.cost.witness import Disagreement, witnesses
 from niffbench.operators.catalogue import catalogue
 from niffbench.operators.niff import Niff

@@ -20,8 +20,8 @@ from torch import nn
 
 from niffbench.case import Case
 from niffbench.cli import main
+from niffbench.cost.call import cast, cast_dtype
 from niffbench.cost.memory import predict
-from niffbench.cost.subject import cast, cast_dtype
 from niffbench.cost.witness import witnesses
 from niffbench.device.cpu import CpuDevice
 from niffbench.errors import UsageError
