@@ -12,6 +12,8 @@ DType: TypeAlias = Literal["float64", "float32", "float16", "bfloat16"]
 MemoryFormat: TypeAlias = Literal["contiguous", "channels_last"]
 Execution: TypeAlias = Literal["eager", "compiled"]
 OptionValue: TypeAlias = str | int | float | bool
+Contender: TypeAlias = Literal["form", "rival"]
+"""Who is compared along an axis: a form of NIFF, or a convolution in space."""
 Regime: TypeAlias = Literal["first", "cold", "steady", "wall", "graph"]
 """When a call is timed, and by whose clock.
 

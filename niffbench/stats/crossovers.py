@@ -28,11 +28,11 @@ from typing import Literal
 
 import numpy as np
 
+from niffbench.case import Contender
 from niffbench.errors import plural
 from niffbench.stats.contrasts import contrast
 from niffbench.stats.intervals import NOT_POSITIVE, ONE_ROUND
 
-Side = Literal["form", "rival"]
 Outcome = Literal["crossover", "several", "none", "undecided"]
 
 LOOKS = (3, 5, 9)
@@ -44,7 +44,7 @@ MOST_STEPS = 4096
 CLIFF = 2.0
 """A side jumps where it grows so many times more than its FLOPs do, or shrinks so many times more."""
 
-_OTHER: Mapping[Side, Side] = {"form": "rival", "rival": "form"}
+_OTHER: Mapping[Contender, Contender] = {"form": "rival", "rival": "form"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Point:
         """The rounds that both sides have, in order."""
         return sorted(self.form.keys() & self.rival.keys())
 
-    def of(self, side: Side) -> Mapping[int, float]:
+    def of(self, side: Contender) -> Mapping[int, float]:
         """The costs of one side."""
         return self.form if side == "form" else self.rival
 
@@ -79,7 +79,7 @@ class Order:
     """
 
     at: float
-    better: Side | None
+    better: Contender | None
     ratio: float
     rounds: int
 
@@ -88,7 +88,7 @@ class Order:
 class Cliff:
     """A jump between the values of a crossover: ``side`` grows ``ratio`` times, where theory says ``expected``."""
 
-    side: Side
+    side: Contender
     ratio: float
     expected: float
 
@@ -103,7 +103,7 @@ class Crossover:
 
     below: float
     above: float
-    better_above: Side
+    better_above: Contender
     adjacent: bool
     ties: tuple[float, ...]
     confidence: float
@@ -130,7 +130,7 @@ class Comparison:
     outcome: Outcome
     orders: tuple[Order, ...]
     crossovers: tuple[Crossover, ...]
-    better: Side | None
+    better: Contender | None
     confidence: float
     reason: str | None = None
 
@@ -247,7 +247,7 @@ def _between(low: float, high: float, admissible: Sequence[float]) -> list[float
     return sorted(value for value in admissible if low < value < high)
 
 
-def _better(point: Point, level: float, exact: bool, least: int = LOOKS[0]) -> Side | None:
+def _better(point: Point, level: float, exact: bool, least: int = LOOKS[0]) -> Contender | None:
     """Who is shown to be better at a value, by the first look that shows it; ``least`` rounds must there be."""
     form, rival = _paired(point)
     if exact:
@@ -268,21 +268,21 @@ def _paired(point: Point) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 @lru_cache(maxsize=10_000)  # refining asks again of all values whenever one has changed
-def _looks(form: tuple[float, ...], rival: tuple[float, ...], *, is_shared: bool) -> list[tuple[float, Side]]:
+def _looks(form: tuple[float, ...], rival: tuple[float, ...], *, is_shared: bool) -> list[tuple[float, Contender]]:
     """The one-sided p-value of each look, and whom it speaks for.
 
     A look after all rounds takes the place of those that were not made; unpaired rounds are looked at once.
     """
     logs, rounds = (np.log(form), np.log(rival)), min(len(form), len(rival))
     looks = [*(look for look in LOOKS[:-1] if look < rounds), rounds] if is_shared else [None]
-    tests: list[tuple[float, Side]] = []
+    tests: list[tuple[float, Contender]] = []
     for look in looks:
         difference = contrast([log[:look] for log in logs], (1.0, -1.0), shared=is_shared)
         tests.append((float(difference.p_value()) / 2, "form" if difference.estimate < 0 else "rival"))
     return tests
 
 
-def _order(point: Point, better: Side | None) -> Order:
+def _order(point: Point, better: Contender | None) -> Order:
     form, rival = _paired(point)
     return Order(point.at, better, _mean(form) / (_mean(rival) or nan), min(len(form), len(rival)))
 
@@ -292,7 +292,7 @@ def _mean(costs: Sequence[float]) -> float:
     return exp(fmean(map(log, costs))) if min(costs) > 0 else fmean(costs)
 
 
-def _leaning(point: Point, better: Side | None) -> Side | None:
+def _leaning(point: Point, better: Contender | None) -> Contender | None:
     """Who is better, or seems to be as far as it was measured."""
     forms, rivals = _paired(point)
     form, rival = median(forms), median(rivals)

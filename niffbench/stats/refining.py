@@ -13,8 +13,9 @@ from typing import TypeAlias
 
 import numpy as np
 
+from niffbench.case import Contender
 from niffbench.stats.contrasts import FloatArray
-from niffbench.stats.crossovers import Comparison, Point, Side, compare, lattice, wanted
+from niffbench.stats.crossovers import Comparison, Point, compare, lattice, wanted
 
 Truth: TypeAlias = Callable[[float], float]
 """The log of the form's cost over the rival's, at a value of the axis."""
@@ -137,7 +138,7 @@ def _points(logs: Mapping[float, FloatArray]) -> list[Point]:
 def _end(said: Comparison, truth: Truth, grid: Sequence[int], admissible: Sequence[float]) -> str:
     """What became of one curve."""
 
-    def better(value: float) -> Side | None:
+    def better(value: float) -> Contender | None:
         log = truth(value)
         return "form" if log < 0 else "rival" if log > 0 else None
 

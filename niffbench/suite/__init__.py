@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from niffbench.case import Regime
+from niffbench.case import Contender, Regime
 from niffbench.suite.expand import Excluded, OperatorInfo, Suite, cases_of, expand, load, operator_of, user_modules
 from niffbench.suite.locate import available, find
 from niffbench.suite.locate import read as read_text
-from niffbench.suite.pairs import PAIR_AXES, Axis, Pair, Side, curve, fixed, moved, pairs, position, side_of
+from niffbench.suite.pairs import PAIR_AXES, Axis, Pair, curve, fixed, moved, pairs, position, side_of
 from niffbench.suite.schema import (
     AXES,
     WALL_SHARE,
@@ -30,6 +30,7 @@ __all__ = [
     "PAIR_AXES",
     "WALL_SHARE",
     "Axis",
+    "Contender",
     "DeviceType",
     "Excluded",
     "Measure",
@@ -43,7 +44,6 @@ __all__ = [
     "Selection",
     "Settings",
     "Shard",
-    "Side",
     "Suite",
     "SuiteFile",
     "UserModule",

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Literal, Protocol, get_args
 
-from niffbench.case import Case
+from niffbench.case import Case, Contender
 
 Axis = Literal["kernel", "size", "channels", "batch"]
 PAIR_AXES: tuple[Axis, ...] = get_args(Axis)
-Side = Literal["form", "rival"]
 
 
 class HasRole(Protocol):
@@ -23,7 +22,7 @@ class HasRole(Protocol):
     def role(self) -> str: ...
 
 
-def side_of(operator: HasRole) -> Side | None:
+def side_of(operator: HasRole) -> Contender | None:
     """On which side of a crossover an operator is: a form of NIFF, or a convolution in space; None: on neither."""
     if operator.family == "niff":
         return "form"
@@ -94,13 +93,13 @@ class Pair:
         return moved(self.form, self.axis, int(value)), moved(self.rival, self.axis, int(value))
 
 
-def pairs(cases: Iterable[Case], axis: Axis, side: Callable[[Case], Side | None]) -> list[Pair]:
+def pairs(cases: Iterable[Case], axis: Axis, side: Callable[[Case], Contender | None]) -> list[Pair]:
     """Every form with every rival of its slice, where both have at least two values of ``axis`` in common.
 
     A form without a kernel has every value of the axis ``kernel`` that its rival has. Maps that are not square
     have no place on the axis ``size``. The order is that of ``cases``.
     """
-    slices: dict[tuple[object, ...], dict[Side, dict[tuple[object, ...], dict[float | None, Case]]]] = {}
+    slices: dict[tuple[object, ...], dict[Contender, dict[tuple[object, ...], dict[float | None, Case]]]] = {}
     for case in cases:
         if (which := side(case)) is None or (axis == "size" and case.problem.height != case.problem.width):
             continue
