@@ -11,7 +11,7 @@ from niffbench.errors import FingerprintsDiffer, HeadFails, NothingMeasured, Usa
 from niffbench.fingerprint import Fact, differences
 from niffbench.gate import invariants, latencies
 from niffbench.gate.case_results import CaseResults, EarlierCases, RunCases, kind_of_device
-from niffbench.gate.findings import FAILING, VERDICTS, Comparison, Difference, Finding, Subject
+from niffbench.gate.findings import FAILING, VERDICTS, ComparedRun, Comparison, Difference, Finding
 from niffbench.gate.history import Earlier
 from niffbench.gate.history import same as _same_run
 from niffbench.gate.latencies import Pairing
@@ -122,8 +122,8 @@ def compare(
             fields = ", ".join(d.field for d in _differences(first, head.manifest) if d.tier == "must")
             notes.append(f"the history began in another environment ({fields}); nobody has acknowledged this one")
     return Comparison(
-        base=_subject(newest),
-        head=_subject(head),
+        base=_compared_run(newest),
+        head=_compared_run(head),
         method=_method(across_machines, pairing),
         alpha=rules.alpha,
         rule_out=rules.rule_out,
@@ -224,9 +224,9 @@ def _accepted(
         yield finding.model_copy(update={"reason": f"{why} ({last.change.reason}); {finding.reason}"})
 
 
-def _subject(run: Run) -> Subject:
+def _compared_run(run: Run) -> ComparedRun:
     manifest = run.manifest
-    return Subject(
+    return ComparedRun(
         name=run.name,
         suite=manifest.suite.name,
         commit=manifest.commit,

@@ -105,7 +105,7 @@ class Step(_Model):
     open: bool = False
 
 
-class Subject(_Model):
+class ComparedRun(_Model):
     """One side of a comparison, as much of it as may be published."""
 
     name: str
@@ -139,8 +139,8 @@ class Comparison(_Model):
     """
 
     schema_version: int = SCHEMA
-    base: Subject
-    head: Subject
+    base: ComparedRun
+    head: ComparedRun
     method: str
     alpha: float
     rule_out: float

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from niffbench.gate.findings import Comparison, Finding, Step, Subject, Verdict
+from niffbench.gate.findings import ComparedRun, Comparison, Finding, Step, Verdict
 from niffbench.report.table import Column, Entry, Mark, Table, row_of
 from niffbench.report.text import MISSING, brackets, clean, could_show, times
 from niffbench.report.text import markdown as escape
@@ -88,11 +88,11 @@ def commit(name: str | None) -> str:
     return clean(name)[:10] if name else "an unknown commit"
 
 
-def side(subject: Subject) -> str:
+def side(run: ComparedRun) -> str:
     """Which run a side is: name, commit, rounds."""
-    at = f" at {commit(subject.commit)}" if subject.commit else ""
-    dirty = " with uncommitted changes" if subject.dirty else ""
-    return f"{clean(subject.name)}{at}{dirty}, {subject.rounds} round{'s' * (subject.rounds != 1)}"
+    at = f" at {commit(run.commit)}" if run.commit else ""
+    dirty = " with uncommitted changes" if run.dirty else ""
+    return f"{clean(run.name)}{at}{dirty}, {run.rounds} round{'s' * (run.rounds != 1)}"
 
 
 def tally(comparison: Comparison) -> str:

@@ -15,7 +15,7 @@ from synthetic import World, make
 
 from niffbench.gate import simulation
 from niffbench.gate.comparison import compare
-from niffbench.gate.findings import Comparison, Difference, Finding, Step, Subject
+from niffbench.gate.findings import ComparedRun, Comparison, Difference, Finding, Step
 from niffbench.gate.rules import Rules
 from niffbench.report.fitness import tables
 from niffbench.report.verdicts import document, terminal
@@ -42,7 +42,7 @@ def finding(**fields: object) -> Finding:
 
 
 def of(*findings: Finding, **fields: object) -> Comparison:
-    side = Subject(name="r", suite="s", commit=None, dirty=None, started="", fingerprint="0", rounds=8)
+    side = ComparedRun(name="r", suite="s", commit=None, dirty=None, started="", fingerprint="0", rounds=8)
     return Comparison(base=side, head=side, method="m", alpha=0.01, rule_out=0.1, findings=findings).model_copy(
         update=fields
     )
