@@ -12,7 +12,7 @@ import numpy as np
 from niffbench.gate.case_results import CaseResults, EarlierCases, RoundValues, RunCases, ratio_name
 from niffbench.gate.findings import Finding, Verdict
 from niffbench.gate.rules import Rules
-from niffbench.results import Metric
+from niffbench.results import Metric, is_control
 from niffbench.stats.contrasts import FloatArray
 from niffbench.stats.decision import Decision, decide, shared_shift
 from niffbench.stats.power import noise, paired_noise, smallest_effect
@@ -128,8 +128,6 @@ def _could_show(
 Sides = tuple[dict[int, float], dict[int, float]]
 """Values by round, of BASE and of HEAD."""
 
-CONTROLS = frozenset({"dense", "depthwise"})
-"""Families whose code is torch's: what they share with all others in a round is the machine's, or torch's."""
 FEWEST_CONTROLS = 3
 
 
@@ -186,7 +184,7 @@ def _take_out_shared(questions: Sequence[_Question], values: list[Sides]) -> lis
     for number, question in enumerate(questions):
         groups.setdefault((question.quantity, question.run), []).append(number)
     for (quantity, run), members in groups.items():
-        controls = [n for n in members if questions[n].results.any.traits.family in CONTROLS]
+        controls = [n for n in members if is_control(questions[n].results.any.traits)]
         rounds = [sorted({r for n in controls for r in values[n][side]}) for side in (0, 1)]
         whole = [n for n in controls if all(len(values[n][side]) == len(rounds[side]) > 0 for side in (0, 1))]
         if len(whole) < FEWEST_CONTROLS:

@@ -34,6 +34,7 @@ from niffbench.results.record import (
     Traits,
     dump,
     in_words,
+    is_control,
     main_regime,
     parse,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "frame",
     "in_words",
     "is_busy",
+    "is_control",
     "key_of",
     "main_regime",
     "over_rounds",

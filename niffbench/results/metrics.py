@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, get_args
 
 from niffbench.case import REGIMES
 from niffbench.lengths import in_bounds_share
-from niffbench.results.record import REGIME_ORDER, Record, Status, main_regime
+from niffbench.results.record import REGIME_ORDER, Record, Status, is_control, main_regime
 from niffbench.suite import Regime
 
 Kind = Literal["status", "missing", "empty", "not a number", "absurd", "invalid", "stuck", "throttled", "coarse"]
@@ -199,7 +199,7 @@ def _stock_share(record: Record) -> float | None:
 
 def _taps_share(record: Record) -> float | None:
     case, traits = record.case, record.traits
-    if case.kernel is None or traits.boundary != "zero" or traits.family not in ("dense", "depthwise"):
+    if case.kernel is None or traits.boundary != "zero" or not is_control(traits):
         return None
     return in_bounds_share(case.problem.height, case.problem.width, case.kernel)
 

@@ -70,6 +70,11 @@ class Traits(_Part):
                 object.__setattr__(self, key, derive(self))
 
 
+def is_control(traits: Traits) -> bool:
+    """Whether it is a convolution of torch's own: what these share in a round is the machine's, or torch's."""
+    return traits.family in ("dense", "depthwise")
+
+
 _ROLES: dict[str, Role] = {
     **dict.fromkeys(("dense", "depthwise", "strip"), "spatial"),
     **dict.fromkeys(("niff", "fft", "global-filter", "spectral"), "spectral"),

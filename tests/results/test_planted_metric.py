@@ -14,9 +14,8 @@ from cli_in_process import Call, call
 from synthetic import World, make, save
 
 from niffbench import report
-from niffbench.gate.latencies import CONTROLS
 from niffbench.report.exports import data_dictionary, export
-from niffbench.results import REGISTRY, Metric, Record, Run, frame
+from niffbench.results import REGISTRY, Metric, Record, Run, frame, is_control
 
 __all__ = ["call"]
 
@@ -63,7 +62,7 @@ def sticky(path: Path, factor: float = 1.0) -> Run:
     run = make(World(sizes=(14, 28), rounds=8), path)
 
     def value(record: Record) -> float:
-        own = record.traits.family not in CONTROLS
+        own = not is_control(record.traits)
         return VALUE * (factor if own else 1) * (1 + 1e-5 * ((7 * record.round) % 5))
 
     records = tuple(replace(record, energy=value(record)) for record in run.records)
@@ -143,7 +142,7 @@ def test_the_gate_judges_it_by_its_rule(
     worse = sticky(tmp_path / "head", 1.5)
     done = call("check", str(run.path), str(worse.path), "--json")
     measured = [record for record in run.records if record.status == "ok"]
-    own = {record.traits.label for record in measured if record.traits.family not in CONTROLS}
+    own = {record.traits.label for record in measured if not is_control(record.traits)}
     assert own
     findings = [one for one in json.loads(done.stdout)["findings"] if one["quantity"] == KEY]
     assert done.returncode == 1

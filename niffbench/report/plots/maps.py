@@ -140,12 +140,13 @@ def _grid(axis: Axes, across: Sequence[str], down: Sequence[str]) -> None:
 
 def _swept(digest: Digest) -> str | None:
     """The spatial operator measured at the most kernel sizes, depthwise before dense; None unless at several."""
-    kernels: dict[str, set[int]] = {}
+    kernels: dict[tuple[bool, str], set[int]] = {}
     for row in digest.rows:
         if row.ok and row.case.kernel is not None and is_spatial(row):
-            kernels.setdefault(without_kernel(row), set()).add(row.case.kernel)
-    best = max(kernels, key=lambda name: (len(kernels[name]), name.startswith("depthwise")), default=None)
-    return best if best is not None and len(kernels[best]) > 1 else None
+            operator = (row.traits.family == "depthwise", without_kernel(row))
+            kernels.setdefault(operator, set()).add(row.case.kernel)
+    best = max(kernels, key=lambda operator: (len(kernels[operator]), operator[0]), default=None)
+    return best[1] if best is not None and len(kernels[best]) > 1 else None
 
 
 def _first(digest: Digest, operator: str) -> Group:
