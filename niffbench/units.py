@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from math import isfinite
 
 MISSING = "–"
+NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+"""A number as people write it, in a regular expression."""
 
 _BYTES = ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
 

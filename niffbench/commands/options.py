@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from niffbench.units import NUMBER
+
 if TYPE_CHECKING:
     from niffbench.session.opening import SuiteLoader
     from niffbench.suite import Overrides
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _BYTES: dict[tuple[str | None, str | None], int] = {(None, None): 1}
 for _power, _prefix in enumerate("KMGT", start=1):
     _BYTES |= {(_prefix, ""): 1000**_power, (_prefix, "I"): 1024**_power}
@@ -25,7 +26,7 @@ def share(context: click.Context, parameter: click.Parameter, value: str | None)
     """A callback that reads a share between 0 and 1, as ``0.02`` or ``2%``; None stays None."""
     if value is None:
         return None
-    match = re.fullmatch(_NUMBER + r"\s*(%?)", value.strip())
+    match = re.fullmatch(NUMBER + r"\s*(%?)", value.strip())
     number = float(match[1]) / (100 if match[2] else 1) if match else 0.0
     if not 0 < number < 1:
         raise click.BadParameter(f"{value!r} should be a share between 0 and 1, as 2% or 0.02", context, parameter)
@@ -49,7 +50,7 @@ def size(context: click.Context, parameter: click.Parameter, value: str | None) 
     """A callback that reads a number of bytes, as ``8GiB``, ``500MB`` or ``1048576``."""
     if value is None:
         return None
-    match = re.fullmatch(_NUMBER + r"\s*(?:([KMGT])(I?)B?|B?)", value.strip().upper())
+    match = re.fullmatch(NUMBER + r"\s*(?:([KMGT])(I?)B?|B?)", value.strip().upper())
     number = float(match[1]) * _BYTES[(match[2], match[3])] if match else 0.0
     if not 1 <= number < inf:
         message = f"{value!r} should be a number of bytes, as 8GiB, 500MB or 1048576"

@@ -39,16 +39,6 @@ class StepLike(Protocol):
     def bytes(self) -> int: ...
 
 
-def arithmetic_intensity(flops: float, traffic: float) -> float:
-    """FLOPs per byte moved; infinite when nothing is moved."""
-    return flops / traffic if traffic else inf
-
-
-def attainable(intensity: float, peak: float, bandwidth: float) -> float:
-    """The roof at ``intensity``: FLOP/s, bounded by ``peak`` and by ``intensity`` times ``bandwidth``."""
-    return min(peak, intensity * bandwidth)
-
-
 def ridge(peak: float, bandwidth: float) -> float:
     """The intensity from which on the machine is bounded by arithmetic, FLOPs per byte."""
     return peak / bandwidth

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from niffbench.case import DType, Execution, MemoryFormat, Mode, OptionValue, Regime
 from niffbench.errors import UsageError, did_you_mean
 from niffbench.suite.pairs import Axis
+from niffbench.units import NUMBER
 
 MAX_AXIS = 2**24
 MAX_TIME = 7 * 86_400.0
@@ -34,14 +35,13 @@ Quantity: TypeAlias = Literal["flops", "memory", "latency"]
 _Value = TypeVar("_Value")
 
 
-_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 def seconds_of(text: str) -> float | None:
     """A time as people write it (``90``, ``500ms``, ``10m``, ``1h30m``) in seconds; None if it is none."""
     joined = re.sub(r"(?<=[a-z]) +| +(?=[a-z])", "", text.strip())
-    parts = re.findall(_NUMBER + r"(ms|s|min|m|h|)", joined)
+    parts = re.findall(NUMBER + r"(ms|s|min|m|h|)", joined)
     whole = "".join(number + unit for number, unit in parts) == joined
     return sum(float(number) * _SECONDS[unit] for number, unit in parts) if whole and parts else None
 
