@@ -83,6 +83,11 @@ class Interrupts:
                 raise _Torn
         except _Torn:
             raise Interrupted("interrupted") from None
+        except Exception:
+            if not self.requested:
+                raise
+            # A library that was torn in its middle may raise something of its own instead.
+            raise Interrupted("interrupted") from None
         finally:
             self._tearing = False
 

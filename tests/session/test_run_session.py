@@ -528,3 +528,15 @@ def test_the_manifest_says_what_was_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert "a-host" not in run.manifest.model_dump_json()
     assert run.manifest.fingerprint == Fingerprint(must={"device": "fake"}, should={})
     assert run.manifest.argv == ["niffbench", "run"]
+
+
+def test_what_a_library_raises_when_it_is_torn_is_an_interruption() -> None:
+    def library() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except BaseException:
+            raise TypeError("expected something else") from None
+
+    with Interrupts() as stop, pytest.raises(Interrupted), stop.at_any_moment():
+        library()
