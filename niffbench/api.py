@@ -109,7 +109,7 @@ def measure(
         operators: rows; the first is the baseline unless ``baseline`` names another.
         rounds: processes that measure every case; intervals need several.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
-        out: the run's directory; ``reports/measure-TIME`` by default.
+        out: the run's directory; ``reports/measure-TIME-ID`` by default.
         settings: axes of a suite (``channels``, ``size``, ``mode``, …) and keys of its ``[measure]``
             (``max_time``, ``regimes``, …), each a value or, of axes, a list.
 

@@ -65,8 +65,7 @@ def test_limits_of_old_control_groups_and_of_nested_new_ones_are_facts(tmp_path:
         "cpu/job/cpu.cfs_period_us": "100000",
         "cpu/cpu.cfs_quota_us": "-1",
     }.items():
-        (old / name).parent.mkdir(parents=True, exist_ok=True)
-        (old / name).write_text(text)
+        _write(old / name, text)
     own.write_text("4:memory:/job\n3:cpu,cpuacct:/job\n1:name=systemd:/x\n")
     assert host.limits(old, own) == {"memory_limit_gib": 0.5, "cpu_quota": 0.5}
     assert host.free_memory(old, own) <= 2**28
@@ -78,8 +77,7 @@ def test_limits_of_old_control_groups_and_of_nested_new_ones_are_facts(tmp_path:
         "slurm/job/step/memory.max": "max",
         "slurm/job/step/cpu.max": "max 100000",
     }.items():
-        (new / name).parent.mkdir(parents=True, exist_ok=True)
-        (new / name).write_text(text)
+        _write(new / name, text)
     own.write_text("0::/slurm/job/step\n")
     assert host.limits(new, own) == {"memory_limit_gib": 0.5, "cpu_quota": 0.75}
     assert host.free_memory(new, own) <= 2**29 - 2**27
@@ -141,3 +139,8 @@ def test_a_platform_that_shows_no_counts_knows_of_no_others(monkeypatch: pytest.
 )
 def test_a_share_lies_between_nothing_and_all_and_needs_its_time(spent: Processor, share: float | None) -> None:
     assert spent.share == share
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)

@@ -182,6 +182,19 @@ def test_a_suite_that_does_not_exist_is_a_usage_error(call: Call) -> None:
 def test_an_interruption_ends_the_round_and_removes_the_worktree(
     tmp_path: Path, suite: Path, number: signal.Signals
 ) -> None:
+    repository, process = measuring(tmp_path, suite)
+    assert len(git(repository, "worktree", "list").splitlines()) == 2
+    process.send_signal(number)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 130, said
+    assert len(git(repository, "worktree", "list").splitlines()) == 1
+    assert not list(tmp_path.glob("niffbench-side-*"))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def measuring(tmp_path: Path, suite: Path) -> tuple[Path, subprocess.Popen[str]]:
+    """A repository, and an ``ab`` in the middle of its first round, which hangs."""
     repository = tmp_path / "repository"
     (repository / "niffbench").mkdir(parents=True)
     (repository / "niffbench" / "__init__.py").touch()
@@ -197,14 +210,7 @@ def test_an_interruption_ends_the_round_and_removes_the_worktree(
         text=True,
     )
     wait_for(tmp_path / "pid")
-    assert len(git(repository, "worktree", "list").splitlines()) == 2
-    process.send_signal(number)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 130, said
-    assert len(git(repository, "worktree", "list").splitlines()) == 1
-    assert not list(tmp_path.glob("niffbench-side-*"))
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+    return repository, process
 
 
 def wait_for(path: Path) -> None:
@@ -218,19 +224,7 @@ def test_a_killed_comparison_leaves_nothing_measuring_and_the_next_clears_up(
     tmp_path: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    repository = tmp_path / "repository"
-    (repository / "niffbench").mkdir(parents=True)
-    (repository / "niffbench" / "__init__.py").touch()
-    for command in (("init", "-q"), ("add", "."), ("commit", "-qm", "one")):
-        git(repository, *command)
-    slow = interpreter(tmp_path, "slow", WORLD, f"echo $$ > {tmp_path}/pid; exec sleep 60")
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "niffbench.cli", "ab", str(suite), "--base", str(slow), "--head", "HEAD"],
-        cwd=repository,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-        stderr=subprocess.DEVNULL,
-    )
-    wait_for(tmp_path / "pid")
+    repository, process = measuring(tmp_path, suite)
     process.kill()
     process.wait()
     assert len(git(repository, "worktree", "list").splitlines()) == 2
