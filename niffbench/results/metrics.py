@@ -283,6 +283,21 @@ def _count(
     )
 
 
+def _share_of_flops(key: str, title: str, read: Reader, meaning: str) -> Metric:
+    """A share of a case's FLOPs; known without running, and neither of its ends is better."""
+    return Metric(
+        key=key,
+        title=title,
+        unit="share",
+        read=read,
+        meaning=meaning,
+        family="flops",
+        better=None,
+        exact=True,
+        statuses=ANY,
+    )
+
+
 def _error(key: str, part: str, title: str, meaning: str, shown: tuple[Place, ...] = ()) -> Metric:
     """An error relative to float64: the worst of all rounds, and of a ``wrong`` case too, whose reason it is."""
     return Metric(
@@ -393,27 +408,17 @@ _METRICS = (
     _count("flops_fvcore", "fvcore", "fvcore FLOPs", "fvcore ×2 with handlers, forward only", "exact"),
     _count("flops_stock_torch", "stock_torch", "stock torch FLOPs", "torch's FlopCounterMode as it comes"),
     _count("flops_stock_fvcore", "stock_fvcore", "stock fvcore FLOPs", "fvcore as it comes, ×2, forward only"),
-    Metric(
-        key="stock_counter_share",
-        title="stock counter share",
-        unit="share",
-        read=_stock_share,
-        meaning="share of the FLOPs that the better of the two stock counters sees",
-        family="flops",
-        better=None,
-        exact=True,
-        statuses=ANY,
+    _share_of_flops(
+        "stock_counter_share",
+        "stock counter share",
+        _stock_share,
+        "share of the FLOPs that the better of the two stock counters sees",
     ),
-    Metric(
-        key="taps_share",
-        title="taps in the image",
-        unit="share",
-        read=_taps_share,
-        meaning="share of a zero-padded k×k kernel's multiply-adds that meet the image; its FLOPs count them all",
-        family="flops",
-        better=None,
-        exact=True,
-        statuses=ANY,
+    _share_of_flops(
+        "taps_share",
+        "taps in the image",
+        _taps_share,
+        "share of a zero-padded k×k kernel's multiply-adds that meet the image; its FLOPs count them all",
     ),
     _count("bytes_floor", "bytes_floor", "least traffic", "inputs read and outputs written once"),
     _count(
