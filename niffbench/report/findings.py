@@ -50,7 +50,6 @@ def findings(
     keeping = {row.label for row in digest.rows if row.case.operator.rpartition("/")[2] in KEEPING}
     main: list[Finding] = []
     others: list[Finding] = []  # of the NIFF layers after the first
-    forms: set[str] = set()
     for place, labels in enumerate(_kinds(digest)):
         best = {setting: _best_form(groups, digest.metrics[0], labels) for setting, groups in settings.items()}
         said = [
@@ -62,11 +61,11 @@ def findings(
                 if form := _best_form(groups, digest.metrics[0], some):
                     said += _against_published(digest, setting, settings, form, keeps=form in cached)
         (others if place else main).extend(said)
-        forms |= {form for form in best.values() if form}
     for setting, groups in settings.items():
         for niff, finding in _against_originals(digest, setting, groups):
             (main if niff else others).append(finding)
         main += _networks_as_published(digest, setting, groups)
+    forms = _best_forms(digest)
     first, rest = _crossovers([rivalry for rivalry in rivalries if rivalry.form in forms])
     for setting, groups in settings.items():
         main += _winners(digest, setting, groups)
@@ -75,6 +74,23 @@ def findings(
     main += [Finding(sentence, "overview", label) for label, sentence in choices(digest)]
     main += _counters(digest)
     return (*first, *main, *others, *rest)
+
+
+def crossover_sentences(digest: Digest, rivalries: Sequence[Rivalry]) -> list[str]:
+    """What the first screen says of crossovers: of the best form of each NIFF layer, one a rival and quantity."""
+    forms = _best_forms(digest)
+    first, _ = _crossovers([rivalry for rivalry in rivalries if rivalry.form in forms])
+    return [finding.sentence for finding in first]
+
+
+def _best_forms(digest: Digest) -> set[str]:
+    """The best form of each NIFF layer in each of the settings that are spoken of."""
+    best = (
+        _best_form(groups, digest.metrics[0], labels)
+        for labels in _kinds(digest)
+        for groups in _settings(digest).values()
+    )
+    return {form for form in best if form}
 
 
 def mean_ratio(base: Sequence[Cell], other: Sequence[Cell]) -> tuple[Interval, tuple[float, float]]:

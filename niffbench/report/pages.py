@@ -19,9 +19,11 @@ from niffbench.report import tables, text
 from niffbench.report.comparison import pairs, table, unlike
 from niffbench.report.digest import Digest, gather
 from niffbench.report.facts import choices, measured, notices
+from niffbench.report.findings import crossover_sentences
 from niffbench.report.plots.canvas import Plot
 from niffbench.report.table import UNLIKE
 from niffbench.report.text import markdown
+from niffbench.report.trends import rivalries
 from niffbench.report.view import View
 from niffbench.report.writers.html import asset, environment
 from niffbench.report.writers.markdown import titled
@@ -136,9 +138,12 @@ MOST_ROWS = 80
 
 
 def summary_table(run: Run) -> RenderableType:
-    """The closing table of ``run``."""
+    """The closing table of ``run``, crossovers before it."""
     digest = gather(run)
-    parts: list[RenderableType] = []
+    sentences = crossover_sentences(digest, rivalries(digest))
+    parts: list[RenderableType] = [Text(sentence) for sentence in sentences[:MOST_CROSSOVERS]]
+    if len(sentences) > MOST_CROSSOVERS:
+        parts.append(Text(f"{text.plural(len(sentences) - MOST_CROSSOVERS, 'more crossover')} in the report."))
     if len(digest.rows) <= MOST_ROWS:
         parts.append(Terminal(tables.summary(digest)))
     else:

@@ -6,7 +6,8 @@ better, and is given as these two: never a value between them, where nothing is 
 cliffs (a library changes its algorithm), so that a line between measured values says nothing.
 
 Where a bracket is not yet one step of the axis wide, :func:`wanted` says what to measure next: the middle of it,
-at first in 3 rounds, and where they do not decide in 5 and in 9. What is looked at three times is tested three
+at first in 3 rounds, and where they do not decide in 5 and in 9. (Exact costs, which go up and down in steps, need
+one round, and a bracket of few values is measured whole.) What is looked at three times is tested three
 times: each look has the one-sided level (1 − confidence) / (3 m), where ``m`` counts the values measured and those
 that bisecting the widest gap will add (two values, g steps apart: m = ⌈log2 g⌉ + 2). So all that a curve says of
 who is better is right at once with the stated confidence (Bonferroni, which needs nothing of how looks and values
@@ -40,6 +41,9 @@ LOOKS = (3, 5, 9)
 
 MOST_STEPS = 4096
 """Of a lattice."""
+
+MOST_AT_ONCE = 8
+"""Values within a bracket of exact costs that are measured all at once: one round each, none is missed."""
 
 CLIFF = 2.0
 """A side jumps where it grows so many times more than its FLOPs do, or shrinks so many times more."""
@@ -169,6 +173,8 @@ def compare(
     if len({point.at for point in points}) < len(points):
         raise ValueError("the values of the axis must all be different")
     measured = _measured(points)
+    if not exact and any(_rounds(point) > 1 for point in measured):  # one round says nothing; it was for bytes
+        measured = [point for point in measured if _rounds(point) > 1]
     if len(measured) < 2:
         reason = f"{plural(len(measured), 'value')} measured for both, at least 2 are needed"
         return Comparison("undecided", (), (), None, confidence, reason)
@@ -218,7 +224,9 @@ def wanted(
         stops = [point.at for point in measured if one.at <= point.at <= other.at]
         for low, high in {(stops[0], stops[1]), (stops[-2], stops[-1])}:
             between = _between(low, high, admissible)
-            if between:
+            if exact and len(between) <= MOST_AT_ONCE:
+                more.update(dict.fromkeys(between, 1))
+            elif between:
                 more[between[len(between) // 2]] = 1 if exact else LOOKS[0]
     return more
 
@@ -235,6 +243,11 @@ def _measured(points: Sequence[Point]) -> list[Point]:
         for point in sorted(points, key=lambda point: point.at)
     )
     return [point for point in clean if point.form and point.rival]
+
+
+def _rounds(point: Point) -> int:
+    """Rounds that a comparison can use."""
+    return min(map(len, _paired(point)))
 
 
 def _level(measured: Sequence[Point], admissible: Sequence[float], confidence: float) -> float:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from synthetic import NETWORKS, World, make
+from synthetic import NETWORKS, WORLD, World, make
 
 from niffbench import report
 from niffbench.report import text
 from niffbench.report.digest import gather
+from niffbench.report.exports import findings_of
 from niffbench.results import Run
 
 
@@ -40,6 +41,18 @@ def test_the_winner_is_marked_once_a_column() -> None:
     assert best.count("★") == 2  # latency and FLOPs
     assert re.search(r"≈ \d+ KiB", best)  # planted: as much memory as its other kernels
     assert not any("★" in line for line in printed.splitlines() if line.startswith("niff"))
+
+
+def test_it_opens_with_the_crossovers() -> None:
+    some = tuple(planted for planted in WORLD if planted.operator in ("niff-depthwise/rfft", "depthwise"))
+    world = World(sizes=(56,), operators=some, kernels={"depthwise": (7, 11, 15)}, faults=(), rounds=5)
+    run = make(world, Path("made-up"))
+        World(sizes=(56,), operators=some, kernels={"depthwise": (7, 11, 15)}, faults=(), rounds=5), Path("it")
+    )
+    [crossover] = [entry for entry in findings_of(run)["crossovers"] if entry["quantity"] == "latency"]
+    opening = _printed(run).partition("operator  ")[0]
+    for word in ("rival", "form", "rival_better_to", "form_better_from"):
+        assert str(crossover[word]) in opening.lower()
 
 
 def test_one_round_decides_no_latency() -> None:

@@ -140,6 +140,27 @@ def test_exact_costs_need_one_round_and_no_test() -> None:
     assert [order.better for order in compare(chosen_anew, [3, 5], exact=True).orders] == [None, "rival"]
 
 
+def test_a_bracket_of_exact_costs_is_measured_whole_and_no_crossover_in_it_is_missed() -> None:
+    truth = {27: 1.2, 31: 1.1, 33: 0.9, 35: 1.05, 37: 0.95, 41: 0.8}  # what a library's memory does at 64@56
+    seen = points({at: [truth[at]] for at in (27, 31, 41)}, [1.0])
+    admissible = [float(at) for at in truth]
+    more = wanted(seen, admissible, exact=True)
+    assert more == {33: 1, 35: 1, 37: 1}
+    comparison = compare(points({at: [cost] for at, cost in truth.items()}, [1.0]), admissible, exact=True)
+    assert [crossover.bounds for crossover in comparison.crossovers] == [
+        {"rival_better_to": 31, "form_better_from": 33},
+        {"form_better_to": 33, "rival_better_from": 35},
+        {"rival_better_to": 35, "form_better_from": 37},
+    ]
+    wide = wanted(points({3: [1.2], 111: [0.8]}, [1.0]), lattice("kernel", (3, 111)), exact=True)
+    assert wide == {57: 1}, "a wide one is bisected first"
+
+
+def test_a_value_with_one_round_takes_nothing_from_those_with_more() -> None:
+    clear = noisy({3: 0.5, 7: 0.5}, 3)
+    assert compare([*clear, *points({5: [1.1]}, [1.0])], [3, 5, 7]).better == "form"
+
+
 def test_rounds_are_paired_where_both_sides_have_them() -> None:
     """The machine is 1.5 times slower in every other round: pairs see through it, unpaired rounds do not."""
     machine = [1.0, 1.5] * 4
