@@ -47,8 +47,6 @@ def test_it_opens_with_the_crossovers() -> None:
     some = tuple(planted for planted in WORLD if planted.operator in ("niff-depthwise/rfft", "depthwise"))
     world = World(sizes=(56,), operators=some, kernels={"depthwise": (7, 11, 15)}, faults=(), rounds=5)
     run = make(world, Path("made-up"))
-        World(sizes=(56,), operators=some, kernels={"depthwise": (7, 11, 15)}, faults=(), rounds=5), Path("it")
-    )
     [crossover] = [entry for entry in findings_of(run)["crossovers"] if entry["quantity"] == "latency"]
     opening = _printed(run).partition("operator  ")[0]
     for word in ("rival", "form", "rival_better_to", "form_better_from"):
