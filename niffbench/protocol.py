@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from niffbench.case import Case
 from niffbench.fingerprint import Fingerprint
-from niffbench.results import Ceilings, CostRecord, Memory, ModuleSource, Numerics, Record, StepCost
+from niffbench.results import Ceilings, CostRecord, Map, Memory, ModuleSource, Numerics, Record, StepCost
 from niffbench.suite import Regime, Settings, UserModule
 
 
@@ -57,7 +57,8 @@ class Task(_Message):
 
     Attributes:
         survey: predict the memory of each case from fake tensors and measure the ceilings.
-        ceilings: the dtypes of these, of the whole suite, of which ``cases`` may be what an earlier worker left.
+        ceilings: the dtypes of these, of the whole suite, of which ``cases`` may be what an earlier worker left;
+            ``maps`` are those of it that are transformed.
         round: measure each case once, in an order drawn from the settings' seed and ``round``. ``predictions``
             (the survey's) and what was ``checked`` in earlier rounds, by case id, are not worked out again.
         modules: the user's among the operators.
@@ -68,6 +69,7 @@ class Task(_Message):
     cases: list[Case]
     round: int = 0
     ceilings: list[str] = []
+    maps: list[Map] = []
     predictions: list[Predicted] = []
     checked: dict[str, list[Checked]] = {}
     modules: list[UserModule] = []

@@ -2,7 +2,8 @@
 
 Unit: real FLOPs, nominal. What counts: transforms (:func:`niffbench.lengths.fft_flops`), convolutions and matrix
 products (a multiply-add is 2, a complex one 8), products of two tensors element by element (1, complex × real 2,
-complex 6) and the additions of a sum that ends a contraction (1 for each element that enters it, complex 2).
+complex 6) and the additions of a sum that ends a contraction (1 for each element that enters it, complex 2), so
+a bias's gradient, which is the output's summed over batch and space, in whatever form it is summed.
 What counts nothing, as in every FLOP counter: activations, normalisations, elementwise sums, scaling by a
 constant, copies, an optimiser's update of the weights.
 

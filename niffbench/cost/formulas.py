@@ -117,17 +117,21 @@ def _convolution(x: Tensor, weight: Tensor, *rest: Any, out_val: Tensor, **_: An
 
 
 def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, *rest: Any, **_: Any) -> int:
-    """Each of the gradients of input and weight costs what the forward pass cost, whatever the groups."""
-    transposed, mask = bool(rest[4]), rest[7]
+    """Each of the gradients of input and weight costs what the forward pass cost, whatever the groups; the bias's
+    is a sum over batch and space."""
+    transposed, (*products, has_bias) = bool(rest[4]), rest[7]
     images = x if transposed else grad
     one = multiply_add(x, weight) * images.shape[0] * prod(images.shape[2:]) * weight.numel()
-    return one * int(sum(mask[:2]))
+    return one * sum(map(bool, products)) + (_summed(grad, int(grad.shape[1])) if has_bias else 0)
 
 
 def _sum(x: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
-    if x.numel() == out_val.numel():
-        return 0
-    return (2 if x.is_complex() else 1) * x.numel()
+    return _summed(x, out_val.numel())
+
+
+def _summed(x: Tensor, sums: int) -> int:
+    """FLOPs of so many sums of all of ``x``: an addition for each number, none where nothing is summed."""
+    return 0 if x.numel() == sums else (2 if x.is_complex() else 1) * x.numel()
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:

@@ -22,8 +22,10 @@ from niffbench.cost.closed import (
     product,
     real_fft,
     spectral_product,
+    steps,
 )
 from niffbench.niff.catalogue import HIDDEN_WIDTHS, form_of, form_with_engine, images_at_once
+from niffbench.niff.native.passes import real_transforms
 
 LayerParts = dict[str, Work]
 """Step → FLOPs forward and backward, in the order of the forward pass."""
@@ -107,7 +109,8 @@ def published(layer: Layer) -> LayerParts:
     Backward as the original too, whose coordinates ask for a gradient: every layer's two products.
     """
     chains = [product(2 * 2 * a * b * layer.points) for a, b in itertools.pairwise(layer.widths)]
-    return _by_fft(layer, added(*chains), einsum=False)
+    biases = sum(2 * _bias_sum(width, layer.points) for width in layer.widths[1:])
+    return _by_fft(layer, added(*chains, (0, biases)), einsum=False)
 
 
 def fft(layer: Layer) -> LayerParts:
@@ -205,11 +208,22 @@ def dft(layer: Layer) -> LayerParts:
 
 def native(layer: Layer) -> LayerParts:
     """One kernel; backward one that makes the image's spectrum again."""
-    p, (fft, _) = layer.problem, inverse_real_fft(layer.points, layer.into)
-    multiplied, twice = spectral_product(p.batch, p.channels, layer.half)
+    fft, _ = inverse_real_fft(layer.points, layer.into)
+    return _one_kernel(layer, fft, fft)
+
+
+def _native_as_executed(layer: Layer) -> LayerParts:
+    """With the operations of the C kernel's own transforms for nominal ones."""
+    there, back = real_transforms(layer.problem.height, layer.problem.width)
+    return _one_kernel(layer, layer.into * there, layer.into * back)
+
+
+def _one_kernel(layer: Layer, there: int, back: int) -> LayerParts:
+    """One kernel, by the FLOPs of all images' transforms."""
+    multiplied, twice = spectral_product(layer.problem.batch, layer.problem.channels, layer.half)
     return {
         "filter generation": _generation_within(layer),
-        "convolution": (2 * fft + multiplied, 3 * fft + twice),
+        "convolution": (there + multiplied + back, 2 * there + twice + back),
     }
 
 
@@ -271,8 +285,25 @@ def _cached(form: FormParts) -> FormParts:
     return parts
 
 
+def executed(layer: Layer, form: str, engine: str | None) -> int | None:
+    """FLOPs as executed on a CPU, in the mode of the problem; None where they are not known.
+
+    They are of what only multiplies matrices, and of the C kernel. Which algorithms torch's FFTs take is for their
+    libraries (pocketfft, MKL) to know.
+    """
+    described = form_of(layer.kind, form)
+    execute = _AS_EXECUTED.get((engine if described.engine == "auto" else described.engine) or "")
+    if execute is None:
+        return None
+    parts = (_cached(execute) if described.keeps_filter else execute)(layer)
+    return sum(step.flops for step in steps(layer.problem, parts))
+
+
 _ENGINES: Mapping[str, FormParts] = MappingProxyType(
     {engine: _then_mixed(parts) for engine, parts in {"fused": fused, "dft": dft, "native": native}.items()}
+)
+_AS_EXECUTED: Mapping[str, FormParts] = MappingProxyType(
+    {engine: _then_mixed(parts) for engine, parts in {"dft": dft, "native": _native_as_executed}.items()}
 )
 _FORMS: Mapping[str, FormParts] = MappingProxyType(
     {

@@ -63,14 +63,16 @@ def floor_time(flops: float, traffic: float, peak: float, bandwidth: float) -> f
     return max(flops / peak, traffic / bandwidth)
 
 
-def steps_time(steps: Iterable[StepLike], ceilings: Ceilings, dtype: str) -> float:
+def steps_time(steps: Iterable[StepLike], ceilings: Ceilings, dtype: str, own_fft: float | None = None) -> float:
     """The least time of a form that makes its steps one after the other, each at its own roof.
 
     What a step moves is in a cache if a copy of as much is, see :func:`bandwidth`. FFTs are bounded by the rate of
-    a bare FFT. A dtype without its own ceiling takes that of the nearest wider one (half-precision FFTs are
-    computed in float32); where there is none, traffic alone bounds the step.
+    a bare FFT, ``own_fft`` where one of their size was measured. A dtype without its own ceiling takes that of the
+    nearest wider one (half-precision FFTs are computed in float32); where there is none, traffic alone bounds the
+    step.
     """
-    products, transforms = _roof(ceilings.matmul, dtype), _roof(ceilings.fft or ceilings.matmul, dtype)
+    products = _roof(ceilings.matmul, dtype)
+    transforms = own_fft or _roof(ceilings.fft or ceilings.matmul, dtype)
     total = 0.0
     for step in steps:
         peak = transforms if step.name in TRANSFORM_STEPS else products

@@ -143,6 +143,10 @@ class Operator(ABC):
         figure that does not depend on the machine.
         """
 
+    def executed(self, case: Case) -> int | None:
+        """FLOPs as executed on a CPU where they are known, beside the nominal ones of the closed form."""
+        return None
+
     @abstractmethod
     def build(self, case: Case) -> nn.Module:
         """A module for ``case`` in the default dtype on the default device, initialised from torch's RNG.

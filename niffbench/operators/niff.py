@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from niffbench.case import Case
 from niffbench.cost.closed import Cost, layer_cost
-from niffbench.cost.niff import Layer, layer_parts
+from niffbench.cost.niff import Layer, executed, layer_parts
 from niffbench.niff.catalogue import FORMS, GRIDS, HIDDEN_WIDTHS, LAYOUTS
 from niffbench.operators.base import Choice, Operator, Option, same_channels
 from niffbench.results import Role
@@ -50,13 +50,18 @@ class Niff(Operator):
         return self.form == "published"
 
     def cost(self, case: Case) -> Cost:
-        p = case.problem
-        mlp = str(case.option("mlp")) if "mlp" in self.options else None
-        layout = str(case.option("layout")) if "layout" in self.options else "nchw"
-        layer = Layer(p, self.kind, mlp, layout)
+        p, layer = case.problem, self._layer(case)
         elided = self.kind == "pointwise" and self.form == "elided"
         lengths = () if elided else (p.height, p.width)
         return layer_cost(p, layer_parts(layer, self.form, self.engine), layer.parameters, lengths)
+
+    def executed(self, case: Case) -> int | None:
+        return executed(self._layer(case), self.form, self.engine)
+
+    def _layer(self, case: Case) -> Layer:
+        mlp = str(case.option("mlp")) if "mlp" in self.options else None
+        layout = str(case.option("layout")) if "layout" in self.options else "nchw"
+        return Layer(case.problem, self.kind, mlp, layout)
 
     def build(self, case: Case) -> nn.Module:
         from niffbench import niff

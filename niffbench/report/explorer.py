@@ -89,10 +89,20 @@ def _row(row: Row, group: Group, metrics: Iterable[Metric], colours: Mapping[str
 
 
 def _crossovers(group: Group, rivalries: Iterable[Rivalry]) -> dict[str, list[str]]:
-    """Sentences on the crossovers of the slices that the problem is in, by metric."""
-    said: dict[str, list[str]] = {}
+    """Sentences on the slices that the problem is in, by metric: their crossovers, or why there is none."""
+    within: dict[str, list[Rivalry]] = {}
     for rivalry in rivalries:
-        slice_ = fixed(rivalry.compared.pair.form, rivalry.axis)
-        if rivalry.crossovers and fixed(group.rows[0].case, rivalry.axis) == slice_:
-            said.setdefault(rivalry.metric.key, []).append(crossover_sentence(rivalry))
-    return said
+        if fixed(group.rows[0].case, rivalry.axis) == fixed(rivalry.compared.pair.form, rivalry.axis):
+            within.setdefault(rivalry.metric.key, []).append(rivalry)
+    return {
+        key: [crossover_sentence(rivalry) for rivalry in some if rivalry.crossovers] or [_without(some)]
+        for key, some in within.items()
+    }
+
+
+def _without(rivalries: Sequence[Rivalry]) -> str:
+    undecided = sum(rivalry.compared.comparison.better is None for rivalry in rivalries)
+    if undecided:
+        some = f"{undecided:,} of {text.plural(len(rivalries), 'pair')}"
+        return f"No crossover is certain in this metric: {some} cannot be told apart at some value."
+    return "No two change places in this metric along what varies here."

@@ -289,6 +289,7 @@ def _crossover(rivalry: Rivalry, crossover: Crossover) -> dict[str, Any]:
         **{key: int(bound) for key, bound in crossover.bounds.items()},
         "adjacent": crossover.adjacent,
         "ties": [int(tie) for tie in crossover.ties],
+        "undecided": [int(order.at) for order in rivalry.compared.comparison.orders if order.better is None],
         "decided": True,
         "confidence": crossover.confidence,
         "cliff": cliff.ratio if cliff and jumps else None,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import exp, log
 from statistics import fmean
 
+from niffbench.case import Contender
 from niffbench.niff.catalogue import FORMS
 from niffbench.report import text
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, aligned, compare
@@ -15,7 +17,7 @@ from niffbench.report.facts import choices
 from niffbench.report.slices import WORDS, Slice, representative
 from niffbench.report.trends import Growth, Rivalry, is_niff
 from niffbench.results import Metric
-from niffbench.stats.crossovers import Comparison, Crossover
+from niffbench.stats.crossovers import Comparison
 from niffbench.stats.intervals import Interval, combination, exponential, stretched
 from niffbench.suite.pairs import Axis
 
@@ -397,39 +399,50 @@ def _crossovers(rivalries: Sequence[Rivalry]) -> tuple[list[Finding], list[Findi
 
 def crossover_sentence(rivalry: Rivalry, flops: Rivalry | None = None, elsewhere: Sequence[str] = ()) -> str:
     """Where two change places in one quantity; where in FLOPs if that is somewhere else; what would change it."""
-    said = [_crossover(crossover, rivalry) for crossover in rivalry.crossovers]
     alike = "" if rivalry.alike else "; not the same function"
     other = ""
-    if flops is not None and len(said) == 1 and len(flops.crossovers) == 1:
+    if flops is not None and len(rivalry.crossovers) == len(flops.crossovers) == 1:
         one, by_flops = rivalry.crossovers[0], flops.crossovers[0]
         if one.below >= by_flops.above or one.above <= by_flops.below:
             other = f"; FLOPs alone put the crossover between {by_flops.below:g} and {by_flops.above:g}"
     otherwise = f"; {text.listing(elsewhere, 3)}" if elsewhere else ""
-    return f"{text.capital(text.listing(said, 4))} ({rivalry.fixed}{alike}){other}{otherwise}."
+    return f"{text.capital(_stretches(rivalry))} ({rivalry.fixed}{alike}){other}{otherwise}."
 
 
-def _crossover(crossover: Crossover, rivalry: Rivalry) -> str:
-    """Who has less up to where, and who from where on: measured values both."""
-    names = rivalry.form, rivalry.rival
-    above, below = names if crossover.better_above == "form" else names[::-1]
-    sure = "" if rivalry.compared.quantity != "latency" else f", at least {crossover.confidence:.0%} sure of both"
+def _stretches(rivalry: Rivalry) -> str:
+    """Who has less from where to where, by measured values; those that decide nothing; jumps."""
+    names: dict[Contender, str] = {"form": rivalry.form, "rival": rivalry.rival}
+    crossovers = rivalry.crossovers
+    below = names["rival" if crossovers[0].better_above == "form" else "form"]
     fewer = "fewer" if rivalry.metric.family == "flops" else "less"
-    said = (
-        f"{below} has {fewer} {rivalry.metric.title} up to {WORDS[rivalry.axis]} {crossover.below:g}, "
-        f"{above} from {crossover.above:g} on{sure.replace('%', ' %')}"
-    )
-    if crossover.ties:
-        said += f" (undecided at {text.listing([f'{tie:g}' for tie in crossover.ties])})"
-    elif not crossover.adjacent:
-        said += " (nothing measured in between)"
-    cliff = crossover.cliff
-    if cliff is not None and cliff.ratio > cliff.expected:
-        jumper = names[0] if cliff.side == "form" else names[1]
-        said += (
-            f"; {jumper} jumps {text.times(cliff.ratio)} between them, where its FLOPs grow "
-            f"{text.times(cliff.expected)}"
+    up_to = f"up to {WORDS[rivalry.axis]} {crossovers[0].below:g}"
+    said = [f"{below} has {fewer} {rivalry.metric.title} {up_to}"]
+    for one, after in zip_longest(crossovers, crossovers[1:]):
+        where = f"from {one.above:g} on" if after is None else _from_to(one.above, after.below)
+        said.append(f"{names[one.better_above]} {where}")
+    if rivalry.compared.quantity == "latency":
+        said.append(
+            f"at least {100 * crossovers[0].confidence:.0f} % sure of {'both' if len(said) == 2 else 'all'}"
         )
-    return said
+    undecided = [f"{order.at:g}" for order in rivalry.compared.comparison.orders if order.better is None]
+    doubts = [f"undecided at {text.listing(undecided, 6)}"] if undecided else []
+    single = len(crossovers) == 1
+    for one in crossovers:
+        if not one.adjacent and not one.ties:
+            where = "in between" if single else f"between {one.below:g} and {one.above:g}"
+            doubts.append(f"nothing measured {where}")
+    jumps = [
+        f"; {names[cliff.side]} jumps {text.times(cliff.ratio)} "
+        f"between {'them' if single else f'{one.below:g} and {one.above:g}'}, where its FLOPs grow "
+        f"{text.times(cliff.expected)}"
+        for one in crossovers
+        if (cliff := one.cliff) is not None and cliff.ratio > cliff.expected
+    ]
+    return ", ".join(said) + (f" ({'; '.join(doubts)})" if doubts else "") + "".join(jumps)
+
+
+def _from_to(first: float, last: float) -> str:
+    return f"at {first:g}" if first == last else f"from {first:g} to {last:g}"
 
 
 def _exponents(slices: Mapping[Axis, Sequence[Slice]], growths: Sequence[Growth]) -> Iterator[Finding]:
@@ -490,18 +503,20 @@ def _counters(digest: Digest) -> Iterator[Finding]:
         )
 
 
-def no_crossovers(rivalries: Sequence[Rivalry]) -> str:
-    """What is said where no crossover is: that there is none, or that rounds leave it open."""
+def no_crossovers(rivalries: Iterable[Rivalry]) -> str:
+    """What is said where no crossover in latency is: that there is none, or that rounds leave it open."""
     timed = [rivalry.compared.comparison for rivalry in rivalries if rivalry.metric.family == "latency"]
     if not timed:
         return "Nothing was measured along an axis that a form of NIFF and a spatial convolution have in common."
+    if any(comparison.crossovers for comparison in timed):
+        return ""
     undecided = sum(comparison.outcome == "undecided" for comparison in timed)
     if undecided:
         return (
-            f"None is certain: of {text.plural(len(timed), 'pair')} of a form of NIFF and a spatial convolution "
-            f"{undecided:,} cannot be told apart in latency at some value."
+            f"None in latency is certain: of {text.plural(len(timed), 'pair')} of a form of NIFF and a spatial "
+            f"convolution {undecided:,} cannot be told apart at some value."
         )
-    return "A form of NIFF and a spatial convolution change places nowhere in what was measured."
+    return "A form of NIFF and a spatial convolution change places in latency nowhere in what was measured."
 
 
 def outcome(comparison: Comparison, niff: str, spatial: str) -> str:

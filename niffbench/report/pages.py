@@ -113,6 +113,8 @@ def _run(view: View, prefix: str, most: int, *, named: bool) -> Iterator[str]:
         yield f"## {markdown(view.digest.name)}"
     yield from (f"> {markdown(sentence, 400)}" for sentence in view.notices)
     yield "### Findings"
+    if view.no_crossovers:
+        yield markdown(view.no_crossovers, 400)
     said = [f"- {markdown(finding.sentence, 500)}" for finding in view.findings[: max(most // 4, 6)]]
     yield "\n".join(said) if said else "No difference is certain enough to be put into a sentence."
     yield titled(view.winners, most)

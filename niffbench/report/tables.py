@@ -19,6 +19,8 @@ from niffbench.stats.intervals import COUNTED, EXACT, Interval
 
 MOST_FAILURES = 1000
 """Rows of the table of what failed."""
+DEAR = 1.5
+"""FLOPs as executed over nominal ones from which a problem has a row of its own."""
 
 Field = tuple[Column, Callable[[Group, Row], Entry]]
 """A column of a table of cases, and how its entries are made."""
@@ -174,7 +176,8 @@ def cases(digest: Digest, groups: Iterable[Group] | None = None, *, briefly: boo
     if not briefly:
         hint = (
             "latency over the least time at this machine's measured rates, of a copy of as many bytes and of a "
-            "matrix product; below 1 where these were measured beside more load than the case"
+            "matrix product; below 1 where these were measured beside more load than the case, or where a library "
+            "needs fewer multiplications than are counted (Winograd)"
         )
         fields.append(_figure("over_floor", "over floor", lambda case: over_floor(case, digest), text.times, hint))
         fields.append((Column("status", "word", "status", importance=8), lambda _, case: _status(case)))
@@ -435,12 +438,13 @@ def _crossing(rivalry: Rivalry | None) -> Entry:
         return _MISSING
     if not rivalry.crossovers:
         return Entry(outcome(rivalry.compared.comparison, "NIFF", rivalry.rival), marks=("quiet",))
-    brackets = [f"{one.below:g}–{one.above:g}" for one in rivalry.crossovers]
-    first = rivalry.crossovers[0]
-    above = "NIFF" if first.better_above == "form" else rivalry.rival
-    ties = f"undecided at {', '.join(f'{tie:g}' for tie in first.ties)}" if first.ties else ""
-    rest = ", ".join(filter(None, [*(f"and {one}" for one in brackets[1:]), ties, f"{above} wins above"]))
-    return Entry(brackets[0], rest, first.below)
+    sides = {"form": "NIFF", "rival": rivalry.rival}
+    first, *others = rivalry.crossovers
+    rest = [f"{sides[first.better_above]} wins above"]
+    rest += [f"and {one.below:g}–{one.above:g}, {sides[one.better_above]} wins above" for one in others]
+    undecided = [f"{order.at:g}" for order in rivalry.compared.comparison.orders if order.better is None]
+    rest += [f"undecided at {', '.join(undecided)}"] if undecided else []
+    return Entry(f"{first.below:g}–{first.above:g}", "; ".join(rest), first.below)
 
 
 def witnesses(digest: Digest) -> Table:
@@ -453,7 +457,9 @@ def witnesses(digest: Digest) -> Table:
             if cost is None:
                 continue
             doubts = [*([cost.disagreement] if cost.disagreement else []), *cost.notes]
-            if not doubts:  # one problem stands for all; a doubt stands for itself
+            executed = _share(cost.executed, cost.flops)
+            dear = executed is not None and executed >= DEAR
+            if not doubts and not dear:  # one problem stands for all; a doubt stands for itself
                 if (case.label, group.problem.mode) in seen:
                     continue
                 seen.add((case.label, group.problem.mode))
@@ -466,6 +472,7 @@ def witnesses(digest: Digest) -> Table:
                     Entry(text.flops(cost.closed), value=cost.closed),
                     Entry(_agrees(cost.counted, cost.closed), value=cost.counted),
                     Entry(_agrees(cost.fvcore, cost.closed_forward), value=cost.fvcore),
+                    Entry("as stated" if executed == 1 else text.times(executed), value=cost.executed),
                     Entry(text.percent(stock), value=stock),
                     Entry(text.percent(stock_fvcore), value=stock_fvcore),
                     text.clean(text.listing(cost.missed, 6)) if cost.missed else text.MISSING,
@@ -478,6 +485,7 @@ def witnesses(digest: Digest) -> Table:
         _number("closed form"),
         _number("counted", "FlopCounterMode with formulas for FFTs and complex products"),
         _number("fvcore ×2", "with handlers, forward only, against the closed form of the forward pass"),
+        _number("executed", REGISTRY["flops_executed"].meaning),
         _number("stock counter sees", "torch's FlopCounterMode as it comes"),
         _number("stock fvcore sees", "fvcore as it comes, ×2, forward only"),
         Column("counted as nothing"),
@@ -488,7 +496,8 @@ def witnesses(digest: Digest) -> Table:
         "Three witnesses of the FLOPs",
         columns,
         tuple(rows),
-        "Real FLOPs: a multiply-add is 2, a complex product 6, an FFT nominally 5 N log2 N, half for real data.",
+        "Real FLOPs: a multiply-add is 2, a complex product 6, an FFT nominally 5 N log2 N, half for real data; "
+        f"executed, over these, where that is known, and of every problem from {DEAR:g}× on.",
     )
 
 
@@ -538,7 +547,7 @@ def achieved_rates(digest: Digest, groups: Iterable[Group]) -> Table:
 
 
 def _intensity(case: Row) -> float | None:
-    return case.cost.closed / case.cost.bytes_own if case.cost and case.cost.bytes_own else None
+    return case.cost.flops / case.cost.bytes_own if case.cost and case.cost.bytes_own else None
 
 
 def fingerprints(digests: Sequence[Digest]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -17,11 +17,12 @@ from pydantic import (
     model_validator,
 )
 
+from niffbench.case import Problem
 from niffbench.errors import UsageError
 from niffbench.fingerprint import Fact, Fingerprint
 from niffbench.suite import Measure, Settings
 
-SCHEMA = 5
+SCHEMA = 6
 """Of what is written. A new field raises it, so that a niffbench that does not know the field says so."""
 OLDEST_SCHEMA = 1
 """That is still read: every field it lacks has a default."""
@@ -113,17 +114,55 @@ class SubjectSource(_Model):
     version: str | None = None
 
 
+class Map(NamedTuple):
+    """All maps of a batch, as they are transformed."""
+
+    dtype: str
+    planes: int
+    height: int
+    width: int
+
+    @property
+    def points(self) -> int:
+        """Pixels of all."""
+        return self.planes * self.height * self.width
+
+    @classmethod
+    def of(cls, problem: Problem) -> Map:
+        """What a problem's FFT transforms; half precisions are transformed in float32."""
+        dtype = "float64" if problem.dtype == "float64" else "float32"
+        return cls(dtype, problem.batch * problem.channels, problem.height, problem.width)
+
+
+class MapRate(_Model):
+    """Nominal FLOP/s of a bare real FFT of maps."""
+
+    dtype: str
+    planes: Annotated[int, Field(gt=0)]
+    height: Annotated[int, Field(gt=0)]
+    width: Annotated[int, Field(gt=0)]
+    rate: Rate
+
+
 class Ceilings(_Model):
     """The machine's measured roofline: bytes/s of a copy; FLOP/s of a matrix product and a bare FFT, per dtype.
 
     ``copy_bandwidth`` is that of the largest copy, so that of memory; ``copy_by_size`` has smaller ones too, by
-    the bytes that are read and written, again and again: up to a cache's size they stay in it.
+    the bytes that are read and written, again and again: up to a cache's size they stay in it. ``fft`` is the best
+    of a few sizes, ``fft_by_map`` that at the size of each problem's maps; older runs have none.
     """
 
     copy_bandwidth: Rate
     copy_by_size: Annotated[dict[Annotated[int, Field(gt=0)], Rate], Field(max_length=100)] = {}
     matmul: dict[str, Rate]
     fft: dict[str, Rate] = {}
+    fft_by_map: Annotated[list[MapRate], Field(max_length=10_000)] = []
+
+    def fft_of(self, problem: Problem) -> float | None:
+        """The rate of a bare FFT of the problem's own maps, where it was measured."""
+        own = Map.of(problem)
+        rates = (one.rate for one in self.fft_by_map if (one.dtype, one.planes, one.height, one.width) == own)
+        return next(rates, None)
 
 
 class Manifest(_Model):

@@ -396,6 +396,13 @@ _METRICS = (
         "exact",
         ("terminal", "cases"),
     ),
+    _count(
+        "flops_executed",
+        "executed",
+        "executed FLOPs",
+        "additions and multiplications as executed, where known: O(r²) for an odd radix r of the C kernel; of "
+        "torch's FFTs and convolutions they are not known",
+    ),
     _count("flops_forward", "closed_forward", "forward FLOPs", "real FLOPs of the closed form, forward only"),
     # What the code was seen to do: it changes where the closed form, which is written by hand, does not.
     _count(

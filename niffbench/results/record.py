@@ -166,6 +166,8 @@ class CostRecord(_Part):
             nothing. ``disagreement`` names a known reason why witnesses differ, or is None when they agree.
         notes: what a witness could not do, and why; one that failed has no figure.
         stated: False of an operator without a closed form, whose place the count takes.
+        executed: as executed, where that is known (of what makes matrix products, and of the C kernel on a
+            CPU); older records have None.
     """
 
     closed: Count
@@ -182,6 +184,7 @@ class CostRecord(_Part):
     bytes_own: Count | None
     largest_prime_factor: Count | None = None
     stated: bool = True
+    executed: Count | None = None
 
     @property
     def is_contradicted(self) -> bool:

@@ -148,7 +148,9 @@ def call_time(
         steps.append(_Step("floor", 0, cost.bytes_floor))
     else:
         steps = [_Step(step.name, step.flops, step.bytes or 0) for step in predicted.steps]
-    roof = steps_time(steps, ceilings, case.problem.precision) if ceilings else 0.0
+    roof = 0.0
+    if ceilings:
+        roof = steps_time(steps, ceilings, case.problem.precision, ceilings.fft_of(case.problem))
     return shortfall * roof + LAUNCH * len(steps)
 
 

@@ -167,16 +167,18 @@ class Compared:
 def comparisons(run: Run, operators: Mapping[str, Operator]) -> list[Compared]:
     """Every form with every rival along every axis that both vary in.
 
-    FLOPs are compared at every admissible value, by closed forms where nothing was measured: none is needed.
+    FLOPs are compared at every admissible value, by closed forms where nothing was measured: none is needed. One
+    that the counters contradicted anywhere says nothing.
     """
     cases = {record.case: record for record in run.records}
+    doubtful = {record.case.operator for record in run.records if record.cost and record.cost.is_contradicted}
     refine, regime = run.manifest.settings.refine, main_regime(run.records)
     confidence = 0.95 if refine is None else refine.confidence
     every: list[Compared] = []
 
     @cache
     def flops(case: Case) -> int | None:
-        operator = operators.get(case.operator)
+        operator = None if case.operator in doubtful else operators.get(case.operator)
         try:
             cost = None if operator is None or operator.refusal(case) else operator.cost(case)
         except LookupError:  # a record of another version's, or a stranger's, lacks an option

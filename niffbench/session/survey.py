@@ -9,7 +9,8 @@ from niffbench import protocol
 from niffbench.case import Case
 from niffbench.fingerprint import Fingerprint
 from niffbench.launch.base import WorkerBroken
-from niffbench.results import Ceilings, ModuleSource, is_busy
+from niffbench.operators.catalogue import catalogue
+from niffbench.results import Ceilings, Map, ModuleSource, is_busy
 from niffbench.session.interrupts import Interrupts
 from niffbench.session.worker_session import Answer, WorkerSession
 from niffbench.suite import Settings, UserModule
@@ -61,6 +62,10 @@ def survey(
         Interrupted: by Ctrl-C.
     """
     dtypes = sorted({case.problem.precision for case in cases}) if ceilings else []
+    spectral = (
+        [case.problem for case in cases if catalogue()[case.operator].role == "spectral"] if ceilings else []
+    )
+    maps = sorted({Map.of(problem) for problem in spectral})
     predictions: dict[str, protocol.Predicted] = {}
     roofline = protocol.Roofline()
     hello: protocol.Hello | None = None
@@ -74,7 +79,9 @@ def survey(
 
     for attempt in range(_ATTEMPTS + bool(dtypes)):
         left = [case for case in cases if case.id not in predictions] if attempt < _ATTEMPTS else []
-        task = protocol.Task(kind="survey", settings=settings, cases=left, ceilings=dtypes, modules=list(modules))
+        task = protocol.Task(
+            kind="survey", settings=settings, cases=left, ceilings=dtypes, maps=maps, modules=list(modules)
+        )
         session = WorkerSession(task, stop, take, fingerprint=fingerprint)
         loss = session.run()
         hello = session.hello or hello

@@ -1,4 +1,4 @@
-"""The machine's roofline, measured in the run: copies, a matrix product per dtype, a bare FFT.
+"""The machine's roofline, measured in the run: copies, a matrix product per dtype, bare FFTs of the maps too.
 
 It takes two or three seconds.
 
@@ -7,7 +7,7 @@ Each ceiling is the best of a few tries: it is what the machine can do, not what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from math import inf
 from typing import TypeAlias
@@ -17,15 +17,23 @@ from torch import Tensor
 
 from niffbench.device import Device
 from niffbench.lengths import fft_flops
-from niffbench.results import Ceilings
+from niffbench.results import Ceilings, Map, MapRate
 from niffbench.worker.failures import explain
 from niffbench.worker.probe import Probe
 
 BUDGET = 0.25
 """Seconds spent on growing one probe."""
 
-SMALLEST_COPY, LARGEST_COPY = 2**16, 2**30
-"""Bytes that a copy reads and writes."""
+RISE = 1.03
+"""A probe that rose so many times grows once more, however long it took: up to LONGEST seconds a call."""
+
+LONGEST = 0.15
+
+MAPS_BUDGET = 0.5
+"""Seconds spent on FFTs of the maps' own sizes, small ones first."""
+
+SMALLEST_COPY, LARGEST_COPY = 2**14, 2**30
+"""Bytes that a copy reads and writes: from what any first-level cache holds."""
 
 CACHES = 8
 """A copy of so many times the last-level cache goes to memory and back."""
@@ -46,19 +54,22 @@ _LEAST_TRIES, _MOST_TRIES = 3, 20
 _COMPLEX = {"float32": torch.complex64, "float64": torch.complex128}
 
 
-def measure(device: Device, place: torch.device, dtypes: Iterable[str]) -> Ceilings:
+def measure(device: Device, place: torch.device, dtypes: Iterable[str], maps: Iterable[Map] = ()) -> Ceilings:
     """Bytes/s of copies (read and write both counted); nominal FLOP/s by dtype of a square product and a 2-D FFT.
 
-    ``dtypes`` may hold ``tf32``. The FFT is complex, in float32 and float64 alone (5 N log2 N). A dtype the device
-    lacks is left out.
+    ``dtypes`` may hold ``tf32``. The FFT is complex, in float32 and float64 alone (5 N log2 N), those of ``maps``
+    are real (half of it). A dtype the device lacks is left out, and of maps those for which there is no time.
     """
     copies = _copies(device, place)
     wanted = sorted(dtypes)
     transformed = sorted({"float32", *wanted} & set(_COMPLEX))
     products = {dtype: rate for dtype in wanted if (rate := _matmul(device, place, dtype))}
     transforms = {dtype: rate for dtype in transformed if (rate := _fft(device, place, dtype))}
+    own = list(_of_maps(device, place, maps))
     device.release()
-    return Ceilings(copy_bandwidth=copies[max(copies)], copy_by_size=copies, matmul=products, fft=transforms)
+    return Ceilings(
+        copy_bandwidth=copies[max(copies)], copy_by_size=copies, matmul=products, fft=transforms, fft_by_map=own
+    )
 
 
 def _copies(device: Device, place: torch.device) -> dict[int, float]:
@@ -103,8 +114,24 @@ def _fft(device: Device, place: torch.device, dtype: str) -> float:
     return _grown(device, FFT_SHAPES, probe)
 
 
+def _of_maps(device: Device, place: torch.device, maps: Iterable[Map]) -> Iterator[MapRate]:
+    """A real FFT of as many random maps of the size; the rest is left out when time is up or memory fails."""
+    until = device.clock() + MAPS_BUDGET
+    for kind in sorted(set(maps), key=lambda kind: kind.points):
+        if device.clock() >= until:
+            return
+        try:
+            x = torch.randn(kind.planes, kind.height, kind.width, dtype=getattr(torch, kind.dtype), device=place)
+            seconds = _best(device, partial(torch.fft.rfft2, x))
+        except Exception as error:  # DeviceLost goes on
+            explain(error)
+            return
+        if flops := fft_flops(kind.height * kind.width, kind.planes, real=True):
+            yield MapRate(**kind._asdict(), rate=flops / seconds)
+
+
 def _grown(device: Device, sizes: Iterable[object], probe: Probing) -> float:
-    """The highest rate over ``sizes``, ascending, until one takes longer than the budget allows or fails.
+    """The highest rate over ``sizes``, ascending, until it rises no more or one takes too long or fails.
 
     Zero where the smallest fails: the device lacks the dtype, or all memory.
     """
@@ -116,8 +143,9 @@ def _grown(device: Device, sizes: Iterable[object], probe: Probing) -> float:
         except Exception as error:  # whatever a device lacks; DeviceLost goes on
             explain(error)
             break
-        rate = max(rate, flops / seconds)
-        if seconds * (_LEAST_TRIES + 2) * 8 > BUDGET:
+        is_rising, rate = flops / seconds > RISE * rate, max(rate, flops / seconds)
+        is_cheap = seconds * (_LEAST_TRIES + 2) * 8 <= BUDGET
+        if not is_cheap and (not is_rising or 8 * seconds > LONGEST):
             break
     return rate
 

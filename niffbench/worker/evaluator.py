@@ -5,6 +5,7 @@ There are two benches: one that builds operators with torch, and one that replay
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -12,7 +13,7 @@ from niffbench.case import Case
 from niffbench.device import Device, Runner
 from niffbench.operators.base import Choice
 from niffbench.protocol import Predicted
-from niffbench.results import Ceilings, CostRecord, Numerics
+from niffbench.results import Ceilings, CostRecord, Map, Numerics
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,8 @@ class Evaluator(Protocol):
         Raises whatever the operator does for want of support.
         """
 
-    def ceilings(self, dtypes: frozenset[str]) -> Ceilings:
-        """The machine's roofline, measured in a second or two."""
+    def ceilings(self, dtypes: frozenset[str], maps: Sequence[Map] = ()) -> Ceilings:
+        """The machine's roofline, bare FFTs of ``maps`` included, measured in a second or two."""
 
     def touch(self, case: Case) -> None:
         """Build and call ``case`` once, for what that loads."""

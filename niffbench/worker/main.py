@@ -70,7 +70,7 @@ def survey(task: protocol.Task, evaluator: Evaluator, line: Line) -> None:
     if task.ceilings:
         before = evaluator.device.processor()
         try:
-            ceilings = evaluator.ceilings(frozenset(task.ceilings))
+            ceilings = evaluator.ceilings(frozenset(task.ceilings), task.maps)
         except Exception as error:  # others hold the card's memory, say
             line.send(protocol.Roofline(reason=anonymize(explain(error).reason)))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from niffbench.device.replay import CaseTrace, GradientTrace, NumericsTrace, Rep
 from niffbench.operators.base import Choice
 from niffbench.operators.catalogue import catalogue
 from niffbench.protocol import Predicted
-from niffbench.results import Ceilings, CostRecord, GradientError, Numerics
+from niffbench.results import Ceilings, CostRecord, GradientError, Map, Numerics
 from niffbench.worker.evaluator import Footprint, Workload
 from niffbench.worker.tolerance import tolerance, tolerance_of_gradients
 
@@ -51,7 +52,7 @@ class ReplayEvaluator:
             case=case.id, resident=sizes[0] if memory.resident is None else memory.resident, peak=peak
         )
 
-    def ceilings(self, dtypes: frozenset[str]) -> Ceilings:
+    def ceilings(self, dtypes: frozenset[str], maps: Sequence[Map] = ()) -> Ceilings:
         """The file's, else the rates its made-up latencies come from."""
         trace = self.device.trace
         rates = dict.fromkeys(sorted(dtypes), trace.flops)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +24,7 @@ from niffbench.niff.native import build as native
 from niffbench.operators.base import Choice
 from niffbench.operators.catalogue import catalogue
 from niffbench.protocol import Predicted
-from niffbench.results import Ceilings, CostRecord, GradientError, Numerics
+from niffbench.results import Ceilings, CostRecord, GradientError, Map, Numerics
 from niffbench.worker import ceilings, numerics
 from niffbench.worker.evaluator import Workload
 from niffbench.worker.failures import Wrong, explain
@@ -73,8 +73,8 @@ class TorchEvaluator:
         steps = None if cost is None else step_costs(cost, call.traffic)
         return Predicted(case=case.id, resident=call.resident, peak=call.peak, steps=steps)
 
-    def ceilings(self, dtypes: frozenset[str]) -> Ceilings:
-        return ceilings.measure(self.device, self._place, dtypes)
+    def ceilings(self, dtypes: frozenset[str], maps: Sequence[Map] = ()) -> Ceilings:
+        return ceilings.measure(self.device, self._place, dtypes, maps)
 
     def touch(self, case: Case) -> None:
         workload = TorchWorkload(case, build(catalogue()[case.operator], case, None), input_of(case), self._place)
@@ -251,7 +251,9 @@ class TorchEvaluator:
         return catalogue()[workload.case.operator].choice(workload.case, workload.module)
 
     def cost(self, case: Case, choice: Choice | None) -> CostRecord:
-        return witness.witnesses(catalogue()[case.operator] if choice is None else choice.operator, case)
+        operator = catalogue()[case.operator] if choice is None else choice.operator
+        record = witness.witnesses(operator, case)
+        return replace(record, executed=operator.executed(case)) if self.device.capabilities.host else record
 
     def judge_by(self, clock: auto.Clock) -> None:
         auto.judge_by(clock)

@@ -126,13 +126,27 @@ class TestTable:
         assert cost("dense", 3, mode="training").flops("backward") == 2 * cost("dense", 3).flops()
 
     @pytest.mark.parametrize(
-        ("mlp", "flops"), [("tiny", 64 + 32 * 64), ("small", 192 + 16 * 64), ("big", 24704 + 128 * 64)]
+        ("mlp", "flops", "biases"),
+        [("tiny", 64 + 32 * 64, 8 + 64), ("small", 192 + 16 * 64, 12 + 64), ("big", 24704 + 128 * 64, 176 + 64)],
     )
-    def test_generation_is_its_own_term(self, mlp: str, flops: int) -> None:
+    def test_generation_is_its_own_term(self, mlp: str, flops: int, biases: int) -> None:
         published = cost("niff-depthwise/published", mlp=mlp)
         assert step(published, "filter generation").flops == self.pixels * flops
         training = cost("niff-depthwise/published", mlp=mlp, mode="training")
-        assert step(training, "filter generation", "backward").flops == 2 * self.pixels * flops
+        backward = step(training, "filter generation", "backward").flops
+        assert backward == 2 * self.pixels * (flops + biases), "two products a layer, and the bias's sum"
+
+    @pytest.mark.parametrize("mlp", ["tiny", "small", "big"])
+    @pytest.mark.parametrize("kind", ["depthwise", "full", "split"])
+    def test_a_biass_gradient_counts_the_same_in_every_form(self, kind: str, mlp: str) -> None:
+        """``fft`` differs from ``published`` in one thing: its coordinates ask for no gradient."""
+
+        def generation(form: str) -> int:
+            training = cost(f"niff-{kind}/{form}", mlp=mlp, mode="training")
+            return step(training, "filter generation", "backward").flops
+
+        first = {"tiny": 8, "small": 8, "big": 16}[mlp]
+        assert generation("published") - generation("fft") == self.pixels * 2 * 2 * 2 * first
 
     def test_published_depthwise(self) -> None:
         total = cost("niff-depthwise/published")

@@ -112,9 +112,11 @@ def test_convolutions(
     x = (batch, groups * into, *image) if batched else (groups * into, *image)
     biases = [(groups * out,)] if bias else []
     made = layer(torch.empty(x), torch.empty(shape)).shape[-dims:]
-    pixels = (batch if batched else 1) * prod(image if transposed else made)
-    flops = 2 * pixels * prod(shape)
-    check(layer, x, shape, *biases, forward=flops, backward=2 * flops)
+    images, channels = batch if batched else 1, groups * out
+    flops = 2 * images * prod(image if transposed else made) * prod(shape)
+    summed = images * prod(made)
+    for_bias = channels * summed if bias and summed > 1 else 0
+    check(layer, x, shape, *biases, forward=flops, backward=2 * flops + for_bias)
 
 
 def test_complex_convolutions_are_three_real_ones() -> None:

@@ -10,9 +10,11 @@ import pytest
 import torch
 from run_worker import case_of
 
+from niffbench.case import Problem
 from niffbench.device import Block, Device, Runner
 from niffbench.device.cpu import CpuDevice
 from niffbench.device.replay import CaseTrace, ReplayDevice, ReplayRunner, Trace
+from niffbench.results import Map
 from niffbench.worker import ceilings, energy
 from niffbench.worker import health_check as health_check
 
@@ -100,12 +102,17 @@ def test_ceilings_are_rates_of_what_was_asked_for(cpu: CpuDevice, monkeypatch: p
     monkeypatch.setattr(ceilings, "LARGEST_COPY", 2**22)
     monkeypatch.setattr(ceilings, "MATMUL_SIDES", (64, 128))
     monkeypatch.setattr(ceilings, "FFT_SHAPES", ((4, 32, 32),))
-    result = ceilings.measure(cpu, torch.device("cpu"), {"float32", "float64", "bfloat16", "tf32"})
+    maps = [Map("float32", 4, 7, 7), Map("float64", 2, 8, 6), Map("float32", 3, 1, 1)]
+    result = ceilings.measure(cpu, torch.device("cpu"), {"float32", "float64", "bfloat16", "tf32"}, maps)
     assert set(result.matmul) == {"float32", "float64", "bfloat16"}
     assert set(result.fft) == {"float32", "float64"}
     assert result.copy_bandwidth == result.copy_by_size[2**22] > 1e7
-    assert list(result.copy_by_size) == [2**power for power in range(16, 23)]
+    assert list(result.copy_by_size) == [2**power for power in range(14, 23)]
     assert min(*result.matmul.values(), *result.fft.values()) > 1e5
+    for shape in (Problem(2, 2, 2, 7, 7), Problem(1, 4, 4, 7, 7, "bfloat16"), Problem(1, 2, 2, 8, 6, "float64")):
+        assert (result.fft_of(shape) or 0) > 1e4
+    for shape in (Problem(2, 2, 2, 7, 8), Problem(1, 2, 2, 8, 6), Problem(3, 1, 1, 1, 1)):
+        assert result.fft_of(shape) is None
 
 
 def test_a_ceiling_is_work_over_the_shortest_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +130,7 @@ def test_a_ceiling_is_work_over_the_shortest_time(monkeypatch: pytest.MonkeyPatc
     torch.set_num_threads(threads)
     monkeypatch.setattr(ceilings, "LARGEST_COPY", 2**28)
     result = ceilings.measure(device, torch.device("cpu"), {"float32"})
-    assert result.copy_by_size == {size: size for size in (2**power for power in range(16, 28))}
+    assert result.copy_by_size == {size: size for size in (2**power for power in range(14, 28))}
     assert result.copy_bandwidth == 2**27
     assert result.matmul == {"float32": 2 * ceilings.MATMUL_SIDES[0] ** 3}
     planes, height, width = ceilings.FFT_SHAPES[0]
@@ -147,6 +154,30 @@ def test_what_is_copied_is_not_zeros_and_no_cache_holds_the_largest(
     ceilings._copies(cpu, torch.device("cpu"))
     assert max(copied) == 2**26 >= ceilings.CACHES * cpu.cache
     assert min(copied.values()) > 0.2
+
+
+def test_products_grow_while_their_rate_rises(cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quick one always; one that takes long only after a rise, and never into calls of seconds."""
+
+    def tried(seconds: Callable[[int], float]) -> list[int]:
+        sides: list[int] = []
+
+        def best(device: Device, call: Callable[[], object]) -> float:
+            return seconds(sides[-1])
+
+        def probe(side: int) -> tuple[Callable[[], object], int]:
+            sides.append(side)
+            return (lambda: None), side**3
+
+        monkeypatch.setattr(ceilings, "_best", best)
+        rate = ceilings._grown(cpu, (2, 4, 8, 16, 32), probe)
+        assert rate == max(side**3 / seconds(side) for side in sides)
+        return sides
+
+    assert tried(lambda side: 1e-4) == [2, 4, 8, 16, 32]
+    assert tried(lambda side: 0.01 * side**3 / 512) == [2, 4, 8], "8 takes long, and rises no more"
+    assert tried(lambda side: 0.01 * side**2.5 / 8**2.5) == [2, 4, 8, 16], "still rising, until calls are too long"
+    assert tried(lambda side: 1.0) == [2]
 
 
 def test_a_dtype_the_device_lacks_is_left_out(cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from niffbench.cost.memory import predict
 from niffbench.device import Processor, host
 from niffbench.operators.catalogue import catalogue
 from niffbench.operators.niff import Niff
-from niffbench.results import CostRecord, Numerics, Record
+from niffbench.results import CostRecord, Map, Numerics, Record
 from niffbench.stats.intervals import spread
 from niffbench.suite import Settings
 
@@ -243,7 +243,8 @@ def test_a_problem_that_fits_only_in_part_is_measured_in_lots_and_one_that_never
 
 def test_a_survey_predicts_and_measures_ceilings() -> None:
     cases = [case_of("niff-depthwise/rfft"), case_of("depthwise", 3)]
-    said = work(cases, kind="survey", ceilings=["float32", "float64"])
+    maps = [Map.of(case.problem) for case in cases[:1]]
+    said = work(cases, kind="survey", ceilings=["float32", "float64"], maps=maps)
     assert [m.type for m in said.messages if m.type != "begin"] == [
         "hello",
         "predicted",
@@ -257,6 +258,7 @@ def test_a_survey_predicts_and_measures_ceilings() -> None:
     assert ceilings.matmul.keys() == ceilings.fft.keys() == {"float32", "float64"}
     assert min(ceilings.matmul.values()) > 1e8
     assert min(ceilings.fft.values()) > 1e7
+    assert ceilings.fft_of(cases[0].problem) > 1e5
 
 
 def test_cuda_asked_for_and_absent_is_refused() -> None:
@@ -382,6 +384,7 @@ def test_what_auto_chose_is_recorded_and_costs_and_needs_what_it_is() -> None:
         assert record.numerics is not None
         assert record.numerics.l2 < 1e-5
         chosen = replace(operator, engine=engine)
+        assert record.cost.executed == chosen.executed(case)
         assert record.cost.closed == record.cost.counted == chosen.cost(case).flops()
         assert record.memory is not None
         assert record.memory.predicted == predict(chosen, record.case).peak, "workspace is what this engine takes"

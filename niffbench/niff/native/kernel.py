@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.flop_counter import register_flop_formula
 
-from niffbench.lengths import FAST_PRIMES, fast_length, fft_flops, largest_prime_factor
+from niffbench.lengths import fft_flops, largest_prime_factor
 from niffbench.niff import fused
 from niffbench.niff.autograd import compiling, transformed, wants_gradient, watched
 from niffbench.niff.native import LANGUAGES, cuda
 from niffbench.niff.native.build import load
+from niffbench.niff.native.passes import cyclic_length
 from niffbench.niff.steps import step
 
 DEVICES = tuple(LANGUAGES)
@@ -230,11 +231,6 @@ def workspace(size: int) -> Tensor:
     return torch.empty(size, dtype=torch.uint8)
 
 
-_DIRECT = 45
-"""A prime factor's sums over all pairs take less time than two transforms for a convolution of more points than
-its square divided by this; measured on a CPU with AVX2."""
-
-
 class _Axis(ctypes.Structure):
     """``Axis`` in ``convolve.c``."""
 
@@ -253,7 +249,7 @@ def _axis(length: int, dtype: torch.dtype) -> tuple[object, int]:
     """What C needs to know of a length, and where it is. By NumPy, on which no mode of torch has an effect."""
     real, prime = np.float32 if dtype == torch.float32 else np.float64, largest_prime_factor(length)
     arrays, powers = [_roots(length)], np.zeros(0, np.int32)
-    size = _cyclic_length(prime)
+    size = cyclic_length(prime)
     if size:
         powers, kernel = _powers(prime), np.zeros(size, complex)
         kernel[: prime - 1] = _roots(prime)[np.roll(powers[::-1], 1)]
@@ -270,16 +266,6 @@ def _roots(length: int) -> np.ndarray[Any, np.dtype[np.complex128]]:
     """``exp(-2πi k / length)`` for every k."""
     roots: np.ndarray[Any, np.dtype[np.complex128]] = np.exp(-2j * np.pi * np.arange(length) / length)
     return roots
-
-
-def _cyclic_length(prime: int) -> int:
-    """Of the convolution by which so many points are transformed; 0 where sums over all pairs take less time.
-
-    It is one less, or enough to pad that to where all passes are short.
-    """
-    smooth = largest_prime_factor(prime - 1) <= FAST_PRIMES[-1] if prime > 1 else False
-    size = prime - 1 if smooth else fast_length(2 * prime - 3)
-    return size if prime**2 > _DIRECT * size else 0
 
 
 def _powers(prime: int) -> np.ndarray[Any, np.dtype[np.int32]]:

@@ -56,6 +56,9 @@ def roofline(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
     every = [place for places in marks.values() for place in places]
     low, high = min(x for x, _ in every) / 1.6, max(x for x, _ in every) * 1.6
     tops = _ceilings(axis, ceilings, dtype, low, high)
+    own = [one.rate for one in ceilings.fft_by_map if one.dtype == dtype]
+    if own:
+        axis.axhspan(min(own), max(own), color=INK, alpha=0.07, linewidth=0, zorder=0)
     for label, places in marks.items():
         style = styles[label]
         axis.plot(*zip(*places, strict=True), linestyle="none", marker=style.marker, color=style.colour,
@@ -74,20 +77,22 @@ def roofline(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
         alt=f"Roofline plot ({dtype}): achieved FLOP/s of {text.plural(len(rows), 'case')} against arithmetic "
         f"intensity, under a copy bandwidth of {text.rate(ceilings.copy_bandwidth, 'B/s')}.",
         caption=f"{dtype}, {digest.regime} latency{of}. Ceilings were measured in this run. A mark above the "
-        "slanted line found its data in a cache; nominal FFT FLOPs make no claim on the matrix-product ceiling.",
+        "slanted line found its data in a cache; nominal FFT FLOPs make no claim on the matrix-product ceiling."
+        + (" Shaded: bare FFTs of the cases' own maps." if own else ""),
         wide=False,
     )
 
 
 def _rates(ceilings: Ceilings) -> list[float]:
-    return [ceilings.copy_bandwidth, *ceilings.matmul.values(), *ceilings.fft.values()]
+    own = [one.rate for one in ceilings.fft_by_map]
+    return [ceilings.copy_bandwidth, *ceilings.matmul.values(), *ceilings.fft.values(), *own]
 
 
 def _place(row: Row, digest: Digest) -> tuple[float, float] | None:
     latency, work = row.value(digest.metrics[0].key), row.cost
-    if not latency or work is None or not work.closed or not work.bytes_own:
+    if not latency or work is None or not work.flops or not work.bytes_own:
         return None
-    return work.closed / work.bytes_own, work.closed / latency
+    return work.flops / work.bytes_own, work.flops / latency
 
 
 def _ceilings(axis: Axes, ceilings: Ceilings, dtype: str, low: float, high: float) -> list[float]:

@@ -126,8 +126,6 @@ function draw(box, data, problem, metric) {
   });
   box.querySelector("tbody").replaceChildren(...rows);
   const said = (problem.crossovers[metric.key] ?? []).map((sentence) => element("li", "", sentence));
-  const compared = Object.values(data.problems).some((other) => metric.key in other.crossovers);
-  if (!said.length && compared) said.push(element("li", "quiet", "No two change places in this metric along what varies here."));
   box.querySelector("ul").replaceChildren(...said);
   const alone = ranked(problem, metric)[0];
   const first = alone && alone.values[metric.key];
