@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -302,7 +303,9 @@ def set_up(code: Code, commands: Sequence[str], cache: Path) -> Code:
             shutil.rmtree(environment, ignore_errors=True)
             for command in making:
                 _command(code, command, environment)
-            made.touch()
+        made.touch()  # it is in use
+    if key:
+        _prune(cache)
     for command in commands:
         if command not in making:
             _command(code, command, environment)
@@ -310,6 +313,20 @@ def set_up(code: Code, commands: Sequence[str], cache: Path) -> Code:
     if making and not python.exists():
         raise UsageError(f"--setup: {making[-1]!r} made no virtual environment in ${ENVIRONMENT} (no bin/python)")
     return replace(code, python=str(python), own=True) if making else code
+
+
+MOST_ENVIRONMENTS = 10
+_IN_USE = 24 * 3600.0
+"""Seconds after which nobody measures any more in an environment that was asked for."""
+
+
+def _prune(cache: Path) -> None:
+    """Remove all environments but the newest, and those that somebody may be measuring in."""
+    ages = {made.parent: time.time() - made.stat().st_mtime for made in cache.glob("*/made")}
+    for place in sorted(ages, key=ages.__getitem__)[MOST_ENVIRONMENTS:]:
+        if ages[place] > _IN_USE:
+            with suppress(UsageError, OSError), Lock(place):  # else it is being made, or another's
+                shutil.rmtree(place)
 
 
 def _command(code: Code, command: str, environment: Path) -> None:

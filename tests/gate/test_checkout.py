@@ -13,7 +13,8 @@ import pytest
 from cli_in_process import git
 
 from niffbench.errors import HeadFails, UsageError
-from niffbench.gate.checkout import checked_out, repository_of, set_up
+from niffbench.gate.checkout import MOST_ENVIRONMENTS, checked_out, repository_of, set_up
+from niffbench.session.lock import Lock
 
 
 @pytest.fixture
@@ -257,6 +258,26 @@ def test_environments_are_made_once_for_all_trees_of_one_lock_file(repository: P
             set_up(code, ("echo no compiler; exit 3",), tmp_path / "cache")
         with pytest.raises(UsageError, match="made no virtual environment"):
             set_up(code, ("mkdir $NIFFBENCH_ENV",), tmp_path / "cache")
+
+
+def test_old_environments_are_removed_unless_somebody_may_be_measuring_in_them(
+    repository: Path, tmp_path: Path
+) -> None:
+    make = f"mkdir -p $NIFFBENCH_ENV/bin; ln -s {sys.executable} $NIFFBENCH_ENV/bin/python"
+    cache = tmp_path / "cache"
+    two_days_ago = time.time() - 2 * 24 * 3600
+    for number in range(MOST_ENVIRONMENTS + 4):
+        made = cache / f"{number:02}" / "made"
+        made.parent.mkdir(parents=True)
+        made.touch()
+        if number < 3:
+            os.utime(made, (two_days_ago - number, two_days_ago - number))
+    (repository / "uv.lock").write_text("torch 2.15")
+    with checked_out(".", "BASE", repository, library=True) as code, Lock(cache / "01"):
+        python = Path(set_up(code, (make,), cache).python)
+    assert python.exists()
+    left = {path.name for path in cache.iterdir()}
+    assert left == {python.parts[-4], "01", *(f"{number:02}" for number in range(3, MOST_ENVIRONMENTS + 4))}
 
 
 def test_a_library_that_is_imported_from_elsewhere_is_not_compared_with_itself(
