@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias, get_args
 
 Mode: TypeAlias = Literal["inference", "forward", "training"]
@@ -105,9 +105,12 @@ class Case(_Cached):
         try:
             return self._id
         except AttributeError:
-            content = asdict(self)
+            # Not asdict, which copies: histories have thousands of runs.
+            content = {part.name: getattr(self, part.name) for part in fields(self)}
+            problem = {part.name: getattr(self.problem, part.name) for part in fields(self.problem)}
             if not self.problem.tf32:
-                del content["problem"]["tf32"]
+                del problem["tf32"]
+            content["problem"] = problem
             canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
             object.__setattr__(self, "_id", hashlib.sha256(canonical.encode()).hexdigest()[:12])
             return self._id

@@ -15,7 +15,7 @@ from niffbench.errors import NothingMeasured, UsageError
 from niffbench.gate.case_results import RunCases
 from niffbench.gate.history import arrival, places
 from niffbench.gate.rules import Rules
-from niffbench.gate.trend import Trend, Values, of_values, values_of
+from niffbench.gate.trend import Moment, Trend, Values, followed, of_values, values_of
 from niffbench.results import Run, read
 from niffbench.suite import Selection
 
@@ -78,7 +78,7 @@ def collect(history: Path, index: Path, rules: Rules, notes: list[str]) -> Itera
         series.setdefault((entry.suite, entry.fingerprint), []).append(entry)
     for _, members in sorted(series.items()):
         newest = RunCases(read(history / members[-1].place), Selection(()))
-        moments = [(entry.started, entry.commit) for entry in members]
+        moments = [Moment(entry.started, entry.commit) for entry in members]
         trends = of_values(newest, moments, [entry.values for entry in members], rules)
         yield Series(tuple(members), newest.run, trends)
 
@@ -96,7 +96,7 @@ def _read(folder: Path, history: Path) -> Entry | str:
     except UsageError as error:
         return f"passed over: {error}"
     manifest = run.manifest
-    values = values_of(RunCases(run, Selection(())), Rules())
+    values = values_of(run, followed(Rules()))
     # Of what is the same in every round once is enough.
     shorter = {
         id_: {key: list(rounds if len(set(rounds)) > 1 else rounds[:1]) for key, rounds in metrics.items()}

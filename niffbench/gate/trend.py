@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf, isfinite, nan
 from statistics import median
 
-from niffbench.errors import UsageError, did_you_mean
+from niffbench.errors import NothingMeasured, UsageError, did_you_mean
 from niffbench.gate.case_results import CaseResults, RunCases
 from niffbench.gate.findings import Step
 from niffbench.gate.rules import Accepted, Rules
-from niffbench.results import REGISTRY, Metric, Run
+from niffbench.results import REGISTRY, Metric, Reason, Run, round_value
 from niffbench.stats.changepoints import History, change_points
 from niffbench.suite import Selection
 
 
 @dataclass(frozen=True)
-class Point:
-    """One run of a history: when, of which commit, and each round's value (none where it failed)."""
+class Moment:
+    """One run of a history: when it began, and of which commit it is."""
 
     started: str
     commit: str | None
-    values: tuple[float, ...]
-
-    @cached_property
-    def level(self) -> float:
-        """The median of the rounds; NaN without any."""
-        if len(self.values) == 1:  # what is the same in every round is remembered once
-            return self.values[0]
-        return median(self.values) if self.values else nan
 
 
 @dataclass(frozen=True)
@@ -39,11 +31,18 @@ class Trend:
 
     A change is called at :class:`Rules`' alpha, divided by the number of trends looked at together, and from the
     least change that counts of that metric on.
+
+    Attributes:
+        rounds: of each run the values of its rounds, or one where all are alike; none where it failed.
+        runs: when each run was.
+        values: the median of each run's rounds; NaN without any.
     """
 
     results: CaseResults
     metric: Metric
-    points: tuple[Point, ...]
+    runs: Sequence[Moment]
+    rounds: Sequence[Sequence[float]]
+    values: Sequence[float]
     history: History
     least: float
 
@@ -56,9 +55,9 @@ class Trend:
                 label=self.results.label,
                 problem=self.results.problem,
                 quantity=self.metric.key,
-                started=self.points[change.run].started,
-                since=self.points[change.run - 1].commit,
-                commit=self.points[change.run].commit,
+                started=self.runs[change.run].started,
+                since=self.runs[change.run - 1].commit,
+                commit=self.runs[change.run].commit,
                 ratio=change.ratio.estimate,
                 low=change.ratio.low,
                 high=change.ratio.high,
@@ -75,7 +74,7 @@ class Trend:
         first, last = levels[0], levels[-1]
         for one in reversed(accepted.changes):
             if one.fits(self.results.case, self.results.label, self.metric.key):
-                if not accepted.is_over(one.change.until) and one.covers(last, first):
+                if not accepted.is_over(one.change.until) and one.change.covers(last, first):
                     return None
                 break
         return last / first if first else inf
@@ -90,7 +89,7 @@ class Trend:
         """The levels in turn; where too few runs tell of noise, each run's of what has none."""
         if self.history.segments or not (self.metric.exact or self.metric.gate == "tolerance"):
             return [segment.level for segment in self.history.segments]
-        return [point.level for point in self.points if isfinite(point.level)]
+        return [value for value in self.values if isfinite(value)]
 
 
 def followed(rules: Rules) -> tuple[Metric, ...]:
@@ -121,51 +120,66 @@ Values = Mapping[str, Mapping[str, Sequence[float]]]
 """What a run measured: each round's value, by case and metric; without those that have none."""
 
 
-def values_of(run_cases: RunCases, rules: Rules) -> Values:
-    """The values of all metrics that have trends."""
-    values: dict[str, dict[str, Sequence[float]]] = {}
-    for id_, results in run_cases.items():
-        for metric in followed(rules):
-            if rounds := tuple(results.values(metric).values.values()):
-                values.setdefault(id_, {})[metric.key] = rounds
+def values_of(run: Run, metrics: Sequence[Metric]) -> Values:
+    """The values of ``metrics`` in the rounds that measured a case."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for record in run.records:
+        if record.status == "ok":
+            of_case = values.setdefault(record.id, {})
+            for metric in metrics:
+                if not isinstance(value := round_value(record, metric), Reason):
+                    of_case.setdefault(metric.key, []).append(value)
     return values
 
 
-def trends(runs: Iterable[Run], rules: Rules) -> tuple[Trend, ...]:
-    """The trends of every case of the newest run, in its order; each run is let go once its values are read.
+class Collected:
+    """The values of ``runs`` that are shown one after the other, oldest first; each can be let go then."""
 
-    Raises:
-        ValueError: without a run.
-    """
-    moments: list[tuple[str, str | None]] = []
-    values: list[Values] = []
-    newest: RunCases | None = None
-    for run in runs:
-        newest = RunCases(run, Selection(()))
-        moments.append((run.manifest.started, run.manifest.commit))
-        values.append(values_of(newest, rules))
-    if newest is None:
-        raise ValueError("a trend needs a run")
-    return of_values(newest, moments, values, rules)
+    def __init__(self, rules: Rules) -> None:
+        self._rules, self._metrics = rules, followed(rules)
+        self.runs: list[Moment] = []
+        self._values: list[Values] = []
+        self._newest: Run | None = None
+
+    def add(self, run: Run) -> None:
+        """Take the values of one more run."""
+        self._newest = run
+        self.runs.append(Moment(run.manifest.started, run.manifest.commit))
+        self._values.append(values_of(run, self._metrics))
+
+    @property
+    def newest(self) -> Run:
+        """The run that was shown last.
+
+        Raises:
+            NothingMeasured: without any.
+        """
+        if self._newest is None:
+            raise NothingMeasured("no run of the history can be read")
+        return self._newest
+
+    def trends(self) -> tuple[Trend, ...]:
+        """The trends of every case of the newest run, in its order."""
+        return of_values(RunCases(self.newest, Selection(())), self.runs, self._values, self._rules)
 
 
 def of_values(
-    newest: RunCases, moments: Sequence[tuple[str, str | None]], values: Sequence[Values], rules: Rules
+    newest: RunCases, runs: Sequence[Moment], values: Sequence[Values], rules: Rules
 ) -> tuple[Trend, ...]:
-    """The trends of every case of ``newest``; of each run its start and commit, and its values, oldest first."""
+    """The trends of every case of ``newest``; of each run its moment and its values, oldest first."""
     measured = {(id_, key) for run in values for id_, metrics in run.items() for key in metrics}
     wanted = [(id_, metric) for id_ in newest for metric in followed(rules) if (id_, metric.key) in measured]
+    nothing: Mapping[str, Sequence[float]] = {}
     trends = []
     for id_, metric in wanted:
         results = newest[id_]
-        points = tuple(
-            Point(started, commit, tuple(run.get(id_, {}).get(metric.key, ())))
-            for (started, commit), run in zip(moments, values, strict=True)
-        )
+        rounds = [run.get(id_, nothing).get(metric.key, ()) for run in values]
+        levels = [one[0] if len(one) == 1 else median(one) if one else nan for one in rounds]
         least = rules.least_change(results.case, results.label, metric)
-        levels = [point.level for point in points]
-        if metric.unit in ("B", "FLOP", "count") and 0 in levels:  # of nothing there is no logarithm
-            levels = [level + 1 for level in levels]
-        cut = change_points(levels, alpha=rules.alpha / len(wanted), min_effect=least)
-        trends.append(Trend(results, metric, points, cut, least))
+        # Of nothing there is no logarithm.
+        shift = metric.unit in ("B", "FLOP", "count") and 0 in levels
+        cut = change_points(
+            [level + 1 for level in levels] if shift else levels, alpha=rules.alpha / len(wanted), min_effect=least
+        )
+        trends.append(Trend(results, metric, runs, rounds, levels, cut, least))
     return tuple(trends)

@@ -90,7 +90,7 @@ class Shown:
 
     def newest(self, trends: Sequence[Trend], key: str) -> str:
         """The newest value of a case's metric."""
-        level = next((trend.points[-1].level for trend in trends if trend.metric.key == key), float("nan"))
+        level = next((trend.values[-1] for trend in trends if trend.metric.key == key), float("nan"))
         return value_in(key, level) if isfinite(level) else "–"
 
 
@@ -133,7 +133,7 @@ def chart(trend: Trend) -> Markup:
     """A trend as SVG: a dot a run, a line a level, a mark a change; runs from left to right, oldest first."""
     from markupsafe import Markup, escape
 
-    values = [point.level for point in trend.points]
+    values = trend.values
     finite = [value for value in values if isfinite(value)]
     low, high = min(finite), max(finite)
     if low == high:
@@ -164,4 +164,4 @@ def chart(trend: Trend) -> Markup:
 
 def _ends(trend: Trend, low: float, high: float) -> str:
     key = trend.metric.key
-    return f"{value_in(key, low)} to {value_in(key, high)} over {plural(len(trend.points), 'run')}"
+    return f"{value_in(key, low)} to {value_in(key, high)} over {plural(len(trend.runs), 'run')}"

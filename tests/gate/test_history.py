@@ -13,7 +13,7 @@ from synthetic import Fault, World, make, save
 from niffbench.errors import NothingMeasured, UsageError
 from niffbench.gate import history
 from niffbench.gate.rules import Rules
-from niffbench.gate.trend import of_case, trends
+from niffbench.gate.trend import Collected, Trend, of_case
 from niffbench.report import verdicts as words
 from niffbench.report.plots import trend as drawing
 from niffbench.results import Record, Run, read
@@ -150,6 +150,13 @@ def grown(tmp_path: Path, days: int, step: int, factor: float) -> list[Run]:
     ]
 
 
+def trends(runs: list[Run], rules: Rules) -> tuple[Trend, ...]:
+    collected = Collected(rules)
+    for run in runs:
+        collected.add(run)
+    return collected.trends()
+
+
 def test_a_planted_step_is_found_at_its_run_in_its_case_only(tmp_path: Path) -> None:
     runs = grown(tmp_path, 24, 15, 1.12)
     steps = [step for trend in trends(runs, STEADY) for step in trend.steps()]
@@ -189,7 +196,7 @@ def test_a_failed_run_is_a_gap_and_a_short_history_says_that_it_is(tmp_path: Pat
     runs = grown(tmp_path, 5, 99, 1.0)
     runs[2] = replace(runs[2], records=tuple(r for r in runs[2].records if r.case.operator != "dense"))
     dense = of_case(trends(runs, STEADY), "dense-k3")
-    assert dense.points[2].values == ()
+    assert dense.rounds[2] == ()
     assert dense.history.reason is not None
     with pytest.raises(UsageError, match="did you mean 'dense-k3'"):
         of_case(trends(runs, STEADY), "dense-k33")

@@ -25,7 +25,7 @@ def draw(trend: Trend) -> Plot:
     style: Any = settings()
     with matplotlib.rc_context(style):
         margins = Margins(left=0.9, bottom=0.95)
-        figure, panels = sheet(1, 1, (min(max(0.25 * len(trend.points), 4.0), 12.0), 2.6), margins)
+        figure, panels = sheet(1, 1, (min(max(0.25 * len(trend.runs), 4.0), 12.0), 2.6), margins)
         _fill(panels[0][0], trend)
         panels[0][0].set_title(title)
         outcome = "; ".join(map(line, steps)) or trend.history.reason or "no change of level"
@@ -33,7 +33,7 @@ def draw(trend: Trend) -> Plot:
             figure,
             name="trend",
             title=title,
-            alt=f"{title} over {plural(len(trend.points), 'run')}: {outcome}",
+            alt=f"{title} over {plural(len(trend.runs), 'run')}: {outcome}",
             caption=outcome,
         )
 
@@ -41,14 +41,13 @@ def draw(trend: Trend) -> Plot:
 def _fill(axes: Axes, trend: Trend) -> None:
     from matplotlib.ticker import FuncFormatter
 
-    for position, point in enumerate(trend.points):
-        dots = [position] * len(point.values)
-        axes.plot(dots, point.values, "o", color=_DOT, alpha=0.55, markersize=3.5, markeredgewidth=0)
+    for position, values in enumerate(trend.rounds):
+        axes.plot([position] * len(values), values, "o", color=_DOT, alpha=0.55, markersize=3.5, markeredgewidth=0)
     for segment in trend.history.segments:
         axes.plot([segment.start - 0.4, segment.end - 0.6], [segment.level] * 2, color=_LEVEL)
     for change in trend.history.changes:
         axes.axvline(change.run - 0.5, color=MUTED, linewidth=0.8, linestyle=":")
-    names = [f"{point.started[:10]}\n{commit(point.commit)}" for point in trend.points]
+    names = [f"{run.started[:10]}\n{commit(run.commit)}" for run in trend.runs]
     every = -(-len(names) // _MOST_TICKS)
     shown = range(0, len(names), every)
     axes.set_xticks(list(shown), [names[i] for i in shown], rotation=45, ha="right", fontsize=7, color=INK)
