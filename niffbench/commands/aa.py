@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from niffbench.case import REGIMES
-from niffbench.commands.gate_options import Outputs, limit, print_json
+from niffbench.commands.gate_options import GateCommand, Outputs, limit, print_json
 from niffbench.commands.options import operator_option, share, suite_options
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 UNFIT = 5
 
 
-@click.command("aa")
+@click.command("aa", cls=GateCommand)
 @click.argument("suite", required=False)
 @click.option("--run", "measured", type=click.Path(path_type=Path), metavar="DIR", help="Assess this run instead.")
 @click.option("--rounds", default=16, show_default=True, metavar="N", help="Rounds to measure of the same code.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from niffbench.commands.gate_options import Outputs, output_options, rule_options, rules_of
+from niffbench.commands.gate_options import GateCommand, Outputs, output_options, rule_options, rules_of
 from niffbench.commands.options import (
     min_time_option,
     operator_option,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from niffbench.gate.checkout import Code
 
 
-@click.command("ab")
+@click.command("ab", cls=GateCommand)
 @click.argument("suite")
 @click.option(
     "--base",

@@ -7,20 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from niffbench.commands.gate_options import Outputs, output_options, print_json, rule_options, rules_of, write
-from niffbench.errors import NothingMeasured, UsageError, plural
+from niffbench.commands.gate_options import (
+    GateCommand,
+    Outputs,
+    output_options,
+    print_json,
+    rule_options,
+    rules_of,
+    write,
+)
+from niffbench.errors import NiffbenchError, NothingMeasured, UsageError, plural
 
 if TYPE_CHECKING:
     from niffbench.gate.comparison import Before
     from niffbench.gate.findings import Step
     from niffbench.gate.rules import Rules
+    from niffbench.gate.trend import Collected
     from niffbench.results import Run
 
 NO_STEP = "no change of level in any case"
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-@click.command("check")
+@click.command("check", cls=GateCommand)
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[BASE] [HEAD]")
 @click.option("--baseline", type=_FOLDER, metavar="DIR", help="Take as BASE what began before HEAD below DIR.")
 @click.option(
@@ -108,6 +117,7 @@ def command(
     with outputs.promised():
         from niffbench.gate.ab import abba
         from niffbench.gate.comparison import Before, compare, head_fails
+        from niffbench.gate.trend import Collected
         from niffbench.results import read
 
         _refuse(runs, baseline, history, trend, plot, paired)
@@ -118,15 +128,15 @@ def command(
         rules = rules_of(**limits)
         if not runs:
             assert history is not None
-            steps = _follow(history, None, rules, trend, plot)
-            context.exit(_tell(steps, as_json, fail_on_step=fail_on_step))
+            context.exit(_tell(_steps(history, None, rules, trend, plot), as_json, fail_on_step=fail_on_step))
         head = read(runs[-1])
-        base: Run | Before | NothingMeasured
+        base: Run | Before | NiffbenchError
         base = read(runs[0]) if len(runs) == 2 else _before(baseline, history, head, across_machines)
         # A run is kept whatever there is to compare it with: the first of a history has no baseline.
-        steps = () if history is None else _follow(history, head, rules, trend, plot)
-        if isinstance(base, NothingMeasured):
+        kept = history is not None and _keep(history, head)
+        if isinstance(base, NiffbenchError):
             raise base if any(record.status == "ok" for record in head.records) else head_fails(head)
+        collected = Collected(rules)
         comparison = compare(
             base,
             head,
@@ -135,17 +145,23 @@ def command(
             across_machines=across_machines,
             pairing=abba(base, head) if paired and not isinstance(base, Before) else None,
             reference=None if reference is None else read(reference),
+            passing=collected.add,
         )
+        steps: tuple[Step, ...] = ()
+        if history is not None and kept:
+            collected.add(head)
+            once = isinstance(base, Before) and base.by_arrival and reference is None  # it was read as a whole
+            steps = _steps(history, head, rules, trend, plot, collected if once else None)
         changes: dict[str, object] = {"steps": steps, "fail_on_step": fail_on_step}
         if comparison.environment == "open" and fail_on_environment:
             changes["environment"] = "failing"
         comparison = comparison.model_copy(update=changes)
-        outputs.say(comparison)
         if keep is not None and history is not None:
             from niffbench.gate.history import prune
 
             if removed := prune(history, head, keep):
                 click.echo(f"{history}: {plural(removed, 'run')} removed", err=True)
+        outputs.say(comparison)  # last, so that no exit code is said that does not come
         context.exit(comparison.exit_code)
 
 
@@ -176,7 +192,7 @@ def _refuse(
 
 def _before(
     baseline: Path | None, history: Path | None, head: Run, across_machines: bool
-) -> Before | NothingMeasured:
+) -> Before | NiffbenchError:
     """The runs before HEAD, or why there is no baseline."""
     from niffbench.gate.comparison import Before
     from niffbench.gate.history import before
@@ -189,30 +205,55 @@ def _before(
         return Before.of(earlier, everywhere, by_arrival=by_arrival)
     except NothingMeasured as error:
         return error
+    except UsageError as error:
+        if not by_arrival:
+            raise
+        return error  # of a history; the run is kept all the same, so that it can recover
 
 
-def _follow(directory: Path, head: Run | None, rules: Rules, trend: str | None, plot: Path) -> tuple[Step, ...]:
-    """Keep ``head``, draw the trend asked for, and return the steps of the history it belongs to."""
-    from niffbench.gate import history
-    from niffbench.gate.trend import of_case, trends
+def _keep(directory: Path, head: Run) -> bool:
+    """Keep ``head`` in a history; returns whether it was worth it."""
+    from niffbench.gate.history import keep
+
+    try:
+        keep(directory, head)
+    except NothingMeasured as error:
+        click.echo(error, err=True)
+        return False
+    return True
+
+
+def _steps(
+    directory: Path,
+    head: Run | None,
+    rules: Rules,
+    trend: str | None,
+    plot: Path,
+    collected: Collected | None = None,
+) -> tuple[Step, ...]:
+    """Draw the trend asked for, and return the steps of the history that ``head`` belongs to.
+
+    Args:
+        head: left out, the newest run of the history.
+        collected: what was read of the history already.
+    """
+    from niffbench.gate.history import of_suite
+    from niffbench.gate.trend import Collected, of_case
     from niffbench.report.plots.trend import draw
     from niffbench.report.text import clean
 
-    suite = fingerprint = None
-    notes: list[str] = []
-    if head is not None:
-        try:
-            history.keep(directory, head)
-        except NothingMeasured as error:
-            click.echo(error, err=True)
-            return ()
-        suite, fingerprint = head.manifest.suite.name, head.manifest.fingerprint.hash
-    stored = history.of_suite(directory, suite, fingerprint)
-    number = plural(len(stored.runs), "run")
-    click.echo(f"{directory}: {number} of {stored.runs[0].manifest.suite.name} on this fingerprint", err=True)
-    every = trends((run for _, run in stored.read(notes, oldest_first=True)), rules)
-    for note in (*stored.notes, *notes):
-        click.echo(clean(note), err=True)
+    if collected is None:
+        where = (None, None) if head is None else (head.manifest.suite.name, head.manifest.fingerprint.hash)
+        stored = of_suite(directory, *where)
+        notes = list(stored.notes)
+        collected = Collected(rules)
+        for _, run in stored.read(notes, oldest_first=True):
+            collected.add(run)
+        for note in notes:
+            click.echo(clean(note), err=True)
+    every = collected.trends()
+    number, suite = plural(len(collected.runs), "run"), clean(collected.newest.manifest.suite.name)
+    click.echo(f"{directory}: {number} of {suite} on this fingerprint", err=True)
     if trend is not None:
         drawn = draw(of_case(every, trend))
         write(plot, drawn.png if plot.suffix == ".png" else drawn.svg.encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +143,16 @@ class Outputs:
     markdown: Path | None
     junit: Path | None
 
+    @classmethod
+    def asked_for(cls, command: click.Command, arguments: Sequence[str]) -> Outputs:
+        """What a command line that cannot be parsed asks for, as much of it as can be."""
+        context = click.Context(
+            command, resilient_parsing=True, ignore_unknown_options=True, allow_extra_args=True
+        )
+        given, _, _ = command.make_parser(context).parse_args(list(arguments))
+        files = [Path(path) if (path := given.get(name)) else None for name in ("markdown", "junit")]
+        return cls(False, bool(given.get("as_json")), *files)
+
     @contextmanager
     def promised(self) -> Iterator[None]:
         """Whatever ends the block, what was asked for is written: instead of a comparison why there is none."""
@@ -152,9 +162,8 @@ class Outputs:
         try:
             yield
         except (NiffbenchError, click.ClickException) as error:
-            self._explain(
-                error.exit_code, error.message if isinstance(error, click.ClickException) else str(error)
-            )
+            said = error.format_message() if isinstance(error, click.ClickException) else str(error)
+            self._explain(error.exit_code, said)
             raise
         except (KeyboardInterrupt, click.Abort):
             self._explain(INTERRUPTED, "interrupted")
@@ -191,11 +200,25 @@ class Outputs:
 
         if self.as_json:
             print_json({"exit_code": exit_code, "headline": message, "counts": {}, "findings": []})
-        with suppress(UsageError):  # one that cannot be written is perhaps what went wrong
-            if self.markdown is not None:
-                write(self.markdown, not_compared(message, exit_code).encode())
-            if self.junit is not None:
-                write(self.junit, junit.failure(message, exit_code))
+        texts = (
+            (self.markdown, not_compared(message, exit_code).encode()),
+            (self.junit, junit.failure(message, exit_code)),
+        )
+        for path, text in texts:
+            with suppress(UsageError):  # one that cannot be written is perhaps what went wrong
+                if path is not None:
+                    write(path, text)
+
+
+class GateCommand(click.Command):
+    """A command that writes its outputs at every exit, that for a command line it cannot parse included."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """As click does it."""
+        with Outputs.asked_for(self, args).promised():
+            return super().make_context(info_name, args, parent, **extra)
 
 
 def print_json(document: object) -> None:

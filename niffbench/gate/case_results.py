@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypedDict, Unpack
@@ -20,12 +20,18 @@ def quantities() -> tuple[str, ...]:
         "coverage",
         *(metric.key for metric in judged),
         *(ratio_name(metric) for metric in judged if metric.gate == "test"),
+        *(shared_name(ratio_name(metric)) for metric in judged if metric.gate == "test"),
     )
 
 
 def ratio_name(metric: Metric) -> str:
     """The quantity of a metric over that of the baseline operator in the same round: ``ratio_steady``."""
     return f"ratio_{metric.regime or metric.key}"
+
+
+def shared_name(quantity: str) -> str:
+    """What all cases share of a latency or its ratio: ``shared_steady``."""
+    return f"shared_{quantity.partition('_')[2]}"
 
 
 def kind_of_device(manifest: Manifest) -> str:
@@ -138,6 +144,17 @@ class CaseResults:
                 left_out.append(f"round {record.round} {value.words}")
         return RoundValues(values, tuple(left_out))
 
+    def ratios(self, metric: Metric) -> RoundValues | None:
+        """A metric over that of the baseline operator, round by round; None without one, and for itself."""
+        baseline = self.run.baseline_of(self.case)
+        if baseline is None or baseline is self:
+            return None
+        own, other = self.values(metric), baseline.values(metric)
+        return RoundValues(
+            {number: own.values[number] / other.values[number] for number in own.values if number in other.values},
+            own.left_out + tuple(f"{text} (baseline)" for text in other.left_out),
+        )
+
     def finding(self, quantity: str, verdict: Verdict, reason: str, **numbers: Unpack[Numbers]) -> Finding:
         """A verdict on one of this case's quantities."""
         return Finding(
@@ -156,15 +173,15 @@ class RunCases(Mapping[str, CaseResults]):
 
     Args:
         selection: the filters of ``--only``.
-        age: how many runs ago it was, for runs of a history.
+        baseline: the label of the operator that ratios are to, left out that of the run's own suite.
     """
 
-    def __init__(self, run: Run, selection: Selection, age: int = 0) -> None:
+    def __init__(self, run: Run, selection: Selection, baseline: str | None = None) -> None:
         grouped: dict[str, dict[int, Record]] = {}
         for record in run.records:
             grouped.setdefault(record.id, {})[record.round] = record
         order = [*run.manifest.suite.cases, *sorted(grouped)]
-        self.run, self.age = run, age
+        self.run, self._baseline = run, baseline or run.manifest.suite.baseline
         self._all = {id_: CaseResults(grouped[id_], self) for id_ in dict.fromkeys(order) if id_ in grouped}
         self._selected = {id_: one for id_, one in self._all.items() if selection.takes(one.case, one.label)}
 
@@ -182,6 +199,18 @@ class RunCases(Mapping[str, CaseResults]):
         """Whether any case was measured at all."""
         return any(results.ok for results in self._selected.values())
 
+    @property
+    def rounds(self) -> dict[tuple[str, str], int]:
+        """In how many rounds each case has a value of each metric that is judged, and of its ratio."""
+        rounds = {}
+        for id_, results in self.items():
+            for metric in REGISTRY.values():
+                if metric.gate is not None and (values := results.values(metric).values):
+                    rounds[id_, metric.key] = len(values)
+                    if metric.gate == "test" and (ratios := results.ratios(metric)):
+                        rounds[id_, ratio_name(metric)] = len(ratios.values)
+        return rounds
+
     def absence(self, id_: str) -> str:
         """Why this run has nothing of a case the other run has."""
         manifest = self.run.manifest
@@ -190,14 +219,14 @@ class RunCases(Mapping[str, CaseResults]):
         return "was not reached: the run was interrupted" if manifest.finished is None else "has no record"
 
     def baseline_of(self, case: Case) -> CaseResults | None:
-        """The suite's baseline on the same problem, executed alike, whether selected or not; None without one."""
+        """The baseline operator on the same problem, executed alike, whether selected or not; None without one."""
         return self._baselines.get((case.problem, case.execution))
 
     @cached_property
     def _baselines(self) -> dict[tuple[Problem, Execution], CaseResults]:
         baselines: dict[tuple[Problem, Execution], CaseResults] = {}
         for results in self._all.values():
-            if self.run.is_baseline(results.any):
+            if results.label == self._baseline:
                 baselines.setdefault((results.case.problem, results.case.execution), results)
         return baselines
 
@@ -205,50 +234,52 @@ class RunCases(Mapping[str, CaseResults]):
 class EarlierCases(Mapping[str, CaseResults]):
     """What HEAD is compared with: of each case, and of each of its metrics, the first usable result of some runs.
 
-    ``runs`` come in the order in which they are asked, the newest first for BASE. They are read only until
-    every case of ``head`` has what can be compared, so a long history costs no more than what is used of it.
+    Runs are added in the order in which they are asked, the newest first for BASE, until every case of ``head``
+    has what can be compared, so a long history costs no more than what is used of it.
 
     Args:
         oldest_first: they are an accepted level, for which every case and metric counts that was ever kept.
         fewest: the rounds that a noisy metric needs to be judged; fewer serve where no run has so many.
+        ratios: noisy metrics are judged as ratios to the baseline operator.
     """
 
     def __init__(
         self,
-        runs: Iterable[RunCases],
         head: RunCases,
         tested: Sequence[Metric],
         fewest: int,
         *,
         oldest_first: bool = False,
+        ratios: bool = False,
     ) -> None:
-        self._fewest = fewest
+        self._head, self._fewest, self._oldest_first, self.ratios = head, fewest, oldest_first, ratios
         self._results: dict[str, list[CaseResults]] = {}
         self.manifests: list[Manifest] = []
-        complete = False
+        self._complete = False
         exact = [metric for metric in REGISTRY.values() if metric.gate in ("exact", "tolerance")]
-        wanted = {
-            id_: {m.key: m for m in (*exact, *tested) if oldest_first or results.values(m).values}
+        self._wanted = {
+            id_: {m.key: m for m in (*exact, *tested) if oldest_first or self._values(results, m)}
             for id_, results in head.items()
         }
-        for run in runs:
-            manifest = run.run.manifest
-            self.manifests.append(manifest)
-            for id_, results in run.items():
-                # Only what the newest complete run of the suite has, or a narrowed one since, is missed in HEAD.
-                if id_ in head or not complete:
-                    self._add(id_, results, wanted.get(id_, {}))
-            complete = not oldest_first and (
-                complete or not (manifest.suite.narrowed or manifest.finished is None)
-            )
-            if complete and not any(wanted.values()) and all(self._served(id_) for id_ in head):
-                break
+
+    def add(self, run: RunCases) -> bool:
+        """Take what is wanted of one more run; returns whether more are wanted."""
+        manifest = run.run.manifest
+        self.manifests.append(manifest)
+        for id_, results in run.items():
+            # Only what the newest complete run of the suite has, or a narrowed one since, is missed in HEAD.
+            if id_ in self._head or not self._complete:
+                self._add(id_, results, self._wanted.get(id_, {}))
+        self._complete = not self._oldest_first and (
+            self._complete or not (manifest.suite.narrowed or manifest.finished is None)
+        )
+        return not self._complete or any(self._wanted.values()) or not all(map(self._served, self._head))
 
     def _add(self, id_: str, results: CaseResults, wanted: dict[str, Metric]) -> None:
         before = self._results.setdefault(id_, [])
         new = {key for key, metric in wanted.items() if self._enough(results, metric)}
         some = any(
-            results.values(m).values and not any(b.values(m).values for b in before) for m in wanted.values()
+            self._values(results, m) and not any(self._values(b, m) for b in before) for m in wanted.values()
         )
         if new or some or not before or (results.ok and not self._served(id_)):
             before.append(results)
@@ -258,8 +289,16 @@ class EarlierCases(Mapping[str, CaseResults]):
     def _served(self, id_: str) -> bool:
         return any(results.ok for results in self._results.get(id_, ()))
 
+    def judged(self, results: CaseResults, metric: Metric) -> RoundValues | None:
+        """What is judged of a metric: its values, or its ratios; None where there can be none."""
+        return results.ratios(metric) if self.ratios and metric.gate == "test" else results.values(metric)
+
+    def _values(self, results: CaseResults, metric: Metric) -> Mapping[int, float]:
+        judged = self.judged(results, metric)
+        return judged.values if judged else {}
+
     def _enough(self, results: CaseResults, metric: Metric) -> bool:
-        return len(results.values(metric).values) >= (self._fewest if metric.gate == "test" else 1)
+        return len(self._values(results, metric)) >= (self._fewest if metric.gate == "test" else 1)
 
     def __getitem__(self, id_: str) -> CaseResults:
         """The first that measured the case; where none did, the first that tried."""
@@ -276,7 +315,7 @@ class EarlierCases(Mapping[str, CaseResults]):
         """The first result with enough usable rounds of a metric, else with any, else that of the case."""
         results = self._results[id_]
         enough = (one for one in results if self._enough(one, metric))
-        some = (one for one in results if one.values(metric).values)
+        some = (one for one in results if self._values(one, metric))
         return next(enough, None) or next(some, None) or self[id_]
 
     def lacks(self, id_: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -15,7 +15,7 @@ from niffbench.gate.findings import FAILING, VERDICTS, ComparedRun, Comparison, 
 from niffbench.gate.history import Earlier
 from niffbench.gate.history import same as _same_run
 from niffbench.gate.latencies import Pairing
-from niffbench.gate.rules import Accepted, Rules
+from niffbench.gate.rules import Accepted, Environment, Grant, Rules
 from niffbench.results import REGISTRY, Manifest, Run, background_load
 from niffbench.stats.decision import fewest_rounds
 from niffbench.suite import Selection
@@ -30,6 +30,7 @@ def compare(
     across_machines: bool = False,
     pairing: Pairing | None = None,
     reference: Run | None = None,
+    passing: Callable[[Run], None] = lambda _: None,
 ) -> Comparison:
     """Judge ``head`` against ``base``: one finding per case and quantity.
 
@@ -41,6 +42,7 @@ def compare(
         reference: a run whose level is the accepted one.
         across_machines: the fingerprints may differ; then no latency is judged, but each operator's ratio to
             the baseline operator within its own run is.
+        passing: is shown every run before HEAD of a history that was measured in its environment, oldest first.
         pairing: both runs are one A/B run, judged by paired differences; their libraries may differ (that can
             be what is compared), the device may not.
 
@@ -60,18 +62,22 @@ def compare(
             )
     unlike = _differences(newest.manifest, head.manifest)
     changed = before is not None and before.earlier.changed_environment
-    across_machines = across_machines or changed
+    across_asked, across_machines = across_machines, across_machines or changed
     _refuse_unlike(newest, head, unlike, across_machines, pairing is not None)
     selection = Selection(only)
     new = RunCases(head, selection)
-    fewest = fewest_rounds(rules.alpha, paired=pairing is not None)
-
-    def earlier(runs: Iterable[tuple[int, Run]], *, oldest_first: bool = False) -> EarlierCases:
-        cases = (RunCases(run, selection, age) for age, run in runs)
-        return EarlierCases(cases, new, rules.tested, fewest, oldest_first=oldest_first)
-
+    fewest, baseline = fewest_rounds(rules.alpha, paired=pairing is not None), head.manifest.suite.baseline
     notes: list[str] = list(before.earlier.notes) if before else []
-    old = earlier(before.earlier.read(notes) if before else [(1, newest)])
+    unreadable: list[str] = list(before.everywhere.unreadable) if before else []
+
+    def earlier(runs: Iterable[Run]) -> EarlierCases:
+        cases = EarlierCases(new, rules.tested, fewest, ratios=across_machines)
+        for run in runs:
+            if not cases.add(RunCases(run, selection, baseline)):
+                break
+        return cases
+
+    old = earlier((run for _, run in before.earlier.read(unreadable)) if before else [newest])
     if only and not new and not old:
         labels = {record.traits.label for record in head.records}
         raise UsageError(f"--only {' '.join(only)} fits no case of either run{did_you_mean(only[0], labels)}")
@@ -85,30 +91,52 @@ def compare(
         ids = [*new, *_missed(side, new)]
         return [one for id_ in ids for one in invariants.judge(id_, side, new, rules)]
 
-    def judged(side: EarlierCases) -> list[Finding]:
-        return unvarying(side) + latencies.judge(side, new, rules, ratios=across_machines, pairing=pairing)
+    def timed(side: EarlierCases) -> list[Finding]:
+        return latencies.judge(side, new, rules, pairing)
 
-    findings = judged(old)
+    findings = unvarying(old) + timed(old)
     sides: list[Mapping[str, CaseResults]] = [new, old]
     levels = {(finding.case, finding.quantity): finding.base for finding in findings}
+    acknowledged = rules.accepted.environment(head.manifest.fingerprint.hash)
+    ages: dict[str, int] = {}
 
-    def hold_to(level: EarlierCases, against: list[Finding]) -> list[Finding]:
+    def hold_to(level: EarlierCases, against: list[Finding], of: str = "") -> list[Finding]:
         sides.append(level)
         levels.update({(one.case, one.quantity): one.base for one in against if one.base is not None})
-        return _with_creep(findings, against)
+        return _with_creep(findings, against, f"the accepted level{of}", ages)
 
     if reference is not None:
-        level = earlier([(1, reference)])
-        findings = hold_to(level, judged(level))
+        level = earlier([reference])
+        findings = hold_to(level, unvarying(level) + timed(level))
     elif before is not None and before.by_arrival:
-        if not across_machines:
-            level = earlier(before.earlier.read(notes, oldest_first=True), oldest_first=True)
-            findings = hold_to(level, judged(level))
-        if before.everywhere.runs != before.earlier.runs:
-            level = earlier(before.everywhere.read(notes, oldest_first=True), oldest_first=True)
-            findings = hold_to(level, unvarying(level))
-    findings = list(_accepted(findings, levels, sides, rules.accepted))
-    acknowledged = rules.accepted.environment(head.manifest.fingerprint.hash)
+        alike, every, others = (
+            EarlierCases(new, rules.tested, fewest, oldest_first=True, ratios=ratios)
+            for ratios in (False, False, True)
+        )
+        mixed = across_machines or before.everywhere.runs != before.earlier.runs
+        for age, run in before.everywhere.read(unreadable, oldest_first=True):
+            ages[run.name] = age
+            cases = RunCases(run, selection, baseline)
+            if mixed:
+                every.add(cases)
+            if run.manifest.fingerprint.hash == head.manifest.fingerprint.hash:
+                passing(run)
+                if not across_machines:
+                    alike.add(cases)
+            if not alike.manifests:  # before the first in HEAD's environment, which may have been worse already
+                others.add(cases)
+        if alike:
+            findings = hold_to(alike, unvarying(alike) + timed(alike))
+        if every:
+            findings = hold_to(every, unvarying(every))
+        if others:
+            against = [one for one in timed(others) if not (acknowledged and one.is_shared)]
+            findings = hold_to(others, against, "" if across_asked else " of another environment")
+    if before is None or not before.by_arrival:
+        notes += unreadable
+    else:
+        findings += [_unreadable(one) for one in unreadable]
+    findings = list(_accepted(findings, levels, sides, rules.accepted, acknowledged))
     environment: Literal["open", "acknowledged"] | None = None
     if changed and acknowledged is not None:
         environment = "acknowledged"
@@ -159,12 +187,12 @@ class Before:
         """What there is of ``earlier``.
 
         Raises:
-            NothingMeasured: when none of them can be read.
+            UsageError: when none of them can be read.
         """
         notes: list[str] = []
         for _, run in earlier.read(notes):
             return cls(earlier, everywhere, run, by_arrival)
-        raise NothingMeasured(f"no baseline that can be read: {'; '.join(notes)[:500]}")
+        raise UsageError(f"no baseline that can be read: {'; '.join(notes)[:500]}")
 
 
 def _missed(base: EarlierCases, head: RunCases) -> list[str]:
@@ -178,19 +206,49 @@ def _missed(base: EarlierCases, head: RunCases) -> list[str]:
     ]
 
 
-def _with_creep(findings: Sequence[Finding], against: Sequence[Finding]) -> list[Finding]:
-    """The findings, with those ``against`` the accepted level that fail in the place of harmless ones."""
-    beyond = {(finding.case, finding.quantity): finding for finding in against if finding.verdict in FAILING}
+def _with_creep(
+    findings: Sequence[Finding], against: Sequence[Finding], level: str, ages: Mapping[str, int]
+) -> list[Finding]:
+    """The findings, with those ``against`` a level that fail in the place of harmless ones.
+
+    So do slowdowns that all share: of these each level has its own.
+
+    Args:
+        ages: how many runs ago each run of a history was.
+    """
+    beyond = {
+        (finding.case, finding.quantity): finding
+        for finding in against
+        if finding.verdict in FAILING or (finding.is_shared and finding.blind)
+    }
     result = []
     for finding in findings:
-        crept = beyond.pop((finding.case, finding.quantity), None)
+        crept = beyond.get((finding.case, finding.quantity))
         if crept is None or finding.verdict in FAILING or crept.run == finding.run:
             result.append(finding)
-        else:
-            since = f"; {finding.verdict} since {finding.run}" if finding.run else ""
-            result.append(crept.model_copy(update={"reason": f"beyond the accepted level: {crept.reason}{since}"}))
-    gone = [one for one in beyond.values() if one.verdict == "missing"]
-    return result + [one.model_copy(update={"reason": f"{one.reason}, and was never accepted"}) for one in gone]
+            beyond.pop((finding.case, finding.quantity), None)
+    before = {(finding.case, finding.quantity): finding for finding in findings}
+    for key, one in beyond.items():
+        age = ages.get(one.run or "")
+        ago = f", {plural(age, 'run')} ago" if age else ""
+        since = f"; {before[key].verdict} since {before[key].run}" if key in before and before[key].run else ""
+        gone = one.verdict == "missing"
+        reason = f"{one.reason}, and was never accepted" if gone else f"beyond {level}{ago}: {one.reason}{since}"
+        result.append(one.model_copy(update={"reason": reason}))
+    return result
+
+
+def _unreadable(why: str) -> Finding:
+    """That nobody knows whether HEAD is worse than a run of its history."""
+    return Finding(
+        case=f"shared {why}",
+        label="everything",
+        problem="a run of the history",
+        quantity="shared_history",
+        verdict="uncovered",
+        reason=f"{why}; mend or remove it",
+        blind=True,
+    )
 
 
 def _accepted(
@@ -198,30 +256,41 @@ def _accepted(
     levels: Mapping[tuple[str, str], float | None],
     sides: Iterable[Mapping[str, CaseResults]],
     accepted: Accepted,
+    environment: Environment | None,
 ) -> Iterator[Finding]:
     """The findings, with what was accepted as such; a relative limit is one of the accepted level.
 
-    A metric that is measured no more has no value that could be within a limit: it is a matter of coverage.
+    A metric that is measured no more has no value that could be within a limit: it is a matter of coverage. What
+    all share is of no case, and accepted for all or not at all.
+
+    Args:
+        environment: what acknowledges HEAD's; its limit is one of ratios to the baseline operator.
     """
     cases = {id_: results for side in sides for id_, results in side.items()}
     for finding in findings:
+        shifted = finding.verdict == "shifted" and finding.blind
         results = cases.get(finding.case)
         named = "coverage" if finding.verdict == "missing" else finding.quantity
-        fitting = [a for a in accepted.changes if results and a.fits(results.case, results.label, named)]
-        if finding.verdict not in FAILING or not fitting:
+        case, label = (results.case, results.label) if results else (None, "")
+        fitting: list[Grant] = [one.change for one in accepted.changes if one.fits(case, label, named)]
+        if environment is not None and environment.up_to is not None and named.startswith("ratio_"):
+            fitting = fitting or [environment]
+        if not (finding.verdict in FAILING or shifted) or not fitting:
             yield finding
             continue
         last = fitting[-1]
-        level = levels.get((finding.case, finding.quantity), finding.base)
-        if accepted.is_over(last.change.until):
-            why = f"accepted only until {last.change.until}"
-        elif not last.covers(finding.head, level):
+        head, level = finding.head, levels.get((finding.case, finding.quantity), finding.base)
+        if shifted:
+            head, level = finding.ratio, 1.0
+        if accepted.is_over(last.until):
+            why = f"accepted only until {last.until}"
+        elif not last.covers(head, level):
             why = "beyond what was accepted"
         else:
-            said = f"accepted: {last.change.reason}; {finding.reason}"
-            yield finding.model_copy(update={"verdict": "accepted", "reason": said})
+            said = f"accepted: {last.reason}; {finding.reason}"
+            yield finding.model_copy(update={"verdict": "accepted", "reason": said, "blind": False})
             continue
-        yield finding.model_copy(update={"reason": f"{why} ({last.change.reason}); {finding.reason}"})
+        yield finding.model_copy(update={"reason": f"{why} ({last.reason}); {finding.reason}"})
 
 
 def _compared_run(run: Run) -> ComparedRun:

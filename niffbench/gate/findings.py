@@ -210,9 +210,11 @@ class Comparison(_Model):
                 "open": "a new baseline" if fields else "not acknowledged yet",
             }[self.environment]
             parts.append(f"another environment than before{f' ({fields[:200]})' if fields else ''}: {what}")
-        uncovered = {finding.case for finding in self.findings if finding.verdict == "uncovered"}
-        if uncovered:
-            parts.append(f"{plural(len(uncovered), 'case')} of the suite had nothing to be compared with")
+        uncovered = {(one.case, one.is_shared) for one in self.findings if one.verdict == "uncovered"}
+        if cases := sum(not shared for _, shared in uncovered):
+            parts.append(f"{plural(cases, 'case')} of the suite had nothing to be compared with")
+        if unreadable := len(uncovered) - cases:
+            parts.append(f"{plural(unreadable, 'run')} of the history cannot be read")
         shifted = [finding for finding in self.findings if finding.verdict == "shifted"]
         if shifted:
             worst = max(shifted, key=lambda finding: finding.blind)

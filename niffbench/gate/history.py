@@ -15,8 +15,10 @@ from datetime import datetime
 from pathlib import Path
 
 from niffbench.errors import NothingMeasured, UsageError
+from niffbench.gate.case_results import RunCases
 from niffbench.results import COMPRESSED, MANIFEST, Manifest, Run, dump, read, read_manifest
 from niffbench.session.lock import Lock
+from niffbench.suite import Selection
 
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _ENTRY = re.compile(r"(\d{6,})-.*-([0-9a-f]{8})")
@@ -48,11 +50,13 @@ class Earlier:
 
     Attributes:
         changed_environment: none was on the run's own fingerprint, so these are of the last one before it.
+        unreadable: why runs of its suite in a history cannot be read.
     """
 
     runs: tuple[Stored, ...]
     notes: tuple[str, ...]
     changed_environment: bool = False
+    unreadable: tuple[str, ...] = ()
 
     def read(self, notes: list[str], *, oldest_first: bool = False) -> Iterator[tuple[int, Run]]:
         """Each run that can be read, with how many runs ago it was; what cannot be is appended to ``notes``."""
@@ -65,8 +69,8 @@ class Earlier:
                     notes.append(note)
 
 
-def stored_in(directory: Path) -> Iterator[Stored | UsageError]:
-    """Every run at or below ``directory``, in no particular order; what cannot be read comes as its error.
+def stored_in(directory: Path) -> Iterator[tuple[Path, Stored | UsageError]]:
+    """Every run at or below ``directory``, in no particular order; what cannot be read with its error.
 
     Links are not followed.
 
@@ -75,9 +79,9 @@ def stored_in(directory: Path) -> Iterator[Stored | UsageError]:
     """
     for folder in places(directory):
         try:
-            yield Stored(folder, read_manifest(folder), arrival(folder))
+            yield folder, Stored(folder, read_manifest(folder), arrival(folder))
         except UsageError as error:
-            yield error
+            yield folder, error
 
 
 def places(directory: Path) -> Iterator[Path]:
@@ -85,7 +89,7 @@ def places(directory: Path) -> Iterator[Path]:
     if not directory.is_dir():
         raise UsageError(f"{directory}: there is no such directory")
     for folder, below, files in os.walk(directory):
-        if MANIFEST in files:
+        if MANIFEST in files or _ENTRY.fullmatch(Path(folder).name):  # one that lost its manifest is missed
             below.clear()
             yield Path(folder)
         below[:] = [name for name in below if not name.startswith(_STAGING)]  # what others are just keeping
@@ -139,27 +143,28 @@ def keep(directory: Path, run: Run) -> Path:
 def prune(directory: Path, run: Run, newest: int) -> int:
     """Remove old runs of ``run``'s suite and fingerprint; returns how many.
 
-    What stays are the ``newest``, and the first in which each case was measured: they are its accepted level.
+    What stays are the ``newest``, and of each case those in which more rounds had a value of a metric, or a ratio
+    to the baseline operator, than in any before: one of them is its accepted level, at any alpha.
 
     Raises:
         UsageError: when the history cannot be written.
     """
     with Lock(directory, wait=True):
         stored = of_suite(directory, run.manifest.suite.name, run.manifest.fingerprint.hash).runs
-        measured: set[str] = set()
+        most: dict[tuple[str, str], int] = {}
         removed = 0
         for one in reversed(stored[newest:]):
             try:
-                cases = {record.id for record in read(one.path).records if record.status == "ok"}
+                rounds = RunCases(read(one.path), Selection(())).rounds
             except UsageError:
                 continue  # nobody knows what it is
-            if cases <= measured:
+            if all(number <= most.get(key, 0) for key, number in rounds.items()):
                 try:
                     shutil.rmtree(one.path)
                 except OSError as error:
                     raise UsageError(f"{one.path}: cannot be removed ({error.strerror})") from error
                 removed += 1
-            measured |= cases
+            most |= {key: max(number, most.get(key, 0)) for key, number in rounds.items()}
     return removed
 
 
@@ -182,15 +187,18 @@ def before(directory: Path, head: Run, *, by_arrival: bool, across_machines: boo
 
     Raises:
         NothingMeasured: when there is none, saying what there is instead.
+        UsageError: when there are only some that cannot be read.
     """
     suite, fingerprint = head.manifest.suite.name, head.manifest.fingerprint
     passed: Counter[str] = Counter()
     notes: list[str] = []
+    unreadable: list[str] = []
     runs: list[Stored] = []
     own: list[int] = []
-    for item in stored_in(directory) if not by_arrival or directory.exists() else ():
+    for folder, item in stored_in(directory) if not by_arrival or directory.exists() else ():
         if isinstance(item, UsageError):
-            notes.append(f"passed over: {item}")
+            of_suite = by_arrival and folder.parent.name == component(suite)
+            (unreadable if of_suite else notes).append(f"passed over: {item}")
         elif item.manifest.suite.name != suite:
             passed[f"of another suite than '{suite}'"] += 1
         elif item.path.resolve() == head.path.resolve() or same(item.manifest, head.manifest):
@@ -209,11 +217,13 @@ def before(directory: Path, head: Run, *, by_arrival: bool, across_machines: boo
         runs = [item for item in runs if item.started <= moment]
     alike = [item for item in runs if across_machines or item.manifest.fingerprint.hash == fingerprint.hash]
     if alike:
-        return Earlier(tuple(alike), tuple(notes))
+        return Earlier(tuple(alike), tuple(notes), unreadable=tuple(unreadable))
     if runs:
         last = runs[0].manifest.fingerprint
         changed = tuple(item for item in runs if item.manifest.fingerprint.hash == last.hash)
-        return Earlier(changed, tuple(notes), changed_environment=True)
+        return Earlier(changed, tuple(notes), changed_environment=True, unreadable=tuple(unreadable))
+    if unreadable:
+        raise UsageError(f"no run of the history can be read: {'; '.join(unreadable)[:500]}")
     others = [f"{number} {what}" for what, number in passed.items()] + [f"{len(notes)} passed over"] * bool(notes)
     raise NothingMeasured(f"{directory}: no baseline yet for {head.name} (runs: {', '.join(others) or 'none'})")
 
@@ -239,7 +249,7 @@ def of_suite(directory: Path, suite: str | None = None, fingerprint: str | None 
     """
     notes: list[str] = []
     runs: list[Stored] = []
-    for item in stored_in(directory):
+    for _, item in stored_in(directory):
         if isinstance(item, UsageError):
             notes.append(f"passed over: {item}")
         else:

@@ -9,10 +9,10 @@ from statistics import fmean
 
 import numpy as np
 
-from niffbench.gate.case_results import CaseResults, EarlierCases, RoundValues, RunCases, ratio_name
+from niffbench.gate.case_results import CaseResults, EarlierCases, RoundValues, RunCases, ratio_name, shared_name
 from niffbench.gate.findings import Finding, Verdict
 from niffbench.gate.rules import Rules
-from niffbench.results import Metric, is_control
+from niffbench.results import is_control
 from niffbench.stats.contrasts import FloatArray
 from niffbench.stats.decision import Decision, decide, shared_shift
 from niffbench.stats.power import noise, paired_noise, smallest_effect
@@ -42,28 +42,29 @@ class _Question:
     baseline: str | None
 
 
-def judge(
-    base: EarlierCases, head: RunCases, rules: Rules, *, ratios: bool, pairing: Pairing | None
-) -> list[Finding]:
+def judge(base: EarlierCases, head: RunCases, rules: Rules, pairing: Pairing | None = None) -> list[Finding]:
     """The findings on every latency of the cases both sides measured.
 
-    Args:
-        ratios: judge each latency divided by that of the baseline operator in the same round of the same run,
-            which is what two machines may have in common. What the controls share in a round is taken out, and
-            is a finding of its own where it changed. The decision is
-            :func:`niffbench.stats.decision.decide`'s, over the suite.
+    With ``base.ratios`` each latency is divided by that of the baseline operator in the same round of the same
+    run, which is what two machines may have in common. What the controls share in a round is taken out, and is a
+    finding of its own where it changed. The decision is :func:`niffbench.stats.decision.decide`'s, over the suite.
     """
-    baseline = head.run.manifest.suite.baseline if ratios else None
+    baseline = head.run.manifest.suite.baseline if base.ratios else None
     findings: list[Finding] = []
     questions: list[_Question] = []
     for id_, results in head.items():
         if id_ not in base or not base[id_].ok or not results.ok:
             continue
         for metric in rules.tested:
-            quantity = ratio_name(metric) if ratios else metric.key
+            quantity = ratio_name(metric) if base.ratios else metric.key
             earlier = base.serving(id_, metric)
-            measured = [_within_run(one, metric) if ratios else one.values(metric) for one in (earlier, results)]
+            measured = [base.judged(one, metric) for one in (earlier, results)]
             run = earlier.run.run.name
+            if measured.count(None) == 1 and all(one.values(metric).attempted for one in (earlier, results)):
+                side = "BASE" if measured[0] is None else "HEAD"
+                reason = f"{side} has no record of the baseline operator beside it"
+                findings.append(results.finding(quantity, "incomparable", reason, run=run, blind=True))
+                continue
             one, two = (values if values and values.attempted else None for values in measured)
             if one and two:
                 effect = rules.min_effect_of(results.case, results.label, quantity)
@@ -73,19 +74,6 @@ def judge(
             elif two:
                 findings.append(results.finding(quantity, "new", "measured only in HEAD", run=run))
     return [*findings, *_decided(questions, rules, pairing)]
-
-
-def _within_run(results: CaseResults, metric: Metric) -> RoundValues | None:
-    """The latency over that of the baseline operator, round by round; None without one, and for itself."""
-    baseline = results.run.baseline_of(results.case)
-    if baseline is None or baseline is results:
-        return None
-    own, other = results.values(metric), baseline.values(metric)
-    shared = [number for number in own.values if number in other.values]
-    return RoundValues(
-        {number: own.values[number] / other.values[number] for number in shared},
-        own.left_out + tuple(f"{text} (baseline)" for text in other.left_out),
-    )
 
 
 def _decided(questions: Sequence[_Question], rules: Rules, pairing: Pairing | None) -> Iterator[Finding]:
@@ -202,9 +190,8 @@ def _take_out_shared(questions: Sequence[_Question], values: list[Sides]) -> lis
             )
         for n, (base, head) in corrected.items():
             values[n] = (base, head)
-        name = f"shared_{quantity.partition('_')[2]}"
         baseline = questions[members[0]].baseline
-        shifts.append(_Shift(name, run, shared, len(whole), baseline))
+        shifts.append(_Shift(shared_name(quantity), run, shared, len(whole), baseline))
     return shifts
 
 

@@ -133,26 +133,39 @@ class Threshold:
         return named and self.takes.takes(case, label)
 
 
-class Change(BaseModel):
-    """One ``[[accept]]``: what may be beyond its level, up to where, why, and until when."""
+class Grant(BaseModel):
+    """What is accepted: up to where, why, and until when."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    cases: Annotated[list[str], Field(min_length=1)] = ["*"]
-    quantities: Annotated[list[str], Field(min_length=1)]
     up_to: Annotated[Limit | None, BeforeValidator(limit)] = None
     reason: Annotated[str, Field(min_length=1, max_length=300)]
     until: date | None = None
 
+    def covers(self, head: float | None, level: float | None) -> bool:
+        """Whether ``head`` is within the limit; ``level`` is the one that it is beyond. Coverage has no limit."""
+        bound = self.up_to
+        if bound is None:
+            return True
+        if head is None or (bound.relative and level is None):
+            return False
+        return head <= (bound.value * (level or 0.0) if bound.relative else bound.value)
 
-class Environment(BaseModel):
-    """One ``[[environment]]``: a fingerprint whose first run may pass without a baseline of its own."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Change(Grant):
+    """One ``[[accept]]``: what may be beyond its level."""
+
+    cases: Annotated[list[str], Field(min_length=1)] = ["*"]
+    quantities: Annotated[list[str], Field(min_length=1)]
+
+
+class Environment(Grant):
+    """One ``[[environment]]``: a fingerprint whose first run may pass without a baseline of its own.
+
+    ``up_to`` is how far ratios to the baseline operator may be beyond those of the environments before, for good.
+    """
 
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
-    reason: Annotated[str, Field(min_length=1, max_length=300)]
-    until: date | None = None
 
 
 class AcceptanceFile(BaseModel):
@@ -172,20 +185,10 @@ class Acceptance:
     change: Change
     where: str
 
-    def fits(self, case: Case, label: str, quantity: str) -> bool:
-        """Whether it speaks of that quantity of that case, in time or not."""
-        return any(fnmatchcase(quantity, glob) for glob in self.change.quantities) and self.takes.takes(
-            case, label
-        )
-
-    def covers(self, head: float | None, level: float | None) -> bool:
-        """Whether ``head`` is within the limit; ``level`` is the one that it is beyond. Coverage has no limit."""
-        bound = self.change.up_to
-        if bound is None:
-            return True
-        if head is None or (bound.relative and level is None):
-            return False
-        return head <= (bound.value * (level or 0.0) if bound.relative else bound.value)
+    def fits(self, case: Case | None, label: str, quantity: str) -> bool:
+        """Whether it speaks of that quantity of that case, in time or not; without a case, of all."""
+        named = any(fnmatchcase(quantity, glob) for glob in self.change.quantities)
+        return named and (self.change.cases == ["*"] if case is None else self.takes.takes(case, label))
 
 
 @dataclass(frozen=True)
@@ -301,6 +304,7 @@ def read_accepted(path: Path) -> Accepted:
         [[environment]]
         fingerprint = "0123456789ab"     # of the machine whose first run may pass
         reason = "torch 2.15"
+        up_to = "+20%"                   # of ratios to the baseline operator before, if some are larger there
 
     Raises:
         UsageError: naming file, key and what would be right.
@@ -320,6 +324,9 @@ def read_accepted(path: Path) -> Accepted:
                 "FLOPs and parameters a number, and every quantity a share like '+20%'"
             )
         changes.append(Acceptance(selection(change.cases, where), change, where))
+    for i, one in enumerate(file.environment):
+        if one.up_to is not None and not one.up_to.relative:
+            raise UsageError(f"{path}: environment[{i}].up_to: ratios take a share, as '+20%'")
     return Accepted(tuple(changes), tuple(file.environment), datetime.now(UTC).date())
 
 
@@ -333,6 +340,8 @@ def _threshold(entry: Entry, where: str) -> Threshold:
         if glob != "*" and (useless := given - takes if len(entry.quantities) == 1 else not given & takes):
             limits = " and ".join(sorted(useless if isinstance(useless, set) else given))
             right = f"it takes {' or '.join(sorted(takes))}" if takes else "any difference of it counts"
+            if glob.startswith("shared_"):
+                right = "what all share is judged by --min-effect"
             raise UsageError(f"{where}: {limits} cannot apply to the quantity '{glob}'; {right}")
     return Threshold(selection(entry.cases, where), entry, where)
 

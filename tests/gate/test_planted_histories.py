@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -294,6 +295,105 @@ def test_a_changed_environment_hides_nothing_later(call: Call) -> None:
     assert call("check", "run-3", "--history", "alike", "--accept", "accept.toml").returncode == 0
 
 
+def codes(call: Call, *runs: Run, options: tuple[str, ...] = ()) -> list[int]:
+    """The exit codes of one run after the other, kept in one history."""
+    return [call("check", str(run.path), "--history", "kept", *options).returncode for run in runs]
+
+
+def test_a_slowdown_that_came_with_another_environment_stays_one(call: Call) -> None:
+    new, slow = replace(GOOD, torch="2.16.0"), replace(SLOW, torch="2.16.0")
+    assert codes(call, run_of(1), run_of(2, slow), run_of(3, slow), run_of(4, slow)) == [3, 1, 1, 1]
+    fingerprint = run_of(5, slow).manifest.fingerprint.hash
+    environment = f"[[environment]]\nfingerprint = '{fingerprint}'\nreason = 'torch 2.16'\n"
+    Path("accept.toml").write_text(environment)
+    options = ("--accept", "accept.toml")
+    assert codes(call, run_of(6, slow), options=options) == [1], "an acknowledged environment excuses no case"
+    Path("accept.toml").write_text(environment + "up_to = '+30%'\n")
+    assert codes(call, run_of(7, slow), options=options) == [0]
+    slower = replace(new, slower={"global-filter": 1.5})
+    assert codes(call, run_of(8, slower), run_of(9, slower), options=options) == [1, 1]
+    Path("accept.toml").write_text(environment)
+    assert codes(call, run_of(10, new), options=options) == [0], "it is gone"
+
+
+def test_an_open_alert_outlives_a_change_of_the_environment(call: Call) -> None:
+    """The newest run before was as slow."""
+    new = replace(SLOW, torch="2.16.0")
+    assert codes(call, run_of(1), run_of(2, SLOW), run_of(3, new), run_of(4, new)) == [3, 1, 1, 1]
+    across = call("check", run_of(5, SLOW).path.name, "--history", "kept", "--across-machines")
+    assert across.returncode == 1
+
+
+def test_a_failing_or_narrowed_run_in_another_environment_hides_no_slowdown(call: Call) -> None:
+    failing_there = replace(GOOD, torch="2.16.0", faults=(Fault("crashed", "boom", "global-filter"),))
+    slow = replace(SLOW, torch="2.16.0")
+    assert codes(call, run_of(1), run_of(2, failing_there), run_of(3, slow)) == [3, 1, 1]
+    # Without the baseline operator beside it a case has no ratio.
+    alone = narrowed(run_of(11), "global-filter")
+    codes_of_narrowed = [
+        call("check", str(run.path), "--history", "other").returncode
+        for run in (alone, run_of(12), narrowed(run_of(13), "global-filter"), run_of(14, slow))
+    ]
+    assert codes_of_narrowed == [3, 5, 0, 1]
+
+
+def test_a_baseline_that_is_renamed_makes_no_ratio_better(gate: Gate) -> None:
+    """Over a slower operator every ratio is smaller."""
+    gate(run_of(1))
+    code, outcome = gate(run_of(2, replace(SLOW, torch="2.16.0", baseline="depthwise-k31")))
+    assert code == 1
+    assert ("global-filter", "ratio_steady") in failing(outcome)
+
+
+def test_what_slows_everything_stays_open_until_it_is_accepted(call: Call) -> None:
+    def all_slower(factor: float) -> World:
+        return replace(GOOD, slower={planted.operator: factor for planted in GOOD.operators})
+
+    assert codes(call, run_of(1), *(run_of(day, all_slower(1.08)) for day in (2, 3, 4))) == [3, 5, 5, 5]
+    Path("accept.toml").write_text(
+        "[[accept]]\nquantities = ['shared_*']\nup_to = '+10%'\nreason = 'a slower clock'\n"
+    )
+    options = ("--accept", "accept.toml")
+    assert codes(call, run_of(5, all_slower(1.08)), run_of(6, all_slower(1.2)), options=options) == [0, 5]
+
+
+def test_a_machine_that_creeps_is_said(call: Call) -> None:
+    quiet = replace(GOOD, noise=replace(GOOD.noise, between=0.002, within=0.002))
+    runs = [
+        run_of(day, replace(quiet, slower={planted.operator: 1.008**day for planted in GOOD.operators}))
+        for day in range(1, 10)
+    ]
+    ends = codes(call, *runs)
+    assert ends[:2] == [3, 0]
+    assert ends[-1] == 5
+
+
+def test_a_run_of_the_history_that_cannot_be_read_is_no_reason_to_pass(call: Call) -> None:
+    assert codes(call, run_of(1), run_of(2)) == [3, 0]
+    (first,) = Path("kept").rglob("000001-*")
+    (first / "records.jsonl.gz").write_bytes(b"damaged")
+    done = call("check", run_of(3, SLOW).path.name, "--history", "kept", "--json")
+    assert done.returncode == 1
+    done = call("check", run_of(4).path.name, "--history", "kept", "--json")
+    assert done.returncode == 5
+    assert "1 run of the history cannot be read" in json.loads(done.stdout)["headline"]
+    (first / "run.json").unlink()
+    assert codes(call, run_of(5)) == [5]
+    for place in Path("kept").rglob("00000?-*"):
+        (place / "run.json").write_text("{")
+    assert codes(call, run_of(6)) == [2], "that is not the same as no baseline yet"
+    assert len(list(Path("kept").rglob("00000[6]-*"))) == 1, "the history can recover"
+
+
+def test_what_is_removed_from_a_history_is_no_accepted_level(call: Call) -> None:
+    """The first run has too few rounds to be one."""
+    few = replace(GOOD, rounds=2)
+    options = ("--keep", "1")
+    ends = codes(call, run_of(1, few), run_of(2), run_of(3), run_of(4, SLOW), run_of(5, SLOW), options=options)
+    assert ends == [3, 5, 0, 1, 1]
+    assert len(list(Path("kept").rglob("run.json"))) == 3
+
+
 def test_a_case_that_came_later_is_missed_for_good(call: Call) -> None:
     few = replace(GOOD, operators=GOOD.operators[1:])
     runs = [run_of(1, few), run_of(2), run_of(3, few), run_of(4, few)]
@@ -372,6 +472,12 @@ OUTPUTS = ("--json", "--markdown", "out/s.md", "--junit", "out/j.xml")
         (("run-1", "nowhere"), 2),
         (("run-1", "run-2", "--only", "nothing"), 2),
         (("run-1", "run-2", "--alpha", "0.7"), 2),
+        (("run-1", "run-2", "--alpha", "much"), 2),
+        (("run-1", "run-2", "--regime", "hot"), 2),
+        (("run-1", "run-2", "--keep", "-1"), 2),
+        (("run-1", "run-2", "--no-such-option", "1"), 2),
+        (("run-1", "run-2", "--thresholds", "."), 2),
+        (("run-1", "run-2", "--plot", "x.gif"), 2),
         (("run-1", "--history", "new"), 3),
         (("run-1", "other"), 4),
         (("run-1", "few"), 5),
@@ -389,12 +495,45 @@ def test_every_exit_writes_what_was_asked_for(call: Call, arguments: tuple[str, 
         ("broken", 6, replace(GOOD, faults=BROKEN)),
     ):
         save(replace(run_of(day, world), path=Path(name)))
-    done = call("check", *arguments, *OUTPUTS)
+    _wrote(call("check", *arguments, *OUTPUTS), code)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (("check", *OUTPUTS, "run-1", "run-2", "--alpha"), "--alpha"),
+        (("ab", *OUTPUTS), "SUITE"),
+        (("ab", "smoke", *OUTPUTS), "--base"),
+        (("ab", "smoke", "--base", "main", "--rounds", "few", *OUTPUTS), "--rounds"),
+        (("ab", "smoke", "--base", "main", "--min-time", "soon", *OUTPUTS), "--min-time"),
+    ],
+)
+def test_a_command_line_that_cannot_be_parsed_is_said_where_it_was_asked_to(
+    call: Call, arguments: tuple[str, ...], fault: str
+) -> None:
+    assert fault in str(_wrote(call(*arguments), 2)["headline"])
+
+
+def test_one_output_that_cannot_be_written_takes_no_other_with_it(call: Call) -> None:
+    run_of(1), run_of(2)
+    Path("out").mkdir()
+    Path("file").touch()
+    done = call("check", "run-1", "run-2", "--json", "--markdown", "file/s.md", "--junit", "out/j.xml")
+    assert done.returncode == json.loads(done.stdout)["exit_code"] == 2
+    assert junit("error") == ["comparison"]
+    done = call("aa", "--json", "--run", "run-1", "--rounds", "few")
+    assert done.returncode == json.loads(done.stdout)["exit_code"] == 2
+
+
+def _wrote(done: subprocess.CompletedProcess[str], code: int) -> dict[str, object]:
+    """What a command wrote in all forms; returns its JSON."""
     assert done.returncode == code, done.stderr
     outcome = json.loads(done.stdout)
+    assert isinstance(outcome, dict)
     assert outcome["exit_code"] == code
     assert outcome["headline"]
     assert isinstance(outcome["counts"], dict)
     assert Path("out/s.md").read_text().startswith("### niffbench: ")
     root = ElementTree.parse("out/j.xml").getroot()
     assert int(root.get("failures", "")) + int(root.get("errors", "")) > 0 or code in (0, 5)
+    return outcome
