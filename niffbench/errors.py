@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import sys
+import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 from traceback import extract_tb
@@ -74,11 +74,19 @@ def faulty_line(error: BaseException) -> str:
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}, line {error.lineno}: "
-    package, frames = str(Path(__file__).parent), list(extract_tb(error.__traceback__))
+    package, frames = f"{Path(__file__).parent}/", list(extract_tb(error.__traceback__))
     called = next((place for place, frame in enumerate(frames) if frame.filename.startswith(package)), 0)
-    libraries = (sys.prefix, sys.base_prefix, sys.exec_prefix, package, "<")
-    own = [frame for frame in frames[called:] if not frame.filename.startswith(libraries)]
+    libraries = (f"{sysconfig.get_path('stdlib')}/", package, "<")
+    own = [
+        frame
+        for frame in frames[called:]
+        if not (frame.filename.startswith(libraries) or _INSTALLED.intersection(Path(frame.filename).parts))
+    ]
     return f"{Path(own[-1].filename).name}, line {own[-1].lineno}: " if own else ""
+
+
+_INSTALLED = {"site-packages", "dist-packages"}
+"""Folders of installed packages; a whole prefix, as /usr, may hold the user's code as well."""
 
 
 def described(error: BaseException) -> str:

@@ -132,9 +132,9 @@ def command(
         options = [f"--threads={threads}"] * (threads is not None) + [f"--min-time={min_time}s"] * (
             min_time is not None
         )
-        rows = [row if repo is not None else _with_full_path(row) for row in added]
-        options += [f"--operator={row}" for row in rows]
         file = _suite(suite)
+        rows = [_reachable(row, file, None if repo is None else here) for row in added]
+        options += [f"--operator={row}" for row in rows]
         own = repo is not None and Path(file).is_relative_to(here)
         inside = str(Path(file).relative_to(here)) if own else None
         orders = Orders(file, portable(device), seed, only, inside, tuple(options), time_budget)
@@ -178,12 +178,35 @@ def _suite(text: str) -> str:
     return text if text in available() else str(find(text).resolve())
 
 
-def _with_full_path(row: str) -> str:
-    """A row of ``--operator`` with the full path of its file: each side has a current folder of its own."""
-    name, *settings = row.split()
+def _reachable(row: str, suite: str, tree: Path | None) -> str:
+    """A row of ``--operator`` as both sides find its module, though each has a current folder of its own.
+
+    What is in a side's ``tree`` is named from there, else what is beside the suite or in the current folder by its
+    path.
+    """
+    from niffbench.suite import words_of
+
+    name, *settings = words_of(row) or [""]
     where, mark, attribute = name.rpartition(":")
-    path = str(Path(where).resolve()) if where.endswith(".py") and Path(where).is_file() else where
-    return " ".join([f"{path}{mark}{attribute}", *settings])
+    beside = [Path(suite).parent] if Path(suite).is_file() else []
+    in_tree = [tree, tree / "src", *(folder for folder in beside if folder.is_relative_to(tree))] if tree else []
+    if not mark or any(_file_of(where, folder) for folder in in_tree):
+        return row
+    file = next((file for folder in (*beside, Path.cwd()) if (file := _file_of(where, folder))), None)
+    if file is None:
+        return row
+    path = file.relative_to(tree) if tree and file.is_relative_to(tree) else file
+    return " ".join([f"{path}:{attribute}", *settings])
+
+
+def _file_of(module: str, folder: Path) -> Path | None:
+    """The file in ``folder`` that holds a module, which is named by its path or as it is imported."""
+    if module.endswith(".py") or "/" in module:
+        paths = [folder / Path(module).expanduser()]
+    else:
+        inside = folder.joinpath(*module.split("."))
+        paths = [inside.with_name(f"{inside.name}.py"), inside / "__init__.py"]
+    return next((path.resolve() for path in paths if path.is_file()), None)
 
 
 def _modules(file: str, added: Sequence[str]) -> list[str]:

@@ -11,14 +11,17 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverloadPacket
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from niffbench.cost.formulas import is_free
 from niffbench.lengths import fft_flops
@@ -57,6 +60,7 @@ def trace(module: nn.Module, x: Tensor) -> Traced:
     ours: Counter[str] = Counter()
     unpriced: set[str] = set()
     stock_failures: set[str] = set()
+    handlers = _registered() | HANDLERS
 
     def both(name: str) -> Handler:
         def handle(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
@@ -70,7 +74,7 @@ def trace(module: nn.Module, x: Tensor) -> Traced:
                 else:
                     stock[name] += int(2 * (sum(counted.values()) if isinstance(counted, Counter) else counted))
             try:
-                flops = HANDLERS[name](inputs, outputs)
+                flops = handlers[name](inputs, outputs)
             except Exception:
                 unpriced.add(name)
                 return 0
@@ -80,7 +84,7 @@ def trace(module: nn.Module, x: Tensor) -> Traced:
         return handle
 
     analysis = FlopCountAnalysis(module, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    analysis.tracer_warnings("none").set_op_handle(**{name: both(name) for name in HANDLERS})
+    analysis.tracer_warnings("none").set_op_handle(**{name: both(name) for name in handlers})
     log = logging.getLogger("fvcore.nn.jit_analysis")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -546,3 +550,28 @@ HANDLERS: dict[str, Handler] = dict.fromkeys(STOCK, _nothing) | {
     "niffbench::generated_convolution": _filtered_by_features,
 }
 """Traced operation → real FLOPs in the units of :mod:`niffbench.cost.closed`; 0 for what only fvcore prices."""
+
+
+def _registered() -> dict[str, Handler]:
+    """Handlers of the operations for which somebody registered a formula with torch's counter."""
+    packets = [packet for packet in flop_registry if isinstance(packet, OpOverloadPacket)]
+    names = {packet: packet._qualified_op_name for packet in packets}
+    return {
+        name: partial(_by_formula, flop_registry[packet])
+        for packet, name in names.items()
+        if not name.startswith("aten::")
+    }
+
+
+def _by_formula(formula: Callable[..., int], inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    results = [_untraced(value) for value in outputs]
+    return int(formula(*map(_untraced, inputs), out_val=results[0] if len(results) == 1 else tuple(results)))
+
+
+def _untraced(value: Any) -> Any:
+    """A traced tensor as one without storage, a list of them likewise, and a constant as it is."""
+    if value.node().kind() == "prim::ListConstruct":
+        return [_untraced(item) for item in value.node().inputs()]
+    if not value.isCompleteTensor():
+        return value.toIValue()
+    return torch.empty(_shape(value), dtype=value.type().dtype(), device="meta")

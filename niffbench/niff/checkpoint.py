@@ -145,6 +145,11 @@ def recognise(state_dict: Mapping[str, Tensor]) -> Recognised:
     return Recognised(layers, tuple(unclear))
 
 
+def is_of_filter(key: str) -> bool:
+    """Whether a state dict with ``key`` holds a layer with a filter, in our layout or the published one."""
+    return f".{key}".endswith(tuple(f".{weight.format(1)}" for weight in _WEIGHTS))
+
+
 _WEIGHTS = {"generator.weight{}": 1, "mlp_real.layer_mpl{}.weight": 0}
 """The weights of an MLP by their number, in our layout and the published one → the dimension of their outputs."""
 

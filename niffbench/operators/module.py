@@ -523,21 +523,36 @@ def _is_path(name: str) -> bool:
 
 
 def _from_file(name: str, folders: Iterable[str]) -> ModuleType:
-    path = next((path for folder in folders if (path := Path(folder, name).expanduser()).is_file()), None)
+    places = [Path(folder, Path(name).expanduser()).absolute() for folder in folders]
+    path = next((place for place in places if place.is_file()), None)
     if path is None:
         near = sorted({file.name for folder in folders for file in Path(folder).glob("*.py")})
         raise UsageError(f"{name}: there is no such file{did_you_mean(name, near) if near else ''}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    root = path.parent
+    while (root / "__init__.py").is_file():
+        root = root.parent
+    if str(root) not in sys.path:  # as Python does for a script
+        sys.path.insert(0, str(root))
+    spec = importlib.util.spec_from_file_location(_free_name(path.stem), path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{name}: is not a Python file; it should end with .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[path.stem]
+    except BaseException as error:
+        del sys.modules[spec.name]
+        if root != path.parent and "no known parent package" in str(error):
+            return importlib.import_module(".".join(path.relative_to(root).with_suffix("").parts))
         raise
     return module
+
+
+def _free_name(stem: str) -> str:
+    """A name for the module of a file that is no other's: somebody's ``random.py`` replaces no other module."""
+    while stem in sys.modules:
+        stem += "_"
+    return stem
 
 
 def declare(modules: Sequence[UserModule]) -> Mapping[str, Operator]:

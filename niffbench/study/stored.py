@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from niffbench.errors import did_you_mean
 from niffbench.niff import networks
 from niffbench.niff.catalogue import NETWORKS, execution_of
-from niffbench.niff.checkpoint import load_published, recognise
+from niffbench.niff.checkpoint import is_of_filter, load_published, recognise
 from niffbench.niff.layer import FilteringLayer
 from niffbench.niff.networks import Rule
 from niffbench.operators.module import UserNetwork, users_code
@@ -379,7 +379,11 @@ def _fitted(checkpoint: Checkpoint, name: str, model: nn.Module) -> dict[str, Te
     if any(key not in own or key not in wanted or own[key].shape != wanted[key].shape for key in of_head):
         if not own.keys() & of_head:  # it has another name there
             children = {child for child, _ in model.named_children()}
-            own = {key: value for key, value in own.items() if key in wanted or key.partition(".")[0] in children}
+            own = {
+                key: value
+                for key, value in own.items()
+                if key in wanted or key.partition(".")[0] in children or is_of_filter(key)
+            }
         own = {key: value for key, value in own.items() if key not in of_head}
         wanted = {key: value for key, value in wanted.items() if key not in of_head}
     missing = [key for key in wanted if key not in own and not key.endswith(".num_batches_tracked")]
@@ -401,7 +405,8 @@ def _fitted(checkpoint: Checkpoint, name: str, model: nn.Module) -> dict[str, Te
 def _aligned(state: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
     """The weights without the words before their names after which most are those ``wanted``.
 
-    What does not begin with these words is no part of the network: a trainer's loss, say.
+    A child that alone has another name there, and the same names below it, gets its name here. What does not begin
+    with these words is no part of the network: a trainer's loss, say.
     """
     prefixes = {""}
     for key in state:
@@ -412,13 +417,27 @@ def _aligned(state: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, 
         return sum(key.startswith(prefix) and key[len(prefix) :] in wanted for key in state), -len(prefix)
 
     best = max(prefixes, key=fitting)
-    return {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}
+    aligned = {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}
+    ours, theirs = _below(wanted), _below(aligned)
+    lost, strange = ours.keys() - theirs.keys(), theirs.keys() - ours.keys()
+    if len(lost) == len(strange) == 1 and ours[mine := lost.pop()] == theirs[other := strange.pop()]:
+        aligned = {re.sub(rf"^{re.escape(other)}(?=\.)", mine, key): value for key, value in aligned.items()}
+    return aligned
+
+
+def _below(names: Iterable[str]) -> dict[str, set[str]]:
+    """The children of a network, and the names of weights below each."""
+    children: dict[str, set[str]] = {}
+    for name in names:
+        child, _, rest = name.partition(".")
+        children.setdefault(child, set()).add(rest)
+    return children
 
 
 def _of_head(model: nn.Module, names: Iterable[str]) -> set[str]:
-    """Of names of weights those in the last child of a network that has any: its classifier, if no NIFF layer."""
+    """Of names of weights those in the last child of a network that has any: its classifier, if it has no filter."""
     last = _last_child(model)
-    if last is None or any(True for _ in networks.niff_layers(model.get_submodule(last))):
+    if last is None or any(isinstance(part, FilteringLayer) for part in model.get_submodule(last).modules()):
         return set()
     return {name for name in names if name.startswith(f"{last}.")}
 

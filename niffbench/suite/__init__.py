@@ -21,6 +21,7 @@ from niffbench.suite.schema import (
     parse,
     parse_toml,
     setting_of,
+    words_of,
 )
 from niffbench.suite.select import Selection, Shard
 from niffbench.suite.settings import Overrides, Settings, resolve
@@ -66,4 +67,5 @@ __all__ = [
     "setting_of",
     "side_of",
     "user_modules",
+    "words_of",
 ]

@@ -29,6 +29,7 @@ from niffbench.suite.schema import (
     entry_of,
     parse,
     validate,
+    words_of,
 )
 from niffbench.suite.select import Selection, Shard, matches, side
 
@@ -340,7 +341,7 @@ def _baseline(file: SuiteFile, where: str, catalogue: Mapping[str, OperatorInfo]
     """The baseline's row label, spelt as labels are."""
     if any(entry.label and file.baseline.startswith(entry.label) for entry in file.operators):
         return file.baseline
-    name, *options = file.baseline.split()
+    name, *options = words_of(file.baseline)
     operator, kernel = operator_of(name, catalogue, f"{where}: baseline")
     if catalogue[operator].takes_kernel:
         if kernel is None:

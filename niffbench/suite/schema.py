@@ -137,12 +137,12 @@ class OperatorEntry(Axes):
 
     name: str | None = None
     options: Scalars = {}
-    module: Annotated[str, Field(pattern=r"^[^\s:]+:[\w.]+(-k\d+)?$")] | None = None
+    module: Annotated[str, Field(pattern=r"^[^\s:]([^:]*[^\s:])?:[\w.]+(-k\d+)?$")] | None = None
     arguments: Scalars = {}
-    model: Annotated[str, Field(pattern=r"^[^\s:]+:[\w.]+$")] | None = None
+    model: Annotated[str, Field(pattern=r"^[^\s:]([^:]*[^\s:])?:[\w.]+$")] | None = None
     replace: dict[str, str] = {}
     like: Annotated[str, Field(pattern=r"\S")] | None = None
-    reference: Annotated[str, Field(pattern=r"^[^\s:]+:[\w.]+$")] | None = None
+    reference: Annotated[str, Field(pattern=r"^[^\s:]([^:]*[^\s:])?:[\w.]+$")] | None = None
     label: Annotated[str, Field(pattern=r"^\S(.*\S)?$", max_length=60)] | None = None
 
     @property
@@ -185,7 +185,7 @@ def entry_of(text: str) -> OperatorEntry:
     """
     if not text.split():
         raise UsageError("a row has no name; give one as 'niff-depthwise/rfft mlp=big' or my_ops.py:MyConv")
-    name, *pairs = text.split()
+    name, *pairs = words_of(text)
     settings = dict(setting_of(pair, text) for pair in pairs)
     if ":" not in name:
         return OperatorEntry(name=name, options=settings)
@@ -200,6 +200,13 @@ def entry_of(text: str) -> OperatorEntry:
         return OperatorEntry.model_validate(own)
     except ValidationError as error:
         raise UsageError(f"{text}: {_explain(error)}") from error
+
+
+def words_of(row: str) -> list[str]:
+    """A row's name and the settings after it; the path of a file may have spaces."""
+    path = re.match(r"\s*[^:=]+\.py:\S+", row)
+    end = path.end() if path else 0
+    return [*([row[:end].strip()] if end else []), *row[end:].split()]
 
 
 def setting_of(text: str, where: str) -> tuple[str, OptionValue]:

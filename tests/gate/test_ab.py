@@ -89,7 +89,7 @@ def test_a_planted_slowdown_is_found_on_a_warming_machine(call: Call, tmp_path: 
 def test_rounds_alternate_and_a_pair_shares_its_seed(call: Call, tmp_path: Path, suite: Path) -> None:
     same = interpreter(tmp_path, "same", WORLD), interpreter(tmp_path, "again", WORLD)
     (tmp_path / "my_ops.py").touch()
-    rows = ("--operator", "my_ops.py:Mine groups=2", "--operator", "copy")
+    rows = ("--operator", "my_ops.py:Mine groups=2", "--operator", "my_ops:Mine", "--operator", "copy:Mine")
     done = ab(call, suite, *same, "--only", "niff-*", *rows, "--device", "cpu", "--out", str(tmp_path / "result"))
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
@@ -100,7 +100,8 @@ def test_rounds_alternate_and_a_pair_shares_its_seed(call: Call, tmp_path: Path,
         assert line[1:6] == ["-P", "-m", "niffbench.cli", "run", str(suite)]
         assert line[line.index("--rounds") + 1] == "1"
         assert line[line.index("--only") + 1] == "niff-*"
-        assert line[-5:-2] == [f"--operator={tmp_path / 'my_ops.py'}:Mine", "groups=2", "--operator=copy"]
+        mine = f"--operator={tmp_path / 'my_ops.py'}:Mine"
+        assert line[-6:-2] == [mine, "groups=2", mine, "--operator=copy:Mine"]
 
 
 def test_libraries_may_differ_between_interpreters_and_that_is_told(

@@ -332,6 +332,64 @@ def test_what_cannot_be_counted_is_measured_without_a_cost(evaluator: TorchEvalu
         witnesses(catalogue()[case.operator], case)  # type: ignore[arg-type]
 
 
+PRICED = """
+import torch
+from torch import nn
+from torch.utils.flop_counter import register_flop_formula
+
+
+@torch.library.custom_op("priced::power", mutates_args=())
+def power(x: torch.Tensor, weights: list[torch.Tensor], often: int) -> torch.Tensor:
+    return sum(weights) * x**often
+
+
+@power.register_fake
+def _(x, weights, often):
+    return torch.empty_like(x)
+
+
+@register_flop_formula(torch.ops.priced.power)
+def _(shape, weights, often, *, out_shape=None):
+    return 7 * often * shape.numel() + weights[1].numel()
+
+
+class Priced(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.weights = nn.ParameterList(torch.randn(channels, 1, 1) for _ in range(2))
+
+    def forward(self, x):
+        return torch.ops.priced.power(x, list(self.weights), 3)
+"""
+
+
+def test_an_operation_that_registers_a_formula_costs_what_that_says(
+    evaluator: TorchEvaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "priced.py").write_text(PRICED)
+    monkeypatch.chdir(tmp_path)
+    [case] = suite_of("priced.py:Priced", batch=2)
+    assert become(evaluator, case) == "ok"
+    cost = evaluator.cost(case, None)
+    assert cost.closed == cost.counted == cost.fvcore == 7 * 3 * 2 * 4 * 64 + 4
+    assert (cost.notes, cost.disagreement) == ([], None)
+
+
+def test_what_is_the_users_is_taken_apart_beside_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A layer, a network and one of torchvision, each with counted FLOPs and bytes in a step of its own."""
+    rows = ["own_modules.py:FourierUnit", "own_modules.py:network replace.conv3x3=split", "torchvision:mnasnet0_5"]
+    options = ["--channels", "3", "--size", "32", "--device", "cpu", "--json", "--out", str(tmp_path / "out")]
+    assert main(["profile", *rows, "depthwise-k3", *options]) == 0
+    apart = json.loads(capsys.readouterr().out)["cases"]
+    assert [one["label"] for one in apart] == [*rows, "depthwise-k3"]
+    flops, half = [sum(phase["flops"] or 0 for phase in one["phases"]) for one in apart], 32 * 17
+    assert flops[0] == 2 * 3 * fft(32 * 32) + 2 * (2 * 3) ** 2 * half
+    assert flops[3] == 2 * 9 * 3 * 32 * 32
+    assert all(sum(phase["bytes"] or 0 for phase in one["phases"]) > 3 * 32 * 32 * 4 for one in apart)
+
+
 @pytest.mark.parametrize(
     ("source", "arguments", "message"),
     [

@@ -168,8 +168,8 @@ def test_published_weights_within_a_network_load_with_their_permutation(checkpoi
 
 def test_the_number_of_classes_is_read_off_the_classifier(tmp_path: Path) -> None:
     path = tmp_path / "seven.pt"
-    torch.save(stored.build("mobilenet_v2-niff", classes=7).state_dict(), path)
-    model = stored.restore(stored.read(path), "mobilenet_v2-niff")
+    torch.save(stored.build("mobilenet_v2-niff", size=32, classes=7).state_dict(), path)
+    model = stored.restore(stored.read(path), "mobilenet_v2-niff", size=32)
     assert [m.out_features for m in model.modules() if isinstance(m, nn.Linear)] == [7]
 
 
@@ -182,7 +182,14 @@ def test_a_converted_head_and_one_of_another_name_are_no_hindrance(tmp_path: Pat
     state = stored.build("resnet18-split", classes=7, size=64).state_dict()
     torch.save({key.replace("fc.", "head."): value for key, value in state.items()}, path)
     model = stored.restore(stored.read(path), "resnet18-split", size=64)
-    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items() if "fc." not in key)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    body = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    torch.save(body | {"head.1.weight": torch.ones(3, 3)}, path)
+    model = stored.restore(stored.read(path), "resnet18-split", size=64)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in body.items())
+    torch.save(body | {f"head.1.{key}": value for key, value in NiffDepthwise(4).state_dict().items()}, path)
+    with pytest.raises(ValueError, match=r"it also holds 'head\.1\.generator\.weight1'"):
+        stored.restore(stored.read(path), "resnet18-split", size=64)
     torch.save(state | {"head.weight": torch.ones(3)}, path)
     with pytest.raises(ValueError, match=r"it also holds 'head\.weight'"):
         stored.restore(stored.read(path), "resnet18-split", size=64)
@@ -319,7 +326,7 @@ def _refused_by_name_or_read(path: Path) -> bool:
     return message is None
 
 
-_ANY_FILE = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_ANY_FILE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @_ANY_FILE
