@@ -89,7 +89,7 @@ class Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if node.name() == "torch::autograd::AccumulateGrad":
                 return None
             taken = self._step_of_node.get(node._sequence_nr(), taken)
-        return taken or _kind(func), "backward" if self._goes_back else "forward"
+        return taken or kind_of(func.overloadpacket.__name__), "backward" if self._goes_back else "forward"
 
 
 _KINDS = (
@@ -103,9 +103,13 @@ _KINDS = (
 """Part of an operation's name → the step that it is where nobody named one."""
 
 
-def _kind(func: Any) -> str:
-    name = func.overloadpacket.__name__
-    return next((kind for mark, kind in _KINDS if mark in name), "other")
+def kind_of(operation: str) -> str:
+    """The step that one of torch's operations is by its name, where nobody named one."""
+    plain = operation.rpartition("::")[2].replace("matmul", "")  # which is made of others
+    return next((kind for mark, kind in _KINDS if mark in plain), OTHER)
+
+
+OTHER = "other"
 
 
 _NO_DATA = {"prim.device"} | {

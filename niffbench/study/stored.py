@@ -435,7 +435,7 @@ def _below(names: Iterable[str]) -> dict[str, set[str]]:
 
 
 def _of_head(model: nn.Module, names: Iterable[str]) -> set[str]:
-    """Of names of weights those in the last child of a network that has any: its classifier, if it has no filter."""
+    """Of names of weights those in the last child of a network that has any, if that holds no filter."""
     last = _last_child(model)
     if last is None or any(isinstance(part, FilteringLayer) for part in model.get_submodule(last).modules()):
         return set()

@@ -4,9 +4,10 @@ Operators wrap what they do in named ranges (:mod:`niffbench.niff.steps`); torch
 operations inside. A backward operation belongs to the step whose forward operation made its node in autograd's
 graph: profiler events carry the node's sequence number. A node that no step made, as of an operator with its own
 backward, has the steps that are taken inside it. A GPU kernel, whenever it runs, is in the step of the operation
-that launched it: the profiler knows that by the launch's correlation number. What lies outside every step is the
-remainder; the sum of it all is set beside the call as a whole, and that beside the uninstrumented one, because
-recording takes time too.
+that launched it: the profiler knows that by the launch's correlation number. Of a module that names no steps, its
+operations are taken by their kind, as when they are counted. What lies outside every step is the remainder; the
+sum of it all is set beside the call as a whole, and that beside the uninstrumented one, because recording takes
+time too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -96,12 +97,18 @@ class Phases:
 
 
 def profile(
-    device: Device, workload: TorchWorkload, steps: Sequence[StepCost], trace: Path | None = None
+    device: Device,
+    workload: TorchWorkload,
+    steps: Sequence[StepCost],
+    trace: Path | None = None,
+    *,
+    by_kind: bool = False,
 ) -> Phases:
     """Take ``workload`` apart.
 
     Args:
         steps: what each of its steps costs.
+        by_kind: operations outside of every step are steps of their kind.
         trace: gets a Chrome/Perfetto trace (JSON, without the host's name).
 
     Raises:
@@ -132,16 +139,18 @@ def profile(
     if trace is not None:
         recorded.export_chrome_trace(str(trace))
         _scrub(trace)
-    return take_apart(recorded, on_gpu, median(plain), steps)
+    return take_apart(recorded, on_gpu, median(plain), steps, by_kind=by_kind)
 
 
-def take_apart(recorded: Any, on_gpu: bool, steady: float, steps: Sequence[StepCost]) -> Phases:
+def take_apart(
+    recorded: Any, on_gpu: bool, steady: float, steps: Sequence[StepCost], *, by_kind: bool = False
+) -> Phases:
     """The phases of the calls in a finished profile with memory.
 
     Args:
         steady: seconds of an uninstrumented call.
     """
-    return _assemble(_Timeline(recorded.events(), on_gpu), _memory(recorded, on_gpu), steady, steps)
+    return _assemble(_Timeline(recorded.events(), on_gpu, by_kind), _memory(recorded, on_gpu), steady, steps)
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,7 @@ class _Part:
 class _Timeline:
     """The profiler's events, sorted into calls and steps. Times in µs."""
 
-    def __init__(self, events: EventList, on_gpu: bool) -> None:
+    def __init__(self, events: EventList, on_gpu: bool, by_kind: bool = False) -> None:
         from niffbench.niff.steps import PREFIX
 
         self._prefix = PREFIX
@@ -168,6 +177,9 @@ class _Timeline:
         self.calls = sorted((e for e in self.events if e.name == CALL), key=lambda e: e.time_range.start)
         self._starts = [e.time_range.start for e in self.calls]
         self._step_of_node = self._nodes()
+        self._kinds: dict[int, Step] = {}
+        if by_kind:
+            self._kinds = dict(self._of_kinds())
 
     def parts(self) -> list[_Part]:
         """Every stretch of every step, and the stretches that lie in none."""
@@ -180,8 +192,33 @@ class _Timeline:
                 parts.append(self._part(event, None if step is None else (step, "backward")))
             elif self._is_part(event):
                 direction: Direction = "forward" if self._node_above(event) is None else "backward"
-                parts.append(self._part(event, (event.name.removeprefix(self._prefix), direction)))
+                step_of_event = self._kinds.get(id(event), (event.name.removeprefix(self._prefix), direction))
+                parts.append(self._part(event, step_of_event))
         return parts
+
+    def _of_kinds(self) -> Iterator[tuple[int, Step]]:
+        """Identities and steps of the operations that are in no step, the outermost that have a kind."""
+        from niffbench.cost.traffic import OTHER, kind_of
+
+        def below(event: FunctionEvent) -> Iterator[FunctionEvent]:
+            for child in event.cpu_children:
+                yield child
+                yield from below(child)
+
+        for event in self.events:
+            is_node = event.name.startswith(_BACKWARD) and "AccumulateGrad" not in event.name
+            if event.name != CALL and not (is_node and event.sequence_nr not in self._step_of_node):
+                continue
+            waiting = list(event.cpu_children)
+            while waiting:
+                child = waiting.pop()
+                kind = kind_of(child.name)
+                if self._is_part(child):
+                    continue
+                if kind == OTHER and any(self._is_part(one) or kind_of(one.name) != OTHER for one in below(child)):
+                    waiting += child.cpu_children
+                else:
+                    yield id(child), (kind, "backward" if is_node else "forward")
 
     def wholes(self) -> list[float]:
         """Each call as one: its duration, or on a GPU what its kernels took, in whatever part or thread."""
@@ -196,7 +233,8 @@ class _Timeline:
 
     def _part(self, event: FunctionEvent, step: Step | None) -> _Part:
         span = event.time_range
-        kernels = tuple(kernel for inner in self._inside(event) for kernel in self._kernels(inner))
+        does_the_work = [event] if id(event) in self._kinds else []
+        kernels = tuple(kernel for one in (*does_the_work, *self._inside(event)) for kernel in self._kernels(one))
         if self._on_gpu:
             own = sum(seconds for _, _, seconds in kernels)
         else:
@@ -238,7 +276,7 @@ class _Timeline:
     def _is_part(self, event: FunctionEvent) -> bool:
         """A step or a node; a step inside a node that is some step's own belongs to that one."""
         if not self._is_step(event):
-            return bool(event.name.startswith(_BACKWARD))
+            return bool(event.name.startswith(_BACKWARD)) or id(event) in self._kinds
         node = self._node_above(event)
         return node is None or node.sequence_nr not in self._step_of_node
 

@@ -52,7 +52,8 @@ def profiled(device: Device, case: Case, folder: Path) -> Profiled:
             raise NothingMeasured(f"{name}: {tolerance.verdict(numerics)}")
         choice = evaluator.choice(workload)
         cost = (operator if choice is None else choice.operator).cost(case)
-        apart = phases.profile(device, workload, evaluator.cost(case, choice).steps, trace)
+        counted = evaluator.cost(case, choice)
+        apart = phases.profile(device, workload, counted.steps, trace, by_kind=not counted.stated)
     except NothingMeasured:
         raise
     except OSError as error:

@@ -375,15 +375,14 @@ def test_an_operation_that_registers_a_formula_costs_what_that_says(
     assert (cost.notes, cost.disagreement) == ([], None)
 
 
-def test_what_is_the_users_is_taken_apart_beside_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_the_users_is_taken_apart_beside_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A layer, a network and one of torchvision, each with counted FLOPs and bytes in a step of its own."""
     rows = ["own_modules.py:FourierUnit", "own_modules.py:network replace.conv3x3=split", "torchvision:mnasnet0_5"]
     options = ["--channels", "3", "--size", "32", "--device", "cpu", "--json", "--out", str(tmp_path / "out")]
     assert main(["profile", *rows, "depthwise-k3", *options]) == 0
     apart = json.loads(capsys.readouterr().out)["cases"]
-    assert [one["label"] for one in apart] == [*rows, "depthwise-k3"]
+    labels = [one["label"] for one in apart]
+    assert labels == [rows[0], "own_modules.py:network conv3x3=split", rows[2], "depthwise-k3"]
     flops, half = [sum(phase["flops"] or 0 for phase in one["phases"]) for one in apart], 32 * 17
     assert flops[0] == 2 * 3 * fft(32 * 32) + 2 * (2 * 3) ** 2 * half
     assert flops[3] == 2 * 9 * 3 * 32 * 32
