@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.metadata import version
@@ -377,10 +378,18 @@ def _arguments(row: UserModule, make: Callable[..., object], case: Case) -> dict
         "batch": p.batch,
         "kernel": case.kernel,
     }
-    given: dict[str, object] = {}
-    for key, value in row.arguments:
-        given[key] = figures.get(value, value) if isinstance(value, str) else value
+    given = {key: _meant(value, figures) for key, value in row.arguments}
     return {name: figures[name] for name in _own_words(row, make)} | given
+
+
+def _meant(value: object, figures: Mapping[str, object]) -> object:
+    """An argument as a callable gets it: a word's figure, a tuple of what a list's text says, or itself."""
+    if isinstance(value, str) and value.startswith(("[", "(")):
+        with suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value)
+    if isinstance(value, list | tuple):
+        return tuple(_meant(one, figures) for one in value)
+    return figures.get(value, value) if isinstance(value, str) else value
 
 
 def _own_words(row: UserModule, make: Callable[..., object]) -> list[str]:

@@ -67,6 +67,11 @@ def _scalar(value: object) -> object:
     return value
 
 
+def _literal(value: object) -> object:
+    """An argument; a list is kept as text, which :func:`niffbench.operators.module` reads again."""
+    return json.dumps(value) if isinstance(value, list) else _scalar(value)
+
+
 # A union without a discriminator would report one fault per member; with one, only the member that was meant. The
 # tags appear in pydantic's locations, hence the marks that no key of a sensible file has.
 _PAIR, _SIDE, _RULE, _BOUND, _LIST = "<pair>", "<side>", "<rule>", "<bound>", "<list>"
@@ -114,6 +119,7 @@ AXES = tuple(Axes.model_fields)
 
 
 Scalars = dict[str, Annotated[OptionValue, BeforeValidator(_scalar)]]
+Literals = dict[str, Annotated[OptionValue, BeforeValidator(_literal)]]
 
 LIBRARIES = ("torchvision", "timm")
 """Whose networks a row may name: ``torchvision:efficientnet_b0``."""
@@ -138,7 +144,7 @@ class OperatorEntry(Axes):
     name: str | None = None
     options: Scalars = {}
     module: Annotated[str, Field(pattern=r"^[^\s:]([^:]*[^\s:])?:[\w.]+(-k\d+)?$")] | None = None
-    arguments: Scalars = {}
+    arguments: Literals = {}
     model: Annotated[str, Field(pattern=r"^[^\s:]([^:]*[^\s:])?:[\w.]+$")] | None = None
     replace: dict[str, str] = {}
     like: Annotated[str, Field(pattern=r"\S")] | None = None
@@ -160,7 +166,8 @@ class UserModule(_Model):
         operator: its name in cases; ``source`` may have a path before it.
         source: ``my_ops.py:MyConv``, or ``my_ops:MyConv`` of what can be imported.
         folders: where it is looked for before installed packages.
-        arguments: by name, sorted; strings of :data:`WORDS` stand for the case's.
+        arguments: by name, sorted; strings of :data:`WORDS` stand for the case's, one that begins with a bracket
+            for a tuple.
         kernel: whether its cases have a kernel size.
         network: whether it is a whole network; ``arguments`` then say what becomes of its layers.
         like, reference, label: as :class:`OperatorEntry`.
@@ -186,7 +193,7 @@ def entry_of(text: str) -> OperatorEntry:
     if not text.split():
         raise UsageError("a row has no name; give one as 'niff-depthwise/rfft mlp=big' or my_ops.py:MyConv")
     name, *pairs = words_of(text)
-    settings = dict(setting_of(pair, text) for pair in pairs)
+    settings = dict(setting_of(pair, text, lists=":" in name) for pair in pairs)
     if ":" not in name:
         return OperatorEntry(name=name, options=settings)
     own: dict[str, Any] = {key: settings.pop(key) for key in ("like", "reference", "label") if key in settings}
@@ -209,8 +216,8 @@ def words_of(row: str) -> list[str]:
     return [*([row[:end].strip()] if end else []), *row[end:].split()]
 
 
-def setting_of(text: str, where: str) -> tuple[str, OptionValue]:
-    """An option and its value: ``mlp=big``; a number or a boolean where JSON says so.
+def setting_of(text: str, where: str, *, lists: bool = False) -> tuple[str, OptionValue]:
+    """An option and its value: ``mlp=big``; a number or a boolean where JSON says so, of ``lists`` their text.
 
     Raises:
         UsageError: for what has no such form.
@@ -222,6 +229,8 @@ def setting_of(text: str, where: str) -> tuple[str, OptionValue]:
         value: object = json.loads(written)
     except ValueError:
         value = written
+    if lists and isinstance(value, list):
+        value = json.dumps(value)
     if not isinstance(value, str | int | float):
         raise UsageError(f"{where}: should be a string, a number or a boolean, got {written}")
     return key, value

@@ -482,7 +482,7 @@ def test_what_a_users_code_raises_is_one_message_of_every_command(
         ('name = "dense-k3"\narguments = { a = 1 }', "arguments: goes with module, not with name"),
         ('module = "a.py:X"\noptions = { a = 1 }', "options: goes with name or model, not with module"),
         ('module = "a.py:X"\nlike = "dense-k3"\nreference = "a:b"', "give like or reference, not both"),
-        ('module = "a.py:X"\narguments = { a = [1] }', "should be a string, a number or a boolean"),
+        ('module = "a.py:X"\narguments = { a = { b = 1 } }', "should be a string, a number or a boolean"),
     ],
 )
 def test_a_suite_says_what_is_right(tmp_path: Path, rows: str, message: str) -> None:
@@ -491,6 +491,19 @@ def test_a_suite_says_what_is_right(tmp_path: Path, rows: str, message: str) -> 
     with pytest.raises(UsageError) as refused:
         load(str(tmp_path / "s.toml"), catalogue(), declare=declare)
     assert message in str(refused.value)
+
+
+def test_an_argument_may_be_a_list_of_literals_and_words(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(
+        'description = "d"\nbaseline = "n"\naxes = { channels = 4, size = [[6, 8]] }\n[[operators]]\nlabel = "n"\n'
+        'module = "torch.nn:LayerNorm"\narguments = { normalized_shape = ["channels", "height", 8] }\n'
+    )
+    written = load(str(tmp_path / "s.toml"), catalogue(), declare=declare).cases
+    in_a_line = suite_of('torch.nn:LayerNorm normalized_shape=["channels","height",8]', size=[[6, 8]])
+    [as_in_python] = suite_of("torch.nn:ZeroPad2d padding=(1,2,0,0)")
+    assert [case.id for case in written] == [case.id for case in in_a_line]
+    assert catalogue()["torch.nn:LayerNorm"].build(in_a_line[0]).weight.shape == (4, 6, 8)
+    assert catalogue()["torch.nn:ZeroPad2d"].build(as_in_python).padding == (1, 2, 0, 0)
 
 
 def test_other_arguments_are_another_case_and_another_label_is_not() -> None:
