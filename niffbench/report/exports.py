@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -336,6 +337,7 @@ def _format_version() -> str:
 def _github_action(digest: Digest) -> list[dict[str, Any]]:
     """Entries of ``customSmallerIsBetter``: name, unit, value, and where known range and extra."""
     entries: list[dict[str, Any]] = []
+    names = _names(digest)
     for group in digest.groups:
         for row in group.rows:
             for metric in digest.shown("terminal"):
@@ -344,7 +346,7 @@ def _github_action(digest: Digest) -> list[dict[str, Any]]:
                     continue
                 unit, scale = _SCALES.get(metric.unit, (metric.unit, 1.0))
                 entry: dict[str, Any] = {
-                    "name": f"{row.label} / {group.label} / {metric.title}",
+                    "name": f"{names[row.id]} / {metric.title}",
                     "unit": unit,
                     "value": cell.estimate * scale,
                 }
@@ -355,9 +357,16 @@ def _github_action(digest: Digest) -> list[dict[str, Any]]:
                 entry["extra"] = f"case {row.id}\n{certainty}\nniffbench {__version__}"
                 entries.append(entry)
             failed, why = _failures(row)
-            name = f"{row.label} / {group.label} / failed rounds"
+            name = f"{names[row.id]} / failed rounds"
             entries.append({"name": name, "unit": "rounds", "value": float(failed), "extra": why})
     return entries
+
+
+def _names(digest: Digest) -> dict[str, str]:
+    """Each case's name in another tool; with its id where a label, which is cut, is not its own."""
+    names = {row.id: f"{row.label} / {group.label}" for group in digest.groups for row in group.rows}
+    times = Counter(names.values())
+    return {id_: name if times[name] == 1 else f"{name} ({id_})" for id_, name in names.items()}
 
 
 def _failures(row: Row) -> tuple[int, str]:
@@ -369,9 +378,10 @@ def _failures(row: Row) -> tuple[int, str]:
 def _bencher(digest: Digest) -> dict[str, dict[str, dict[str, float]]]:
     """Benchmarks, their measures and the value of each with its bounds; latencies in nanoseconds."""
     content: dict[str, dict[str, dict[str, float]]] = {}
+    names = _names(digest)
     for group in digest.groups:
         for row in group.rows:
-            measures = content.setdefault(f"{row.label} / {group.label}", {})
+            measures = content.setdefault(names[row.id], {})
             for metric, interval in _exported(row):
                 scale = 1e9 if metric.unit == "s" else 1.0
                 figures = zip(("value", "lower_value", "upper_value"), _with_ends(interval), strict=False)

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jsonschema
 import pandas as pd
 import pytest
 from conftest import Cli
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from pyarrow import parquet
-from synthetic import Fault, World, write
+from synthetic import Fault, World, make, save, write
 
 from niffbench.cli import main
 from niffbench.results import frame, read
@@ -342,21 +344,36 @@ def test_failed_cases_stay_visible_where_others_look_at_runs(here: Here, tmp_pat
 
 
 def test_bencher_s_schema_is_met(here: Here, run: Path) -> None:
-    """Bencher Metric Format: benchmark, measure, value; the bounds are numbers around it, and optional."""
+    """Its published schema, written down in a file; the bounds are around the value."""
+    schema = json.loads((Path(__file__).parents[1] / "data" / "bencher-metric-format.json").read_text())
     content = json.loads(here("export", str(run), "--format", "bencher").stdout)
+    jsonschema.validate(content, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"x": {"latency": {"lower_value": 1.0}}}, schema)
     assert len(content) == len({record.id for record in read(run).records})
     measured = [measure for measures in content.values() for measure in measures.items()]
     for name, measure in measured:
         assert re.fullmatch(r"[a-z0-9-]+", name)
-        assert {"value"} <= set(measure) <= {"value", "lower_value", "upper_value"}
         assert measure.get("lower_value", 0) <= measure["value"] <= measure.get("upper_value", float("inf"))
     latencies = [measure["value"] for name, measure in measured if name == "latency-steady"]
     assert min(latencies) == pytest.approx(frame(read(run)).groupby("case")["latency_steady"].median().min() * 1e9)
 
 
-def test_openmetrics_are_read_back_by_prometheus(here: Here, tmp_path: Path) -> None:
-    from prometheus_client.openmetrics.parser import text_string_to_metric_families
+def test_cases_of_endless_names_stay_apart_in_other_tools(here: Here, tmp_path: Path) -> None:
+    run = make(replace(WORLD, sizes=(14,), channels=(16,)), tmp_path / "named")
+    evil = "x\n::error::\u202e" + "y" * 5000
+    records = [replace(r, traits=replace(r.traits, label=evil + r.traits.label)) for r in run.records]
+    save(replace(run, records=tuple(records)))
+    exported = {name: here("export", "named", "--format", name).stdout for name in ("bencher", "openmetrics")}
+    names = list(json.loads(exported["bencher"]))
+    assert len(names) == len({record.id for record in records})
+    assert max(map(len, names)) <= 1024
+    assert not set("".join(names)) & set("\n\u202e")
+    families = list(text_string_to_metric_families(exported["openmetrics"]))
+    assert max(len(s.labels["operator"]) for s in families[-1].samples) <= 400
 
+
+def test_openmetrics_are_read_back_by_prometheus(here: Here, tmp_path: Path) -> None:
     path = failing(tmp_path)
     manifest = json.loads((path / "run.json").read_text())
     manifest["suite"]["name"] = 'a "quoted" \\ name'
