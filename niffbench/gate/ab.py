@@ -135,8 +135,8 @@ def _merged(rounds: Sequence[Run], code: Code, place: Path) -> Run:
             "settings": first.settings.model_copy(update={"rounds": len(rounds)}),
             "finished": last.finished,
             "wall": sum(run.manifest.wall or 0.0 for run in rounds),
-            "commit": code.commit,
-            "dirty": code.dirty,
+            # Of a tree, which is a copy; what an interpreter has installed knows its own.
+            **({"commit": code.commit, "dirty": code.dirty} if code.path is not None else {}),
         }
     )
     records = [replace(record, round=i) for i, run in enumerate(rounds) for record in run.records]

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,6 +122,10 @@ def test_a_checkout_is_installed_where_git_knows_its_commit(path: Path) -> None:
     assert all("-e" in words for words in installs)
 
 
+TARGET = "github.event.pull_request.base.sha || inputs.base"
+SIDES = ("base", "head")
+
+
 class Runner:
     """Runs a job's shell steps as GitHub's runner does, in ``place``, with values for the expressions they use.
 
@@ -129,28 +134,31 @@ class Runner:
 
     def __init__(self, place: Path, values: dict[str, str]) -> None:
         self.place, self.values = place, values
+        self.path, self.variables = f"{Path(sys.executable).parent}:{os.environ['PATH']}", dict(os.environ)
         self.summary = place.parent / "summary.md"
         self.summary.touch()
 
     def step(self, job: str, name: str) -> subprocess.CompletedProcess[str]:
         workflow = parsed(FOLDER / "gpu-regression.yml")
         step = next(step for step in workflow["jobs"][job]["steps"] if step["name"] == name)
-        output = self.place.parent / "output"
+        output, path = self.place.parent / "output", self.place.parent / "path"
         output.write_text("")
+        path.write_text("")
         environment = {key: self._filled(value) for key, value in (workflow["env"] | step.get("env", {})).items()}
         done = subprocess.run(
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
             cwd=self.place,
             env={
-                **os.environ,
+                **self.variables,
                 **environment,
                 "SUITE": "smoke",
                 "DEVICE": f"replay:{TRACE}",
                 "PAIRS": "1",
                 "ROUNDS": "1",
                 "KEEP": "1",
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "PATH": self.path,
                 "GITHUB_OUTPUT": str(output),
+                "GITHUB_PATH": str(path),
                 "GITHUB_STEP_SUMMARY": str(self.summary),
             },
             stdin=subprocess.DEVNULL,
@@ -162,6 +170,7 @@ class Runner:
         for line in output.read_text().splitlines():
             key, _, value = line.partition("=")
             self.values[f"steps.{step['id']}.outputs.{key}"] = value
+        self.path = ":".join([*reversed(path.read_text().split()), self.path])
         return done
 
     def _filled(self, text: str) -> str:
@@ -175,7 +184,7 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "niffbench", place / "niffbench", ignore=shutil.ignore_patterns("__pycache__"))
     (place / "suites").mkdir()
     (place / "suites" / "smoke.toml").write_text(SUITE)
-    (place / ".gitignore").write_text("comparison/\nmeasured/\nhistory/\nverdict/\n")
+    (place / ".gitignore").write_text("/comparison/\n/measured/\n/history/\n/verdict/\n/.venv*/\n__pycache__/\n")
     git(place, "init", "--quiet", "--initial-branch=main")
     git(place, "add", ".")
     git(place, "commit", "--quiet", "-m", "base")
@@ -187,8 +196,7 @@ def test_a_pull_request_that_drops_a_case_fails_with_a_summary(checkout: Path) -
     git(checkout, "checkout", "--quiet", "-b", "change")
     (checkout / "suites" / "smoke.toml").write_text(SUITE.replace(', {name = "dense-k3"}', ""))
     git(checkout, "commit", "--quiet", "-am", "drop a case")
-    target = "github.event.pull_request.base.sha || inputs.base"
-    runner = Runner(checkout, {target: base, "inputs.base_environment": ""})
+    runner = Runner(checkout, {TARGET: base, "inputs.base_environment": ""})
     compared = runner.step("pull-request", "Compare with the merge base")
     assert compared.returncode == 0, compared.stdout + compared.stderr
     assert runner.values["steps.compare.outputs.code"] == "1", compared.stdout + compared.stderr
@@ -199,6 +207,62 @@ def test_a_pull_request_that_drops_a_case_fails_with_a_summary(checkout: Path) -
     verdict = runner.step("pull-request", "Verdict")
     assert verdict.returncode == 1
     assert "::error" in verdict.stdout
+
+
+PIP = """
+import sys, sysconfig
+from pathlib import Path
+*_, option, tree = sys.argv
+assert option == "-e"
+Path(sysconfig.get_path("purelib"), "a.pth").write_text(str(Path(tree).resolve()))
+script = Path(sys.executable).with_name("niffbench")
+script.write_text(f"#!{sys.executable}\\nimport sys\\nfrom niffbench.cli import main\\nsys.exit(main())")
+script.chmod(0o755)
+"""
+
+
+def pythons(place: Path) -> Path:
+    """A folder with a ``python`` whose environments see this one's libraries, and whose pip downloads nothing."""
+    libraries = sysconfig.get_path("purelib")
+    (place / "bin").mkdir()
+    (place / "pip.py").write_text(PIP)
+    script = f"""#!/bin/bash -e
+[ "$2" = venv ] || exec {sys.executable} "$@"
+{sys.executable} "${{@:1:2}}" --without-pip "${{@:3}}"
+site=$(echo "${{@: -1}}"/lib/python*/site-packages)
+mkdir "$site/pip"
+touch "$site/pip/__init__.py"
+cp {place / "pip.py"} "$site/pip/__main__.py"
+echo {libraries} > "$site/z.pth"
+"""
+    for name in ("python", "python3"):
+        (place / "bin" / name).write_text(script)
+        (place / "bin" / name).chmod(0o755)
+    return place / "bin"
+
+
+def test_a_base_with_libraries_of_its_own_is_installed_and_compared(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "niffbench" / "__init__.py").write_text('__version__ = "0.0.1"\n')
+    git(checkout, "commit", "--quiet", "-am", "another version")
+    base = git(checkout, "rev-parse", "HEAD")
+    (checkout / "niffbench" / "__init__.py").write_text('__version__ = "0.0.2"\n')
+    git(checkout, "commit", "--quiet", "-am", "and another")
+    runner = Runner(checkout, {TARGET: "main~1", "inputs.base_environment": "own"})
+    stand_ins = pythons(tmp_path)
+    runner.path = f"{stand_ins}:{runner.path}"
+    runner.variables.pop("PYTHONPATH", None)
+    installed = runner.step("pull-request", "Install")
+    assert installed.returncode == 0, installed.stderr
+    assert runner.path.startswith(str(checkout / ".venv" / "bin"))
+    runner.path = f"{stand_ins}:{runner.path}"  # for the base's environment
+    compared = runner.step("pull-request", "Compare with the merge base")
+    assert compared.returncode == 0, compared.stderr
+    assert runner.values["steps.compare.outputs.code"] == "5", compared.stdout + compared.stderr  # one pair
+    manifests = [json.loads((checkout / "comparison" / "runs" / side / "run.json").read_text()) for side in SIDES]
+    assert [manifest["niffbench"] for manifest in manifests] == ["0.0.1", "0.0.2"]
+    assert [manifest["commit"] for manifest in manifests] == [base, git(checkout, "rev-parse", "HEAD")]
+    assert git(checkout, "worktree", "list").count("\n") == 0
+    assert git(checkout, "status", "--porcelain") == ""
 
 
 def test_main_measures_keeps_a_history_and_judges_against_it(checkout: Path) -> None:
@@ -254,8 +318,12 @@ def environment_of(**variables: str) -> dict[str, str]:
     return {**os.environ, "PATH": path, "DEVICE": f"replay:{TRACE}", **variables}
 
 
-def test_gitlab_measures_keeps_and_judges(checkout: Path) -> None:
+def test_gitlab_installs_measures_keeps_and_judges(checkout: Path, tmp_path: Path) -> None:
     content = yaml.load((EXAMPLES / "gitlab-ci.yml").read_text(), Loader=yaml.BaseLoader)
+    before = "\n".join([*content["default"]["before_script"], "niffbench --version", "which niffbench"])
+    path = f"{pythons(tmp_path)}:{os.environ['PATH']}"
+    installed = run_script(checkout, before, PATH=path, PYTHONPATH="")
+    assert installed.stdout.split()[-1] == str(checkout / ".venv" / "bin" / "niffbench"), installed.stderr
     variables = {**content["variables"], "DEVICE": f"replay:{TRACE}", "PAIRS": "1", "ROUNDS": "1"}
     measure = run_script(checkout, "\n".join(content["measure"]["script"]), **variables)
     assert str(measure.returncode) in content["measure"]["allow_failure"]["exit_codes"], measure.stderr
