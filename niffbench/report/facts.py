@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from math import inf
 
 from niffbench.report import text
 from niffbench.report.digest import Digest
@@ -48,9 +49,12 @@ def facts(digest: Digest) -> tuple[Fact, ...]:
 def _could_show(digest: Digest) -> tuple[float, float] | None:
     """The smallest slowdowns that `check` would find, in half and in nine of ten cases, at this run's noise."""
     cells = [row.cells.get(f"latency_{digest.regime}") for row in digest.rows]
-    medians = [list(cell.rounds.values()) for cell in cells if cell is not None and len(cell.rounds) > 1]
+    medians = [list(cell.rounds.values()) for cell in cells if cell is not None]
     return half_and_most(
-        [smallest_effect(noise([rounds]).sd, len(rounds), cases=len(medians)) for rounds in medians]
+        [
+            smallest_effect(noise([rounds]).sd, len(rounds), cases=len(medians)) if len(rounds) > 1 else inf
+            for rounds in medians
+        ]
     )
 
 

@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 from synthetic import World, make
 
+import niffbench
 from niffbench.case import Case
 from niffbench.errors import NothingMeasured
 from niffbench.gate import ab
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import REGISTRY, Latency, Metric, Record, Run, Traits, read
+from niffbench.session.provenance import revision
 from niffbench.suite import load
 
 pytest_plugins = ["pytester"]
@@ -122,6 +124,7 @@ def test_real_samples_are_replayed_to_the_last_bit_with_what_else_is_known(tmp_p
     written = json.loads((tmp_path / "out.json").read_text())
     (run,) = (read(path) for path in (tmp_path / "kept").iterdir() if path.is_dir())
     assert len(written["benchmarks"]) == 8
+    assert run.manifest.commit == revision(Path(niffbench.__file__), os.environ).commit
     for benchmark in written["benchmarks"]:
         assert NAME.match(benchmark["name"])
         assert benchmark["fullname"] == f"two.toml::{benchmark['name']}"

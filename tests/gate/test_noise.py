@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
+import cli_process
 import pytest
 from cli_in_process import Call, call
 from synthetic import Noise, World, make, save
 
+import niffbench
 from niffbench.errors import HeadFails
 from niffbench.gate.comparison import compare
 from niffbench.gate.noise import Aim, assess
 from niffbench.gate.rules import Rules
+from niffbench.report.digest import gather
+from niffbench.report.facts import facts
 from niffbench.report.verdicts import document
-from niffbench.results import Latency, Record, Run
+from niffbench.results import Latency, Record, Run, read
+from niffbench.session.provenance import revision
 
 __all__ = ["call"]
 
@@ -139,6 +145,23 @@ def test_what_a_comparison_could_have_shown_is_what_it_shows_nine_times_of_ten(t
         calls[share] = sum(finding.verdict == "regressed" for finding in findings)
     assert calls[1.0] >= 8
     assert calls[0.5] <= 6
+
+
+@pytest.mark.parametrize(("rounds", "said"), [(5, "in half of the latencies"), (1, "no slowdown could")])
+def test_a_report_says_what_its_own_run_could_have_shown(tmp_path: Path, rounds: int, said: str) -> None:
+    run = make(World(rounds=rounds, sizes=(14,), faults=()), tmp_path / "run")
+    assert said in dict(facts(gather(run)))["could show"]
+
+
+def test_a_run_of_the_same_code_names_its_commit(call: Call, tmp_path: Path) -> None:
+    """Measured for real, by replay."""
+    arguments = cli_process.suite(tmp_path, [8])[1:4]
+    done = call("aa", *arguments, "--rounds", "2", "--out", "out")
+    assert done.returncode in (0, 5), done.stderr
+    manifest = read(tmp_path / "out").manifest
+    expected = revision(Path(niffbench.__file__), os.environ)
+    assert (manifest.commit, manifest.dirty) == (expected.commit, expected.dirty)
+    assert manifest.rounds == 2
 
 
 @pytest.mark.parametrize(
