@@ -120,7 +120,7 @@ def cli(tmp_path: Path) -> Cli:
     def run(
         *args: str, cwd: Path = tmp_path, timeout: float = 120, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "niffbench.cli", *args],
             cwd=cwd,
             env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", **(env or {})},
@@ -130,5 +130,7 @@ def cli(tmp_path: Path) -> Cli:
             timeout=timeout,
             check=False,
         )
+        assert "Warning: " not in done.stderr, done.stderr  # a library's, which no user can do anything about
+        return done
 
     return run

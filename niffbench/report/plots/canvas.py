@@ -209,14 +209,19 @@ def log_axis(
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axis = axes.xaxis if which == "x" else axes.yaxis
-    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     positive = [value for value in values if value > 0] or [1.0]
     room = max((max(positive) / min(positive)) ** 0.06, 1.08)
     low, high = min(positive) / room, max(positive) * room
-    (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
+    _logarithmic(axes, which, low, high)
     axis.set_major_locator(FixedLocator(log_ticks(low, high, base=base, most=most)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: trim(show(value))))
+
+
+def _logarithmic(axes: Axes, which: str, low: float, high: float) -> None:
+    """Limits come first: matplotlib warns of a logarithmic axis that fits itself to one value."""
+    (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
 
 
 def measured_axis(axes: Axes, which: str, values: Sequence[float], *, most: int = 8) -> None:
@@ -224,10 +229,9 @@ def measured_axis(axes: Axes, which: str, values: Sequence[float], *, most: int 
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axis = axes.xaxis if which == "x" else axes.yaxis
-    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     ordered = sorted({value for value in values if value > 0})
     room = (ordered[-1] / ordered[0]) ** 0.05 if len(ordered) > 1 else 1.3
-    (axes.set_xlim if which == "x" else axes.set_ylim)(ordered[0] / room, ordered[-1] * room)
+    _logarithmic(axes, which, ordered[0] / room, ordered[-1] * room)
     axis.set_major_locator(FixedLocator(thin(ordered, most)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
