@@ -131,22 +131,20 @@ def test_a_reader_that_is_gone_changes_no_exit_status(arguments: list[str], tmp_
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_verdict_outlives_its_reader(cli: Cli, tmp_path: Path) -> None:
+def test_a_verdict_outlives_its_reader(tmp_path: Path) -> None:
     """``set -o pipefail; niffbench check … --json | head -1`` fails a pipeline as without the reader."""
     base = str(write(tmp_path / "base", World(sizes=(14,), rounds=5)).path)
     head = str(write(tmp_path / "head", World(sizes=(14,), rounds=5, slower={"dense": 2.0})).path)
-    few = [str(write(tmp_path / name, World(sizes=(14,), rounds=2, samples=4)).path) for name in ("one", "two")]
+    few = str(write(tmp_path / "few", World(sizes=(14,), rounds=2, samples=4)).path)
     verdicts = {
         ("check", base, head, "--json", "--junit", "junit.xml"): 1,
         ("check", base, head, "--all"): 1,
-        ("check", *few, "--json"): 5,
         ("check", base, base, "--json"): 0,
         ("check", base, str(tmp_path / "nowhere"), "--json"): 2,
-        ("aa", "--run", few[0], "--json"): 5,
+        ("aa", "--run", few, "--json"): 5,
     }
     for arguments, status in verdicts.items():
-        result = cli(*arguments).returncode, gone(tmp_path, *arguments).returncode
-        assert result == (status, status), arguments
+        assert gone(tmp_path, *arguments).returncode == status, arguments
     assert gone(tmp_path, "check", base, head, "--json", errors=True).returncode == 1
     assert (tmp_path / "junit.xml").is_file()
 

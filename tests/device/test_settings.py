@@ -24,26 +24,35 @@ ASKED_FOR = [
 ]
 
 
-@pytest.mark.parametrize("setting", ASKED_FOR)
-def test_tf32_is_set_and_told_whatever_was_set_before(setting: str) -> None:
-    program = f"""
-import json, torch
+PROGRAM = f"""
+import json, os, torch
 from niffbench.device import settings
-{setting}
-before = settings.tf32_allowed()
-settings.allow_tf32(False, False)
-told = [settings.tf32_allowed()]
-with settings.tf32(True):
-    told.append(settings.tf32_allowed())
-told.append(settings.tf32_allowed())
-settings.allow_tf32(*before)
-told.append(settings.tf32_allowed() == before)
-settings.torch_facts()
-print(json.dumps(told))
+torch.set_num_threads(1)
+for setting in {ASKED_FOR!r}:
+    if os.fork():
+        _, status = os.wait()
+        assert status == 0, setting
+        continue
+    exec(setting)
+    before = settings.tf32_allowed()
+    settings.allow_tf32(False, False)
+    allowed = [settings.tf32_allowed()]
+    with settings.tf32(True):
+        allowed.append(settings.tf32_allowed())
+    allowed.append(settings.tf32_allowed())
+    settings.allow_tf32(*before)
+    allowed.append(settings.tf32_allowed() == before)
+    settings.torch_facts()
+    print(json.dumps([setting, allowed]), flush=True)
+    os._exit(0)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+
+def test_tf32_is_set_and_read_whatever_was_set_before() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [[False, False], [True, True], [False, False], True]
+    allowed = dict(map(json.loads, done.stdout.splitlines()))
+    assert allowed == {setting: [[False, False], [True, True], [False, False], True] for setting in ASKED_FOR}
 
 
 def test_variables_of_the_driver_are_facts_and_their_paths_are_not(monkeypatch: pytest.MonkeyPatch) -> None:

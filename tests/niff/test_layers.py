@@ -233,7 +233,13 @@ def test_autocast(kind: str, form: str) -> None:
     assert x.grad is not None
 
 
-@pytest.mark.parametrize(("kind", "form"), CASES)
+# What keeps a filter does so outside the graph, by one way for all forms: each engine once, each layer once.
+COMPILED = [
+    case for case in CASES if not form_of(*case).keeps_filter or case[0] == "depthwise" or case[1] == "cached"
+]
+
+
+@pytest.mark.parametrize(("kind", "form"), COMPILED)
 def test_it_compiles(kind: str, form: str) -> None:
     torch._dynamo.reset()
     layer = build(kind, 3, 4, form=form)
