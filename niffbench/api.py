@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from niffbench import results
 from niffbench.case import Mode
-from niffbench.errors import NothingMeasured, UsageError, did_you_mean
+from niffbench.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,8 +156,7 @@ def measure(
     run = results.read(place)
     summary = outcome(run)
     if not summary.measured:
-        first = summary.failures[0]
-        raise NothingMeasured(f"nothing could be measured; {first.label}: {first.status}, {first.reason}")
+        raise summary.nothing_measured()
     write_whole(place / "findings.json", written(findings_of(run)))
     return Result(run)
 

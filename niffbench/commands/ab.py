@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from niffbench.commands.options import (
     suite_options,
     threads_option,
     time_budget_option,
+    user_cache,
 )
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def command(
                 for side in ((base, "BASE"), (head, "HEAD"))
             )
             if setup:
-                one, two = (set_up(code, setup, _environments()) for code in (one, two))
+                one, two = (set_up(code, setup, user_cache() / "environments") for code in (one, two))
             notes = list(_notes(one, two))
             for code in (one, two):
                 if inside is not None and code.path is not None:  # the same suite beside each side's own modules
@@ -216,11 +216,6 @@ def _modules(file: str, added: Sequence[str]) -> list[str]:
 
     entries = [*parse(read(find(file)), file).operators, *map(entry_of, added)]
     return [row.source.rpartition(":")[0] for row in user_modules(entries, ())]
-
-
-def _environments() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    return cache / "niffbench" / "environments"
 
 
 def _again(place: Path) -> str:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 import niffbench
+from niffbench.commands.options import user_cache
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,8 +74,7 @@ def _cache() -> Path:
     digest = hashlib.sha256(f"{version('torch')} {version('torchvision')}".encode())
     for source in sorted((*root.glob("niff/*.py"), *root.glob("cost/*.py"))):
         digest.update(source.read_bytes())
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "niffbench" / f"networks-{digest.hexdigest()[:12]}.json"
+    return user_cache() / f"networks-{digest.hexdigest()[:12]}.json"
 
 
 def _read(place: Path) -> dict[str, NetworkCost]:

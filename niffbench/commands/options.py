@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -20,6 +22,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _BYTES: dict[tuple[str | None, str | None], int] = {(None, None): 1}
 for _power, _prefix in enumerate("KMGT", start=1):
     _BYTES |= {(_prefix, ""): 1000**_power, (_prefix, "I"): 1024**_power}
+
+
+def user_cache() -> Path:
+    """Where files of this user's that can be made again are kept; it need not be there."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "niffbench"
 
 
 def share(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from niffbench import report
 from niffbench.commands.progress import Bar, expected
-from niffbench.errors import INTERRUPTED, FingerprintsDiffer, NiffbenchError, NothingMeasured, UsageError
+from niffbench.errors import INTERRUPTED, FingerprintsDiffer, NiffbenchError, UsageError
 from niffbench.report import text
 from niffbench.report.exports import cases_for_machines, findings_of, written
 from niffbench.report.table import Column, Entry, Table, row_of
@@ -82,10 +82,7 @@ class Screen:
         if page is not None:
             self._say(f"report: {page}")
         if stopped is None and not result.measured:
-            first = result.failures[0]
-            raise NothingMeasured(
-                f"nothing could be measured; {first.label} at {first.problem}: {first.status}, {first.reason}"
-            )
+            raise result.nothing_measured()
         if stopped is None:
             return 0
         # Even when quiet: this is the only way to what was measured.

@@ -39,11 +39,6 @@ class StepLike(Protocol):
     def bytes(self) -> int: ...
 
 
-def ridge(peak: float, bandwidth: float) -> float:
-    """The intensity from which on the machine is bounded by arithmetic, FLOPs per byte."""
-    return peak / bandwidth
-
-
 def bandwidth(ceilings: Ceilings, traffic: float) -> float:
     """Bytes/s of a copy that moves ``traffic`` bytes again and again, and so finds them in a cache if they fit.
 

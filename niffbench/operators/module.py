@@ -492,7 +492,11 @@ def _source(row: UserModule, make: Callable[..., object]) -> ModuleSource:
 
 
 def resolve(source: str, folders: Sequence[str]) -> Callable[..., Any]:
-    """The callable that ``my_ops.py:MyConv`` or ``my_ops:MyConv`` names. Raises UsageError, with file and line."""
+    """The callable that ``my_ops.py:MyConv`` or ``my_ops:MyConv`` names.
+
+    Raises:
+        UsageError: for one that is not there, or whose module cannot be imported; with file and line.
+    """
     name, _, attribute = source.rpartition(":")
     value: Any = _loaded(name, tuple(folders))
     for part in attribute.split("."):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from niffbench.errors import NothingMeasured
 from niffbench.results import REGISTRY, Reason, Run, Status, round_value
 from niffbench.stats.intervals import median_of_rounds
 from niffbench.suite import Regime
@@ -55,6 +56,13 @@ class Outcome:
     def measured(self) -> int:
         """Records that hold a measurement."""
         return self.counts.get("ok", 0)
+
+    def nothing_measured(self) -> NothingMeasured:
+        """The error of a run in which nothing was."""
+        first = self.failures[0]
+        return NothingMeasured(
+            f"nothing could be measured; {first.label} at {first.problem}: {first.status}, {first.reason}"
+        )
 
 
 def outcome(run: Run) -> Outcome:

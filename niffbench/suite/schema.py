@@ -18,9 +18,10 @@ from niffbench.suite.pairs import Axis
 from niffbench.units import NUMBER
 
 MAX_AXIS = 2**24
-MAX_TIME = 7 * 86_400.0
 MOST_DOTS = 200
 """On one line of a TOML file."""
+
+MAX_TIME = 7 * 86_400.0
 """Seconds that anything may be told to take: a week. What is longer is a slip, and sums of it say nothing."""
 
 WALL_SHARE = 0.25

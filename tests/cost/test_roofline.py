@@ -8,7 +8,6 @@ from niffbench.cost.roofline import (
     bandwidth,
     ceiling,
     floor_time,
-    ridge,
     steps_time,
 )
 from niffbench.results import Ceilings, StepCost
@@ -19,10 +18,6 @@ def step(name: str, flops: int, traffic: int) -> StepCost:
 
 
 MACHINE = Ceilings(copy_bandwidth=100.0, matmul={"float32": 1000.0, "float16": 4000.0}, fft={"float32": 200.0})
-
-
-def test_ridge() -> None:
-    assert ridge(1000.0, 100.0) == 10.0
 
 
 def test_floor_is_the_slower_of_both() -> None:
