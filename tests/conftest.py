@@ -12,9 +12,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from niffbench.device.cpu import CpuDevice
+    from niffbench.worker.torch_evaluator import TorchEvaluator
 
 # A machine that is busy with something else makes drawing slow, which says nothing of what is tested.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -111,6 +116,26 @@ def _locked(path: Path, how: int) -> Iterator[None]:
 def browser_path() -> str:
     """The Chromium to drive."""
     return next(path for name in BROWSERS if (path := shutil.which(name)))
+
+
+@pytest.fixture(scope="module")
+def device() -> Iterator[CpuDevice]:
+    """The CPU as a device, with one thread."""
+    import torch
+
+    from niffbench.device.cpu import CpuDevice
+
+    before = torch.get_num_threads()
+    yield CpuDevice(threads=1)
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def evaluator(device: CpuDevice) -> TorchEvaluator:
+    """What measures cases, on ``device``."""
+    from niffbench.worker.torch_evaluator import TorchEvaluator
+
+    return TorchEvaluator(device)
 
 
 @pytest.fixture

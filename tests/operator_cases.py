@@ -16,7 +16,7 @@ SIDES = (1, 2, 3, 4, 7, 8, 9, 12, 13, 16)
 LAYERS = tuple(name for name, operator in catalogue().items() if operator.role != "network")
 
 
-def case_of(name: str, problem: Problem, kernel: int | None = None, **options: OptionValue) -> Case:
+def case_at(name: str, problem: Problem, kernel: int | None = None, **options: OptionValue) -> Case:
     """One case, options at their defaults unless given; the kernel is left out where there is none."""
     operator = catalogue()[name]
     settings = {key: option.default for key, option in operator.options.items()} | options
@@ -45,7 +45,7 @@ def cases(draw: st.DrawFn, names: tuple[str, ...] = LAYERS, *, modes: tuple[Mode
     kernel = 2 * draw(st.integers(0, min(height, width) - 1)) + 1
     executions: tuple[Execution, ...] = ("eager", "compiled")
     options = {key: draw(st.sampled_from(values(operator, key))) for key in operator.options}
-    drawn = replace(case_of(name, problem, kernel, **options), execution=draw(st.sampled_from(executions)))
+    drawn = replace(case_at(name, problem, kernel, **options), execution=draw(st.sampled_from(executions)))
     if refusal := operator.refusal(drawn):
         # The common reasons, mended; what is left is a genuine refusal.
         problem = Problem(

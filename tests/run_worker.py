@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from operator_cases import case_at
 
 from niffbench import protocol
 from niffbench.case import Case, DType, Execution, Mode, Problem
@@ -32,11 +34,11 @@ def case_of(
     execution: Execution = "eager",
 ) -> Case:
     """A case with default options; unknown operators get none."""
-    entry = catalogue().get(operator)
-    options = tuple(sorted((k, o.default) for k, o in entry.options.items())) if entry else ()
     height, width = (size, size) if isinstance(size, int) else size
     problem = Problem(batch, channels, channels, height, width, dtype, "contiguous", mode)
-    return Case(operator=operator, problem=problem, kernel=kernel, options=options, execution=execution)
+    if operator not in catalogue():
+        return Case(operator, problem, kernel, execution=execution)
+    return replace(case_at(operator, problem, kernel), execution=execution)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Literal
 
 from niffbench.case import Case, DType, Mode, Problem
 from niffbench.fingerprint import Fact, Fingerprint
+from niffbench.report.digest import Digest, gather
 from niffbench.results import (
     MANIFEST,
     RECORDS,
@@ -305,6 +306,11 @@ def make(world: World, path: Path) -> Run:
         _record(world, planted, case, round_) for round_ in range(world.rounds) for planted, case in drawn
     )
     return Run(path, _manifest(world, [case.id for _, case in drawn], records), records)
+
+
+def digest_of(world: World) -> Digest:
+    """What a report works out of a made-up run."""
+    return gather(make(world, Path("made-up")))
 
 
 def save(run: Run) -> Run:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from operator_cases import LAYERS, case_of
+from operator_cases import LAYERS, case_at
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
@@ -117,7 +117,7 @@ def test_bytes_of_every_operator_are_counted_under_its_own_steps(name: str, mode
     operator = catalogue()[name]
     for dtype in ("float32", "bfloat16"):
         problem = replace(PROBLEM, mode=mode, dtype=dtype)  # type: ignore[arg-type]
-        case = case_of(name, problem, 5, **({"modes": 4} if name == "spectral" else {}))
+        case = case_at(name, problem, 5, **({"modes": 4} if name == "spectral" else {}))
         counted = predict(operator, case).traffic
         assert {(s.name, s.direction) for s in operator.cost(case).steps} <= set(counted)
         assert all(moved > 0 for moved in counted.values())
@@ -132,8 +132,8 @@ def test_a_kernel_of_ours_moves_what_it_reads_and_writes(form: str) -> None:
     """Four hidden features of either MLP at 72 frequencies, and the weights and biases of the last layer."""
     operator, image = catalogue()[f"niff-depthwise/{form}"], 4 * 2 * 8 * 12 * 10
     made_of = 4 * (2 * 4 * 72 + 2 * 8 * 4 + 2 * 8)
-    counted = predict(operator, case_of(operator.name, replace(PROBLEM, mode="training"))).traffic
+    counted = predict(operator, case_at(operator.name, replace(PROBLEM, mode="training"))).traffic
     assert counted["convolution", "forward"] == 2 * image + made_of
     assert counted["convolution", "backward"] == 3 * image + 2 * made_of
-    counted = predict(operator, case_of(operator.name, PROBLEM)).traffic
+    counted = predict(operator, case_at(operator.name, PROBLEM)).traffic
     assert counted["convolution", "forward"] == 2 * image + (8 * 8 * 72 if "cached" in form else made_of)

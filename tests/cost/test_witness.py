@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from operator_cases import LAYERS, case_of, cases, values
+from operator_cases import LAYERS, case_at, cases, values
 from torch import Tensor, nn
 
 from niffbench.case import Case, Mode, Problem
@@ -50,12 +50,12 @@ def test_every_option_of_every_operator_forward_and_backward(name: str) -> None:
     """
     operator, base = catalogue()[name], {"modes": 4} if name == "spectral" else {}
     problem = Problem(3, 8, 5, 13, 17, "bfloat16", "channels_last", "training")
-    if operator.refusal(case_of(name, problem, 5, **base)):
+    if operator.refusal(case_at(name, problem, 5, **base)):
         problem = replace(problem, channels_out=8)
     choices = {key: values(operator, key) for key in operator.options}
     for turn in range(max(map(len, choices.values()), default=1)):
         options = {key: of_key[turn % len(of_key)] for key, of_key in choices.items()}
-        case = replace(case_of(name, problem, 5, **{**base, **options}), execution="compiled")
+        case = replace(case_at(name, problem, 5, **{**base, **options}), execution="compiled")
         assert operator.refusal(case) is None
         record = record_of(case)
         assert (record.disagreement, record.notes) == (None, []), case
@@ -66,7 +66,7 @@ def test_every_option_of_every_operator_forward_and_backward(name: str) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_operator_in_inference_at_an_ordinary_size(name: str) -> None:
     options = {"modes": 4} if name == "spectral" else {}
-    record = record_of(case_of(name, PROBLEM, 5, **options))
+    record = record_of(case_at(name, PROBLEM, 5, **options))
     assert (record.disagreement, record.notes) == (None, [])
     assert record.counted == record.closed == record.fvcore == record.closed_forward > 0
     _check_bytes(record)
@@ -84,7 +84,7 @@ def _check_bytes(record: CostRecord) -> None:
 def test_one_channel_is_stated_exactly(form: str, mode: Mode, channels_out: int) -> None:
     """With channels last ``torch.einsum`` multiplies and has nothing to add: one FLOP for each product."""
     problem = replace(PROBLEM, channels=1, channels_out=channels_out, mode=mode)
-    record = record_of(case_of(f"niff-pointwise/{form}", problem, layout="nhwc"))
+    record = record_of(case_at(f"niff-pointwise/{form}", problem, layout="nhwc"))
     assert record.disagreement is None
     [mixing] = [step.flops for step in record.steps if (step.name, step.direction) == ("mixing", "forward")]
     assert mixing == 2 * 2 * channels_out * 12 * (10 if form == "fft" else 6)
@@ -254,7 +254,7 @@ def test_any_single_witness_that_says_otherwise_is_heard(hidden: str) -> None:
 
 
 def test_stock_counters_see_nothing_of_a_cached_layer() -> None:
-    record = record_of(case_of("niff-depthwise/cached", PROBLEM))
+    record = record_of(case_at("niff-depthwise/cached", PROBLEM))
     assert record.stock_torch == record.stock_fvcore == 0
     assert "aten._fft_r2c" in record.missed
     assert "aten::fft_irfft2" in record.missed
@@ -262,13 +262,13 @@ def test_stock_counters_see_nothing_of_a_cached_layer() -> None:
 
 def test_stock_counters_do_not_know_our_own_kernel() -> None:
     """Its formula is in torch's registry once the library is imported; as torch comes, it is not."""
-    record = record_of(case_of("niff-depthwise/native-cached", PROBLEM))
+    record = record_of(case_at("niff-depthwise/native-cached", PROBLEM))
     assert record.stock_torch == record.stock_fvcore == 0
     assert "niffbench.circular_convolution" in record.missed
 
 
 def test_stock_torch_over_counts_depthwise_training() -> None:
-    record = record_of(case_of("depthwise", replace(PROBLEM, mode="training"), 7))
+    record = record_of(case_at("depthwise", replace(PROBLEM, mode="training"), 7))
     assert record.stock_torch is not None
     assert record.stock_torch > 2 * record.closed
     assert record.missed == []
@@ -277,19 +277,19 @@ def test_stock_torch_over_counts_depthwise_training() -> None:
 def test_the_share_that_stock_counters_see() -> None:
     """At C = 64, 56² with the big MLP about 80 % of the whole, all filter generation; with the tiny one 22 %."""
     problem = Problem(1, 64, 64, 56, 56)
-    big = record_of(case_of("niff-depthwise/published", problem, mlp="big"))
+    big = record_of(case_at("niff-depthwise/published", problem, mlp="big"))
     assert big.stock_torch is not None
     assert big.stock_torch / big.closed == pytest.approx(0.80, abs=0.03)
-    tiny = record_of(case_of("niff-depthwise/published", problem, mlp="tiny"))
+    tiny = record_of(case_at("niff-depthwise/published", problem, mlp="tiny"))
     assert tiny.stock_torch is not None
     assert tiny.stock_torch / tiny.closed == pytest.approx(0.22, abs=0.03)
 
 
 def test_largest_prime_factor_is_that_of_the_transforms() -> None:
     odd = replace(PROBLEM, height=127, width=14)
-    assert record_of(case_of("niff-depthwise/rfft", odd)).largest_prime_factor == 127
-    assert record_of(case_of("fft-depthwise-padded", odd, 7)).largest_prime_factor == 5  # 135 × 18
-    assert record_of(case_of("depthwise", odd, 7)).largest_prime_factor is None
+    assert record_of(case_at("niff-depthwise/rfft", odd)).largest_prime_factor == 127
+    assert record_of(case_at("fft-depthwise-padded", odd, 7)).largest_prime_factor == 5  # 135 × 18
+    assert record_of(case_at("depthwise", odd, 7)).largest_prime_factor is None
 
 
 @settings(max_examples=15, deadline=None)
@@ -308,7 +308,7 @@ def test_counting_changes_nothing_that_could_be_timed(case: Case) -> None:
 def test_a_batch_in_pieces_is_stated_exactly(form: str, mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of two images and the rest: each reads features and weights again, FLOPs are the same."""
     name = f"niff-full/{form}"
-    case = case_of(name, replace(PROBLEM, batch=5, channels=3, mode=mode))
+    case = case_at(name, replace(PROBLEM, batch=5, channels=3, mode=mode))
     whole = catalogue()[name].cost(case)
     with fake(catalogue()[name], case) as call:
         moved = sum(count(call).traffic.values())
@@ -324,7 +324,7 @@ def test_a_batch_in_pieces_is_stated_exactly(form: str, mode: Mode, monkeypatch:
 @pytest.mark.parametrize("name", ["niff-depthwise/auto", "niff-depthwise/auto-cached", "niff-split/auto-cached"])
 def test_what_is_chosen_is_what_is_counted(name: str, mode: Mode) -> None:
     """The closed form of each choice holds to the counters, under auto's own steps; dft costs more than an FFT."""
-    case = case_of(name, replace(PROBLEM, mode=mode))
+    case = case_at(name, replace(PROBLEM, mode=mode))
     operator = catalogue()[name]
     assert isinstance(operator, Niff)
     records = {engine: witnesses(replace(operator, engine=engine), case) for engine in ("fused", "dft", "native")}
@@ -339,7 +339,7 @@ def test_what_is_chosen_is_what_is_counted(name: str, mode: Mode) -> None:
 @pytest.mark.parametrize("mode", ["inference", "training"])
 @pytest.mark.parametrize("name", ["niff-full/auto", "niff-full/auto-cached"])
 def test_what_a_full_layer_chooses_is_what_is_counted(name: str, mode: Mode) -> None:
-    case = case_of(name, replace(PROBLEM, mode=mode))
+    case = case_at(name, replace(PROBLEM, mode=mode))
     operator = catalogue()[name]
     assert isinstance(operator, Niff)
     records = {engine: witnesses(replace(operator, engine=engine), case) for engine in ("rfft", "factored")}

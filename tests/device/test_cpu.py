@@ -19,13 +19,6 @@ from niffbench.worker.machine import fingerprint
 from niffbench.worker.probe import Probe
 
 
-@pytest.fixture(scope="module")
-def device() -> Iterator[CpuDevice]:
-    before = torch.get_num_threads()
-    yield CpuDevice(threads=1)
-    torch.set_num_threads(before)
-
-
 def test_samples_are_means_over_calls_and_as_many_as_asked_for(device: CpuDevice) -> None:
     calls = []
     block = device.samples(Probe(lambda: calls.append(time.sleep(1e-3))), "steady", 5, 4)

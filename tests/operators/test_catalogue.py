@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from operator_cases import LAYERS, case_of
+from operator_cases import LAYERS, case_at
 
 from niffbench.case import Problem
 from niffbench.niff.catalogue import FORMS
@@ -44,7 +44,7 @@ def test_closed_forms_load_no_torch() -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_operators_describe_themselves(name: str) -> None:
     operator = catalogue()[name]
-    case = case_of(name, PROBLEM, 7)
+    case = case_at(name, PROBLEM, 7)
     assert operator.refusal(case) is None
     assert operator.summary
     assert operator.family
@@ -57,18 +57,18 @@ def test_operators_describe_themselves(name: str) -> None:
 
 
 def test_labels_say_what_is_not_the_default() -> None:
-    label = catalogue()["niff-depthwise/rfft"].label(case_of("niff-depthwise/rfft", PROBLEM, mlp="big"))
+    label = catalogue()["niff-depthwise/rfft"].label(case_at("niff-depthwise/rfft", PROBLEM, mlp="big"))
     assert label == "niff-depthwise/rfft mlp=big"
 
 
 @pytest.mark.parametrize("name", [name for name in LAYERS if "depthwise" in name] + ["strip", "global-filter"])
 def test_depthwise_operators_refuse_to_change_channels(name: str) -> None:
-    refusal = catalogue()[name].refusal(case_of(name, replace(PROBLEM, channels_out=4), 3))
+    refusal = catalogue()[name].refusal(case_at(name, replace(PROBLEM, channels_out=4), 3))
     assert refusal == "needs channels_out = channels (8), got 4"
 
 
 def test_attention_refuses_heads_that_do_not_divide() -> None:
-    refusal = catalogue()["attention"].refusal(case_of("attention", PROBLEM, heads=3))
+    refusal = catalogue()["attention"].refusal(case_at("attention", PROBLEM, heads=3))
     assert refusal is not None
     assert "3" in refusal
     assert "8 channels" in refusal
@@ -78,16 +78,16 @@ def test_attention_refuses_heads_that_do_not_divide() -> None:
 def test_spectral_refuses_more_modes_than_there_are(height: int, width: int, most: int) -> None:
     small = replace(PROBLEM, height=height, width=width)
     spectral = catalogue()["spectral"]
-    refusal = spectral.refusal(case_of("spectral", small, modes=most + 1))
+    refusal = spectral.refusal(case_at("spectral", small, modes=most + 1))
     assert refusal is not None
     assert f"at most {most}" in refusal
-    assert spectral.refusal(case_of("spectral", small, modes=most)) is None
-    assert spectral.refusal(case_of("spectral", small, modes=0)) is not None
+    assert spectral.refusal(case_at("spectral", small, modes=most)) is None
+    assert spectral.refusal(case_at("spectral", small, modes=0)) is not None
 
 
 def test_classes_join_what_computes_one_function() -> None:
     def of(name: str, **options: str) -> str:
-        return catalogue()[name].equivalence(case_of(name, PROBLEM, 7, **options))
+        return catalogue()[name].equivalence(case_at(name, PROBLEM, 7, **options))
 
     assert of("depthwise-circular") == of("fft-depthwise") != of("depthwise")
     assert of("depthwise") == of("fft-depthwise-padded")
@@ -96,7 +96,7 @@ def test_classes_join_what_computes_one_function() -> None:
     assert of("niff-depthwise/rfft") != of("niff-depthwise/rfft", mlp="big")
     assert of("niff-depthwise/rfft") != of("niff-depthwise/rfft", grid="centred")
     assert of("niff-pointwise/elided") == of("niff-pointwise/published", layout="nhwc")
-    assert catalogue()["depthwise"].equivalence(case_of("depthwise", PROBLEM, 9)) != of("depthwise")
+    assert catalogue()["depthwise"].equivalence(case_at("depthwise", PROBLEM, 9)) != of("depthwise")
 
 
 @pytest.mark.parametrize("name", catalogue())
@@ -104,7 +104,7 @@ def test_records_of_before_there_were_roles_are_read_as_if_they_had_them(name: s
     operator = catalogue()[name]
     executions = ({"execution": "published"}, {}) if "execution" in operator.options else ({},)
     for options in executions:
-        traits = operator.traits(case_of(name, PROBLEM, 7, **options))
+        traits = operator.traits(case_at(name, PROBLEM, 7, **options))
         old = Traits(
             label=traits.label,
             family=traits.family,

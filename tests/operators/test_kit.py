@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_cases import case_of
+from operator_cases import case_at
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -80,7 +80,7 @@ def test_half_planes_are_completed_as_irfft2_reads_them(height: int, width: int)
 def test_niff_is_a_circular_convolution_with_its_kernel(height: int, width: int, grid: str) -> None:
     """``Re ifft2(W)``, summed tap by tap: no FFT of the image."""
     torch.manual_seed(0)
-    case = case_of("niff-depthwise/published", Problem(2, 3, 3, height, width), grid=grid)
+    case = case_at("niff-depthwise/published", Problem(2, 3, 3, height, width), grid=grid)
     operator = catalogue()[case.operator]
     module = operator.build(case).double()
     x = random(2, 3, height, width)

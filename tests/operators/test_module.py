@@ -23,7 +23,6 @@ from niffbench.cli import main
 from niffbench.cost.call import cast, cast_dtype
 from niffbench.cost.memory import predict
 from niffbench.cost.witness import witnesses
-from niffbench.device.cpu import CpuDevice
 from niffbench.errors import UsageError
 from niffbench.launch import local
 from niffbench.operators.catalogue import catalogue
@@ -190,11 +189,6 @@ def suite_of(*rows: str, **axes: object) -> list[Case]:
 @pytest.fixture(autouse=True)
 def _beside_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CODE.parent)
-
-
-@pytest.fixture(scope="module")
-def evaluator() -> TorchEvaluator:
-    return TorchEvaluator(CpuDevice(1))
 
 
 def become(evaluator: TorchEvaluator, case: Case) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from operator_cases import case_of
+from operator_cases import case_at
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -28,7 +28,7 @@ FULL = Problem(1, 3, 1000, 224, 224)
 
 
 def network(name: str, problem: Problem = IMAGES, **options: OptionValue) -> Case:
-    return case_of(f"network/{name}", problem, **options)
+    return case_at(f"network/{name}", problem, **options)
 
 
 def output(case: Case, x: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import get_args
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_cases import LAYERS, case_of, cases
+from operator_cases import LAYERS, case_at, cases
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -52,7 +52,7 @@ def error(result: Tensor, truth: Tensor) -> float:
 
 def ordinary(name: str, **settings: OptionValue) -> Case:
     options: dict[str, OptionValue] = {"modes": 4} if name == "spectral" else {}
-    return case_of(name, PROBLEM, 5, **(options | settings))
+    return case_at(name, PROBLEM, 5, **(options | settings))
 
 
 @settings(max_examples=120, deadline=None)
@@ -79,7 +79,7 @@ def test_float64_agrees_to_ten_digits(name: str) -> None:
 @pytest.mark.parametrize("name", ["depthwise-circular", "depthwise", "fft-depthwise", "fft-depthwise-padded"])
 def test_the_largest_kernels(name: str) -> None:
     """2·min(H, W) − 1: circular ones wrap around, by FFT as well as by padding."""
-    case = case_of(name, replace(PROBLEM, height=7, width=9, dtype="float64"), 13)
+    case = case_at(name, replace(PROBLEM, height=7, width=9, dtype="float64"), 13)
     module, x = build(case)
     assert error(module(x), reference(case, module, x)) < 1e-10
 
@@ -135,13 +135,6 @@ def test_gradients_are_those_of_the_reference(name: str) -> None:
     assert float(analytic) == pytest.approx(float(numeric), rel=1e-6)
 
 
-@pytest.fixture(scope="module")
-def evaluator() -> Iterator[TorchEvaluator]:
-    before = torch.get_num_threads()
-    yield TorchEvaluator(CpuDevice(threads=1))
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("dtype", get_args(DType))
 @pytest.mark.parametrize("name", LAYERS)
 def test_no_right_gradient_is_called_wrong(evaluator: TorchEvaluator, name: str, dtype: DType) -> None:
@@ -166,7 +159,7 @@ def test_no_right_gradient_is_called_wrong_at_odd_shapes(case: Case) -> None:
 
 def test_no_right_gradient_of_a_compiled_form_is_called_wrong_at_an_odd_shape(evaluator: TorchEvaluator) -> None:
     problem = replace(PROBLEM, batch=1, channels=3, channels_out=3, height=7, width=9, mode="training")
-    workload = evaluator.workload(replace(case_of("niff-depthwise/rfft", problem), execution="compiled"))
+    workload = evaluator.workload(replace(case_at("niff-depthwise/rfft", problem), execution="compiled"))
     result = evaluator.numerics(workload, workload.call())
     assert not is_wrong(result), verdict(result)
     assert result.gradient is not None
@@ -253,7 +246,7 @@ def test_steps_are_those_of_the_closed_form(name: str) -> None:
 
 
 def test_half_precision_is_cast_and_the_cast_is_counted() -> None:
-    case = case_of("fft-depthwise", replace(PROBLEM, dtype="float16"), 5)
+    case = case_at("fft-depthwise", replace(PROBLEM, dtype="float16"), 5)
     traffic = predict(catalogue()["fft-depthwise"], case).traffic
     pixels = 2 * 12 * 10
     assert traffic["cast", "forward"] == (2 + 4) * pixels * 16

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic import FAULTS, NETWORKS, WORLD, Fault, Noise, World, make, truth
+from synthetic import FAULTS, NETWORKS, WORLD, Fault, Noise, World, digest_of, make, truth
 
 from niffbench.report.comparison import pairs, table, unlike
-from niffbench.report.digest import Digest, Group, Row, gather, over_floor
+from niffbench.report.digest import Group, Row, gather, over_floor
 from niffbench.report.exports import spreadsheet
 from niffbench.report.facts import notices
 from niffbench.report.tables import cases, memory, witnesses
@@ -22,10 +22,6 @@ from niffbench.stats.intervals import median_of_rounds
 QUIET = Noise(between=0.001, within=0.001)
 
 
-def _digest(world: World) -> Digest:
-    return gather(make(world, Path("made-up")))
-
-
 def _row(group: Group, label: str) -> Row:
     return next(row for row in group.rows if row.label == label)
 
@@ -33,7 +29,7 @@ def _row(group: Group, label: str) -> Row:
 def test_every_ratio_is_the_planted_one() -> None:
     world = World(noise=QUIET, faults=(), sizes=(28, 56))
     planted = {case.id: truth(world, operator, case) for operator, case in world.cases()}
-    for group in _digest(world).groups:
+    for group in digest_of(world).groups:
         assert group.baseline is not None
         base = planted[group.baseline.id]
         for row in group.rows:
@@ -46,7 +42,7 @@ def test_most_intervals_hold_the_planted_ratio() -> None:
     world = World(faults=(), sizes=(14, 28, 56), channels=(16, 64), rounds=4)
     planted = {case.id: truth(world, operator, case) for operator, case in world.cases()}
     held = []
-    for group in _digest(world).groups:
+    for group in digest_of(world).groups:
         assert group.baseline is not None
         for row in group.rows:
             ratio = row.cells["latency_steady"].ratio
@@ -62,7 +58,7 @@ def test_most_intervals_hold_the_planted_ratio() -> None:
 
 
 def test_groups_keep_problems_and_executions_apart() -> None:
-    digest = _digest(World(modes=("inference", "training"), sizes=(14, 28)))
+    digest = digest_of(World(modes=("inference", "training"), sizes=(14, 28)))
     assert [group.label for group in digest.groups] == [
         "B1 64@14", "B1 64@14 training", "B1 64@28", "B1 64@28 training",
     ]  # fmt: skip
@@ -97,7 +93,7 @@ def test_latencies_of_unlike_regimes_are_not_compared_between_runs() -> None:
 
 
 def test_the_fastest_wins_and_equals_are_named_as_equal() -> None:
-    group = _digest(World(sizes=(56,), noise=QUIET)).groups[0]
+    group = digest_of(World(sizes=(56,), noise=QUIET)).groups[0]
     assert group.winners["latency_steady"].row.label == "depthwise-k3"
     assert group.winners["latency_steady"].tied == ()
     tied = {row.label for row in group.winners["memory_total"].tied}  # planted: the same 8 bytes an element
@@ -109,12 +105,12 @@ def test_a_noisy_tie_in_latency_is_called_a_tie() -> None:
     world = World(
         sizes=(56,), slower=slower, operators=tuple(o for o in WORLD if o.family in ("niff", "global-filter"))
     )
-    winner = _digest(world).groups[0].winners["latency_steady"]
+    winner = digest_of(world).groups[0].winners["latency_steady"]
     assert {winner.row.label, *(row.label for row in winner.tied)} == {"niff-depthwise/cached", "global-filter"}
 
 
 def test_one_round_makes_no_winner_certain_but_flops_are_exact() -> None:
-    group = _digest(World(rounds=1, sizes=(28,))).groups[0]
+    group = digest_of(World(rounds=1, sizes=(28,))).groups[0]
     assert not group.winners["latency_steady"].certain
     assert group.winners["flops"].certain
 
@@ -210,7 +206,7 @@ def test_a_closed_form_that_both_counters_contradict_ranks_nobody() -> None:
 
 def test_many_samples_of_one_process_make_no_interval() -> None:
     """An interval is over rounds: what another process would give, the scatter within one does not tell."""
-    one, three = (_digest(World(sizes=(28,), rounds=rounds, samples=200, faults=())) for rounds in (1, 3))
+    one, three = (digest_of(World(sizes=(28,), rounds=rounds, samples=200, faults=())) for rounds in (1, 3))
     for row in one.rows:
         assert (row.cells["latency_steady"].value.low, row.cells["latency_steady"].value.rounds) == (None, 1)
     for row in three.rows:
@@ -219,7 +215,7 @@ def test_many_samples_of_one_process_make_no_interval() -> None:
 
 
 def test_rows_that_compute_something_else_are_marked() -> None:
-    group = _digest(World(sizes=(28,))).groups[0]
+    group = digest_of(World(sizes=(28,))).groups[0]
     assert not _row(group, "niff-depthwise/rfft").like_baseline
     assert _row(group, "depthwise-k3").like_baseline  # planted: one class, one boundary
 
@@ -326,7 +322,7 @@ def test_flagged_series_are_told() -> None:
 
 
 def test_failures_keep_their_reasons_and_no_numbers() -> None:
-    digest = _digest(World(sizes=(112,)))
+    digest = digest_of(World(sizes=(112,)))
     attention = _row(digest.groups[0], "attention")
     assert (attention.status, attention.ok) == ("oom", False)
     assert "latency_steady" not in attention.cells
@@ -351,13 +347,13 @@ def test_what_was_measured_before_a_case_failed_is_no_result() -> None:
 
 def test_a_failed_row_never_wins_however_few_its_flops() -> None:
     fault = Fault("wrong", "off by a sign", "depthwise", kernel=3)
-    group = _digest(World(sizes=(28,), faults=(fault,))).groups[0]
+    group = digest_of(World(sizes=(28,), faults=(fault,))).groups[0]
     assert group.winners["flops"].row.label != "depthwise-k3"
 
 
 def test_without_a_measured_baseline_there_are_no_latency_ratios() -> None:
     fault = Fault("oom", "too large", "depthwise", kernel=7)
-    group = _digest(World(sizes=(28,), faults=(fault,))).groups[0]
+    group = digest_of(World(sizes=(28,), faults=(fault,))).groups[0]
     assert group.baseline is not None
     assert all(row.cells["latency_steady"].ratio is None for row in group.rows if "latency_steady" in row.cells)
 
@@ -366,13 +362,13 @@ def test_the_baseline_is_the_row_of_that_name_not_its_operator_with_an_option() 
     original = NETWORKS[0]
     sgd = replace(original, options=(("optimiser", "sgd"),))
     for baseline in ("network/resnet18", "network/resnet18 optimiser=sgd"):
-        group = _digest(World(sizes=(28,), operators=(sgd, original), baseline=baseline)).groups[0]
+        group = digest_of(World(sizes=(28,), operators=(sgd, original), baseline=baseline)).groups[0]
         assert group.baseline is not None
         assert group.baseline.label == baseline
 
 
 def test_a_baseline_that_is_no_row_leaves_the_values() -> None:
-    group = _digest(World(sizes=(28,), baseline="dense-k99")).groups[0]
+    group = digest_of(World(sizes=(28,), baseline="dense-k99")).groups[0]
     assert group.baseline is None
     assert _row(group, "depthwise-k7").cells["latency_steady"].estimate > 0
 

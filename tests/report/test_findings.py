@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic import CROSSOVER, NETWORKS, WORLD, Law, Planted, World, make
+from synthetic import CROSSOVER, NETWORKS, WORLD, Law, Planted, World, digest_of, make
 
 from niffbench.report.digest import Digest, gather
 from niffbench.report.exports import findings_of
@@ -19,10 +19,6 @@ from niffbench.stats.crossovers import Point, compare
 
 KERNELS = {"depthwise": (3, 7, 11, 15, 21, 31)}
 RFFT = tuple(o for o in WORLD if o.operator in ("niff-depthwise/rfft", "depthwise"))
-
-
-def _digest(world: World) -> Digest:
-    return gather(make(world, Path("made-up")))
 
 
 def _findings(digest: Digest) -> tuple[Finding, ...]:
@@ -37,7 +33,7 @@ def _findings(digest: Digest) -> tuple[Finding, ...]:
 
 
 def _said(world: World, start: str) -> list[str]:
-    return [f.sentence for f in _findings(_digest(world)) if f.sentence.startswith(start)]
+    return [f.sentence for f in _findings(digest_of(world)) if f.sentence.startswith(start)]
 
 
 def test_the_planted_crossover_is_found_with_the_flop_crossover_beside_it() -> None:
@@ -47,7 +43,7 @@ def test_the_planted_crossover_is_found_with_the_flop_crossover_beside_it() -> N
     assert (low, high) == (11, 15)
     assert low <= CROSSOVER <= high
     by_flops = tuple(map(int, re.findall(r"FLOPs alone put the crossover between (\d+) and (\d+)", sentence)[0]))
-    flops = {row.label: row.cost.closed for row in _digest(world).rows if row.cost}
+    flops = {row.label: row.cost.closed for row in digest_of(world).rows if row.cost}
     expected = (flops["niff-depthwise/rfft"] / (flops["depthwise-k3"] / 9)) ** 0.5
     assert by_flops[0] < expected < by_flops[1]
     assert by_flops[1] - by_flops[0] == 2  # closed forms know every odd kernel
@@ -112,13 +108,13 @@ def test_pure_noise_is_not_made_into_findings() -> None:
     )
     claims = 0
     for seed in range(40):
-        digest = _digest(World(seed=seed, sizes=(56,), operators=same, faults=(), baseline="depthwise-k7"))
+        digest = digest_of(World(seed=seed, sizes=(56,), operators=same, faults=(), baseline="depthwise-k7"))
         claims += any("takes" in f.sentence and "the steady latency" in f.sentence for f in _findings(digest))
     assert claims <= 7  # 5 % of 40, plus 3.6 standard deviations
 
 
 def test_one_round_claims_nothing_of_latency() -> None:
-    said = [f.sentence for f in _findings(_digest(World(rounds=1, kernels=KERNELS)))]
+    said = [f.sentence for f in _findings(digest_of(World(rounds=1, kernels=KERNELS)))]
     assert not any("latency" in sentence or "fastest" in sentence for sentence in said)
     assert any("FLOPs" in sentence for sentence in said)  # counted, so one round is enough
     assert any("memory" in sentence for sentence in said)
@@ -133,7 +129,7 @@ def test_no_form_is_said_to_keep_its_filter_in_training() -> None:
 
 
 def test_every_finding_points_at_something_shown() -> None:
-    digest = _digest(World(modes=("inference", "training"), channels=(16, 32, 64), kernels=KERNELS))
+    digest = digest_of(World(modes=("inference", "training"), channels=(16, 32, 64), kernels=KERNELS))
     shown = {"overview", "witnesses", "crossovers", "scaling-size", "scaling-channels", "scaling-kernel"}
     for finding in _findings(digest):
         assert finding.shown in shown
@@ -141,7 +137,7 @@ def test_every_finding_points_at_something_shown() -> None:
 
 
 def test_slices_hold_everything_else_fixed() -> None:
-    digest = _digest(
+    digest = digest_of(
         World(sizes=(14, 28, 56), channels=(16, 32, 64), batches=(1, 2, 4), modes=("inference", "training"))
     )
     attributes: dict[Axis, str] = {"size": "height", "channels": "channels", "batch": "batch"}
@@ -155,7 +151,7 @@ def test_slices_hold_everything_else_fixed() -> None:
 
 
 def test_no_slice_joins_dtypes() -> None:
-    result = slices(_digest(World(sizes=(14, 28, 56), dtypes=("float32", "bfloat16"))), "size")
+    result = slices(digest_of(World(sizes=(14, 28, 56), dtypes=("float32", "bfloat16"))), "size")
     dtypes = [{point.group.problem.dtype for point in slice_.points} for slice_ in result]
     assert sorted(map(sorted, dtypes)) == [["bfloat16"], ["float32"]]
 
@@ -166,7 +162,7 @@ def test_each_niff_layer_is_judged_by_its_own_best_form() -> None:
         for form, scale in (("published", 9e-8), ("rfft", 3e-8))
     ]
     world = World(sizes=(28, 56), operators=(*WORLD[:4], *full), faults=())
-    said = [finding.sentence for finding in _findings(_digest(world))]
+    said = [finding.sentence for finding in _findings(digest_of(world))]
     assert sum(sentence.startswith("In inference, niff-depthwise/cached takes") for sentence in said) == 1
     assert sum(sentence.startswith("In inference, niff-full/rfft takes") for sentence in said) == 1
     (against,) = (s for s in said if s.startswith("In inference, niff-full/published takes"))
@@ -229,7 +225,7 @@ def test_networks_as_published_are_held_against_auto_all_together() -> None:
 
 
 def test_a_network_is_compared_with_the_original_of_the_same_optimiser() -> None:
-    digest = _digest(World(operators=NETWORKS[:2], sizes=(32,), faults=(), baseline="network/resnet18"))
+    digest = digest_of(World(operators=NETWORKS[:2], sizes=(32,), faults=(), baseline="network/resnet18"))
     (group,) = digest.groups
     for options, original in (((("optimiser", "sgd"),), "sgd"), ((("optimiser", "adamw"),), "adamw")):
         rows = [

@@ -5,17 +5,16 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import CROSSOVER, FAULTS, WORLD, Law, Planted, World, make
+from synthetic import CROSSOVER, FAULTS, WORLD, Law, Planted, World, digest_of
 
 from niffbench.report import text
-from niffbench.report.digest import Digest, gather
+from niffbench.report.digest import Digest
 from niffbench.report.plots import maps
 from niffbench.report.plots.canvas import Plot, log_ticks, settings, thin, trim
 from niffbench.report.plots.dots import overview
@@ -33,10 +32,6 @@ FAMILIES = tuple(dict.fromkeys(operator.family for operator in WORLD))
 def _house_style() -> Iterator[None]:
     with matplotlib.rc_context(dict(settings())):
         yield
-
-
-def _digest(world: World) -> Digest:
-    return gather(make(world, Path("made-up")))
 
 
 def _styles(digest: Digest) -> dict[str, Style]:
@@ -125,7 +120,7 @@ def test_labels_are_pushed_apart_in_order(places: list[float]) -> None:
 
 def test_representative_slices_show_another_mode_too() -> None:
     result = slices(
-        _digest(World(modes=("inference", "training"), channels=(8, 16, 32, 64), sizes=(14, 28, 56))), "size"
+        digest_of(World(modes=("inference", "training"), channels=(8, 16, 32, 64), sizes=(14, 28, 56))), "size"
     )
     assert [slice_.fixed for slice_ in representative(result)] == [
         "B1, 8 channels, inference", "B1, 64 channels, inference", "B1, 8 channels, training",
@@ -133,7 +128,7 @@ def test_representative_slices_show_another_mode_too() -> None:
 
 
 def test_the_overview_names_every_measured_operator_and_problem() -> None:
-    digest = _digest(World(sizes=(14, 112)))
+    digest = digest_of(World(sizes=(14, 112)))
     plot = overview(digest, _styles(digest))
     assert plot is not None
     words = _words(plot)
@@ -143,7 +138,7 @@ def test_the_overview_names_every_measured_operator_and_problem() -> None:
 
 
 def test_the_map_draws_its_line_around_the_planted_crossover() -> None:
-    digest = _digest(World(sizes=(28, 56), faults=(), kernels={"depthwise": (9, 11, 13, 15, 17)}))
+    digest = digest_of(World(sizes=(28, 56), faults=(), kernels={"depthwise": (9, 11, 13, 15, 17)}))
     kernels = [9, 11, 13, 15, 17]
     table = maps._ratios(digest, "depthwise", digest.metrics[0])
     best = CROSSOVER * 0.7**0.5  # the cached form takes 0.7 of rfft
@@ -162,13 +157,13 @@ def test_the_map_draws_its_line_around_the_planted_crossover() -> None:
     ids=["one channel count", "one size"],
 )
 def test_a_plot_without_its_data_is_left_out(draw: Callable[[Digest], Plot | None], world: World) -> None:
-    assert draw(_digest(world)) is None
+    assert draw(digest_of(world)) is None
 
 
 def test_the_wall_is_drawn_at_what_was_available() -> None:
     """And an operator that fitted nowhere is named too."""
     for faults, drawn in ((FAULTS, True), ((), False)):
-        digest = _digest(World(faults=faults))
+        digest = digest_of(World(faults=faults))
         plot = scaling(slices(digest, "size"), [], digest, _styles(digest))
         assert plot is not None
         assert ("available, 40.0 GiB" in _words(plot)) == drawn
@@ -177,7 +172,7 @@ def test_the_wall_is_drawn_at_what_was_available() -> None:
 
 
 def test_the_roofline_names_its_measured_ceilings() -> None:
-    digest = _digest(World())
+    digest = digest_of(World())
     plot = roofline(digest, _styles(digest))
     assert plot is not None
     for ceiling in ("copy, 30.0 GB/s", "matrix product, 3.00 TFLOP/s", "bare FFT, 60.0 GFLOP/s"):
@@ -185,14 +180,14 @@ def test_the_roofline_names_its_measured_ceilings() -> None:
 
 
 def test_steps_and_tradeoffs_are_drawn() -> None:
-    digest = _digest(World(sizes=(14, 28)))
+    digest = digest_of(World(sizes=(14, 28)))
     result = [steps(digest), pareto(digest, _styles(digest)), errors(digest, _styles(digest))]
     names = [plot.name for plot in result if plot]
     assert names == ["steps", "pareto", "error"]
 
 
 def test_inline_plots_take_the_page_s_colours_and_ids_of_their_own() -> None:
-    digest = _digest(World(sizes=(14,)))
+    digest = digest_of(World(sizes=(14,)))
     plot = overview(digest, _styles(digest))
     assert plot is not None
     inline = plot.inline("r1-")
@@ -215,12 +210,12 @@ def test_networks_have_the_colours_of_the_layers_in_them() -> None:
         )
         for tail in ("", "-split", "-k31", "-kmap")
     )
-    digest = _digest(World(sizes=(28,), operators=networks, faults=(), baseline="network/resnet18"))
+    digest = digest_of(World(sizes=(28,), operators=networks, faults=(), baseline="network/resnet18"))
     assert [row.kin for row in digest.rows] == ["dense", "niff", "depthwise", "depthwise"]
 
 
 def test_a_crowded_overview_shows_each_mode_at_the_same_problems() -> None:
-    digest = _digest(World(modes=("inference", "training"), sizes=tuple(range(8, 40))))
+    digest = digest_of(World(modes=("inference", "training"), sizes=tuple(range(8, 40))))
     plot = overview(digest, _styles(digest))
     assert plot is not None
     words = _words(plot)

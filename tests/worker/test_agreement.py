@@ -5,15 +5,13 @@ Blocks of both alternate, so that whatever else the machine does befalls both al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from statistics import median
 
 import pytest
-import torch
 from run_worker import case_of
 from torch.utils.benchmark import Timer
 
-from niffbench.device.cpu import CpuDevice
 from niffbench.suite import Measure
 from niffbench.worker.latency import Sampler
 from niffbench.worker.torch_evaluator import TorchEvaluator
@@ -26,13 +24,6 @@ ATTEMPTS = (3, 9)
 """At least, so that no lucky one decides, and at most: a busy machine may need more for a steady median."""
 BLOCKS = 8
 MEASURE = Measure(min_time=0.08, max_time=10.0, min_samples=10_000, threads=1)
-
-
-@pytest.fixture(scope="module")
-def evaluator() -> Iterator[TorchEvaluator]:
-    before = torch.get_num_threads()
-    yield TorchEvaluator(CpuDevice(threads=1))
-    torch.set_num_threads(before)
 
 
 def _agreed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -35,13 +35,6 @@ class Function(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(x, self.weight)
-
-
-@pytest.fixture(scope="module")
-def device() -> Iterator[CpuDevice]:
-    before = torch.get_num_threads()
-    yield CpuDevice(threads=1)
-    torch.set_num_threads(before)
 
 
 def _measured(device: CpuDevice, mode: Mode, function: Callable[[Tensor, Tensor], Tensor]) -> Memory:

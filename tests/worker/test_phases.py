@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,6 @@ from torch.autograd.profiler_util import EventList, FunctionEvent
 from niffbench.case import Case
 from niffbench.cost.closed import step_costs
 from niffbench.cost.witness import witnesses
-from niffbench.device.cpu import CpuDevice
 from niffbench.niff.steps import PREFIX, STEPS
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import StepCost
@@ -33,13 +32,6 @@ SIZE = 16
 def uncounted(case: Case) -> list[StepCost]:
     """What the closed form alone says of a case's steps."""
     return step_costs(catalogue()[case.operator].cost(case), None)
-
-
-@pytest.fixture(scope="module")
-def evaluator() -> Iterator[TorchEvaluator]:
-    before = torch.get_num_threads()
-    yield TorchEvaluator(CpuDevice(threads=1))
-    torch.set_num_threads(before)
 
 
 def _profiled(

@@ -27,13 +27,6 @@ from niffbench.worker.torch_evaluator import TorchEvaluator
 from niffbench.worker.workload import TorchWorkload, noise, seed_of
 
 
-@pytest.fixture(scope="module")
-def evaluator() -> Iterator[TorchEvaluator]:
-    before = torch.get_num_threads()
-    yield TorchEvaluator(CpuDevice(threads=1))
-    torch.set_num_threads(before)
-
-
 def _output(workload: TorchWorkload) -> Tensor:
     with workload.scope():
         return workload.call()
