@@ -51,6 +51,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 _STREAMS: Mapping[str, int] = MappingProxyType({"stdout": 1, "stderr": 2})
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _CI_COMMAND = re.compile(r"\n\s*(?=::|##\[)")
+_CI_LINE = re.compile(r"^(\s*)(?=::|##\[)", re.MULTILINE)
 """The start of a line that a CI system obeys."""
 LONGEST_MESSAGE = 4000
 
@@ -151,6 +152,15 @@ class _Outliving(io.FileIO):
             raise UsageError(f"standard output: cannot be written ({error.strerror})") from error
 
 
+class _Harmless(io.TextIOWrapper):
+    """A stream none of whose lines a CI system takes for a command, whatever a label or a note begins with."""
+
+    def write(self, text: str, /) -> int:
+        """As of a text stream."""
+        super().write(_CI_LINE.sub(r"\1| ", text))
+        return len(text)
+
+
 def _outlive_readers() -> None:
     """Let standard output and standard error outlive who reads them, and spell out what their encoding lacks."""
     for name, descriptor in _STREAMS.items():
@@ -161,7 +171,8 @@ def _outlive_readers() -> None:
             continue
         else:
             stream.flush()
-        ours = io.TextIOWrapper(
+        kind = _Harmless if os.environ.get("CI") else io.TextIOWrapper
+        ours = kind(
             io.BufferedWriter(_Outliving(descriptor, "wb", closefd=False)),
             encoding=None if stream is None else stream.encoding,
             errors="backslashreplace",

@@ -187,7 +187,7 @@ def before(directory: Path, head: Run, *, by_arrival: bool, across_machines: boo
 
     Raises:
         NothingMeasured: when there is none, saying what there is instead.
-        UsageError: when there are only some that cannot be read.
+        UsageError: when there are only some that cannot be read, or that began later.
     """
     suite, fingerprint = head.manifest.suite.name, head.manifest.fingerprint
     passed: Counter[str] = Counter()
@@ -215,6 +215,11 @@ def before(directory: Path, head: Run, *, by_arrival: bool, across_machines: boo
             f"{later[0].path.name} on {later[0].manifest.started}"
         )
         runs = [item for item in runs if item.started <= moment]
+        if not runs:
+            raise UsageError(
+                f"{directory}: every run of '{suite}' began after {head.name}, which says {head.manifest.started}; "
+                "if its clock was wrong, name BASE by hand"
+            )
     alike = [item for item in runs if across_machines or item.manifest.fingerprint.hash == fingerprint.hash]
     if alike:
         return Earlier(tuple(alike), tuple(notes), unreadable=tuple(unreadable))

@@ -61,7 +61,7 @@ def read(directory: Path | str) -> Run:
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
-    path = next((p for name in (RECORDS, COMPRESSED) if (p := directory / name).exists()), None)
+    path = next((p for name in (RECORDS, COMPRESSED) if (p := directory / name).exists() or p.is_symlink()), None)
     if path is not None and not path.is_file():
         raise UsageError(f"{path}: is not a regular file")
     if path is None:

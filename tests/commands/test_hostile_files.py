@@ -18,13 +18,15 @@ from typing import Any
 
 import pytest
 from cli_in_process import Call, call
+from conftest import Cli
 from hostile import mutate, spots, toml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from synthetic import World, make, save
+from synthetic import WORLD, World, make, save
 
 from niffbench.errors import UsageError
 from niffbench.fingerprint import Fingerprint
+from niffbench.gate.history import keep
 from niffbench.operators.catalogue import catalogue
 from niffbench.protocol import Predicted
 from niffbench.results import MANIFEST, RECORDS, Ceilings, dump, read
@@ -210,6 +212,20 @@ def test_a_name_or_a_fact_begins_no_line_of_its_own(call: Call, tmp_path: Path) 
         assert not set(done.stderr) & set("\u202e\x1b")
 
 
+def test_a_label_begins_no_command_of_a_ci_system(cli: Cli, tmp_path: Path) -> None:
+    """The steps of a history begin with it."""
+    for day in range(1, 13):
+        world = World(rounds=2, sizes=(14,), samples=3, faults=(), seed=day, operators=WORLD[-1:])
+        run = make(replace(world, slower={"attention": 2.0 if day > 6 else 1.0}), tmp_path / "made")
+        records = [replace(r, traits=replace(r.traits, label="::error title=owned::")) for r in run.records]
+        manifest = run.manifest.model_copy(update={"started": f"2026-03-{day:02}T10:00:00Z"})
+        keep(tmp_path / "kept", replace(run, records=tuple(records), manifest=manifest))
+    done = cli("check", "--history", "kept", env={"CI": "true"})
+    assert done.returncode == 0, done.stderr
+    assert "::error" in done.stdout
+    assert not any(line.lstrip().startswith("::") for line in done.stdout.splitlines())
+
+
 def test_a_pipe_in_the_place_of_a_file_ends_at_once(call: Call, tmp_path: Path) -> None:
     save(make(World(rounds=1, sizes=(14,)), tmp_path / "run"))
     (tmp_path / "run" / RECORDS).unlink()
@@ -218,6 +234,9 @@ def test_a_pipe_in_the_place_of_a_file_ends_at_once(call: Call, tmp_path: Path) 
     assert call("check", "run", "run").returncode == 2
     assert call("check", "run", "run", "--thresholds", "pipe.toml").returncode == 2
     assert "regular file" in call("report", "run").stderr
+    (tmp_path / "run" / RECORDS).unlink()
+    (tmp_path / "run" / RECORDS).symlink_to(RECORDS)
+    assert "regular file" in call("check", "run", "run").stderr
 
 
 def test_a_packed_journal_that_unpacks_to_a_thousand_times_is_refused(tmp_path: Path) -> None:

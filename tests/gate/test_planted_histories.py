@@ -143,6 +143,15 @@ def test_a_clock_from_the_future_poisons_nothing(gate: Gate) -> None:
     assert gate(run_of(5))[0] == 0
 
 
+def test_a_clock_of_the_past_is_not_the_first_run(call: Call) -> None:
+    run_of(1)
+    done = call("check", run_of(2, SLOW, started="1970-01-01T00:00:00Z").path.name, "--baseline", ".")
+    assert done.returncode == 2
+    assert "1970" in done.stderr
+    history = [run_of(1), run_of(3, SLOW, started="1970-01-01T00:00:00Z")]
+    assert codes(call, *history) == [3, 1]
+
+
 def test_a_case_that_vanished_is_missing_until_that_is_accepted(call: Call) -> None:
     runs = [run_of(1), *(run_of(day, replace(GOOD, operators=GOOD.operators[1:])) for day in (2, 3, 4))]
     codes = [call("check", run.path.name, "--history", "kept").returncode for run in runs[:3]]
