@@ -18,6 +18,7 @@ from niffbench.errors import FingerprintsDiffer, HeadFails, NiffbenchError, Noth
 from niffbench.gate.checkout import Code, with_absolute_path
 from niffbench.gate.latencies import Pairing
 from niffbench.results import MANIFEST, RECORDS, Run, dump, read
+from niffbench.suite import read_text
 
 PLAN = "ab.json"
 """In an A/B run's directory: what is compared, and how, for who resumes it."""
@@ -96,7 +97,7 @@ def measure(
         raise UsageError(f"--rounds should be at least 1, got {pairs}")
     plan = orders.plan(base, head, pairs)
     out.mkdir(parents=True, exist_ok=True)
-    if (out / PLAN).exists() and (out / PLAN).read_text(encoding="utf-8") != plan:
+    if (out / PLAN).exists() and read_text(out / PLAN, "the plan of a comparison") != plan:
         raise UsageError(f"{out}: was begun with other code or options; leave --resume out to begin anew")
     (out / PLAN).write_text(plan, encoding="utf-8")
     sides = {"base": base, "head": head}

@@ -217,7 +217,7 @@ def before(directory: Path, head: Run, *, by_arrival: bool, across_machines: boo
         runs = [item for item in runs if item.started <= moment]
         if not runs:
             raise UsageError(
-                f"{directory}: every run of '{suite}' began after {head.name}, which says {head.manifest.started}; "
+                f"{directory}: every run of '{suite}' began after {head.name} ({head.manifest.started}); "
                 "if its clock was wrong, name BASE by hand"
             )
     alike = [item for item in runs if across_machines or item.manifest.fingerprint.hash == fingerprint.hash]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
+
+from pydantic import TypeAdapter
 
 from niffbench import __version__
 from niffbench.device.host import cores
@@ -15,12 +19,13 @@ from niffbench.errors import NothingMeasured, UsageError
 from niffbench.gate.case_results import RunCases
 from niffbench.gate.history import arrival, places
 from niffbench.gate.rules import Rules
-from niffbench.gate.trend import Moment, Trend, Values, followed, of_values, values_of
+from niffbench.gate.trend import Moment, Trend, followed, of_values, values_of
 from niffbench.results import Run, read
+from niffbench.results.reading import MOST_PACKED, lines
 from niffbench.suite import Selection
 
 INDEX = "index.jsonl.gz"
-_FORMAT = {"index": 1, "niffbench": __version__}
+_FORMAT = {"index": 2, "niffbench": __version__}
 _WORTH_PROCESSES = 40
 """Runs from which several processes read faster than one."""
 
@@ -34,7 +39,7 @@ class Entry:
     commit: str | None
     suite: str
     fingerprint: str
-    values: Values
+    values: dict[str, dict[str, list[float]]]
 
 
 @dataclass(frozen=True)
@@ -106,25 +111,28 @@ def _read(folder: Path, history: Path) -> Entry | str:
     return Entry(place, manifest.started, manifest.commit, manifest.suite.name, manifest.fingerprint.hash, shorter)
 
 
+_ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
+
+
 def _remembered(index: Path) -> Iterator[Entry]:
-    """The entries of an index of this format; none of another, or of one that is damaged."""
+    """The entries of an index of this format; none of another, or of one that is damaged or no regular file."""
     try:
-        with gzip.open(index, "rt", encoding="utf-8") as file:
-            if json.loads(next(file)) == _FORMAT:
-                yield from [Entry(**json.loads(line)) for line in file]
-    except (OSError, EOFError, ValueError, TypeError, StopIteration):
+        most = 2**24 + MOST_PACKED * index.stat().st_size
+        if index.is_file():
+            with cast(BinaryIO, gzip.open(index)) as file:
+                entries = lines(file, index, most)
+                if json.loads(next(entries)) == _FORMAT:
+                    yield from [_ENTRY.validate_json(line) for line in entries]
+    except (OSError, EOFError, zlib.error, ValueError, UsageError, RecursionError, StopIteration):
         return
 
 
 def _remember(index: Path, entries: Iterable[Entry]) -> None:
     draft = index.with_suffix(".new")
     try:
-        with gzip.open(draft, "wt", encoding="utf-8", compresslevel=1) as file:
-            file.writelines(f"{json.dumps(line)}\n" for line in (_FORMAT, *map(_plain, entries)))
+        with gzip.open(draft, "wb", compresslevel=1) as file:
+            file.write(json.dumps(_FORMAT).encode() + b"\n")
+            file.writelines(_ENTRY.dump_json(entry) + b"\n" for entry in entries)
         draft.replace(index)
     except OSError as error:
         raise UsageError(f"{index}: cannot be written ({error.strerror})") from error
-
-
-def _plain(entry: Entry) -> dict[str, object]:
-    return {name: getattr(entry, name) for name in Entry.__dataclass_fields__}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -72,7 +74,12 @@ def test_each_run_is_read_once(call: Call, tmp_path: Path) -> None:
     assert "13 runs" in call("publish", "kept", "--out", "site").stdout
     shutil.rmtree(oldest)
     assert "12 runs" in call("publish", "kept", "--out", "site").stdout
-    (tmp_path / "site" / "index.jsonl.gz").write_bytes(b"damaged")
+    index = tmp_path / "site" / "index.jsonl.gz"
+    for content in (b"damaged", gzip.compress(gzip.decompress(index.read_bytes())[:200] + b" " * 2**27)):
+        index.write_bytes(content)
+        assert "12 runs" in call("publish", "kept", "--out", "site").stdout
+    index.unlink()
+    os.mkfifo(index)
     assert "12 runs" in call("publish", "kept", "--out", "site").stdout
 
 
