@@ -93,11 +93,15 @@ def is_sure(one: Values, two: Values, quantity: str, *, level: float = 0.025) ->
     if "latency" not in quantity:
         return min(one.values()) > max(two.values()) or max(one.values()) < min(two.values())
     logs = [log(two[number] / one[number]) for number in one.keys() & two.keys()]
-    if len(logs) < 2:
+    if len(logs) > 1:
+        middle, error, freedom = fmean(logs), stdev(logs) / sqrt(len(logs)), len(logs) - 1
+    elif min(len(one), len(two)) > 1:  # rounds that neither shares
+        sides = [list(map(log, side.values())) for side in (one, two)]
+        middle, freedom = fmean(sides[1]) - fmean(sides[0]), min(map(len, sides)) - 1
+        error = sqrt(sum(stdev(side) ** 2 / len(side) for side in sides))
+    else:
         return False
-    low, high = (
-        fmean(logs) + sign * t.ppf(1 - level, len(logs) - 1) * stdev(logs) / sqrt(len(logs)) for sign in (-1, 1)
-    )
+    low, high = (middle + sign * t.ppf(1 - level, freedom) * error for sign in (-1, 1))
     ratio = log(estimate(two, quantity) / estimate(one, quantity))
     return min(low, ratio) > 0 or max(high, ratio) < 0
 
@@ -112,7 +116,10 @@ class Checker:
     def __init__(self, records: Records) -> None:
         self.records = records
         self.kinds = [
-            (re.compile(rf"(?i:{NAME}) has (?:less|fewer) .+ up to .+ on.*\(B.*\)"), self.crossover),
+            (
+                re.compile(rf"(?i:{NAME}) has (?:less|fewer) .+ up to .+ (?:on|at).*\((?:B\d|\d+ channels).*\)"),
+                self.crossover,
+            ),
             (
                 re.compile(rf"In ([\w, ]+), (?:{NAME}) takes .*× \(.*geometric mean over (\d+) problems"),
                 self.means,
@@ -139,36 +146,54 @@ class Checker:
             yield "its slice is not understood"
             return
         fixed = said[0].strip("()").partition(";")[0].split(", ")
-        pattern = (
-            rf"({NAME}) has (?:less|fewer) ({QUANTITY}) up to ({'|'.join(AXES)}) (\d+), ({NAME}) from (\d+) on"
+        start = re.match(
+            rf"({NAME}) has (?:less|fewer) ({QUANTITY}) up to ({'|'.join(AXES)}) (\d+)", sentence, re.IGNORECASE
         )
-        parts = list(re.finditer(pattern, sentence))
-        if not parts:
+        rest = re.findall(rf", ({NAME}) (?:from (\d+) (?:to (\d+)|on)|at (\d+))", sentence)
+        if start is None or not rest:
             yield "no crossover is understood in it"
-        for part in parts:
-            below, quantity, word, low, above, high = part.groups()
-            axis = AXES[word]
-            for value, better, worse in ((int(low), below, above), (int(high), above, below)):
-                yield from self.order(axis, value, fixed, better, worse, quantity)
-            if "nothing measured in between" in sentence:
-                between = [v for v in self.places(axis, fixed, below, above) if int(low) < v < int(high)]
-                if between:
-                    yield f"both were measured at {between}"
+            return
+        below, quantity, word, low = start.groups()
+        above, high = rest[0][0], rest[0][1] or rest[0][3]
+        axis, names = AXES[word], (below, above)
+        stretches = [(below, 0, int(low))]
+        stretches += [(name, int(one or at), int(to or at or 10**9)) for name, one, to, at in rest]
+        listed = re.search(r"\(undecided at ([\d, and]+)", sentence)
+        undecided = set(map(int, re.findall(r"\d+", listed[1]))) if listed else set()
+        places = self.places(axis, fixed, below, above)
+        if quantity != "FLOPs":  # closed forms know every value
+            ends = {end for _, *both in stretches for end in both if 0 < end < 10**9}
+            yield from (f"at {axis} {end} the two were not both measured" for end in ends - set(places))
+        for value in places:
+            sides = [self.at(axis, value, fixed, name, quantity) or {} for name in names]
+            fewest = min(map(len, sides))
+            if fewest == 0 or ("latency" in quantity and fewest == 1) or value in undecided:
+                continue  # one round tells nothing
+            better = [name for name, one, to in stretches if one <= value <= to]
+            if len(better) != 1:
+                yield f"nothing is said of {axis} {value}"
+            else:
+                worse = above if better[0].lower() == below.lower() else below
+                yield from self.order(axis, value, fixed, better[0], worse, quantity)
+        gap = "nothing measured in between" in sentence and (low, high)
+        gaps = [gap] if gap else re.findall(r"nothing measured between (\d+) and (\d+)", sentence)
+        for one, to in gaps:
+            if between := [value for value in places if int(one) < value < int(to)]:
+                yield f"both were measured at {between}"
         tail = sentence[said.end() :]
-        if cliff := re.search(rf"({NAME}) jumps ([\d.]+)× between them, where its FLOPs grow ([\d.]+)×", sentence):
-            below, quantity, word, low, above, high = parts[0].groups()
-            for factor, what in ((cliff[2], quantity), (cliff[3], "FLOPs")):
-                ends = [self.at(AXES[word], int(end), fixed, cliff[1], what) for end in (low, high)]
-                if None in ends:
-                    yield f"{cliff[1]} was not measured at both ends"
-                elif not close(factor, median(ends[1].values()) / median(ends[0].values()), 0.25):  # type: ignore[union-attr]
-                    yield f"{cliff[1]} does not jump {factor}× in {what}"
+        jumps = rf"({NAME}) jumps ([\d.]+)× between (?:them|(\d+) and (\d+)), where its FLOPs grow ([\d.]+)×"
+        for name, jump, one, to, growth in re.findall(jumps, sentence):
+            for factor, what in ((jump, quantity), (growth, "FLOPs")):
+                both = [self.at(axis, int(end), fixed, name, what) for end in (one or low, to or high)]
+                if None in both:
+                    yield f"{name} was not measured at both ends"
+                elif not close(factor, median(both[1].values()) / median(both[0].values()), 0.25):  # type: ignore[union-attr]
+                    yield f"{name} does not jump {factor}× in {what}"
         for mode, name in re.findall(rf"(inference|training|forward): ({NAME}) throughout", tail):
-            below, quantity, word, _low, above, _high = parts[0].groups()
             other = below if name.lower() != below.lower() else above
             there = [mode if part in ("inference", "training", "forward") else part for part in fixed]
-            for value in self.places(AXES[word], there, name, other):
-                yield from self.order(AXES[word], value, there, name, other, quantity)
+            for value in self.places(axis, there, name, other):
+                yield from self.order(axis, value, there, name, other, quantity)
 
     def slice(self, axis: str, value: int, fixed: Sequence[str]) -> list[Problem]:
         """The problems of a slice at a value."""

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from niffbench.lengths import fast_length
+
 
 class Weighted(nn.Module):
     """Calls ``forward(x, **parameters)``; the parameters are registered under their names.
@@ -64,13 +66,13 @@ def convolve(x: Tensor, weight: Tensor, *, circular: bool, depthwise: bool = Fal
 
     ``x`` is ``(B, Ci, H, W)``, ``weight`` ``(Co, Ci, k, l)`` with k and l odd, or ``(C, 1, k, l)`` when
     ``depthwise``; all float64. ``y[b, o, h, w] = Σ weight[o, i, m, n] · x[b, i, h + m - k//2, w + n - l//2]``.
-    The sum costs k² passes over the image; where that is the slower way it is taken by a linear convolution with
-    complex FFTs, long enough that nothing wraps.
+    The sum costs k² passes over the image; where that is the slower way it is taken by real FFTs, long enough that
+    nothing wraps.
     """
     direct = x.shape[0] * weight.numel() * x.shape[-2] * x.shape[-1]
-    points = prod(n + 2 * (k - 1) for n, k in zip(x.shape[-2:], weight.shape[-2:], strict=True))
+    points = prod(_transformed(*(n + k - 1 for n, k in zip(x.shape[-2:], weight.shape[-2:], strict=True))))
     planes = weight.shape[0] * weight.shape[1]
-    transform = points * (planes * (4 * x.shape[0] + 5 * log2(points)) + 10 * x.shape[1] * log2(points))
+    transform = points / 2 * (planes * (4 * x.shape[0] + 5 * log2(points)) + 10 * x.shape[1] * log2(points))
     way = by_sum if direct <= transform * TRANSFORM_WEIGHT["depthwise" if depthwise else "dense"] else by_transform
     return way(x, weight, circular=circular, depthwise=depthwise)
 
@@ -127,17 +129,21 @@ class _Sum(torch.autograd.Function):
 
 
 def by_transform(x: Tensor, weight: Tensor, *, circular: bool, depthwise: bool) -> Tensor:
-    """The same sum: the extended image times the kernel, both transformed at a size at which nothing wraps."""
+    """The same sum: the extended image times the kernel, both transformed at a size at which no image wraps."""
     *_, height, width = x.shape
-    k, l = weight.shape[-2:]  # noqa: E741 - the kernel's sides
-    padded = _extended(x, k // 2, l // 2, circular)
-    size = (padded.shape[-2] + k - 1, padded.shape[-1] + l - 1)
-    spectrum = torch.fft.fft2(padded, s=size)
+    padded = _extended(x, weight.shape[-2] // 2, weight.shape[-1] // 2, circular)
+    size = _transformed(*padded.shape[-2:])
+    spectrum = torch.fft.rfft2(padded, s=size)
     # Conjugated, because tap (m, n) meets the extended image m rows down and n columns right: a correlation.
-    kernel = torch.fft.fft2(weight, s=size).conj()
+    kernel = torch.fft.rfft2(weight, s=size).conj()
     mixed = spectrum * kernel[:, 0] if depthwise else torch.einsum("bihw,oihw->bohw", spectrum, kernel)
-    full: Tensor = torch.fft.ifft2(mixed).real
+    full: Tensor = torch.fft.irfft2(mixed, s=size)
     return full[..., :height, :width]
+
+
+def _transformed(height: int, width: int) -> tuple[int, int]:
+    """The size at which an extended image is transformed: no tap leads beyond it from where an image begins."""
+    return fast_length(height), fast_length(width)
 
 
 def _extended(x: Tensor, rows: int, columns: int, circular: bool) -> Tensor:

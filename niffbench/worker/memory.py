@@ -24,8 +24,11 @@ def measure(
     saved tensors, or is, for a compiled forward pass, what stays allocated beside its output.
 
     Args:
-        counted: what another process measured of the same; what is counted from tensors is taken from it.
+        counted: what another process measured of the same, engines included. On a CPU it is the same again, so it
+            is taken over; elsewhere what is counted from tensors is.
     """
+    if counted is not None and device.capabilities.host:
+        return counted
     if counted is not None:
         usage = device.usage(workload)
         return replace(
