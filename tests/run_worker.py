@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import warm_worker
 from operator_cases import case_at
 
 from niffbench import protocol
@@ -73,32 +75,33 @@ def work(
     prelude: str = "",
     **task: Any,
 ) -> Said:
-    """Run one task in a fresh worker. ``prelude``: Python that the process runs first."""
+    """Run one task in a worker of its own; ``prelude`` is Python for one that has loaded nothing to run first."""
     settings = Settings(device=device, rounds=1, seed=seed, measure=measure, memory_limit=memory_limit)
     sent = protocol.Task(kind=kind, settings=settings, cases=list(cases), **task)
     read, write = os.pipe()
-    command = [sys.executable, "-P", "-m", "niffbench.worker.main"]
-    if prelude:
-        start = "import runpy; runpy.run_module('niffbench.worker.main', run_name='__main__', alter_sys=True)"
-        command = [sys.executable, "-P", "-c", f"{prelude}\n{start}"]
     paths = [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if hostile:
         environment["NIFFBENCH_EXTRA_OPERATORS"] = "hostile_operators"
-    process = subprocess.Popen(
-        [*command, "--reply-fd", str(write)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=(write,),
-        env=environment,
-    )
-    os.close(write)
-    assert process.stdin is not None
-    process.stdin.write(protocol.write(sent))
-    process.stdin.close()
-    with os.fdopen(read, "rb") as lines:
-        heard = tuple(protocol.read(line) for line in lines)
-    assert process.stdout is not None
-    printed = process.stdout.read().decode()
-    return Said(process.wait(timeout=60), heard, printed)
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:
+        given.write(protocol.write(sent))
+        given.seek(0)
+        process = None
+        if prelude:
+            start = "import runpy; runpy.run_module('niffbench.worker.main', run_name='__main__', alter_sys=True)"
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", f"{prelude}\n{start}", "--reply-fd", str(write)],
+                stdin=given,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                pass_fds=(write,),
+                env=environment,
+            )
+        else:
+            warm_worker.start(environment, given.fileno(), printed.fileno(), write)
+        os.close(write)
+        with os.fdopen(read, "rb") as lines:
+            heard = tuple(protocol.read(line) for line in lines)
+        status = warm_worker.status() if process is None else process.wait(timeout=60)
+        printed.seek(0)
+        return Said(status, heard, printed.read().decode())

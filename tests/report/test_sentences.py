@@ -55,7 +55,7 @@ def test_a_sentence_with_another_number_is_found_out(said: list[str]) -> None:
 
 
 def planted(kind: str, rounds: int) -> results.Run:
-    """Curves that no power law draws: cliffs, several crossovers, ties, missing and slow rounds, memory's steps."""
+    """Curves that no power law draws: cliffs, several crossovers, ties, missing and slow rounds, steps."""
     operators = [
         replace(planted, kernels=(5, 9, 13, 15, 21)) if planted.kernels else planted
         for planted in WORLD
