@@ -26,6 +26,9 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 # There, threads of OpenMP that wait for each other by spinning make a small operation a hundred times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Hundreds of processes are started: with it each would compile the package anew, which takes seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ["NIFFBENCH_TUNING"] = "0"  # No test chooses by what was chosen here before, or leaves a choice.
 # A shell lets its background jobs ignore Ctrl-C, and what they start inherits that: tests mean a terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
