@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 _PATH = re.compile(r"(?<![\w./~])/(?:[\w.+@~<>-]+/)+[\w.+@~<>-]+")
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 
 
 def anonymize(text: str) -> str:

@@ -92,6 +92,10 @@ _INSTALLED = {"site-packages", "dist-packages"}
 def described(error: BaseException) -> str:
     """An error in a line: what it is, unless that is an import's, and the beginning of what it says."""
     if isinstance(error, SystemExit):
-        return "ends the program when it is imported"
+        return "ends the program"
     text = (str(error).strip().splitlines() or [""])[0][:300]
-    return text if isinstance(error, ImportError | SyntaxError) and text else f"{type(error).__name__}: {text}"
+    return (
+        text
+        if isinstance(error, ImportError | SyntaxError) and text
+        else f"{type(error).__name__}: {text}".removesuffix(": ")
+    )

@@ -69,6 +69,8 @@ def prepare(operator: Costed, case: Case, warm: bool = True) -> Call:
     dtype = getattr(torch, problem.dtype)
     layout = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[problem.memory_format]
     module = _built(operator, case).train(problem.mode == "training")
+    if problem.mode == "inference":  # or torch's counter asks for gradients of weights that are parametrized
+        module.requires_grad_(False)
     for tensor in (*module.parameters(), *module.buffers()):
         # Not module.to(): torch cannot swap fake parameters that anything refers to weakly.
         tensor.data = tensor.data.to(cast_dtype(tensor, problem.dtype))

@@ -117,6 +117,8 @@ def count_module(module: nn.Module, x: Tensor, mode: Mode) -> ModuleCost:
     own = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         copied = faked(copy.deepcopy(module, memo=own), fake).train(mode == "training")  # of no tensor
+        if mode == "inference":
+            copied.requires_grad_(False)
         given = fake.from_tensor(x).detach()
         call = Call(copied, given.requires_grad_(mode != "inference" and x.is_floating_point()), mode)
         predicted = follow(call)

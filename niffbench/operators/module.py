@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import hashlib
 import importlib
 import importlib.util
@@ -128,7 +129,8 @@ class UserOperator(Operator):
     def build(self, case: Case) -> nn.Module:
         row = self.row(case)
         make = resolve(row.source, row.folders)
-        module = _without_chance(_module(make(**_arguments(row, make, case)), row))
+        module = _without_chance(_module(_called(make, _arguments(row, make, case)), row))
+        _materialise(module, case)
         self._check_claim(case, module)
         return module.train(case.problem.mode == "training")
 
@@ -162,6 +164,9 @@ class UserOperator(Operator):
         module = cast(self.build(case), "float64").to(x.device)
         load(module, state)
         parameters = {name: state[name] for name, _ in module.named_parameters()}  # which ask for the gradients
+        if row.reference is None and not any(value.requires_grad for value in parameters.values()):
+            plain: Tensor = module(x)  # what is scripted can do that alone
+            return plain
         if row.reference is None:
             out: Tensor = torch.func.functional_call(module, parameters, x)
             return out
@@ -287,7 +292,7 @@ def users_code(operator: str) -> Iterator[None]:
         yield
     except (NiffbenchError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = faulty_line(error)
         if isinstance(error, ValueError) and not line:
             raise
@@ -300,7 +305,37 @@ def _module(value: object, row: UserModule) -> nn.Module:
 
     if not isinstance(value, nn.Module):
         raise TypeError(f"{row.source} returned {_kind(value)}, and should return a torch.nn.Module")
+    if hasattr(value, "_orig_mod"):
+        raise NotImplementedError(
+            f"{row.source} returned what torch.compile made, and should return the module itself: execution = "
+            "'compiled' compiles it"
+        )
     return value
+
+
+def _called(make: Callable[..., object], arguments: dict[str, object]) -> object:
+    """What ``make`` gives; a module that is there already is copied."""
+    from torch import nn
+
+    if isinstance(make, nn.Module):
+        return copy.deepcopy(make)
+    given = dict(arguments)
+    kinds = {name: one.kind for name, one in (_parameters(make) or {}).items()}
+    positional = [
+        given.pop(name) for name, kind in kinds.items() if kind is kind.POSITIONAL_ONLY and name in given
+    ]
+    return make(*positional, **given)
+
+
+def _materialise(module: nn.Module, case: Case) -> None:
+    """Call a module whose weights have no shapes yet, once."""
+    import torch
+    from torch.nn.parameter import is_lazy
+
+    if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
+        p = case.problem
+        with torch.no_grad():
+            module(torch.zeros(p.batch, p.channels, p.height, p.width))
 
 
 def _without_chance(module: nn.Module) -> nn.Module:
@@ -337,6 +372,7 @@ def _call_of(operator: UserOperator, case: Case) -> _Call:
     from niffbench.cost.call import prepare
 
     names: set[str] = set()
+    row = operator.row(case)
 
     class Names(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -352,14 +388,32 @@ def _call_of(operator: UserOperator, case: Case) -> _Call:
         with FakeTensorMode():
             module, out = called()
     except Exception:  # what fake tensors cannot follow is run; what is wrong with it comes up again
-        module, out = called()
+        with _said_where(row):
+            module, out = called()
     if not isinstance(out, Tensor):
-        raise TypeError(f"{operator.name} gives {_kind(out)}, and should give a tensor")
+        raise TypeError(f"{operator.name} gives {_kind(out)}, and should give a tensor{_where(row)}")
     if out.is_complex():
-        raise TypeError(f"{operator.name} gives complex numbers, and should give real ones")
+        raise TypeError(f"{operator.name} gives complex numbers, and should give real ones{_where(row)}")
+    if out.layout is not torch.strided:
+        raise TypeError(f"{operator.name} gives a sparse tensor, and should give a dense one{_where(row)}")
     weighted = sum(any(True for _ in part.parameters(recurse=False)) for part in module.modules())
     switches = any(mark in name for name in names for mark in _SWITCHES)
     return _Call(tuple(out.shape), switches, max(weighted, 1))
+
+
+@contextmanager
+def _said_where(row: UserModule) -> Iterator[None]:
+    """Within, an error that comes from no line of the user's says where the callable is."""
+    try:
+        yield
+    except Exception as error:
+        if not faulty_line(error):
+            error.args = (f"{error}{_where(row)}",)
+        raise
+
+
+def _where(row: UserModule) -> str:
+    return "" if row.source.partition(":")[0] in LIBRARIES else _defined(resolve(row.source, row.folders))
 
 
 def _kind(value: object) -> str:
@@ -465,8 +519,9 @@ _VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 def _defined(make: Callable[..., object]) -> str:
     """Where it is written, as the tail of a message."""
+    made = make if inspect.isroutine(make) or inspect.isclass(make) else type(make)
     try:
-        file, line = inspect.getsourcefile(make), inspect.getsourcelines(make)[1]
+        file, line = inspect.getsourcefile(made), inspect.getsourcelines(made)[1]
     except (OSError, TypeError):
         return ""
     return f" ({Path(file).name}, line {line})" if file else ""

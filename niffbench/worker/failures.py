@@ -30,6 +30,10 @@ _CAPTURE = re.compile(r"captur")
 _LOST = re.compile(r"CUDA error|EXECUTION_FAILED|EXEC_FAILED|INTERNAL_ERROR|NVML_ERROR|device-side assert")
 
 
+ENDS = (Exception, SystemExit, KeyboardInterrupt)
+"""What a case may raise; a worker hears no keyboard, so that an interrupt is the case's own."""
+
+
 class DeviceLost(Exception):
     """The accelerator's context is gone: no later call of this process can succeed."""
 
@@ -48,7 +52,7 @@ class Failure:
     available: int | None = None
 
 
-def explain(error: Exception, free: Callable[[], int | None] | None = None) -> Failure:
+def explain(error: BaseException, free: Callable[[], int | None] | None = None) -> Failure:
     """What ``error`` says of the case; ``free`` tells the memory available when the error does not say.
 
     It is asked only where memory ran out: a lost device would answer with another error.
@@ -74,10 +78,10 @@ def explain(error: Exception, free: Callable[[], int | None] | None = None) -> F
         raise DeviceLost(_short(text)) from error
     if isinstance(error, NotImplementedError) or name == "Unsupported" or _UNSUPPORTED.search(text):
         return Failure("unsupported", _short(faulty_line(error) + (text or name)))
-    return Failure("crashed", _short(f"{faulty_line(error)}{name}: {text}"))
+    return Failure("crashed", _short(f"{faulty_line(error)}{name}: {text}".removesuffix(": ")))
 
 
-def requested(error: Exception, text: str) -> tuple[int | None, int | None]:
+def requested(error: BaseException, text: str) -> tuple[int | None, int | None]:
     """Bytes asked for and bytes free, as far as an out-of-memory error tells."""
     stated = getattr(error, "requested", None), getattr(error, "available", None)
     if stated != (None, None):

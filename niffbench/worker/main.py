@@ -24,7 +24,7 @@ from niffbench.errors import NiffbenchError, UsageError, did_you_mean
 from niffbench.operators.catalogue import catalogue
 from niffbench.operators.module import check, declare
 from niffbench.worker.evaluator import Evaluator
-from niffbench.worker.failures import DeviceLost, explain
+from niffbench.worker.failures import ENDS, DeviceLost, explain
 from niffbench.worker.machine import fingerprint
 from niffbench.worker.round import Round
 
@@ -62,7 +62,7 @@ def survey(task: protocol.Task, evaluator: Evaluator, line: Line) -> None:
         line.send(protocol.Begin(case=case.id, stage="predict"))
         try:
             predicted = evaluator.predict(case)
-        except Exception as error:
+        except ENDS as error:
             reason = anonymize(explain(error).reason)
             line.send(protocol.Predicted(case=case.id, reason=reason))
         else:

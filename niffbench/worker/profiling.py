@@ -58,7 +58,7 @@ def profiled(device: Device, case: Case, folder: Path) -> Profiled:
         raise
     except OSError as error:
         raise UsageError(f"--out {folder}: cannot be written ({error.strerror})") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         try:
             failure = explain(error, device.free_memory)
         except DeviceLost as lost:

@@ -30,7 +30,7 @@ from niffbench.worker import energy, latency, memory, tolerance
 from niffbench.worker.admission import refusal
 from niffbench.worker.case_run import CaseRun
 from niffbench.worker.evaluator import Evaluator
-from niffbench.worker.failures import Failure, explain
+from niffbench.worker.failures import ENDS, Failure, explain
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class Round:
                 self._send(protocol.Begin(case=case.id, stage="touch"))
                 try:
                     self._evaluator.touch(small)
-                except Exception as error:
+                except ENDS as error:
                     explain(error)  # the case will say itself what it lacks
         self._evaluator.forget()
 
@@ -103,7 +103,7 @@ class Round:
         if "cold" in self._regimes:
             try:
                 self._device.flush()
-            except Exception as error:
+            except ENDS as error:
                 explain(error)  # the cases will say themselves what they lack
 
     def _groups(self) -> list[list[Case]]:
@@ -164,7 +164,7 @@ class Round:
             with self._stage(case_run, "predict"):
                 try:
                     case_run.prediction = self._evaluator.predict(case)
-                except Exception as error:
+                except ENDS as error:
                     explain(error)  # no prediction; the case will say itself what it lacks
         needed = case_run.prediction.needed if case_run.prediction else None
         skip = refusal(case, catalogue(), needed=needed, available=limit, unfit=self._unfit)
@@ -226,7 +226,7 @@ class Round:
                 if self._device.capabilities.memory:
                     case_run.memory = memory.measure(self._device, workload, predicted, counted)
                 workload.reset()
-        except Exception as error:
+        except ENDS as error:
             return explain(error, self._device.free_memory)
         return None
 
@@ -274,7 +274,7 @@ class Round:
             with self._stage(case_run, "graph"):
                 try:
                     runner = self._device.capture(runner)
-                except Exception as error:
+                except ENDS as error:
                     failure = explain(error, self._device.free_memory)
                     if failure.status == "oom" and beside:
                         return Turn(case_run, failure=failure)
@@ -293,7 +293,7 @@ class Round:
                 sampler.step()
                 if sampler.done:
                     self._keep(turn.case_run, sampler)
-            except Exception as error:
+            except ENDS as error:
                 turn.failure = explain(error, self._device.free_memory)
         return turn.failure is not None or sampler.done
 
@@ -325,7 +325,7 @@ class Round:
         """What a finished series can do without: its failure is a remark, unless the device is lost with it."""
         try:
             yield
-        except Exception as error:
+        except ENDS as error:
             case_run.remark(f"no {what}: {explain(error).reason}")
 
     def _lose(self, case_run: CaseRun, failure: Failure, held: list[CaseRun], crowded: list[CaseRun]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -58,6 +59,7 @@ class TorchEvaluator:
         self.device = device
         self._place = torch.device(device.place)
         self._store = Store()
+        self._process = _Process.here()
         _wake(self._place)
         if device.capabilities.host:
             for real in native.REALS:
@@ -87,6 +89,7 @@ class TorchEvaluator:
         Its first call then tunes and plans for itself, whatever cases were called before it.
         """
         auto.forget()
+        self._process.restore()  # whatever the case before has left
         self.device.forget_plans()
         operator = catalogue()[case.operator]
         equivalence = operator.equivalence(case)
@@ -105,12 +108,15 @@ class TorchEvaluator:
         References are computed once per class and shape. Afterwards the workload is ready to be timed.
 
         Raises:
-            Wrong: for an operator that changes its input, or gives another shape than before.
+            Wrong: for an operator that changes its input or the process, or gives another shape than before.
         """
         assert isinstance(workload, TorchWorkload)
         assert isinstance(output, Tensor)
         case = workload.case
         operator = catalogue()[case.operator]
+        if changed := self._process.changed():
+            self._process.restore()
+            raise Wrong(f"it changes {changed}, of all that is measured beside it")
         if not workload.is_untouched:
             raise Wrong("it changes its input in place")
         if tuple(output.shape) != (shape := operator.output_shape(case)):
@@ -272,6 +278,31 @@ class _Gradients:
     worst: GradientError | None = None
     exact: GradientError | None = None
     left_out: str | None = None
+
+
+@dataclass(frozen=True)
+class _Process:
+    """State of the process that all cases share, and a module may change."""
+
+    threads: int
+    dtype: torch.dtype
+    filters: tuple[Any, ...]
+
+    @classmethod
+    def here(cls) -> _Process:
+        return cls(torch.get_num_threads(), torch.get_default_dtype(), tuple(warnings.filters))
+
+    def restore(self) -> None:
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        torch.set_default_dtype(self.dtype)
+        warnings.filters[:] = self.filters  # type: ignore[index]
+
+    def changed(self) -> str | None:
+        """What would change the others' figures and is not as it was."""
+        if torch.get_num_threads() != self.threads:
+            return "torch's number of threads"
+        return None if torch.get_default_dtype() == self.dtype else "torch's default dtype"
 
 
 def _together(*reasons: str | None) -> str | None:

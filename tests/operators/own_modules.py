@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -188,6 +190,60 @@ class Half(nn.Module):
 class DependsOnData(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 2 if float(x.sum()) > 0 else x * 3
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return x + t
+
+
+class Leaving(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        sys.exit(3)  # Leaving
+
+
+class Interrupting(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise KeyboardInterrupt  # Interrupting
+
+
+class Threads(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        return x
+
+
+class Lazy(nn.Module):
+    """Its weights have shapes from the first call on."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.LazyConv2d(channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+made = nn.Conv2d(4, 4, 1)
+
+
+class Given(nn.Conv2d):
+    """Takes its channels by position alone."""
+
+    def __init__(self, channels: int, /) -> None:
+        super().__init__(channels, channels, 1)
+
+
+def Parametrized(channels: int) -> nn.Module:
+    return nn.utils.parametrizations.weight_norm(nn.Conv2d(channels, channels, 3, padding=1))
+
+
+def scripted(channels: int) -> nn.Module:
+    return torch.jit.trace(nn.Conv2d(channels, channels, 3, padding=1), torch.zeros(1, channels, 8, 8))
+
+
+def compiled(channels: int) -> nn.Module:
+    return torch.compile(nn.Conv2d(channels, channels, 3, padding=1))
 
 
 class FailsWhenMade(nn.Module):

@@ -30,7 +30,7 @@ from niffbench.operators.module import check, declare
 from niffbench.results import Record, Run, read
 from niffbench.suite import UserModule, cases_of, entry_of, load
 from niffbench.worker import tolerance
-from niffbench.worker.failures import explain
+from niffbench.worker.failures import ENDS, explain
 from niffbench.worker.torch_evaluator import TorchEvaluator
 
 CODE = Path(__file__).with_name("own_modules.py")
@@ -197,7 +197,7 @@ def become(evaluator: TorchEvaluator, case: Case) -> str:
         workload = evaluator.workload(case)
         _, output = evaluator.device.timed(workload)
         numerics = evaluator.numerics(workload, output)
-    except Exception as error:
+    except ENDS as error:
         failure = explain(error)
         return f"{failure.status}: {failure.reason}"
     return f"wrong: {tolerance.verdict(numerics)}" if tolerance.is_wrong(numerics) else "ok"
@@ -205,7 +205,7 @@ def become(evaluator: TorchEvaluator, case: Case) -> str:
 
 @pytest.mark.parametrize("mode", ["inference", "training"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-@pytest.mark.parametrize("name", ["Normalised", "Counting", "Random", "Strided", "Tied"])
+@pytest.mark.parametrize("name", ["Normalised", "Counting", "Random", "Strided", "Tied", "Lazy", "made", "Given"])
 def test_whatever_is_a_module_is_right_in_its_mode(
     evaluator: TorchEvaluator, name: str, dtype: str, mode: str
 ) -> None:
@@ -225,7 +225,8 @@ def test_complex_weights_have_the_precision_of_the_case_and_integers_stay(evalua
         assert evaluator.workload(case).module.weight.dtype == there
         assert become(evaluator, case) == "ok"
     [case] = suite_of("own_modules.py:GlobalFilter", dtype="bfloat16")
-    assert become(evaluator, case) == "unsupported: has complex weights, and bfloat16 has no complex numbers"
+    message = "unsupported: has complex weights, and bfloat16 has no complex numbers (own_modules.py, line "
+    assert become(evaluator, case).startswith(message)
     module = cast(nn.BatchNorm2d(3), "float16")
     assert module.num_batches_tracked is not None
     assert module.num_batches_tracked.dtype == torch.int64
@@ -270,7 +271,21 @@ def test_a_wrong_image_anywhere_in_the_batch_is_found(evaluator: TorchEvaluator,
         ("Mutating", "wrong: it changes its input in place; not timed"),
         ("Growing", "wrong: it gives (1, 4, 8, 10) where it gave (1, 4, 8, 9) before; not timed"),
         ("NotANumber", "wrong: error against float64 beyond"),
-        ("Pair", "crashed: TypeError: own_modules.py:Pair gives a tuple, and should give a tensor"),
+        (
+            "Pair",
+            "crashed: TypeError: own_modules.py:Pair gives a tuple, and should give a tensor (own_mod",
+        ),
+        (
+            "TwoInputs",
+            "crashed: TypeError: TwoInputs.forward() missing 1 required positional argument: 't' (",
+        ),
+        ("Leaving", "crashed: own_modules.py, line {Leaving}: SystemExit: 3"),
+        ("Interrupting", "crashed: own_modules.py, line {Interrupting}: KeyboardInterrupt"),
+        ("Threads", "wrong: it changes torch's number of threads, of all that is measured beside it; not timed"),
+        (
+            "compiled",
+            "unsupported: own_modules.py:compiled returned what torch.compile made, and should ret",
+        ),
         ("Complex", "crashed: TypeError: own_modules.py:Complex gives complex numbers"),
         ("no_module", "crashed: TypeError: own_modules.py:no_module returned a str, and should return a torch.nn"),
         ("Raising", "crashed: own_modules.py, line {Raising}: RuntimeError: out of ideas"),
@@ -369,6 +384,13 @@ def test_an_operation_that_registers_a_formula_costs_what_that_says(
     assert (cost.notes, cost.disagreement) == ([], None)
 
 
+@pytest.mark.parametrize("name", ["Parametrized", "scripted"])
+def test_what_torch_wraps_is_right_and_counted(evaluator: TorchEvaluator, name: str) -> None:
+    [case] = suite_of(f"own_modules.py:{name}")
+    assert become(evaluator, case) == "ok"
+    assert evaluator.cost(case, None).closed >= 2 * 9 * 4 * 4 * 64
+
+
 def test_what_is_the_users_is_taken_apart_beside_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A layer, a network and one of torchvision, each with counted FLOPs and bytes in a step of its own."""
     rows = ["own_modules.py:FourierUnit", "own_modules.py:network replace.conv3x3=split", "torchvision:mnasnet0_5"]
@@ -392,7 +414,7 @@ def test_what_is_the_users_is_taken_apart_beside_ours(tmp_path: Path, capsys: py
         ("no_such_module:X", {}, "no module named 'no_such_module' in the suite's folder, the current one or"),
         ("broken.py:X", {}, "broken.py: broken.py, line 3: ZeroDivisionError: division by zero"),
         ("misspelt.py:X", {}, "misspelt.py: misspelt.py, line 2: invalid syntax"),
-        ("leaving.py:X", {}, "leaving.py: leaving.py, line 2: ends the program when it is imported"),
+        ("leaving.py:X", {}, "leaving.py: leaving.py, line 2: ends the program"),
         ("importing.py:X", {}, "importing.py: importing.py, line 1: No module named 'nowhere_to_be_found'"),
         (
             "own_modules.py:FourierUnit",
