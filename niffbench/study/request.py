@@ -90,8 +90,9 @@ class Request:
             if _is_file(subject):
                 checkpoint = stored.read(Path(subject))
                 name = self.network or checkpoint.network
+                chosen = f" ({checkpoint.chosen})" if checkpoint.chosen else ""
                 if name is None:
-                    return Path(subject).stem, f"weights of {Path(subject).name}", self._bare(checkpoint)
+                    return Path(subject).stem, f"weights of {Path(subject).name}{chosen}", self._bare(checkpoint)
                 model = stored.restore(
                     checkpoint,
                     name,
@@ -100,7 +101,7 @@ class Request:
                     replaced=self.replaced,
                     size=self._size(name),
                 )
-                return name, f"weights of {Path(subject).name}{exempt}", model
+                return name, f"weights of {Path(subject).name}{chosen}{exempt}", model
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 model = stored.build(

@@ -9,8 +9,9 @@ import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,15 @@ _PREFIX = "digits-"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights from the file ``path``, and the name of their network if the file says it."""
+    """Weights from the file ``path``, and the name of their network if the file says it.
+
+    ``chosen`` says which of several that it holds they are; empty of one alone.
+    """
 
     path: Path
     state: Mapping[str, Tensor]
     network: str | None
+    chosen: str = ""
 
 
 def names() -> tuple[str, ...]:
@@ -91,7 +96,8 @@ def build(
     base, _, variant = name.rpartition("-")
     if name in NETWORKS or variant not in ("full", "split") or base not in _bases():
         if name not in NETWORKS:
-            raise ValueError(f"no network named '{name}'{did_you_mean(name, names())}")
+            folder = " (it is a folder: name a file in it)" if Path(name).is_dir() else ""
+            raise ValueError(f"no network named '{name}'{folder}{did_you_mean(name, names())}")
         return networks.build(name, execution=execution, keep=keep, input_size=size, num_classes=classes)
     import torchvision.models
 
@@ -137,11 +143,15 @@ def read(path: Path) -> Checkpoint:
     """
     content = _content(path)
     network = content.get("network") if isinstance(content, Mapping) else None
-    every = sorted(_state_dicts(content), key=len, reverse=True)
+    every = sorted(_state_dicts(content), key=lambda one: len(one[1]), reverse=True)
     if not every:
         raise ValueError(f"{path}: holds no state dict; save one with torch.save(model.state_dict(), FILE)")
-    state = {key: _checked(path, key, value) for key, value in _unwrapped(every[0]).items()}
-    return Checkpoint(path, state, network if isinstance(network, str) else None)
+    where, largest = every[0]
+    state = {key: _checked(path, key, value) for key, value in _unwrapped(largest).items()}
+    alike = [other for other, one in every[1:] if len(one) == len(largest)]
+    return Checkpoint(
+        path, state, network if isinstance(network, str) else None, f"'{where}', not '{alike[0]}'" if alike else ""
+    )
 
 
 def _content(path: Path) -> object:
@@ -158,7 +168,7 @@ def _content(path: Path) -> object:
         raise ValueError(f"{path}: is a damaged checkpoint ({error})") from error
     if head.startswith(_ZIP) or head == _OLD:
         return _unpickled(path)
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or head[8:9] == b"{":  # after the length of what describes them
         return _safe(path)
     raise ValueError(f"{path}: is not a checkpoint as torch.save or safetensors write it")
 
@@ -179,11 +189,13 @@ def _check_size(path: Path, *, zipped: bool) -> None:
 
 
 def _unpickled(path: Path) -> object:
-    """By torch's reader of weights alone; namespaces and numpy's scalars are let in, they are data."""
+    """By torch's reader of weights alone; namespaces, paths, dates and what is numpy's are let in."""
     types = [np.dtype(kind) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")]
-    scalar = np.float64(0).__reduce__()[0]
-    allowed: list[Any] = [argparse.Namespace, codecs.encode, np.dtype, *(type(one) for one in types)]
-    allowed += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    scalar, array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
+    allowed: list[Any] = [argparse.Namespace, codecs.encode, np.dtype, np.ndarray, *(type(one) for one in types)]
+    allowed += [PosixPath, datetime, timedelta]
+    for core in ("core", "_core"):
+        allowed += [(scalar, f"numpy.{core}.multiarray.scalar"), (array, f"numpy.{core}.multiarray._reconstruct")]
     try:
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -194,6 +206,10 @@ def _unpickled(path: Path) -> object:
             raise ValueError(
                 f"{path}: holds a {foreign[1]}, which is code and not data; save the weights alone, with "
                 "torch.save(model.state_dict(), FILE)"
+            ) from error
+        if "TorchScript" in text or "locating file data.pkl" in text:
+            raise ValueError(
+                f"{path}: holds a program and not weights alone; save those with torch.save(model.state_dict(), F)"
             ) from error
         reason = text.partition("\n")[0][:200]
         raise ValueError(f"{path}: cannot be read as weights alone ({type(error).__name__}: {reason})") from error
@@ -212,20 +228,30 @@ def _safe(path: Path) -> object:
         raise ValueError(f"{path}: cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
 
 
-def _state_dicts(content: object, depth: int = 0) -> Iterator[dict[str, Tensor]]:
-    """The mappings from names to tensors in a nest of them; not an optimiser's, which has numbers for names."""
+def _state_dicts(content: object, where: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The mappings from names to tensors in a nest of them, and where each is.
+
+    Not an optimiser's, which has numbers for names. Numpy's arrays of numbers are taken for tensors.
+    """
+    if isinstance(content, list | tuple) and depth <= _DEEPEST:
+        for place, value in enumerate(content[:_DEEPEST]):
+            yield from _state_dicts(value, f"{where}[{place}]", depth + 1)
     if not isinstance(content, Mapping) or depth > _DEEPEST:
         return
-    plain = {key: value for key, value in content.items() if key not in _BESIDE}
+    plain = {key: _as_tensor(value) for key, value in content.items() if key not in _BESIDE}
     if plain and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in plain.items()):
-        yield plain
+        yield where, plain
         return
     if all(isinstance(key, str) for key in content):
-        for value in content.values():
-            yield from _state_dicts(value, depth + 1)
+        for key, value in content.items():
+            yield from _state_dicts(value, f"{where}.{key}".lstrip("."), depth + 1)
 
 
-_DEEPEST = 4
+def _as_tensor(value: Any) -> Any:
+    return torch.as_tensor(value) if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" else value
+
+
+_DEEPEST = 8
 _BESIDE = ("_metadata", "n_averaged")
 """What stands among the tensors of a state dict without being a weight: versions, a count of averages."""
 

@@ -27,6 +27,8 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.
             "filters",
             "--train",
             "digits",
+            "--epochs",
+            "6",
             "--out",
             str(out),
             "--error",

@@ -75,7 +75,7 @@ def test_a_seed_gives_one_network_whatever_the_threads_and_leaves_no_trace(
 
 
 def test_training_learns(data: digits.Digits) -> None:
-    trained = digits.train("twin", data, digits.Recipe(epochs=4))
+    trained = digits.train("twin", data, digits.Recipe(epochs=3))
     assert trained.losses[-1] < trained.losses[0] / 2
     assert trained.accuracy > 0.8
     assert trained.accuracy == digits.accuracy(trained.network, data)

@@ -6,6 +6,7 @@ import argparse
 import os
 import pickle
 import zipfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,9 @@ WRAPPED: dict[str, Any] = {
     "model_state_dict": lambda s: {"model_state_dict": s, "loss": torch.tensor(0.1)},
     "namespace": lambda s: {"model": s, "args": argparse.Namespace(lr=0.1, out="x"), "best": np.float64(0.5)},
     "numpy": lambda s: {"model": s, "best": np.float32(0.5), "count": np.int64(3), "done": np.bool_(True)},
+    "arrays": lambda s: {"model": s, "history": np.zeros(3), "out": Path("x"), "when": datetime(2026, 1, 2)},
+    "of numpy": lambda s: {key: value.numpy() for key, value in s.items()},
+    "in a list": lambda s: [3, (s, {})],
     "nested": lambda s: {"checkpoint": {"weights": {"model_ema": s}}},
     "parallel": lambda s: {f"module.{key}": value for key, value in s.items()},
     "compiled": lambda s: {f"_orig_mod.{key}": value for key, value in s.items()},
@@ -87,11 +91,25 @@ def test_however_weights_are_saved_they_are_found(checkpoint: Path, tmp_path: Pa
             assert torch.equal(restored[key], value), key
 
 
+def test_which_of_several_was_taken_is_said(checkpoint: Path, tmp_path: Path) -> None:
+    state = dict(stored.read(checkpoint).state)
+    torch.save({"model": state, "ema": {"module": state}}, tmp_path / "two.pt")
+    assert stored.read(tmp_path / "two.pt").chosen == "'model', not 'ema.module'"
+    assert stored.read(checkpoint).chosen == ""
+
+
+def test_a_program_is_not_taken_for_weights(tmp_path: Path) -> None:
+    torch.jit.trace(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 2, 2)).save(tmp_path / "program.pt")
+    with pytest.raises(ValueError, match=r"program\.pt: holds a program and not weights alone"):
+        stored.read(tmp_path / "program.pt")
+
+
 def test_safetensors_are_read(checkpoint: Path, tmp_path: Path) -> None:
     library = pytest.importorskip("safetensors.torch")
     state, path = stored.read(checkpoint).state, tmp_path / "own.safetensors"
     library.save_file({key: value.contiguous() for key, value in state.items()}, path)
     assert stored.read(path).state.keys() == state.keys()
+    assert stored.read(path.rename(tmp_path / "own.pt")).state.keys() == state.keys()
     path.write_bytes(b"\x08\0\0\0\0\0\0\0not json")
     with pytest.raises(ValueError, match=r"own\.safetensors: cannot be read"):
         stored.read(path)
