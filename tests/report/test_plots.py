@@ -98,6 +98,12 @@ def test_ticks_read_as_exact_values() -> None:
     ]
 
 
+@pytest.mark.parametrize("factor", [1.08, 1.2, 1.5, 1.9, 2.5])
+def test_even_a_narrow_axis_of_bytes_has_ticks_to_read_it_by(factor: float) -> None:
+    for low in (2.05 * 2**20, 3.9 * 2**20, 1000.0):
+        assert len(log_ticks(low, low * factor, base=2)) >= 2
+
+
 def test_thinning_keeps_both_ends() -> None:
     ticks = thin([3, 5, 7, 9, 11, 13, 15, 31], 4)
     assert (ticks[0], ticks[-1]) == (3, 31)

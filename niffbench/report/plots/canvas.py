@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape
 from itertools import pairwise
-from math import ceil, floor, log, log10
+from math import ceil, floor, log, log2, log10
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -186,9 +186,14 @@ def legend(figure: Figure, used: Mapping[str, Style], *, lines: bool = True) -> 
 
 
 def log_ticks(low: float, high: float, *, base: int = 10, most: int = 6) -> list[float]:
-    """Round values from ``low`` to ``high``, at most about ``most``: powers of ``base``, or 1-2-5 between them."""
+    """Round values from ``low`` to ``high``, at most about ``most``: powers of ``base``, or some between them."""
     first, last = ceil(log(low, base) - 1e-9), floor(log(high, base) + 1e-9)
     powers = last - first + 1
+    if base == 2 and powers < 2:
+        octave = 2.0 ** floor(log2(low))
+        parts = next((n for n in (4, 8, 16) if high - low >= 2 * octave / n), 32)
+        steps = [octave * (1 + step / parts) for step in range(3 * parts)]
+        return [value for value in steps if low <= value <= high]
     if powers >= 3 or base == 2:
         step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 1000) if powers <= most * s)
         start = ceil(first / step) * step
