@@ -169,10 +169,11 @@ def _remarks(run: Run, summary: Outcome) -> list[str]:
     lines = [f"note: {text.clean(note, 300)}" for note in run.manifest.notes]
     if summary.imprecise:
         worst = summary.imprecise[0]
+        width = f"±{text.percent(worst.half_width)}" if worst.half_width < 1 else "not determined"
         lines.append(
             f"precision: {len(summary.imprecise)} of {summary.latencies} latencies are "
             f"not known to ±{text.percent(target)} over their rounds; the widest interval is that of "
-            f"{worst.label} at {worst.problem}, {worst.regime}, ±{text.percent(worst.half_width)}"
+            f"{worst.label} at {worst.problem}, {worst.regime}, {width}"
         )
     if summary.share is not None and run.manifest.wall is not None:
         lines.append(f"time: {text.duration(run.manifest.wall)}, {text.percent(summary.share)} of it sampling")

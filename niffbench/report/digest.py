@@ -28,6 +28,7 @@ from niffbench.results import (
     Traits,
     attributes,
     in_words,
+    is_busy,
     main_regime,
     round_value,
 )
@@ -473,11 +474,12 @@ def over_floor(row: Row, digest: Digest) -> float | None:
     """Latency over the least time of its FLOPs and least traffic at this machine's measured rates.
 
     Traffic takes as long as a copy of as many bytes, which a cache may hold; ``cold``, as long as from memory.
-    Of a padded kernel only what meets the image is work.
+    Of a padded kernel only what meets the image is work. None where others were busy while the rates were taken:
+    these are then theirs as much as the machine's.
     """
     ceilings = digest.ceilings
     latency = row.value(f"latency_{digest.regime}")
-    if not latency or row.cost is None or ceilings is None:
+    if not latency or row.cost is None or ceilings is None or is_busy(ceilings.others):
         return None
     try:
         peak = ceiling(ceilings.matmul, row.case.problem.precision)

@@ -150,6 +150,9 @@ class Ceilings(_Model):
     ``copy_bandwidth`` is that of the largest copy, so that of memory; ``copy_by_size`` has smaller ones too, by
     the bytes that are read and written, again and again: up to a cache's size they stay in it. ``fft`` is the best
     of a few sizes, ``fft_by_map`` that at the size of each problem's maps; older runs have none.
+
+    Attributes:
+        others: the share of the processor that other processes used meanwhile, 0 to 1; None where nobody knows.
     """
 
     copy_bandwidth: Rate
@@ -157,6 +160,7 @@ class Ceilings(_Model):
     matmul: dict[str, Rate]
     fft: dict[str, Rate] = {}
     fft_by_map: Annotated[list[MapRate], Field(max_length=10_000)] = []
+    others: Annotated[float, Field(ge=0, le=1)] | None = None
 
     def fft_of(self, problem: Problem) -> float | None:
         """The rate of a bare FFT of the problem's own maps, where it was measured."""

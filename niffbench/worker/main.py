@@ -75,6 +75,7 @@ def survey(task: protocol.Task, evaluator: Evaluator, line: Line) -> None:
             line.send(protocol.Roofline(reason=anonymize(explain(error).reason)))
         else:
             others = (evaluator.device.processor() - before).share
+            ceilings = ceilings.model_copy(update={"others": others})
             line.send(protocol.Roofline(ceilings=ceilings, others=others))
 
 

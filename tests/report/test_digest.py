@@ -265,6 +265,10 @@ def test_the_distance_to_the_floor_is_to_that_of_a_cache_where_one_holds_the_cas
 
     assert distances(cached) == pytest.approx([8 * distance for distance in distances(slow)])
     assert distances(cached, "steady", "graph") == distances(slow, "steady", "graph")
+    assert distances(slow.model_copy(update={"others": 0.01})) == distances(slow)
+    manifest = run.manifest.model_copy(update={"ceilings": slow.model_copy(update={"others": 0.6})})
+    digest = gather(Run(run.path, manifest, run.records))
+    assert {over_floor(row, digest) for row in digest.rows} == {None}, "what others slowed is no ceiling"
 
 
 def test_taps_that_meet_the_padding_are_no_work_in_the_floor() -> None:

@@ -154,7 +154,8 @@ def test_a_roofline_measured_beside_busy_neighbours_is_told(
         plan = attempt.prepare(stop).plan
     assert expected(plan.seconds, plan).endswith("when that was foreseen") is crowded
     output = (
-        "other processes used 62 % of the processor while the machine's roofline was measured: it may be too low"
+        "other processes used 62 % of the processor while the machine's roofline was measured: it may be too low, "
+        "so nothing is held against it"
     )
     assert attempt.begin().manifest.notes == ([output] if crowded else [])
 

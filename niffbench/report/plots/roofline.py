@@ -27,7 +27,7 @@ from niffbench.report.plots.canvas import (
 )
 from niffbench.report.plots.palette import Style
 from niffbench.report.slices import evenly
-from niffbench.results import Ceilings
+from niffbench.results import Ceilings, is_busy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +78,8 @@ def roofline(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
         f"intensity, under a copy bandwidth of {text.rate(ceilings.copy_bandwidth, 'B/s')}.",
         caption=f"{dtype}, {digest.regime} latency{of}. Ceilings were measured in this run. A mark above the "
         "slanted line found its data in a cache; nominal FFT FLOPs make no claim on the matrix-product ceiling."
-        + (" Shaded: bare FFTs of the cases' own maps." if own else ""),
+        + (" Shaded: bare FFTs of the cases' own maps." if own else "")
+        + (" Others were busy meanwhile, so the ceilings may be too low." if is_busy(ceilings.others) else ""),
         wide=False,
     )
 
