@@ -168,6 +168,9 @@ WORLD: tuple[Planted, ...] = (
 )
 
 
+FEW = tuple(p for p in WORLD if p.operator in ("depthwise", "dense", "global-filter", "attention"))
+"""Some of them, for tests of many runs: two are torch's own, in six cases."""
+
 NETWORKS: tuple[Planted, ...] = (
     Planted("network/resnet18", "network", "zero", "network-resnet18", Law(2e-6), _IO),
     Planted(

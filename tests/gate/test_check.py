@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from cli_in_process import Call, call
 from conftest import Cli
-from synthetic import World, make, save
+from synthetic import FEW, World, make, save
 
 from niffbench.results import Run
 
-SMALL = World(rounds=8, sizes=(14,), samples=5, faults=())
+SMALL = World(rounds=8, sizes=(14,), samples=5, faults=(), operators=FEW)
 SLOW = replace(SMALL, slower={"global-filter": 1.2})
 
 

@@ -12,14 +12,14 @@ from urllib.parse import unquote
 
 import pytest
 from cli_in_process import Call, call
-from synthetic import World, make
+from synthetic import FEW, World, make
 
 from niffbench.gate import history
 from niffbench.results import RECORDS
 
 __all__ = ["call"]
 
-SMALL = World(rounds=2, sizes=(14,), samples=3, faults=())
+SMALL = World(rounds=2, sizes=(14,), samples=3, faults=(), operators=FEW)
 RUNS, STEP = 16, 9
 
 
