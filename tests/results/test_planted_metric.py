@@ -134,6 +134,14 @@ def test_it_can_be_drawn(run: Run, call: Call) -> None:
     assert TITLE in Path("fig.svg").read_text()
 
 
+def test_it_has_a_trend_on_the_site_of_a_history(run: Run, call: Call) -> None:
+    for _ in range(2):
+        assert call("check", str(run.path), "--history", "history").returncode in (0, 3)
+    assert call("publish", "history", "--out", "site").returncode == 0
+    pages = [page.read_text() for page in Path("site").rglob("*.html")]
+    assert sum(TITLE in page and UNIT in page for page in pages) >= len({record.id for record in run.records}) - 1
+
+
 @pytest.mark.parametrize("rule", ["test", "exact", "tolerance"])
 def test_the_gate_judges_it_by_its_rule(
     rule: str, call: Call, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
