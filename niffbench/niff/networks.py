@@ -111,6 +111,10 @@ class Rule:
             why = "as the rule says"
         elif size == (1, 1):
             why = "on a pooled map of one pixel"
+        elif type(module).forward not in (nn.Conv2d.forward, nn.Linear.forward):
+            why = f"a {type(module).__name__}, which computes something of its own"
+            if self.strict:
+                raise ValueError(f"{name} is {why}; name it in keep to leave it alone")
         elif isinstance(module, nn.Conv2d) and (undefined := _undefined(module)):
             if self.strict:
                 raise ValueError(
@@ -217,10 +221,13 @@ def convert(model: nn.Module, rule: Rule, sizes: FeatureMaps | None = None) -> n
 
     Arguments and errors are those of :func:`replacements`; after an error the model is as it was.
     """
+    every = list(model.named_modules(remove_duplicate=False))
     for name, kind in replaced_by(model, rule, sizes).items():
         module = model.get_submodule(name)
         assert isinstance(module, nn.Conv2d | nn.Linear)
-        model = _put(model, name, rule.layer(kind, module))
+        layer = rule.layer(kind, module)
+        for place in [place for place, one in every if one is module]:  # a layer may have several names
+            model = _put(model, place, layer)
     return model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision.models
-from torch import nn
+from torch import Tensor, nn
 
 from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit
 from niffbench.niff.catalogue import EXECUTIONS, KINDS, NETWORKS
@@ -351,3 +351,20 @@ def test_what_cannot_be_replaced_stays_with_its_reason() -> None:
         assert reason.endswith("which NIFF does not define")
     with pytest.raises(ValueError, match="unknown replacement of conv1x1 'full'"):
         Rule.of({"conv1x1": "full"})
+
+
+class _Standardised(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.weight - self.weight.mean(), self.bias)
+
+
+def test_a_convolution_that_computes_something_of_its_own_stays_and_a_shared_one_stays_shared() -> None:
+    model = nn.Sequential(_Standardised(4, 4, 1), shared := nn.Conv2d(4, 4, 3, padding=1), shared)
+    rule = Rule.of({"conv1x1": "pointwise", "conv3x3": "split"})
+    stays, becomes = replacements(model, rule)
+    assert (stays.kind, stays.why) == (None, "a _Standardised, which computes something of its own")
+    assert becomes.kind == "split"
+    convert(model, rule)
+    assert isinstance(model[0], _Standardised)
+    assert model[1] is model[2]
+    assert model[1] is not shared
