@@ -424,8 +424,9 @@ def _stretches(rivalry: Rivalry) -> str:
         said.append(
             f"at least {100 * crossovers[0].confidence:.0f} % sure of {'both' if len(said) == 2 else 'all'}"
         )
-    undecided = [f"{order.at:g}" for order in rivalry.compared.comparison.orders if order.better is None]
-    doubts = [f"undecided at {text.listing(undecided, 6)}"] if undecided else []
+    undecided = {order.at for order in rivalry.compared.comparison.orders if order.better is None}
+    undecided.update(tie for one in crossovers for tie in one.ties)
+    doubts = [f"undecided at {text.listing([f'{at:g}' for at in sorted(undecided)], 6)}"] if undecided else []
     single = len(crossovers) == 1
     for one in crossovers:
         if not one.adjacent and not one.ties:

@@ -172,7 +172,7 @@ def compare(
     """
     if len({point.at for point in points}) < len(points):
         raise ValueError("the values of the axis must all be different")
-    measured = _measured(points)
+    every = measured = _measured(points)
     if not exact and any(_rounds(point) > 1 for point in measured):  # one round says nothing; it was for bytes
         measured = [point for point in measured if _rounds(point) > 1]
     if len(measured) < 2:
@@ -186,7 +186,7 @@ def compare(
     if len(everywhere) == 1 and (better := everywhere.pop()) is not None:
         orders = tuple(_order(point, better) for point in measured)
         return Comparison("none", orders, (), better, confidence)
-    crossovers = _crossovers(measured, orders, admissible, confidence)
+    crossovers = _crossovers(every, orders, admissible, confidence)
     if crossovers:
         outcome: Outcome = "crossover" if len(crossovers) == 1 else "several"
         return Comparison(outcome, orders, crossovers, None, confidence)
@@ -323,7 +323,7 @@ def _crossovers(
     for one, other in pairwise([order for order in orders if order.better is not None]):
         if other.better is None or one.better == other.better:
             continue
-        ties = tuple(order.at for order in orders if one.at < order.at < other.at)
+        ties = tuple(at for at in by_value if one.at < at < other.at)
         crossovers.append(
             Crossover(
                 below=one.at,

@@ -159,6 +159,9 @@ def test_a_bracket_of_exact_costs_is_measured_whole_and_no_crossover_in_it_is_mi
 def test_a_value_with_one_round_takes_nothing_from_those_with_more() -> None:
     clear = noisy({3: 0.5, 7: 0.5}, 3)
     assert compare([*clear, *points({5: [1.1]}, [1.0])], [3, 5, 7]).better == "form"
+    crossing = noisy({3: 2.0, 7: 0.5}, 5)
+    [crossover] = compare([*crossing, *points({5: [1.1]}, [1.0])], [3, 5, 7]).crossovers
+    assert (crossover.ties, crossover.adjacent) == ((5,), False)
 
 
 def test_rounds_are_paired_where_both_sides_have_them() -> None:
