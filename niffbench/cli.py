@@ -50,7 +50,6 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 
 _STREAMS: Mapping[str, int] = MappingProxyType({"stdout": 1, "stderr": 2})
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-_CI_COMMAND = re.compile(r"\n\s*(?=::|##\[)")
 _CI_LINE = re.compile(r"^(\s*)(?=::|##\[)", re.MULTILINE)
 """The start of a line that a CI system obeys."""
 LONGEST_MESSAGE = 4000
@@ -203,7 +202,7 @@ def _say(message: str) -> None:
 
     Its further lines are indented, so that none can be taken for a message of its own.
     """
-    line = re.sub(r"\n(?! )", "\n  ", _CI_COMMAND.sub(" ", _CONTROL.sub("?", message)))
+    line = re.sub(r"\n(?! )", "\n  ", _CI_LINE.sub(r"\1| ", _CONTROL.sub("?", message)))
     click.echo(f"niffbench: {line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + ' …'}", err=True)
 
 

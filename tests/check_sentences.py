@@ -158,8 +158,10 @@ class Checker:
         axis, names = AXES[word], (below, above)
         stretches = [(below, 0, int(low))]
         stretches += [(name, int(one or at), int(to or at or 10**9)) for name, one, to, at in rest]
-        listed = re.search(r"\(undecided at ([\d, and]+)", sentence)
+        listed = re.search(r"\(undecided at ([\d, and]+)( others)?", sentence)
         undecided = set(map(int, re.findall(r"\d+", listed[1]))) if listed else set()
+        if listed and listed[2]:  # too many to be named: which is not said
+            undecided = set(self.places(axis, fixed, below, above))
         places = self.places(axis, fixed, below, above)
         if quantity != "FLOPs":  # closed forms know every value
             ends = {end for _, *both in stretches for end in both if 0 < end < 10**9}

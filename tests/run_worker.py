@@ -100,8 +100,10 @@ def work(
         else:
             warm_worker.start(environment, given.fileno(), printed.fileno(), write)
         os.close(write)
-        with os.fdopen(read, "rb") as lines:
-            heard = tuple(protocol.read(line) for line in lines)
-        status = warm_worker.status() if process is None else process.wait(timeout=60)
+        try:
+            with os.fdopen(read, "rb") as lines:
+                heard = tuple(protocol.read(line) for line in lines)
+        finally:  # or the next task would read this one's
+            status = warm_worker.status() if process is None else process.wait(timeout=60)
         printed.seek(0)
         return Said(status, heard, printed.read().decode())

@@ -24,6 +24,7 @@ def _server() -> socket.socket:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "KINETO_LOG_LEVEL": "99"}
     subprocess.Popen(command, pass_fds=(theirs.fileno(),), env=environment)
     theirs.close()
+    ours.settimeout(60)
     return ours
 
 

@@ -149,7 +149,7 @@ class Ceilings(_Model):
 
     ``copy_bandwidth`` is that of the largest copy, so that of memory; ``copy_by_size`` has smaller ones too, by
     the bytes that are read and written, again and again: up to a cache's size they stay in it. ``fft`` is the best
-    of a few sizes, ``fft_by_map`` that at the size of each problem's maps; older runs have none.
+    of a few sizes, ``fft_by_map`` that at the sizes of the maps that spectral operators see, as time allows.
 
     Attributes:
         others: the share of the processor that other processes used meanwhile, 0 to 1; None where nobody knows.

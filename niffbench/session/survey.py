@@ -115,6 +115,6 @@ def _note(roofline: protocol.Roofline) -> str | None:
     if roofline.others is not None and is_busy(roofline.others):
         return (
             f"other processes used {100 * roofline.others:.0f} % of the processor while the machine's roofline "
-            "was measured: it may be too low, so nothing is held against it"
+            "was measured: it may be too low, so no latency is held against it"
         )
     return None

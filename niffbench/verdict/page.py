@@ -11,7 +11,7 @@ from niffbench.report import text
 from niffbench.report.digest import Digest, Row, gather
 from niffbench.report.findings import outcome
 from niffbench.report.trends import rivalries
-from niffbench.results import read
+from niffbench.results import is_busy, read
 from niffbench.verdict.job import Settings, StepResult
 from niffbench.verdict.steps import KERNELS, headline_name, test_results
 
@@ -100,9 +100,10 @@ def _distance(digest: Digest, row: Row) -> float | None:
     ``cold``: with the data still in a cache a call may be faster than that.
     """
     cold, least = row.value("latency_cold"), row.value("bytes_floor")
-    if not (cold and least and digest.ceilings):
+    ceilings = digest.ceilings
+    if not (cold and least and ceilings) or is_busy(ceilings.others):
         return None
-    return cold / (least / digest.ceilings.copy_bandwidth)
+    return cold / (least / ceilings.copy_bandwidth)
 
 
 def crossovers(folder: Path, name: str) -> Iterator[str]:

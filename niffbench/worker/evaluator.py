@@ -1,6 +1,6 @@
 """What a worker needs beside a device: cases set up, their cost, numerics and memory. Loads no torch itself.
 
-There are two benches: one that builds operators with torch, and one that replays.
+There are two: one that builds operators with torch, and one that replays.
 """
 
 from __future__ import annotations

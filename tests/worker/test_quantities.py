@@ -102,6 +102,7 @@ def test_ceilings_are_rates_of_what_was_asked_for(cpu: CpuDevice, monkeypatch: p
     monkeypatch.setattr(ceilings, "LARGEST_COPY", 2**22)
     monkeypatch.setattr(ceilings, "MATMUL_SIDES", (64, 128))
     monkeypatch.setattr(ceilings, "FFT_SHAPES", ((4, 32, 32),))
+    monkeypatch.setattr(ceilings, "MAPS_BUDGET", math.inf)
     maps = [Map("float32", 4, 7, 7), Map("float64", 2, 8, 6), Map("float32", 3, 1, 1)]
     result = ceilings.measure(cpu, torch.device("cpu"), {"float32", "float64", "bfloat16", "tf32"}, maps)
     assert set(result.matmul) == {"float32", "float64", "bfloat16"}
