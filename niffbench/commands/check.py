@@ -134,19 +134,24 @@ def command(
         base = read(runs[0]) if len(runs) == 2 else _before(baseline, history, head, across_machines)
         # A run is kept whatever there is to compare it with: the first of a history has no baseline.
         kept = history is not None and _keep(history, head)
-        if isinstance(base, NiffbenchError):
-            raise base if any(record.status == "ok" for record in head.records) else head_fails(head)
         collected = Collected(rules)
-        comparison = compare(
-            base,
-            head,
-            rules,
-            only=only,
-            across_machines=across_machines,
-            pairing=abba(base, head) if paired and not isinstance(base, Before) else None,
-            reference=None if reference is None else read(reference),
-            passing=collected.add,
-        )
+        try:
+            if isinstance(base, NiffbenchError):
+                raise base if any(record.status == "ok" for record in head.records) else head_fails(head)
+            comparison = compare(
+                base,
+                head,
+                rules,
+                only=only,
+                across_machines=across_machines,
+                pairing=abba(base, head) if paired and not isinstance(base, Before) else None,
+                reference=None if reference is None else read(reference),
+                passing=collected.add,
+            )
+        except NiffbenchError:
+            if history is not None and kept:  # its trend can be drawn all the same
+                _steps(history, head, rules, trend, plot)
+            raise
         steps: tuple[Step, ...] = ()
         if history is not None and kept:
             collected.add(head)
@@ -245,11 +250,11 @@ def _steps(
     if collected is None:
         where = (None, None) if head is None else (head.manifest.suite.name, head.manifest.fingerprint.hash)
         stored = of_suite(directory, *where)
-        notes = list(stored.notes)
+        unreadable: dict[Path, str] = {}
         collected = Collected(rules)
-        for _, run in stored.read(notes, oldest_first=True):
+        for _, run in stored.read(unreadable, oldest_first=True):
             collected.add(run)
-        for note in notes:
+        for note in (*stored.notes, *unreadable.values()):
             click.echo(clean(note), err=True)
     every = collected.trends()
     number, suite = plural(len(collected.runs), "run"), clean(collected.newest.manifest.suite.name)

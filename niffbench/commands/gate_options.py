@@ -40,7 +40,7 @@ _RULES = (
         callback=share,
         metavar="SHARE",
         show_default=True,
-        help="Bound on the chance of any false alarm in the suite.",
+        help="Bound on the chance of any false alarm in the suite, for each level that HEAD is held to.",
     ),
     click.option(
         "--min-effect",

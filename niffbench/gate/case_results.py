@@ -181,7 +181,7 @@ class RunCases(Mapping[str, CaseResults]):
         for record in run.records:
             grouped.setdefault(record.id, {})[record.round] = record
         order = [*run.manifest.suite.cases, *sorted(grouped)]
-        self.run, self._baseline = run, baseline or run.manifest.suite.baseline
+        self.run, self._baseline = run, baseline
         self._all = {id_: CaseResults(grouped[id_], self) for id_ in dict.fromkeys(order) if id_ in grouped}
         self._selected = {id_: one for id_, one in self._all.items() if selection.takes(one.case, one.label)}
 
@@ -226,7 +226,7 @@ class RunCases(Mapping[str, CaseResults]):
     def _baselines(self) -> dict[tuple[Problem, Execution], CaseResults]:
         baselines: dict[tuple[Problem, Execution], CaseResults] = {}
         for results in self._all.values():
-            if results.label == self._baseline:
+            if self.run.is_baseline(results.any, self._baseline):
                 baselines.setdefault((results.case.problem, results.case.execution), results)
         return baselines
 

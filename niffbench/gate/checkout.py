@@ -297,15 +297,16 @@ def set_up(code: Code, commands: Sequence[str], cache: Path) -> Code:
     key = digest.hexdigest()[:16] if files else None
     place = cache / key if key else code.path.parent / "environment"
     environment, made = place / "env", place / "made"
-    place.mkdir(parents=True, exist_ok=True)
-    with Lock(place, wait=True):
-        if making and not made.exists():
-            shutil.rmtree(environment, ignore_errors=True)
-            for command in making:
-                _command(code, command, environment)
-        made.touch()  # it is in use
-    if key:
-        _prune(cache)
+    if making:
+        place.mkdir(parents=True, exist_ok=True)
+        with Lock(place, wait=True):
+            if not made.exists():
+                shutil.rmtree(environment, ignore_errors=True)
+                for command in making:
+                    _command(code, command, environment)
+            made.touch()  # it is in use
+        if key:
+            _prune(cache)
     for command in commands:
         if command not in making:
             _command(code, command, environment)
@@ -322,7 +323,10 @@ _IN_USE = 24 * 3600.0
 
 def _prune(cache: Path) -> None:
     """Remove all environments but the newest, and those that somebody may be measuring in."""
-    ages = {made.parent: time.time() - made.stat().st_mtime for made in cache.glob("*/made")}
+    ages = {}
+    for made in cache.glob("*/made"):
+        with suppress(OSError):  # another comparison has just removed it
+            ages[made.parent] = time.time() - made.stat().st_mtime
     for place in sorted(ages, key=ages.__getitem__)[MOST_ENVIRONMENTS:]:
         if ages[place] > _IN_USE:
             with suppress(UsageError, OSError), Lock(place):  # else it is being made, or another's

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, cast
 
 from niffbench.errors import FingerprintsDiffer, HeadFails, NothingMeasured, UsageError, did_you_mean, plural
@@ -68,7 +69,7 @@ def compare(
     new = RunCases(head, selection)
     fewest, baseline = fewest_rounds(rules.alpha, paired=pairing is not None), head.manifest.suite.baseline
     notes: list[str] = list(before.earlier.notes) if before else []
-    unreadable: list[str] = list(before.everywhere.unreadable) if before else []
+    unreadable: dict[Path, str] = dict(before.everywhere.unreadable) if before else {}
 
     def earlier(runs: Iterable[Run]) -> EarlierCases:
         cases = EarlierCases(new, rules.tested, fewest, ratios=across_machines)
@@ -133,9 +134,9 @@ def compare(
             against = [one for one in timed(others) if not (acknowledged and one.is_shared)]
             findings = hold_to(others, against, "" if across_asked else " of another environment")
     if before is None or not before.by_arrival:
-        notes += unreadable
+        notes += unreadable.values()
     else:
-        findings += [_unreadable(one) for one in unreadable]
+        findings += [_unreadable(place, why) for place, why in unreadable.items()]
     findings = list(_accepted(findings, levels, sides, rules.accepted, acknowledged))
     environment: Literal["open", "acknowledged"] | None = None
     if changed and acknowledged is not None:
@@ -189,10 +190,10 @@ class Before:
         Raises:
             UsageError: when none of them can be read.
         """
-        notes: list[str] = []
+        notes: dict[Path, str] = {}
         for _, run in earlier.read(notes):
             return cls(earlier, everywhere, run, by_arrival)
-        raise UsageError(f"no baseline that can be read: {'; '.join(notes)[:500]}")
+        raise UsageError(f"no baseline that can be read: {'; '.join(notes.values())[:500]}")
 
 
 def _missed(base: EarlierCases, head: RunCases) -> list[str]:
@@ -238,10 +239,10 @@ def _with_creep(
     return result
 
 
-def _unreadable(why: str) -> Finding:
+def _unreadable(place: Path, why: str) -> Finding:
     """That nobody knows whether HEAD is worse than a run of its history."""
     return Finding(
-        case=f"shared {why}",
+        case=f"shared {place.name}",
         label="everything",
         problem="a run of the history",
         quantity="shared_history",
@@ -268,20 +269,20 @@ def _accepted(
     """
     cases = {id_: results for side in sides for id_, results in side.items()}
     for finding in findings:
-        shifted = finding.verdict == "shifted" and finding.blind
         results = cases.get(finding.case)
         named = "coverage" if finding.verdict == "missing" else finding.quantity
         case, label = (results.case, results.label) if results else (None, "")
         fitting: list[Grant] = [one.change for one in accepted.changes if one.fits(case, label, named)]
         if environment is not None and environment.up_to is not None and named.startswith("ratio_"):
             fitting = fitting or [environment]
-        if not (finding.verdict in FAILING or shifted) or not fitting:
+        slower = finding.verdict in FAILING or (finding.verdict == "shifted" and finding.blind)
+        if not slower or not fitting:
             yield finding
             continue
         last = fitting[-1]
         head, level = finding.head, levels.get((finding.case, finding.quantity), finding.base)
-        if shifted:
-            head, level = finding.ratio, 1.0
+        if finding.is_shared and finding.ratio:  # a baseline operator that got slower makes ratios smaller
+            head, level = max(finding.ratio, 1 / finding.ratio), 1.0
         if accepted.is_over(last.until):
             why = f"accepted only until {last.until}"
         elif not last.covers(head, level):

@@ -9,8 +9,8 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -50,23 +50,22 @@ class Earlier:
 
     Attributes:
         changed_environment: none was on the run's own fingerprint, so these are of the last one before it.
-        unreadable: why runs of its suite in a history cannot be read.
+        unreadable: the places of runs of its suite in a history that cannot be read, and why.
     """
 
     runs: tuple[Stored, ...]
     notes: tuple[str, ...]
     changed_environment: bool = False
-    unreadable: tuple[str, ...] = ()
+    unreadable: Mapping[Path, str] = field(default_factory=dict)
 
-    def read(self, notes: list[str], *, oldest_first: bool = False) -> Iterator[tuple[int, Run]]:
-        """Each run that can be read, with how many runs ago it was; what cannot be is appended to ``notes``."""
+    def read(self, notes: dict[Path, str], *, oldest_first: bool = False) -> Iterator[tuple[int, Run]]:
+        """Each run that can be read, with how many runs ago it was; of what cannot be ``notes`` says why."""
         numbered = list(enumerate(self.runs, start=1))
         for age, stored in reversed(numbered) if oldest_first else numbered:
             try:
                 yield age, read(stored.path)
             except UsageError as error:
-                if (note := f"passed over: {error}") not in notes:
-                    notes.append(note)
+                notes[stored.path] = f"passed over: {error}"
 
 
 def stored_in(directory: Path) -> Iterator[tuple[Path, Stored | UsageError]]:
@@ -85,11 +84,16 @@ def stored_in(directory: Path) -> Iterator[tuple[Path, Stored | UsageError]]:
 
 
 def places(directory: Path) -> Iterator[Path]:
-    """The directories of all runs at or below ``directory``; raises UsageError when there is no such directory."""
+    """The directories of all runs at or below ``directory``, and those of a history that lost their run.
+
+    Raises:
+        UsageError: when there is no such directory.
+    """
     if not directory.is_dir():
         raise UsageError(f"{directory}: there is no such directory")
     for folder, below, files in os.walk(directory):
-        if MANIFEST in files or _ENTRY.fullmatch(Path(folder).name):  # one that lost its manifest is missed
+        lost = _ENTRY.fullmatch(Path(folder).name) and not any(MANIFEST in names for *_, names in os.walk(folder))
+        if MANIFEST in files or lost:  # a folder with runs below it is only named like one
             below.clear()
             yield Path(folder)
         below[:] = [name for name in below if not name.startswith(_STAGING)]  # what others are just keeping
@@ -192,13 +196,15 @@ def before(directory: Path, head: Run, *, by_arrival: bool, across_machines: boo
     suite, fingerprint = head.manifest.suite.name, head.manifest.fingerprint
     passed: Counter[str] = Counter()
     notes: list[str] = []
-    unreadable: list[str] = []
+    unreadable: dict[Path, str] = {}
     runs: list[Stored] = []
     own: list[int] = []
     for folder, item in stored_in(directory) if not by_arrival or directory.exists() else ():
         if isinstance(item, UsageError):
-            of_suite = by_arrival and folder.parent.name == component(suite)
-            (unreadable if of_suite else notes).append(f"passed over: {item}")
+            if by_arrival and folder.parent.name == component(suite):
+                unreadable[folder] = f"passed over: {item}"
+            else:
+                notes.append(f"passed over: {item}")
         elif item.manifest.suite.name != suite:
             passed[f"of another suite than '{suite}'"] += 1
         elif item.path.resolve() == head.path.resolve() or same(item.manifest, head.manifest):
@@ -222,13 +228,13 @@ def before(directory: Path, head: Run, *, by_arrival: bool, across_machines: boo
             )
     alike = [item for item in runs if across_machines or item.manifest.fingerprint.hash == fingerprint.hash]
     if alike:
-        return Earlier(tuple(alike), tuple(notes), unreadable=tuple(unreadable))
+        return Earlier(tuple(alike), tuple(notes), unreadable=unreadable)
     if runs:
         last = runs[0].manifest.fingerprint
         changed = tuple(item for item in runs if item.manifest.fingerprint.hash == last.hash)
-        return Earlier(changed, tuple(notes), changed_environment=True, unreadable=tuple(unreadable))
+        return Earlier(changed, tuple(notes), changed_environment=True, unreadable=unreadable)
     if unreadable:
-        raise UsageError(f"no run of the history can be read: {'; '.join(unreadable)[:500]}")
+        raise UsageError(f"no run of the history can be read: {'; '.join(unreadable.values())[:500]}")
     others = [f"{number} {what}" for what, number in passed.items()] + [f"{len(notes)} passed over"] * bool(notes)
     raise NothingMeasured(f"{directory}: no baseline yet for {head.name} (runs: {', '.join(others) or 'none'})")
 

@@ -214,7 +214,8 @@ class Rules:
     """How two sides are judged.
 
     Attributes:
-        alpha: bound on the chance of any false alarm in the suite (Holm).
+        alpha: bound on the chance of any false alarm in the suite (Holm), against each level by itself: BASE, a
+            history's accepted level, and that of another environment.
         min_effect: least relative change of a latency that is called.
         memory_tolerance: the same for bytes.
         rule_out: the slowdown that must be excluded for every latency before a comparison counts as

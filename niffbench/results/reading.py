@@ -48,9 +48,9 @@ class Run:
         """The directory's name, for titles."""
         return self.path.resolve().name
 
-    def is_baseline(self, record: Record) -> bool:
-        """Whether it is of the suite's baseline, which a suite names by its row's label, options included."""
-        return record.traits.label == self.manifest.suite.baseline
+    def is_baseline(self, record: Record, baseline: str | None = None) -> bool:
+        """Whether it is of ``baseline``, a row's label with its options; left out, the one its suite names."""
+        return record.traits.label == (baseline or self.manifest.suite.baseline)
 
 
 def read(directory: Path | str) -> Run:

@@ -85,9 +85,11 @@ def test_unlike_fingerprints_exit_4_unless_across_machines(call: Call, runs: Pat
 def test_a_history_keeps_every_run_and_judges_against_the_last(call: Call, tmp_path: Path) -> None:
     for day in range(1, 13):
         written(tmp_path / f"run-{day}", day, SLOW if day >= 7 else SMALL)
-    first = call("check", "run-1", "--history", "kept")
+    first = call("check", "run-1", "--history", "kept", "--trend", "global-filter", "--plot", "first.svg")
     assert first.returncode == 3
     assert "no baseline yet" in first.stderr
+    assert "1 run of synthetic" in first.stderr
+    assert (tmp_path / "first.svg").exists()
     codes = [call("check", f"run-{day}", "--history", "kept").returncode for day in range(2, 12)]
     assert codes == [0] * 5 + [1] * 5
     last = call("check", "run-12", "--history", "kept", "--trend", "global-filter", "--plot", "t.svg", "--json")

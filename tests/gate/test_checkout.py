@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -278,6 +279,25 @@ def test_old_environments_are_removed_unless_somebody_may_be_measuring_in_them(
     assert python.exists()
     left = {path.name for path in cache.iterdir()}
     assert left == {python.parts[-4], "01", *(f"{number:02}" for number in range(3, MOST_ENVIRONMENTS + 4))}
+
+
+def test_comparisons_that_remove_old_environments_at_a_time_do_not_stumble(
+    repository: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    for number in range(300):
+        made = cache / f"{number:03}" / "made"
+        made.parent.mkdir(parents=True)
+        made.touch()
+        os.utime(made, (number, number))
+    (repository / "uv.lock").write_text("torch 2.15")
+    make = f"mkdir -p $NIFFBENCH_ENV/bin; ln -s {sys.executable} $NIFFBENCH_ENV/bin/python; true "
+    with checked_out(".", "BASE", repository, library=True) as code, ThreadPoolExecutor(4) as pool:
+        sides = list(pool.map(lambda number: set_up(code, (f"{make}{number}",), cache), range(4)))
+        left = set(cache.iterdir())
+        set_up(code, ("true",), cache)
+    assert len({side.python for side in sides}) == 4
+    assert set(cache.iterdir()) == left, "a command that makes no environment leaves none"
 
 
 def test_a_library_that_is_imported_from_elsewhere_is_not_compared_with_itself(

@@ -459,13 +459,18 @@ def test_controls_are_judged_by_each_other() -> None:
     assert {finding.label for finding in comparison.failing} == {"dense-k3", "dense-k7"}
 
 
-def test_of_pairs_what_slows_everything_is_heads() -> None:
+def test_of_pairs_what_slows_everything_is_heads(tmp_path: Path) -> None:
     """Both sides had the same machine."""
     world = replace(QUIET, rounds=10)
     order = Pairing(tuple(i % 2 == 0 for i in range(10)))
-    comparison = compare(base(world), shaken(head(world), 0.0, 1.05), Rules(), pairing=order)
+    sides = base(world), shaken(head(world), 0.0, 1.05)
+    comparison = compare(*sides, Rules(), pairing=order)
     assert comparison.exit_code == 1
     assert {finding.quantity for finding in comparison.failing} == {"shared_cold", "shared_steady"}
+    for limit, code in (("+4%", 1), ("+8%", 0)):
+        accept = tmp_path / "accept.toml"
+        accept.write_text(f"[[accept]]\nquantities = ['shared_*']\nup_to = '{limit}'\nreason = 'x'\n")
+        assert compare(*sides, Rules().reading(None, accept), pairing=order).exit_code == code
 
 
 def test_a_baseline_that_slows_makes_no_other_operator_faster_across_machines() -> None:

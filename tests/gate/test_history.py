@@ -77,6 +77,18 @@ def test_a_history_of_before_runs_were_numbered_goes_on(tmp_path: Path) -> None:
     assert [stored.manifest.started[8:10] for stored in earlier.runs] == ["01", "04", "02"]
 
 
+def test_a_folder_that_is_named_like_a_kept_run_hides_none_below_it(tmp_path: Path) -> None:
+    """As an artifact of CI, by the number of its job; only one without any run below it has lost its own."""
+    history.keep(tmp_path, run_of(tmp_path / "x", 1))
+    save(run_of(tmp_path / "1234567890-nightly-0a1b2c3d" / "run", 2))
+    (tmp_path / "000009-20260309T100000-none-0a1b2c3d").mkdir()
+    entries = {str(place.name): isinstance(item, history.Stored) for place, item in history.stored_in(tmp_path)}
+    (kept,) = (name for name in entries if name.startswith("000001-"))
+    assert entries == {kept: True, "run": True, "000009-20260309T100000-none-0a1b2c3d": False}
+    earlier = history.before(tmp_path, run_of(tmp_path / "head", 9), by_arrival=False)
+    assert [stored.manifest.started[8:10] for stored in earlier.runs] == ["02", "01"]
+
+
 def test_no_baseline_says_what_there_is_instead(tmp_path: Path) -> None:
     save(run_of(tmp_path / "other", 1, replace(SMALL, name="other")))
     with pytest.raises(NothingMeasured, match="1 of another suite") as refusal:
@@ -96,9 +108,9 @@ def test_any_number_of_processes_keep_runs_of_one_second(tmp_path: Path) -> None
     shutil.copytree(places[0], staging)
     (staging / "records.jsonl.gz").write_bytes(b"half")
     earlier = history.of_suite(tmp_path / "kept")
-    notes: list[str] = []
+    notes: dict[Path, str] = {}
     assert len(list(earlier.read(notes))) == 8
-    assert notes == []
+    assert not notes
 
 
 def test_a_run_is_kept_once_by_fingerprint_suite_and_arrival(tmp_path: Path) -> None:

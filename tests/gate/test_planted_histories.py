@@ -364,6 +364,25 @@ def test_what_slows_everything_stays_open_until_it_is_accepted(call: Call) -> No
     assert codes(call, run_of(5, all_slower(1.08)), run_of(6, all_slower(1.2)), options=options) == [0, 5]
 
 
+def test_a_baseline_operator_that_slows_is_accepted_up_to_where_it_may_go(call: Call) -> None:
+    """In another environment that is a smaller ratio of all others to it."""
+
+    def slow(record: Record) -> Record:
+        if record.traits.label != GOOD.baseline:
+            return record
+        series = record.latency.items()
+        slower = {regime: replace(one, samples=[1.5 * s for s in one.samples]) for regime, one in series}
+        return replace(record, latency=slower)
+
+    run_of(1), run_of(2, replace(GOOD, torch="2.16.0"), slow)
+    for limit, code in ((10, 5), (60, 0)):
+        Path("accept.toml").write_text(
+            f"[[accept]]\nquantities = ['shared_*']\nup_to = '+{limit}%'\nreason = 'a slower depthwise'\n"
+        )
+        done = call("check", "run-1", "run-2", "--across-machines", "--accept", "accept.toml")
+        assert done.returncode == code, done.stdout
+
+
 def test_a_machine_that_creeps_is_said(call: Call) -> None:
     quiet = replace(GOOD, noise=replace(GOOD.noise, between=0.002, within=0.002))
     runs = [
@@ -383,7 +402,11 @@ def test_a_run_of_the_history_that_cannot_be_read_is_no_reason_to_pass(call: Cal
     assert done.returncode == 1
     done = call("check", run_of(4).path.name, "--history", "kept", "--json")
     assert done.returncode == 5
-    assert "1 run of the history cannot be read" in json.loads(done.stdout)["headline"]
+    outcome = json.loads(done.stdout)
+    assert "1 run of the history cannot be read" in outcome["headline"]
+    (unreadable,) = (finding for finding in outcome["findings"] if finding["verdict"] == "uncovered")
+    assert unreadable["case"] == f"shared {first.name}"
+    assert "records.jsonl.gz" in unreadable["reason"]
     (first / "run.json").unlink()
     assert codes(call, run_of(5)) == [5]
     for place in Path("kept").rglob("00000?-*"):
