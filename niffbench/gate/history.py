@@ -92,8 +92,9 @@ def places(directory: Path) -> Iterator[Path]:
     if not directory.is_dir():
         raise UsageError(f"{directory}: there is no such directory")
     for folder, below, files in os.walk(directory):
-        lost = _ENTRY.fullmatch(Path(folder).name) and not any(MANIFEST in names for *_, names in os.walk(folder))
-        if MANIFEST in files or lost:  # a folder with runs below it is only named like one
+        if MANIFEST in files or (  # a folder with runs below it is only named like one of a history
+            _ENTRY.fullmatch(Path(folder).name) and not any(MANIFEST in names for *_, names in os.walk(folder))
+        ):
             below.clear()
             yield Path(folder)
         below[:] = [name for name in below if not name.startswith(_STAGING)]  # what others are just keeping
