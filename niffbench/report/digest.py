@@ -355,12 +355,6 @@ class Digest:
         """Rows by what became of them; a row with several statuses counts under each."""
         return Counter(status for row in self.rows for status in row.statuses)
 
-    @property
-    def measuring_share(self) -> float | None:
-        """The share of the run's wall time that was spent inside sampling, or None while it is not finished."""
-        wall = self.run.manifest.wall
-        return sum(record.measuring for record in self.run.records) / wall if wall else None
-
 
 def gather(run: Run) -> Digest:
     """Digest a run. Time and memory are linear in its records."""

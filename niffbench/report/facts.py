@@ -9,6 +9,7 @@ from math import inf
 from niffbench.report import text
 from niffbench.report.digest import Digest
 from niffbench.results import background_load
+from niffbench.session.outcome import measuring_share
 from niffbench.stats.power import half_and_most, noise, smallest_effect
 
 Fact = tuple[str, str]
@@ -32,7 +33,7 @@ def facts(digest: Digest) -> tuple[Fact, ...]:
     if (effects := _could_show(digest)) is not None:
         pairs.append(("could show", text.could_show(*effects)))
     if manifest.wall:
-        share = text.percent(digest.measuring_share)
+        share = text.percent(measuring_share(digest.run))
         pairs.append(("time", f"{text.duration(manifest.wall)}, {share} of it inside sampling"))
     if manifest.commit:
         dirty = " with uncommitted changes" if manifest.dirty else ""

@@ -39,10 +39,8 @@ class Imprecise:
 @dataclass(frozen=True)
 class Outcome:
     """``latencies`` counts those with an interval over rounds, one a case and regime; a single round has none.
-    ``imprecise`` are those of them that are wider than asked, the widest first; ``share`` is that of the wall time
-    spent sampling.
-
-    Cases of a replay take virtual time. Where there is more of it than of the wall's, it is the share of that.
+    ``imprecise`` are those of them that are wider than asked, the widest first; ``share`` is
+    :func:`measuring_share`.
     """
 
     counts: Mapping[Status, int]
@@ -74,8 +72,6 @@ def outcome(run: Run) -> Outcome:
         if record.status != "ok"
     )
     widths, target = _widths(run), manifest.settings.measure.precision
-    every = (*records, *run.probes)
-    time = max(manifest.wall or 0.0, sum(record.elapsed for record in every))
     return Outcome(
         counts=dict(Counter(record.status for record in records).most_common()),
         missing=manifest.records - len(records),
@@ -84,7 +80,20 @@ def outcome(run: Run) -> Outcome:
         imprecise=tuple(
             sorted((one for one in widths if one.half_width > target), key=lambda one: -one.half_width)
         ),
-        share=sum(record.measuring for record in every) / time if manifest.wall else None,
+        share=measuring_share(run),
+    )
+
+
+def measuring_share(run: Run) -> float | None:
+    """The share of a run's wall time that was spent inside sampling, None while it is not finished.
+
+    Cases of a replay take virtual time. Where there is more of it than of the wall's, it is the share of that.
+    """
+    if not run.manifest.wall:
+        return None
+    every = (*run.records, *run.probes)
+    return sum(record.measuring for record in every) / max(
+        run.manifest.wall, sum(record.elapsed for record in every)
     )
 
 

@@ -12,7 +12,7 @@ from run_session import Attempt, asked, suite_of
 from synthetic import World, make
 
 from niffbench.results import Latency, Record, Run
-from niffbench.session.outcome import outcome
+from niffbench.session.outcome import measuring_share, outcome
 from niffbench.suite import Regime
 
 RUN = make(World(sizes=(14,), rounds=2, samples=6, faults=()), Path("made-up"))
@@ -84,3 +84,10 @@ def test_a_replay_is_sampled_for_no_more_than_all_of_its_time(tmp_path: Path) ->
     share = outcome(run).share
     assert share is not None
     assert 0 < share <= 1
+
+
+def test_what_refining_samples_is_sampling_too() -> None:
+    run = make(World(sizes=(14,), faults=()), Path("made-up"))
+    run = replace(run, manifest=run.manifest.model_copy(update={"wall": 1e6}))
+    assert measuring_share(replace(run, probes=run.records)) == pytest.approx(2 * (measuring_share(run) or 0))
+    assert measuring_share(replace(run, manifest=run.manifest.model_copy(update={"wall": None}))) is None
