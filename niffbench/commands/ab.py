@@ -184,29 +184,21 @@ def _reachable(row: str, suite: str, tree: Path | None) -> str:
     What is in a side's ``tree`` is named from there, else what is beside the suite or in the current folder by its
     path.
     """
+    from niffbench.operators.module import file_of
     from niffbench.suite import words_of
 
     name, *settings = words_of(row) or [""]
     where, mark, attribute = name.rpartition(":")
     beside = [Path(suite).parent] if Path(suite).is_file() else []
     in_tree = [tree, tree / "src", *(folder for folder in beside if folder.is_relative_to(tree))] if tree else []
-    if not mark or any(_file_of(where, folder) for folder in in_tree):
+    if not mark or file_of(where, in_tree):
         return row
-    file = next((file for folder in (*beside, Path.cwd()) if (file := _file_of(where, folder))), None)
+    file = file_of(where, (*beside, Path.cwd()))
     if file is None:
         return row
+    file = file.resolve()
     path = file.relative_to(tree) if tree and file.is_relative_to(tree) else file
     return " ".join([f"{path}:{attribute}", *settings])
-
-
-def _file_of(module: str, folder: Path) -> Path | None:
-    """The file in ``folder`` that holds a module, which is named by its path or as it is imported."""
-    if module.endswith(".py") or "/" in module:
-        paths = [folder / Path(module).expanduser()]
-    else:
-        inside = folder.joinpath(*module.split("."))
-        paths = [inside.with_name(f"{inside.name}.py"), inside / "__init__.py"]
-    return next((path.resolve() for path in paths if path.is_file()), None)
 
 
 def _modules(file: str, added: Sequence[str]) -> list[str]:

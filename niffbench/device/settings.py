@@ -1,10 +1,11 @@
-"""Torch's versions and flags that change what a latency means: part of the fingerprint's ``must`` tier."""
+"""Torch's versions and flags that change what a latency means: of the fingerprint's ``must`` tier, and restored."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -121,3 +122,46 @@ def _built_with(marker: str) -> str | None:
     """The word after ``marker`` in torch's build description."""
     _, marked, rest = torch.__config__.show().partition(marker)
     return rest.split()[0] if marked else None
+
+
+@dataclass(frozen=True)
+class ProcessState:
+    """State of the process that all cases share, and a user's code may change."""
+
+    values: Mapping[str, object]
+
+    @classmethod
+    def here(cls) -> ProcessState:
+        return cls({name: read() for name, (read, _) in _SHARED.items()})
+
+    def changed(self) -> str | None:
+        """What would change the others' figures and is not as it was."""
+        return next((name for name, (read, _) in _SHARED.items() if read() != self.values[name]), None)
+
+    def restore(self) -> None:
+        for name, (read, write) in _SHARED.items():
+            if read() != self.values[name]:
+                write(self.values[name])
+
+
+def _set_matmul_precision(precision: str | None) -> None:
+    if precision is not None:
+        torch.set_float32_matmul_precision(precision)
+
+
+# The precision of products before TF32, of which it sets a part.
+_SHARED: dict[str, tuple[Callable[[], object], Callable[[Any], object]]] = {
+    "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "whether torch records gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "whether torch is deterministic": (
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+    "whether cuDNN tries its algorithms": (
+        lambda: _cudnn.benchmark,
+        lambda tried: setattr(_cudnn, "benchmark", tried),
+    ),
+    "the precision of torch's matrix products": (_matmul_precision, _set_matmul_precision),
+    "whether TF32 is allowed": (tf32_allowed, lambda allowed: allow_tf32(*allowed)),
+}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import hashlib
 import importlib
@@ -10,7 +9,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.metadata import version
@@ -27,7 +26,7 @@ from niffbench.operators.network import by_definition
 from niffbench.operators.niff import engines_of
 from niffbench.results import ModuleSource, Role, Traits
 from niffbench.suite import UserModule, entry_of, operator_of
-from niffbench.suite.schema import LIBRARIES, WORDS
+from niffbench.suite.schema import LIBRARIES, WORDS, argument_of, words_in
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -261,7 +260,7 @@ class UserNetwork(UserOperator):
             return original(row.source, classes)
         make = resolve(row.source, row.folders)
         wanted = [name for name in ("num_classes", "classes") if name in (_parameters(make) or {})]
-        return _module(make(**dict.fromkeys(wanted, classes)), row)
+        return _module(_called(make, dict.fromkeys(wanted, classes)), row)
 
     def choice(self, case: Case, module: nn.Module) -> Choice | None:
         engines = engines_of(case, module)
@@ -432,15 +431,14 @@ def _arguments(row: UserModule, make: Callable[..., object], case: Case) -> dict
         "batch": p.batch,
         "kernel": case.kernel,
     }
+    _check_made(row, make)
     given = {key: _meant(value, figures) for key, value in row.arguments}
     return {name: figures[name] for name in _own_words(row, make)} | given
 
 
 def _meant(value: object, figures: Mapping[str, object]) -> object:
     """An argument as a callable gets it: a word's figure, a tuple of what a list's text says, or itself."""
-    if isinstance(value, str) and value.startswith(("[", "(")):
-        with suppress(ValueError, SyntaxError):
-            value = ast.literal_eval(value)
+    value = argument_of(value)
     if isinstance(value, list | tuple):
         return tuple(_meant(one, figures) for one in value)
     return figures.get(value, value) if isinstance(value, str) else value
@@ -471,6 +469,7 @@ def check(row: UserModule) -> ModuleSource:
     if row.network:
         return _check_network(row)
     make = resolve(row.source, row.folders)
+    _check_made(row, make)
     if row.reference is not None:
         resolve(row.reference, row.folders)
     parameters = _parameters(make)
@@ -494,6 +493,17 @@ def _check_network(row: UserModule) -> ModuleSource:
     return ModuleSource(operator=row.operator, version=version(library))
 
 
+def _check_made(row: UserModule, make: Callable[..., object]) -> None:
+    """Raise UsageError for arguments of a module that is made already."""
+    from torch import nn
+
+    if isinstance(make, nn.Module) and row.arguments:
+        raise UsageError(
+            f"{row.operator}: is a module already and takes no arguments, here {row.arguments[0][0]}; name a callable "
+            "that makes it"
+        )
+
+
 def _check_arguments(
     row: UserModule, make: Callable[..., object], parameters: Mapping[str, inspect.Parameter]
 ) -> None:
@@ -510,7 +520,7 @@ def _check_arguments(
                 f"{row.operator}: needs its parameter '{name}': give it as an argument, a literal or one of "
                 f"{', '.join(WORDS)}{where}"
             )
-    if "kernel" in (*given, *dict(row.arguments).values()) and not row.kernel:
+    if "kernel" in {*given, *words_in(dict(row.arguments))} and not row.kernel:
         raise UsageError(f"{row.operator}: needs a kernel size, as in '{row.operator}-k7'{where}")
 
 
@@ -567,8 +577,14 @@ def resolve(source: str, folders: Sequence[str]) -> Callable[..., Any]:
 
 @cache
 def _loaded(name: str, folders: tuple[str, ...]) -> ModuleType:
-    """The module of a file, or an importable one; looked for in ``folders`` first."""
-    import torch  # noqa: F401 - before anything in the user's folders could be taken for a part of it
+    """The module of a file, or an importable one; looked for in ``folders`` first.
+
+    What importing it changes of the process that cases share is undone: no row of a suite changes the others.
+    """
+    # Loads torch, before anything in the user's folders could be taken for a part of it.
+    from niffbench.device.settings import ProcessState
+
+    before = ProcessState.here()
 
     for folder in reversed(folders):
         if folder not in sys.path:
@@ -584,15 +600,27 @@ def _loaded(name: str, folders: tuple[str, ...]) -> ModuleType:
                 "file is named with its .py"
             ) from error
         raise UsageError(f"{name}: {faulty_line(error)}{described(error)}") from error
+    finally:
+        before.restore()
 
 
 def _is_path(name: str) -> bool:
     return name.endswith(".py") or "/" in name
 
 
+def file_of(name: str, folders: Iterable[Path | str]) -> Path | None:
+    """The file in the first of ``folders`` that holds a module, named by its path or as it is imported."""
+    if _is_path(name):
+        inside = [Path(name).expanduser()]
+    else:
+        stem = Path(*name.split("."))
+        inside = [stem.with_name(f"{stem.name}.py"), stem / "__init__.py"]
+    places = (Path(folder, path).absolute() for folder in folders for path in inside)
+    return next((place for place in places if place.is_file()), None)
+
+
 def _from_file(name: str, folders: Iterable[str]) -> ModuleType:
-    places = [Path(folder, Path(name).expanduser()).absolute() for folder in folders]
-    path = next((place for place in places if place.is_file()), None)
+    path = file_of(name, folders)
     if path is None:
         near = sorted({file.name for folder in folders for file in Path(folder).glob("*.py")})
         raise UsageError(f"{name}: there is no such file{did_you_mean(name, near) if near else ''}")

@@ -228,23 +228,29 @@ def _safe(path: Path) -> object:
         raise ValueError(f"{path}: cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
 
 
-def _state_dicts(content: object, where: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The mappings from names to tensors in a nest of them, and where each is.
+def _state_dicts(content: object) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The mappings from names to tensors in a nest of them, and where each is; the outer ones first.
 
-    Not an optimiser's, which has numbers for names. Numpy's arrays of numbers are taken for tensors.
+    Not an optimiser's, which has numbers for names. Numpy's arrays of numbers are taken for tensors. What stands
+    in several places is looked at in the first: the work is bounded by the file's size, however it is nested.
     """
-    if isinstance(content, list | tuple) and depth <= _DEEPEST:
-        for place, value in enumerate(content[:_DEEPEST]):
-            yield from _state_dicts(value, f"{where}[{place}]", depth + 1)
-    if not isinstance(content, Mapping) or depth > _DEEPEST:
-        return
-    plain = {key: _as_tensor(value) for key, value in content.items() if key not in _BESIDE}
-    if plain and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in plain.items()):
-        yield where, plain
-        return
-    if all(isinstance(key, str) for key in content):
-        for key, value in content.items():
-            yield from _state_dicts(value, f"{where}.{key}".lstrip("."), depth + 1)
+    level, seen = [("", content)], set[int]()
+    for _ in range(_DEEPEST + 1):
+        below: list[tuple[str, object]] = []
+        for where, value in level:
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            if isinstance(value, list | tuple):
+                below += [(f"{where}[{place}]", one) for place, one in enumerate(value)]
+            if not isinstance(value, Mapping):
+                continue
+            plain = {key: _as_tensor(one) for key, one in value.items() if key not in _BESIDE}
+            if plain and all(isinstance(key, str) and isinstance(one, Tensor) for key, one in plain.items()):
+                yield where, plain
+            elif all(isinstance(key, str) for key in value):
+                below += [(f"{where}.{key}".lstrip("."), one) for key, one in value.items()]
+        level = below
 
 
 def _as_tensor(value: Any) -> Any:

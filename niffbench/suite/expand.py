@@ -29,6 +29,7 @@ from niffbench.suite.schema import (
     entry_of,
     parse,
     validate,
+    words_in,
     words_of,
 )
 from niffbench.suite.select import Selection, Shard, matches, side
@@ -313,7 +314,7 @@ def _arguments(entry: OperatorEntry) -> tuple[tuple[str, OptionValue], ...]:
 
 def _takes_kernel(entry: OperatorEntry, kernel: int | None) -> bool:
     """Whether a module's cases have a kernel size: in its name, of its own, or asked for by an argument."""
-    return kernel is not None or entry.kernel is not None or "kernel" in entry.arguments.values()
+    return kernel is not None or entry.kernel is not None or "kernel" in words_in(entry.arguments)
 
 
 def split_kernel(text: str) -> tuple[str, int | None]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
@@ -69,8 +71,34 @@ def _scalar(value: object) -> object:
 
 
 def _literal(value: object) -> object:
-    """An argument; a list is kept as text, which :func:`niffbench.operators.module` reads again."""
-    return json.dumps(value) if isinstance(value, list) else _scalar(value)
+    """An argument; a list of such is kept as text, which :func:`argument_of` reads again."""
+    if not isinstance(value, list):
+        return _scalar(value)
+    for leaf in _leaves(value):
+        _scalar(leaf)
+    return json.dumps(value)
+
+
+def argument_of(value: object) -> object:
+    """An argument as it was written: of a text that begins with a bracket the list or tuple, else itself."""
+    if isinstance(value, str) and value.startswith(("[", "(")):
+        for read in (json.loads, ast.literal_eval):  # [true] of a suite's file, ['same'] of a line
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                return read(value)
+    return value
+
+
+def words_in(arguments: Mapping[str, OptionValue]) -> set[str]:
+    """The texts among arguments, those in their lists too."""
+    return {leaf for value in arguments.values() for leaf in _leaves(argument_of(value)) if isinstance(leaf, str)}
+
+
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _leaves(one)
+    else:
+        yield value
 
 
 # A union without a discriminator would report one fault per member; with one, only the member that was meant. The
@@ -228,10 +256,13 @@ def setting_of(text: str, where: str, *, lists: bool = False) -> tuple[str, Opti
         raise UsageError(f"{where}: should be NAME=VALUE, as mlp=big")
     try:
         value: object = json.loads(written)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = written
     if lists and isinstance(value, list):
-        value = json.dumps(value)
+        try:
+            value = _literal(value)
+        except ValueError as error:
+            raise UsageError(f"{where}: {key}: each of a list {error}, got {written}") from error
     if not isinstance(value, str | int | float):
         raise UsageError(f"{where}: should be a string, a number or a boolean, got {written}")
     return key, value

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from niffbench.cost import witness
 from niffbench.cost.call import cast, cast_dtype, load
 from niffbench.cost.closed import step_costs
 from niffbench.device import Device
+from niffbench.device.settings import ProcessState
 from niffbench.niff import auto
 from niffbench.niff.native import build as native
 from niffbench.operators.base import Choice
@@ -59,7 +60,8 @@ class TorchEvaluator:
         self.device = device
         self._place = torch.device(device.place)
         self._store = Store()
-        self._process = _Process.here()
+        self._process = ProcessState.here()
+        self._warnings = tuple(warnings.filters)
         _wake(self._place)
         if device.capabilities.host:
             for real in native.REALS:
@@ -68,7 +70,13 @@ class TorchEvaluator:
         gc.collect()
         gc.freeze()  # no collection looks through torch itself
 
+    def _restore(self) -> None:
+        """Undo whatever cases before have left in the process."""
+        self._process.restore()
+        warnings.filters[:] = self._warnings  # type: ignore[index]
+
     def predict(self, case: Case, choice: Choice | None = None) -> Predicted:
+        self._restore()
         operator = catalogue()[case.operator] if choice is None else choice.operator
         call = fake_memory.predict(operator, case)
         cost = witness.cost_of(operator, case)
@@ -76,9 +84,11 @@ class TorchEvaluator:
         return Predicted(case=case.id, resident=call.resident, peak=call.peak, steps=steps)
 
     def ceilings(self, dtypes: frozenset[str], maps: Sequence[Map] = ()) -> Ceilings:
+        self._restore()
         return ceilings.measure(self.device, self._place, dtypes, maps)
 
     def touch(self, case: Case) -> None:
+        self._restore()
         workload = TorchWorkload(case, build(catalogue()[case.operator], case, None), input_of(case), self._place)
         self.device.timed(workload)
         workload.reset()
@@ -89,7 +99,7 @@ class TorchEvaluator:
         Its first call then tunes and plans for itself, whatever cases were called before it.
         """
         auto.forget()
-        self._process.restore()  # whatever the case before has left
+        self._restore()
         self.device.forget_plans()
         operator = catalogue()[case.operator]
         equivalence = operator.equivalence(case)
@@ -115,7 +125,7 @@ class TorchEvaluator:
         case = workload.case
         operator = catalogue()[case.operator]
         if changed := self._process.changed():
-            self._process.restore()
+            self._restore()
             raise Wrong(f"it changes {changed}, of all that is measured beside it")
         if not workload.is_untouched:
             raise Wrong("it changes its input in place")
@@ -278,31 +288,6 @@ class _Gradients:
     worst: GradientError | None = None
     exact: GradientError | None = None
     left_out: str | None = None
-
-
-@dataclass(frozen=True)
-class _Process:
-    """State of the process that all cases share, and a module may change."""
-
-    threads: int
-    dtype: torch.dtype
-    filters: tuple[Any, ...]
-
-    @classmethod
-    def here(cls) -> _Process:
-        return cls(torch.get_num_threads(), torch.get_default_dtype(), tuple(warnings.filters))
-
-    def restore(self) -> None:
-        if torch.get_num_threads() != self.threads:
-            torch.set_num_threads(self.threads)
-        torch.set_default_dtype(self.dtype)
-        warnings.filters[:] = self.filters  # type: ignore[index]
-
-    def changed(self) -> str | None:
-        """What would change the others' figures and is not as it was."""
-        if torch.get_num_threads() != self.threads:
-            return "torch's number of threads"
-        return None if torch.get_default_dtype() == self.dtype else "torch's default dtype"
 
 
 def _together(*reasons: str | None) -> str | None:

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from math import log2
 from pathlib import Path
@@ -23,6 +24,7 @@ from niffbench.cli import main
 from niffbench.cost.call import cast, cast_dtype
 from niffbench.cost.memory import predict
 from niffbench.cost.witness import witnesses
+from niffbench.device.settings import ProcessState
 from niffbench.errors import UsageError
 from niffbench.launch import local
 from niffbench.operators.catalogue import catalogue
@@ -423,6 +425,11 @@ def test_what_is_the_users_is_taken_apart_beside_ours(tmp_path: Path, capsys: py
         ),
         ("own_modules.py:hyena", {}, "needs its parameter 'length': give it as an argument"),
         (
+            "own_modules.py:made",
+            {"groups": 2},
+            "own_modules.py:made: is a module already and takes no arguments, he",
+        ),
+        (
             "own_modules.py:Claimed",
             {},
             "own_modules.py:Claimed: needs a kernel size, as in 'own_modules.py:Claimed-k7' (own_modules.py, ",
@@ -499,6 +506,8 @@ def test_what_a_users_code_raises_is_one_message_of_every_command(
         ('module = "a.py:X"\noptions = { a = 1 }', "options: goes with name or model, not with module"),
         ('module = "a.py:X"\nlike = "dense-k3"\nreference = "a:b"', "give like or reference, not both"),
         ('module = "a.py:X"\narguments = { a = { b = 1 } }', "should be a string, a number or a boolean"),
+        ('module = "a.py:X"\narguments = { a = [[1979-05-27]] }', "should be a string, a number or a boolean"),
+        ('module = "a.py:X"\narguments = { a = [1, inf] }', "should be a finite number"),
     ],
 )
 def test_a_suite_says_what_is_right(tmp_path: Path, rows: str, message: str) -> None:
@@ -520,6 +529,58 @@ def test_an_argument_may_be_a_list_of_literals_and_words(tmp_path: Path) -> None
     assert [case.id for case in written] == [case.id for case in in_a_line]
     assert catalogue()["torch.nn:LayerNorm"].build(in_a_line[0]).weight.shape == (4, 6, 8)
     assert catalogue()["torch.nn:ZeroPad2d"].build(as_in_python).padding == (1, 2, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("written", "given"),
+    [
+        ('[true, "false", 2.5]', (True, "false", 2.5)),
+        ('[["😀", "kernel"], ["channels"]]', (("😀", 3), (4,))),
+    ],
+)
+def test_a_list_reaches_the_callable_as_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, given: object
+) -> None:
+    (tmp_path / "taking.py").write_text(
+        "from torch import nn\n\n\nclass Taking(nn.Identity):\n    def __init__(self, value):\n"
+        "        super().__init__()\n        self.value = value\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    row = {"module": "taking.py:Taking", "arguments": tomllib.loads(f"value = {written}")}
+    axes = {"channels": 4, "size": 8} | ({"kernel": 3} if "kernel" in written else {})
+    for entry in (row, entry_of(f"taking.py:Taking value={written.replace(', ', ',')}")):
+        [case] = cases_of([entry], axes, "test", catalogue(), declare).cases
+        assert catalogue()["taking.py:Taking"].build(case).value == given
+
+
+@pytest.mark.parametrize("written", ["[1,Infinity]", "[null]", "[{}]"])
+def test_a_line_may_not_hold_what_a_suite_may_not(written: str) -> None:
+    with pytest.raises(UsageError, match="each of a list should be a"):
+        entry_of(f"torch.nn:ZeroPad2d padding={written}")
+
+
+def test_importing_a_file_changes_nothing_for_other_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "setting.py").write_text(
+        "import torch\n\ntorch.set_num_threads(torch.get_num_threads() + 1)\ntorch.set_default_dtype(torch.float64)\n"
+        "torch.set_grad_enabled(False)\ntorch.set_float32_matmul_precision('high')\n"
+        "torch.backends.cudnn.benchmark = True\nX = torch.nn.Identity\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    before = ProcessState.here()
+    try:
+        check(UserModule(operator="setting.py:X", source="setting.py:X", folders=(str(tmp_path),)))
+        assert ProcessState.here() == before
+    finally:
+        before.restore()
+
+
+def test_ceilings_are_measured_as_if_nobodys_module_had_been_called(evaluator: TorchEvaluator) -> None:
+    [case] = suite_of("own_modules.py:Threads")
+    before = ProcessState.here()
+    evaluator.predict(case)
+    assert before.changed() == "torch's number of threads"
+    evaluator.ceilings(frozenset({"float32"}))
+    assert before.changed() is None
 
 
 def test_other_arguments_are_another_case_and_another_label_is_not() -> None:
@@ -550,6 +611,12 @@ def test_networks_outside_the_paper_run_as_they_are_and_converted(evaluator: Tor
         if name in ("torchvision:squeezenet1_1", "timm:resnet10t"):  # counting takes longer than running
             cost = evaluator.cost(case, None)
             assert (cost.stated, cost.closed > 0, cost.disagreement) == (False, True, None)
+
+
+def test_a_network_that_is_made_already_is_converted(evaluator: TorchEvaluator) -> None:
+    row = "own_modules.py:classifier replace.conv3x3=split"
+    [case] = suite_of(row, channels=3, channels_out=5, size=16)
+    assert become(evaluator, case) == "ok"
 
 
 def test_a_network_of_ones_own_trains_and_chooses(evaluator: TorchEvaluator) -> None:

@@ -371,6 +371,18 @@ def test_a_torn_file_is_refused(checkpoint: Path, tmp_path: Path, share: float) 
     assert not _refused_by_name_or_read(path)
 
 
+def test_a_nest_of_shared_lists_is_looked_through_once_and_the_weights_far_down_a_list_are_read(
+    tmp_path: Path,
+) -> None:
+    path, nest = tmp_path / "nested.pt", [1.0] * 40
+    for _ in range(8):
+        nest = [nest] * 40  # 40^9 places
+    weights = {"weight": torch.ones(2)}
+    torch.save([nest, *range(20), {"model": weights}], path)
+    read = stored.read(path)
+    assert (read.state["weight"].tolist(), read.chosen) == ([1.0, 1.0], "")
+
+
 def test_a_file_packed_anew_is_read(checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "packed.pt"
     with zipfile.ZipFile(checkpoint) as before, zipfile.ZipFile(path, "w") as after:
