@@ -1,4 +1,4 @@
-"""Torch's versions and flags that change what a latency means: of the fingerprint's ``must`` tier, and restored."""
+"""Torch's versions and flags that change what a latency means: of the ``must`` tier, and restored."""
 
 from __future__ import annotations
 

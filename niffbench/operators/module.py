@@ -499,8 +499,8 @@ def _check_made(row: UserModule, make: Callable[..., object]) -> None:
 
     if isinstance(make, nn.Module) and row.arguments:
         raise UsageError(
-            f"{row.operator}: is a module already and takes no arguments, here {row.arguments[0][0]}; name a callable "
-            "that makes it"
+            f"{row.operator}: is a module already and takes no arguments, here {row.arguments[0][0]}; "
+            "name a callable that makes one"
         )
 
 

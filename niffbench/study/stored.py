@@ -232,12 +232,15 @@ def _state_dicts(content: object) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """The mappings from names to tensors in a nest of them, and where each is; the outer ones first.
 
     Not an optimiser's, which has numbers for names. Numpy's arrays of numbers are taken for tensors. What stands
-    in several places is looked at in the first: the work is bounded by the file's size, however it is nested.
+    in several places is looked through once: the work is bounded by the file's size, however it is nested.
     """
     level, seen = [("", content)], set[int]()
+    states: dict[int, dict[str, Tensor]] = {}
     for _ in range(_DEEPEST + 1):
         below: list[tuple[str, object]] = []
         for where, value in level:
+            if (state := states.get(id(value))) is not None:
+                yield where, state
             if id(value) in seen:
                 continue
             seen.add(id(value))
@@ -247,6 +250,7 @@ def _state_dicts(content: object) -> Iterator[tuple[str, dict[str, Tensor]]]:
                 continue
             plain = {key: _as_tensor(one) for key, one in value.items() if key not in _BESIDE}
             if plain and all(isinstance(key, str) and isinstance(one, Tensor) for key, one in plain.items()):
+                states[id(value)] = plain
                 yield where, plain
             elif all(isinstance(key, str) for key in value):
                 below += [(f"{where}.{key}".lstrip("."), one) for key, one in value.items()]

@@ -427,7 +427,7 @@ def test_what_is_the_users_is_taken_apart_beside_ours(tmp_path: Path, capsys: py
         (
             "own_modules.py:made",
             {"groups": 2},
-            "own_modules.py:made: is a module already and takes no arguments, he",
+            "is a module already and takes no arguments, here groups; name",
         ),
         (
             "own_modules.py:Claimed",
@@ -561,8 +561,8 @@ def test_a_line_may_not_hold_what_a_suite_may_not(written: str) -> None:
 
 def test_importing_a_file_changes_nothing_for_other_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "setting.py").write_text(
-        "import torch\n\ntorch.set_num_threads(torch.get_num_threads() + 1)\ntorch.set_default_dtype(torch.float64)\n"
-        "torch.set_grad_enabled(False)\ntorch.set_float32_matmul_precision('high')\n"
+        "import torch\n\ntorch.set_num_threads(torch.get_num_threads() + 1)\n"
+        "torch.set_default_dtype(torch.float64)\ntorch.set_grad_enabled(False)\ntorch.set_float32_matmul_precision('high')\n"
         "torch.backends.cudnn.benchmark = True\nX = torch.nn.Identity\n"
     )
     monkeypatch.chdir(tmp_path)
