@@ -155,7 +155,7 @@ def test_a_roofline_measured_beside_busy_neighbours_is_told(
     assert expected(plan.seconds, plan).endswith("when that was foreseen") is crowded
     output = (
         "other processes used 62 % of the processor while the machine's roofline was measured: it may be too low, "
-        "so nothing is held against it"
+        "so no latency is held against it"
     )
     assert attempt.begin().manifest.notes == ([output] if crowded else [])
 
