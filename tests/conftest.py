@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from niffbench.worker.torch_evaluator import TorchEvaluator
 
 # A machine that is busy with something else makes drawing slow, which says nothing of what is tested.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+EXAMPLES = int(os.environ.get("NIFFBENCH_TESTS_EXAMPLES", "40"))  # more, where there is time
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=EXAMPLES
+)
 settings.load_profile("any machine")
 # There, threads of OpenMP that wait for each other by spinning make a small operation a hundred times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

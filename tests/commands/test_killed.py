@@ -18,7 +18,7 @@ from niffbench.results import MANIFEST, Record, Run, read, read_manifest
 
 PACE = 0.3
 RESUME = ("run", "made-up.toml", "--resume", "out")
-KILLS = int(os.environ.get("NIFFBENCH_TESTS_KILLS", "12"))  # six times LIVES; more, where there is time
+KILLS = int(os.environ.get("NIFFBENCH_TESTS_KILLS", "6"))  # six times LIVES; more, where there is time
 LIVES = KILLS // 6
 
 
