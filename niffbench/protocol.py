@@ -18,6 +18,9 @@ from niffbench.fingerprint import Fingerprint
 from niffbench.results import Ceilings, CostRecord, Map, Memory, ModuleSource, Numerics, Record, StepCost
 from niffbench.suite import Regime, Settings, UserModule
 
+NODE = "NIFFBENCH_NODE"
+"""The variable in which a launcher whose engine has several machines tells a worker what it calls its own."""
+
 
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
@@ -76,12 +79,16 @@ class Task(_Message):
 
 
 class Hello(_Message):
-    """The first reply: the worker is up, on what, and where it found the user's modules."""
+    """The first reply: the worker is up, on what, and where it found the user's modules.
+
+    ``node`` is what the launcher's engine calls the machine, if it has several; only its number is written down.
+    """
 
     type: Literal["hello"] = "hello"
     fingerprint: Fingerprint
     free_memory: int | None = None  # bytes
     modules: list[ModuleSource] = []
+    node: str | None = None
 
 
 Stage = Literal["touch", "predict", "build", "numerics", "cost", "memory"] | Regime

@@ -6,7 +6,8 @@ in milliseconds. ``STUB_WORKER`` holds its script, JSON:
 
 ``pause``: seconds a case takes. ``note``: what it says of its round. ``start``: what happens instead of hello,
 ``ceilings`` instead of their measurement (``fail``: it says why there are none), beside which ``others`` use that
-share of the processor. A fault strikes the cases and rounds it fits (keys left out fit all), each time, or only
+share of the processor. ``nodes`` and ``cards``: what the engine calls its machine, and its device's identity, of
+each round in turn. A fault strikes the cases and rounds it fits (keys left out fit all), each time, or only
 until ``once`` exists.
 """
 
@@ -147,7 +148,14 @@ class Stub:
             self.send(type="refused", message=refusal, exit_code=2)
             sys.exit(2)
         must = self.script.get("must", {"device": "fake"})
-        self.send(type="hello", fingerprint={"must": must, "should": {}}, free_memory=self.script.get("free"))
+        nodes, cards = (self.script.get(key) or [None] for key in ("nodes", "cards"))
+        should = {"gpu_id": card} if (card := cards[self.task["round"] % len(cards)]) else {}
+        self.send(
+            type="hello",
+            fingerprint={"must": must, "should": should},
+            free_memory=self.script.get("free"),
+            node=nodes[self.task["round"] % len(nodes)],
+        )
         self.survey() if self.task["kind"] == "survey" else self.round()
         self.send(type="end")
 

@@ -324,8 +324,16 @@ def data_dictionary() -> str:
     """
     rows = dictionary()
     lines = [list(rows[0]), ["---"] * len(rows[0])]
-    lines += [[f"`{row['metric']}`", *map(text.markdown, list(row.values())[1:])] for row in rows]
+    for row in (*rows, *({**dict.fromkeys(rows[0], ""), **place} for place in PLACES)):
+        lines.append([f"`{row['metric']}`", *map(text.markdown, list(row.values())[1:])])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+PLACES = (
+    {"metric": "node", "title": "node", "summary": "number of the machine that measured, where there are several"},
+    {"metric": "device_id", "title": "device", "summary": "tells a run's devices apart, and nothing else of them"},
+)
+"""Columns of the frame that say where a round was measured, which is no metric."""
 
 
 def _format_version() -> str:

@@ -68,14 +68,21 @@ def frame(run: Run, extra: Mapping[str, Any] | None = None) -> pd.DataFrame:
 
     Columns: what tells a case from another, the round's status and reason, a column for every metric of
     :data:`~niffbench.results.metrics.REGISTRY` (``niffbench list metrics`` says what each is), and what the round
-    says in words: ``chosen``, ``gradient`` (the name of the worst), ``flags_<regime>`` and the like. What has no
-    value, for whatever reason, is NaN. ``extra`` adds constant columns (a run's name).
+    says in words: ``chosen``, ``gradient`` (the name of the worst), ``flags_<regime>`` and the like, and on which
+    ``node`` and ``device_id`` it was. What has no value, for whatever reason, is NaN. ``extra`` adds constant
+    columns (a run's name).
     """
     import pandas as pd
 
     columns: dict[str, list[Any]] = {}
     for record in run.records:
-        status = {"round": record.round, "status": record.status, "reason": record.reason}
+        status = {
+            "round": record.round,
+            "node": record.node,
+            "device_id": record.device_id,
+            "status": record.status,
+            "reason": record.reason,
+        }
         for name, value in (attributes(record) | status | _remarks(record)).items():
             columns.setdefault(name, []).append(value)
         for metric in REGISTRY.values():
@@ -84,6 +91,6 @@ def frame(run: Run, extra: Mapping[str, Any] | None = None) -> pd.DataFrame:
     series = {}
     for name in list(columns):  # each list is dropped as soon as its series is there
         values = pd.Series(columns.pop(name))
-        series[name] = pd.to_numeric(values) if name in REGISTRY or name == "kernel" else values
+        series[name] = pd.to_numeric(values) if name in REGISTRY or name in ("kernel", "node") else values
     table = pd.DataFrame(series, copy=False)
     return table.assign(**(extra or {}))

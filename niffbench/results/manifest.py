@@ -22,7 +22,7 @@ from niffbench.errors import UsageError
 from niffbench.fingerprint import Fact, Fingerprint
 from niffbench.suite import Measure, Settings
 
-SCHEMA = 6
+SCHEMA = 7
 """Of what is written. A new field raises it, so that a niffbench that does not know the field says so."""
 OLDEST_SCHEMA = 1
 """That is still read: every field it lacks has a default."""
@@ -175,7 +175,8 @@ class Manifest(_Model):
     ``settings`` are those it was begun with. ``started`` and ``finished`` are ISO 8601 in UTC, ``finished`` None
     while records are missing; ``wall`` is the wall time that was spent on it, in seconds, ``refining`` the part of
     it after all rounds in which crossovers were bracketed. ``commit`` and ``dirty`` are those of what is measured,
-    ``niffbench_commit`` and ``niffbench_dirty`` niffbench's own.
+    ``niffbench_commit`` and ``niffbench_dirty`` niffbench's own. ``nodes`` are the fingerprints of the machines
+    that measured, in the order of their numbers, where there are several.
     """
 
     schema_version: int = SCHEMA
@@ -196,6 +197,7 @@ class Manifest(_Model):
     ceilings: Ceilings | None = None
     notes: list[str] = []
     modules: list[ModuleSource] = []
+    nodes: list[Fingerprint] = []
     ci: dict[str, Fact] = {}
 
     @model_validator(mode="before")

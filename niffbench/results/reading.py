@@ -124,6 +124,7 @@ class _Checker:
     def __init__(self, manifest: Manifest) -> None:
         self._rounds = manifest.rounds
         self._refined = manifest.settings.refine is not None
+        self._nodes = len(manifest.nodes)
         self._expected = set(manifest.suite.cases)
         self._first: dict[str, Record] = {}  # of each case
         self._seen: set[tuple[str, int]] = set()
@@ -143,6 +144,8 @@ class _Checker:
             raise ValueError(f"key 'round': the run has {self._rounds} rounds, counted from 0, got {record.round}")
         if record.round < self._rounds and record.id not in self._expected:
             raise ValueError(f"key 'id': case {record.id} is not one of the run's suite")
+        if record.node is not None and record.node >= self._nodes:
+            raise ValueError(f"key 'node': the run has {self._nodes} nodes, counted from 0, got {record.node}")
         if (key := (record.id, record.round)) in self._seen:
             raise ValueError(f"a second record of case {record.id} in round {record.round}")
         self._seen.add(key)

@@ -20,6 +20,8 @@ REGIME_ORDER: tuple[Regime, ...] = ("steady", "cold", "graph", "wall", "first")
 MAX_SAMPLES = 1_000_000
 """Of one series in a file; the sampler takes a few thousand."""
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+Member = tuple[int, str]
+"""A device of a fleet: the number of its node, and the device's id, empty where it has none."""
 Seconds = Annotated[float, Field(ge=0, lt=1e12, allow_inf_nan=False)]
 """Of wall time, so that those of all records add up; a sample may be anything."""
 Doubles = Annotated[
@@ -264,6 +266,8 @@ class Record(_Part):
         chosen: the engine of each layer that chooses one by measuring (NIFF's ``auto``), in the network's
             order; the cost is then that of these.
         output: the output's shape where it is none of an image as large as the input, of a layer.
+        node: the number of the machine that measured it, where a run has several. ``device_id`` tells its device
+            from the run's others, and nothing else of it; None of a CPU. Neither key is written without a value.
     """
 
     case: Case
@@ -285,8 +289,17 @@ class Record(_Part):
     available: Count | None = None
     elapsed: Seconds = 0.0
     measuring: Seconds = 0.0
+    node: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    device_id: Annotated[str, Field(pattern="^[0-9a-f]{12}$")] | None = None
+
+    @property
+    def member(self) -> Member | None:
+        """Which of the fleet's machines and devices measured it; None where nobody says."""
+        return None if self.node is None and self.device_id is None else (self.node or 0, self.device_id or "")
 
 
+_UNWRITTEN = ("node", "device_id")
+"""Keys that a line has only where they say something."""
 _RECORD: TypeAdapter[Record] = TypeAdapter(Record)
 
 
@@ -305,7 +318,8 @@ def main_regime(records: Iterable[Record]) -> Regime:
 
 def dump(record: Record) -> bytes:
     """A record as one line of JSON, newline included."""
-    return _RECORD.dump_json(record) + b"\n"
+    left_out = {key for key in _UNWRITTEN if getattr(record, key) is None}
+    return _RECORD.dump_json(record, exclude=left_out) + b"\n"
 
 
 def parse(line: bytes) -> Record:

@@ -20,6 +20,7 @@ from niffbench.session.budget import REPORT_TIME, Share, share
 from niffbench.session.directory import RunProgress, write_manifest
 from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.journal import Journal, JournalLost
+from niffbench.session.nodes import Nodes, Whereabouts
 from niffbench.session.plan import WORKER, Plan
 from niffbench.session.refine import Refinement
 from niffbench.session.worker_session import STARTUP, Answer, Loss, Observer, WorkerSession
@@ -80,6 +81,7 @@ class RunSession:
         self._elapsed = [record.elapsed for record in done if record.elapsed > 0]
         self._refining = manifest.refining or 0.0
         self._notes = list(manifest.notes)
+        self._nodes = Nodes(manifest)
         self._round = 0
         self._pending: dict[str, Case] = {}  # of the round, by id: what has no record yet
         self._losses = self._blameless = 0  # workers in a row, over a case each and over none
@@ -195,29 +197,38 @@ class RunSession:
         session = WorkerSession(
             task,
             self._stop,
-            self._take,
+            lambda answer: self._take(answer, session),
             fingerprint=self.manifest.fingerprint,
             deadline=deadline,
             observer=self._observer,
         )
         loss = session.run()
         if loss is not None:
-            self._on_worker_lost(loss)
+            self._on_worker_lost(loss, self._whereabouts(session))
         return not self._pending or loss is not None or time.monotonic() < deadline
 
-    def _take(self, answer: Answer) -> None:
-        """Keep what a worker says."""
+    def _take(self, answer: Answer, session: WorkerSession) -> None:
+        """Keep what the worker of ``session`` says."""
         if isinstance(answer, protocol.Note):
             self._notes.append(anonymize(answer.text))
         elif isinstance(answer, protocol.Finished):
             record = answer.record
-            self._write(replace(record, reason=anonymize(record.reason) if record.reason else None))
+            reason = anonymize(record.reason) if record.reason else None
+            self._write(replace(record, reason=reason, **self._whereabouts(session)))
             self._losses = self._blameless = 0
             self._last_good = time.monotonic()
             if record.status == "oom" and record.case not in self._exhausted:
                 self._exhausted.append(record.case)
 
-    def _on_worker_lost(self, loss: Loss) -> None:
+    def _whereabouts(self, session: WorkerSession) -> Whereabouts:
+        """Where the worker of ``session`` is; a node that is new is in the manifest before any of its records."""
+        where = self._nodes.of(session.hello)
+        if len(self._nodes.fingerprints) > len(self.manifest.nodes):
+            self.manifest = self.manifest.model_copy(update={"nodes": list(self._nodes.fingerprints)})
+            write_manifest(self.directory, self.manifest)
+        return where
+
+    def _on_worker_lost(self, loss: Loss, where: Whereabouts) -> None:
         """Write down what the loss of a worker cost, and see whether another is worth starting."""
         if loss.case is None:
             self._blameless += 1
@@ -228,7 +239,7 @@ class RunSession:
         self._blameless = 0
         self._last_good = time.monotonic()
         self._losses += 1
-        self._give_up(loss.case, Skip(loss.reason), loss.status, loss.elapsed)
+        self._give_up(loss.case, Skip(loss.reason), loss.status, loss.elapsed, where)
         if self._losses >= MAX_LOSSES:
             why = f"{MAX_LOSSES} workers in a row were lost over a case each, the last: {loss.reason}"
             self._give_up_rest(Skip(why))
@@ -280,7 +291,14 @@ class RunSession:
         for case in list(self._pending.values()):
             self._give_up(case, skip)
 
-    def _give_up(self, case: Case, why: Skip, status: Status = "skipped", elapsed: float = 0.0) -> None:
+    def _give_up(
+        self,
+        case: Case,
+        why: Skip,
+        status: Status = "skipped",
+        elapsed: float = 0.0,
+        where: Whereabouts | None = None,
+    ) -> None:
         """Write the record of a case that no worker will.
 
         Raises:
@@ -299,6 +317,7 @@ class RunSession:
                 needed=why.needed,
                 available=why.available,
                 elapsed=elapsed,
+                **(where or {}),
             )
         )
 

@@ -93,7 +93,13 @@ def open_evaluator(device: Device, round_: int = 0) -> Evaluator:
 def work(task: protocol.Task, device: Device, line: Line) -> None:
     """Do ``task`` on ``device``."""
     sources = [check(module) for module in task.modules]
-    line.send(protocol.Hello(fingerprint=fingerprint(device), free_memory=device.free_memory(), modules=sources))
+    hello = protocol.Hello(
+        fingerprint=fingerprint(device),
+        free_memory=device.free_memory(),
+        modules=sources,
+        node=os.environ.get(protocol.NODE),
+    )
+    line.send(hello)
     evaluator = open_evaluator(device, task.round)
     if task.kind == "survey":
         survey(task, evaluator, line)

@@ -62,6 +62,17 @@ def test_runs_that_are_kept_can_be_read_shown_and_checked(path: Path) -> None:
     assert not [finding for finding in findings if finding.verdict == "regressed"]
 
 
+def test_where_it_was_measured_is_written_only_where_there_is_something_to_say(run: Run) -> None:
+    record = run.records[0]
+    assert not {b'"node"', b'"device_id"'} & set(dump(record).replace(b":", b",").split(b","))
+    placed = replace(record, node=2, device_id="0123456789ab")
+    assert dump(placed).startswith(dump(record)[:-2])
+    assert parse(dump(placed)) == placed
+    assert (record.member, placed.member) == (None, (2, "0123456789ab"))
+    edit(run, 0, node=0)
+    assert complaint(run.path).endswith("line 1: key 'node': the run has 0 nodes, counted from 0, got 0")
+
+
 def test_a_run_of_the_schema_before_is_read(run: Run) -> None:
     """It lacks what came since."""
     manifest = json.loads((run.path / MANIFEST).read_text())
