@@ -158,8 +158,8 @@ class Round:
     def _admit(self, case: Case, limit: int | None) -> CaseRun | None:
         """``case``, to be run; None when it is known not to fit, and then its record is sent."""
         case_run = CaseRun(case, catalogue()[case.operator])
-        if (predicted := self._predicted.get(case.id)) is not None:
-            case_run.prediction = predicted
+        if (needs := self._predicted.get(case.id) or self._measured(case)) is not None:
+            case_run.prediction = needs
         else:
             with self._stage(case_run, "predict"):
                 try:
@@ -172,6 +172,14 @@ class Round:
             return case_run
         self._close(case_run, Failure("skipped", skip.reason, skip.needed, skip.available))
         return None
+
+    def _measured(self, case: Case) -> protocol.Predicted | None:
+        """What a case without a prediction, a probe, needed in an earlier round, whichever engines it chose."""
+        memories = [check.memory for check in self._task.checked.get(case.id, []) if check.memory is not None]
+        if not memories:
+            return None
+        most = max(memories, key=lambda memory: memory.resident + memory.peak)
+        return protocol.Predicted(case=case.id, resident=most.resident, peak=most.peak)
 
     def _measure(self, case_runs: Sequence[CaseRun]) -> list[CaseRun]:
         """Set up and sample; returns those that ran out of memory only because the others were there."""

@@ -50,6 +50,10 @@ def test_version(cli: Cli) -> None:
     from niffbench import __version__
 
     assert cli("--version").stdout == f"niffbench, version {__version__}\n"
+    module = subprocess.run(
+        [sys.executable, "-m", "niffbench", "--version"], capture_output=True, text=True, check=True
+    )
+    assert module.stdout == f"niffbench, version {__version__}\n"
 
 
 @pytest.mark.parametrize(

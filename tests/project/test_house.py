@@ -18,7 +18,7 @@ ROOT = PACKAGE.parent
 
 # Top to bottom; an import may stay in its room or go to a later line (niffbench/ARCHITECTURE.md).
 ROOMS = (
-    {"cli", "commands", "pytest_plugin", "api"},
+    {"__main__", "cli", "commands", "pytest_plugin", "api"},
     {"verdict"},
     {"study"},
     {"report"},
