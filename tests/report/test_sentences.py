@@ -18,7 +18,8 @@ from niffbench.report.digest import gather
 from niffbench.report.findings import findings
 from niffbench.report.trends import all_slices, growths, rivalries
 
-EXAMPLE = Path(__file__).parents[2] / "reports" / "quick-example"
+REPORTS = Path(__file__).parents[2] / "reports"
+EXAMPLE = REPORTS / "quick-example"
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +35,11 @@ def sentences(run: results.Run) -> list[str]:
     return [finding.sentence for finding in findings(digest, slices, fits, rivalries(digest))]
 
 
-def test_every_sentence_on_the_example_is_so(said: list[str]) -> None:
+@pytest.mark.parametrize("name", ["quick-example", "full-example", "networks-example"])
+def test_every_sentence_on_an_example_is_so(name: str) -> None:
+    said = sentences(results.read(REPORTS / name))
     assert len(said) > 10
-    assert faults(read(EXAMPLE), said) == {}
+    assert faults(read(REPORTS / name), said) == {}
 
 
 def test_a_sentence_with_another_number_is_found_out(said: list[str]) -> None:
