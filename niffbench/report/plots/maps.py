@@ -140,11 +140,11 @@ def _grid(axis: Axes, across: Sequence[str], down: Sequence[str]) -> None:
 
 def _swept(digest: Digest) -> str | None:
     """The spatial operator measured at the most kernel sizes, the baseline first; None unless at several."""
-    baseline = next((without_kernel(group.baseline) for group in digest.groups if group.baseline is not None), None)
+    baselines = {without_kernel(group.baseline) for group in digest.groups if group.baseline is not None}
     kernels: dict[tuple[bool, str], set[int]] = {}
     for row in digest.rows:
         if row.ok and row.case.kernel is not None and is_spatial(row):
-            operator = (without_kernel(row) == baseline, without_kernel(row))
+            operator = (without_kernel(row) in baselines, without_kernel(row))
             kernels.setdefault(operator, set()).add(row.case.kernel)
     best = max(kernels, key=lambda operator: (len(kernels[operator]), operator[0]), default=None)
     return best[1] if best is not None and len(kernels[best]) > 1 else None
