@@ -49,7 +49,10 @@ class Records:
                     place.setdefault(problem, {}).setdefault(label, {}).setdefault(quantity, {})[number] = value
             if line["chosen"] and number < rounds:
                 every = self.chosen.setdefault(label, {}).setdefault(problem, Counter())
-                every["+".join(line["chosen"])] += 1
+                layers = Counter(line["chosen"]).most_common()
+                every[
+                    ", ".join(f"{engine} {n}" for engine, n in layers) if len(line["chosen"]) > 1 else layers[0][0]
+                ] += 1
             cost = line["cost"]
             if cost and line["traits"]["family"] == "niff" and cost.get("stock_torch") is not None:
                 shares = [cost["stock_torch"] / cost["closed"]]
@@ -125,6 +128,13 @@ class Checker:
                 self.means,
             ),
             (re.compile(rf"In ([\w, ]+), (?:{NAME}) takes .*problems?"), self.ranges),
+            (
+                re.compile(
+                    r"In ([\w, ]+), networks as published take .* of the same in ([\w-]+) "
+                    r"\(geometric mean over (\d+) networks? at (\d+) problems?"
+                ),
+                self.networks,
+            ),
             (re.compile(r"In ([\w, ]+), the (fastest|leanest) of all operators is (.*)\."), self.winners),
             (re.compile(rf"({NAME}) chose (.*)\."), self.choices),
             (re.compile(r"Stock FLOP counters see ([\d.]+) %(?: to ([\d.]+) %)? of the FLOPs"), self.stock),
@@ -298,6 +308,27 @@ class Checker:
             if low and not float(low) <= float(mean) <= float(high):
                 yield f"{quantity}: its interval does not hold it"
 
+    def networks(self, sentence: str, match: re.Match[str]) -> Iterator[str]:
+        pattern = rf"([\d.]+)×(?: \[([\d.]+), ([\d.]+)\])? \(([\d.]+)× to ([\d.]+)×\) the ({QUANTITY})"
+        for mean, low, high, least, most, quantity in re.findall(pattern, sentence):
+            ratios, names, problems = [], set(), set()
+            for problem in self.problems(match[1]):
+                for label in self.records.measured[problem]:
+                    name, _, execution = label.partition(" execution=")
+                    two = self.records.of(problem, f"{name} execution={match[2]}", quantity)
+                    one = self.records.of(problem, label, quantity)
+                    if execution == "published" and one and two:
+                        ratios.append(estimate(one, quantity) / estimate(two, quantity))
+                        names.add(name)
+                        problems.add(problem)
+            if (len(names), len(problems)) != (int(match[3]), int(match[4])):
+                yield f"{quantity}: {len(names)} networks at {len(problems)} problems"
+            true = exp(fmean(map(log, ratios)))
+            if not (close(mean, true) and close(least, min(ratios)) and close(most, max(ratios))):
+                yield f"{quantity}: {true:.3g}× ({min(ratios):.3g}× to {max(ratios):.3g}×)"
+            if low and not float(low) <= float(mean) <= float(high):
+                yield f"{quantity}: its interval does not hold it"
+
     def winners(self, sentence: str, match: re.Match[str]) -> Iterator[str]:
         quantity = "total memory" if match[2] == "leanest" else self.main
         wins: Counter[str] = Counter()
@@ -330,7 +361,7 @@ class Checker:
         usual = Counter(words.most_common(1)[0][0] for words in self.records.chosen.get(match[1], {}).values())
         total = sum(usual.values())
         for what, some, of, every in re.findall(
-            r"([\w+-]+) at (?:(\d+) of (\d+)|all (\d+)|both|the one) problem", match[2]
+            r"([\w+-]+(?: \d+(?:, [\w+-]+ \d+)*)?) at (?:(\d+) of (\d+)|all (\d+)|both|the one) problem", match[2]
         ):
             if usual[what] != int(some or every or total) or total != int(of or every or total):
                 yield f"{what} was chosen at {usual[what]} of {total}"
