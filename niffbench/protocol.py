@@ -65,6 +65,8 @@ class Task(_Message):
         round: measure each case once, in an order drawn from the settings' seed and ``round``. ``predictions``
             (the survey's) and what was ``checked`` in earlier rounds, by case id, are not worked out again.
         modules: the user's among the operators.
+        devices: all that are measured on at once, of which the settings' is number ``place``; the worker keeps to
+            its share of the cores. Empty: there is one.
     """
 
     kind: Literal["survey", "round"]
@@ -76,12 +78,15 @@ class Task(_Message):
     predictions: list[Predicted] = []
     checked: dict[str, list[Checked]] = {}
     modules: list[UserModule] = []
+    devices: list[str] = []
+    place: int = 0
 
 
 class Hello(_Message):
     """The first reply: the worker is up, on what, and where it found the user's modules.
 
     ``node`` is what the launcher's engine calls the machine, if it has several; only its number is written down.
+    ``device`` is how ``--devices`` names the worker's.
     """
 
     type: Literal["hello"] = "hello"
@@ -89,6 +94,7 @@ class Hello(_Message):
     free_memory: int | None = None  # bytes
     modules: list[ModuleSource] = []
     node: str | None = None
+    device: str | None = None
 
 
 Stage = Literal["touch", "predict", "build", "numerics", "cost", "memory"] | Regime

@@ -7,13 +7,15 @@ in milliseconds. ``STUB_WORKER`` holds its script, JSON:
 ``pause``: seconds a case takes. ``note``: what it says of its round. ``start``: what happens instead of hello,
 ``ceilings`` instead of their measurement (``fail``: it says why there are none), beside which ``others`` use that
 share of the processor. ``nodes`` and ``cards``: what the engine calls its machine, and its device's identity, of
-each round in turn. A fault strikes the cases and rounds it fits (keys left out fit all), each time, or only
-until ``once`` exists.
+each round in turn. ``disturbed``: the factor on what a device takes while a worker is on another, of which they
+know by locks in ``folder``. A fault strikes the cases and rounds it fits (keys left out fit all), each time, or
+only until ``once`` exists.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import getpass
 import hashlib
 import json
@@ -129,7 +131,8 @@ class Stub:
         for case in cases:
             self.send(type="begin", case=case_id(case), stage="build")
             self.send(type="begin", case=case_id(case), stage="steady")
-            time.sleep(self.script.get("pause", 0.0))
+            busy = self.task["settings"]["measure"]["max_time"] > 100  # it is only to keep its device at work
+            time.sleep(3600 if busy else self.script.get("pause", 0.0))
             what = self.fault(case)
             if what is not None:
                 self.happen(what, case)
@@ -139,7 +142,25 @@ class Stub:
                 more = {"cost": cost, "numerics": numerics} if self.script.get("cost") else {}
                 if chosen := self.script.get("chosen", {}).get(case["operator"]):
                     more["chosen"] = chosen
+                if factor := self.slowness():
+                    more["latency"] = {"steady": {"samples": [0.001 * factor] * 2}}
                 self.send(type="finished", record=record(case, self.task["round"], **more))
+
+    def be_seen(self) -> None:
+        if "disturbed" in self.script:
+            self.own = Path(self.script["folder"], f"open-{self.task['place']}")
+            fcntl.flock(os.open(self.own, os.O_RDWR | os.O_CREAT), fcntl.LOCK_SH)
+
+    def slowness(self) -> float | None:
+        if "disturbed" not in self.script:
+            return None
+        for other in set(self.own.parent.glob("open-*")) - {self.own}:
+            with other.open() as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return self.script["disturbed"]
+        return 1.0
 
     def run(self) -> None:
         if start := self.script.get("start"):
@@ -149,12 +170,16 @@ class Stub:
             sys.exit(2)
         must = self.script.get("must", {"device": "fake"})
         nodes, cards = (self.script.get(key) or [None] for key in ("nodes", "cards"))
+        if devices := self.task["devices"]:
+            cards = [f"card {self.task['place']}"]
+            self.be_seen()
         should = {"gpu_id": card} if (card := cards[self.task["round"] % len(cards)]) else {}
         self.send(
             type="hello",
             fingerprint={"must": must, "should": should},
             free_memory=self.script.get("free"),
             node=nodes[self.task["round"] % len(nodes)],
+            device=f"fake:{self.task['place']}" if devices else None,
         )
         self.survey() if self.task["kind"] == "survey" else self.round()
         self.send(type="end")

@@ -290,6 +290,15 @@ class World:
     noise: Noise = Noise()
     baseline: str = "depthwise-k7"
     torch: str = "2.15.0"
+    nodes: tuple[float, ...] = ()  # how slow each machine of a fleet is; they take the rounds in turn
+    sharded: bool = False  # a round's problems are on several of them
+    older: tuple[int, ...] = ()  # nodes whose torch is another
+
+    def node(self, case: Case, round_: int) -> int | None:
+        """Which machine of the fleet measures ``case`` in a round."""
+        if not self.nodes:
+            return None
+        return (round_ + (case.problem.height // 7 if self.sharded else 0)) % len(self.nodes)
 
     def cases(self) -> Iterator[tuple[Planted, Case]]:
         """The suite: every operator at every problem."""
@@ -390,9 +399,12 @@ def _record(world: World, planted: Planted, case: Case, round_: int) -> Record:
             available=fault.available,
             elapsed=0.4,
             numerics=Numerics(l2=0.31, max=0.7, tolerance=1e-5) if fault.status == "wrong" else None,
+            node=world.node(case, round_),
         )
     draw = random.Random(f"{world.seed}/{case.id}/{round_}")
-    median = truth(world, planted, case) * exp(draw.gauss(0.0, world.noise.between))
+    node = world.node(case, round_)
+    slow = 1.0 if node is None else world.nodes[node]
+    median = truth(world, planted, case) * slow * exp(draw.gauss(0.0, world.noise.between))
     latency: dict[Regime, Latency] = {
         "first": Latency(samples=[20.0 * median], stopped="single"),
         "cold": _series(draw, 1.3 * median, world, 1),
@@ -422,9 +434,10 @@ def _record(world: World, planted: Planted, case: Case, round_: int) -> Record:
             if problem.mode == "training"
             else None,
         ),
-        machine=MachineState(load=0.1),
+        machine=MachineState(load=0.1, sm_clock=None if node is None else 1755 / slow),
         elapsed=measuring + 0.02,
         measuring=measuring,
+        node=node,
     )
 
 
@@ -465,6 +478,10 @@ def _manifest(world: World, ids: Sequence[str], records: Sequence[Record]) -> Ma
         seed=world.seed,
         device=world.device,
         fingerprint=Fingerprint(must=must, should=should),
+        nodes=[
+            Fingerprint(must=must | ({"torch": "2.11.0"} if number in world.older else {}), should=should)
+            for number in range(len(world.nodes))
+        ],
         argv=["niffbench", "run", world.name],
         commit="0123456789abcdef",
         dirty=False,

@@ -118,12 +118,13 @@ def command(
     from niffbench.report import make_directory, text, write_whole
     from niffbench.report.plots.custom import FORMATS, Request, draw, placeless, pooled, resolve, with_ratios
     from niffbench.results import frame, main_regime, read
+    from niffbench.results.fleet import of_one_machine
     from niffbench.suite import Selection
 
     suffix = out.suffix.lower().lstrip(".")
     if suffix not in FORMATS:
         raise UsageError(f"--out {out}: should end in {', '.join(f'.{name}' for name in FORMATS)}")
-    read_run = read(run)
+    read_run = of_one_machine(read(run))
     chosen = Selection(only)
     place = {case: number for number, case in enumerate(read_run.manifest.suite.cases)}
     records = tuple(

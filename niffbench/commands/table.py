@@ -5,10 +5,15 @@ from __future__ import annotations
 import importlib
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from niffbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from niffbench.report.table import Table
+    from niffbench.results import Run
 
 
 def _names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -35,6 +40,11 @@ def _names(context: click.Context, parameter: click.Parameter, value: str) -> tu
     "--format", "format_", type=click.Choice(["markdown", "latex", "csv"]), default="markdown", show_default=True,
     help="What to write; latex needs booktabs and amssymb.",
 )  # fmt: skip
+@click.option(
+    "--per-node",
+    is_flag=True,
+    help="Instead, a line for each device of a fleet: how far it is from the others, clock, temperature, flags.",
+)
 @click.option("--intervals/--no-intervals", default=True, help="Show 95 % intervals.  [default: intervals]")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
@@ -47,10 +57,11 @@ def command(
     values: tuple[str, ...],
     only: tuple[str, ...],
     format_: str,
+    per_node: bool,
     intervals: bool,
     out: Path | None,
 ) -> None:
-    """Write metrics of a run as a table for a paper.
+    """Write metrics of a run as a table for a paper, or with --per-node a fleet's devices beside each other.
 
     COLUMNS are columns of the frame, METRICS those of `niffbench list metrics`, or latency, memory or error for
     the main one of its kind; several are separated by commas. The best of each problem is bold, where it is
@@ -67,7 +78,8 @@ def command(
     records = tuple(one for one in read_run.records if chosen.takes(one.case, one.traits.label))
     if not records:
         raise UsageError(f"{run}: --only {' '.join(only)} matches no case of it")
-    table = pivot(type(read_run)(read_run.path, read_run.manifest, records), rows, columns, values)
+    narrowed = replace(read_run, records=records)
+    table = _per_node(narrowed) if per_node else pivot(narrowed, rows, columns, values)
     if not intervals:
         bare = (replace(row, entries=tuple(replace(one, note="") for one in row.entries)) for row in table.rows)
         table = replace(table, rows=tuple(bare))
@@ -78,3 +90,16 @@ def command(
     make_directory(out.parent)
     write_whole(out, written)
     click.echo(out)
+
+
+def _per_node(run: Run) -> Table:
+    """The table of a fleet's devices; where they are unlike, of each kind in turn."""
+    from niffbench.report.digest import gather
+    from niffbench.report.tables import fleet
+    from niffbench.results.fleet import machines
+
+    tables = [fleet(gather(kind)) for kind in machines(run)]
+    rows = tuple(row for table in tables for row in table.rows)
+    if not rows:
+        raise UsageError(f"{run.path}: was measured on one device; --per-node needs several of a kind")
+    return replace(tables[0], rows=rows)

@@ -7,10 +7,13 @@ device for its name: what it can do stands in its :class:`~niffbench.device.base
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from niffbench.device.base import Block, Capabilities, Device, Kind, Processor, Runner, Usage
+from niffbench.device.host import allowed, cpu_list, shares
 from niffbench.errors import UsageError, did_you_mean
 
 __all__ = [
@@ -26,10 +29,15 @@ __all__ = [
     "kind_of",
     "open_computing",
     "open_device",
+    "pin",
     "portable",
+    "several",
 ]
 
 HELPERS = frozenset({"base", "host", "nvml", "settings"})
+
+MOST_DEVICES = 256
+"""That one run has workers on at once."""
 
 UNWRITTEN = ("hpu", "mps", "mtia", "npu", "tpu", "xla", "xpu")
 """Accelerators that torch knows, and nobody has written a file for."""
@@ -102,6 +110,35 @@ def open_computing(spec: str, threads: int | None, purpose: str) -> Device:
     if name is not None and not kind(name).computes:
         raise UsageError(f"--device {spec}: a {name} has nothing {purpose}; take auto, {forms(computing=True)}")
     return open_device(spec, threads)
+
+
+def several(spec: str) -> list[str]:
+    """The devices that ``--devices`` names, each as ``--device`` does: ``cuda:0-2,5``, ``replay:FILE:0-3``.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    name, _, numbers = spec.rpartition(":")
+    listed = cpu_list(numbers)
+    if not name or not listed or len(set(listed)) < len(listed) or kind_of(name) is None:
+        raise UsageError(
+            f"--devices {spec}: should name devices of one kind by their numbers, as cuda:0-7 or cuda:0,2"
+        )
+    if len(listed) > MOST_DEVICES:
+        raise UsageError(f"--devices {spec}: names {len(listed):,} devices; {MOST_DEVICES} is the most")
+    return [f"{name}:{number}" for number in listed]
+
+
+def pin(specs: Sequence[str], place: int) -> None:
+    """Keep this process on its share of the cores, near the device that is number ``place`` of ``specs``.
+
+    All of them are worked on at once. Nothing is done where there are too few cores, or no way to keep to them.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    near = [kind(name).near(which) for name, _, which in (spec.partition(":") for spec in specs)]
+    if cores := shares(near, allowed())[place]:
+        os.sched_setaffinity(0, cores)
 
 
 def portable(spec: str | None) -> str:

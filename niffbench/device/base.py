@@ -5,7 +5,7 @@ Times are in seconds, memory in bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -229,6 +229,7 @@ class Kind:
         accelerator: cases run on another processor than the host's (``Capabilities.host`` of one that is open).
         computes: cases are run at all; a replay only says how long they took.
         describe: what there is of it here, or why it cannot be used, in a sentence.
+        near: the logical cores of the host next to the device that the same text opens; none where nobody knows.
     """
 
     forms: str
@@ -238,6 +239,7 @@ class Kind:
     rank: int = 0
     accelerator: bool = False
     computes: bool = True
+    near: Callable[[str], Collection[int]] = lambda which: ()
 
 
 THROTTLED = frozenset({"hw_slowdown", "hw_thermal_slowdown", "hw_power_brake", "sw_thermal_slowdown"})

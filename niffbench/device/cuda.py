@@ -468,4 +468,20 @@ def _opened(which: str, threads: int | None) -> CudaDevice:
     return CudaDevice(int(which or 0), threads)
 
 
-KIND = Kind(forms="cuda or cuda:N", open=_opened, is_usable=usable, describe=describe, rank=10, accelerator=True)
+def _near(which: str) -> list[int]:
+    """The cores next to the card."""
+    card = torch.cuda.get_device_properties(int(which or 0))
+    if not hasattr(card, "pci_bus_id"):  # of an older torch
+        return []
+    return host.near(f"{card.pci_domain_id:04x}:{card.pci_bus_id:02x}:{card.pci_device_id:02x}.0")
+
+
+KIND = Kind(
+    forms="cuda or cuda:N",
+    open=_opened,
+    is_usable=usable,
+    describe=describe,
+    rank=10,
+    accelerator=True,
+    near=_near,
+)

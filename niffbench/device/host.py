@@ -8,7 +8,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -16,7 +16,9 @@ import psutil
 from niffbench.device.base import Processor
 from niffbench.fingerprint import Fact
 
-_CPUS = Path("/sys/devices/system/cpu")
+_SYS = Path("/sys")
+_CPUS = _SYS / "devices/system/cpu"
+_MOST_CPUS = 2**16
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _BUSY = ("user", "nice", "system", "irq", "softirq", "steal")  # of the kernel's counts; a platform may lack some
@@ -72,6 +74,65 @@ def _size(path: Path) -> int:
 def allowed() -> Collection[int]:
     """The logical cores this process may run on."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+
+
+def near(address: str, root: Path = _SYS) -> list[int]:
+    """The logical cores next to the device at a PCI address, ``0000:17:00.0``; none where nobody tells.
+
+    Linux, Documentation/ABI/testing/sysfs-bus-pci: ``local_cpulist``, and ``numa_node``, which is -1 where the
+    machine has no such nodes.
+    """
+    device = root / "bus/pci/devices" / address.lower()
+    if listed := cpu_list(_read(device / "local_cpulist")):
+        return listed
+    node = _read(device / "numa_node")
+    return cpu_list(_read(root / f"devices/system/node/node{node}/cpulist")) if node.isdecimal() else []
+
+
+def cpu_list(text: str) -> list[int]:
+    """The numbers in a list as the kernel writes them, ``0-3,8,10-11``; none of what is no such list."""
+    numbers: list[int] = []
+    for part in filter(None, text.strip().split(",")):
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal()) or int(last) - int(first) > _MOST_CPUS:
+            return []
+        numbers += range(int(first), int(last) + 1)
+    return numbers
+
+
+def shares(near: Sequence[Collection[int]], cpus: Collection[int], root: Path = _SYS) -> list[list[int]]:
+    """Cores for workers that run at once, near the device of each: equally many, whole ones, and nobody's twice.
+
+    Args:
+        near: of each worker's device, the logical cores next to it; empty where that is not known.
+        cpus: those that may be used.
+
+    Returns:
+        Of each its logical cores; all are empty where there are fewer cores than workers.
+    """
+    siblings = {
+        cpu: tuple(cpu_list(_read(root / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"))) or (cpu,)
+        for cpu in sorted(cpus)
+    }
+    wanted = [[cpu for cpu in siblings if cpu in cores] or list(siblings) for cores in near]
+    # Who can choose among fewer chooses first, and others leave these to it.
+    order = sorted(range(len(near)), key=lambda worker: len(wanted[worker]))
+    for worker in order:
+        narrower = {cpu for one in wanted if len(one) < len(wanted[worker]) for cpu in one}
+        wanted[worker].sort(key=lambda cpu, narrower=narrower: cpu in narrower)  # type: ignore[misc]
+    chosen: list[list[tuple[int, ...]]] = [[] for _ in near]
+    taken: set[int] = set()
+    while True:
+        picks = {}
+        for worker in order:
+            core = next((siblings[cpu] for cpu in wanted[worker] if cpu not in taken), None)
+            if core is None:
+                return [sorted(cpu for core in cores for cpu in core if cpu in siblings) for cores in chosen]
+            picks[worker] = core
+            taken |= set(core)
+        for worker, core in picks.items():
+            chosen[worker].append(core)
 
 
 def free_memory(root: Path = _CGROUP, own: Path = _OWN_GROUPS) -> int:

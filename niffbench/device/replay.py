@@ -6,6 +6,7 @@ a machine one does not have be looked at on one that has no GPU. Time is virtual
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import math
 import os
@@ -156,6 +157,8 @@ class Trace(_Model):
         like: which kind of device it plays.
         facts: the fingerprint's. ``watts`` feed the energy counter.
         pace: real seconds slept for each second of virtual time (0: as fast as it goes).
+        slow: how much slower each device is, of ``replay:FILE:N`` by its number.
+        disturbed: the factor on the latency of one of these devices while another one is open.
     """
 
     schema_version: Literal[1] = 1
@@ -171,6 +174,8 @@ class Trace(_Model):
     overhead: Seconds = 1e-5
     pace: Annotated[float, Field(ge=0, le=1000)] = 0.0
     ceilings: Ceilings | None = None
+    slow: list[Seconds] = []
+    disturbed: Seconds = 1.0
     cases: list[CaseTrace] = []
 
 
@@ -249,9 +254,11 @@ class ReplayDevice:
     tf32 = False
     cache = DEFAULT_CACHE
 
-    def __init__(self, trace: Trace, spec: str = "replay") -> None:
+    def __init__(self, trace: Trace, spec: str = "replay", number: int | None = None) -> None:
         self.trace = trace
         self.spec = spec
+        self.number = number
+        self._flags = Presence(spec, number) if number is not None and trace.disturbed != 1.0 else None
         self.quantum = trace.quantum
         self.highest_clock = trace.highest_clock
         self.capabilities = CAPABILITIES[trace.like]
@@ -261,8 +268,8 @@ class ReplayDevice:
         self.held: WeakSet[ReplayRunner] = WeakSet()
 
     @classmethod
-    def load(cls, path: str) -> ReplayDevice:
-        """Read a replay file.
+    def load(cls, path: str, number: int | None = None) -> ReplayDevice:
+        """Read a replay file; it plays device ``number`` of several.
 
         Raises:
             UsageError: naming file, key and fault.
@@ -278,7 +285,7 @@ class ReplayDevice:
             fault = error.errors()[0]
             key = ".".join(map(str, fault["loc"])) or "the file"
             raise UsageError(f"{path}: key '{key}': {fault['msg']}") from error
-        return cls(trace, f"replay:{path}")
+        return cls(trace, f"replay:{path}", number)
 
     def entry(self, case: Case, label: str, round_: int) -> CaseTrace:
         """The first entry that speaks of ``case``, else an empty one."""
@@ -293,7 +300,15 @@ class ReplayDevice:
         return {**self.trace.facts, "device": f"replay of {self.trace.like}"}
 
     def surroundings(self) -> Mapping[str, Fact]:
-        return {}
+        return {} if self.number is None else {"gpu_id": f"replay {self.number}"}
+
+    @property
+    def _slowness(self) -> float:
+        """The factor on what the file says, of this device and at this moment."""
+        own = (
+            self.trace.slow[self.number] if self.number is not None and self.number < len(self.trace.slow) else 1.0
+        )
+        return own * (self.trace.disturbed if self._flags is not None and self._flags.others() else 1.0)
 
     def free_memory(self) -> int | None:
         return self.trace.free_memory
@@ -328,7 +343,8 @@ class ReplayDevice:
         return block
 
     def _take(self, runner: ReplayRunner, regime: Regime, count: int, calls: int) -> list[float]:
-        values = [runner.sample(regime, self.trace.seed) for _ in range(count)]
+        slowness = self._slowness
+        values = [slowness * runner.sample(regime, self.trace.seed) for _ in range(count)]
         # A broken timer must not stop virtual time, or sampling would never end.
         sane = (value if math.isfinite(value) and value > 0 else runner.nominal for value in values)
         self._pass(sum(sane) * calls)
@@ -424,9 +440,37 @@ def fail(failure: Failure) -> None:
             os._exit(failure.status)
 
 
+class Presence:
+    """A locked file beside the replay file for as long as one of its devices is open, which others can see."""
+
+    def __init__(self, spec: str, number: int) -> None:
+        file = Path(spec.partition(":")[2])
+        self._own = file.with_name(f"{file.name}.open-{number}")
+        self._pattern = file.parent, f"{file.name}.open-*"
+        self._descriptor = os.open(self._own, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+    def others(self) -> bool:
+        """Whether another device is open."""
+        folder, pattern = self._pattern
+        return any(_is_locked(path) for path in folder.glob(pattern) if path != self._own)
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _opened(which: str, threads: int | None) -> ReplayDevice:
     if not which:
         raise UsageError("--device replay: should be replay:FILE")
+    path, _, number = which.rpartition(":")
+    if number.isdecimal() and path and not Path(which).exists():
+        return ReplayDevice.load(path, int(number))
     return ReplayDevice.load(which)
 
 

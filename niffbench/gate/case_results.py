@@ -9,7 +9,7 @@ from typing import TypedDict, Unpack
 
 from niffbench.case import Case, Execution, Problem
 from niffbench.gate.findings import Finding, Verdict
-from niffbench.results import REGISTRY, Manifest, Metric, Reason, Record, Run, round_value
+from niffbench.results import REGISTRY, Manifest, Member, Metric, Reason, Record, Run, round_value
 from niffbench.suite import Selection
 
 
@@ -57,10 +57,11 @@ class Numbers(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class RoundValues:
-    """A metric's values by round, and why rounds that ran are left out."""
+    """A metric's values by round, and why rounds that ran are left out; of a fleet, whose each round is."""
 
     values: Mapping[int, float]
     left_out: tuple[str, ...]
+    members: Mapping[int, Member] = field(default_factory=dict)
 
     @property
     def attempted(self) -> bool:
@@ -142,7 +143,8 @@ class CaseResults:
                 values[record.round] = value
             elif value.tried:
                 left_out.append(f"round {record.round} {value.words}")
-        return RoundValues(values, tuple(left_out))
+        members = {record.round: member for record in self.ok if (member := record.member)}
+        return RoundValues(values, tuple(left_out), members)
 
     def ratios(self, metric: Metric) -> RoundValues | None:
         """A metric over that of the baseline operator, round by round; None without one, and for itself."""
@@ -153,6 +155,7 @@ class CaseResults:
         return RoundValues(
             {number: own.values[number] / other.values[number] for number in own.values if number in other.values},
             own.left_out + tuple(f"{text} (baseline)" for text in other.left_out),
+            own.members,
         )
 
     def finding(self, quantity: str, verdict: Verdict, reason: str, **numbers: Unpack[Numbers]) -> Finding:

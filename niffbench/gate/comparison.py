@@ -18,6 +18,7 @@ from niffbench.gate.history import same as _same_run
 from niffbench.gate.latencies import Pairing
 from niffbench.gate.rules import Accepted, Environment, Grant, Rules
 from niffbench.results import REGISTRY, Manifest, Run, background_load
+from niffbench.results.fleet import fleet, of_one_machine
 from niffbench.stats.decision import fewest_rounds
 from niffbench.suite import Selection
 
@@ -61,12 +62,12 @@ def compare(
                 f"nothing to compare: {other.name} is a run of suite '{other.manifest.suite.name}', "
                 f"{head.name} of '{head.manifest.suite.name}'"
             )
-    unlike = _differences(newest.manifest, head.manifest)
+    unlike = _differences(of_one_machine(newest).manifest, head.manifest)
     changed = before is not None and before.earlier.changed_environment
     across_asked, across_machines = across_machines, across_machines or changed
     _refuse_unlike(newest, head, unlike, across_machines, pairing is not None)
     selection = Selection(only)
-    new = RunCases(head, selection)
+    new = RunCases(of_one_machine(head), selection)
     fewest, baseline = fewest_rounds(rules.alpha, paired=pairing is not None), head.manifest.suite.baseline
     notes: list[str] = list(before.earlier.notes) if before else []
     unreadable: dict[Path, str] = dict(before.everywhere.unreadable) if before else {}
@@ -388,6 +389,7 @@ def _notes(
             yield f"{role} ({run.name}) is unfinished"
         if run.torn:
             yield f"{role} ({run.name}) ends in a torn line of {run.torn} bytes, which is left out"
+        yield from (f"{role} ({run.name}): {sentence}" for sentence in fleet(run).sentences())
         if run.manifest.dirty:
             yield f"{role} ({run.name}) was measured on uncommitted changes"
     for role, side, run in (("BASE", old, base), ("HEAD", new, head)):

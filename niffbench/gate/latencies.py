@@ -12,9 +12,10 @@ import numpy as np
 from niffbench.gate.case_results import CaseResults, EarlierCases, RoundValues, RunCases, ratio_name, shared_name
 from niffbench.gate.findings import Finding, Verdict
 from niffbench.gate.rules import Rules
-from niffbench.results import is_control
+from niffbench.results import Member, is_control
 from niffbench.stats.contrasts import FloatArray
 from niffbench.stats.decision import Decision, decide, shared_shift
+from niffbench.stats.fleet import replicates
 from niffbench.stats.power import noise, paired_noise, smallest_effect
 
 
@@ -82,7 +83,11 @@ def _decided(questions: Sequence[_Question], rules: Rules, pairing: Pairing | No
     values: list[Sides] = [(dict(question.base.values), dict(question.head.values)) for question in questions]
     shifts = _take_out_shared(questions, values)
     measured = [*values, *(shift.sides for shift in shifts)]
-    sides = [_rounds(one, pairing) for one in measured]
+    of_fleet = [pairing is None and _is_fleet(question) for question in questions] + [False] * len(shifts)
+    sides = [
+        _by_member(one, questions[number]) if of_fleet[number] else _rounds(one, pairing)
+        for number, one in enumerate(measured)
+    ]
     decisions = decide(
         [base for base, _ in sides],
         [head for _, head in sides],
@@ -91,6 +96,7 @@ def _decided(questions: Sequence[_Question], rules: Rules, pairing: Pairing | No
         alpha=rules.alpha,
         min_effect=[question.min_effect for question in questions] + [rules.min_effect] * len(shifts),
         confidence=1 - 2 * rules.alpha,  # the interval that lies inside the margin when a case is equivalent
+        unit=["devices" if fleet else "pairs" if pairing else "rounds" for fleet in of_fleet],
     )
     for number, question in enumerate(questions):
         could_show = _could_show(*sides[number], rules, pairing, question.min_effect, len(decisions))
@@ -172,6 +178,8 @@ def _take_out_shared(questions: Sequence[_Question], values: list[Sides]) -> lis
     for number, question in enumerate(questions):
         groups.setdefault((question.quantity, question.run), []).append(number)
     for (quantity, run), members in groups.items():
+        if _is_scattered([questions[n] for n in members]):
+            continue
         controls = [n for n in members if is_control(questions[n].results.any.traits)]
         rounds = [sorted({r for n in controls for r in values[n][side]}) for side in (0, 1)]
         whole = [n for n in controls if all(len(values[n][side]) == len(rounds[side]) > 0 for side in (0, 1))]
@@ -193,6 +201,34 @@ def _take_out_shared(questions: Sequence[_Question], values: list[Sides]) -> lis
         baseline = questions[members[0]].baseline
         shifts.append(_Shift(shared_name(quantity), run, shared, len(whole), baseline))
     return shifts
+
+
+def _is_scattered(questions: Sequence[_Question]) -> bool:
+    """Whether a round of either side is of several devices, which then share nothing in it."""
+    for side in ("base", "head"):
+        owners: dict[int, Member | None] = {}
+        for question in questions:
+            values: RoundValues = getattr(question, side)
+            for number in values.values:
+                owner = values.members.get(number)
+                if owners.setdefault(number, owner) != owner:
+                    return True
+    return False
+
+
+def _is_fleet(question: _Question) -> bool:
+    """Whether several devices measured a side: then these are what is compared, not their rounds."""
+    return any(len(set(side.members.values())) > 1 for side in (question.base, question.head))
+
+
+def _by_member(values: Sides, question: _Question) -> tuple[list[float], list[float]]:
+    """Each device's median on either side, one where one device measured a side."""
+    members = [
+        {number: (side, values_of.members.get(number)) for number in values_of.values}
+        for side, values_of in enumerate((question.base, question.head))
+    ]
+    base, head = (list(one.values()) for one in replicates(values, members))
+    return base, head
 
 
 def _by_round(shifts: Sequence[FloatArray], rounds: Sequence[Sequence[int]]) -> Sides:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 
 from niffbench.errors import HeadFails, UsageError, did_you_mean, plural
 from niffbench.gate.ab import base_first
-from niffbench.gate.case_results import CaseResults, RunCases
+from niffbench.gate.case_results import CaseResults, RoundValues, RunCases
 from niffbench.gate.rules import Rules
 from niffbench.results import Run
+from niffbench.results.fleet import of_one_machine
 from niffbench.stats.decision import Decision, decide, fewest_rounds
+from niffbench.stats.fleet import replicates
 from niffbench.stats.power import Fitness, Noise, fitness, noise, paired_noise
 from niffbench.suite import Selection
 
@@ -32,7 +34,8 @@ class Aim:
 class Noisy:
     """One latency of one case: its round medians in seconds, by round (NaN: none), and their noise.
 
-    ``paired`` is the noise of the differences of neighbours in time, None for too few rounds.
+    ``paired`` is the noise of the differences of neighbours in time, None for too few rounds. Of a fleet the
+    medians are the devices' and the noise is that between them; these are no neighbours.
     """
 
     results: CaseResults
@@ -40,6 +43,7 @@ class Noisy:
     medians: tuple[float, ...]
     rounds: Noise
     paired: Noise | None
+    of_devices: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,9 @@ def assess(run: Run, rules: Rules, aim: Aim, only: Sequence[str] = ()) -> Assess
     Raises:
         UsageError: when ``only`` fits nothing.
         HeadFails: when no case was measured in two rounds.
+        FingerprintsDiffer: when its nodes are unlike.
     """
-    run_cases = RunCases(run, Selection(only))
+    run_cases = RunCases(of_one_machine(run), Selection(only))
     if only and not run_cases:
         labels = {record.traits.label for record in run.records}
         raise UsageError(f"--only {' '.join(only)} fits no case of {run.name}{did_you_mean(only[0], labels)}")
@@ -88,7 +93,7 @@ def assess(run: Run, rules: Rules, aim: Aim, only: Sequence[str] = ()) -> Assess
         noisy
         for results in run_cases.values()
         for metric in rules.tested
-        if (noisy := _noisy(results, metric.key, results.values(metric).values, run.manifest.rounds)) is not None
+        if (noisy := _noisy(results, metric.key, results.values(metric), run.manifest.rounds)) is not None
     )
     if not cases:
         left_out = [
@@ -106,9 +111,14 @@ def assess(run: Run, rules: Rules, aim: Aim, only: Sequence[str] = ()) -> Assess
     return Assessment(run, aim, rules, cases, check, ab, _alarms(cases, rules))
 
 
-def _noisy(results: CaseResults, quantity: str, medians: Mapping[int, float], rounds: int) -> Noisy | None:
+def _noisy(results: CaseResults, quantity: str, measured: RoundValues, rounds: int) -> Noisy | None:
+    """Of a fleet, the noise between its devices: their rounds are no neighbours in time."""
+    [medians] = replicates([measured.values], [measured.members])
     if len(medians) < 2:
         return None
+    if len(set(measured.members.values())) > 1:
+        of_devices = tuple(medians.values())
+        return Noisy(results, quantity, of_devices, noise([of_devices]), None, of_devices=True)
     values = tuple(medians.get(number, nan) for number in range(rounds))
     base, head, first = _pairs(values)
     whole = [i for i in range(len(first)) if not (isnan(base[i]) or isnan(head[i]))]
@@ -128,6 +138,8 @@ def _pairs(values: Sequence[float]) -> tuple[list[float], list[float], list[bool
 
 
 def _alarms(cases: Sequence[Noisy], rules: Rules) -> tuple[Decision, ...]:
+    if any(case.of_devices for case in cases):
+        return ()
     sides = [_pairs(case.medians) for case in cases]
     order = sides[0][2]
     if len(order) < fewest_rounds(rules.alpha, paired=True):

@@ -15,12 +15,13 @@ from pydantic import TypeAdapter
 
 from niffbench import __version__
 from niffbench.device.host import cores
-from niffbench.errors import NothingMeasured, UsageError
+from niffbench.errors import FingerprintsDiffer, NothingMeasured, UsageError
 from niffbench.gate.case_results import RunCases
 from niffbench.gate.history import arrival, places
 from niffbench.gate.rules import Rules
 from niffbench.gate.trend import Moment, Trend, followed, of_values, values_of
 from niffbench.results import Run, read
+from niffbench.results.fleet import of_one_machine
 from niffbench.results.reading import MOST_PACKED, lines
 from niffbench.suite import Selection
 
@@ -97,8 +98,8 @@ def _read_all(folders: Sequence[Path], history: Path) -> Iterable[Entry | str]:
 
 def _read(folder: Path, history: Path) -> Entry | str:
     try:
-        run = read(folder)
-    except UsageError as error:
+        run = of_one_machine(read(folder))
+    except (UsageError, FingerprintsDiffer) as error:
         return f"passed over: {error}"
     manifest = run.manifest
     values = values_of(run, followed(Rules()))

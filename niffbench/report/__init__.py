@@ -33,7 +33,8 @@ def write(runs: Run | Sequence[Run], directory: Path) -> Path:
 
     The files are ``report.html``, ``report.md``, ``table.csv``, ``plots/`` and, of one run, ``findings.json``.
 
-    Several runs are put side by side, the first being what the others are compared with. Each file is written
+    Several runs are put side by side, the first being what the others are compared with; so are the machines of
+    one run whose nodes are unlike. Each file is written
     whole or not at all, the page last; equal runs give equal bytes.
 
     Raises:
@@ -62,8 +63,10 @@ def draw(runs: Run | Sequence[Run]) -> dict[str, str | bytes]:
     from niffbench.report.plots.palette import styles
     from niffbench.report.view import view
     from niffbench.results import Run
+    from niffbench.results.fleet import machines
 
-    given = [runs] if isinstance(runs, Run) else list(runs)
+    directories = [runs] if isinstance(runs, Run) else list(runs)
+    given = [one for run in directories for one in machines(run)]
     if not given:
         raise ValueError("a report needs at least one run")
     views = [view(run) for run in given]
@@ -87,7 +90,7 @@ def draw(runs: Run | Sequence[Run]) -> dict[str, str | bytes]:
     return {
         **{f"plots/{name}.svg": plot.svg for name, plot in plots.items()},
         **{f"plots/{name}.png": plot.png for name, plot in plots.items()},
-        **({"findings.json": written(findings_of(given[0]))} if len(given) == 1 else {}),
+        **({"findings.json": written(findings_of(directories[0]))} if len(directories) == 1 else {}),
         "table.csv": spreadsheet(digests),
         "report.md": pages.document(views, side),
         PAGE: pages.page(views, side),
@@ -116,9 +119,15 @@ def save(files: Mapping[str, str | bytes], directory: Path) -> Path:
 
 def terminal(run: Run) -> RenderableType:
     """What a run ends with on a terminal: per problem, operators in latency, memory and FLOPs, winners marked."""
-    from niffbench.report.pages import summary_table
+    from rich.console import Group
 
-    return summary_table(run)
+    from niffbench.report.pages import summary_table
+    from niffbench.results.fleet import machines
+
+    kinds = machines(run)
+    if len(kinds) == 1:
+        return summary_table(run)
+    return Group(*(part for kind in kinds for part in (f"{kind.name}:", summary_table(kind))))
 
 
 def make_directory(path: Path) -> None:

@@ -20,6 +20,7 @@ from niffbench.results import (
     REGISTRY,
     Ceilings,
     CostRecord,
+    Member,
     Metric,
     Numerics,
     Reason,
@@ -32,7 +33,9 @@ from niffbench.results import (
     main_regime,
     round_value,
 )
+from niffbench.results.fleet import Fleet, fleet, of_one_machine
 from niffbench.results.metrics import Place, headline
+from niffbench.stats.fleet import replicates
 from niffbench.stats.intervals import Interval, counted, exactly, median_of_rounds, ratio
 from niffbench.suite import Regime
 
@@ -47,12 +50,14 @@ class Cell:
     Attributes:
         rounds: the value of each round that has one.
         choices: what each round chose by measuring.
+        members: whose each round is, of a fleet's.
         base: the baseline's cells.
     """
 
     metric: Metric
     rounds: Mapping[int, float]
     choices: Mapping[int, str] = field(default_factory=dict)
+    members: Mapping[int, Member] = field(default_factory=dict)
     base: Cells | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -70,7 +75,14 @@ class Cell:
         """What stands for the rounds: their median, or the largest; of what is counted, the most frequent."""
         if self.counted:
             return Counter(self.rounds.values()).most_common(1)[0][0]
-        return self.metric.of_rounds(list(self.rounds.values()))
+        if self.metric.over_rounds == "largest":
+            return self.metric.of_rounds(list(self.rounds.values()))
+        return self.metric.of_rounds(self.replicates)
+
+    @cached_property
+    def replicates(self) -> list[float]:
+        """What the interval is made of: the rounds' values or, of a fleet's several members, each one's."""
+        return list(replicates([self.rounds], [self.members])[0].values())
 
     @cached_property
     def by_choice(self) -> tuple[tuple[float, int, str], ...]:
@@ -90,7 +102,7 @@ class Cell:
             return counted(self.estimate, list(self.rounds.values()), CONFIDENCE, len(self.rounds))
         if self.metric.over_rounds == "largest":
             return Interval(self.estimate, None, None, CONFIDENCE, len(self.rounds), "largest", "of all rounds")
-        return median_of_rounds(list(self.rounds.values()), confidence=CONFIDENCE)
+        return median_of_rounds(self.replicates, confidence=CONFIDENCE)
 
     @cached_property
     def ratio(self) -> Interval | None:
@@ -128,7 +140,8 @@ class Cells(Mapping[str, Cell]):
             if not isinstance(value := round_value(record, metric), Reason)
         }
         choices = {record.round: words for record in self._records if (words := in_words(record.chosen))}
-        return Cell(metric, rounds, choices, self._base) if rounds else None
+        members = {record.round: member for record in self._records if (member := record.member)}
+        return Cell(metric, rounds, choices, members, self._base) if rounds else None
 
     def why_not(self, key: str) -> str:
         """Why rounds that ran have no value: ``stuck``, ``throttled 2 of 3``; empty where all have one."""
@@ -139,9 +152,15 @@ class Cells(Mapping[str, Cell]):
 
 
 def aligned(*cells: Cell | None) -> list[list[float | None]]:
-    """The rounds of several cells side by side: value i of each is of the same round, None where it has none."""
-    rounds = sorted({round_ for cell in cells if cell for round_ in cell.rounds})
-    return [[cell.rounds.get(round_) if cell else None for round_ in rounds] for cell in cells]
+    """The rounds of several cells side by side: value i of each is of the same round, None where it has none.
+
+    Of a fleet, value i is of the same member.
+    """
+    series = replicates(
+        [cell.rounds if cell else {} for cell in cells], [cell.members if cell else {} for cell in cells]
+    )
+    numbers = sorted({number for one in series for number in one})
+    return [[one.get(number) for number in numbers] for one in series]
 
 
 def compare(base: Cell, other: Cell, *, paired: bool = True) -> Interval:
@@ -152,7 +171,7 @@ def compare(base: Cell, other: Cell, *, paired: bool = True) -> Interval:
         if len(set(every)) == 1:
             return exactly(estimate, CONFIDENCE)
         return counted(estimate, every, CONFIDENCE, min(len(base.rounds), len(other.rounds)))
-    sides = aligned(base, other) if paired else [list(cell.rounds.values()) for cell in (base, other)]
+    sides = aligned(base, other) if paired else [cell.replicates for cell in (base, other)]
     return ratio(*sides, paired=paired, confidence=CONFIDENCE)
 
 
@@ -311,6 +330,11 @@ class Digest:
         """Whether any row is a whole network, whose speed is also told in images per second."""
         return any(row.traits.role == "network" for row in self.rows)
 
+    @cached_property
+    def fleet(self) -> Fleet:
+        """The devices that measured it, where there are several."""
+        return fleet(self.run)
+
     @property
     def baseline(self) -> str:
         """The baseline's name."""
@@ -357,8 +381,12 @@ class Digest:
 
 
 def gather(run: Run) -> Digest:
-    """Digest a run. Time and memory are linear in its records."""
-    regime = main_regime(run.records)
+    """Digest a run. Time and memory are linear in its records.
+
+    Raises:
+        FingerprintsDiffer: where its nodes are unlike: each kind of them has a digest of its own.
+    """
+    regime = main_regime(of_one_machine(run).records)
     by_case: dict[str, list[Record]] = {}
     for record in run.records:
         by_case.setdefault(record.id, []).append(record)

@@ -16,6 +16,7 @@ from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, gather
 from niffbench.report.trends import Rivalry, rivalries
 from niffbench.report.writers.csv import records, safe
 from niffbench.results import REGIME_ORDER, REGISTRY, Metric, Reason, Run, frame, round_value
+from niffbench.results.fleet import Fleet, FleetMember, machines
 from niffbench.results.metrics import dictionary
 from niffbench.stats.crossovers import Crossover
 from niffbench.stats.intervals import COUNTED, EXACT, Interval
@@ -186,7 +187,8 @@ def cases_for_machines(run: Run) -> list[dict[str, Any]]:
             "reasons": sorted(row.reasons.values()),
             "unusable": {key: why for key in REGISTRY if (why := row.cells.why_not(key))},
         }
-        for row in gather(run).rows
+        for kind in machines(run)
+        for row in gather(kind).rows
     ]
 
 
@@ -202,6 +204,8 @@ def findings_of(run: Run) -> dict[str, Any]:
     ``crossovers``       one entry each, none for a pair without; see below
     ``winners``          of each problem and quantity: the best operator's value, and the ``ties`` with it
     ``ratios``           of each case and quantity: its ratio to the baseline of its problem
+    ``fleet``            of each device, where there are several; see below
+    ``machines``         instead of all that, one such document for each kind of machine, where nodes are unlike
     ==================== ======================================================================================
 
     A crossover: ``quantity`` (``flops``, ``memory`` in total, ``latency`` in its ``regime``) and ``metric``, its
@@ -213,9 +217,18 @@ def findings_of(run: Run) -> dict[str, Any]:
     jumps between them where its FLOPs do not, else None; ``probes``, at how many values both were measured beside
     the suite's.
 
+    A device: ``node``, its number, and ``device_id``; how many ``cases`` and ``records`` it has, how many of these
+    ``failed`` and are ``flagged``; ``value``, the ratio of its latency to that of the others, of whom there are
+    ``fellows``; ``slowest_in``, in how many of ``compared`` cases it was slower than each of them; whether it is a
+    ``straggler``, and then the ``sentence``; the medians ``sm_clock`` (MHz) and ``temperature`` (°C), and
+    ``throttled``, a share.
+
     ``value``, ``low`` and ``high`` are in ``unit``; the ends are None where there is no interval: the quantity was
     counted, or there was one round. ``rounds`` have a value. ``decided`` says whether rounds leave no doubt.
     """
+    if len(kinds := machines(run)) > 1:
+        head = {"schema": FINDINGS_SCHEMA, "niffbench": __version__, "run": text.clean(run.name)}
+        return {**head, "machines": [findings_of(kind) for kind in kinds]}
     digest = gather(run)
     refine = run.manifest.settings.refine
     return {
@@ -262,6 +275,24 @@ def findings_of(run: Run) -> dict[str, Any]:
             if row.ok and group.baseline and row is not group.baseline
             if (cell := row.cells.get(metric.key)) and cell.ratio
         ],
+        "fleet": [_device(digest.fleet, one) for one in digest.fleet.members],
+    }
+
+
+def _device(fleet: Fleet, one: FleetMember) -> dict[str, Any]:
+    shift = one.shift
+    return {
+        "node": one.member[0],
+        "device_id": one.member[1] or None,
+        "name": one.name,
+        **{key: getattr(one, key) for key in ("cases", "records", "failed", "flagged")},
+        **({"value": None, "low": None, "high": None} if shift is None else _ends(shift.ratio)),
+        "fellows": shift.fellows if shift else 0,
+        "compared": shift.cases if shift else 0,
+        "slowest_in": shift.slowest_in if shift else 0,
+        "straggler": one.is_straggler,
+        "sentence": fleet.sentence(one),
+        **{key: getattr(one, key) for key in ("sm_clock", "temperature", "throttled")},
     }
 
 
@@ -308,8 +339,12 @@ def _problem(group: Group) -> dict[str, Any]:
 
 
 def _figures(interval: Interval, rounds: int) -> dict[str, Any]:
-    ends = (interval.low, interval.high) if _is_confidence(interval) else (None, None)
-    return {"value": interval.estimate, "low": ends[0], "high": ends[1], "rounds": rounds}
+    return {**_ends(interval), "rounds": rounds}
+
+
+def _ends(interval: Interval) -> dict[str, float | None]:
+    low, high = (interval.low, interval.high) if _is_confidence(interval) else (None, None)
+    return {"value": interval.estimate, "low": low, "high": high}
 
 
 def _is_confidence(interval: Interval) -> bool:
@@ -361,7 +396,7 @@ def _github_action(digest: Digest) -> list[dict[str, Any]]:
                 half = cell.value.half_width or 0.0
                 if half > _ROUNDING:
                     entry["range"] = f"± {text.digits(half * cell.estimate * scale)}"
-                certainty = "exact" if cell.exact else text.plural(cell.value.rounds, "round")
+                certainty = "exact" if cell.exact else text.plural(len(cell.rounds), "round")
                 entry["extra"] = f"case {row.id}\n{certainty}\nniffbench {__version__}"
                 entries.append(entry)
             failed, why = _failures(row)

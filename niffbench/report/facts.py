@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from math import inf
 
 from niffbench.report import text
-from niffbench.report.digest import Digest
-from niffbench.results import background_load
+from niffbench.report.digest import Cell, Digest
+from niffbench.results import Neighbours, background_load
 from niffbench.session.outcome import measuring_share
 from niffbench.stats.power import half_and_most, noise, smallest_effect
 
@@ -30,6 +30,12 @@ def facts(digest: Digest) -> tuple[Fact, ...]:
     pairs.append(("software", ", ".join([*software, *([f"{text.clean(threads, 8)} threads"] if threads else [])])))
     pairs.append(("measured", measured(digest)))
     pairs.append(("latency", f"{digest.regime}, median of {text.rounds(digest.round_counts)}"))
+    if members := digest.fleet.members:
+        nodes = len({one.member[0] for one in members})
+        devices = f"{text.plural(len(members), 'device')} of {text.plural(nodes, 'node')}"
+        pairs.append(("fleet", f"{devices}; intervals are over these, the rounds of each taken together"))
+    if (beside := manifest.neighbours) is not None:
+        pairs.append(("neighbours", f"{_disturbed(beside)} than alone, over {text.plural(beside.pairs, 'pair')}"))
     if (effects := _could_show(digest)) is not None:
         pairs.append(("could show", text.could_show(*effects)))
     if manifest.wall:
@@ -47,16 +53,30 @@ def facts(digest: Digest) -> tuple[Fact, ...]:
     return tuple((word, what) for word, what in pairs if what)
 
 
+def _latencies(digest: Digest) -> list[Cell]:
+    """The main latency of every case that has one."""
+    return [cell for row in digest.rows if (cell := row.cells.get(f"latency_{digest.regime}")) is not None]
+
+
 def _could_show(digest: Digest) -> tuple[float, float] | None:
     """The smallest slowdowns that `check` would find, in half and in nine of ten cases, at this run's noise."""
-    cells = [row.cells.get(f"latency_{digest.regime}") for row in digest.rows]
-    medians = [list(cell.rounds.values()) for cell in cells if cell is not None]
+    medians = [cell.replicates for cell in _latencies(digest)]
     return half_and_most(
         [
             smallest_effect(noise([rounds]).sd, len(rounds), cases=len(medians)) if len(rounds) > 1 else inf
             for rounds in medians
         ]
     )
+
+
+def _disturbed(beside: Neighbours) -> str:
+    ends = "" if None in (beside.low, beside.high) else f" [{_percent(beside.low)}, {_percent(beside.high)}]"
+    others = text.plural(beside.devices - 1, "other device")
+    return f"beside {others} one is {_percent(beside.ratio)} %{ends} slower"
+
+
+def _percent(ratio: float | None) -> str:
+    return f"{100 * ((ratio or 1.0) - 1):.1f}"
 
 
 def measured(digest: Digest) -> str:
@@ -105,6 +125,16 @@ def notices(digest: Digest) -> tuple[str, ...]:
     if (beside := background_load(run.records)) is not None:
         notes.append(
             f"{text.capital(str(beside))}: repeat the run on a quiet machine, or compare versions with ab."
+        )
+    neighbours = run.manifest.neighbours
+    if neighbours is not None and neighbours.in_turn:
+        how = "which was put up with" if run.manifest.settings.at_once else "so they were measured on in turn"
+        notes.append(f"Devices disturb each other: {_disturbed(neighbours)} than alone, {how}.")
+    notes += [f"{text.capital(sentence)}." for sentence in digest.fleet.sentences()]
+    if lone := sum(len(set(cell.members.values())) == 1 for cell in _latencies(digest) if digest.fleet.members):
+        notes.append(
+            f"{text.plural(lone, 'case')} of {len(digest.rows)} measured on one device alone: what another would "
+            "give is unknown, and an interval is over its rounds."
         )
     itself = dict.fromkeys(row.label for row in digest.rows if row.traits.reference == "itself")
     if itself:

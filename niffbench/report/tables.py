@@ -550,6 +550,50 @@ def _intensity(case: Row) -> float | None:
     return case.cost.flops / case.cost.bytes_own if case.cost and case.cost.bytes_own else None
 
 
+def fleet(digest: Digest) -> Table:
+    """One line a device of a fleet: how far it is from the others, and in which state it was."""
+    rows = []
+    for one in digest.fleet.members:
+        ratio = one.shift.ratio if one.shift else None
+        slowest = f"{one.shift.slowest_in} of {one.shift.cases}" if one.shift else text.MISSING
+        rows.append(
+            row_of(
+                Entry(one.name, marks=("failed",) if one.is_straggler else ()),
+                _number_entry(one.cases),
+                _number_entry(one.records),
+                Entry(text.times(ratio.estimate if ratio else None), text.brackets(ratio)),
+                Entry(slowest),
+                _number_entry(one.sm_clock, " MHz"),
+                _number_entry(one.temperature, " °C"),
+                Entry(text.percent(one.throttled), value=one.throttled),
+                _number_entry(one.flagged),
+                _number_entry(one.failed),
+            )
+        )
+    columns = (
+        Column("device"),
+        _number("cases"),
+        _number("records"),
+        _number("× others", f"{digest.regime} latency over that of the others, over cases"),
+        _number("slowest in", "cases in which it was slower than each of the others"),
+        _number("SM clock", "median of its rounds"),
+        _number("temperature", "median of its rounds"),
+        _number("throttled", "share of its rounds with a reason for throttling"),
+        _number("flagged", "rounds whose main series is flagged"),
+        _number("failed", "records of no measurement"),
+    )
+    caption = (
+        f"{digest.regime} latency of each device over that of the others, with 95 % intervals. A straggler "
+        "(marked) is slower by more than the others differ among themselves; in at most 5 % of fleets without one "
+        "is any named."
+    )
+    return Table("fleet", "Device by device", columns, tuple(rows), text.capital(caption))
+
+
+def _number_entry(value: float | None, unit: str = "") -> Entry:
+    return Entry(text.MISSING if value is None else f"{value:,.0f}{unit}", value=value)
+
+
 def fingerprints(digests: Sequence[Digest]) -> Table:
     """The machines side by side; what must match and does not is marked."""
     prints = [digest.run.manifest.fingerprint for digest in digests]

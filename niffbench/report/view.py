@@ -96,6 +96,7 @@ def view(run: Run) -> View:
     with matplotlib.rc_context(dict(settings())):
         sections = [
             _section("overview", "At a glance", [overview(digest, drawn)]),
+            _section("fleet", "Device by device", [], [tables.fleet(digest)]),
             _section(
                 "scaling",
                 "How it scales",

@@ -69,6 +69,11 @@ class ShardEcho(_Model):
     name: str
     positions: list[Annotated[int, Field(ge=0)]]
 
+    @property
+    def count(self) -> str:
+        """The number of parts there are."""
+        return self.name.partition("/")[2]
+
 
 class SuiteEcho(_Model):
     """The suite as resolved when the run began; a resumed run must resolve to the same.
@@ -169,6 +174,23 @@ class Ceilings(_Model):
         return next(rates, None)
 
 
+class Neighbours(_Model):
+    """How much slower a device is beside the others of its machine than alone, over pairs of both.
+
+    Attributes:
+        ratio: beside the others over alone, with its 95 % interval.
+        in_turn: they disturb each other by more than is tolerated, so that one is to be measured on at a time.
+    """
+
+    devices: Annotated[int, Field(gt=1)]
+    cases: Annotated[int, Field(gt=0)]
+    pairs: Annotated[int, Field(gt=0)]
+    ratio: Rate
+    low: Rate | None = None
+    high: Rate | None = None
+    in_turn: bool
+
+
 class Manifest(_Model):
     """``run.json``: everything about a run that is not a record.
 
@@ -176,7 +198,8 @@ class Manifest(_Model):
     while records are missing; ``wall`` is the wall time that was spent on it, in seconds, ``refining`` the part of
     it after all rounds in which crossovers were bracketed. ``commit`` and ``dirty`` are those of what is measured,
     ``niffbench_commit`` and ``niffbench_dirty`` niffbench's own. ``nodes`` are the fingerprints of the machines
-    that measured, in the order of their numbers, where there are several.
+    that measured, in the order of their numbers, where there are several. ``devices`` says by its id how
+    ``--devices`` names a device, and ``neighbours`` whether these disturb each other.
     """
 
     schema_version: int = SCHEMA
@@ -198,6 +221,8 @@ class Manifest(_Model):
     notes: list[str] = []
     modules: list[ModuleSource] = []
     nodes: list[Fingerprint] = []
+    devices: dict[str, Annotated[str, Field(pattern=r"^[a-z]{1,20}:\d{1,6}$")]] = {}
+    neighbours: Neighbours | None = None
     ci: dict[str, Fact] = {}
 
     @model_validator(mode="before")

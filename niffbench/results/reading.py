@@ -34,7 +34,8 @@ class Run:
     """A run read from its directory. ``torn`` is the number of bytes of an incomplete last line, left out.
 
     ``records`` are those of the suite's cases and rounds; ``probes`` those of later rounds, in which crossovers
-    were bracketed, of cases that the suite need not have.
+    were bracketed, of cases that the suite need not have. ``machine`` says of which of its machines the records
+    are, where a directory holds those of unlike ones (:func:`niffbench.results.fleet.machines`).
     """
 
     path: Path
@@ -42,11 +43,12 @@ class Run:
     records: tuple[Record, ...]
     torn: int = 0
     probes: tuple[Record, ...] = ()
+    machine: str = ""
 
     @property
     def name(self) -> str:
         """The directory's name, for titles."""
-        return self.path.resolve().name
+        return self.path.resolve().name + (f" ({self.machine})" if self.machine else "")
 
     def is_baseline(self, record: Record, baseline: str | None = None) -> bool:
         """Whether it is of ``baseline``, a row's label with its options; left out, the one its suite names."""

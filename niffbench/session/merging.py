@@ -5,46 +5,49 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from niffbench.errors import FingerprintsDiffer, UsageError, plural
-from niffbench.fingerprint import differences
-from niffbench.results import RECORDS, Manifest, Run, ShardEcho, dump
+from niffbench.fingerprint import Fingerprint, differences
+from niffbench.results import RECORDS, Manifest, Record, Run, dump
 from niffbench.session import directory as place
 from niffbench.session.journal import JournalLost
 
 
-def merge(runs: Sequence[Run], out: Path) -> None:
+def merge(runs: Sequence[Run], out: Path, *, fleet: bool = False) -> None:
     """Write the run that ``runs``, all the parts of a suite, are together into ``out``, which must be vacant.
 
     Records are taken as they are, in the order of rounds and of the suite. ``out`` appears whole or not at all.
 
+    Args:
+        fleet: Each run is another device's, of one kind of machine or of several. Whole suites are taken too, one
+            after the other in further rounds, and nodes get numbers.
+
     Raises:
         UsageError: a part is missing, incomplete or there twice, or of another suite; ``out`` cannot be used.
-        FingerprintsDiffer: parts were measured on unlike machines.
+        FingerprintsDiffer: parts were measured on unlike machines, which ``fleet`` allows.
         JournalLost: what is merged cannot be written.
     """
     place.check_vacant(out)
-    shards = _checked(runs)
-    order = [
-        case
-        for _, case in sorted(
-            pair for run, shard in shards for pair in zip(shard.positions, run.manifest.suite.cases, strict=False)
-        )
-    ]
-    gridded = set(order)
-    # What a part measured beyond its share of the suite comes after it.
-    order += [case for run, _ in shards for case in run.manifest.suite.cases if case not in gridded]
-    rank = {case: number for number, case in enumerate(order)}
-    every = [record for run in runs for record in (*run.records, *run.probes)]
+    wholes = _wholes(runs) if fleet else [_checked(runs)]
+    orders = [_order(whole) for whole in wholes]
+    for whole, order in zip(wholes, orders, strict=True):
+        if order != orders[0]:
+            raise UsageError(f"{whole[0].path}: its cases are others than those of {wholes[0][0].path}")
+    parts = [run for whole in wholes for run in whole]
+    rounds = sum(whole[0].manifest.rounds for whole in wholes)
+    every, nodes = _numbered(wholes, rounds) if fleet else (_records(parts), parts[0].manifest.nodes)
+    rank = {case: number for number, case in enumerate(orders[0])}
     records = sorted(every, key=lambda record: (record.round, rank.get(record.id, len(rank))))
+    manifest = _manifest(parts, orders[0], rounds).model_copy(update={"nodes": nodes})
     place.make(out.parent)
     try:
         draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
         try:
             with (draft / RECORDS).open("wb") as file:
                 file.writelines(dump(record) for record in records)
-            place.write_manifest(draft, _manifest([run for run, _ in shards], order))
+            place.write_manifest(draft, manifest)
             draft.chmod(0o755)
             if out.exists():
                 out.rmdir()
@@ -56,53 +59,140 @@ def merge(runs: Sequence[Run], out: Path) -> None:
         raise JournalLost(f"{out}: cannot be written ({error.strerror})") from error
 
 
-def _checked(runs: Sequence[Run]) -> list[tuple[Run, ShardEcho]]:
-    """The runs by their number, each with its shard: complete, of one suite and of like machines."""
-    shards: dict[str, tuple[Run, ShardEcho]] = {}
+def _order(whole: Sequence[Run]) -> list[str]:
+    """The cases of a suite in its order; what a part measured beyond its share comes after them."""
+    placed = [
+        (position, case)
+        for run in whole
+        for position, case in zip(_positions(run), run.manifest.suite.cases, strict=False)
+    ]
+    order = [case for _, case in sorted(placed)]
+    gridded = set(order)
+    return order + [case for run in whole for case in run.manifest.suite.cases if case not in gridded]
+
+
+def _positions(run: Run) -> Sequence[int]:
+    shard = run.manifest.suite.shard
+    return range(len(run.manifest.suite.cases)) if shard is None else shard.positions
+
+
+def _records(runs: Sequence[Run]) -> list[Record]:
+    return [record for run in runs for record in (*run.records, *run.probes)]
+
+
+def _numbered(wholes: Sequence[Sequence[Run]], rounds: int) -> tuple[list[Record], list[Fingerprint]]:
+    """The records of all, each suite in rounds of its own, with the numbers of their nodes; and these.
+
+    A run that numbers no nodes is one device of a node; the same card in two of them is that.
+    """
+    records: list[Record] = []
+    nodes: list[Fingerprint] = []
+    cards: dict[str, tuple[int, str | None]] = {}
+    first, first_probe = 0, rounds
+    for whole in wholes:
+        own = whole[0].manifest.rounds
+        for run in whole:
+            if run.manifest.nodes:
+                base, card = len(nodes), None
+                nodes += run.manifest.nodes
+            else:
+                ids = (record.device_id for record in run.records if record.device_id)
+                card = str(run.manifest.fingerprint.should.get("gpu_id") or f"of {run.path}")
+                base, device = cards.setdefault(card, (len(nodes), next(ids, None)))
+                nodes += [run.manifest.fingerprint] if base == len(nodes) else []
+            for record in _records([run]):
+                number = record.round + (first if record.round < own else first_probe - own)
+                device = record.device_id if card is None else cards[card][1]
+                records.append(replace(record, round=number, node=base + (record.node or 0), device_id=device))
+        first += own
+        first_probe += max((probe.round - own + 1 for run in whole for probe in run.probes), default=0)
+    return records, nodes
+
+
+def _wholes(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs in sets that are the whole suite: those of all of it, and for each kind of machine its parts."""
+    paths: dict[Path, Path] = {}
+    kinds: dict[str, list[Run]] = {}
+    wholes: list[list[Run]] = []
+    for run in runs:
+        if (resolved := run.path.resolve()) in paths or any(_same(run, whole[0]) for whole in wholes):
+            raise UsageError(f"{run.path}: is there twice")
+        paths[resolved] = run.path
+        _check(runs[0], run)
+        if run.manifest.suite.shard is None:
+            wholes.append([run])
+        else:
+            kinds.setdefault(run.manifest.fingerprint.hash, []).append(run)
+    return [*wholes, *(_checked(parts) for parts in kinds.values())]
+
+
+def _same(one: Run, other: Run) -> bool:
+    """Whether two directories hold one run."""
+    return (one.manifest.started, one.manifest.seed, one.records) == (
+        other.manifest.started,
+        other.manifest.seed,
+        other.records,
+    )
+
+
+def _check(first: Run, run: Run) -> None:
+    """Raise UsageError unless ``run`` is complete and of the same suite as ``first``."""
+    if unlike := _unlike(first.manifest, run.manifest):
+        raise UsageError(f"{run.path}: {unlike}, unlike {first.path}")
+    if missing := run.manifest.records - len(run.records):
+        raise UsageError(
+            f"{run.path}: lacks {plural(missing, 'record')} of {run.manifest.records}; "
+            f"`niffbench run --resume` measures them"
+        )
+
+
+def _checked(runs: Sequence[Run]) -> list[Run]:
+    """The runs by their number: complete, all parts of one suite, on like machines."""
+    shards: dict[str, Run] = {}
     first = runs[0]
+    first_count = first.manifest.suite.shard.count if first.manifest.suite.shard else ""
     for run in runs:
         shard = run.manifest.suite.shard
         if shard is None:
-            raise UsageError(f"{run.path}: is no part of a suite (it was measured without --shard)")
-        if unlike := _unlike(first.manifest, run.manifest):
-            raise UsageError(f"{run.path}: {unlike}, unlike {first.path}")
-        if shard.name in shards:
-            raise UsageError(f"{run.path}: is part {shard.name}, and so is {shards[shard.name][0].path}")
-        shards[shard.name] = run, shard
-        if missing := run.manifest.records - len(run.records):
             raise UsageError(
-                f"{run.path}: lacks {plural(missing, 'record')} of {run.manifest.records}; "
-                f"`niffbench run --resume` measures them"
+                f"{run.path}: is no part of a suite (it was measured without --shard); --fleet takes whole runs"
             )
+        _check(first, run)
+        if shard.count != first_count:
+            raise UsageError(f"{run.path}: the number of parts is {shard.count!r}, unlike {first.path}")
+        if run.manifest.rounds != first.manifest.rounds:
+            raise UsageError(f"{run.path}: the number of rounds is {run.manifest.rounds}, unlike {first.path}")
+        if shard.name in shards:
+            raise UsageError(f"{run.path}: is part {shard.name}, and so is {shards[shard.name].path}")
+        shards[shard.name] = run
         if changes := differences(first.manifest.fingerprint.must, run.manifest.fingerprint.must):
             facts = "; ".join(f"{key} {ours!r} and {theirs!r}" for key, (ours, theirs) in changes.items())
-            raise FingerprintsDiffer(f"{first.path} and {run.path} were measured on unlike machines: {facts}")
-    count = int(next(iter(shards)).partition("/")[2])
-    names = [f"{number}/{count}" for number in range(1, count + 1)]
+            raise FingerprintsDiffer(
+                f"{first.path} and {run.path} were measured on unlike machines: {facts}; "
+                "--fleet puts unlike machines side by side, each with all parts of its own"
+            )
+    names = [f"{number}/{first_count}" for number in range(1, int(first_count) + 1)]
     if absent := [name for name in names if name not in shards]:
-        raise UsageError(f"part {', '.join(absent)} of '{first.manifest.suite.name}' is missing")
+        suite, on = first.manifest.suite.name, first.manifest.fingerprint.machine
+        raise UsageError(f"part {', '.join(absent)} of '{suite}' is missing on {on}, beside {first.path}")
     return [shards[name] for name in names]
 
 
 def _unlike(one: Manifest, other: Manifest) -> str | None:
     """The first thing that makes two runs parts of different wholes."""
     ours, theirs = one.suite, other.suite
-    assert ours.shard is not None
-    assert theirs.shard is not None
     facts = {
         "niffbench": (one.niffbench, other.niffbench),
         "the suite": (ours.name, theirs.name),
         "the text of the suite": (ours.source_hash, theirs.source_hash),
         "--only": (ours.only, theirs.only),
-        "the number of parts": (ours.shard.name.partition("/")[2], theirs.shard.name.partition("/")[2]),
-        "the number of rounds": (one.rounds, other.rounds),
         "how it was measured": (ours.measure, theirs.measure),
         "the commit": (one.commit, other.commit),
     }
     return next((f"{key} is {was!r}" for key, (is_, was) in facts.items() if is_ != was), None)
 
 
-def _manifest(runs: Sequence[Run], cases: list[str]) -> Manifest:
+def _manifest(runs: Sequence[Run], cases: list[str], rounds: int) -> Manifest:
     """That of the whole: the first part's, over the time of all of them."""
     manifests = [run.manifest for run in runs]
     first = manifests[0]
@@ -116,6 +206,8 @@ def _manifest(runs: Sequence[Run], cases: list[str]) -> Manifest:
             "suite": first.suite.model_copy(
                 update={"cases": cases, "excluded": list(excluded.values()), "shard": None}
             ),
+            "devices": {key: name for manifest in manifests for key, name in manifest.devices.items()},
+            "settings": first.settings.model_copy(update={"rounds": rounds}),
             "started": min(manifest.started for manifest in manifests),
             "finished": max(manifest.finished or manifest.started for manifest in manifests),
             "wall": sum(walls) if walls else None,

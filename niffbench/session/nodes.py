@@ -25,6 +25,7 @@ class Nodes:
 
     def __init__(self, manifest: Manifest) -> None:
         self.fingerprints = list(manifest.nodes)
+        self.devices = dict(manifest.devices)
         self._salt = f"{manifest.started} {manifest.seed} "
         self._numbers: dict[str, int] = {}
 
@@ -37,5 +38,7 @@ class Nodes:
             self.fingerprints.append(hello.fingerprint)
         card = hello.fingerprint.should.get("gpu_id")
         digest = card and hashlib.sha256(f"{self._salt}{card}".encode()).hexdigest()[:12]
+        if digest and hello.device is not None:
+            self.devices[digest] = hello.device
         node = None if hello.node is None else self._numbers[hello.node]
         return {"node": node, "device_id": digest or None}

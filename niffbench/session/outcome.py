@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from niffbench.errors import NothingMeasured
 from niffbench.results import REGISTRY, Reason, Run, Status, round_value
+from niffbench.stats.fleet import replicates
 from niffbench.stats.intervals import median_of_rounds
 from niffbench.suite import Regime
 
@@ -99,16 +100,18 @@ def measuring_share(run: Run) -> float | None:
 
 def _widths(run: Run) -> list[Imprecise]:
     """How well the rounds of a case tell each of its latencies, where they are enough for an interval."""
-    rounds: dict[tuple[str, str, Regime], dict[str, list[float]]] = {}
+    rounds: dict[tuple[str, str, Regime], dict[str, dict[int, float]]] = {}
+    members = {(record.id, record.round): record.member for record in run.records}
     for record in run.records:
         for regime in record.latency:
             value = round_value(record, REGISTRY[f"latency_{regime}"])
             if regime != "first" and not isinstance(value, Reason):
                 key = record.traits.label, record.case.problem.label, regime
-                rounds.setdefault(key, {}).setdefault(record.id, []).append(value)
+                rounds.setdefault(key, {}).setdefault(record.id, {})[record.round] = value
     return [
         Imprecise(*key, half_width)
         for key, cases in rounds.items()
-        for values in cases.values()
-        if (half_width := median_of_rounds(values).half_width) is not None
+        for id_, values in cases.items()
+        for [of_members] in [replicates([values], [{number: members[id_, number] for number in values}])]
+        if (half_width := median_of_rounds(list(of_members.values())).half_width) is not None
     ]

@@ -8,8 +8,20 @@ from functools import cache
 
 from niffbench.case import Case
 from niffbench.operators.base import Operator
-from niffbench.results import REGIME_ORDER, REGISTRY, Metric, Reason, Record, Run, key_of, main_regime, round_value
+from niffbench.results import (
+    REGIME_ORDER,
+    REGISTRY,
+    Member,
+    Metric,
+    Reason,
+    Record,
+    Run,
+    key_of,
+    main_regime,
+    round_value,
+)
 from niffbench.stats.crossovers import Comparison, Point, compare, lattice, wanted
+from niffbench.stats.fleet import replicates
 from niffbench.suite import (
     PAIR_AXES,
     Axis,
@@ -31,9 +43,9 @@ MOST_SILENT = 3
 
 @dataclass
 class _Place:
-    """One case of a curve: its value of each quantity by round, and whether it failed in any."""
+    """One case of a curve: whose its rounds are, its value of each quantity by round, and whether any failed."""
 
-    rounds: set[int] = field(default_factory=set)
+    members: dict[int, Member | None] = field(default_factory=dict)
     values: dict[Quantity, dict[int, float]] = field(default_factory=dict)
     failed: bool = False
 
@@ -57,26 +69,31 @@ class Measured:
     def add(self, record: Record) -> None:
         """Take over what a record says."""
         place = self._curve(record.case).setdefault(position(record.case, self._axis), _Place())
-        place.rounds.add(record.round)
+        place.members[record.round] = record.member
         place.failed |= record.status != "ok"
         for quantity, metric in self.metrics.items():
             if not isinstance(value := round_value(record, metric), Reason):
                 place.of(quantity)[record.round] = value
 
-    def points(self, pair: Pair, quantity: Quantity) -> list[Point]:
-        """The values of the axis that both have, measured or not."""
+    def points(self, pair: Pair, quantity: Quantity, *, by_member: bool = False) -> list[Point]:
+        """The values of the axis that both have, measured or not; ``by_member``: a fleet's stand for rounds."""
         points: list[Point] = []
         for at, form, rival in self._both(pair):
             flops = form.of("flops"), rival.of("flops")
             theory = (max(flops[0].values()), max(flops[1].values())) if all(flops) else None
-            points.append(Point(at, form.of(quantity), rival.of(quantity), theory))
+            one, other = form.of(quantity), rival.of(quantity)
+            if by_member:
+                one, other = replicates([one, other], [form.members, rival.members])
+            points.append(Point(at, one, other, theory))
         return points
 
     def barred(self, pair: Pair) -> set[float]:
         """The values at which there is nothing to be had: a side fails, or says nothing in several rounds."""
         barred: set[float] = set()
         for at, form, rival in self._both(pair):
-            silent = (form.rounds & rival.rounds) - (form.of("latency").keys() & rival.of("latency").keys())
+            silent = (form.members.keys() & rival.members.keys()) - (
+                form.of("latency").keys() & rival.of("latency").keys()
+            )
             if form.failed or rival.failed or len(silent) >= MOST_SILENT:
                 barred.add(at)
         return barred
@@ -192,7 +209,7 @@ def comparisons(run: Run, operators: Mapping[str, Operator]) -> list[Compared]:
         for pair in pairs(cases, axis, lambda case: side_of(cases[case].traits)):
             admissible = lattice(axis, pair.values)
             for quantity, metric in measured.metrics.items():
-                points = measured.points(pair, quantity)
+                points = measured.points(pair, quantity, by_member=True)
                 probes = len({point.at for point in points} - set(pair.values))
                 if quantity == "flops":
                     points += _closed(pair, points, admissible, flops)

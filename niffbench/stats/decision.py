@@ -155,6 +155,7 @@ def decide(
     confidence: float = 0.95,
     fewest: int | None = None,
     resolution: float = 0.0,
+    unit: Sequence[str] | None = None,
 ) -> tuple[Decision, ...]:
     """Judge a suite: one decision a case, in the order given.
 
@@ -168,6 +169,7 @@ def decide(
         fewest: rounds (pairs) below which a case is inconclusive, by default :func:`fewest_rounds`; two is the
             least.
         resolution: the clock's step.
+        unit: of each case, what its values are one of; rounds, or pairs, where left out.
 
     Raises:
         ValueError: for sides of unlike length, or an ``alpha`` or effect that is out of range.
@@ -178,9 +180,10 @@ def decide(
     if (effects < 0).any():
         raise ValueError("a minimum effect cannot be negative")
     needed = fewest_rounds(alpha, paired=paired) if fewest is None else max(fewest, 2)
+    units = unit or ["pairs" if paired else "rounds"] * len(base)
     evidence = [
-        _evidence(one, two, paired, base_first, needed, confidence, resolution)
-        for one, two in zip(base, head, strict=True)
+        _evidence(one, two, paired, base_first, needed, confidence, resolution, of)
+        for one, two, of in zip(base, head, units, strict=True)
     ]
     judged = judge(
         Contrast(*(np.array([getattr(one.contrast, name) for one in evidence]) for name in _FIELDS)),
@@ -210,11 +213,14 @@ def _evidence(
     needed: int,
     confidence: float,
     resolution: float,
+    unit: str,
 ) -> _Evidence:
     sides = (base, head)
     plain = combination(sides, _SIGNS, shared=paired, confidence=confidence, resolution=resolution)
     if plain.low is None:
-        return _Evidence(_UNTESTED, exponential(plain), plain.reason)
+        lone = unit == "devices" and plain.rounds == 1
+        reason = "one device on a side: what another would give is unknown" if lone else plain.reason
+        return _Evidence(_UNTESTED, exponential(plain), reason)
     logs = log_groups(sides, shared=paired)
     step = rounding(logs, _SIGNS, resolution)
     method, difference = plain.method, contrast(logs, _SIGNS, shared=paired, rounding=step)
@@ -225,8 +231,8 @@ def _evidence(
             difference = in_order(logs[1] - logs[0], order, rounding=step)
     interval = exponential(of_contrast(difference, confidence, plain.rounds, method))
     if plain.rounds < needed:
-        unit = "pairs" if paired else "rounds a side"
-        return _Evidence(_UNTESTED, interval, f"{plain.rounds} {unit}, at least {needed} are needed")
+        side = "" if paired else " a side"
+        return _Evidence(_UNTESTED, interval, f"{plain.rounds} {unit}{side}, at least {needed} are needed")
     return _Evidence(difference, interval, None)
 
 

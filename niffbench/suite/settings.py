@@ -22,6 +22,8 @@ class Settings(BaseModel):
         memory_limit: in bytes; None for what is free on the device.
         budget: in seconds of wall time; None for as long as it takes.
         refine: how crossovers are looked for after the rounds; None: they are not.
+        at_once: whether several devices of one machine are measured on at once; None: unless they disturb each
+            other.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,6 +36,7 @@ class Settings(BaseModel):
     memory_limit: Annotated[int, Field(ge=0)] | None = None
     budget: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     refine: Refine | None = None
+    at_once: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Overrides:
     memory_limit: int | None = None
     budget: float | None = None
     refine: bool | None = None
+    at_once: bool | None = None
 
 
 def resolve(suite: Suite, overrides: Overrides) -> Settings:
@@ -82,4 +86,5 @@ def resolve(suite: Suite, overrides: Overrides) -> Settings:
         memory_limit=overrides.memory_limit,
         budget=overrides.budget,
         refine=None if overrides.refine is False else suite.refine,
+        at_once=overrides.at_once,
     )

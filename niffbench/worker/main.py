@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from niffbench import protocol
 from niffbench.anonymize import anonymize
-from niffbench.device import Device, open_device
+from niffbench.device import Device, open_device, pin
 from niffbench.device.host import die_with_parent
 from niffbench.device.replay import ReplayDevice
 from niffbench.errors import NiffbenchError, UsageError, did_you_mean
@@ -98,6 +98,7 @@ def work(task: protocol.Task, device: Device, line: Line) -> None:
         free_memory=device.free_memory(),
         modules=sources,
         node=os.environ.get(protocol.NODE),
+        device=_short(task.devices[task.place]) if task.devices else None,
     )
     line.send(hello)
     evaluator = open_evaluator(device, task.round)
@@ -106,6 +107,11 @@ def work(task: protocol.Task, device: Device, line: Line) -> None:
     else:
         Round(task, evaluator, line.send).run()
     line.send(protocol.End())
+
+
+def _short(spec: str) -> str:
+    """A device without the path of its file: ``cuda:3``, ``replay:3``."""
+    return f"{spec.partition(':')[0]}:{spec.rpartition(':')[2]}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,6 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     task = protocol.Task.model_validate_json(sys.stdin.readline())
     try:
         _check(task)
+        if task.devices:
+            pin(task.devices, task.place)
         device = open_device(task.settings.device, task.settings.measure.threads)
         work(task, device, line)
     except NiffbenchError as error:

@@ -6,14 +6,20 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cli_in_process import Call
+from cli_in_process import call as call
 from hypothesis import given
 from hypothesis import strategies as st
+from synthetic import FEW, World, make, save
 
 from niffbench.case import Case, Problem
+from niffbench.report.exports import findings_of
 from niffbench.results import read
+from niffbench.results.fleet import machines
 from niffbench.suite import Shard
 
 SUITE = """
@@ -148,3 +154,77 @@ def test_a_part_that_is_none_is_refused(place: Path, shard: str, message: str) -
     assert done.returncode == 2
     assert f"--shard {shard}: {message}" in done.stderr
     assert not (place / "new").exists()
+
+
+AMD = "AMD EPYC 9554 64-Core"
+WORLD = World(sizes=(14, 28), rounds=3, operators=FEW, faults=(), samples=4)
+
+
+def node(place: Path, number: int, factor: float = 1.0, torch: str = "2.15.0") -> str:
+    """A whole run of one machine, ``factor`` slower than others, in which nothing is said of nodes."""
+    run = make(replace(WORLD, nodes=(factor,), seed=number, torch=torch), place / f"n{number}")
+    records = tuple(replace(record, node=None) for record in run.records)
+    save(replace(run, records=records, manifest=run.manifest.model_copy(update={"nodes": [], "seed": number})))
+    return f"n{number}"
+
+
+def test_whole_runs_of_several_nodes_are_one_that_names_the_slow_one(tmp_path: Path, call: Call) -> None:
+    runs = [node(tmp_path, number, factor) for number, factor in enumerate((1.0, 1.005, 1.2, 0.995, 1.002))]
+    refused = call("merge", *runs, "--out", "merged")
+    assert refused.returncode == 2
+    assert "n0: is no part of a suite (it was measured without --shard); --fleet takes whole" in refused.stderr
+    assert call("merge", *runs, "--fleet", "--out", "merged").returncode == 0
+    merged = read(tmp_path / "merged")
+    assert len(merged.records) == merged.manifest.records == 5 * len(read(tmp_path / "n0").records)
+    assert {record.round: record.node for record in merged.records} == {
+        number: number // 3 for number in range(15)
+    }
+    table = call("table", "merged", "--per-node", "--format", "csv")
+    assert [line.partition(",")[0] for line in table.stdout.splitlines()[1:]] == [f"node {n}" for n in range(5)]
+    shown = call("table", "merged", "--per-node").stdout
+    assert "device" in shown
+    assert [one["straggler"] for one in findings_of(merged)["fleet"]] == [False, False, True, False, False]
+    notes = json.loads(call("check", "merged", "merged", "--json").stdout)["notes"]
+    assert [note for note in notes if "node 2 is" in note and "slower than the other four" in note]
+    assert call("export", "merged", "--format", "csv", "--out", "x.csv").returncode == 0
+    alone = call("table", "n0", "--per-node")
+    assert (alone.returncode, "--per-node needs several" in alone.stderr) == (2, True)
+
+
+def test_a_merged_fleet_can_be_merged_with_more_of_it(tmp_path: Path, call: Call) -> None:
+    runs = [node(tmp_path, number) for number in range(3)]
+    assert call("merge", *runs[:2], "--fleet", "--out", "two").returncode == 0
+    assert call("merge", "two", runs[2], "--fleet", "--out", "three").returncode == 0
+    merged = read(tmp_path / "three")
+    assert {record.round: record.node for record in merged.records} == {number: number // 3 for number in range(9)}
+    assert merged.manifest.rounds == 9
+
+
+def test_unlike_machines_are_put_side_by_side(tmp_path: Path, call: Call) -> None:
+    runs = [node(tmp_path, number, torch="2.15.0" if number < 2 else "2.11.0") for number in range(4)]
+    assert call("merge", *runs, "--fleet", "--out", "merged").returncode == 0
+    names = [kind.name for kind in machines(read(tmp_path / "merged"))]
+    assert [name.rpartition(", ")[0] for name in names] == [f"merged ({AMD}, nodes {n}" for n in (0, 2)]
+    per_node = call("table", "merged", "--per-node", "--format", "csv").stdout.splitlines()[1:]
+    assert [line.partition(",")[0] for line in per_node] == ["node 0", "node 1", "node 2", "node 3"]
+    done = call("check", "merged", "n0")
+    assert (done.returncode, "holds 2 machines that are unlike" in done.stderr) == (4, True)
+
+
+def test_of_unlike_machines_each_needs_all_parts_and_none_twice(place: Path, call: Call) -> None:
+    parts = [str(place / f"part{number}") for number in (1, 2, 3)]
+    for number in (1, 2, 3):
+        shutil.copytree(place / f"part{number}", place / f"other{number}")
+        _edit(place / f"other{number}", fingerprint__must__torch="1.0")
+    others = [str(place / f"other{number}") for number in (1, 2, 3)]
+    done = call("merge", *parts, *others[:2], "--fleet", "--out", "merged")
+    assert (done.returncode, "part 3/3 of 's' is missing on" in done.stderr) == (2, True)
+    done = call("merge", *parts, parts[0], "--fleet", "--out", "merged")
+    assert (done.returncode, "part1: is there twice" in done.stderr) == (2, True)
+    done = call("merge", *parts, *others, "--fleet", "--out", "merged")
+    assert done.returncode == 0, done.stderr
+    merged = read(Path("merged"))
+    assert merged.manifest.rounds == 4
+    assert [fingerprint.must.get("torch") == "1.0" for fingerprint in merged.manifest.nodes] == [False] * 3 + [
+        True
+    ] * 3

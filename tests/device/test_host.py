@@ -144,3 +144,80 @@ def test_a_share_lies_between_nothing_and_all_and_needs_its_time(spent: Processo
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
+
+
+def _machine(root: Path, siblings: dict[int, str], **devices: tuple[str, str]) -> Path:
+    """A planted /sys: of each core its siblings, of each PCI address its ``local_cpulist`` and ``numa_node``."""
+    for cpu, text in siblings.items():
+        folder = root / f"devices/system/cpu/cpu{cpu}/topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(text + "\n")
+    for address, (cpus, node) in devices.items():
+        folder = root / "bus/pci/devices" / address
+        folder.mkdir(parents=True)
+        (folder / "local_cpulist").write_text(cpus + "\n")
+        (folder / "numa_node").write_text(node + "\n")
+    node = root / "devices/system/node/node1"
+    node.mkdir(parents=True)
+    (node / "cpulist").write_text("4-7\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0-3,8,10-11\n", [0, 1, 2, 3, 8, 10, 11]),
+        ("5", [5]),
+        ("", []),
+        ("\n", []),
+        ("a-b", []),
+        ("3-", []),
+        ("-3", []),
+        ("0-99999999999", []),
+        ("0-3;4", []),
+    ],
+)
+def test_a_list_of_cores_is_read_or_is_none(text: str, expected: list[int]) -> None:
+    assert host.cpu_list(text) == expected
+
+
+def test_the_cores_near_a_card_are_those_the_kernel_tells(tmp_path: Path) -> None:
+    devices = {"0000:17:00.0": ("0-3", "0"), "0000:ca:00.0": ("", "1"), "0000:99:00.0": ("", "-1")}
+    root = _machine(tmp_path, {}, **devices)
+    assert host.near("0000:17:00.0", root) == [0, 1, 2, 3]
+    assert host.near("0000:CA:00.0", root) == [4, 5, 6, 7]  # by its node
+    assert host.near("0000:99:00.0", root) == []
+    assert host.near("0000:00:00.0", root) == []
+
+
+def test_workers_share_whole_cores_near_their_cards(tmp_path: Path) -> None:
+    """Two sockets of four cores with two threads each: 0-3 and 8-11, 4-7 and 12-15; two cards at the first."""
+    siblings = {cpu: f"{cpu % 8},{cpu % 8 + 8}" for cpu in range(16)}
+    root = _machine(tmp_path, siblings)
+    one, two = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]
+    chosen = host.shares([one, one, two], range(16), root)
+    assert [len(cores) for cores in chosen] == [4, 4, 4]
+    assert set(chosen[0]) | set(chosen[1]) == set(one)
+    assert set(chosen[2]) < set(two)
+    for cores in chosen:
+        assert {cpu % 8 for cpu in cores} == {cpu % 8 for cpu in cores if cpu >= 8}  # whole cores
+
+
+@pytest.mark.parametrize(
+    ("near", "cpus", "sizes"),
+    [
+        ([[], []], range(4), [2, 2]),  # nobody knows: all cores, divided
+        ([[], [0, 1]], range(4), [2, 2]),  # who can choose among fewer chooses first
+        ([[0], [0]], range(4), [0, 0]),  # not enough of them near: nobody is kept to any
+        ([[]] * 5, range(4), [0] * 5),
+        ([[90, 91]], range(4), [4]),  # none of those may be used
+    ],
+)
+def test_shares_are_alike_and_nobodys_twice(
+    tmp_path: Path, near: list[list[int]], cpus: range, sizes: list[int]
+) -> None:
+    chosen = host.shares(near, cpus, tmp_path)
+    assert [len(cores) for cores in chosen] == sizes
+    every = [cpu for cores in chosen for cpu in cores]
+    assert len(set(every)) == len(every)
+    assert set(every) <= set(cpus)

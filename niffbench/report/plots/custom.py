@@ -220,10 +220,24 @@ def pooled(request: Request, table: pd.DataFrame) -> dict[str, list[Any]]:
     return {name: sorted(set(rows[name].dropna())) for name in varying}
 
 
+def _over_devices(request: Request, table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each device that measured a case, with the median of its rounds; for each round where one did."""
+    where = ["case", "node", "device_id"]
+    devices = table[where].drop_duplicates()
+    several = table["case"].isin(devices["case"][devices["case"].duplicated()])
+    if not several.any():
+        return table
+    medians = table.groupby(where, dropna=False)[request.y].transform("median")
+    return table.assign(**{request.y: medians.where(several, table[request.y])})[
+        ~(several & table.duplicated(where))
+    ]
+
+
 def draw(request: Request, table: pd.DataFrame, suffix: str) -> bytes:
     """Draw a resolved request; the bytes of a file of type ``suffix`` (pdf, svg, png). Equal input, equal bytes.
 
-    Points are medians over rounds, bars 95 % intervals; where unlike things are :func:`pooled` there are no bars.
+    Points are medians over rounds, of a fleet over its devices', bars 95 % intervals; where unlike things are
+    :func:`pooled` there are no bars.
     """
     import matplotlib
     import pandas as pd
@@ -231,6 +245,8 @@ def draw(request: Request, table: pd.DataFrame, suffix: str) -> bytes:
     from matplotlib import pyplot
 
     pyplot.switch_backend("agg")
+    if not request.shown & {"node", "device_id", "round"}:
+        table = _over_devices(request, table)
     every = {name: request.labels.get(name, name) for name in (*table["label"], *table["operator"])}
     table = table.assign(
         **{name: table[name].map(lambda value: every.get(value, value)) for name in ("label", "operator")}
