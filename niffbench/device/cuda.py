@@ -470,7 +470,7 @@ def _opened(which: str, threads: int | None) -> CudaDevice:
 
 def _near(which: str) -> list[int]:
     """The cores next to the card."""
-    card = torch.cuda.get_device_properties(int(which or 0))
+    card: Any = torch.cuda.get_device_properties(int(which or 0))
     if not hasattr(card, "pci_bus_id"):  # of an older torch
         return []
     return host.near(f"{card.pci_domain_id:04x}:{card.pci_bus_id:02x}:{card.pci_device_id:02x}.0")

@@ -176,7 +176,7 @@ def _polish(table: FloatArray) -> FloatArray:
         if np.abs(moved - members).max() < 1e-6:
             break
         members = moved
-    return cases[0]
+    return np.asarray(cases[0], dtype=np.float64)
 
 
 def _median(table: FloatArray, axis: int) -> FloatArray:
