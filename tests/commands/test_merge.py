@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +16,12 @@ from cli_in_process import Call
 from cli_in_process import call as call
 from hypothesis import given
 from hypothesis import strategies as st
+from launchers.inline import InlineWorker
 from synthetic import FEW, World, make, save
 
 from niffbench.case import Case, Problem
+from niffbench.cli import main
+from niffbench.launch import local
 from niffbench.report.exports import findings_of
 from niffbench.results import read
 from niffbench.results.fleet import machines
@@ -32,10 +37,20 @@ measure = {regimes = ["steady"], min_time = 0.01, max_time = 0.02}
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def inline() -> Iterator[None]:
+    """Workers are no processes: nothing here depends on it, and a run takes milliseconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "LAUNCHER", InlineWorker())
+        yield
+
+
 def niffbench(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line in ``place``."""
-    command = [sys.executable, "-m", "niffbench.cli", *arguments]
-    return subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=300, check=False)
+    out, err = io.StringIO(), io.StringIO()
+    with chdir(place), redirect_stdout(out), redirect_stderr(err):
+        status = main(arguments)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 5))
