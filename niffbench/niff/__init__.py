@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from niffbench.niff.checkpoint import load_published
     from niffbench.niff.depthwise import NiffDepthwise
     from niffbench.niff.full import NiffFull
+    from niffbench.niff.inference import folded
     from niffbench.niff.pointwise import NiffPointwise
     from niffbench.niff.split import NiffSplit
     from niffbench.niff.steps import recording, step
@@ -24,6 +25,7 @@ _HOME = {
     "NiffFull": "full",
     "NiffPointwise": "pointwise",
     "NiffSplit": "split",
+    "folded": "inference",
     "load_published": "checkpoint",
     "recording": "steps",
     "step": "steps",
@@ -34,6 +36,7 @@ __all__ = [
     "NiffFull",
     "NiffPointwise",
     "NiffSplit",
+    "folded",
     "form_of",
     "forms_of",
     "load_published",

@@ -59,6 +59,8 @@ LARGEST_PRIME = 13
 """Prime factor of a side up to which the CUDA kernel is worth the seconds that compiling it takes: beyond, torch's
 FFTs were faster on an H200 (31: 14 against 17 µs, 61: 23 against 63)."""
 
+_MOST_TAKEN = 64
+
 _ROUNDS = 3
 """A noisy machine can spoil one round, or two. The first one's calls are slow as a rule, and tell which fail."""
 
@@ -78,6 +80,7 @@ class Constants(Remembered):
     Attributes:
         engines: the layer's own choices, kind of call to engine, which stay when the process forgets its.
         given: the engine of every call, whatever it is like, where nothing is to be measured.
+        taken: what is prepared for more calls of the C kernel, by what they are like.
     """
 
     def __init__(self, capacity: int = 8) -> None:
@@ -85,6 +88,15 @@ class Constants(Remembered):
         self.chosen: str | None = None
         self.given: str | None = None
         self.engines: dict[tuple[object, ...], str] = {}
+        self.taken: dict[tuple[object, ...], generated.Prepared | tuple[kernel.Call, tuple[object, ...]]] = {}
+
+    def take(
+        self, like: tuple[object, ...], prepared: generated.Prepared | tuple[kernel.Call, tuple[object, ...]]
+    ) -> None:
+        """Write down what is prepared for such calls."""
+        if len(self.taken) >= _MOST_TAKEN:
+            self.taken.clear()
+        self.taken[like] = prepared
 
 
 def convolve(x: Tensor, half: Tensor, constants: Constants) -> Tensor:

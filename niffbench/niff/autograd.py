@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from niffbench.niff.steps import is_recording
+
 
 def compiling() -> bool:
     """Whether ``torch.compile`` is tracing."""
@@ -28,6 +30,22 @@ def watched() -> bool:
 def transformed() -> bool:
     """Whether ``torch.func`` wraps the tensors at hand, which then have no address."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def unobserved(x: Tensor) -> bool:
+    """Whether a call on x is inference on a CPU of which nobody sees more than the result.
+
+    No gradient, tracer, transform, mode of torch, autocast or recorded step; and x is an ordinary tensor.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or torch.is_autocast_enabled("cpu")
+        or is_recording()
+    ) and (type(x) is Tensor and x.is_cpu and not x.is_neg())
 
 
 def autocasts(tensor: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Cache:
     def clear(self) -> None:
         """Drop everything."""
         self._parameters: tuple[Tensor, ...] = ()
-        self._state: list[int] = []
+        self._state: tuple[list[int], list[int]] = ([], [])
         self._entries = Remembered(self._capacity)
 
     def get(self, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Made]) -> Made:
@@ -41,8 +41,16 @@ class Cache:
             return made
         return self._look_up(parameters, key, make)
 
+    def at_hand(self, parameters: Iterable[Tensor], key: tuple[object, ...]) -> object:
+        """What :meth:`get` would return without making it, outside any graph; else None."""
+        versions, addresses = self._state
+        for one, before, version, address in zip(parameters, self._parameters, versions, addresses, strict=False):
+            if one is not before or one._version != version or one.data_ptr() != address:
+                return None
+        return self._entries.find(key)
+
     def _look_up(self, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Made]) -> Made:
-        state = [number for one in parameters for number in (one._version, _address(one))]
+        state = [one._version for one in parameters], list(map(_address, parameters))
         same = len(self._parameters) == len(parameters) and all(map(_is, self._parameters, parameters))
         if not same or state != self._state:
             self.clear()

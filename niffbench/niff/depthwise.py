@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Unpack
 
+import torch
 from torch import Tensor
 
-from niffbench.niff import spectral
-from niffbench.niff.autograd import exporting
+from niffbench.niff import native, spectral
+from niffbench.niff.autograd import compiling, exporting, watched
 from niffbench.niff.layer import FilteringLayer, Settings
+from niffbench.niff.native import kernel
 
 
 class NiffDepthwise(FilteringLayer):
@@ -37,6 +39,14 @@ class NiffDepthwise(FilteringLayer):
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, form={self.form!r}"
+
+    def _takes(self, x: Tensor, compute: torch.dtype) -> bool:
+        """Half precision that the C kernel reads and writes itself, if it is to be the engine."""
+        if compute != torch.float32 or compiling() or watched() or self._how.engine not in ("native", "auto"):
+            return False
+        if not x.is_cpu or x.dtype not in kernel.HALVES or native.unavailable("cpu") or not kernel.takes(x):
+            return False
+        return not self.chooses or self._has_filter() or self._fastest(x) == "native"
 
     def _execute(self, x: Tensor) -> Tensor:
         if exporting():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -191,6 +192,10 @@ class FilterGenerator(nn.Module):
             return make()
         return self._cache.get(self._own(), key, make)
 
+    def at_hand(self, key: tuple[object, ...]) -> Any:
+        """What :meth:`cached` would return without making it; else None, and of a parametrization always."""
+        return None if self._modules else self._cache.at_hand(self._parameters.values(), key)  # type: ignore[arg-type]
+
     def weights(self) -> tuple[Tensor, ...]:
         """Weights and biases of the layers in turn, as a parametrization, say, makes them."""
         if not self._modules:
@@ -221,9 +226,7 @@ class FilterGenerator(nn.Module):
 
     def _own(self) -> tuple[Tensor, ...]:
         """What the weights are or, in a module inside (a parametrization), are made of."""
-        if self._modules:
-            return tuple(self.parameters())
-        return tuple(parameter for parameter in self._parameters.values() if parameter is not None)
+        return tuple(self.parameters()) if self._modules else self.weights()
 
     def _layers(self) -> Iterator[tuple[Tensor, Tensor]]:
         for index in range(1, self.depth + 1):

@@ -114,6 +114,10 @@ class Remembered:
                 self._entries.popitem(last=False)
         return made
 
+    def find(self, key: tuple[object, ...]) -> object:
+        """What ``key`` stands for, if it is at hand."""
+        return self._entries.get(key)
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from niffbench.niff import auto, spectral
-from niffbench.niff.autograd import autocasts, compiling, exporting, without_autocast
+from niffbench.niff.autograd import autocasts, compiling, exporting, unobserved, without_autocast
 from niffbench.niff.catalogue import Form, form_of, form_with_engine
 from niffbench.niff.filters import FilterGenerator
 from niffbench.niff.grid import Made
+from niffbench.niff.native import generated, kernel
 from niffbench.niff.steps import step
 
 
@@ -77,16 +78,15 @@ class SpectralLayer(nn.Module):
             last = x.is_contiguous(memory_format=torch.channels_last)
             return none.contiguous(memory_format=torch.channels_last) if last else none
         result = self._compute(x)
-        if self.channel_dimension == 3 or not _is_channels_last(x) or _is_channels_last(result):
-            return result
-        with step("cast"):
-            return result.contiguous(memory_format=torch.channels_last)
+        return result if self.channel_dimension == 3 else _as_given(x, result)
 
     def _compute(self, x: Tensor) -> Tensor:
         compute = torch.promote_types(torch.promote_types(x.dtype, self._weights_dtype()), torch.float32)
         if compute == x.dtype and not autocasts(x):
             return self._execute(x)
         with without_autocast(x):
+            if self._takes(x, compute):
+                return self._execute(x)
             with step("cast"):
                 wide = x.to(compute)
             result = self._execute(wide)
@@ -108,13 +108,25 @@ class SpectralLayer(nn.Module):
     def _weights_dtype(self) -> torch.dtype:
         raise NotImplementedError
 
+    def _takes(self, x: Tensor, compute: torch.dtype) -> bool:
+        """Whether :meth:`_execute` takes such images as they are, to compute in that dtype."""
+        return False
+
     def _execute(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
 
+def _as_given(x: Tensor, result: Tensor) -> Tensor:
+    """``result``, channels last in memory where those of ``x`` are."""
+    if not _is_channels_last(x) or _is_channels_last(result):
+        return result
+    with step("cast"):
+        return result.contiguous(memory_format=torch.channels_last)
+
+
 def _is_channels_last(x: Tensor) -> bool:
     """Whether channels lie together in memory, and other pixels do not."""
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 class Settings(TypedDict, total=False):
@@ -149,6 +161,11 @@ class FilteringLayer(SpectralLayer):
         mlp = self.default_mlp if mlp is None else mlp
         self.generator = FilterGenerator(self._planes(), mlp=mlp, grid=grid, device=device, dtype=dtype)
 
+    def forward(self, x: Tensor) -> Tensor:
+        if unobserved(x) and self._constants.taken and (again := self._again(x)) is not None:
+            return _as_given(x, self._finish(again))
+        return super().forward(x)
+
     @property
     def chooses(self) -> bool:
         """Whether the form leaves it to :mod:`niffbench.niff.auto` which engine convolves."""
@@ -171,6 +188,7 @@ class FilteringLayer(SpectralLayer):
         if not self.chooses:
             raise ValueError(f"form {self.form!r} leaves nothing to choose")
         self._constants.given = engine
+        self._constants.taken.clear()
 
     def when_compiled(self) -> str:
         """The engine that a form which chooses takes in a compiled graph."""
@@ -220,31 +238,83 @@ class FilteringLayer(SpectralLayer):
 
     def _made(self, what: str, x: Tensor, generate: Callable[[int, int, torch.dtype], Made]) -> Made:
         """What ``generate`` makes of the weights for images like ``x``, kept between calls if the form says so."""
-        height, width = x.shape[-2:]
+        key = self._key(what, x)
         with step("filter generation"):
             if not self._how.keeps_filter or exporting():
-                return generate(height, width, x.dtype)
-            key = (what, height, width, x.dtype)
-            return self.generator.cached(key, lambda: generate(height, width, x.dtype))
+                return generate(*key[1:])
+            return self.generator.cached(key, lambda: generate(*key[1:]))
+
+    @staticmethod
+    def _key(what: str, x: Tensor) -> tuple[str, int, int, torch.dtype]:
+        """By which the generator keeps what it made for images like ``x``."""
+        height, width = x.shape[-2:]
+        return what, height, width, torch.promote_types(x.dtype, torch.float32)
 
     def _depthwise(self, x: Tensor) -> Tensor:
         """``x`` filtered channel by channel, by torch's plain real FFTs or by the engine that the form names."""
         if self._how.engine is None or exporting():
             return spectral.real_depthwise(x, self._half_plane(x))
-        if self._how.keeps_filter and not self.generator.learns():
+        if self._has_filter():
             half = self._half_plane(x, scaled=True)
             if self.chooses:
-                return auto.convolve(x, half, self._constants)
-            return auto.ENGINES[self._how.engine](x, half, self._constants)
-        return self._generate_and_convolve(x, self._fastest(x) if self.chooses else self._how.engine)
+                result = auto.convolve(x, half, self._constants)
+            else:
+                result = auto.ENGINES[self._how.engine](x, half, self._constants)
+        else:
+            result = self._generate_and_convolve(x, self._fastest(x) if self.chooses else self._how.engine)
+        if "native" in (self._how.engine, self._constants.given or self.chosen) and unobserved(x) and x.numel():
+            self._prepare(x)
+        return result
+
+    def _has_filter(self) -> bool:
+        """Whether the filter is at hand as soon as it was made once."""
+        return self._how.keeps_filter and not self.generator.learns()
 
     def _generate_and_convolve(self, x: Tensor, engine: str) -> Tensor:
         if engine in auto.GENERATING and x.device.type in auto.GENERATING_ON:
-            height, width = x.shape[-2:]
-            return auto.GENERATING[engine](x, *self.generator.half_ingredients(height, width, x.dtype))
+            return auto.GENERATING[engine](x, *self._ingredients(x))
         half = self._half_plane(x, scaled=True)
         with step("convolution", whole=True) if self.chooses else nullcontext():
             return auto.ENGINES[engine](x, half, self._constants)
+
+    def _ingredients(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...], float]:
+        return self.generator.half_ingredients(*self._key("", x)[1:])
+
+    def _prepare(self, x: Tensor) -> None:
+        """Remember how to do again, without checks, what the C kernel has just done, if it takes such images."""
+        dense, last = kernel.dense(x)
+        if dense is not x or self.generator._modules:
+            return
+        if self._how.keeps_filter:
+            key = self._key("scaled", x)
+            self._constants.take(self._like(x), (kernel.call_for(x, last), key))
+        else:
+            self._constants.take(self._like(x), generated.Prepared.of(x, *self._ingredients(x)[:2]))
+
+    def _again(self, x: Tensor) -> Tensor | None:
+        """:meth:`_depthwise` of a call that nobody watches, like one that was prepared; None if there was none."""
+        prepared = self._constants.taken.get(self._like(x))
+        if prepared is None:
+            return None
+        if isinstance(prepared, generated.Prepared):
+            result = prepared.convolve(x, *self._ingredients(x))
+        else:
+            call, key = prepared
+            half = self.generator.at_hand(key)
+            if half is None:
+                return None
+            result = call.convolve(x, kernel.Filter(half.data_ptr()))
+        if self.chooses:
+            self._constants.chosen = "native"
+        return result
+
+    def _like(self, x: Tensor) -> tuple[object, ...]:
+        """What calls have in common of which one can do what was prepared for the other."""
+        return self._how.name, x.shape, x.stride(), x.dtype, self.generator.dtype, torch.get_num_threads()
+
+    def _finish(self, filtered: Tensor) -> Tensor:
+        """What the layer makes of filtered images."""
+        return filtered
 
     def _fastest(self, x: Tensor) -> str:
         """The engine that is fastest for the whole of such a call, what it makes of the weights included."""
@@ -272,5 +342,5 @@ class FilteringLayer(SpectralLayer):
         for engine in self._engines(x):
             twin = self.with_form(form_with_engine(self.kind, self.form, engine))
             twin.generator = self.generator.with_weights(weights)
-            rivals[engine] = partial(twin._execute, x)
+            rivals[engine] = partial(twin._compute, x)
         return rivals

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from niffbench.niff import spectral
 from niffbench.niff.autograd import exporting
+from niffbench.niff.depthwise import NiffDepthwise
 from niffbench.niff.layer import FilteringLayer, Settings
 
 
@@ -39,6 +40,18 @@ class NiffSplit(FilteringLayer):
         bound = 1 / math.sqrt(in_channels)
         nn.init.uniform_(self.weight, -bound, bound)
 
+    @property
+    def elides(self) -> bool:
+        """Whether the form does the linear map on images, not on their spectra."""
+        return self.form not in ("published", "fft", "rfft", "cached")
+
+    def filtering(self) -> NiffDepthwise:
+        """The depthwise layer that the first half of such a form is, of the same parameters."""
+        form = "rfft" if self.form == "elided" else self.form
+        layer = NiffDepthwise(self.in_channels, mlp=self.generator.mlp, form=form, device="meta")
+        layer.generator = self.generator
+        return layer.train(self.training)
+
     def _execute(self, x: Tensor) -> Tensor:
         weight = self.weight.to(x.dtype)
         if exporting():
@@ -47,6 +60,9 @@ class NiffSplit(FilteringLayer):
             return spectral.published_split(x, self._published_filter(x), weight)
         if self.form == "fft":
             return spectral.complex_split(x, self._full_plane(x), weight)
-        if self.form in ("rfft", "cached"):
+        if not self.elides:
             return spectral.real_split(x, self._half_plane(x), weight)
-        return spectral.mix_images(self._depthwise(x), weight)
+        return self._finish(self._depthwise(x))
+
+    def _finish(self, filtered: Tensor) -> Tensor:
+        return spectral.mix_images(filtered, self.weight.to(filtered.dtype))

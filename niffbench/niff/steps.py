@@ -59,6 +59,11 @@ def step(name: str, *, whole: bool = False) -> AbstractContextManager[object]:
     return _as_one(name) if whole else torch.profiler.record_function(PREFIX + name)
 
 
+def is_recording() -> bool:
+    """Whether this thread records its steps."""
+    return _switch.on
+
+
 @contextlib.contextmanager
 def _as_one(name: str) -> Iterator[None]:
     with torch.profiler.record_function(PREFIX + name):

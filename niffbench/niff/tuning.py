@@ -1,7 +1,7 @@
 """What :mod:`niffbench.niff.auto` has chosen, kept in a file from one process to the next.
 
 An entry's key is a hash of all that the choice may depend on: the kind of call, the machine, torch, niffbench and
-the sources of its kernels. The file is a cache: it may be deleted, and one that cannot be read counts as empty.
+the sources of its engines. The file is a cache: it may be deleted, and one that cannot be read counts as empty.
 """
 
 from __future__ import annotations
@@ -74,6 +74,6 @@ def _key(kind: tuple[object, ...], x: Tensor) -> str:
 @functools.cache
 def _machine(gpu: str) -> str:
     """The processor that calls go to, and everything on it that engines are made of."""
-    sources = sorted((Path(__file__).parent / "native").glob("*.*"))
+    sources = sorted(path for path in Path(__file__).parent.rglob("*.*") if path.suffix in (".py", ".c", ".h"))
     code = hashlib.sha256("\0".join(source.read_text() for source in sources).encode()).hexdigest()
     return "\0".join((__version__, torch.__version__, code, build.cpu(), str(build.tuning()), gpu))

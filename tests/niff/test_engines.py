@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
+import platform
+import shutil
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,7 +27,7 @@ from niffbench.niff import NiffDepthwise, auto
 from niffbench.niff.auto import ENGINES
 from niffbench.niff.filters import FilterGenerator
 from niffbench.niff.grid import Remembered
-from niffbench.niff.native import build, kernel
+from niffbench.niff.native import build, generated, kernel
 
 SIDES = st.one_of(st.integers(1, 17), st.sampled_from([19, 20, 22, 23, 28, 31, 32, 35, 47, 56, 61, 64]))
 engines = pytest.mark.parametrize("engine", list(ENGINES))
@@ -157,13 +161,195 @@ def test_the_kernel_keeps_the_memory_format_and_copies_what_it_must() -> None:
     assert kernel.convolve(x[:0], half).shape == (0, 17, 6, 7)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    channels=st.sampled_from([1, 3, 8, 15, 17]),
+    height=SIDES,
+    width=SIDES,
+    dtype=st.sampled_from([torch.bfloat16, torch.float16]),
+    last=st.booleans(),
+)
+def test_half_precision_is_read_and_written_as_it_is(
+    batch: int, channels: int, height: int, width: int, dtype: torch.dtype, last: bool
+) -> None:
+    """All arithmetic is that of float32, to the last bit; what comes out is rounded once."""
+    half = filters(channels, height, width, torch.float32)
+    x, outer = images(2, batch, channels, height, width).to(dtype)
+    if last:
+        x = x.to(memory_format=torch.channels_last)
+    inputs, wide = [x.requires_grad_(), half.requires_grad_()], [x.detach().float().requires_grad_(), half]
+    y, expected = kernel.convolve(*inputs), kernel.convolve(*wide)
+    assert y.dtype == dtype
+    assert torch.equal(y, expected.to(dtype))
+    assert y.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    for_x, for_half = torch.autograd.grad(y, inputs, outer)
+    right = torch.autograd.grad(expected, wide, outer.float())
+    assert torch.equal(for_x, right[0].to(dtype))
+    assert torch.equal(for_half, right[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_is_no_finite_half_precision_number_stays_none(dtype: torch.dtype) -> None:
+    x, half = torch.ones(1, 8, 1, 3, dtype=dtype), torch.ones(8, 1, 2, dtype=torch.complex64)
+    x[0, 0, 0, 0], x[0, 1, 0, 0], x[0, 2] = float("nan"), float("inf"), torch.finfo(dtype).max / 2
+    y = kernel.convolve(x, half)
+    assert not y[0, :2].isfinite().any()
+    assert (y[0, 2] == float("inf")).all(), "three times half of the largest number"
+    assert (y[0, 3:] == 3).all()
+
+
+@pytest.mark.parametrize("form", ["native", "native-cached"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_layer_of_half_precision_casts_nothing(dtype: torch.dtype, form: str) -> None:
+    layer = NiffDepthwise(9, form=form)
+    x = images(2, 9, 7, 6, dtype=torch.float32).to(dtype).requires_grad_()
+    for weights in (layer, copy.deepcopy(layer).to(dtype)):
+        leaves = [x, *weights.parameters()]
+        mine = torch.autograd.grad(weights(x).float().square().sum(), leaves)
+        wide = x.detach().float().requires_grad_()
+        right = torch.autograd.grad(weights(wide).to(dtype).float().square().sum(), [wide, *weights.parameters()])
+        assert torch.equal(mine[0], right[0].to(dtype))
+        assert all(torch.equal(*pair) for pair in zip(mine[1:], right[1:], strict=True))
+    with torch.no_grad(), Made() as mode:
+        layer(x)
+    images_made = [one for one in mode.tensors if one.shape == x.shape]
+    assert [one.dtype for one in images_made] == [dtype]
+    (second,) = torch.autograd.grad(layer(x).float().square().sum(), x, create_graph=True)
+    assert torch.autograd.grad(second.float().sum(), x)[0].dtype == dtype
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """What torch allocates without a value holds NaN, the kernel's scratch memory too."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (7, 7), (14, 5), (28, 3), (9, 56), (31, 2)])
+def test_every_number_is_written_and_none_is_read_before(
+    size: tuple[int, int], last: bool, poisoned: None
+) -> None:
+    for channels in (1, 8, 13):
+        layer = NiffDepthwise(channels, form="native")
+        x = images(2, channels, *size, dtype=torch.float32)
+        x = (x.to(memory_format=torch.channels_last) if last else x).requires_grad_()
+        y = layer(x)
+        results = [y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])]
+        results.append(kernel.convolve(x, filters(channels, *size, torch.float32)))
+        assert all(one.isfinite().all() for one in results)
+
+
+@pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
+@pytest.mark.parametrize(("real", "size"), [("float", 16), ("float", 64), ("double", 64)])
+def test_vectors_of_any_width(real: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NEON and SSE have them, and AVX-512: the same code with other numbers of channels at once."""
+    made = build.compiled(tmp_path, real, ("-O1", "-march=native", f"-DVECTOR_BYTES={size}"))
+    library = build.declared(made)
+    dtype = torch.float32 if real == "float" else torch.float64
+    assert library.niff_lanes() == size // dtype.itemsize
+    monkeypatch.setattr(kernel, "load", lambda _: library)
+    monkeypatch.setattr(generated, "load", lambda _: library)
+    for channels, height, width in ((1, 7, 7), (17, 14, 9), (32, 28, 6), (5, 61, 4)):
+        for last in (False, True):
+            x, half = images(2, channels, height, width, dtype=dtype), filters(channels, height, width, dtype)
+            x = x.to(memory_format=torch.channels_last) if last else x
+            allowed = 5e-6 if dtype == torch.float32 else 1e-12
+            assert relative(kernel.convolve(x, half), truth(x.double(), half.to(torch.complex128))) < allowed
+            layer = NiffDepthwise(channels, form="native", dtype=dtype)
+            mine = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
+            plain = torch.autograd.grad(layer.with_form("rfft")(x).square().sum(), list(layer.parameters()))
+            largest = max(float(one.norm()) for one in plain)
+            for one, other in zip(mine, plain, strict=True):
+                assert float((one - other).norm()) < 100 * allowed * largest
+            if dtype == torch.float32:
+                rough = x.to(torch.bfloat16)
+                assert torch.equal(
+                    kernel.convolve(rough, half), kernel.convolve(rough.float(), half).to(torch.bfloat16)
+                )
+
+
+FOREIGN = r"""
+#include "convolve.c"
+#include <stdio.h>
+#include <stdlib.h>
+static void *take(int64_t size) {
+    void *memory = aligned_alloc(128, (size + 127) / 128 * 128);
+    if (fread(memory, 1, size, stdin) != (size_t)size) exit(1);
+    return memory;
+}
+int main(void) {
+    const int *of = take(6 * sizeof(int)), numbers = of[0], height = of[3], width = of[4];
+    const int64_t images = (int64_t)of[1] * of[2] * height * width * bytes_of(numbers);
+    const Axis down = {take(2 * height * sizeof(REAL))}, along = {take(2 * width * sizeof(REAL))};
+    const Call call = {&down, &along, of[1], of[2], height, width, of[5], numbers, 1, 1, 1};
+    const Filter filter = {.half = take((int64_t)of[2] * height * (width / 2 + 1) * 2 * sizeof(REAL))};
+    char *x = take(images), *y = malloc(images);
+    char *memory = malloc(niff_workspace(height, width, 2, 0, &down, &along));
+    if (!niff_takes(numbers)) return 2;
+    niff_convolve(&filter, &call, x, y, memory);
+    return fwrite(y, 1, images, stdout) != (size_t)images;
+}
+"""
+ARM, EMULATOR = (
+    shutil.which("aarch64-linux-gnu-gcc"),
+    shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64"),
+)
+
+
+def built_for(tmp_path: Path, compiler: str, *flags: str) -> Path:
+    (tmp_path / "main.c").write_text(FOREIGN)
+    arguments = [compiler, "-O1", "-std=gnu11", "-DREAL=float", "-DREAL_BYTES=4", f"-I{build.SOURCES[0].parent}"]
+    subprocess.run([*arguments, *flags, "main.c", "-o", "main"], cwd=tmp_path, check=True)
+    return tmp_path / "main"
+
+
+@pytest.mark.skipif(ARM is None or EMULATOR is None, reason="needs a compiler for 64-bit ARM, and qemu")
+def test_the_kernel_on_arm(tmp_path: Path) -> None:
+    """NEON, under emulation: float32 against float64, half precisions against that to the last bit."""
+    program = built_for(tmp_path, str(ARM), "-static")
+
+    def run_there(x: Tensor, half: Tensor, last: bool) -> Tensor:
+        layout = x.to(memory_format=torch.channels_last) if last else x.contiguous()
+        stored = layout.permute(0, 2, 3, 1) if last else layout
+        integers = np.array([kernel.HALVES.get(x.dtype, 0), *x.shape, last], np.int32)
+        roots = [np.exp(-2j * np.pi * np.arange(side) / side).astype(np.complex64) for side in x.shape[2:]]
+        parts = [*(one.tobytes() for one in (integers, *roots, half.numpy())), bytes(stored.untyped_storage())]
+        done = subprocess.run([str(EMULATOR), program], input=b"".join(parts), capture_output=True, check=True)
+        y = torch.frombuffer(bytearray(done.stdout), dtype=x.dtype).view(stored.shape)
+        return y.permute(0, 3, 1, 2) if last else y
+
+    for channels, height, width, last in (
+        (4, 7, 7, False),
+        (5, 14, 28, True),
+        (3, 56, 9, False),
+        (8, 11, 6, True),
+    ):
+        x, half = images(2, channels, height, width), filters(channels, height, width, torch.float32)
+        y = run_there(x.float(), half, last)
+        assert relative(y, truth(x.float().double(), half.to(torch.complex128))) < 5e-6
+        for dtype in kernel.HALVES:
+            rough = x.to(dtype)
+            assert torch.equal(run_there(rough, half, last), run_there(rough.float(), half, last).to(dtype))
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or build.unavailable() is not None, reason="needs a C compiler for x86-64"
+)
+def test_the_kernel_is_compiled_for_avx_512(tmp_path: Path) -> None:
+    """What it computes with vectors as wide is tried on any CPU: see above."""
+    assert built_for(tmp_path, build._command()[0], "-march=x86-64-v4", "-Werror")
+
+
 def test_the_kernel_refuses_what_would_lead_it_astray() -> None:
     x, half = images(1, 4, 6, 6), filters(4, 6, 6, torch.float64)
     for wrong in (half[:3], half[:, :5], half[..., :3], half.to(torch.complex64)):
         with pytest.raises(ValueError, match=r"expected a filter of shape \(4, 6, 4\) and dtype torch.complex128"):
             kernel.convolve(x, wrong)
-    with pytest.raises(NotImplementedError, match="float16"):
-        kernel.convolve(x.half(), half)
+    with pytest.raises(NotImplementedError, match="int32"):
+        kernel.convolve(x.int(), half)
 
 
 def test_a_compiled_graph_holds_the_kernel_and_trains() -> None:

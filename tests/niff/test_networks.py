@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit
 from niffbench.niff.catalogue import EXECUTIONS, KINDS, NETWORKS
+from niffbench.niff.inference import folded
 from niffbench.niff.networks import (
     Rule,
     build,
@@ -368,3 +369,62 @@ def test_a_convolution_that_computes_something_of_its_own_stays_and_a_shared_one
     assert isinstance(model[0], _Standardised)
     assert model[1] is model[2]
     assert model[1] is not shared
+
+
+def with_statistics(model: nn.Module) -> nn.Module:
+    """In evaluation, its normalisations as if it had been trained."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low in ((module.running_mean, -0.2), (module.running_var, 0.5), (module.weight, 0.8)):
+                assert tensor is not None
+                tensor.data.uniform_(low, low + 0.4, generator=generator)
+            module.bias.data.uniform_(-0.2, 0.2, generator=generator)
+    return model.double().eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "execution"),
+    [
+        ("resnet18-split", "auto"),
+        ("resnet18-split", "rfft"),
+        ("mobilenet_v2-niff", "auto"),
+        ("densenet121-split", "auto"),
+    ],
+)
+def test_a_folded_network_computes_the_same_with_fewer_passes(name: str, execution: str) -> None:
+    """In float64, with statistics of some training, to all digits; the original is left as it is."""
+    torch.manual_seed(0)
+    model = with_statistics(build(name, execution=execution, input_size=64, num_classes=7))
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        before, one = model(x), folded(model)
+        assert torch.allclose(one(x), before, rtol=1e-9, atol=1e-9 * float(before.abs().max()))
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    left = [sum(isinstance(module, nn.BatchNorm2d) for module in net.modules()) for net in (model, one)]
+    if (
+        execution == "auto"
+    ):  # What normalises in front of a DenseNet's 1×1 convolutions meets several layers' output.
+        assert left[1] == (62 if name.startswith("densenet") else 0)
+        assert not any(isinstance(layer, NiffPointwise | NiffSplit) for _, layer in niff_layers(one))
+    assert left[1] < left[0] or not left[0]
+
+
+def test_what_cannot_be_folded_is_said_or_stays() -> None:
+    model = build("mobilenet_v2-niff", execution="auto", input_size=32)
+    with pytest.raises(ValueError, match=r"call eval\(\) first"):
+        folded(model.train())
+    shared = nn.Conv2d(3, 3, 1)
+    twice = nn.Sequential(shared, nn.BatchNorm2d(3), shared, nn.BatchNorm2d(3))
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    one = folded(with_statistics(twice))
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in one.modules()) == 2
+    assert torch.allclose(one(x), twice(x), rtol=1e-10)
+
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ValueError, match="Branching cannot be traced"):
+        folded(Branching().eval())

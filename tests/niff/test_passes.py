@@ -32,7 +32,6 @@ struct Vector {
     REAL &operator[](int lane) { return lanes[lane]; }
     REAL operator[](int lane) const { return lanes[lane]; }
 };
-typedef Vector Unaligned;
 #define COUNTED(op) \
     static Vector operator op(Vector a, Vector b) { operations++; return {{a[0] op b[0], a[1] op b[1]}}; } \
     static Vector &operator op##=(Vector &a, Vector b) { return a = a op b; }
@@ -45,6 +44,12 @@ static void transpose(Vector *rows) {
     rows[0][1] = rows[1][0];
     rows[1][0] = kept;
 }
+static Vector read_real(const char *from) {
+    Vector numbers;
+    memcpy(&numbers, from, sizeof numbers);
+    return numbers;
+}
+static void write_real(char *to, Vector numbers) { memcpy(to, &numbers, sizeof numbers); }
 static int least(int a, int b) { return a < b ? a : b; }
 static Vector load_some(const REAL *from, int64_t count) { return {{from[0], count > 1 ? from[1] : 0}}; }
 static void store_some(REAL *to, int64_t count, Vector a) { memcpy(to, &a, least(count, 2) * sizeof(REAL)); }
@@ -68,8 +73,9 @@ int main() {
         std::vector<char> memory(niff_workspace(height, width, 2, 0, &down.axis, &along.axis));
         std::vector<REAL> images(LANES * height * width + LANES);
         const Work work = carve(memory.data(), &shape, 2, 0);
-        const Layout layout = image_layout(&shape, LANES, 0, 0);
-        REAL *first = images.data(), *end = first + images.size();
+        const Call call = {&down.axis, &along.axis, 1, LANES, height, width};
+        const Layout layout = image_layout(&call, 0);
+        char *first = (char *)images.data(), *end = (char *)(images.data() + images.size());
         operations = 0;
         fft(&shape.along, work.b, work.a, work.c, work.scratch);
         const long one = operations;
@@ -112,7 +118,7 @@ def test_a_prime_side_executes_more_than_its_nominal_flops_and_a_power_of_two_le
     def times(side: int) -> float:
         return passes.transform(side) / fft_flops(side)
 
-    assert times(64) < 1 < times(11) < times(31) == pytest.approx(2.8, abs=0.2)
+    assert times(64) < 1 < times(11) < times(31) == pytest.approx(2.5, abs=0.2)
     assert 1 < times(251) < times(31), "a large prime is a convolution, no sum over all pairs: else 12 times"
 
 

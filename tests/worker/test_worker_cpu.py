@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from run_worker import QUICK, TESTS, Said, case_of, work
 from niffbench import protocol
 from niffbench.cost.memory import predict
 from niffbench.device import Processor, host
+from niffbench.niff.native import build
 from niffbench.operators.catalogue import catalogue
 from niffbench.operators.niff import Niff
 from niffbench.results import CostRecord, Map, Numerics, Record
@@ -364,8 +366,15 @@ def test_series_are_kept_raw(said: Said) -> None:
     assert spread(steady.samples).median < record.latency["first"].samples[0] * 10
 
 
-def test_what_auto_chose_is_recorded_and_costs_and_needs_what_it_is() -> None:
-    """What another round found out of another choice is not taken."""
+def test_what_auto_chose_is_recorded_and_costs_and_needs_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another round found out of another choice is not taken, and what it chose is left to nobody."""
+    (tmp_path / "niffbench").mkdir()
+    for kernel in build.cache().glob("*.so"):
+        shutil.copy(kernel, tmp_path / "niffbench")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("NIFFBENCH_TUNING", "1")
     case = case_of("niff-depthwise/auto-cached", size=6)
     operator = catalogue()[case.operator]
     assert isinstance(operator, Niff)
@@ -388,6 +397,7 @@ def test_what_auto_chose_is_recorded_and_costs_and_needs_what_it_is() -> None:
         assert record.cost.closed == record.cost.counted == chosen.cost(case).flops()
         assert record.memory is not None
         assert record.memory.predicted == predict(chosen, record.case).peak, "workspace is what this engine takes"
+    assert not (tmp_path / "niffbench" / "choices.json").exists()
 
 
 def test_what_was_checked_in_another_round_is_relied_on_and_trained_on_the_whole_batch() -> None:

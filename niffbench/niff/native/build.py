@@ -87,7 +87,7 @@ def _outcome(real: str) -> Kernel | str:
     failure = ""
     for tuning in TUNINGS:
         try:
-            return Kernel(_declare(ctypes.CDLL(str(_built(real, tuning)))), tuning)
+            return Kernel(declared(_built(real, tuning)), tuning)
         except (Unavailable, OSError) as error:
             failure = str(error)
     return failure
@@ -100,19 +100,29 @@ def _built(real: str, tuning: tuple[str, ...]) -> Path:
     if (directory / name).exists():
         return directory / name
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
-        made = Path(scratch, name)
-        arguments = [*command, *FLAGS, *tuning, f"-DREAL={real}", f"-DREAL_BYTES={REALS[real]}"]
-        done = subprocess.run(
-            [*arguments, "-o", str(made), *(str(source) for source in SOURCES if source.suffix == ".c")],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode == 0:
-            made.replace(directory / name)  # Atomic: other processes may be building the same file.
-            return directory / name
-    message = done.stderr.strip().splitlines()[-1:] or ["no message"]
-    raise Unavailable(f"{command[0]} could not compile the kernel: {message[0]}")
+        made = compiled(Path(scratch), real, tuning)
+        made.replace(directory / name)  # Atomic: other processes may be building the same file.
+    return directory / name
+
+
+def compiled(folder: Path, real: str, tuning: tuple[str, ...]) -> Path:
+    """The kernel for one element type of :data:`REALS`, compiled into ``folder`` with more flags.
+
+    Raises:
+        Unavailable: if there is no compiler, or it fails.
+    """
+    made, command = folder / f"{real}.so", _command()
+    arguments = [*command, *FLAGS, *tuning, f"-DREAL={real}", f"-DREAL_BYTES={REALS[real]}"]
+    done = subprocess.run(
+        [*arguments, "-o", str(made), *(str(source) for source in SOURCES if source.suffix == ".c")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        message = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise Unavailable(f"{command[0]} could not compile the kernel: {message[0]}")
+    return made
 
 
 def _command() -> list[str]:
@@ -184,19 +194,27 @@ def _private(directory: Path) -> bool:
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
 
 
-def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
+def declared(path: Path) -> ctypes.CDLL:
+    """The compiled file, loaded, with the types of its functions.
+
+    Raises:
+        OSError: if it cannot be loaded.
+    """
+    library = ctypes.CDLL(str(path))
     pointer, large, small, real = (ctypes.c_void_p,), (ctypes.c_int64,), (ctypes.c_int,), (ctypes.c_double,)
-    filters, roots_memory_threads = pointer * 4 + small + real, pointer * 3 + small
     layers = pointer + large + small + pointer * 2 + real
     declared = {
         "niff_workspace": small * 4 + pointer * 2,
-        "niff_convolve": pointer + filters + pointer + large * 2 + small * 3 + roots_memory_threads,
-        "niff_gradient": pointer + filters + pointer * 6 + large * 2 + small * 4 + roots_memory_threads,
+        "niff_takes": small,
+        "niff_convolve": pointer * 5,
+        "niff_gradient": pointer * 10,
         "niff_features_workspace": small + pointer + small,
         "niff_features": layers + pointer * 2 + small,
         "niff_features_gradient": layers + pointer * 3 + small,
     }
+    results = {"workspace": ctypes.c_int64, "takes": ctypes.c_int}
     for name, types in declared.items():
         function = getattr(library, name)
-        function.argtypes, function.restype = types, ctypes.c_int64 if name.endswith("workspace") else None
+        function.argtypes = types
+        function.restype = results.get(name.rpartition("_")[2])
     return library

@@ -18,55 +18,91 @@ enum { MAX_RADIX = 14 };
 
 /* ---- Images in memory ---------------------------------------------------------------------------------------- */
 
+enum { REALS, BFLOATS16, FLOATS16 }; /* What images are of; all arithmetic is in REAL. */
+
 typedef struct {
     int64_t lane_step, point_step; /* From one channel to the next, and from one number of an image to the next. */
     int lanes;                     /* How many channels there are; the other lanes are zero. */
     int64_t points;                /* Numbers in an image. */
+    int numbers;                   /* One of the above. */
 } Layout;
 
-/* Numbers first … first + count - 1 of each image, one Vector a number; `end` bounds what may be read. */
-INLINE void load(const REAL *images, const REAL *end, Layout layout, int64_t first, int count, Vector out[LANES]) {
-    const REAL *from = images + first * layout.point_step;
+INLINE int bytes_of(int numbers) { return numbers == REALS ? (int)sizeof(REAL) : 2; }
+
+/* Numbers first … first + count - 1 of each image, of `bytes` each, one Vector a number; `end` bounds what may be
+ * read, by `read`. */
+INLINE void load_by(const char *images, const char *end, Layout layout, int64_t first, int count, int bytes,
+                    Vector read(const char *), Vector out[LANES]) {
+    const int64_t lane_step = layout.lane_step * bytes, point_step = layout.point_step * bytes;
+    const char *from = images + first * point_step;
     if (layout.lane_step == 1 && layout.lanes == LANES) {
-        for (int i = 0; i < count; i++) out[i] = *(const Unaligned *)(from + i * layout.point_step);
+        for (int i = 0; i < count; i++) out[i] = read(from + i * point_step);
         return;
     }
-    if (layout.point_step == 1 && layout.lanes == LANES && from + (LANES - 1) * layout.lane_step + LANES <= end) {
+    if (layout.point_step == 1 && layout.lanes == LANES && from + (LANES - 1) * lane_step + LANES * bytes <= end) {
         /* What is read beyond count belongs to a neighbour and is not used. */
-        _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++)
-            out[l] = *(const Unaligned *)(from + l * layout.lane_step);
+        _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++) out[l] = read(from + l * lane_step);
         transpose(out);
         return;
     }
-    REAL numbers[LANES][LANES];
+    char numbers[LANES][LANES * sizeof(REAL)];
     memset(numbers, 0, sizeof numbers);
     for (int l = 0; l < layout.lanes; l++)
-        for (int i = 0; i < count; i++) numbers[i][l] = from[l * layout.lane_step + i * layout.point_step];
-    for (int i = 0; i < count; i++) out[i] = *(const Unaligned *)numbers[i];
+        for (int i = 0; i < count; i++) memcpy(numbers[i] + l * bytes, from + l * lane_step + i * point_step, bytes);
+    for (int i = 0; i < count; i++) out[i] = read(numbers[i]);
 }
 
-/* The inverse of load; the Vectors are used up. */
-INLINE void store(REAL *images, Layout layout, int64_t first, int count, Vector in[LANES]) {
-    REAL *to = images + first * layout.point_step;
+/* The inverse of load_by; the Vectors are used up. */
+INLINE void store_by(char *images, Layout layout, int64_t first, int count, int bytes, void write(char *, Vector),
+                     Vector in[LANES]) {
+    const int64_t lane_step = layout.lane_step * bytes, point_step = layout.point_step * bytes;
+    char *to = images + first * point_step;
     if (layout.lane_step == 1 && layout.lanes == LANES) {
-        for (int i = 0; i < count; i++) *(Unaligned *)(to + i * layout.point_step) = in[i];
+        for (int i = 0; i < count; i++) write(to + i * point_step, in[i]);
         return;
     }
     if (layout.point_step == 1 && layout.lanes == LANES) {
         transpose(in);
         if (first + LANES <= layout.points) {
             /* What is written beyond count is overwritten by the next store, which is of the same images. */
-            _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++)
-                *(Unaligned *)(to + l * layout.lane_step) = in[l];
-        } else {
-            for (int l = 0; l < LANES; l++) memcpy(to + l * layout.lane_step, &in[l], count * sizeof(REAL));
+            _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++) write(to + l * lane_step, in[l]);
+            return;
+        }
+        for (int l = 0; l < LANES; l++) {
+            char numbers[LANES * sizeof(REAL)];
+            write(numbers, in[l]);
+            memcpy(to + l * lane_step, numbers, count * bytes);
         }
         return;
     }
     for (int i = 0; i < count; i++) {
-        REAL numbers[LANES];
-        *(Unaligned *)numbers = in[i];
-        for (int l = 0; l < layout.lanes; l++) to[l * layout.lane_step + i * layout.point_step] = numbers[l];
+        char numbers[LANES * sizeof(REAL)];
+        write(numbers, in[i]);
+        for (int l = 0; l < layout.lanes; l++) memcpy(to + l * lane_step + i * point_step, numbers + l * bytes, bytes);
+    }
+}
+
+INLINE void load(const char *images, const char *end, Layout layout, int64_t first, int count, Vector out[LANES]) {
+    switch (layout.numbers) {
+#ifdef BFLOAT16
+        case BFLOATS16: load_by(images, end, layout, first, count, 2, read_bfloat16, out); return;
+#endif
+#ifdef FLOAT16
+        case FLOATS16: load_by(images, end, layout, first, count, 2, read_float16, out); return;
+#endif
+        default: load_by(images, end, layout, first, count, sizeof(REAL), read_real, out);
+    }
+}
+
+INLINE void store(char *images, Layout layout, int64_t first, int count, Vector in[LANES]) {
+    switch (layout.numbers) {
+#ifdef BFLOAT16
+        case BFLOATS16: store_by(images, layout, first, count, 2, write_bfloat16, in); return;
+#endif
+#ifdef FLOAT16
+        case FLOATS16: store_by(images, layout, first, count, 2, write_float16, in); return;
+#endif
+        default: store_by(images, layout, first, count, sizeof(REAL), write_real, in);
     }
 }
 
@@ -255,6 +291,47 @@ INLINE void fft_last(int r, void dft(const Complex *, Complex *), int stride, co
     }
 PASS(2) PASS(3) PASS(4) PASS(5) PASS(6) PASS(7) PASS(8) PASS(10) PASS(14)
 
+/* Whole transforms whose sizes the compiler knows: those of the usual feature maps. */
+#define ONE_PASS(length)                                                                                         \
+    static __attribute__((noinline)) void fft##length(const Complex *in, Complex *out) {                         \
+        fft_last(length, dft##length, 1, in, out);                                                               \
+    }
+#define TWO_PASSES(length, one, two)                                                                             \
+    static __attribute__((noinline)) void fft##length(const REAL *roots, const Complex *in, Complex *out,        \
+                                                      Complex *other) {                                          \
+        fft_pass(one, dft##one, length, 1, roots, in, other);                                                    \
+        fft_last(two, dft##two, one, other, out);                                                                \
+    }
+ONE_PASS(7) ONE_PASS(14) TWO_PASSES(28, 4, 7) TWO_PASSES(32, 8, 4) TWO_PASSES(56, 8, 7) TWO_PASSES(64, 8, 8)
+
+/* Outputs k, r - k and, of two at once, k + 1 and r - k - 1 of a direct sum; roots are `step` apart. */
+INLINE void direct_sums(int at_once, int k, int r, int step, const REAL *roots, Complex first, const Complex *sum,
+                        const Complex *difference, Complex y[4]) {
+    const int half = (r - 1) / 2;
+    Complex even[2], odd[2] = {{{0}, {0}}, {{0}, {0}}};
+    int apart[2], place[2];
+    _Pragma("GCC unroll 2") for (int i = 0; i < at_once; i++) {
+        even[i] = first;
+        place[i] = apart[i] = (k + i) * step;
+    }
+    for (int j = 1; j <= half; j++) {
+        const Complex s = sum[j], d = difference[j];
+        _Pragma("GCC unroll 2") for (int i = 0; i < at_once; i++) {
+            const REAL cosine = roots[2 * place[i]], sine = roots[2 * place[i] + 1];
+            even[i].re += cosine * s.re;
+            even[i].im += cosine * s.im;
+            odd[i].re -= sine * d.re;
+            odd[i].im -= sine * d.im;
+            place[i] += apart[i];
+            if (place[i] >= r * step) place[i] -= r * step;
+        }
+    }
+    _Pragma("GCC unroll 2") for (int i = 0; i < at_once; i++) {
+        y[2 * i] = (Complex){even[i].re + odd[i].im, even[i].im - odd[i].re};
+        y[2 * i + 1] = (Complex){even[i].re - odd[i].im, even[i].im + odd[i].re};
+    }
+}
+
 /* Any odd radix r, of a transform of `length` points; `scratch` holds 2r numbers. */
 static void pass_any(int r, int n, int stride, int length, const REAL *roots, const Complex *in, Complex *out,
                      Complex *scratch) {
@@ -262,9 +339,8 @@ static void pass_any(int r, int n, int stride, int length, const REAL *roots, co
     Complex *sum = scratch, *difference = scratch + r;
     for (int p = 0; p < m; p++) {
         for (int q = 0; q < stride; q++) {
-            const Complex *from = in + q + stride * p;
-            Complex *to = out + q + stride * r * p;
-            Complex total = from[0];
+            const Complex *from = in + q + stride * p, first = from[0];
+            Complex *to = out + q + stride * r * p, total = first;
             for (int j = 1; j <= half; j++) {
                 const Complex a = from[stride * m * j], b = from[stride * m * (r - j)];
                 sum[j] = (Complex){a.re + b.re, a.im + b.im};
@@ -273,23 +349,18 @@ static void pass_any(int r, int n, int stride, int length, const REAL *roots, co
                 total.im += sum[j].im;
             }
             to[0] = total;
-            for (int k = 1; k <= half; k++) {
-                Complex even = from[0], odd = {{0}, {0}};
-                for (int j = 1, power = k; j <= half; j++) {
-                    const REAL cosine = roots[2 * step * power], sine = -roots[2 * step * power + 1];
-                    even.re += cosine * sum[j].re;
-                    even.im += cosine * sum[j].im;
-                    odd.re += sine * difference[j].re;
-                    odd.im += sine * difference[j].im;
-                    power += k;
-                    if (power >= r) power -= r;
-                }
-                const Complex y[2] = {{even.re + odd.im, even.im - odd.re}, {even.re - odd.im, even.im + odd.re}};
-                const int at[2] = {k, r - k};
-                for (int i = 0; i < 2; i++) {
+            for (int k = 1; k <= half; k += 2) {
+                const int at_once = k < half ? 2 : 1, at[4] = {k, r - k, k + 1, r - k - 1};
+                Complex y[4];
+                if (at_once == 2)
+                    direct_sums(2, k, r, step, roots, first, sum, difference, y);
+                else
+                    direct_sums(1, k, r, step, roots, first, sum, difference, y);
+                for (int i = 0; i < 2 * at_once; i++) {
                     const REAL *root = roots + 2 * stride * p * at[i];
-                    to[stride * at[i]] = (Complex){y[i].re * root[0] - y[i].im * root[1],
-                                                   y[i].re * root[1] + y[i].im * root[0]};
+                    to[stride * at[i]] = m == 1 ? y[i]
+                                                : (Complex){y[i].re * root[0] - y[i].im * root[1],
+                                                            y[i].re * root[1] + y[i].im * root[0]};
                 }
             }
         }
@@ -301,7 +372,15 @@ static void pass_by_convolution(int n, int stride, const Plan *plan, const Compl
 
 /* Forward FFT from `in` to `out`, through `other` (three different places, each `length` long). */
 static void fft(const Plan *plan, const Complex *in, Complex *out, Complex *other, Complex *scratch) {
-    if (plan->passes == 0) out[0] = in[0];
+    switch (plan->length) {
+        case 1: out[0] = in[0]; return;
+        case 7: fft7(in, out); return;
+        case 14: fft14(in, out); return;
+        case 28: fft28(plan->roots, in, out, other); return;
+        case 32: fft32(plan->roots, in, out, other); return;
+        case 56: fft56(plan->roots, in, out, other); return;
+        case 64: fft64(plan->roots, in, out, other); return;
+    }
     int n = plan->length, stride = 1;
     for (int i = 0; i < plan->passes; i++) {
         const int r = plan->radix[i];
@@ -358,7 +437,8 @@ static void pass_by_convolution(int n, int stride, const Plan *plan, const Compl
                 const Complex y = a[i]; /* swapped */
                 const REAL *root = plan->roots + 2 * stride * p * power;
                 to[stride * power] =
-                    (Complex){y.im * root[0] - y.re * root[1], y.im * root[1] + y.re * root[0]};
+                    m == 1 ? (Complex){y.im, y.re}
+                           : (Complex){y.im * root[0] - y.re * root[1], y.im * root[1] + y.re * root[0]};
             }
         }
 }
@@ -393,23 +473,23 @@ static int spare(const Axis *down, const Axis *along, int side) {
     return 2 * side + 5 * size;
 }
 
-static void rows_forward(const REAL *images, const REAL *end, Layout layout, const Shape *shape, const Work *work,
+static void rows_forward(const char *images, const char *end, Layout layout, const Shape *shape, const Work *work,
                          Complex *spectrum) {
     const int height = shape->height, width = shape->width;
     Complex *row = work->a;
     for (int h = 0; h < height; h += 2) {
-        const int pair = h + 1 < height, total = pair ? 2 * width : width;
-        for (int first = 0; first < total; first += LANES) {
-            const int count = total - first < LANES ? total - first : LANES;
-            Vector numbers[LANES];
-            load(images, end, layout, (int64_t)h * width + first, count, numbers);
-            for (int i = 0, at = first; i < count; i++, at++) {
-                if (at < width)
-                    row[at].re = numbers[i];
-                else
-                    row[at - width].im = numbers[i];
+        const int pair = h + 1 < height;
+        for (int part = 0; part <= pair; part++)
+            for (int first = 0; first < width; first += LANES) {
+                const int count = least(width - first, LANES);
+                Vector numbers[LANES], *to = &row[first].re + part;
+                load(images, end, layout, (int64_t)(h + part) * width + first, count, numbers);
+                if (count == LANES) {
+                    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) to[2 * i] = numbers[i];
+                } else {
+                    for (int i = 0; i < count; i++) to[2 * i] = numbers[i];
+                }
             }
-        }
         if (!pair)
             for (int w = 0; w < width; w++) row[w].im = (Vector){0};
         fft(&shape->along, row, work->b, work->c, work->scratch);
@@ -423,11 +503,11 @@ static void rows_forward(const REAL *images, const REAL *end, Layout layout, con
 }
 
 /* From a swapped spectrum. Of columns that are their own mirror image the imaginary part is not used. */
-static void rows_inverse(REAL *images, Layout layout, const Shape *shape, const Work *work, const Complex *spectrum) {
+static void rows_inverse(char *images, Layout layout, const Shape *shape, const Work *work, const Complex *spectrum) {
     const int height = shape->height, width = shape->width;
     Complex *row = work->a;
     for (int h = 0; h < height; h += 2) {
-        const int pair = h + 1 < height, total = pair ? 2 * width : width;
+        const int pair = h + 1 < height;
         for (int v = 0; v < shape->columns; v++) {
             const Complex *from = spectrum + (int64_t)v * height + h, none = {{0}, {0}};
             const Complex one = from[0], two = pair ? from[1] : none;
@@ -440,13 +520,18 @@ static void rows_inverse(REAL *images, Layout layout, const Shape *shape, const 
             }
         }
         fft(&shape->along, row, work->b, work->c, work->scratch);
-        for (int first = 0; first < total; first += LANES) {
-            const int count = total - first < LANES ? total - first : LANES;
-            Vector numbers[LANES];
-            for (int i = 0, at = first; i < LANES; i++, at++)
-                numbers[i] = at < width ? work->b[at].im : at < total ? work->b[at - width].re : (Vector){0};
-            store(images, layout, (int64_t)h * width + first, count, numbers);
-        }
+        for (int part = 0; part <= pair; part++) /* swapped */
+            for (int first = 0; first < width; first += LANES) {
+                const int count = least(width - first, LANES);
+                Vector numbers[LANES];
+                const Vector *from = &work->b[first].im - part;
+                if (count == LANES) {
+                    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) numbers[i] = from[2 * i];
+                } else {
+                    for (int i = 0; i < LANES; i++) numbers[i] = i < count ? from[2 * i] : (Vector){0};
+                }
+                store(images, layout, (int64_t)(h + part) * width + first, count, numbers);
+            }
     }
 }
 
@@ -457,7 +542,7 @@ static void pack(const REAL *filter, const REAL *end, Layout layout, const Shape
     for (int64_t first = 0; first < layout.points; first += LANES) {
         const int count = layout.points - first < LANES ? (int)(layout.points - first) : LANES;
         Vector numbers[LANES];
-        load(filter, end, layout, first, count, numbers);
+        load_by((const char *)filter, (const char *)end, layout, first, count, sizeof(REAL), read_real, numbers);
         for (int i = 0; i < count; i += 2) { /* LANES is even, so pairs stay together. */
             out[(int64_t)v * shape->height + u] = (Complex){numbers[i] * scale, numbers[i + 1] * scale};
             if (++v == shape->columns) v = 0, u++;
@@ -480,7 +565,7 @@ static void unpack(const Complex *in, Layout layout, const Shape *shape, REAL *f
             numbers[i + 1] = number.im * factor;
             if (++v == shape->columns) v = 0, u++;
         }
-        store(filter, layout, first, count, numbers);
+        store_by((char *)filter, layout, first, count, sizeof(REAL), write_real, numbers);
     }
 }
 
@@ -496,9 +581,18 @@ typedef struct {
     const REAL *features; /* (2, hidden, points), columns of the half plane one after the other. */
     const REAL *weight;   /* (2, C, hidden) */
     const REAL *bias;     /* (2, C), of which the real one is not cancelled. */
+    double scale;         /* On the bias; it is in the features already. */
     int hidden;
-    double scale; /* On the bias; it is in the features already. */
 } Filter;
+
+/* What calls on images (B, C, H, W), or (B, H, W, C) if channels_last, have in common. */
+typedef struct {
+    const Axis *down, *along; /* For a column and for a row. */
+    int64_t batch, channels;
+    int height, width, channels_last, numbers;
+    int threads, backward_threads;
+    int parts; /* Into which the batch is divided, backward. */
+} Call;
 
 /* The weights of one MLP after the other, and the bias; halved, as a packed filter is. */
 static void pack_weights(const Filter *filter, int64_t channels, int64_t channel, int lanes, Vector *weights) {
@@ -605,16 +699,19 @@ static void unmix(const Filter *filter, const Vector *weights, const Shape *shap
     }
 }
 
-static Layout image_layout(const Shape *shape, int64_t channels, int64_t channel, int channels_last) {
-    const int64_t left = channels - channel, points = (int64_t)shape->height * shape->width;
+static Layout image_layout(const Call *call, int64_t channel) {
+    const int64_t left = call->channels - channel, points = (int64_t)call->height * call->width;
     const int lanes = left < LANES ? (int)left : LANES;
-    return channels_last ? (Layout){1, channels, lanes, points} : (Layout){points, 1, lanes, points};
+    return call->channels_last ? (Layout){1, call->channels, lanes, points, call->numbers}
+                               : (Layout){points, 1, lanes, points, call->numbers};
 }
 
 static Layout filter_layout(const Shape *shape, int64_t channels, int64_t channel) {
     const int64_t left = channels - channel, points = (int64_t)shape->height * shape->columns * 2;
-    return (Layout){points, 1, left < LANES ? (int)left : LANES, points};
+    return (Layout){points, 1, left < LANES ? (int)left : LANES, points, REALS};
 }
+
+static Shape shape_of(const Call *call) { return make_shape(call->height, call->width, call->down, call->along); }
 
 static Work carve(char *memory, const Shape *shape, int planes, int hidden) {
     const int64_t plane = (int64_t)shape->height * shape->columns;
@@ -655,6 +752,17 @@ INLINE const Complex *column_of(const Filter *filter, const Shape *shape, const 
 
 int niff_lanes(void) { return LANES; }
 
+/* Whether images may be of such numbers. */
+int niff_takes(int numbers) {
+#ifdef BFLOAT16
+    if (numbers == BFLOATS16) return 1;
+#endif
+#ifdef FLOAT16
+    if (numbers == FLOATS16) return 1;
+#endif
+    return numbers == REALS;
+}
+
 /* Bytes of memory that each thread needs: for convolve (planes = 2) or gradient (planes = 4). */
 int64_t niff_workspace(int height, int width, int planes, int hidden, const Axis *down, const Axis *along) {
     const int64_t side = height > width ? height : width, plane = (int64_t)height * (width / 2 + 1);
@@ -663,32 +771,30 @@ int64_t niff_workspace(int height, int width, int planes, int hidden, const Axis
     return (int64_t)sizeof(Complex) * numbers + (2 * hidden + 1) * sizeof(Vector) + features + 128;
 }
 
-/* y = H · W · irfft2(filter · rfft2(x)), that is, 1 / (H · W) is expected in the filter. x and y are (B, C, H, W), or
- * (B, H, W, C) if channels_last; for the filter see Filter. `down` and `along` are
- * for a column and for a row. */
-void niff_convolve(const REAL *x, const REAL *half, const REAL *features, const REAL *weight, const REAL *bias,
-                   int hidden, double scale, REAL *y, int64_t batch, int64_t channels, int height, int width,
-                   int channels_last, const Axis *down, const Axis *along, char *memory, int threads) {
-    const Filter filter = {half, features, weight, bias, hidden, scale};
-    const Shape shape = make_shape(height, width, down, along);
-    const int64_t image = (int64_t)height * width, each = niff_workspace(height, width, 2, hidden, down, along);
-    const int64_t tasks = (channels + LANES - 1) / LANES * batch;
-    const REAL *x_end = x + batch * channels * image;
+/* y = H · W · irfft2(filter · rfft2(x)), that is, 1 / (H · W) is expected in the filter. */
+void niff_convolve(const Filter *filter, const Call *call, const char *x, char *y, char *memory) {
+    const int64_t batch = call->batch, channels = call->channels;
+    const int height = call->height, threads = call->threads;
+    const int bytes = bytes_of(call->numbers);
+    const Shape shape = shape_of(call);
+    const int64_t image = (int64_t)height * shape.width * bytes, tasks = (channels + LANES - 1) / LANES * batch;
+    const int64_t each = niff_workspace(height, shape.width, 2, filter->hidden, call->down, call->along);
+    const char *x_end = x + batch * channels * image;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int thread = 0; thread < threads; thread++) {
-        const Work work = carve(memory + thread * each, &shape, 2, hidden);
+        const Work work = carve(memory + thread * each, &shape, 2, filter->hidden);
         int64_t begun = -1;
         for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
             const int64_t channel = task / batch * LANES, at = task % batch * channels * image;
-            const Layout layout = image_layout(&shape, channels, channel, channels_last);
+            const Layout layout = image_layout(call, channel);
             const int first = begun != channel;
-            if (first) begin_channels(&filter, channels, channel, &shape, &work);
+            if (first) begin_channels(filter, channels, channel, &shape, &work);
             begun = channel;
-            const int64_t from = at + channel * layout.lane_step;
+            const int64_t from = at + channel * layout.lane_step * bytes;
             rows_forward(x + from, x_end, layout, &shape, &work, work.spectrum);
             for (int v = 0; v < shape.columns; v++) {
                 Complex *column = work.spectrum + (int64_t)v * height;
-                const Complex *factor = column_of(&filter, &shape, &work, v, first, batch > 1);
+                const Complex *factor = column_of(filter, &shape, &work, v, first, batch > 1);
                 fft(&shape.down, column, work.a, work.c, work.scratch);
                 for (int u = 0; u < height; u++) {
                     const Complex z = work.a[u], w = factor[u];
@@ -701,19 +807,20 @@ void niff_convolve(const REAL *x, const REAL *half, const REAL *features, const 
     }
 }
 
-/* Gradients of niff_convolve. `output` is the gradient of y, `input` receives that of x unless it is null. The
- * batch is divided into `parts`. Unless they are null, for_half[part] receives the part's share of a finished filter's
- * gradient, (parts, C, H, W / 2 + 1) complex; or for_weight and for_bias the shares of the gradients of weight and
- * bias, (parts, …): the caller adds them up. for_features receives the whole gradient of the features. */
-void niff_gradient(const REAL *x, const REAL *half, const REAL *features, const REAL *weight, const REAL *bias,
-                   int hidden, double scale, const REAL *output, REAL *input, REAL *for_half, REAL *for_features,
-                   REAL *for_weight, REAL *for_bias, int64_t batch, int64_t channels, int height, int width,
-                   int channels_last, int parts, const Axis *down, const Axis *along, char *memory, int threads) {
-    const Filter filter = {half, features, weight, bias, hidden, scale};
-    const Shape shape = make_shape(height, width, down, along);
-    const int64_t image = (int64_t)height * width, plane = (int64_t)height * shape.columns;
+/* Gradients of niff_convolve. `output` is the gradient of y, `input` receives that of x unless it is null. Unless they
+ * are null, for_half[part] receives the part's share of a finished filter's gradient, (parts, C, H, W / 2 + 1) complex;
+ * or for_weight and for_bias the shares of the gradients of weight and bias, (parts, …): the caller adds them up.
+ * for_features receives the whole gradient of the features. */
+void niff_gradient(const Filter *filter, const Call *call, const char *x, const char *output, char *input,
+                   REAL *for_half, REAL *for_features, REAL *for_weight, REAL *for_bias, char *memory) {
+    const int64_t batch = call->batch, channels = call->channels, parts = call->parts;
+    const int height = call->height, threads = call->backward_threads, hidden = filter->hidden;
+    const int bytes = bytes_of(call->numbers);
+    const Shape shape = shape_of(call);
+    const int64_t image = (int64_t)height * shape.width * bytes, plane = (int64_t)height * shape.columns;
     const int64_t tasks = (channels + LANES - 1) / LANES * parts, all = batch * channels * image;
-    const int64_t each = niff_workspace(height, width, 4, hidden, down, along), numbers = 2 * hidden * plane;
+    const int64_t each = niff_workspace(height, shape.width, 4, hidden, call->down, call->along);
+    const int64_t numbers = 2 * hidden * plane;
     const int learns = for_half || for_weight;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int thread = 0; thread < threads; thread++) {
@@ -722,11 +829,11 @@ void niff_gradient(const REAL *x, const REAL *half, const REAL *features, const 
         for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
             const int64_t channel = task / parts * LANES, part = task % parts;
             const int64_t begin = batch * part / parts, end = batch * (part + 1) / parts;
-            const Layout layout = image_layout(&shape, channels, channel, channels_last);
-            if (input || for_weight) begin_channels(&filter, channels, channel, &shape, &work);
+            const Layout layout = image_layout(call, channel);
+            if (input || for_weight) begin_channels(filter, channels, channel, &shape, &work);
             memset(work.gradient, 0, plane * sizeof(Complex));
             for (int64_t b = begin; b < end; b++) {
-                const int64_t from = b * channels * image + channel * layout.lane_step;
+                const int64_t from = b * channels * image + channel * layout.lane_step * bytes;
                 rows_forward(output + from, output + all, layout, &shape, &work, work.spectrum);
                 if (learns) rows_forward(x + from, x + all, layout, &shape, &work, work.second);
                 for (int v = 0; v < shape.columns; v++) {
@@ -742,7 +849,8 @@ void niff_gradient(const REAL *x, const REAL *half, const REAL *features, const 
                         }
                     }
                     if (input) {
-                        const Complex *factor = column_of(&filter, &shape, &work, v, b == begin, end - begin > 1);
+                        const int first = b == begin, more = end - begin > 1;
+                        const Complex *factor = column_of(filter, &shape, &work, v, first, more);
                         for (int u = 0; u < height; u++) { /* conj(filter) · output, swapped */
                             const Complex g = work.a[u], w = factor[u];
                             work.a[u] = (Complex){g.im * w.re - g.re * w.im, g.re * w.re + g.im * w.im};
@@ -756,7 +864,7 @@ void niff_gradient(const REAL *x, const REAL *half, const REAL *features, const 
                 unpack(work.gradient, filter_layout(&shape, channels, channel), &shape,
                        for_half + (part * channels + channel) * plane * 2);
             if (for_weight)
-                unmix(&filter, work.weights, &shape, work.gradient, layout.lanes, channels, channel, work.features,
+                unmix(filter, work.weights, &shape, work.gradient, layout.lanes, channels, channel, work.features,
                       for_weight + part * 2 * channels * hidden, for_bias + part * 2 * channels);
         }
     }

@@ -57,19 +57,18 @@ INLINE Vector exponential(Vector x) {
     return (Vector)((Whole)sum + ((Whole)shifted << MANTISSA));
 }
 
-/* out[o] = bias[o] + Σ weight[o · down + i · across] · in[i]; without a bias it is 0. */
+/* out[o] = bias[o] + Σ weight[o · down + i · across] · in[i]; without a bias it is 0. What enters two vectors of `out`
+ * stays in the nearest cache while all rows take it. */
 static void multiply(const REAL *weight, int down, int across, const REAL *bias, int rows, int columns, int vectors,
                      const Block *in, Block *out) {
-    for (int o = 0; o < rows; o += 4) {
-        const REAL *row[4];
-        Vector start[4];
-        for (int i = 0; i < 4; i++) { /* Beyond the last row it once more. */
-            row[i] = weight + (int64_t)least(o + i, rows - 1) * down;
-            start[i] = all(bias ? bias[least(o + i, rows - 1)] : 0);
-        }
-        for (int v = 0; v < vectors; v += 2) {
+    for (int v = 0; v < vectors; v += 2)
+        for (int o = 0; o < rows; o += 4) {
+            const REAL *row[4];
             Vector one[4], two[4];
-            _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) one[i] = two[i] = start[i];
+            _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) { /* Beyond the last row it once more. */
+                row[i] = weight + (int64_t)least(o + i, rows - 1) * down;
+                one[i] = two[i] = all(bias ? bias[least(o + i, rows - 1)] : 0);
+            }
             for (int c = 0; c < columns; c++) {
                 const Vector a = in[c][v], b = in[c][v + 1];
                 _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
@@ -83,7 +82,6 @@ static void multiply(const REAL *weight, int down, int across, const REAL *bias,
                 out[least(o + i, rows - 1)][v + 1] = two[i];
             }
         }
-    }
 }
 
 /* sums[o · (columns + 1) + i] += outer[o] · in[i], and with the last of each row outer[o] alone; lane by lane. */

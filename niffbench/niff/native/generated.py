@@ -38,7 +38,7 @@ def convolve(x: Tensor, grid: Tensor, layers: Layers, scale: float) -> Tensor:
     Args:
         x: real ``(B, C, H, W)``; see there for what is taken as it is.
         grid: coordinates of the half plane and of its mirror image by columns, ``(2, 2, W // 2 + 1, H)``.
-        layers: the MLPs: see :mod:`niffbench.niff.hermitian`; in the dtype of ``x``.
+        layers: the MLPs: see :mod:`niffbench.niff.hermitian`; in the dtype of ``grid``, float32 for halves.
         scale: a factor on the filter.
 
     Differentiable, twice too; raises as :func:`niffbench.niff.native.kernel.convolve`.
@@ -63,7 +63,7 @@ def _plainly(x: Tensor, grid: Tensor, layers: Layers, scale: float) -> Tensor:
     with step("filter generation"):
         by_columns = generate_plainly(grid.flatten(2), layers, scale)
         half = by_columns.view(-1, *grid.shape[2:]).transpose(1, 2)
-    return fused.convolve(x, half)
+    return fused.convolve(x.to(grid.dtype), half).to(x.dtype)
 
 
 class _Convolution(torch.autograd.Function):
@@ -110,14 +110,27 @@ def _forward(x: Tensor, grid: Tensor, layers: Layers, scale: float) -> tuple[Ten
         return (_operator if seen else _convolve)(x, features, weight, bias, scale), features
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Calls of which one was checked, on a CPU and by nobody watched: what they have in common."""
+
+    images: kernel.Call
+    filters: _Call
+
+    @classmethod
+    def of(cls, x: Tensor, grid: Tensor, layers: Layers) -> Prepared:
+        """Calls like the one with these: see :func:`convolve`."""
+        return cls(kernel.call_for(*kernel.dense(x), layers[-2].shape[-1]), _call_for(grid, layers[:-2]))
+
+    def convolve(self, x: Tensor, grid: Tensor, layers: Layers, scale: float) -> Tensor:
+        """As :func:`convolve`."""
+        features = self.filters.features(grid, layers[:-2], scale)
+        weight, bias = layers[-2].contiguous(), layers[-1].contiguous()
+        return self.images.convolve(x, _made_of(features, weight, bias, scale))
+
+
 def _features(grid: Tensor, layers: Sequence[Tensor], scale: float) -> Tensor:
-    call = _call_for(grid, layers)
-    alive = [layer.contiguous() for layer in layers]
-    out, memory = grid.new_empty(call.features), kernel.workspace(call.forward_bytes)
-    call.library.niff_features(
-        *(grid.data_ptr(), *call.sizes, _addresses(alive), scale, out.data_ptr(), memory.data_ptr()), call.threads
-    )
-    return out
+    return _call_for(grid, layers).features(grid, layers, scale)
 
 
 def _features_gradient(grid: Tensor, layers: Sequence[Tensor], scale: float, gradient: Tensor) -> list[Tensor]:
@@ -138,10 +151,20 @@ class _Call:
 
     library: ctypes.CDLL
     sizes: tuple[int, int, ctypes.Array[ctypes.c_int]]
-    features: tuple[int, int, int]
+    shape: tuple[int, int, int]
     threads: int
     forward_bytes: int
     backward_bytes: int
+
+    def features(self, grid: Tensor, layers: Sequence[Tensor], scale: float) -> Tensor:
+        """What the hidden layers make of the grid, ``(2, K, points)``."""
+        alive = [layer.contiguous() for layer in layers]
+        out, memory = torch.empty(self.shape, dtype=grid.dtype), kernel.workspace(self.forward_bytes)
+        self.library.niff_features(
+            *(grid.data_ptr(), *self.sizes, _addresses(alive), scale, out.data_ptr(), memory.data_ptr()),
+            self.threads,
+        )
+        return out
 
 
 def _call_for(grid: Tensor, layers: Sequence[Tensor]) -> _Call:
@@ -177,9 +200,10 @@ def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
 
 def _check(x: Tensor, features: Tensor, weight: Tensor, bias: Tensor) -> None:
     kernel.check_images(x)
+    dtype = torch.promote_types(x.dtype, torch.float32)
     for one in (features, weight, bias):
-        if one.dtype != x.dtype or one.device != x.device:
-            raise ValueError(f"expected a filter in {x.dtype} on {x.device}, got {one.dtype} on {one.device}")
+        if one.dtype != dtype or one.device != x.device:
+            raise ValueError(f"expected a filter in {dtype} on {x.device}, got {one.dtype} on {one.device}")
     _check_shapes(x.shape, features.shape, weight.shape, bias.shape)
 
 
@@ -196,8 +220,13 @@ def _convolve(x: Tensor, features: Tensor, weight: Tensor, bias: Tensor, scale: 
     _check(x, features, weight, bias)
     x, last = kernel.dense(x)
     features, weight, bias = features.contiguous(), weight.contiguous(), bias.contiguous()
-    made_of = (None, features.data_ptr(), weight.data_ptr(), bias.data_ptr(), features.shape[1], scale)
-    return kernel.convolve_by(x, last, made_of)
+    return kernel.call_for(x, last, features.shape[1]).convolve(x, _made_of(features, weight, bias, scale))
+
+
+def _made_of(features: Tensor, weight: Tensor, bias: Tensor, scale: float) -> kernel.Filter:
+    """Where the kernel finds what it makes the filter of: contiguous tensors, which somebody keeps alive."""
+    addresses = (one.data_ptr() for one in (features, weight, bias))
+    return kernel.Filter(None, *addresses, scale, features.shape[1])
 
 
 def _gradients(
@@ -213,20 +242,21 @@ def _gradients(
     """Of images, features, weights and bias; empty where they are not wanted."""
     _check(x, features, weight, bias)
     x, last = kernel.dense(x)
-    gradient = gradient.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    gradient = kernel.like(gradient, last)
     features, weight, bias = features.contiguous(), weight.contiguous(), bias.contiguous()
-    made_of = (None, features.data_ptr(), weight.data_ptr(), bias.data_ptr(), features.shape[1], scale)
-    call = kernel.call_for(x, features.shape[1])
-    nothing = x.new_empty(0)
+    call = kernel.call_for(x, last, features.shape[1])
     for_x = torch.empty_like(x) if need_x else None
     for_features = torch.empty_like(features) if need_filter else None
     for_weight, for_bias = (
         one.new_empty((call.parts, *one.shape)) if need_filter else None for one in (weight, bias)
     )
     into = (for_x, None, for_features, for_weight, for_bias)
-    kernel.gradients_by(x, last, made_of, gradient, call, into)
+    call.gradients(x, _made_of(features, weight, bias, scale), gradient, into)
     outcome = (for_x, for_features, kernel.together(for_weight), kernel.together(for_bias))
-    first, second, third, fourth = (nothing if one is None else one for one in outcome)
+    of = (x, features, weight, bias)
+    first, second, third, fourth = (
+        to.new_empty(0) if one is None else one for one, to in zip(outcome, of, strict=True)
+    )
     return first, second, third, fourth
 
 

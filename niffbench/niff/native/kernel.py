@@ -26,7 +26,10 @@ from niffbench.niff.steps import step
 DEVICES = tuple(LANGUAGES)
 
 REALS = {torch.float32: "float", torch.float64: "double"}
-_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+"""What is computed in, and C's name for it."""
+
+HALVES = {torch.bfloat16: 1, torch.float16: 2}
+"""What images on a CPU may be of too, computed in float32, and their numbers in ``convolve.c``."""
 
 
 def convolve(x: Tensor, half: Tensor) -> Tensor:
@@ -43,7 +46,7 @@ def convolve(x: Tensor, half: Tensor) -> Tensor:
         ValueError: if ``half`` is not the half plane of such images in the same precision.
     """
     if transformed():
-        return fused.convolve(x, half)
+        return fused.convolve(x.to(half.dtype.to_real()), half).to(x.dtype)
     if compiling() or watched() or type(x) not in (Tensor, nn.Parameter) or x.device.type == "meta":
         seen: Tensor = _operator(x, half)
         return seen
@@ -58,9 +61,10 @@ def _check(x: Tensor, half: Tensor) -> None:
     check_images(x)
     _, channels, height, width = x.shape
     expected = (channels, height, width // 2 + 1)
-    if tuple(half.shape) != expected or half.dtype != _COMPLEX[x.dtype] or half.device != x.device:
+    dtype = torch.promote_types(x.dtype, torch.complex64)
+    if tuple(half.shape) != expected or half.dtype != dtype or half.device != x.device:
         raise ValueError(
-            f"expected a filter of shape {expected} and dtype {_COMPLEX[x.dtype]} on {x.device}, "
+            f"expected a filter of shape {expected} and dtype {dtype} on {x.device}, "
             f"got {tuple(half.shape)}, {half.dtype} on {half.device}"
         )
 
@@ -71,8 +75,17 @@ def check_images(x: Tensor) -> None:
         raise NotImplementedError(
             f"the native form is not implemented for {x.device.type}: it runs on {' and '.join(DEVICES)}"
         )
-    if x.dtype not in REALS:
-        raise NotImplementedError(f"the native form is not implemented for {x.dtype}")
+    if x.dtype not in REALS and not takes(x):
+        raise NotImplementedError(f"the native form is not implemented for {x.dtype} on {x.device.type}")
+
+
+def takes(x: Tensor) -> bool:
+    """Whether the kernel reads and writes such numbers itself, computing in float32: a half precision, on a CPU.
+
+    Raises:
+        Unavailable: if there is no kernel.
+    """
+    return x.is_cpu and x.dtype in HALVES and bool(load("float").niff_takes(HALVES[x.dtype]))
 
 
 class _Convolution(torch.autograd.Function):
@@ -85,7 +98,9 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, half = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return fused.gradients(x, half, gradient, ctx.needs_input_grad)
+            wide = x.to(half.dtype.to_real()), half, gradient.to(half.dtype.to_real())
+            for_x, for_half = fused.gradients(*wide, ctx.needs_input_grad)
+            return None if for_x is None else for_x.to(x.dtype), for_half
         return _backward(x, half, gradient, *ctx.needs_input_grad)
 
 
@@ -111,72 +126,92 @@ def _backward(
 
 def _convolve(x: Tensor, half: Tensor) -> Tensor:
     _check(x, half)
+    if x.is_cuda:
+        return cuda.convolve(dense(x)[0], half.resolve_conj().contiguous())
     x, last = dense(x)
     half = half.resolve_conj().contiguous()
-    if x.is_cuda:
-        return cuda.convolve(x, half)
-    return convolve_by(x, last, (half.data_ptr(), *NO_FEATURES))
+    return call_for(x, last).convolve(x, Filter(half.data_ptr()))
 
 
-NO_FEATURES = (None, None, None, 0, 0.0)
-"""What C is told of a filter's features, weights, bias, hidden units and scale where the filter is finished."""
+class Filter(ctypes.Structure):
+    """``Filter`` in ``convolve.c``; what a finished filter is not made of is left out."""
 
-Filter = tuple[int | None, int | None, int | None, int | None, int, float]
-"""Addresses and numbers of ``Filter`` in ``convolve.c``."""
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("half", "features", "weight", "bias")),
+        ("scale", ctypes.c_double),
+        ("hidden", ctypes.c_int),
+    )
+
+
+class _Images(ctypes.Structure):
+    """``Call`` in ``convolve.c``."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("down", "along")),
+        *((name, ctypes.c_int64) for name in ("batch", "channels")),
+        *((name, ctypes.c_int) for name in ("height", "width", "channels_last", "numbers")),
+        *((name, ctypes.c_int) for name in ("threads", "backward_threads", "parts")),
+    )
 
 
 @dataclass(frozen=True)
 class Call:
-    """What calls of the C functions on images of one shape have in common."""
+    """What calls of the C functions on images of one shape have in common.
+
+    Attributes:
+        parts: how many the batch is divided into, backward, where there are fewer groups of channels than threads.
+    """
 
     library: ctypes.CDLL
-    sizes: tuple[int, ...]
-    axes: tuple[int, int]
-    forward_threads: int
+    images: _Images
+    address: int
     forward_bytes: int
-    backward_threads: int
     backward_bytes: int
     parts: int
-    """How many the batch is divided into, backward, where there are fewer groups of channels than threads."""
+
+    def convolve(self, x: Tensor, made_of: Filter) -> Tensor:
+        """The convolution of such images."""
+        y, memory = torch.empty_like(x), workspace(self.forward_bytes)
+        addresses = x.data_ptr(), y.data_ptr(), memory.data_ptr()
+        self.library.niff_convolve(ctypes.byref(made_of), self.address, *addresses)
+        return y
+
+    def gradients(self, x: Tensor, made_of: Filter, gradient: Tensor, into: Sequence[Tensor | None]) -> None:
+        """The gradients, each into its tensor: of x, half plane, features, weights, bias; None: unwanted."""
+        memory = workspace(self.backward_bytes)
+        self.library.niff_gradient(
+            *(ctypes.byref(made_of), self.address, x.data_ptr(), gradient.data_ptr()),
+            *(None if out is None else out.data_ptr() for out in into),
+            memory.data_ptr(),
+        )
 
 
-def call_for(x: Tensor, hidden: int = 0) -> Call:
-    """With a filter of so many hidden features.
+def call_for(x: Tensor, last: bool, hidden: int = 0) -> Call:
+    """With a filter of so many hidden features, or a finished one, for images as :func:`dense` gives them.
 
     Raises:
         Unavailable: if there is no kernel.
     """
-    return _made_call(load(REALS[x.dtype]), x.shape, x.dtype, torch.get_num_threads(), hidden)
+    real = torch.promote_types(x.dtype, torch.float32)
+    return _made_call(load(REALS[real]), x.shape, last, x.dtype, torch.get_num_threads(), hidden)
 
 
 @functools.lru_cache(maxsize=256)
-def _made_call(library: ctypes.CDLL, shape: torch.Size, dtype: torch.dtype, threads: int, hidden: int) -> Call:
+def _made_call(
+    library: ctypes.CDLL, shape: torch.Size, last: bool, dtype: torch.dtype, threads: int, hidden: int
+) -> Call:
     batch, channels, height, width = shape
-    axes = _axis(height, dtype)[1], _axis(width, dtype)[1]
+    real = torch.promote_types(dtype, torch.float32)
+    axes = _axis(height, real)[1], _axis(width, real)[1]
     groups = -(-channels // int(library.niff_lanes()))
     parts = max(1, min(batch, -(-threads // groups)))
     forward, backward = max(1, min(threads, batch * groups)), min(threads, groups * parts)
-    return Call(
-        library,
-        (batch, channels, height, width),
-        axes,
-        forward,
-        forward * library.niff_workspace(height, width, 2, hidden, *axes),
-        backward,
-        backward * library.niff_workspace(height, width, 4, hidden, *axes),
-        parts,
+    images = _Images(*axes, *shape, last, HALVES.get(dtype, 0), forward, backward, parts)
+    forward_bytes, backward_bytes = (
+        count * library.niff_workspace(height, width, planes, hidden, *axes)
+        for count, planes in ((forward, 2), (backward, 4))
     )
-
-
-def convolve_by(x: Tensor, last: bool, made_of: Filter) -> Tensor:
-    """The convolution in C of images as :func:`dense` gives them."""
-    call = call_for(x, made_of[-2])
-    y, memory = torch.empty_like(x), workspace(call.forward_bytes)
-    call.library.niff_convolve(
-        *(x.data_ptr(), *made_of, y.data_ptr(), *call.sizes, last),
-        *(*call.axes, memory.data_ptr(), call.forward_threads),
-    )
-    return y
+    return Call(library, images, ctypes.addressof(images), forward_bytes, backward_bytes, parts)
 
 
 def _gradients(
@@ -184,17 +219,17 @@ def _gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     _check(x, half)
     x, last = dense(x)
-    gradient = gradient.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    gradient = like(gradient, last)
     half = half.resolve_conj().contiguous()
     if x.is_cuda:
         return (
             cuda.convolve(gradient, half, conjugate=True) if need_x else None,
             cuda.filter_gradient(x, gradient) if need_half else None,
         )
-    call = call_for(x)
+    call = call_for(x, last)
     for_x = torch.empty_like(x) if need_x else None
     for_half = half.new_empty((call.parts, *half.shape)) if need_half else None
-    gradients_by(x, last, (half.data_ptr(), *NO_FEATURES), gradient, call, (for_x, for_half, None, None, None))
+    call.gradients(x, Filter(half.data_ptr()), gradient, (for_x, for_half, None, None, None))
     return for_x, together(for_half)
 
 
@@ -205,25 +240,21 @@ def together(parts: Tensor | None) -> Tensor | None:
     return parts.sum(0) if len(parts) > 1 else parts[0]
 
 
-def gradients_by(
-    x: Tensor, last: bool, made_of: Filter, gradient: Tensor, call: Call, into: Sequence[Tensor | None]
-) -> None:
-    """The gradients in C, each into its tensor: of ``x``, half plane, features, weights, bias; None: unwanted."""
-    memory = workspace(call.backward_bytes)
-    call.library.niff_gradient(
-        *(x.data_ptr(), *made_of, gradient.data_ptr()),
-        *(None if out is None else out.data_ptr() for out in into),
-        *(*call.sizes, last, call.parts, *call.axes, memory.data_ptr(), call.backward_threads),
-    )
-
-
 def dense(x: Tensor) -> tuple[Tensor, bool]:
     """Images that the kernel can take, and whether their channels come last."""
+    x = x.resolve_neg()
     if x.is_contiguous() or x.is_cuda:
         return x.contiguous(), False
     if x.is_contiguous(memory_format=torch.channels_last):
         return x, True
     return x.contiguous(), False
+
+
+def like(gradient: Tensor, last: bool) -> Tensor:
+    """A gradient laid out as what :func:`dense` made of the images."""
+    return gradient.resolve_neg().contiguous(
+        memory_format=torch.channels_last if last else torch.contiguous_format
+    )
 
 
 def workspace(size: int) -> Tensor:

@@ -56,13 +56,13 @@ def transform(length: int, *, by_convolution: bool = True) -> int:
     size = cyclic_length(largest) if by_convolution else 0
     passes, total = radices(length), 0
     for place, radix in enumerate(passes):
-        turns = _COMPLEX_PRODUCT * (radix - 1)
+        turns = _COMPLEX_PRODUCT * (radix - 1) * (place < len(passes) - 1)
         if size and radix == largest:
             each = 2 * transform(size, by_convolution=False) + _COMPLEX_PRODUCT * size + 4 + turns
         elif radix > FAST_PRIMES[-1] and radix % 2:
             each = _odd(radix) + turns
         else:
-            each = _short(radix) + (turns if place < len(passes) - 1 else 0)
+            each = _short(radix) + turns
         total += length // radix * each
     return total
 

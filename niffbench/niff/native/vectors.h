@@ -12,7 +12,8 @@
 #define REAL float
 #endif
 
-#if defined(__AVX512F__)
+#if defined(VECTOR_BYTES) /* wider or narrower than the CPU's: slower, but as right */
+#elif defined(__AVX512F__)
 #define VECTOR_BYTES 64
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
@@ -63,6 +64,68 @@ INLINE void transpose(Vector rows[LANES]) {
     EXCHANGE(TWO, 1)
 #endif
 }
+
+/* ---- Numbers in memory: LANES of them, wherever they lie ------------------------------------------------------ */
+
+INLINE Vector read_real(const char *from) { return *(const Unaligned *)from; }
+
+INLINE void write_real(char *to, Vector numbers) { *(Unaligned *)to = numbers; }
+
+#if REAL_BYTES == 4
+#define BFLOAT16
+typedef uint16_t Halves __attribute__((vector_size(VECTOR_BYTES / 2)));
+typedef uint32_t Words __attribute__((vector_size(VECTOR_BYTES)));
+
+INLINE Vector read_bfloat16(const char *from) {
+    Halves halves;
+    memcpy(&halves, from, sizeof halves);
+    return (Vector)(__builtin_convertvector(halves, Words) << 16);
+}
+
+/* To the nearest, of two as near the even one; what is not a number stays none. */
+INLINE void write_bfloat16(char *to, Vector numbers) {
+    const Words words = (Words)numbers, none = (Words)(numbers != numbers);
+    const Words nearest = words + 0x7fff + ((words >> 16) & 1);
+    const Halves halves = __builtin_convertvector(((nearest & ~none) | ((words | 0x400000) & none)) >> 16, Halves);
+    memcpy(to, &halves, sizeof halves);
+}
+
+#if defined(__F16C__) && VECTOR_BYTES >= 32
+#define FLOAT16
+#include <immintrin.h>
+
+INLINE Vector read_float16(const char *from) {
+    Vector numbers;
+    for (int i = 0; i < LANES; i += 8) {
+        const __m256 eight = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + 2 * i)));
+        memcpy((char *)&numbers + 4 * i, &eight, sizeof eight);
+    }
+    return numbers;
+}
+
+INLINE void write_float16(char *to, Vector numbers) {
+    for (int i = 0; i < LANES; i += 8) {
+        __m256 eight;
+        memcpy(&eight, (const char *)&numbers + 4 * i, sizeof eight);
+        _mm_storeu_si128((__m128i *)(to + 2 * i), _mm256_cvtps_ph(eight, _MM_FROUND_TO_NEAREST_INT));
+    }
+}
+#elif defined(__FLT16_MAX__)
+#define FLOAT16
+typedef _Float16 Floats16 __attribute__((vector_size(VECTOR_BYTES / 2)));
+
+INLINE Vector read_float16(const char *from) {
+    Floats16 numbers;
+    memcpy(&numbers, from, sizeof numbers);
+    return __builtin_convertvector(numbers, Vector);
+}
+
+INLINE void write_float16(char *to, Vector numbers) {
+    const Floats16 rounded = __builtin_convertvector(numbers, Floats16);
+    memcpy(to, &rounded, sizeof rounded);
+}
+#endif
+#endif
 
 /* ---- Small things ---------------------------------------------------------------------------------------------- */
 

@@ -1,0 +1,119 @@
+"""A network for inference: normalisations folded into the layers before them, channels last in memory."""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from niffbench.niff.catalogue import forms_of
+from niffbench.niff.depthwise import NiffDepthwise
+from niffbench.niff.layer import SpectralLayer
+from niffbench.niff.networks import WithBias, niff_layers
+from niffbench.niff.pointwise import NiffPointwise
+from niffbench.niff.split import NiffSplit
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """A copy of ``model``, which is in evaluation mode, that computes the same, up to rounding, with fewer passes.
+
+    What is an ordinary 1×1 convolution becomes one: pointwise layers in form ``elided`` and the second half of
+    split ones in a form that does without its FFTs. A batch normalisation goes into the convolution or NIFF layer
+    before it, where nothing else takes what that puts out. Filters are made once and kept. On a CPU convolutions
+    keep their channels last in memory, which the C kernel takes as they are.
+
+    Raises:
+        ValueError: for a model in training, or one that ``torch.fx`` cannot trace.
+    """
+    if model.training:
+        raise ValueError("only a model in evaluation mode can be folded: call eval() first")
+    model = copy.deepcopy(model)
+    try:
+        graph = _Tracer().trace(model)
+    except (fx.proxy.TraceError, TypeError) as error:
+        raise ValueError(f"{type(model).__name__} cannot be traced and so not be folded: {error}") from error
+    made = fx.GraphModule(model, graph)
+    for node in list(graph.nodes):
+        if node.op == "call_module":
+            made.set_submodule(node.target, _ordinary(made.get_submodule(node.target)))
+    for node in list(graph.nodes):
+        before = node.args[0] if node.op == "call_module" else None
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
+            continue
+        calls = [other.target for other in graph.nodes if other.op == "call_module"]
+        normalisation, layer = (made.get_submodule(str(one.target)) for one in (node, before))
+        if type(normalisation) is not nn.BatchNorm2d or normalisation.running_var is None:
+            continue
+        both = _with_normalisation(layer, normalisation) if calls.count(before.target) == 1 else None
+        if both is not None:
+            made.set_submodule(str(before.target), both)
+            node.replace_all_uses_with(before)
+            graph.erase_node(node)
+    for _, one in niff_layers(made):
+        if f"{one.form}-cached" in forms_of(one.kind):
+            one.form = f"{one.form}-cached"
+    made.delete_all_unused_submodules()
+    made.recompile()
+    on_cpu = all(one.is_cpu for one in made.parameters())
+    return made.to(memory_format=torch.channels_last) if on_cpu else made
+
+
+class _Tracer(fx.Tracer):
+    """Sees a NIFF layer as one operation."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, SpectralLayer | WithBias) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _ordinary(layer: nn.Module) -> nn.Module:
+    """The layer, or ordinary ones that do the same."""
+    bias = None
+    inner = layer
+    if isinstance(layer, WithBias):
+        inner, bias = layer.layer, layer.bias
+    if isinstance(inner, NiffPointwise) and inner.form == "elided":
+        return _linear(inner.weight, bias) if inner.layout == "nhwc" else _convolution(inner.weight, bias)
+    if isinstance(inner, NiffSplit) and inner.elides:
+        return nn.Sequential(inner.filtering(), _convolution(inner.weight, bias))
+    return layer
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    made.weight = nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
+    if bias is not None:
+        made.bias = nn.Parameter(bias.detach(), requires_grad=bias.requires_grad)
+    return made.eval()
+
+
+def _convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    made = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None, device="meta")
+    linear = _linear(weight, bias)
+    made.weight, made.bias = nn.Parameter(linear.weight.detach()[:, :, None, None]), linear.bias
+    return made.eval()
+
+
+@torch.no_grad()
+def _with_normalisation(layer: nn.Module, normalisation: nn.BatchNorm2d) -> nn.Module | None:
+    """Both in one layer; None where the layer is none that a factor for each channel of its output can go into."""
+    if type(layer) is nn.Conv2d:
+        return fuse_conv_bn_eval(layer, normalisation)
+    if isinstance(layer, nn.Sequential) and isinstance(layer[0], NiffDepthwise):
+        return nn.Sequential(layer[0], fuse_conv_bn_eval(cast(nn.Conv2d, layer[1]), normalisation))
+    inner, bias = (layer.layer, layer.bias) if isinstance(layer, WithBias) else (layer, None)
+    if not isinstance(inner, NiffDepthwise) or inner.generator._modules:
+        return None
+    mean, variance = normalisation.running_mean, normalisation.running_var
+    assert mean is not None
+    assert variance is not None
+    factor = torch.rsqrt(variance + normalisation.eps)
+    if normalisation.weight is not None:
+        factor = factor * normalisation.weight
+    shift = -mean * factor if normalisation.bias is None else normalisation.bias - mean * factor
+    *_, weight, offset = inner.generator.weights()
+    weight.mul_(factor[:, None])
+    offset.mul_(factor)
+    return WithBias(inner, shift if bias is None else shift + bias * factor)
