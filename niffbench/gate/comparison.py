@@ -154,7 +154,7 @@ def compare(
     return Comparison(
         base=_compared_run(newest),
         head=_compared_run(head),
-        method=_method(across_machines, pairing),
+        method=_method(across_machines, pairing, fleet(newest).several or fleet(head).several),
         alpha=rules.alpha,
         rule_out=rules.rule_out,
         differences=unlike,
@@ -338,9 +338,10 @@ def _refuse_unlike(base: Run, head: Run, unlike: Sequence[Difference], across: b
         )
 
 
-def _method(across: bool, pairing: Pairing | None) -> str:
+def _method(across: bool, pairing: Pairing | None, of_fleet: bool) -> str:
     unit = "ratios to the baseline operator" if across else "latencies"
-    test = "t test on paired log differences in ABBA order" if pairing else "Welch's test on logs of round medians"
+    of = "the medians of devices" if of_fleet else "round medians"
+    test = "t test on paired log differences in ABBA order" if pairing else f"Welch's test on logs of {of}"
     return f"{unit}: {test}, less what controls share, Holm across the suite"
 
 

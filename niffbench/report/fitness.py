@@ -22,18 +22,22 @@ _MARKS: dict[str, tuple[Mark]] = {"fit": ("passed",), "unfit": ("failed",), "unk
 def terminal(assessment: Assessment) -> RenderableType:
     """One line per latency, then the verdict on either gate."""
     aim = assessment.aim
-    unit = f"{aim.rounds} rounds a side or {aim.rounds} pairs"
+    of_fleet = any(case.of_devices for case in assessment.cases)
+    one = "devices" if of_fleet else "rounds"
+    unit = f"{aim.rounds} {one} a side or {aim.rounds} pairs"
     parts: list[RenderableType] = [
         Terminal(table(assessment)),
         Text(
-            f"\nnoise: standard deviation between rounds. sees: the smallest slowdown found with probability "
-            f"{aim.power:.0%} by {unit}. needs: rounds a side (check) or pairs (ab) to find "
+            f"\nnoise: standard deviation between {one}. sees: the smallest slowdown found with probability "
+            f"{aim.power:.0%} by {unit}. needs: {one} a side (check) or pairs (ab) to find "
             f"{percent(aim.effect)}.",
             style="dim",
         ),
         _verdict("check", assessment.check),
     ]
-    if assessment.ab is None:
+    if of_fleet:
+        parts.append(Text("ab: runs on one device", style="yellow"))
+    elif assessment.ab is None:
         parts.append(Text("ab: too few rounds to tell; measure at least 6", style="yellow"))
     else:
         parts.append(_verdict("ab", assessment.ab))

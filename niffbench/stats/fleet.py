@@ -8,12 +8,26 @@ that is exact whatever the two variances are (Scheffé, The Analysis of Variance
 and McCulloch, Variance Components, Wiley 1992, ch. 3); with unequally many, so that medians are unequally sure,
 the t interval errs to the safe side (Benjamini, Journal of the American Statistical Association 78, 1983, pp.
 645–654). With two or three members it is wide: so little do they say of the next one.
+
+Share of 2,000 simulated 95 % intervals that hold the truth, at a standard deviation of 1 % between rounds: for a
+value, for a ratio (0.5 %, and a third of that between members), and for the value were rounds taken for members:
+
+=================================== ============== ============== ==============
+standard deviation between members  0              0.5 %          3 %
+=================================== ============== ============== ==============
+four members of four rounds         .95 .96 .95    .94 .96 .90    .95 .95 .70
+two members of four rounds          .95 .95 .95    .96 .95 .88    .95 .96 .53
+8, 2, 2, 1 and 1 rounds             .96 .94 .95    .96 .97 .88    .95 .95 .56
+eight members of a round            .95 .95 .95    .94 .95 .94    .95 .96 .95
+=================================== ============== ============== ==============
+
 A ratio is that of each member to itself: operators of a problem take turns on one device.
 
 A *straggler* is slower than its fellows by more than they differ among themselves: Rosner's generalized ESD test
 (Technometrics 25, 1983, pp. 165–172), one-sided, on the members' shifts, which finds several that would hide each
 other. Step i of r has the level alpha / 2ⁱ (the last what is left), with which the chance that any is named of a
-fleet without one is at most ``alpha``. Of two members nobody knows which is the odd one, nor how much such cards
+fleet without one is at most ``alpha`` (simulated: of two members in 0.1 % of fleets, of three in 3.6 %, of four in
+0.8 %, of eight in 1 to 3 %). Of two members nobody knows which is the odd one, nor how much such cards
 differ: there only a difference of more than ``PAIR`` counts.
 """
 

@@ -121,6 +121,7 @@ def test_devices_and_not_rounds_are_what_the_gate_compares() -> None:
     many = judged(ALIKE, replace(ALIKE, seed=1, slower=regressed))
     worse = {one.label for one in many.findings if one.verdict == "regressed"}
     assert worse == {"global-filter"}
+    assert "Welch's test on logs of the medians of devices" in many.method
 
 
 def test_a_fleet_and_one_device_are_not_told_apart() -> None:
