@@ -81,7 +81,7 @@ class RunSession:
         self._elapsed = [record.elapsed for record in done if record.elapsed > 0]
         self._refining = manifest.refining or 0.0
         self._notes = list(manifest.notes)
-        self._nodes = Nodes(manifest)
+        self._nodes = Nodes(manifest, done)
         self._round = 0
         self._pending: dict[str, Case] = {}  # of the round, by id: what has no record yet
         self._losses = self._blameless = 0  # workers in a row, over a case each and over none

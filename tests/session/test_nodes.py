@@ -48,3 +48,15 @@ def test_one_machine_has_no_number(tmp_path: Path) -> None:
     run = Attempt(tmp_path / "run", SUITE).begin()
     assert {record.member for record in run.records} == {None}
     assert keys(read(run.path)) == keys(run)
+
+
+def test_a_resumed_run_knows_a_node_by_its_device(tmp_path: Path) -> None:
+    """What an engine calls it may be another name by then."""
+    attempt = Attempt(tmp_path / "run", SUITE, {"nodes": ["a", "b"], "cards": ["card-x", "card-y"]})
+    run = attempt.begin()
+    journal = tmp_path / "run" / RECORDS
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-6]))
+    attempt.script = {"nodes": ["d", "c"], "cards": ["card-x", "card-y"]}
+    again = attempt.resume()
+    assert {(r.round, r.member) for r in again.records} == {(r.round, r.member) for r in run.records}
+    assert len(again.manifest.nodes) == 2
