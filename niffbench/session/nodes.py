@@ -22,7 +22,7 @@ class Nodes:
 
     Args:
         manifest: The run's.
-        done: Its records so far: by a device a node is known again in a resumed run. One without such a device gets
+        done: Its records so far: by a device a node is known again in a resumed run. One without any gets
             a new number there, as nobody knows its name any more.
     """
 
