@@ -44,7 +44,7 @@ class Nodes:
         if hello.node is None:
             return {"node": None, "device_id": digest}
         if hello.node not in self._numbers:
-            before = self._of_device.get(digest)
+            before = None if digest is None else self._of_device.get(digest)
             self._numbers[hello.node] = len(self.fingerprints) if before is None else before
             self.fingerprints += [hello.fingerprint] if before is None else []
         return {"node": self._numbers[hello.node], "device_id": digest}
