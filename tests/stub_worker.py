@@ -7,9 +7,9 @@ in milliseconds. ``STUB_WORKER`` holds its script, JSON:
 ``pause``: seconds a case takes. ``note``: what it says of its round. ``start``: what happens instead of hello,
 ``ceilings`` instead of their measurement (``fail``: it says why there are none), beside which ``others`` use that
 share of the processor. ``nodes`` and ``cards``: what the engine calls its machine, and its device's identity, of
-each round in turn. ``disturbed``: the factor on what a device takes while a worker is on another, of which they
-know by locks in ``folder``. A fault strikes the cases and rounds it fits (keys left out fit all), each time, or
-only until ``once`` exists.
+each round in turn; ``musts``, its facts. ``disturbed``: the factor on what a device takes while a worker is on
+another, of which they know by locks in ``folder``. A fault strikes the cases and rounds it fits (keys left out fit
+all), each time, or only until ``once`` exists.
 """
 
 from __future__ import annotations
@@ -168,7 +168,8 @@ class Stub:
         if refusal := self.script.get("refuse"):
             self.send(type="refused", message=refusal, exit_code=2)
             sys.exit(2)
-        must = self.script.get("must", {"device": "fake"})
+        musts = self.script.get("musts") or [self.script.get("must", {"device": "fake"})]
+        must = musts[self.task["round"] % len(musts)]
         nodes, cards = (self.script.get(key) or [None] for key in ("nodes", "cards"))
         if devices := self.task["devices"]:
             cards = [f"card {self.task['place']}"]

@@ -14,6 +14,7 @@ import click
 from niffbench.units import NUMBER
 
 if TYPE_CHECKING:
+    from niffbench.launch.base import Request
     from niffbench.session.opening import SuiteLoader
     from niffbench.suite import Overrides
 
@@ -65,6 +66,19 @@ def size(context: click.Context, parameter: click.Parameter, value: str | None) 
     return int(number)
 
 
+def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:
+    """A callback that reads ``key=value``, each key once."""
+    pairs: list[tuple[str, str]] = []
+    for text in values:
+        key, mark, value = text.partition("=")
+        if not mark or not re.fullmatch(r"[a-z][a-z0-9_-]*", key):
+            raise click.BadParameter(f"{text!r} should be KEY=VALUE, as partition=gpu", context, parameter)
+        if key in dict(pairs):
+            raise click.BadParameter(f"{key} is given twice", context, parameter)
+        pairs.append((key, value))
+    return pairs
+
+
 def loader(suite: str, only: tuple[str, ...], shard: str | None, added: tuple[str, ...] = ()) -> SuiteLoader:
     """Reads ``suite`` as ``--only``, ``--shard`` and ``--operator`` change it, once for each kind of device."""
     from functools import cache
@@ -101,7 +115,7 @@ def overrides_of(options: Mapping[str, Any]) -> Overrides:
     seed = options.get("seed")
     return Overrides(
         device=options["device"] or "auto",
-        launcher=options["launcher"],
+        launcher=options["launcher"] or "local",
         rounds=options["rounds"],
         seed=randbelow(2**31) if seed is None else seed,
         precision=options["precision"],
@@ -113,6 +127,28 @@ def overrides_of(options: Mapping[str, Any]) -> Overrides:
         budget=options["time_budget"],
         refine=options["refine"],
     )
+
+
+def request_of(options: Mapping[str, Any], directory: Path, device: str | None = None) -> Request:
+    """What :func:`measure_options` collected that says how the workers of the run in ``directory`` are placed."""
+    from niffbench.launch.base import Request
+
+    return Request(
+        directory=directory,
+        device=device or options["device"] or "auto",
+        workers=options["workers"],
+        gpus=options["gpus_per_worker"],
+        cpus=options["cpus_per_worker"],
+        options=dict(options["launcher_options"]),
+    )
+
+
+def placement(options: Mapping[str, Any]) -> list[str]:
+    """The arguments that place the workers of a resumed run as ``options`` did."""
+    given = [("--on", options["launcher"]), ("--workers", options["workers"])]
+    given += [("--gpus-per-worker", options["gpus_per_worker"]), ("--cpus-per-worker", options["cpus_per_worker"])]
+    given += [("--launcher-option", f"{key}={value}") for key, value in options["launcher_options"]]
+    return [text for option, value in given if value is not None for text in (option, str(value))]
 
 
 def suite_options(command: Command) -> Command:
@@ -171,9 +207,35 @@ def measure_options(command: Command) -> Command:
         click.option(
             "--on",
             "launcher",
-            default="local",
             metavar="LAUNCHER",
-            help="Where the workers are started.  [default: local, this machine]",
+            help="Where the workers are started: local, ray or slurm.  [default: local, this machine]",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(1, 100_000),
+            metavar="N",
+            help="How many measure at once, each on resources of its own.  [default: as many as a Ray cluster has "
+            "room for; 4 on Slurm]",
+        ),
+        click.option(
+            "--gpus-per-worker",
+            type=click.IntRange(0, 1024),
+            metavar="N",
+            help="GPUs that an engine reserves for a worker.  [default: 1 where the device is one, else 0]",
+        ),
+        click.option(
+            "--cpus-per-worker",
+            type=click.IntRange(1, 4096),
+            metavar="N",
+            help="Cores that an engine reserves for a worker.  [default: a node's, shared by its GPUs]",
+        ),
+        click.option(
+            "--launcher-option",
+            "launcher_options",
+            multiple=True,
+            callback=_pairs,
+            metavar="KEY=VALUE",
+            help="For the engine itself: address=ray://head:10001, partition=gpu, time=60.  Repeatable.",
         ),
         click.option(
             "--rounds",

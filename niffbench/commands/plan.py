@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,7 @@ from niffbench.commands.options import (
     measure_options,
     operator_option,
     overrides_of,
+    request_of,
     shard_option,
     suite_options,
 )
@@ -44,12 +46,14 @@ def command(suite: str, as_json: bool, **overrides: Any) -> int:
     few seconds) and predicts the memory of every case from its shapes; no case is run and nothing is written.
     Times are estimates from the roofline, within a factor of two or three.
     """
+    from niffbench.launch import launcher
     from niffbench.session.interrupts import Interrupts
     from niffbench.session.opening import prepare
 
     load = loader(suite, *(overrides.pop(name) for name in ("only", "shard", "added")))
-    with Interrupts() as stop:
-        prepared = prepare(load, overrides_of(overrides), stop)
+    asked = overrides_of(overrides)
+    with Interrupts() as stop, launcher(asked.launcher).open(request_of(overrides, Path("plan"))):
+        prepared = prepare(load, asked, stop)
     allowed = _allowed(prepared)
     if as_json:
         sys.stdout.write(json.dumps(_as_json(prepared, allowed), indent=1) + "\n")

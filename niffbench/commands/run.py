@@ -73,24 +73,31 @@ def command(
     """
     import time
 
+    from niffbench.commands.options import placement, request_of
     from niffbench.commands.run_output import Screen
     from niffbench.errors import NiffbenchError
-    from niffbench.results import MANIFEST
+    from niffbench.launch import launcher
+    from niffbench.results import MANIFEST, read_manifest
     from niffbench.session.directory import progress_of
     from niffbench.session.interrupts import Interrupted, Interrupts
     from niffbench.session.journal import JournalLost
 
     began = time.monotonic()
-    screen = Screen(as_json=as_json, quiet=quiet, report=report, suite=suite)
+    screen = Screen(as_json=as_json, quiet=quiet, report=report, suite=suite, placement=placement(overrides))
     stopped: NiffbenchError | None = None
     with Interrupts() as stop:
         if resume is None:
             place, start = _new(suite, out, overrides)
+            workers = launcher(overrides["launcher"] or "local")
+            request = request_of(overrides, place)
         else:
             _check_unasked(context)
-            place, start = resume, _resumed(resume, suite, overrides["device"])
+            begun = read_manifest(resume)
+            on, device = overrides["launcher"] or begun.settings.launcher, overrides["device"] or begun.device
+            place, start = resume, _resumed(resume, suite, overrides["device"], on)
+            workers, request = launcher(on), request_of(overrides, resume, device)
         try:
-            with start(stop, began) as session, screen.opening(session) as observer:
+            with workers.open(request), start(stop, began) as session, screen.opening(session) as observer:
                 try:
                     session.measure(stop, observer)
                 except (Interrupted, JournalLost):
@@ -99,8 +106,10 @@ def command(
                     stopped = error
             return screen.finish(session.progress, stopped, stop)
         except Interrupted as interrupted:
+            if left := workers.leftovers:
+                interrupted = Interrupted(f"{interrupted}; {left}")
             if not (place / MANIFEST).exists():
-                raise
+                raise interrupted from None
             screen.interrupted(progress_of(place), interrupted)
 
 
@@ -120,12 +129,22 @@ def _new(suite: str | None, out: Path | None, overrides: dict[str, Any]) -> tupl
     directory.check_vacant(place)
 
     def start(stop: Interrupts, began: float) -> AbstractContextManager[RunSession]:
-        return begin(place, prepare(load, asked, stop), ["niffbench", *sys.argv[1:]], began)
+        return begin(place, prepare(load, asked, stop), ["niffbench", *_arguments()], began)
 
     return place, start
 
 
-def _resumed(place: Path, suite: str | None, device: str | None) -> Start:
+def _arguments() -> list[str]:
+    """Those of the command line; of what an engine is told only the keys, as values name hosts and accounts."""
+    given = sys.argv[1:]
+    for index, (option, pair) in enumerate(zip(["", *given], given, strict=False)):
+        value = pair if option == "--launcher-option" else pair.removeprefix("--launcher-option=")
+        if option == "--launcher-option" or value != pair:
+            given[index] = f"{pair.removesuffix(value)}{value.partition('=')[0]}=…"
+    return given
+
+
+def _resumed(place: Path, suite: str | None, device: str | None, on: str) -> Start:
     """The opening of an interrupted run, which is surveyed and planned anew for what is missing in it."""
     from niffbench.commands.options import loader
     from niffbench.errors import UsageError
@@ -140,14 +159,15 @@ def _resumed(place: Path, suite: str | None, device: str | None) -> Start:
         )
     shard = None if echo.shard is None else echo.shard.name
     load = loader(echo.name if suite is None else suite, tuple(echo.only), shard, tuple(echo.added))
-    return lambda stop, began: resume(place, load, stop, began, device=device)
+    return lambda stop, began: resume(place, load, stop, began, device=device, launcher=on)
 
 
 def _check_unasked(context: click.Context) -> None:
     """A resumed run keeps the settings it was begun with; asking for others is a misunderstanding."""
     from niffbench.errors import UsageError
 
-    free = {"suite", "resume", "device", "report", "as_json", "quiet"}
+    free = {"suite", "resume", "device", "report", "as_json", "quiet", "launcher", "workers", "launcher_options"}
+    free |= {"gpus_per_worker", "cpus_per_worker"}
     for parameter in context.command.params:
         name = parameter.name or ""
         if name not in free and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:

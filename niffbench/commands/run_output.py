@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -34,13 +35,17 @@ class Screen:
 
     Args:
         suite: how it was named on the command line, which the command that resumes repeats.
+        placement: what says there where the workers are, which it repeats too.
     """
 
-    def __init__(self, *, as_json: bool, quiet: bool, report: bool, suite: str | None) -> None:
+    def __init__(
+        self, *, as_json: bool, quiet: bool, report: bool, suite: str | None, placement: Sequence[str] = ()
+    ) -> None:
         self._as_json = as_json
         self._quiet = quiet
         self._report = report
         self._suite = suite
+        self._placement = placement
         self._out, self._err = console(), console(stderr=True)
 
     def opening(self, session: RunSession) -> AbstractContextManager[Observer]:
@@ -48,7 +53,7 @@ class Screen:
         manifest, missing, plan = session.manifest, session.progress.missing, session.plan
         skipped = sum(forecast.skip is not None for forecast in plan.forecasts)
         total = manifest.records
-        left = plan.seconds * missing / max(total, 1)
+        left = plan.seconds * missing / max(total, 1) / session.workers
         self._say(
             f"{manifest.suite.name}: {text.plural(len(manifest.suite.cases), 'case')} × "
             f"{text.plural(manifest.rounds, 'round')} on {manifest.fingerprint.machine}"
@@ -110,7 +115,7 @@ class Screen:
     def _resume(self, progress: RunProgress) -> str:
         """The command that goes on with a run."""
         suite = self._suite or progress.manifest.suite.name
-        return shlex.join(["niffbench", "run", suite, "--resume", str(progress.directory)])
+        return shlex.join(["niffbench", "run", suite, "--resume", str(progress.directory), *self._placement])
 
     def _result(self, run: Run, summary: Outcome, page: Path | None) -> str:
         """What standard output is to show."""

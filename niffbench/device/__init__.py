@@ -32,12 +32,16 @@ __all__ = [
     "pin",
     "portable",
     "several",
+    "uses_accelerator",
 ]
 
 HELPERS = frozenset({"base", "host", "nvml", "settings"})
 
 MOST_DEVICES = 256
 """That one run has workers on at once."""
+
+ON_THE_HOST = frozenset({"cpu", "replay"})
+"""Kinds for which an engine need reserve no accelerator."""
 
 UNWRITTEN = ("hpu", "mps", "mtia", "npu", "tpu", "xla", "xpu")
 """Accelerators that torch knows, and nobody has written a file for."""
@@ -69,6 +73,15 @@ def kind(name: str) -> Kind:
 def forms(*, computing: bool = False) -> str:
     """How devices are asked for, in words; with ``computing`` only those that cases are run on."""
     return ", ".join(one.forms for one in map(kind, devices()) if one.computes or not computing)
+
+
+def uses_accelerator(spec: str) -> bool | None:
+    """Whether ``--device`` asks for more than the host's processor; None where that is not known.
+
+    It loads no torch.
+    """
+    name = kind_of(spec)
+    return None if name is None else name not in ON_THE_HOST
 
 
 def open_device(spec: str = "auto", threads: int | None = None) -> Device:

@@ -1,4 +1,4 @@
-"""Launchers: each module but ``base`` is one, found by its name, and offers it as ``LAUNCHER``."""
+"""Launchers: each module that is no helper is one, found by its name, and offers it as ``LAUNCHER``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import pkgutil
 from niffbench.errors import UsageError, did_you_mean
 from niffbench.launch.base import Launcher
 
+HELPERS = frozenset({"base", "relay"})
+
 
 def launchers() -> list[str]:
     """The names that :func:`launcher` knows; none of them is imported."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in HELPERS)
 
 
 def launcher(name: str) -> Launcher:

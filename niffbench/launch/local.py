@@ -12,8 +12,8 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from niffbench import protocol
 from niffbench.anonymize import anonymize
-from niffbench.launch.base import WorkerBroken, WorkerEnd
+from niffbench.launch.base import Launcher, WorkerBroken, WorkerEnd
 
 _MAX_LINE = 64_000_000
 _MAX_OUTPUT = 65536  # bytes of the worker's output that are kept
@@ -31,10 +31,17 @@ _PATIENCE = 1.0  # seconds a killed process gets to be gone
 
 
 @dataclass(frozen=True)
-class LocalLauncher:
-    """Starts ``command`` with ``--reply-fd N``; ``-P`` keeps a stray ``random.py`` of this directory out of it."""
+class LocalLauncher(Launcher):
+    """Starts ``command`` with ``--reply-fd N``; ``-P`` keeps a stray ``random.py`` of this directory out of it.
+
+    Attributes:
+        folder: where it runs, if that is there; None: here.
+        variables: of its environment, in the place of the session's own; None for one that it is not to have.
+    """
 
     command: Sequence[str] = (sys.executable, "-P", "-m", "niffbench.worker.main")
+    folder: str | None = None
+    variables: Mapping[str, str | None] = field(default_factory=dict)
 
     def start(self, task: protocol.Task, wake: int) -> LocalWorker:
         """Start a worker process on ``task``.
@@ -42,7 +49,10 @@ class LocalLauncher:
         Raises:
             WorkerBroken: when that fails.
         """
-        return LocalWorker(self.command, task, wake)
+        variables = {**_environment(), **self.variables}
+        environment = {name: value for name, value in variables.items() if value is not None}
+        folder = self.folder if self.folder is not None and Path(self.folder).is_dir() else None
+        return LocalWorker(self.command, task, wake, folder, environment)
 
 
 LAUNCHER = LocalLauncher()
@@ -55,7 +65,16 @@ class LocalWorker:
     kept for :class:`WorkerEnd`.
     """
 
-    def __init__(self, command: Sequence[str], task: protocol.Task, wake: int) -> None:
+    is_queued = False
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        task: protocol.Task,
+        wake: int,
+        folder: str | None,
+        environment: Mapping[str, str],
+    ) -> None:
         self._replies: deque[protocol.Reply] = deque()
         self._partial = bytearray()
         self._output = b""
@@ -74,7 +93,8 @@ class LocalWorker:
                     stderr=subprocess.STDOUT,
                     pass_fds=(theirs,),
                     start_new_session=True,
-                    env=_environment(),
+                    cwd=folder,
+                    env=environment,
                 )
         except OSError as error:
             os.close(self._reply)
@@ -209,7 +229,8 @@ class LocalWorker:
             cause = f"exited with status {status}"
         text = anonymize(self._output.decode("utf-8", "replace"))
         lines = [line.strip()[:_LINE_LENGTH] for line in text.splitlines() if line.strip()]
-        return WorkerEnd(cause, tuple(lines[-_LAST_LINES:]))
+        # Whoever kills so, the kernel for want of memory say, asks no case first.
+        return WorkerEnd(cause, tuple(lines[-_LAST_LINES:]), taken=status == -signal.SIGKILL)
 
 
 def _signal_name(number: int) -> str:
@@ -220,7 +241,7 @@ def _signal_name(number: int) -> str:
     return f"{name} (so the kernel ends a process when memory runs out)" if name == "SIGKILL" else name
 
 
-def _environment() -> dict[str, str]:
+def _environment() -> dict[str, str | None]:
     """The session's own, and the way to this very package where it is not installed but run from a checkout."""
     root = str(Path(__file__).parents[2])
     if root in (*site.getsitepackages(), site.getusersitepackages()):

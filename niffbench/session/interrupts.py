@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -39,7 +39,8 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.requested = False
-        self._kill: Callable[[], None] | None = None
+        self._signalled = False
+        self._kills: list[Callable[[], None]] = []
         self._tearing = False
         self._previous: dict[int, Any] = {}
 
@@ -65,11 +66,27 @@ class Interrupts:
     @contextmanager
     def killing(self, kill: Callable[[], None]) -> Iterator[None]:
         """What a second signal calls before it ends the process."""
-        self._kill = kill
+        self._kills.append(kill)
         try:
             yield
         finally:
-            self._kill = None
+            self._kills.remove(kill)
+
+    def _request(self) -> None:
+        self.requested = True
+        os.write(self._write, b"!")
+
+    @contextmanager
+    def calling_off(self) -> Iterator[Callable[[], None]]:
+        """For threads that work together: yields what ends all of them, until they are left, as a signal would."""
+        try:
+            yield self._request
+        finally:
+            if not self._signalled:
+                self.requested = False
+                with suppress(BlockingIOError):
+                    while os.read(self.descriptor, 4096):
+                        pass
 
     @contextmanager
     def at_any_moment(self) -> Iterator[None]:
@@ -92,11 +109,11 @@ class Interrupts:
             self._tearing = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            if self._kill:
-                self._kill()
+        if self._signalled:
+            for kill in tuple(self._kills):
+                kill()
             os._exit(INTERRUPTED)
-        self.requested = True
-        os.write(self._write, b"!")
+        self._signalled = True
+        self._request()
         if self._tearing:
             raise _Torn

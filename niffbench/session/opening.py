@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from niffbench import __version__
+from niffbench import __version__, launch, protocol
 from niffbench.anonymize import anonymize
 from niffbench.device import kind_of
 from niffbench.errors import UsageError
-from niffbench.fingerprint import Fingerprint
+from niffbench.fingerprint import Fingerprint, differences
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import (
     COMPRESSED,
@@ -38,7 +38,7 @@ from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.journal import Journal
 from niffbench.session.lock import Lock, device_lock
 from niffbench.session.refine import Refinement
-from niffbench.session.run_session import RunSession
+from niffbench.session.run_session import RunSession, Unheard
 from niffbench.session.survey import Survey, survey
 from niffbench.suite import DeviceType, Overrides, Settings, Suite, resolve
 
@@ -93,9 +93,17 @@ def begin(out: Path, prepared: Prepared, argv: Sequence[str], began: float) -> I
 
 @contextmanager
 def resume(
-    directory: Path, load: SuiteLoader, stop: Interrupts, began: float, *, device: str | None = None
+    directory: Path,
+    load: SuiteLoader,
+    stop: Interrupts,
+    began: float,
+    *,
+    device: str | None = None,
+    launcher: str | None = None,
 ) -> Iterator[RunSession]:
     """What is left of the run in ``directory``; ``device`` only says where it is now, a replay file moved, say.
+
+    ``launcher`` may be another than the one that the run was begun with.
 
     A torn last line is repaired, but not before all else is known to be right: nothing is changed in a run that
     cannot be resumed.
@@ -106,7 +114,9 @@ def resume(
         Interrupted: by Ctrl-C; and what :func:`survey` raises.
     """
     begun = read_manifest(directory)
-    with Lock(directory), device_lock(_device(begun.fingerprint, begun.settings)) as shared:
+    update = {"device": device or begun.device, "launcher": launcher or begun.settings.launcher}
+    settings = begun.settings.model_copy(update=update)
+    with Lock(directory), device_lock(_device(begun.fingerprint, settings)) as shared:
         if not (directory / RECORDS).exists() and (directory / COMPRESSED).exists():
             raise UsageError(f"{directory}: its records are packed; unpack {COMPRESSED} to resume it")
         with stop.at_any_moment():
@@ -114,8 +124,8 @@ def resume(
         manifest = run.manifest
         suite = load(kind_of(manifest.fingerprint.must.get("device")))
         _check_unchanged(directory, manifest, suite)
-        settings = manifest.settings.model_copy(update={"device": device or manifest.device})
-        plan = _plan(suite, _survey_rest(suite, run, settings, stop), settings, stop)
+        unheard = _unheard(run, launch.launcher(manifest.settings.launcher).left_behind(directory))
+        plan = _plan(suite, _survey_rest(suite, run, unheard, settings, stop), settings, stop)
         notes = [*manifest.notes, *([shared] if shared else [])]
         with Journal(directory) as journal:
             torn = journal.repair()
@@ -128,24 +138,45 @@ def resume(
                 run = read(directory)
         # A killed run could not write down how long it took; its records know of most of it.
         refining = max(manifest.refining or 0.0, sum(record.elapsed for record in run.probes))
-        spent = max(manifest.wall or 0.0, refining + sum(record.elapsed for record in run.records))
+        spent = manifest.wall or 0.0
+        if not manifest.nodes:  # which may have measured at once
+            spent = max(spent, refining + sum(record.elapsed for record in run.records))
         manifest = manifest.model_copy(
             update={"schema_version": SCHEMA, "wall": spent, "refining": refining or None, "notes": notes}
         )
         place.write_manifest(directory, manifest)
         done = (*run.records, *run.probes)
         refinement = _refinement(suite, settings)
-        yield RunSession(directory, manifest, settings, plan, done, began, refinement, suite.modules)
+        yield RunSession(directory, manifest, settings, plan, done, began, refinement, suite.modules, unheard)
+
+
+def _unheard(run: Run, left_behind: Iterable[Sequence[protocol.Reply]]) -> list[Unheard]:
+    """What workers that outlived their session finished of ``run`` on its machine."""
+    cases, machine = set(run.manifest.suite.cases), run.manifest.fingerprint.must
+    done = {(record.id, record.round) for record in run.records}
+    unheard = []
+    for hello, *messages in left_behind:
+        if isinstance(hello, protocol.Hello) and not differences(machine, hello.fingerprint.must):
+            for message in messages:
+                record = message.record if isinstance(message, protocol.Finished) else None
+                if record is None or (record.id, record.round) in done:
+                    continue
+                if record.id in cases and record.round < run.manifest.rounds:
+                    done.add((record.id, record.round))
+                    unheard.append(Unheard(hello, record))
+    return unheard
 
 
 def _refinement(suite: Suite, settings: Settings) -> Refinement | None:
     return None if settings.refine is None else Refinement(suite, settings.refine, catalogue())
 
 
-def _survey_rest(suite: Suite, run: Run, settings: Settings, stop: Interrupts) -> Survey:
+def _survey_rest(
+    suite: Suite, run: Run, unheard: Sequence[Unheard], settings: Settings, stop: Interrupts
+) -> Survey:
     """Ask again what is not in the manifest, for the cases that lack a record."""
     manifest = run.manifest
-    records = Counter(record.id for record in run.records)
+    records = Counter(record.id for record in (*run.records, *(one.record for one in unheard)))
     left = [case for case in suite.cases if records[case.id] < manifest.rounds]
     if not left:
         return Survey(manifest.fingerprint, ceilings=manifest.ceilings)
@@ -176,8 +207,11 @@ def _plan(suite: Suite, surveyed: Survey, settings: Settings, stop: Interrupts) 
 
 
 def _device(fingerprint: Fingerprint, settings: Settings) -> str | None:
-    """What runs on one device have in common: the card's identity, or the kind of device; None of a replay."""
-    kind = kind_of(settings.device)
+    """What runs on one device have in common: the card's identity, or the kind of device.
+
+    None of a replay, and of a device that is not this machine's.
+    """
+    kind = kind_of(settings.device) if launch.launcher(settings.launcher).is_here else None
     return None if kind is None else str(fingerprint.should.get("gpu_id") or kind)
 
 

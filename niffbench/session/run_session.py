@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
+from typing import NamedTuple
 
 from niffbench import protocol
 from niffbench.anonymize import anonymize
 from niffbench.case import Case
-from niffbench.errors import plural
+from niffbench.errors import FingerprintsDiffer, plural
+from niffbench.launch import launcher
 from niffbench.launch.base import WorkerBroken
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import Manifest, Record, Status
@@ -23,21 +27,28 @@ from niffbench.session.journal import Journal, JournalLost
 from niffbench.session.nodes import Nodes, Whereabouts
 from niffbench.session.plan import WORKER, Plan
 from niffbench.session.refine import Refinement
-from niffbench.session.worker_session import STARTUP, Answer, Loss, Observer, WorkerSession
+from niffbench.session.units import MAX_BLAMELESS, MAX_LOSSES, Unit, Units, problems_of, shards_for
+from niffbench.session.worker_session import STARTUP, Answer, Loss, Observer, SourcesDiffer, WorkerSession
 from niffbench.suite import Measure, Settings, UserModule
 from niffbench.worker.admission import Skip, refusal
 
-MAX_LOSSES = 10
-"""Workers in a row that may be lost over a case, none of them finishing one, before a round is given up."""
 REFINING_ROUNDS = 12
 """Rounds that bracketing a crossover takes, about: four bisections of three. Pairs that there is no time for in so
 many wait until others are done with."""
-MAX_BLAMELESS = 5
-"""Workers in a row that may be lost with no case to blame before the run is given up, unless they took long to."""
+
+
+class Unheard(NamedTuple):
+    """A record that is in no journal yet, and the first words of the worker that made it."""
+
+    hello: protocol.Hello
+    record: Record
 
 
 class RunSession:
-    """Measures what is missing of the run in ``directory``, which is locked. It sleeps while a worker measures.
+    """Measures what is missing of the run in ``directory``, which is locked. It sleeps while workers measure.
+
+    Where a launcher runs several workers at once, each has a thread of its own here, and one of them at a time
+    touches the session's state and its journal.
 
     Args:
         directory: Where the manifest is, and where the journal will be.
@@ -48,6 +59,7 @@ class RunSession:
         began: When work on the run began, this time (``time.monotonic``).
         refinement: What is to be measured after all rounds, if anything.
         modules: The user's among the suite's operators.
+        unheard: What workers of an earlier session finished after it had ended.
     """
 
     def __init__(
@@ -60,6 +72,7 @@ class RunSession:
         began: float,
         refinement: Refinement | None = None,
         modules: Sequence[UserModule] = (),
+        unheard: Sequence[Unheard] = (),
     ) -> None:
         self.directory = directory
         self.manifest = manifest
@@ -67,6 +80,7 @@ class RunSession:
         self.is_resumed = bool(done)
         self._settings = settings
         self._modules = list(modules)
+        self._unheard = unheard
         self._budget_began = began - (manifest.wall or 0.0)
         self._done = {(record.id, record.round) for record in done}
         self._overheads = [record.elapsed - record.measuring for record in done if record.elapsed > 0]
@@ -82,15 +96,24 @@ class RunSession:
         self._refining = manifest.refining or 0.0
         self._notes = list(manifest.notes)
         self._nodes = Nodes(manifest, done)
-        self._round = 0
-        self._pending: dict[str, Case] = {}  # of the round, by id: what has no record yet
-        self._losses = self._blameless = 0  # workers in a row, over a case each and over none
-        self._last_good = time.monotonic()  # when a worker last got anywhere
+        self._launcher = launcher(settings.launcher)
+        self._units = Units({})
+        self._allowances: dict[int, Measure] = {}  # how cases are measured, by round that was begun
+        self._changed = threading.Condition(threading.RLock())  # held by whoever touches any of this
+        self._failure: BaseException | None = None  # what ends the session, in whatever thread
+        self._predicted = {
+            forecast.case.id: forecast.predicted for forecast in plan.forecasts if forecast.predicted is not None
+        }
 
     @property
     def progress(self) -> RunProgress:
         """How far it has come."""
         return RunProgress(self.directory, self.manifest, len(self._done))
+
+    @property
+    def workers(self) -> int:
+        """How many measure at once."""
+        return self._launcher.workers
 
     def measure(self, stop: Interrupts, observer: Observer | None = None) -> None:
         """Measure until no record is missing; the manifest says afterwards how long it took, and if that is so.
@@ -108,8 +131,9 @@ class RunSession:
         try:
             with Journal(self.directory) as journal:
                 self._append: Callable[[Record], None] = journal.append
-                for number in range(self._settings.rounds):
-                    self._measure_round(number)
+                for hello, record in self._unheard:
+                    self._keep(record, self._whereabouts(hello))
+                self._measure_rounds()
                 if self._refinement is not None:
                     self._refine(self._refinement)
         except JournalLost:  # then the manifest cannot be written either
@@ -130,20 +154,26 @@ class RunSession:
         self.manifest = self.manifest.model_copy(update=update)
         write_manifest(self.directory, self.manifest)
 
-    def _measure_round(self, number: int) -> None:
-        self._round = number
-        cases = (forecast.case for forecast in self.plan.forecasts)
-        self._pending = {case.id: case for case in cases if (case.id, number) not in self._done}
-        if not self._pending:
-            return
+    def _measure_rounds(self) -> None:
+        cases = [forecast.case for forecast in self.plan.forecasts]
+        missing = {
+            number: [case for case in cases if (case.id, number) not in self._done]
+            for number in range(self._settings.rounds)
+        }
+        self._work_off(missing, begin=self._begin_round)
+
+    def _begin_round(self, number: int) -> Measure:
+        """How cases are measured in a round, of which what will not be measured at all is given up."""
+        pending = {case.id: case for unit in self._units.of_round(number) for case in unit.missing.values()}
         for forecast in self.plan.forecasts:
-            if forecast.skip is not None and forecast.case.id in self._pending:
-                self._give_up(forecast.case, forecast.skip)
-        allowed = self._allowed()
+            if forecast.skip is not None and forecast.case.id in pending:
+                del pending[forecast.case.id]
+                self._give_up(forecast.case, number, forecast.skip)
+        allowed = self._allowed(number, len(pending))
         if allowed.rounds == 0:
-            self._give_up_rest(self._out_of_time())
-        if not self._work_off(allowed.measure, self._deadline()):
-            self._give_up_rest(self._out_of_time())
+            for case in pending.values():
+                self._give_up(case, number, self._out_of_time())
+        return allowed.measure
 
     def _refine(self, refinement: Refinement) -> None:
         """Bracket crossovers in further rounds, of probes alone, until nothing is wanted or time is up."""
@@ -152,15 +182,15 @@ class RunSession:
         if self._settings.budget is not None:
             deadline = min(deadline, self._budget_began + self._settings.budget - REPORT_TIME)
         each = sum(self._elapsed) / max(len(self._elapsed), 1)
-        most = int(((deadline - began) / REFINING_ROUNDS - WORKER) / each) if each else None
+        most = int(((deadline - began) / REFINING_ROUNDS - WORKER) / each * self.workers) if each else None
         number = max(self._settings.rounds, 1 + max((number for _, number in self._done), default=0))
         try:
             while time.monotonic() < deadline and (wanted := refinement.wanted(most)):
                 failures = refinement.failures
                 for place in range(max(wanted.values())):
-                    self._round = number
-                    self._pending = {case.id: case for case, more in wanted.items() if more > place}
-                    if not self._work_off(self._settings.measure, deadline):
+                    cases = [case for case, more in wanted.items() if more > place]
+                    self._work_off({number: cases}, deadline=deadline)
+                    if not self._units.is_done:
                         break
                     number += 1
                     if refinement.failures > failures:  # then something else is wanted
@@ -173,92 +203,179 @@ class RunSession:
                 "the time for it was used up"
             )
 
-    def _work_off(self, measure: Measure, deadline: float) -> bool:
-        """Let workers measure what is pending, one after another; False when ``deadline`` came before they had."""
-        self._losses = 0
-        while self._pending:
-            self._skip_unfit()
-            if self._pending and not self._run_worker(measure, deadline):
-                return False
-        return True
+    def _work_off(
+        self,
+        missing: Mapping[int, Sequence[Case]],
+        *,
+        begin: Callable[[int], Measure] | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        """Let workers measure what is ``missing`` by round; without ``begin``, no longer than ``deadline``.
 
-    def _run_worker(self, measure: Measure, deadline: float) -> bool:
-        """Let one worker measure what it can of what is pending; False when ``deadline`` ended it."""
-        predicted = (forecast.predicted for forecast in self.plan.forecasts)
-        task = protocol.Task(
+        Args:
+            begin: is called once for a round before any worker gets a case of it.
+        """
+        workers = self.workers
+        cases = max(missing.values(), key=len, default=())
+        seconds = self.plan.seconds / max(self.plan.rounds, 1)
+        self._units = Units(missing, shards_for(workers, len(missing), problems_of(cases), seconds))
+        self._begin, self._probing_until = begin, deadline
+        if workers == 1:
+            self._serve()
+            return
+        if begin is not None and self._settings.budget is None:  # else it depends on the time that is left by then
+            self._allowances |= {number: begin(number) for number in missing}
+            self._launcher.announce([self._task(unit) for unit in self._units.waiting])
+        with self._stop.calling_off() as call_off, ThreadPoolExecutor(workers, "worker") as pool:
+            for _ in range(workers):
+                pool.submit(self._serve_in_thread, call_off)
+        if self._failure is not None:
+            raise self._failure
+
+    def _serve_in_thread(self, call_off: Callable[[], None]) -> None:
+        """Serve; the first failure of all threads ends the others."""
+        try:
+            self._serve()
+        except BaseException as error:
+            with self._changed:
+                self._failure = self._failure or error
+                self._changed.notify_all()
+            call_off()
+
+    def _serve(self) -> None:
+        """Let one worker after another measure units, until none is left or time is up."""
+        while (unit := self._next_unit()) is not None:
+            try:
+                self._run_worker(unit)
+            finally:
+                with self._changed:
+                    self._units.give_back(unit)
+                    self._changed.notify_all()
+
+    def _next_unit(self) -> Unit | None:
+        """A unit of which something is worth trying; sleeps while others have all, who may give one back."""
+        with self._changed:
+            while self._failure is None and not self._units.is_done:
+                if (unit := self._units.take()) is None:
+                    self._changed.wait()
+                    continue
+                if self._begin is not None and unit.round not in self._allowances:
+                    self._allowances[unit.round] = self._begin(unit.round)
+                self._skip_unfit(unit)
+                if time.monotonic() < self._deadline(unit.round):
+                    if unit.missing:
+                        return unit
+                elif self._probing_until is not None:
+                    self._units.give_back(unit)  # for the others to see the time, too
+                    self._changed.notify_all()
+                    return None
+                else:
+                    self._give_up_rest(unit, self._out_of_time())
+                self._changed.notify_all()
+            return None
+
+    def _task(self, unit: Unit) -> protocol.Task:
+        """What a worker is to do for ``unit``."""
+        measure = self._allowances.get(unit.round, self._settings.measure)
+        return protocol.Task(
             kind="round",
             settings=self._settings.model_copy(update={"measure": measure}),
-            cases=list(self._pending.values()),
-            round=self._round,
-            predictions=[one for one in predicted if one is not None and one.case in self._pending],
-            checked={case: checks for case, checks in self._checked.items() if case in self._pending},
+            cases=list(unit.missing.values()),
+            round=unit.round,
+            predictions=[self._predicted[case] for case in unit.missing if case in self._predicted],
+            checked={case: checks for case, checks in self._checked.items() if case in unit.missing},
             modules=self._modules,
         )
+
+    def _run_worker(self, unit: Unit) -> None:
+        """Let one worker measure what it can of ``unit``."""
+        with self._changed:
+            task = self._task(unit)
         session = WorkerSession(
             task,
             self._stop,
-            lambda answer: self._take(answer, session),
+            lambda answer: self._take(answer, unit, session),
             fingerprint=self.manifest.fingerprint,
-            deadline=deadline,
+            sources=self.manifest.modules,
+            deadline=self._deadline(unit.round),
             observer=self._observer,
         )
-        loss = session.run()
-        if loss is not None:
-            self._on_worker_lost(loss, self._whereabouts(session))
-        return not self._pending or loss is not None or time.monotonic() < deadline
+        try:
+            loss = session.run()
+        except FingerprintsDiffer as error:
+            self._avoid(session, error)
+            return
+        except SourcesDiffer as error:
+            with self._changed:
+                number = self._whereabouts(session.hello).get("node")
+            raise SourcesDiffer(f"node {number}: {error}") from error
+        with self._changed:
+            if loss is not None and self._failure is None:
+                self._on_worker_lost(loss, unit, self._whereabouts(session.hello))
 
-    def _take(self, answer: Answer, session: WorkerSession) -> None:
+    def _take(self, answer: Answer, unit: Unit, session: WorkerSession) -> None:
         """Keep what the worker of ``session`` says."""
-        if isinstance(answer, protocol.Note):
-            self._notes.append(anonymize(answer.text))
-        elif isinstance(answer, protocol.Finished):
-            record = answer.record
-            reason = anonymize(record.reason) if record.reason else None
-            self._write(replace(record, reason=reason, **self._whereabouts(session)))
-            self._losses = self._blameless = 0
-            self._last_good = time.monotonic()
-            if record.status == "oom" and record.case not in self._exhausted:
-                self._exhausted.append(record.case)
+        with self._changed:
+            if isinstance(answer, protocol.Note):
+                self._notes.append(anonymize(answer.text))
+            elif isinstance(answer, protocol.Finished):
+                self._keep(answer.record, self._whereabouts(session.hello))
+                unit.losses, unit.blameless, unit.wasted = 0, 0, 0.0
 
-    def _whereabouts(self, session: WorkerSession) -> Whereabouts:
-        """Where the worker of ``session`` is; a node that is new is in the manifest before any of its records."""
-        where = self._nodes.of(session.hello)
+    def _keep(self, record: Record, where: Whereabouts) -> None:
+        """Write down what a worker finished."""
+        self._write(replace(record, reason=anonymize(record.reason) if record.reason else None, **where))
+        if record.status == "oom" and record.case not in self._exhausted:
+            self._exhausted.append(record.case)
+
+    def _avoid(self, session: WorkerSession, error: FingerprintsDiffer) -> None:
+        """Go on without a node that is another machine than the run's, where an engine has others."""
+        node = None if session.hello is None else session.hello.node
+        if node is None or not self._launcher.avoid(node):
+            raise error
+        with self._changed:
+            self._notes.append(f"a node was left out, to be measured in a run of its own: {error}")
+
+    def _whereabouts(self, hello: protocol.Hello | None) -> Whereabouts:
+        """Where the worker is that said ``hello``; a new node is in the manifest before any of its records."""
+        where = self._nodes.of(hello)
         if len(self._nodes.fingerprints) > len(self.manifest.nodes):
             self.manifest = self.manifest.model_copy(update={"nodes": list(self._nodes.fingerprints)})
             write_manifest(self.directory, self.manifest)
         return where
 
-    def _on_worker_lost(self, loss: Loss, where: Whereabouts) -> None:
+    def _on_worker_lost(self, loss: Loss, unit: Unit, where: Whereabouts) -> None:
         """Write down what the loss of a worker cost, and see whether another is worth starting."""
         if loss.case is None:
-            self._blameless += 1
-            if self._blameless >= MAX_BLAMELESS or time.monotonic() - self._last_good > STARTUP:
-                count = f"{self._blameless} workers in a row were" if self._blameless > 1 else "a worker was"
+            unit.blameless += 1
+            unit.wasted += loss.elapsed
+            if unit.blameless >= MAX_BLAMELESS or unit.wasted >= STARTUP:
+                count = f"{unit.blameless} workers in a row were" if unit.blameless > 1 else "a worker was"
                 raise WorkerBroken(f"{count} lost, over no case: {loss.reason}")
             return
-        self._blameless = 0
-        self._last_good = time.monotonic()
-        self._losses += 1
-        self._give_up(loss.case, Skip(loss.reason), loss.status, loss.elapsed, where)
-        if self._losses >= MAX_LOSSES:
+        unit.blameless, unit.wasted = 0, 0.0
+        if loss.taken and unit.is_tried_again(loss.case.id, self._launcher.tries):
+            return
+        unit.losses += 1
+        self._give_up(loss.case, unit.round, Skip(loss.reason), loss.status, loss.elapsed, where)
+        if unit.losses >= MAX_LOSSES:
             why = f"{MAX_LOSSES} workers in a row were lost over a case each, the last: {loss.reason}"
-            self._give_up_rest(Skip(why))
-            self._notes.append(f"round {self._round} was given up: {why}")
+            self._give_up_rest(unit, Skip(why))
+            self._notes.append(f"round {unit.round} was given up: {why}")
 
-    def _allowed(self) -> Share:
-        """What the budget leaves for this round and those after it; the first round is always made."""
-        settings, rounds = self._settings, self._settings.rounds - self._round
+    def _allowed(self, number: int, cases: int) -> Share:
+        """What the budget leaves for ``cases`` of a round and those after it; the first round is always made."""
+        settings, rounds = self._settings, self._settings.rounds - number
         if settings.budget is None:
             return Share(rounds, settings.measure)
-        left = self._budget_began + settings.budget - time.monotonic()
+        left = (self._budget_began + settings.budget - time.monotonic()) * self.workers
         overhead = self._overhead()
-        if self._round > 0 and left <= overhead:
+        if number > 0 and left <= overhead:
             return Share(0, settings.measure)
-        cases = len(self._pending)
         allowed = share(left, rounds=rounds, cases=cases, overhead=overhead, measure=settings.measure)
         if allowed.is_less(rounds, settings.measure):
             self._notes.append(
-                f"round {self._round}: the time budget of {settings.budget:g} s left "
+                f"round {number}: the time budget of {settings.budget:g} s left "
                 f"{allowed.measure.max_time:.3g} s of sampling a regime, and {allowed.rounds} of "
                 f"{plural(rounds, 'round')}"
             )
@@ -271,29 +388,32 @@ class RunSession:
         mean = sum(self._overheads) / len(self._overheads)
         return mean * sum(forecast.skip is None for forecast in self.plan.forecasts)
 
-    def _deadline(self) -> float:
-        """When the budget ends (``time.monotonic``); the first round has all the time it needs."""
-        if self._settings.budget is None or self._round == 0:
+    def _deadline(self, number: int) -> float:
+        """When a round must end (``time.monotonic``): with the budget, but the first has all the time it needs."""
+        if self._probing_until is not None:
+            return self._probing_until
+        if self._settings.budget is None or number == 0:
             return inf
         return self._budget_began + self._settings.budget - REPORT_TIME
 
     def _out_of_time(self) -> Skip:
         return Skip(f"the time budget of {self._settings.budget:g} s was used up")
 
-    def _skip_unfit(self) -> None:
+    def _skip_unfit(self, unit: Unit) -> None:
         """Skip what is larger than a case that ran out of memory."""
-        for case in list(self._pending.values()):
+        for case in list(unit.missing.values()):
             if (skip := refusal(case, catalogue(), unfit=self._exhausted)) is not None:
-                self._give_up(case, skip)
+                self._give_up(case, unit.round, skip)
 
-    def _give_up_rest(self, skip: Skip) -> None:
-        """Skip all that is left of a round."""
-        for case in list(self._pending.values()):
-            self._give_up(case, skip)
+    def _give_up_rest(self, unit: Unit, skip: Skip) -> None:
+        """Skip all that is left of a unit."""
+        for case in list(unit.missing.values()):
+            self._give_up(case, unit.round, skip)
 
     def _give_up(
         self,
         case: Case,
+        number: int,
         why: Skip,
         status: Status = "skipped",
         elapsed: float = 0.0,
@@ -310,7 +430,7 @@ class RunSession:
             Record(
                 case=case,
                 id=case.id,
-                round=self._round,
+                round=number,
                 status=status,
                 reason=why.reason,
                 traits=catalogue()[case.operator].traits(case),
@@ -326,7 +446,7 @@ class RunSession:
         self._done.add((record.id, record.round))
         if self._refinement is not None:
             self._refinement.add(record)
-        del self._pending[record.id]
+        self._units.answered(record.round, record.id)
         if record.elapsed > 0:
             self._overheads.append(record.elapsed - record.measuring)
             self._elapsed.append(record.elapsed)

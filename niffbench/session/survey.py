@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from niffbench import protocol
 from niffbench.case import Case
+from niffbench.errors import FingerprintsDiffer
 from niffbench.fingerprint import Fingerprint
+from niffbench.launch import launcher
 from niffbench.launch.base import WorkerBroken
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import Ceilings, Map, ModuleSource, is_busy
@@ -83,7 +85,13 @@ def survey(
             kind="survey", settings=settings, cases=left, ceilings=dtypes, maps=maps, modules=list(modules)
         )
         session = WorkerSession(task, stop, take, fingerprint=fingerprint)
-        loss = session.run()
+        try:
+            loss = session.run()
+        except FingerprintsDiffer:
+            node = None if session.hello is None else session.hello.node
+            if node is None or not launcher(settings.launcher).avoid(node) or attempt == _ATTEMPTS - 1:
+                raise
+            continue
         hello = session.hello or hello
         if loss is None:
             break

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
 from niffbench import protocol
 from niffbench.case import Case
-from niffbench.errors import FingerprintsDiffer, NiffbenchError, plural
+from niffbench.errors import FingerprintsDiffer, NiffbenchError, UsageError, plural
 from niffbench.fingerprint import Fingerprint, differences
 from niffbench.launch import launcher
 from niffbench.launch.base import Worker, WorkerEnd
-from niffbench.results import Record, Status
+from niffbench.results import ModuleSource, Record, Status
 from niffbench.session.interrupts import Interrupted, Interrupts
 
 STARTUP = 300.0
@@ -32,6 +32,10 @@ class TaskRefused(NiffbenchError):
     def __init__(self, refusal: protocol.Refused) -> None:
         super().__init__(refusal.message)
         self.exit_code = refusal.exit_code
+
+
+class SourcesDiffer(UsageError):
+    """A module of the user's is another on a node than where the run was begun."""
 
 
 class Observer:
@@ -57,8 +61,11 @@ class Observer:
 class Loss:
     """Why a worker was lost, and over which case, if any: its record gets ``status`` and ``elapsed`` seconds.
 
+    Without a case these are the seconds in which nothing had been heard.
+
     Attributes:
         silent: it did not end, it was given up.
+        taken: it was taken away; the case that was at work is not to blame.
     """
 
     reason: str
@@ -66,6 +73,7 @@ class Loss:
     status: Status = "crashed"
     elapsed: float = 0.0
     silent: bool = False
+    taken: bool = False
 
 
 @dataclass
@@ -98,6 +106,7 @@ class WorkerSession:
         stop: Ends the session when the end is asked for.
         take: Is called with each answer that was asked for, and with notes.
         fingerprint: Of the machine that the worker must be on; None for any.
+        sources: What it must find of the user's modules on a node of an engine's.
         deadline: When the worker is ended whatever is unanswered (``time.monotonic``).
         observer: Hears of stages.
     """
@@ -109,6 +118,7 @@ class WorkerSession:
         take: Callable[[Answer], None],
         *,
         fingerprint: Fingerprint | None = None,
+        sources: Sequence[ModuleSource] | None = None,
         deadline: float = inf,
         observer: Observer | None = None,
     ) -> None:
@@ -118,11 +128,13 @@ class WorkerSession:
         self._stop = stop
         self._take = take
         self._fingerprint = fingerprint
+        self._sources = sources
         self._deadline = deadline
         self._observer = observer or Observer()
         self._case_timeout = task.settings.measure.case_timeout
         self._roofline_due = bool(task.ceilings)
         self._clock = _Clock(time.monotonic())
+        self._is_queued = False
 
     def run(self) -> Loss | None:
         """Start the worker and hear it out; returns why it was lost, None when nothing went wrong.
@@ -134,6 +146,7 @@ class WorkerSession:
             WorkerBroken: when it cannot be started.
             TaskRefused: when it cannot take the task.
             FingerprintsDiffer: when it finds another machine than the manifest's.
+            SourcesDiffer: when it finds other modules than the manifest's.
         """
         start = launcher(self._task.settings.launcher).start
         with start(self._task, self._stop.descriptor) as worker, self._stop.killing(worker.kill):
@@ -141,8 +154,12 @@ class WorkerSession:
 
     def _listen(self, worker: Worker) -> Loss | None:
         while True:
+            self._is_queued = worker.is_queued
             message = worker.next(self._next_look())
             now = time.monotonic()
+            if self._is_queued:
+                self._is_queued = worker.is_queued
+                self._clock = _Clock(now)
             if self._stop.requested:
                 for reply in (message, *worker.arrived()):  # what was finished before is measured
                     self._answer(reply)
@@ -155,8 +172,8 @@ class WorkerSession:
                 case None:
                     self._observer.wait()
                 case protocol.Hello():
-                    self._compare(message.fingerprint)
                     self.hello = message
+                    self._compare(message)
                     self._clock.turn(now, None)
                 case protocol.Begin() if message.case in self.unanswered:
                     self._clock.turn(now, message.case, message.stage)
@@ -197,6 +214,8 @@ class WorkerSession:
 
     def _limit(self) -> float:
         """When the worker has hung (``time.monotonic``): a case has its timeout for all its stages together."""
+        if self._is_queued:
+            return inf
         if self._clock.case is None:
             return self._clock.since + self._patience()
         return self._clock.since + self._case_timeout - self._clock.spent(self._clock.case, self._clock.since)
@@ -214,10 +233,16 @@ class WorkerSession:
         interval = self._observer.interval
         return min(self._limit(), self._deadline, inf if interval is None else time.monotonic() + interval)
 
-    def _compare(self, fingerprint: Fingerprint) -> None:
-        if self._fingerprint is not None and (unlike := differences(self._fingerprint.must, fingerprint.must)):
+    def _compare(self, hello: protocol.Hello) -> None:
+        ours, theirs = self._fingerprint, hello.fingerprint
+        if ours is not None and (unlike := differences(ours.must, theirs.must)):
             changes = "; ".join(f"{key} was {was!r} and is {now!r}" for key, (was, now) in unlike.items())
             raise FingerprintsDiffer(f"this is not the machine the run was begun on: {changes}")
+        if hello.node is None or self._sources is None:  # an edit of what is here is found when a run is resumed
+            return
+        for here, there in zip(self._sources, hello.modules, strict=False):
+            if here != there:
+                raise SourcesDiffer(f"{here.file or here.operator} is another there than where the run was begun")
 
     def _hang(self, now: float) -> Loss | None:
         if self._clock.case is None:
@@ -227,13 +252,14 @@ class WorkerSession:
         return self._loss(reason, now, silent=True)
 
     def _death(self, end: WorkerEnd, now: float) -> Loss | None:
-        return self._loss(end.during(None if self._clock.case is None else self._clock.stage), now)
+        stage = None if self._clock.case is None else self._clock.stage
+        return self._loss(end.during(stage), now, taken=end.taken)
 
-    def _loss(self, reason: str, now: float, *, silent: bool = False) -> Loss | None:
+    def _loss(self, reason: str, now: float, *, silent: bool = False, taken: bool = False) -> Loss | None:
         """The loss of the worker, which is none when everything is answered."""
         if self.hello is not None and not self.unanswered and not self._roofline_due:
             return None
         if (case := self._clock.case) is None:
-            return Loss(reason, silent=silent)
+            return Loss(reason, elapsed=now - self._clock.since, silent=silent, taken=taken)
         status: Status = "timeout" if silent else "crashed"
-        return Loss(reason, self.unanswered[case], status, self._clock.spent(case, now), silent)
+        return Loss(reason, self.unanswered[case], status, self._clock.spent(case, now), silent, taken)

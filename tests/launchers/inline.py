@@ -7,14 +7,16 @@ from typing import Any
 
 from niffbench import protocol
 from niffbench.device import open_device
+from niffbench.launch.base import Launcher
 from niffbench.worker.main import work
 
 
 @dataclass
-class InlineWorker:
+class InlineWorker(Launcher):
     """All replies to one task, made when it starts."""
 
     replies: list[Any] = field(default_factory=list)
+    is_queued = False
 
     def send(self, message: Any) -> None:
         self.replies.append(protocol.read(protocol.write(message)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,15 +21,16 @@ from dataclasses import dataclass, field
 
 from niffbench import protocol
 from niffbench.fingerprint import Fingerprint
-from niffbench.launch.base import WorkerEnd
+from niffbench.launch.base import Launcher, WorkerEnd
 from niffbench.results import Record, Traits
 
 
 @dataclass
-class Planted:
+class Planted(Launcher):
     """Is lost over the first case of the second round."""
 
     replies: list = field(default_factory=list)
+    is_queued = False
 
     def start(self, task, wake):
         return Planted([
@@ -94,3 +97,22 @@ def test_a_launcher_that_is_not_there_is_one_clear_message(tmp_path: Path) -> No
     with pytest.raises(UsageError, match=r"no launcher is named 'locl'; did you mean 'local'\?"):
         Attempt(tmp_path / "run", suite_of(), overrides=asked(launcher="locl")).begin()
     assert not (tmp_path / "run").exists()
+
+
+def test_no_engine_is_imported_before_it_is_asked_for() -> None:
+    """Not even by the files of the launchers."""
+    code = (
+        "import sys; from niffbench import launch; import niffbench.commands.run, niffbench.session.opening; "
+        "[launch.launcher(name) for name in launch.launchers()]; "
+        "print(sorted({'ray', 'submitit', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("option", [["--workers", "2"], ["--launcher-option", "partition=gpu"]])
+def test_what_only_an_engine_has_is_refused_here(tmp_path: Path, option: list[str]) -> None:
+    command = [sys.executable, "-m", "niffbench.cli", "run", "smoke", "--device", "cpu", *option]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"{option[0]}: 'local' runs one worker at a time; take --on ray or --on slurm" in done.stderr
