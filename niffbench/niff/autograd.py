@@ -33,13 +33,12 @@ def transformed() -> bool:
 
 
 def unobserved(x: Tensor) -> bool:
-    """Whether a call on x is inference on a CPU of which nobody sees more than the result.
+    """Whether nobody sees more of a call on ``x``, an ordinary tensor on a CPU, than the result and its gradients.
 
-    No gradient, tracer, transform, mode of torch, autocast or recorded step; and x is an ordinary tensor.
+    No tracer, transform, mode of torch, autocast or recorded step.
     """
     return not (
         torch.compiler.is_compiling()
-        or torch.is_grad_enabled()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._are_functorch_transforms_active()
         or torch._C._get_tracing_state() is not None

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from niffbench.niff import auto, spectral
-from niffbench.niff.autograd import autocasts, compiling, exporting, unobserved, without_autocast
+from niffbench.niff.autograd import (
+    autocasts,
+    compiling,
+    exporting,
+    unobserved,
+    wants_gradient,
+    without_autocast,
+)
 from niffbench.niff.catalogue import Form, form_of, form_with_engine
 from niffbench.niff.filters import FilterGenerator
 from niffbench.niff.grid import Made
@@ -285,11 +292,10 @@ class FilteringLayer(SpectralLayer):
         dense, last = kernel.dense(x)
         if dense is not x or self.generator._modules:
             return
-        if self._how.keeps_filter:
-            key = self._key("scaled", x)
-            self._constants.take(self._like(x), (kernel.call_for(x, last), key))
-        else:
-            self._constants.take(self._like(x), generated.Prepared.of(x, *self._ingredients(x)[:2]))
+        if not self._has_filter():
+            self._constants.take(self._like(x), generated.Prepared(x, *self._ingredients(x)))
+        elif not wants_gradient(x):
+            self._constants.take(self._like(x), (kernel.call_for(x, last), self._key("scaled", x)))
 
     def _again(self, x: Tensor) -> Tensor | None:
         """:meth:`_depthwise` of a call that nobody watches, like one that was prepared; None if there was none."""
@@ -310,7 +316,9 @@ class FilteringLayer(SpectralLayer):
 
     def _like(self, x: Tensor) -> tuple[object, ...]:
         """What calls have in common of which one can do what was prepared for the other."""
-        return self._how.name, x.shape, x.stride(), x.dtype, self.generator.dtype, torch.get_num_threads()
+        generator = self.generator
+        learns = wants_gradient(x), generator.learns()
+        return self._how.name, x.shape, x.stride(), x.dtype, generator.dtype, learns, torch.get_num_threads()
 
     def _finish(self, filtered: Tensor) -> Tensor:
         """What the layer makes of filtered images."""

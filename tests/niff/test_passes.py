@@ -103,7 +103,7 @@ def line(side: int) -> str:
 def test_operations_are_those_that_the_kernels_code_executes(tmp_path: Path) -> None:
     (tmp_path / "vectors.h").write_text(VECTORS)
     (tmp_path / "count.cpp").write_text(SOURCE.read_text(encoding="utf-8") + MAIN)
-    flags = ["-std=c++20", "-w", "-fpermissive", "-O1"]
+    flags = ["-std=c++20", "-w", "-fpermissive", "-O1", f"-I{SOURCE.parent}"]
     subprocess.run([str(COMPILER), *flags, "count.cpp", "-o", "count"], cwd=tmp_path, check=True)
     sides = [(1, length) for length in LENGTHS] + SIDES
     given = "\n".join(f"{line(height)} {line(width)}" for height, width in sides)

@@ -16,7 +16,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("convolve.c", "features.c", "vectors.h"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("convolve.c", "features.c", "calls.h", "vectors.h"))
 FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-shared", "-fPIC")
 TUNINGS = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())
 """Tried in turn, the best first: the compilers of some systems lack OpenMP, or a way to say "this CPU"."""
@@ -211,6 +211,8 @@ def declared(path: Path) -> ctypes.CDLL:
         "niff_features_workspace": small + pointer + small,
         "niff_features": layers + pointer * 2 + small,
         "niff_features_gradient": layers + pointer * 3 + small,
+        "niff_generate": pointer * 8,
+        "niff_generate_gradients": pointer * 10,
     }
     results = {"workspace": ctypes.c_int64, "takes": ctypes.c_int}
     for name, types in declared.items():

@@ -10,6 +10,8 @@
  */
 #include "vectors.h"
 
+#include "calls.h"
+
 typedef struct {
     Vector re, im;
 } Complex; /* One complex number for each lane. */
@@ -107,16 +109,6 @@ INLINE void store(char *images, Layout layout, int64_t first, int count, Vector 
 }
 
 /* ---- FFT of one axis: Stockham's, mixed radix, decimation in frequency ---------------------------------------- */
-
-/* What is computed once for a length. A prime factor for which a direct sum is too much work is transformed as a
- * cyclic convolution (Rader 1968) of `size` points: prime - 1, or enough to pad it where that has large factors. */
-typedef struct {
-    const REAL *roots;              /* exp(-2πi k / length), k = 0 … length - 1, real and imaginary part side by side. */
-    int prime, size;                /* Both 0 if there is none. */
-    const int32_t *powers;          /* g^0, g^1, … g^(prime - 2) modulo prime, which are all numbers but 0. */
-    const REAL *inner_roots;        /* of a transform of `size` points. */
-    const REAL *kernel;             /* The transform of the roots by inverse powers, over `size`. */
-} Axis;
 
 typedef struct {
     int length, passes, radix[64];
@@ -575,24 +567,6 @@ static void unpack(const Complex *in, Layout layout, const Shape *shape, REAL *f
  * filter of the channels at hand is made a column at a time, where the column's spectrum is about to be multiplied,
  * and its gradient is taken apart where it has been summed, so that no filter is ever as large as all channels.
  */
-
-typedef struct {
-    const REAL *half;     /* The finished filter (C, H, W / 2 + 1), complex; else null, and then: */
-    const REAL *features; /* (2, hidden, points), columns of the half plane one after the other. */
-    const REAL *weight;   /* (2, C, hidden) */
-    const REAL *bias;     /* (2, C), of which the real one is not cancelled. */
-    double scale;         /* On the bias; it is in the features already. */
-    int hidden;
-} Filter;
-
-/* What calls on images (B, C, H, W), or (B, H, W, C) if channels_last, have in common. */
-typedef struct {
-    const Axis *down, *along; /* For a column and for a row. */
-    int64_t batch, channels;
-    int height, width, channels_last, numbers;
-    int threads, backward_threads;
-    int parts; /* Into which the batch is divided, backward. */
-} Call;
 
 /* The weights of one MLP after the other, and the bias; halved, as a packed filter is. */
 static void pack_weights(const Filter *filter, int64_t channels, int64_t channel, int lanes, Vector *weights) {

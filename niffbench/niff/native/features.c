@@ -7,6 +7,8 @@
  */
 #include "vectors.h"
 
+#include "calls.h"
+
 enum {
     CHUNK = 8, /* Vectors of a block. */
     POINTS = CHUNK * LANES,
@@ -235,4 +237,37 @@ void niff_features_gradient(const REAL *grid, int64_t points, int count, const i
                     else
                         out[2 * l + 1][row] = total;
                 }
+}
+
+/* ---- Both kernels in one call ----------------------------------------------------------------------------------- */
+
+void niff_convolve(const Filter *filter, const Call *call, const char *x, char *y, char *memory);
+void niff_gradient(const Filter *filter, const Call *call, const char *x, const char *output, char *input,
+                   REAL *for_half, REAL *for_features, REAL *for_weight, REAL *for_bias, char *memory);
+
+static Filter filter_of(const Hidden *hidden, const REAL *const *tensors, const REAL *features) {
+    const REAL *const *last = tensors + 2 * hidden->count;
+    return (Filter){NULL, features, last[0], last[1], hidden->scale, hidden->widths[hidden->count]};
+}
+
+/* niff_features, and niff_convolve with what they are; `tensors` are those of the last layer too. */
+void niff_generate(const Hidden *hidden, const Call *call, const REAL *grid, const REAL *const *tensors,
+                   const char *x, char *y, REAL *features, char *memory) {
+    niff_features(grid, hidden->points, hidden->count, hidden->widths, tensors, hidden->scale, features, memory,
+                  hidden->threads);
+    const Filter filter = filter_of(hidden, tensors, features);
+    niff_convolve(&filter, call, x, y, memory);
+}
+
+/* The gradients of niff_generate: of x unless `input` is null, and of the tensors, `into` as many. The call divides
+ * its batch into one part. `memory` begins with room for the gradient of the features. */
+void niff_generate_gradients(const Hidden *hidden, const Call *call, const REAL *grid, const REAL *const *tensors,
+                             const REAL *features, const char *x, const char *output, char *input,
+                             REAL *const *into, char *memory) {
+    const Filter filter = filter_of(hidden, tensors, features);
+    REAL *for_features = (REAL *)memory, *const *last = into + 2 * hidden->count;
+    memory += (2 * hidden->widths[hidden->count] * hidden->points * sizeof(REAL) + 127) & ~(size_t)127;
+    niff_gradient(&filter, call, x, output, input, NULL, for_features, last[0], last[1], memory);
+    niff_features_gradient(grid, hidden->points, hidden->count, hidden->widths, tensors, hidden->scale, for_features,
+                           into, memory, hidden->backward_threads);
 }

@@ -25,7 +25,7 @@ from niffbench.niff.autograd import compiling, transformed, wants_gradient, watc
 from niffbench.niff.hermitian import Layers, generate_plainly
 from niffbench.niff.native import kernel
 from niffbench.niff.native.build import load
-from niffbench.niff.steps import step
+from niffbench.niff.steps import is_recording, step
 
 DEVICES = ("cpu",)
 
@@ -48,7 +48,7 @@ def convolve(x: Tensor, grid: Tensor, layers: Layers, scale: float) -> Tensor:
     as_operators = compiling() or watched() or x.device.type == "meta"
     if not as_operators and all(type(one) in (Tensor, nn.Parameter) for one in (x, *layers)):
         if wants_gradient(x, *layers):
-            result: Tensor = _Convolution.apply(x, grid, scale, *layers)
+            result: Tensor = _Convolution.apply(None, x, grid, scale, *layers)
             return result
         return _forward(x, grid, layers, scale)[0]
     with step("filter generation"):
@@ -68,16 +68,21 @@ def _plainly(x: Tensor, grid: Tensor, layers: Layers, scale: float) -> Tensor:
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, grid: Tensor, scale: float, *layers: Tensor) -> Tensor:
-        y, features = _forward(x, grid, layers, scale)
-        ctx.scale = scale
+    def forward(
+        ctx: Any, prepared: Prepared | None, x: Tensor, grid: Tensor, scale: float, *layers: Tensor
+    ) -> Tensor:
+        if prepared is None:
+            y, features = _forward(x, grid, layers, scale)
+        else:
+            y, features = prepared.forward(x, grid, layers)
+        ctx.prepared, ctx.scale = prepared, scale
         ctx.save_for_backward(x, grid, features, *layers)
         return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, grid, features, *layers = ctx.saved_tensors
-        need_x, _, _, *need_layers = ctx.needs_input_grad
+        _, need_x, _, _, *need_layers = ctx.needs_input_grad
         if torch.is_grad_enabled():  # A second derivative: leave both to autograd.
             with without_autocast(gradient):
                 again = _plainly(x, grid, tuple(layers), ctx.scale)
@@ -85,8 +90,16 @@ class _Convolution(torch.autograd.Function):
                 wanted = [one for one, need in zip(inputs, (need_x, *need_layers), strict=True) if need]
                 gradients = iter(torch.autograd.grad(again, wanted, gradient, create_graph=True))
                 for_x, *for_layers = (next(gradients) if need else None for need in (need_x, *need_layers))
-                return for_x, None, None, *for_layers
+                return None, for_x, None, None, *for_layers
         seen = _get_current_dispatch_mode() is not None
+        if (
+            ctx.prepared is not None
+            and ctx.prepared.parts == 1
+            and all(need_layers)
+            and not (seen or is_recording())
+        ):
+            for_x, *for_layers = ctx.prepared.backward(x, grid, features, layers, gradient, need_x)
+            return None, for_x, None, None, *for_layers
         arguments = (x, features, *layers[-2:], ctx.scale, gradient, need_x, any(need_layers))
         with step("convolution"):
             for_image, for_features, *for_last = (_gradients_operator if seen else _gradients)(*arguments)
@@ -97,7 +110,7 @@ class _Convolution(torch.autograd.Function):
                 for_hidden = back(grid, layers[:-2], ctx.scale, for_features)
         if not any(need_layers):
             for_last = [None, None]
-        return for_image if need_x else None, None, None, *for_hidden, *for_last
+        return None, for_image if need_x else None, None, None, *for_hidden, *for_last
 
 
 def _forward(x: Tensor, grid: Tensor, layers: Layers, scale: float) -> tuple[Tensor, Tensor]:
@@ -110,27 +123,84 @@ def _forward(x: Tensor, grid: Tensor, layers: Layers, scale: float) -> tuple[Ten
         return (_operator if seen else _convolve)(x, features, weight, bias, scale), features
 
 
-@dataclass(frozen=True)
+class _Hidden(ctypes.Structure):
+    """``Hidden`` in ``calls.h``."""
+
+    _fields_ = (
+        ("points", ctypes.c_int64),
+        ("widths", ctypes.c_void_p),
+        ("scale", ctypes.c_double),
+        *((name, ctypes.c_int) for name in ("count", "threads", "backward_threads")),
+    )
+
+
 class Prepared:
-    """Calls of which one was checked, on a CPU and by nobody watched: what they have in common."""
+    """Calls on a CPU like one that was checked, which nobody watches: what they have in common."""
 
-    images: kernel.Call
-    filters: _Call
-
-    @classmethod
-    def of(cls, x: Tensor, grid: Tensor, layers: Layers) -> Prepared:
-        """Calls like the one with these: see :func:`convolve`."""
-        return cls(kernel.call_for(*kernel.dense(x), layers[-2].shape[-1]), _call_for(grid, layers[:-2]))
+    def __init__(self, x: Tensor, grid: Tensor, layers: Layers, scale: float) -> None:
+        """For calls like :func:`convolve` with these."""
+        self._images = kernel.call_for(*kernel.dense(x), layers[-2].shape[-1])
+        self._filters = filters = _call_for(grid, layers[:-2])
+        points, count, widths = filters.sizes
+        threads = filters.threads
+        self._hidden = _Hidden(points, ctypes.addressof(widths), scale, count, threads, threads)
+        self._addresses = (ctypes.addressof(self._hidden), self._images.address)
+        self._tensors = ctypes.c_void_p * len(layers)
+        self._last = kernel.dense(x)[1]
+        self._forward_bytes = max(filters.forward_bytes, self._images.forward_bytes)
+        room = prod(filters.shape) * grid.dtype.itemsize + 128
+        self._backward_bytes = room + max(filters.backward_bytes, self._images.backward_bytes)
+        self.parts = self._images.parts
 
     def convolve(self, x: Tensor, grid: Tensor, layers: Layers, scale: float) -> Tensor:
         """As :func:`convolve`."""
-        features = self.filters.features(grid, layers[:-2], scale)
-        weight, bias = layers[-2].contiguous(), layers[-1].contiguous()
-        return self.images.convolve(x, _made_of(features, weight, bias, scale))
+        if wants_gradient(x, *layers):
+            result: Tensor = _Convolution.apply(self, x, grid, scale, *layers)
+            return result
+        return self.forward(x, grid, layers)[0]
+
+    def forward(self, x: Tensor, grid: Tensor, layers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The convolution and the features, by one call in C."""
+        alive = [layer.contiguous() for layer in layers]
+        y, features = torch.empty_like(x), torch.empty(self._filters.shape, dtype=grid.dtype)
+        memory = kernel.workspace(self._forward_bytes)
+        self._filters.library.niff_generate(
+            *(*self._addresses, grid.data_ptr(), self._tensors(*map(Tensor.data_ptr, alive))),
+            *(x.data_ptr(), y.data_ptr(), features.data_ptr(), memory.data_ptr()),
+        )
+        return y, features
+
+    def backward(
+        self,
+        x: Tensor,
+        grid: Tensor,
+        features: Tensor,
+        layers: Sequence[Tensor],
+        gradient: Tensor,
+        need_x: bool,
+    ) -> list[Tensor | None]:
+        """The gradients of the images, None where it is not wanted, and of all layers, by one call in C."""
+        alive = [layer.contiguous() for layer in layers]
+        gradient = kernel.like(gradient, self._last)
+        for_x = torch.empty_like(x) if need_x else None
+        into = [torch.empty_like(layer) for layer in alive]
+        memory = kernel.workspace(self._backward_bytes)
+        self._filters.library.niff_generate_gradients(
+            *(*self._addresses, grid.data_ptr(), self._tensors(*map(Tensor.data_ptr, alive)), features.data_ptr()),
+            *(x.data_ptr(), gradient.data_ptr(), None if for_x is None else for_x.data_ptr()),
+            *(self._tensors(*map(Tensor.data_ptr, into)), memory.data_ptr()),
+        )
+        return [for_x, *into]
 
 
 def _features(grid: Tensor, layers: Sequence[Tensor], scale: float) -> Tensor:
-    return _call_for(grid, layers).features(grid, layers, scale)
+    call = _call_for(grid, layers)
+    alive = [layer.contiguous() for layer in layers]
+    out, memory = grid.new_empty(call.shape), kernel.workspace(call.forward_bytes)
+    call.library.niff_features(
+        *(grid.data_ptr(), *call.sizes, _addresses(alive), scale, out.data_ptr(), memory.data_ptr()), call.threads
+    )
+    return out
 
 
 def _features_gradient(grid: Tensor, layers: Sequence[Tensor], scale: float, gradient: Tensor) -> list[Tensor]:
@@ -155,16 +225,6 @@ class _Call:
     threads: int
     forward_bytes: int
     backward_bytes: int
-
-    def features(self, grid: Tensor, layers: Sequence[Tensor], scale: float) -> Tensor:
-        """What the hidden layers make of the grid, ``(2, K, points)``."""
-        alive = [layer.contiguous() for layer in layers]
-        out, memory = torch.empty(self.shape, dtype=grid.dtype), kernel.workspace(self.forward_bytes)
-        self.library.niff_features(
-            *(grid.data_ptr(), *self.sizes, _addresses(alive), scale, out.data_ptr(), memory.data_ptr()),
-            self.threads,
-        )
-        return out
 
 
 def _call_for(grid: Tensor, layers: Sequence[Tensor]) -> _Call:
