@@ -448,6 +448,46 @@ def test_what_makes_its_filter_is_differentiated_twice_and_in_part() -> None:
         assert torch.autograd.gradcheck(function, some, fast_mode=True)
 
 
+@pytest.mark.parametrize("form", ["native", "native-cached", "auto"])
+@pytest.mark.parametrize(("channels", "dtype"), [(3, torch.float32), (40, torch.float32), (9, torch.bfloat16)])
+def test_later_calls_do_what_the_first_did(form: str, channels: int, dtype: torch.dtype) -> None:
+    """A first call of a kind is checked, later ones go to C at once: inference, all gradients, some of them."""
+    layer = NiffDepthwise(channels, form=form)
+    if layer.chooses:
+        layer.fix_engine("native")
+    x = images(3, channels, 7, 6, dtype=torch.float32).to(dtype)
+    outer = images(*x.shape, dtype=torch.float32).flip(0).to(dtype)
+
+    def results(image: Tensor, frozen: int) -> list[Tensor]:
+        for place, one in enumerate(layer.parameters()):
+            one.requires_grad_(place >= frozen)
+        leaves = [one for one in (image, *layer.parameters()) if one.requires_grad]
+        with torch.no_grad():
+            inferred = layer(image)
+        y = layer(image)
+        return [inferred, y, *(torch.autograd.grad(y, leaves, outer) if leaves else ())]
+
+    for image in (x, x.clone().requires_grad_(), x.to(memory_format=torch.channels_last).requires_grad_()):
+        for frozen in (0, 3, 6):
+            first, *others = (results(image, frozen) for _ in range(3))
+            for other in others:
+                assert len(other) == len(first) >= 2
+                for one, again in zip(first, other, strict=True):
+                    assert torch.allclose(one, again, rtol=1e-5, atol=1e-5 * float(one.detach().abs().max()))
+                    assert (one.dtype, one.stride()) == (again.dtype, again.stride())
+    with torch.no_grad():
+        before = layer(x)
+        for one in layer.parameters():
+            one.mul_(0.5)
+        after = layer(x)
+        assert torch.allclose(after, layer.with_form("rfft")(x), rtol=2e-2, atol=1e-2 * float(after.abs().max()))
+        assert not torch.allclose(after, before)
+    with FlopCounterMode(display=False) as counter:
+        layer(x)
+    assert counter.get_total_flops() > 0, "a counter sees later calls too"
+    assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_layer_that_makes_its_filter_in_a_compiled_graph(cached: bool) -> None:
     torch._dynamo.reset()
