@@ -113,9 +113,11 @@ def overrides_of(options: Mapping[str, Any]) -> Overrides:
     from niffbench.suite import Overrides
 
     seed = options.get("seed")
+    launcher, device = place_of(options)
     return Overrides(
-        device=options["device"] or "auto",
-        launcher=options["launcher"] or "local",
+        device=device or "auto",
+        launcher=launcher or "local",
+        at_once=options["at_once"],
         rounds=options["rounds"],
         seed=randbelow(2**31) if seed is None else seed,
         precision=options["precision"],
@@ -129,13 +131,29 @@ def overrides_of(options: Mapping[str, Any]) -> Overrides:
     )
 
 
+def place_of(options: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The launcher and the device that are asked for; ``--devices`` is a launcher of its own.
+
+    Raises:
+        UsageError: for ``--devices`` beside another launcher, or ``--device``.
+    """
+    from niffbench.errors import UsageError
+
+    if (several := options["devices"]) is None:
+        return options["launcher"], options["device"]
+    for option, other in (("--on", options["launcher"]), ("--device", options["device"])):
+        if other is not None:
+            raise UsageError(f"--devices {several}: names devices of this machine, so leave out {option} {other}")
+    return "devices", several
+
+
 def request_of(options: Mapping[str, Any], directory: Path, device: str | None = None) -> Request:
     """What :func:`measure_options` collected that says how the workers of the run in ``directory`` are placed."""
     from niffbench.launch.base import Request
 
     return Request(
         directory=directory,
-        device=device or options["device"] or "auto",
+        device=device or place_of(options)[1] or "auto",
         workers=options["workers"],
         gpus=options["gpus_per_worker"],
         cpus=options["cpus_per_worker"],
@@ -236,6 +254,17 @@ def measure_options(command: Command) -> Command:
             callback=_pairs,
             metavar="KEY=VALUE",
             help="For the engine itself: address=ray://head:10001, partition=gpu, time=60.  Repeatable.",
+        ),
+        click.option(
+            "--devices",
+            metavar="DEVICES",
+            help="Several devices of this machine, as cuda:0-7 or cuda:0,2: a worker for each, on cores near it.",
+        ),
+        click.option(
+            "--at-once/--in-turn",
+            default=None,
+            help="Measure on all --devices at once, or on one at a time.  [default: at once, unless one turns out "
+            "to be more than 1 % slower beside the others than alone]",
         ),
         click.option(
             "--rounds",

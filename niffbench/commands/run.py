@@ -73,7 +73,7 @@ def command(
     """
     import time
 
-    from niffbench.commands.options import placement, request_of
+    from niffbench.commands.options import place_of, placement, request_of
     from niffbench.commands.run_output import Screen
     from niffbench.errors import NiffbenchError
     from niffbench.launch import launcher
@@ -88,13 +88,14 @@ def command(
     with Interrupts() as stop:
         if resume is None:
             place, start = _new(suite, out, overrides)
-            workers = launcher(overrides["launcher"] or "local")
+            workers = launcher(place_of(overrides)[0] or "local")
             request = request_of(overrides, place)
         else:
             _check_unasked(context)
             begun = read_manifest(resume)
-            on, device = overrides["launcher"] or begun.settings.launcher, overrides["device"] or begun.device
-            place, start = resume, _resumed(resume, suite, overrides["device"], on)
+            on, asked = place_of(overrides)
+            on, device = on or begun.settings.launcher, asked or begun.device
+            place, start = resume, _resumed(resume, suite, asked, on)
             workers, request = launcher(on), request_of(overrides, resume, device)
         try:
             with workers.open(request), start(stop, began) as session, screen.opening(session) as observer:
@@ -167,7 +168,7 @@ def _check_unasked(context: click.Context) -> None:
     from niffbench.errors import UsageError
 
     free = {"suite", "resume", "device", "report", "as_json", "quiet", "launcher", "workers", "launcher_options"}
-    free |= {"gpus_per_worker", "cpus_per_worker"}
+    free |= {"gpus_per_worker", "cpus_per_worker", "devices"}
     for parameter in context.command.params:
         name = parameter.name or ""
         if name not in free and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:

@@ -93,11 +93,13 @@ class Launcher:
 
     Attributes:
         workers: how many it runs at once.
+        devices: of this machine, on which it does, where these are several.
         is_here: whether they run on this machine.
         tries: so many of them may be taken away from a case before it is given up in a round.
     """
 
     workers = 1
+    devices: Sequence[str] = ()
     is_here = True
     tries = 1
 

@@ -24,6 +24,7 @@ from niffbench.session.budget import REPORT_TIME, Share, share
 from niffbench.session.directory import RunProgress, write_manifest
 from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.journal import Journal, JournalLost
+from niffbench.session.neighbours import disturbance
 from niffbench.session.nodes import Nodes, Whereabouts
 from niffbench.session.plan import WORKER, Plan
 from niffbench.session.refine import Refinement
@@ -131,6 +132,7 @@ class RunSession:
         try:
             with Journal(self.directory) as journal:
                 self._append: Callable[[Record], None] = journal.append
+                self._take_turns_if_disturbed()
                 for hello, record in self._unheard:
                     self._keep(record, self._whereabouts(hello))
                 self._measure_rounds()
@@ -142,6 +144,21 @@ class RunSession:
             self._conclude(finished=False)
             raise
         self._conclude(finished=not self.progress.missing)
+
+    def _take_turns_if_disturbed(self) -> None:
+        """Measure on one device at a time where several disturb each other, unless asked otherwise."""
+        at_once, devices = self._settings.at_once, self._launcher.devices
+        if at_once is False:
+            self._launcher.workers = 1
+        if self.workers < 2 or len(devices) < 2 or not self.progress.missing:
+            return
+        neighbours = self.manifest.neighbours
+        if neighbours is None:
+            neighbours = disturbance(self._launcher, devices, self.plan, self._settings, self._modules, self._stop)
+            self.manifest = self.manifest.model_copy(update={"neighbours": neighbours})
+            write_manifest(self.directory, self.manifest)
+        if neighbours is not None and neighbours.in_turn and not at_once:
+            self._launcher.workers = 1
 
     def _conclude(self, *, finished: bool) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -339,8 +356,9 @@ class RunSession:
     def _whereabouts(self, hello: protocol.Hello | None) -> Whereabouts:
         """Where the worker is that said ``hello``; a new node is in the manifest before any of its records."""
         where = self._nodes.of(hello)
-        if len(self._nodes.fingerprints) > len(self.manifest.nodes):
-            self.manifest = self.manifest.model_copy(update={"nodes": list(self._nodes.fingerprints)})
+        if (self._nodes.fingerprints, self._nodes.devices) != (self.manifest.nodes, self.manifest.devices):
+            update = {"nodes": list(self._nodes.fingerprints), "devices": dict(self._nodes.devices)}
+            self.manifest = self.manifest.model_copy(update=update)
             write_manifest(self.directory, self.manifest)
         return where
 
