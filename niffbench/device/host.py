@@ -207,12 +207,20 @@ def load() -> float:
 
 
 def processor() -> Processor:
-    """What the system has used of all logical cores less what this process and its threads have: some 20 µs."""
-    times, own, now = psutil.cpu_times(), time.process_time(), time.perf_counter()
-    busy = sum(getattr(times, name, 0.0) for name in _BUSY)
+    """What the system has used of the logical cores that this process may run on, less what its own threads have.
+
+    It takes some 20 µs, and a millisecond where these are not all: what goes on on the others is left out.
+    """
+    number, kept = psutil.cpu_count() or 1, allowed()
+    of_cores = [psutil.cpu_times()] if len(kept) >= number else []
+    if not of_cores:
+        of_cores = [times for core, times in enumerate(psutil.cpu_times(percpu=True)) if core in kept]
+        number = max(len(of_cores), 1)
+    own, now = time.process_time(), time.perf_counter()
+    busy = sum(getattr(times, name, 0.0) for times in of_cores for name in _BUSY)
     if not busy:  # a sandbox that shows no counts
         return Processor()
-    return Processor((busy - own) / (psutil.cpu_count() or 1), now)
+    return Processor((busy - own) / number, now)
 
 
 def quantum(readings: int = 2000) -> float:

@@ -17,7 +17,7 @@ from niffbench.launch.base import Launcher, WorkerBroken, WorkerEnd
 from niffbench.results import REGISTRY, Neighbours, Reason, main_regime, round_value
 from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.plan import Plan
-from niffbench.session.worker_session import STARTUP, Answer, WorkerSession
+from niffbench.session.worker_session import STARTUP, Answer, TaskRefused, WorkerSession
 from niffbench.stats.contrasts import contrast
 from niffbench.suite import Settings, UserModule
 
@@ -47,6 +47,7 @@ def disturbance(
     Raises:
         Interrupted: by a signal.
         WorkerBroken: when a worker cannot be started.
+        TaskRefused: when there is no such device.
     """
     cases = _few(plan)
     if not cases:
@@ -157,8 +158,11 @@ def _busy(
                     raise Interrupted("interrupted before anything was measured")
                 if isinstance(message, protocol.Begin) and message.stage in REGIMES and message.stage != "first":
                     break
-                if message is None or isinstance(message, WorkerEnd | protocol.Refused):
-                    raise WorkerBroken("a device could not be kept busy beside another: its worker was lost")
+                if isinstance(message, protocol.Refused):
+                    raise TaskRefused(message)
+                if message is None or isinstance(message, WorkerEnd):
+                    why = "said nothing" if message is None else message.cause
+                    raise WorkerBroken(f"a device could not be kept busy beside another: its worker {why}")
                 if isinstance(message, protocol.End):  # time is virtual there
                     break
         yield

@@ -157,7 +157,9 @@ class RunSession:
             neighbours = disturbance(self._launcher, devices, self.plan, self._settings, self._modules, self._stop)
             self.manifest = self.manifest.model_copy(update={"neighbours": neighbours})
             write_manifest(self.directory, self.manifest)
-        if neighbours is not None and neighbours.in_turn and not at_once:
+        if neighbours is None:
+            self._notes.append("whether the devices disturb each other could not be measured")
+        if (neighbours is None or neighbours.in_turn) and not at_once:
             self._launcher.workers = 1
 
     def _conclude(self, *, finished: bool) -> None:

@@ -111,6 +111,7 @@ def test_others_are_what_the_system_used_and_this_process_did_not(monkeypatch: p
     counts = (100.0, 5.0, 30.0, 900.0, 7.0, 0.5, 0.5, 2.0, 1.0), (103.0, 5.5, 30.2, 905.0, 8.0, 0.6, 0.7, 3.0, 1.5)
     times = [SimpleNamespace(**dict(zip(names, output, strict=True))) for output in counts]
     monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
+    monkeypatch.setattr(host, "allowed", lambda: range(4))
     for clock, readings in (("process_time", [20.0, 21.0]), ("perf_counter", [1000.0, 1002.0])):
         monkeypatch.setattr(f"time.{clock}", iter(readings).__next__)
     monkeypatch.setattr(psutil, "cpu_times", iter(times).__next__)
@@ -122,6 +123,7 @@ def test_others_are_what_the_system_used_and_this_process_did_not(monkeypatch: p
 
 
 def test_a_platform_that_shows_no_counts_knows_of_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "allowed", lambda: range(psutil.cpu_count() or 1))
     monkeypatch.setattr(psutil, "cpu_times", lambda: SimpleNamespace(user=0.0, system=0.0, idle=0.0))
     before = host.processor()
     assert (host.processor() - before).share is None
@@ -221,3 +223,13 @@ def test_shares_are_alike_and_nobodys_twice(
     every = [cpu for cores in chosen for cpu in cores]
     assert len(set(every)) == len(every)
     assert set(every) <= set(cpus)
+
+
+def test_what_goes_on_on_cores_of_others_is_none_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that keeps to cores 0 and 1 of four beside one that is busy on 2 and 3."""
+    seconds = [0.0, 1.0, 900.0, 800.0]
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
+    monkeypatch.setattr(host, "allowed", lambda: {0, 1})
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu=False: [SimpleNamespace(user=each) for each in seconds])
+    monkeypatch.setattr(host.time, "process_time", lambda: 0.0)
+    assert host.processor().others == 0.5

@@ -18,9 +18,10 @@ from niffbench.launch import launcher, local
 from niffbench.launch.base import Request
 from niffbench.report.digest import gather
 from niffbench.report.facts import facts, notices
-from niffbench.results import MANIFEST, Run
+from niffbench.results import MANIFEST, Run, read
 from niffbench.results.fleet import fleet
 from niffbench.session import neighbours
+from niffbench.session.worker_session import TaskRefused
 
 SUITE = suite_of(rounds=4)
 
@@ -113,6 +114,14 @@ def test_devices_of_a_replay_disturb_each_other(tmp_path: Path, monkeypatch: pyt
     assert found.ratio == pytest.approx(1.05, abs=0.01)
     assert [one.name for one in fleet(run).stragglers] == ["replay:1"]
     assert str(tmp_path) not in (run.path / MANIFEST).read_text()
+
+
+def test_a_device_that_is_not_there_is_told_before_anything_is_measured(tmp_path: Path, stubs: None) -> None:
+    attempt = disturbed(tmp_path, 1.0, devices="0-2")
+    attempt.script["absent"] = 2
+    with pytest.raises(TaskRefused, match="there is no fake:2"):
+        begin(attempt)
+    assert read(attempt.place).records == ()
 
 
 @pytest.mark.parametrize(
