@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from cli_in_process import call as call
 from launchers import stub
 from run_session import Attempt, all_keys, asked, keys, suite_of
 
-from niffbench.device import several
+from niffbench.device import host, several
 from niffbench.errors import UsageError
 from niffbench.launch import launcher, local
 from niffbench.launch.base import Request
@@ -130,6 +132,15 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_measured(tmp_path
 def test_what_names_no_devices_is_one_clear_message(spec: str) -> None:
     with pytest.raises(UsageError, match=f"--devices {spec}: "):
         several(spec)
+
+
+def test_a_worker_keeps_to_its_share_of_the_cores() -> None:
+    """Its own in a process that is told its place; all where there are too few."""
+    shares = host.shares([[], []], host.allowed())
+    for place, share in enumerate(shares):
+        code = f"import os, niffbench.device as d; d.pin(['cpu', 'cpu'], {place}); print(os.sched_getaffinity(0))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == str(set(share or host.allowed()))
 
 
 def test_devices_are_named_by_their_numbers() -> None:
