@@ -6,7 +6,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from niffbench.cost.witness import ModuleCost
-    from niffbench.session.run_session import RunSession
-    from niffbench.session.worker_session import Observer
 
 Operators: TypeAlias = "Sequence[str | Mapping[str, Any] | nn.Module | Callable[..., nn.Module]]"
 """Rows: as ``--operator`` takes them, as tables of a suite, modules, or callables that return one."""
@@ -117,6 +114,7 @@ def measure(
         UsageError: for what no worker could make sense of.
         NothingMeasured: when no case could be measured; says why.
     """
+    from niffbench.commands.progress import bar_of
     from niffbench.operators.catalogue import catalogue
     from niffbench.operators.module import declare
     from niffbench.report import write_whole
@@ -151,7 +149,7 @@ def measure(
         axes = {name: value for name, value in settings.items() if name in AXES}
         suite = cases_of(rows, axes, "measure", catalogue(), declare, folders=folders, keys=keys)
         prepared = prepare(lambda kind: suite, Overrides(device=device, seed=seed), stop)
-        with begin(place, prepared, ["niffbench.measure"], began) as session, _bar(session) as observer:
+        with begin(place, prepared, ["niffbench.measure"], began) as session, bar_of(session) as observer:
             session.measure(stop, observer)
     run = results.read(place)
     summary = outcome(run)
@@ -159,21 +157,6 @@ def measure(
         raise summary.nothing_measured()
     write_whole(place / "findings.json", written(findings_of(run)))
     return Result(run)
-
-
-def _bar(session: RunSession) -> AbstractContextManager[Observer]:
-    """The progress of a session: in a notebook's cell, on a terminal, or nowhere."""
-    from rich.console import Console
-
-    from niffbench.commands.progress import Bar, NotebookBar
-    from niffbench.session.worker_session import Observer
-
-    console = Console(stderr=True)
-    if not (console.is_jupyter or console.is_terminal):
-        return nullcontext(Observer())
-    labels = {forecast.case.id: forecast.label for forecast in session.plan.forecasts}
-    bar = NotebookBar if console.is_jupyter else Bar
-    return bar(console, session.plan, labels, session.manifest.records, 0)
 
 
 def _row(operator: object, saved: Path) -> tuple[Mapping[str, Any], str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
     from niffbench.study.tables import FilterReport
 
 
+def sides(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """A callback that reads sides, as ``8,16,32``; None stays None."""
+    if value is None:
+        return None
+    parts = value.split(",")
+    if not all(part.strip().isascii() and part.strip().isdecimal() and len(part) < 10 for part in parts):
+        raise UsageError(f"--sizes {value}: should be sides, as 8,16,32")
+    return tuple(sorted({int(part) for part in parts}))
+
+
 @click.command()
 @click.argument("subject", required=False, metavar="CHECKPOINT|NETWORK")
 @click.option("--network", metavar="NAME", help="Which network a checkpoint's weights are of, if it does not say.")
@@ -23,6 +34,15 @@ if TYPE_CHECKING:
     "--train",
     type=click.Choice(["digits"]),
     help="Train a small NIFF network and its 3×3 twin on scikit-learn's handwritten digits, and look at that.",
+)
+@click.option(
+    "--sizes",
+    callback=sides,
+    metavar="N,N,…",
+    help="With --train: train the NIFF network at each of these resolutions, and say whether filters grow.",
+)
+@click.option(
+    "--seeds", type=click.IntRange(1, 100), metavar="N", help="With --sizes: networks at each.  [default: 5]"
 )
 @click.option("--epochs", type=click.IntRange(1, 1000), metavar="N", help="Epochs of --train.  [default: 10]")
 @click.option("--layer", "only", multiple=True, metavar="NAME", help="Look at this layer only.  Repeatable.")
@@ -88,6 +108,8 @@ def command(
     subject: str | None,
     network: str | None,
     train: str | None,
+    sizes: tuple[int, ...] | None,
+    seeds: int | None,
     epochs: int | None,
     only: tuple[str, ...],
     keep: tuple[str, ...],
@@ -137,7 +159,12 @@ def command(
     request.check()
     if out is not None:
         directory.check_vacant(out)
-    with _progress() as observer:
+    if sizes is not None or seeds is not None:
+        if train is None or sizes is None:
+            raise UsageError("--seeds goes with --sizes, and --sizes with --train digits")
+        _over_resolutions(sizes, range(seed, seed + (seeds or 5)), epochs, out, as_json=as_json)
+        return
+    with working() as observer:
         report, networks = request.report(observer)
     if out is None:
         out = directory.default(f"filters-{report.network}")
@@ -151,7 +178,7 @@ def command(
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int], None]]:
+def working() -> Iterator[Callable[[str, int], None]]:
     """A line on standard error that says what is being done; nothing where that is no terminal."""
     from rich.console import Console
     from rich.markup import escape
@@ -166,6 +193,36 @@ def _progress() -> Iterator[Callable[[str, int], None]]:
                 status.update(escape(f"{what}: {done[what]} of {total}"))
 
         yield tell
+
+
+def _over_resolutions(
+    sizes: tuple[int, ...], seeds: range, epochs: int | None, out: Path | None, *, as_json: bool
+) -> None:
+    """How wide filters become, over resolutions and seeds."""
+    from niffbench.report.writers.terminal import Terminal, console
+    from niffbench.session import directory
+    from niffbench.study import digits, resolutions
+
+    for side in sizes:
+        if side not in digits.SIDES:
+            raise UsageError(
+                f"--sizes: the digits are 8×8 and can be enlarged to {digits.SIDES[-1]}×…, not {side}"
+            )
+    with working() as observer:
+        widths = resolutions.learn_widths(sizes, seeds, epochs, observer)
+    if out is None:
+        out = directory.default("filters-resolutions")
+        directory.check_vacant(out)
+    directory.make(out)
+    resolutions.write(out, widths)
+    if as_json:
+        click.echo(json.dumps(resolutions.plain(widths), indent=1, allow_nan=False))
+        return
+    screen = console()
+    screen.print(Terminal(resolutions.table(widths)))
+    for sentence in resolutions.sentences(widths):
+        screen.print(f"- {sentence}")
+    click.echo(f"Report: {out / 'report.md'}")
 
 
 def _show(out: Path, report: FilterReport) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from niffbench.operators.catalogue import catalogue
 from niffbench.report import text
 from niffbench.results import Record
 from niffbench.session.plan import Plan
+from niffbench.session.run_session import RunSession
 from niffbench.session.worker_session import Observer
 
 _REDRAW = 0.5
@@ -98,6 +100,16 @@ def expected(seconds: float, plan: Plan) -> str:
         ", or far less: the machine was busy with something else when that was foreseen" if plan.crowded else ""
     )
     return f"about {text.duration(seconds)}{doubt}"
+
+
+def bar_of(session: RunSession) -> AbstractContextManager[Observer]:
+    """The progress of a new session: in a notebook's cell, on a terminal, or nowhere."""
+    console = Console(stderr=True)
+    if not (console.is_jupyter or console.is_terminal):
+        return nullcontext(Observer())
+    labels = {forecast.case.id: forecast.label for forecast in session.plan.forecasts}
+    bar = NotebookBar if console.is_jupyter else Bar
+    return bar(console, session.plan, labels, session.manifest.records, 0)
 
 
 class NotebookBar(Bar):

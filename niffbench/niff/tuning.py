@@ -74,6 +74,10 @@ def _key(kind: tuple[object, ...], x: Tensor) -> str:
 @functools.cache
 def _machine(gpu: str) -> str:
     """The processor that calls go to, and everything on it that engines are made of."""
+    return "\0".join((__version__, torch.__version__, code(), build.cpu(), str(build.tuning()), gpu))
+
+
+def code() -> str:
+    """A hash of the sources of engines and kernels."""
     sources = sorted(path for path in Path(__file__).parent.rglob("*.*") if path.suffix in (".py", ".c", ".h"))
-    code = hashlib.sha256("\0".join(source.read_text() for source in sources).encode()).hexdigest()
-    return "\0".join((__version__, torch.__version__, code, build.cpu(), str(build.tuning()), gpu))
+    return hashlib.sha256("\0".join(source.read_text() for source in sources).encode()).hexdigest()

@@ -560,7 +560,20 @@ def resolve(source: str, folders: Sequence[str]) -> Callable[..., Any]:
     """The callable that ``my_ops.py:MyConv`` or ``my_ops:MyConv`` names.
 
     Raises:
-        UsageError: for one that is not there, or whose module cannot be imported; with file and line.
+        UsageError: as :func:`attribute_of`, and for what cannot be called.
+    """
+    value = attribute_of(source, folders)
+    if not callable(value):
+        raise UsageError(f"{source}: is {_kind(value)}, and should be a callable that returns a torch.nn.Module")
+    made: Callable[..., Any] = value
+    return made
+
+
+def attribute_of(source: str, folders: Sequence[str]) -> Any:
+    """What ``my_ops.py:NAME`` or ``my_ops:NAME`` names.
+
+    Raises:
+        UsageError: for what is not there, or whose module cannot be imported; with file and line.
     """
     name, _, attribute = source.rpartition(":")
     value: Any = _loaded(name, tuple(folders))
@@ -569,10 +582,7 @@ def resolve(source: str, folders: Sequence[str]) -> Callable[..., Any]:
             public = [one for one in dir(value) if not one.startswith("_")]
             raise UsageError(f"{source}: {name} has no '{part}'{did_you_mean(part, public)}")
         value = getattr(value, part)
-    if not callable(value):
-        raise UsageError(f"{source}: is {_kind(value)}, and should be a callable that returns a torch.nn.Module")
-    made: Callable[..., Any] = value
-    return made
+    return value
 
 
 @cache

@@ -2,7 +2,7 @@
 
 The data are the 1,797 images of 8×8 pixels of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak,
 UCI, 1998) as ``sklearn.datasets.load_digits`` brings them along: real, and nothing is downloaded. The images are
-enlarged to 16×16, so that filters have room to be larger or smaller than the image.
+enlarged, to 16×16 unless asked otherwise, so that filters have room to be larger or smaller than the image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from niffbench.niff.catalogue import one_of
 from niffbench.niff.networks import Rule, convert
 
 SIDE = 16
-"""Height and width of the images that the networks see."""
+"""Height and width of the images that the networks see, unless another one is asked for."""
+
+SIDES = range(8, 225)
+"""Those that can be: from the data's own to the size of ImageNet's crops."""
 
 CLASSES = 10
 VARIANTS = ("niff", "twin")
@@ -32,7 +35,7 @@ TEST_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Digits:
-    """Images ``(N, 1, 16, 16)`` between 0 and 1, and their labels ``(N,)``; the test part is never trained on."""
+    """Images ``(N, 1, side, side)`` between 0 and 1 and labels ``(N,)``; the test part is never trained on."""
 
     train_images: Tensor
     train_labels: Tensor
@@ -84,7 +87,7 @@ class _Block(nn.Module):
 
 
 class DigitsNetwork(nn.Sequential):
-    """``(B, 1, 16, 16)`` to ``(B, 10)``: a 3×3 stem, two blocks at 16×16, a strided 3×3, two blocks at 8×8."""
+    """``(B, 1, H, W)`` to ``(B, 10)``: a 3×3 stem, two blocks, a strided 3×3, two blocks at half the size."""
 
     def __init__(self, width: int = 24) -> None:
         super().__init__()
@@ -114,24 +117,32 @@ def network(variant: str) -> nn.Module:
     return convert(DigitsNetwork(), Rule(pointwise=False)) if variant == "niff" else DigitsNetwork()
 
 
-def load() -> Digits:
+def load(side: int = SIDE, fold: tuple[int, int] | None = None) -> Digits:
     """The digits, split into three quarters to train on and one to test on, always the same way.
+
+    Args:
+        fold: the number of a fold from 0, and how many there are: the test part is then that fold of all digits.
 
     Raises:
         UsageError: if scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
+        from sklearn.model_selection import StratifiedKFold, train_test_split
     except ImportError as error:
         raise UsageError(
             "training on digits needs scikit-learn, which is not installed: pip install 'niffbench[test]'"
         ) from error
     data = load_digits()
     images = torch.from_numpy(data.images).float()[:, None] / 16
-    images = F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+    images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
     labels = torch.from_numpy(data.target)
-    train, test = train_test_split(range(len(labels)), test_size=TEST_SHARE, random_state=0, stratify=data.target)
+    if fold is None:
+        parts = train_test_split(range(len(labels)), test_size=TEST_SHARE, random_state=0, stratify=data.target)
+    else:
+        folds = StratifiedKFold(fold[1], shuffle=True, random_state=0)
+        parts = list(folds.split(data.target, data.target))[fold[0]]
+    train, test = parts
     return Digits(images[train], labels[train], images[test], labels[test])
 
 

@@ -50,6 +50,14 @@ class FilterSize:
         """The side 2i + 1 of the smallest centred window that holds ``share`` of the mass, on average."""
         return 1 + 2 * next(i for i, ratio in enumerate(self.mass_ratio) if ratio >= share - 1e-6)
 
+    def width_of(self, share: float) -> float:
+        """The same, interpolated between whole windows, of which that without a pixel holds nothing."""
+        sides = [0.0, *(min(2 * i + 1, max(self.height, self.width)) for i in range(len(self.mass_ratio)))]
+        ratios = [0.0, *self.mass_ratio]
+        last = next(i for i, ratio in enumerate(ratios) if ratio >= share - 1e-6)
+        part = (share - ratios[last - 1]) / (ratios[last] - ratios[last - 1])
+        return sides[last - 1] + min(part, 1.0) * (sides[last] - sides[last - 1])
+
 
 @dataclass(frozen=True)
 class Truncation:

@@ -129,7 +129,7 @@ def _study_layer(name: str, layer: FilteringLayer, x: Tensor, tolerance: float, 
         truncation=truncation,
         flops_form=_form_flops(layer, x),
         flops_truncated=None if truncation.side is None else truncation.flops_then * len(x),
-        pictures=_pictures(effective.kernels_of(layer, height, width)),
+        pictures=pictures_of(effective.kernels_of(layer, height, width)),
     )
 
 
@@ -147,7 +147,8 @@ def _form_flops(layer: FilteringLayer, x: Tensor) -> int:
     return cost.flops("forward")
 
 
-def _pictures(kernels: Tensor) -> NDArray[np.float64]:
+def pictures_of(kernels: Tensor) -> NDArray[np.float64]:
+    """The mean of |k| over kernels ``(N, H, W)``, then those of largest norm; ``(1 + n, H, W)``."""
     strongest = kernels.flatten(1).norm(dim=1).topk(min(PICTURED, len(kernels))).indices
     pictures: NDArray[np.float64] = (
         torch.cat((kernels.abs().mean(0, keepdim=True), kernels[strongest])).double().cpu().numpy()

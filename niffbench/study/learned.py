@@ -49,6 +49,7 @@ def learn(
     recipe: digits.Recipe,
     tolerance: float,
     *,
+    side: int = digits.SIDE,
     boundary: str = "circular",
     execution: str = "rfft",
     images: int = IMAGES,
@@ -59,6 +60,7 @@ def learn(
 
     Args:
         tolerance, boundary, only: as :func:`niffbench.study.filters.study`.
+        side: of the images.
         execution: the forms in which the trained layers are studied; training is in ``rfft``.
         on_epoch: told the variant and the number of its epochs done.
 
@@ -66,7 +68,7 @@ def learn(
         ValueError: for an unknown execution.
         UsageError: if scikit-learn is not installed, or for a name in ``only`` that no layer has.
     """
-    data = digits.load()
+    data = digits.load(side)
     trained = {}
     for variant in digits.VARIANTS:
 
@@ -77,7 +79,7 @@ def learn(
         trained[variant] = digits.train(variant, data, recipe, done)
     model = networks.execute_as(trained["niff"].network, execution)
     layers = study(model, data.test_images[:images], tolerance, boundary=boundary, only=only)
-    maps = networks.feature_maps(model, digits.SIDE, digits.SIDE)
+    maps = networks.feature_maps(model, side, side)
     names = [name for name, _ in networks.niff_layers(model)]
 
     def accuracy(sides: Mapping[str, int]) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from niffbench.report import text
 from niffbench.report.plots.canvas import (
     MUTED,
     Margins,
@@ -15,14 +16,20 @@ from niffbench.report.plots.canvas import (
     finish,
     legend,
     legend_height,
+    log_axis,
+    measured_axis,
     sheet,
 )
-from niffbench.report.plots.palette import BLUE, VERMILLION, Style
+from niffbench.report.plots.palette import BLUE, VERMILLION, Style, styles
+from niffbench.report.plots.tradeoffs import front
 from niffbench.report.slices import evenly
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
+
+    from niffbench.stats.intervals import Interval
+    from niffbench.study.effective import FilterSize
 
 MOST_PANELS = 6
 MOST_NAMES = 8
@@ -46,6 +53,19 @@ class Curves:
     whole: NDArray[np.float64]
     cropped: NDArray[np.float64]
     pictures: NDArray[np.float64]
+
+
+def curves_of(name: str, size: FilterSize, pictures: NDArray[np.float64]) -> Curves:
+    """A layer's figures as the arrays that plots take."""
+    return Curves(
+        name=name,
+        height=size.height,
+        width=size.width,
+        mass=np.asarray(size.mass_ratio),
+        whole=np.asarray(size.explained_variance),
+        cropped=np.asarray(size.explained_variance_crop),
+        pictures=pictures,
+    )
 
 
 def mass(layers: Sequence[Curves]) -> Plot:
@@ -170,6 +190,96 @@ def accuracies(cut: Mapping[int, float], whole: float, twin: float) -> Plot:
     )
 
 
+def widths(lines: Mapping[str, Sequence[tuple[int, Interval]]]) -> Plot:
+    """The width of a layer's filters against the side of its map, in pixels and as a share of it.
+
+    ``lines`` has for each layer the sides of its maps and what holds 90 % of the mass on them.
+    """
+    sides = sorted({side for line in lines.values() for side, _ in line})
+    marks = dict(zip(lines, styles((name, name) for name in lines).values(), strict=True))
+    whole = {"the whole map": Style(MUTED, (0, (1.2, 1.4)), "")}
+    figure, [axes] = sheet(1, 2, (3.1, 2.3), Margins(across=0.8), below=legend_height([*marks, *whole], 7.5))
+    for axis, relative in zip(axes, (False, True), strict=True):
+        every = []
+        for name, line in lines.items():
+            of = [side if relative else 1 for side, _ in line]
+            values = [(one.estimate or 0.0) / unit for (_, one), unit in zip(line, of, strict=True)]
+            _line(axis, np.array([side for side, _ in line]), np.array(values), marks[name])
+            for (side, one), unit in zip(line, of, strict=True):
+                if one.low is not None and one.high is not None:
+                    axis.plot(
+                        [side, side], [one.low / unit, one.high / unit], color=marks[name].colour, linewidth=1
+                    )
+            every += values
+        axis.plot(sides, [1.0 if relative else side for side in sides], color=MUTED, linestyle=(0, (1.2, 1.4)))
+        measured_axis(axis, "x", sides)
+        axis.set_xlabel("side of the map, pixels")
+        if relative:
+            axis.set_ylim(0, 1.03)
+            _percent(axis)
+            axis.set_ylabel("width, of the map")
+        else:
+            log_axis(axis, "y", [*every, *map(float, sides)], text.plain, base=2)
+            axis.set_ylabel("width, pixels")
+    legend(figure, marks | whole)
+    return finish(
+        figure,
+        name="widths",
+        title="How wide learned filters are",
+        alt=f"Width that holds 90 % of the kernel mass against the side of the map, for {len(lines)} layers.",
+        caption="The side of the centred window that holds 90 % of Σ|k|, median and 95 % interval over seeds. "
+        "Filters of a fixed size lie level on the left, of a fixed share of the map on the right.",
+    )
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network: its accuracy, seconds and bytes of a call; ``error`` of its outputs where it has no accuracy."""
+
+    accuracy: Interval | None
+    latency: float | None
+    memory: float | None
+    error: float | None = None
+
+
+def front_of_networks(points: Mapping[str, Point]) -> Plot | None:
+    """Accuracy against latency and against memory, with the Pareto front; None where nothing was measured."""
+    shown = {name: point for name, point in points.items() if point.latency and point.memory}
+    if len(shown) < 2:
+        return None
+    marks = dict(zip(shown, styles((name, name) for name in shown).values(), strict=True))
+    figure, [axes] = sheet(1, 2, (3.1, 2.3), Margins(across=0.9), below=legend_height(list(marks), 7.5))
+    scored = all(point.accuracy is not None for point in shown.values())
+    for axis, (noun, show, base) in zip(
+        axes, (("latency", text.seconds, 10), ("memory", text.size_of, 2)), strict=True
+    ):
+        places = {}
+        for name, point in shown.items():
+            x, style = float(getattr(point, noun)), marks[name]
+            y = float((point.accuracy.estimate if point.accuracy else point.error) or 0.0)
+            places[name] = (x, -y if scored else y)
+            if point.accuracy is not None and point.accuracy.low is not None and point.accuracy.high is not None:
+                axis.plot(
+                    [x, x], [point.accuracy.low, point.accuracy.high], color=style.colour, linewidth=1, alpha=0.5
+                )
+            axis.plot([x], [y], linestyle="none", marker=style.marker, color=style.colour, markersize=6)
+        edge = [(x, -y if scored else y) for x, y in front(list(places.values()))]
+        axis.step(*zip(*edge, strict=True), where="post", color=MUTED, alpha=0.5, linewidth=1, zorder=1)
+        log_axis(axis, "x", [x for x, _ in places.values()], show, base=base, most=5)
+        axis.set_xlabel(f"{noun} of a call")
+        axis.set_ylabel("accuracy" if scored else "relative error of outputs")
+        _percent(axis, None if scored else 1)
+    legend(figure, marks, lines=False)
+    return finish(
+        figure,
+        name="networks",
+        title="Accuracy against latency and memory" if scored else "Error against latency and memory",
+        alt=f"Scatter plots of {len(shown)} networks, one mark each; the table of networks holds the numbers.",
+        caption="Bars are the accuracies' 95 % intervals. The grey line is the Pareto front: what lies off it, "
+        "one on it is no worse in both.",
+    )
+
+
 def _styles(layers: Sequence[Curves]) -> Mapping[str, Style]:
     """A colour by depth, from a scale that is even to the eye and safe for the colour-blind."""
     from matplotlib import colormaps
@@ -203,10 +313,10 @@ def _whole_ticks(axis: Axes) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def _percent(axis: Axes) -> None:
+def _percent(axis: Axes, decimals: int | None = None) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
 
 
 def _picture(axis: Axes, picture: NDArray[np.float64], *, signed: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -49,17 +49,17 @@ class Request:
     """
 
     subject: str | None
-    network: str | None
-    epochs: int | None
-    only: tuple[str, ...]
-    keep: tuple[str, ...]
-    replaced: Mapping[str, str]
-    tolerance: float
-    size: int | None
-    batch: int | None
-    boundary: str
-    execution: str
-    seed: int
+    network: str | None = None
+    epochs: int | None = None
+    only: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    tolerance: float = 0.01
+    size: int | None = None
+    batch: int | None = None
+    boundary: str = "circular"
+    execution: str = "rfft"
+    seed: int = 0
 
     def check(self) -> None:
         """Raise UsageError for what does not go together."""
@@ -77,31 +77,37 @@ class Request:
         Raises:
             UsageError: for a request that cannot be met.
         """
-        with _within_memory():
+        with within_memory():
             if self.subject is None:
                 return self._of_trained(observer)
-            name, weights, model = self._model(self.subject)
-            return self._of(name, weights, model, observer), {}
+            name, weights, model, size = self.model(self.subject)
+            return replace(self, size=size)._of(name, weights, model, observer), {}
 
-    def _model(self, subject: str) -> tuple[str, str, nn.Module]:
-        """A network from a file, or one with random weights; its name, and what weights these are."""
+    def model(self, subject: str) -> tuple[str, str, nn.Module, int]:
+        """A network from a file, or one with random weights: its name, what weights these are, and its size.
+
+        Raises:
+            UsageError: for what is neither, or a checkpoint of another resolution than is asked for.
+        """
         exempt = f", {', '.join(self.keep)} not converted" if self.keep else ""
         try:
             if _is_file(subject):
                 checkpoint = stored.read(Path(subject))
+                if self.size is not None and checkpoint.size not in (None, self.size):
+                    raise UsageError(
+                        f"{subject}: was trained at {checkpoint.size}×{checkpoint.size}, not "
+                        f"{self.size}×{self.size}: its filters are other ones there"
+                    )
                 name = self.network or checkpoint.network
                 chosen = f" ({checkpoint.chosen})" if checkpoint.chosen else ""
+                weights = f"weights of {Path(subject).name}{chosen}"
                 if name is None:
-                    return Path(subject).stem, f"weights of {Path(subject).name}{chosen}", self._bare(checkpoint)
+                    return Path(subject).stem, weights, self._bare(checkpoint), self.size or 224
+                size = checkpoint.size or self._size(name)
                 model = stored.restore(
-                    checkpoint,
-                    name,
-                    execution=self.execution,
-                    keep=self.keep,
-                    replaced=self.replaced,
-                    size=self._size(name),
+                    checkpoint, name, execution=self.execution, keep=self.keep, replaced=self.replaced, size=size
                 )
-                return name, f"weights of {Path(subject).name}{chosen}{exempt}", model
+                return name, f"{weights}{exempt}", model, size
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 model = stored.build(
@@ -111,7 +117,7 @@ class Request:
                     replaced=self.replaced,
                     size=self._size(subject),
                 )
-            return subject, f"untrained, random weights of seed {self.seed}{exempt}", model
+            return subject, f"untrained, random weights of seed {self.seed}{exempt}", model, self._size(subject)
         except ValueError as error:
             raise UsageError(str(error)) from error
 
@@ -131,7 +137,7 @@ class Request:
             raise UsageError(f"{name}: {error}{_with_filters(name)}") from error
         x, what = self._input(name, model)
         try:
-            with users_code(name) if ":" in name else contextlib.nullcontext(), _within_memory():
+            with users_code(name) if ":" in name else contextlib.nullcontext(), within_memory():
                 layers = study(model, x, self.tolerance, boundary=self.boundary, only=self.only, on_layer=observer)
         except ValueError as error:
             raise UsageError(f"{name}: {error}") from error
@@ -157,6 +163,7 @@ class Request:
             learned = learn(
                 recipe,
                 self.tolerance,
+                side=size,
                 boundary=self.boundary,
                 execution=self.execution,
                 images=images,
@@ -175,13 +182,14 @@ class Request:
         """The input's side.
 
         Raises:
-            UsageError: for another size than the digits'.
+            UsageError: for one that the digits cannot be enlarged to.
         """
         if not _on_digits(name):
             return self.size or 224
-        if self.size not in (None, digits.SIDE):
-            raise UsageError(f"--size {self.size}: the digits are {digits.SIDE}×{digits.SIDE}")
-        return digits.SIDE
+        if self.size is not None and self.size not in digits.SIDES:
+            sides = f"{digits.SIDES[0]}×{digits.SIDES[0]} to {digits.SIDES[-1]}×{digits.SIDES[-1]}"
+            raise UsageError(f"--size {self.size}: the digits are 8×8, and enlarged to {sides}")
+        return self.size or digits.SIDE
 
     def _input(self, name: str, model: nn.Module) -> tuple[Tensor, str]:
         """What the network is run on, and what that is.
@@ -190,7 +198,7 @@ class Request:
             UsageError: for more than fits in memory.
         """
         if _on_digits(name):
-            return digits.load().test_images[: self.batch or IMAGES], DIGITS
+            return digits.load(self._size(name)).test_images[: self.batch or IMAGES], DIGITS
         size, batch = self._size(name), self.batch or 1
         bare = isinstance(model, stored.BareLayers)
         channels = 1 if bare else image_channels(model)
@@ -223,7 +231,7 @@ def write(out: Path, report: FilterReport, networks: Mapping[str, nn.Module]) ->
         for name, content in files.items():
             (out / name).write_bytes(content)
         for name, model in networks.items():
-            stored.save(out / f"{name}.pt", name, model)
+            stored.save(out / f"{name}.pt", name, model, report.size)
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
 
@@ -246,7 +254,7 @@ def _on_digits(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _within_memory() -> Iterator[None]:
+def within_memory() -> Iterator[None]:
     """Turn a failure to allocate memory into a UsageError."""
     try:
         yield

@@ -33,6 +33,9 @@ from niffbench.suite import UserModule
 LARGEST_FILE = 2 * 2**30
 """Bytes; the largest network of the catalogue has a quarter of that."""
 
+LARGEST_SIDE = 8192
+"""Of images, as ``--size`` takes it."""
+
 _PREFIX = "digits-"
 
 
@@ -40,13 +43,15 @@ _PREFIX = "digits-"
 class Checkpoint:
     """Weights from the file ``path``, and the name of their network if the file says it.
 
-    ``chosen`` says which of several that it holds they are; empty of one alone.
+    ``chosen`` says which of several that it holds they are; empty of one alone. ``size`` is the side of the
+    images that the network was trained on, if the file says it.
     """
 
     path: Path
     state: Mapping[str, Tensor]
     network: str | None
     chosen: str = ""
+    size: int | None = None
 
 
 def names() -> tuple[str, ...]:
@@ -127,9 +132,12 @@ def _bases() -> tuple[str, ...]:
     return tuple(torchvision.models.list_models(module=torchvision.models))
 
 
-def save(path: Path, network: str, model: nn.Module) -> None:
-    """Write the weights of ``model``, which :func:`build` calls ``network``, for :func:`read`."""
-    torch.save({"network": network, "state_dict": model.state_dict()}, path)
+def save(path: Path, network: str, model: nn.Module, size: int | None = None) -> None:
+    """Write the weights of ``model``, which :func:`build` calls ``network``, for :func:`read`.
+
+    ``size`` is the side of the images that it was trained on.
+    """
+    torch.save({"network": network, "size": size, "state_dict": model.state_dict()}, path)
 
 
 def read(path: Path) -> Checkpoint:
@@ -142,7 +150,8 @@ def read(path: Path) -> Checkpoint:
         ValueError: for a file that is missing, too large, or holds no state dict. The message names the file.
     """
     content = _content(path)
-    network = content.get("network") if isinstance(content, Mapping) else None
+    said = content if isinstance(content, Mapping) else {}
+    network, size = said.get("network"), said.get("size")
     every = sorted(_state_dicts(content), key=lambda one: len(one[1]), reverse=True)
     if not every:
         raise ValueError(f"{path}: holds no state dict; save one with torch.save(model.state_dict(), FILE)")
@@ -150,7 +159,11 @@ def read(path: Path) -> Checkpoint:
     state = {key: _checked(path, key, value) for key, value in _unwrapped(largest).items()}
     alike = [other for other, one in every[1:] if len(one) == len(largest)]
     return Checkpoint(
-        path, state, network if isinstance(network, str) else None, f"'{where}', not '{alike[0]}'" if alike else ""
+        path,
+        state,
+        network if isinstance(network, str) else None,
+        f"'{where}', not '{alike[0]}'" if alike else "",
+        size if isinstance(size, int) and 0 < size <= LARGEST_SIDE else None,
     )
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from niffbench.report.plots.canvas import Plot
     from niffbench.study.filters import LayerStudy
     from niffbench.study.learned import Learned
-    from niffbench.study.plots import Curves
 
 HALF, MOST = 0.5, 0.9
 """The shares of kernel mass, and of variance, that the table gives sizes for."""
@@ -243,7 +242,8 @@ def plots(report: FilterReport) -> list[Plot]:
     from niffbench.report.plots.canvas import settings
     from niffbench.study import plots as filter_plots
 
-    curves, learned = [_curves(layer) for layer in report.layers], report.learned
+    learned = report.learned
+    curves = [filter_plots.curves_of(layer.name, layer.size, layer.pictures) for layer in report.layers]
     style: Any = settings()
     with matplotlib.rc_context(style):
         drawn = [
@@ -254,19 +254,3 @@ def plots(report: FilterReport) -> list[Plot]:
         if learned is not None:
             drawn.append(filter_plots.accuracies(learned.cut, learned.niff.accuracy, learned.twin.accuracy))
     return drawn
-
-
-def _curves(layer: LayerStudy) -> Curves:
-    """The layer's figures as the arrays that plots take."""
-    from niffbench.study.plots import Curves
-
-    size = layer.size
-    return Curves(
-        name=layer.name,
-        height=size.height,
-        width=size.width,
-        mass=np.asarray(size.mass_ratio),
-        whole=np.asarray(size.explained_variance),
-        cropped=np.asarray(size.explained_variance_crop),
-        pictures=layer.pictures,
-    )

@@ -1,0 +1,263 @@
+"""Shrinking by cross-validation: networks trained on the digits, each shrunk and judged on digits it never saw.
+
+Every digit is judged once. In each fold a part of the training digits is kept apart: solutions are verified on it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from niffbench.errors import UsageError
+from niffbench.report import text
+from niffbench.report.table import Column, Entry, Table, row_of
+from niffbench.report.writers.markdown import titled
+from niffbench.stats.intervals import Interval, median_of_rounds, ratio
+from niffbench.study import digits, stored
+from niffbench.study import shrink_tables as tables
+from niffbench.study.costs import Measuring
+from niffbench.study.images import of_digits
+from niffbench.study.request import Observer
+from niffbench.study.shrink import Quality
+from niffbench.study.shrinking import (
+    FORMS,
+    PUBLISHED,
+    SHRUNK,
+    TWIN,
+    Loaded,
+    ShrinkReport,
+    ShrinkRequest,
+    carry_out,
+)
+
+VERIFYING = 5
+"""One training digit in so many is kept apart, to verify solutions on."""
+
+Networks = tuple[nn.Module, nn.Module]
+"""A NIFF network and its 3×3 twin."""
+
+
+def fold_of(side: int, number: int, folds: int) -> tuple[digits.Digits, tuple[Tensor, Tensor]]:
+    """The digits of a fold, and images with labels that are neither trained on nor tested on."""
+    data = digits.load(side, (number, folds))
+    apart = list(range(0, len(data.train_labels), VERIFYING))
+    rest = [place for place in range(len(data.train_labels)) if place % VERIFYING]
+    verification = data.train_images[apart], data.train_labels[apart]
+    training = replace(data, train_images=data.train_images[rest], train_labels=data.train_labels[rest])
+    return training, verification
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The report of each fold. Quality adds up over folds; latencies are ratios, one a fold."""
+
+    reports: tuple[ShrinkReport, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The networks that were compared."""
+        return list(self.reports[0].compared)
+
+    def quality(self, name: str) -> Quality:
+        """Of one of the networks, over all digits."""
+        return reduce(add, (report.compared[name].quality for report in self.reports))
+
+    def latencies(self, name: str) -> list[float | None]:
+        """Seconds of a call, by fold."""
+        return [median_of_rounds(one.compared[name].figures.latency).estimate for one in self.reports]
+
+    def speed(self, name: str, other: str) -> Interval:
+        """The latency of one network to that of another, over folds."""
+        return ratio(self.latencies(other), self.latencies(name), paired=True)
+
+
+def cross_validate(
+    folds: int,
+    side: int,
+    request: ShrinkRequest,
+    measuring: Measuring,
+    observer: Observer = lambda *_: None,
+    *,
+    epochs: int | None = None,
+    train: Callable[[int, digits.Digits], Networks] | None = None,
+    on_fold: Callable[[int, ShrinkReport, Networks], None] = lambda *_: None,
+) -> Folds:
+    """Train, shrink and judge once a fold.
+
+    Args:
+        train: makes the networks of a fold; by default they are trained here, each fold from a seed of its own.
+        on_fold: is given what came of a fold as soon as it is there.
+
+    Raises:
+        UsageError, Interrupted, WorkerBroken: as :func:`niffbench.study.shrinking.carry_out`.
+    """
+    reports = []
+    for number in range(folds):
+        data, verification = fold_of(side, number, folds)
+        if train is None:
+            with measuring.stop.at_any_moment():
+                pair = _trained(data, request.seed + number, epochs, f"fold {number + 1}", observer)
+        else:
+            pair = train(number, data)
+        weights = f"trained on the digits, fold {number + 1} of {folds}"
+        loaded = Loaded(
+            "digits-niff", weights, *pair, of_digits(data, verification), request.budget or request.usual
+        )
+        report = carry_out(loaded, replace(request, seed=request.seed + number), measuring, observer)
+        on_fold(number, report, pair)
+        reports.append(report)
+    return Folds(tuple(reports))
+
+
+def _trained(data: digits.Digits, seed: int, epochs: int | None, where: str, observer: Observer) -> Networks:
+    recipe = digits.Recipe(seed=seed) if epochs is None else digits.Recipe(epochs=epochs, seed=seed)
+    trained = []
+    for variant in digits.VARIANTS:
+        what = f"{where}, training {variant}"
+        done = digits.train(variant, data, recipe, lambda *_, what=what: observer(what, recipe.epochs))
+        trained.append(done.network)
+    return trained[0], trained[1]
+
+
+def sentences(folds: Folds) -> list[str]:
+    """What holds on average, with its interval, and what differs between folds."""
+    own = folds.quality(SHRUNK)
+    first = folds.reports[0]
+    said = []
+    if own.accuracy is not None and own.loss is not None:
+        inside = own.loss.high is not None and own.loss.high <= first.budget.value
+        certain = "certainly within" if inside else "on average within" if own.within(first.budget) else "beyond"
+        said.append(
+            f"Over {text.plural(len(folds.reports), 'fold')} and {own.images:,} digits, each judged by a network "
+            f"that never saw it, shrinking loses {tables.points(own.loss)} points of accuracy, paired: {certain} "
+            f"the {text.percent(first.budget.value)} that were allowed."
+        )
+    ratios = [(other, folds.speed(SHRUNK, other)) for other in (PUBLISHED, FORMS, TWIN) if other in folds.names]
+    named = [f"{text.ratio(interval)} the latency of {tables.IN_WORDS[other]}" for other, interval in ratios]
+    said.append(f"The shrunk networks have {text.listing(named, 9)}, over folds.")
+    forms = dict(ratios)[FORMS]
+    if forms.high is None or forms.high >= 1:
+        sums = [tables.sums(report.shrunk) for report in folds.reports]
+        low, high = (end(one["cheapest"] for one in sums) for end in (min, max))
+        least, most = (end(one["forms"] for one in sums) for end in (min, max))
+        said.append(
+            "They are not faster than the fastest forms for certain: layer by layer these take "
+            f"{text.seconds(least)} to {text.seconds(most)} in all, every layer's cheapest candidate within reach "
+            f"{text.seconds(low)} to {text.seconds(high)}."
+        )
+    return said
+
+
+def networks(folds: Folds) -> Table:
+    """The networks over all folds."""
+    columns = (
+        Column("network"),
+        Column("accuracy", "figure"),
+        Column("lost, points", "figure"),
+        Column("latency", "figure", unit="s"),
+        Column("to published", "figure"),
+        Column("to fastest forms", "figure"),
+        Column("memory", "figure", unit="B"),
+    )
+    rows = []
+    for name in folds.names:
+        quality, latency = folds.quality(name), median_of_rounds(folds.latencies(name))
+        memory = median_of_rounds([report.compared[name].figures.memory for report in folds.reports])
+        ratios = [
+            Entry(text.MISSING) if other == name else Entry(text.ratio(folds.speed(name, other)))
+            for other in (PUBLISHED, FORMS)
+        ]
+        rows.append(
+            row_of(
+                name,
+                text.MISSING if quality.accuracy is None else tables.in_percent(quality.accuracy),
+                text.MISSING if quality.loss is None else tables.points(quality.loss),
+                Entry(text.seconds(latency.estimate), value=latency.estimate),
+                *ratios,
+                Entry(text.size_of(memory.estimate), value=memory.estimate),
+            )
+        )
+    caption = "Accuracy over all digits; latency and memory medians over folds, ratios paired by fold."
+    return Table("networks", "Whole networks, over folds", columns, tuple(rows), caption)
+
+
+def layers(folds: Folds) -> Table:
+    """What was learned and chosen in each layer, over folds."""
+    columns = (
+        Column("layer"),
+        Column("grid"),
+        Column("50 % mass", "figure"),
+        Column("90 % mass", "figure"),
+        Column("chosen, by how many folds"),
+    )
+    rows = []
+    for layer in folds.reports[0].shrunk.layers:
+        sizes = [report.facts[layer.name].size for report in folds.reports]
+        half, most = (median_of_rounds([size.width_of(share) for size in sizes]) for share in (0.5, 0.9))
+        chosen = Counter(report.shrunk.chosen[layer.name].candidate.name for report in folds.reports)
+        rows.append(
+            row_of(
+                layer.name,
+                f"{layer.height}×{layer.width}",
+                *(
+                    Entry(f"{one.estimate:.1f}", note=text.brackets(one), value=one.estimate)
+                    for one in (half, most)
+                ),
+                ", ".join(f"{name} ({count})" for name, count in chosen.most_common()),
+            )
+        )
+    caption = (
+        "Width in pixels that holds 50 % and 90 % of Σ|k|, interpolated, median over folds with its interval."
+    )
+    return Table("layers", "Layer by layer, over folds", columns, tuple(rows), caption)
+
+
+def write(out: Path, folds: Folds) -> None:
+    """The report on all folds.
+
+    Raises:
+        UsageError: when that fails.
+    """
+    head = f"# digits-niff, shrunk in {text.plural(len(folds.reports), 'fold')}"
+    title = text.markdown(tables.title(folds.reports[0]), 400)
+    blocks = [head, title, "\n".join(f"- {text.markdown(one, 800)}" for one in sentences(folds))]
+    blocks += [titled(networks(folds)), titled(layers(folds))]
+    blocks.append(f"Measured on {text.markdown(tables.machine(folds.reports[0]), 300)}.")
+    try:
+        (out / "report.md").write_bytes(("\n\n".join(blocks) + "\n").encode())
+        (out / "folds.json").write_bytes((json.dumps(plain(folds), indent=1, allow_nan=False) + "\n").encode())
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
+
+
+def plain(folds: Folds) -> dict[str, Any]:
+    """What is said of all folds, for JSON; each fold's own is in its folder."""
+    every: dict[str, Mapping[str, Any]] = {}
+    for name in folds.names:
+        quality = folds.quality(name)
+        every[name] = {
+            **asdict(quality),
+            "accuracy": None if quality.accuracy is None else asdict(quality.accuracy),
+            "loss": None if quality.loss is None else asdict(quality.loss),
+            "latency": folds.latencies(name),
+            "to_forms": None if name == FORMS else asdict(folds.speed(name, FORMS)),
+            "to_published": None if name == PUBLISHED else asdict(folds.speed(name, PUBLISHED)),
+        }
+    cut: Sequence[Mapping[str, str]] = [
+        {name: candidate.name for name, candidate in report.cuts.items()} for report in folds.reports
+    ]
+    return {"networks": every, "cut": cut, "sentences": sentences(folds)}
+
+
+def save(out: Path, pair: Networks, side: int) -> None:
+    """The networks of a fold, as checkpoints."""
+    for variant, network in zip(digits.VARIANTS, pair, strict=True):
+        stored.save(out / f"digits-{variant}.pt", f"digits-{variant}", network, side)

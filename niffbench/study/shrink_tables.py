@@ -1,0 +1,502 @@
+"""What became of a network that was shrunk, in words: sentences, tables, the page, Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from niffbench.errors import UsageError
+from niffbench.report import text
+from niffbench.report.table import Column, Entry, Row, Table, row_of
+from niffbench.report.writers import csv, html
+from niffbench.report.writers.markdown import titled
+from niffbench.study.candidates import Candidate
+from niffbench.study.choice import Option
+from niffbench.study.costs import OBJECTIVES
+from niffbench.study.shrink import Layer, Shrunk
+from niffbench.study.shrinking import FORMS, MODULE, PUBLISHED, SHRUNK, TWIN, WEIGHTS
+
+if TYPE_CHECKING:
+    from niffbench.report.plots.canvas import Plot
+    from niffbench.stats.intervals import Interval
+    from niffbench.study.shrink import Budget
+    from niffbench.study.shrinking import Compared, ShrinkReport
+
+IN_WORDS = {PUBLISHED: "the published network", FORMS: "its fastest forms", TWIN: "the 3×3 twin"}
+"""The networks that the shrunk one is compared with."""
+
+_SHOWN = {"latency": text.seconds, "memory": text.size_of, "parameters": text.count}
+
+LAYERS_CAPTION = (
+    "“90 % mass” is the side of the smallest centred window that holds 90 % of Σ|k|, on average over a layer's "
+    "kernels. The error is the relative L2 error of the layer's output on real activations, the expected harm "
+    "that of the network's output, to first order. Costs are those of the layer alone, measured at its own shape."
+)
+NETWORKS_CAPTION = (
+    "Accuracy is on images by which nothing was chosen, with its score interval; what is lost is paired, image by "
+    "image, against the network before. Latency is of a whole call, the median over rounds, all networks in every "
+    "round; its ratio is paired by round."
+)
+
+
+def title(report: ShrinkReport) -> str:
+    """One line: which network, whose weights, on what, to which budget."""
+    batch, _, height, width = report.shape
+    return (
+        f"{report.name}, {report.weights}; {report.what}; least {report.objective} of "
+        f"{text.plural(batch, 'image')} of {height}×{width}; {budget(report.budget)}"
+    )
+
+
+def budget(allowed: Budget) -> str:
+    """What may be lost, in words."""
+    if allowed.kind == "accuracy":
+        return f"at most {text.percent(allowed.value)} of accuracy may be lost"
+    return f"outputs may be {text.percent(allowed.value)} off"
+
+
+def sentences(report: ShrinkReport) -> list[str]:
+    """What was cut, what it lost and saved, whether that was foreseen, and what can be done with it."""
+    cuts, layers = report.cuts, report.shrunk.layers
+    within = text.percent(report.budget.value)
+    if report.undone:
+        said = [f"Nothing is cut: {report.undone}."]
+    elif not cuts:
+        said = [f"Nothing can be cut within {within}: no layer has a cheaper replacement that the budget allows."]
+    else:
+        named = text.listing([f"{name} ({candidate.name})" for name, candidate in cuts.items()], 6)
+        said = [f"{len(cuts)} of {text.plural(len(layers), 'layer')} can be cut within {within}: {named}."]
+    said += _quality(report)
+    said += _speed(report)
+    said += _foreseen(report)
+    if report.unwritten:
+        said.append(f"{MODULE} could not be written: {report.unwritten}. {WEIGHTS} has the weights.")
+    elif report.module is not None:
+        needs = "niffbench for the layers that are left" if "niffbench" in _imports(report) else "torch alone"
+        said.append(f"{MODULE} and {WEIGHTS} rebuild the network; they need {needs}.")
+    return said
+
+
+def _imports(report: ShrinkReport) -> str:
+    assert report.module is not None
+    return "\n".join(line for line in report.module[0].splitlines() if line.startswith("from "))
+
+
+def _quality(report: ShrinkReport) -> list[str]:
+    own = report.compared.get(SHRUNK)
+    if own is None:
+        return []
+    quality = own.quality
+    if quality.accuracy is None or quality.loss is None:
+        return [
+            f"On {quality.images:,} images that nothing was chosen by its outputs are "
+            f"{text.percent(quality.error)} off."
+        ]
+    return [
+        f"On {quality.images:,} images that nothing was chosen by it names {in_percent(quality.accuracy)} "
+        f"rightly; it loses {points(quality.loss)} points against the network before, paired."
+    ]
+
+
+def _speed(report: ShrinkReport) -> list[str]:
+    said = []
+    for other in (PUBLISHED, FORMS, TWIN):
+        interval = report.speed(other)
+        if interval is not None and not (report.undone and other == FORMS):
+            said.append(f"{text.ratio(interval)} the latency of {IN_WORDS[other]}")
+    if not said:
+        reason = next((one.figures.reason for one in report.compared.values() if one.figures.reason), None)
+        return [f"Whole networks were not timed: {text.clean(reason, 200)}."] if reason else []
+    sentence = f"It has {text.listing(said, 9)}."
+    ahead = report.speed(FORMS)
+    if report.objective == "latency" and (report.undone or ahead is None or ahead.high is None or ahead.high >= 1):
+        costs = sums(report.shrunk)
+        sentence += (
+            " It is not faster than the fastest forms for certain: layer by layer these take "
+            f"{text.seconds(costs['forms'])} in all, what was chosen {text.seconds(costs['chosen'])}, and the "
+            f"cheapest candidates within reach, whatever harm they do together, {text.seconds(costs['cheapest'])}."
+        )
+    return [sentence]
+
+
+def sums(shrunk: Shrunk) -> dict[str, float]:
+    """Costs of all layers together: in their cheapest forms, as chosen, and of the cheapest candidates."""
+    return {
+        "forms": sum(option.cost for option in shrunk.forms.values()),
+        "chosen": sum(option.cost for option in shrunk.chosen.values()),
+        "cheapest": sum(min(option.cost for option in some) for some in shrunk.options.values()),
+    }
+
+
+def _foreseen(report: ShrinkReport) -> list[str]:
+    attempts = report.shrunk.attempts
+    if not report.shrunk.cuts and len(attempts) < 2:
+        return []
+    last = attempts[-1]
+    said = [
+        f"To first order the choice does {text.percent(last.expected)} of harm to the outputs; it does "
+        f"{text.percent(last.measured)}."
+    ]
+    if len(attempts) > 1:
+        failed = text.plural(len(attempts) - 1, "cheaper solution")
+        said.append(f"{failed} failed verification; the last verified one is kept.")
+    own, forms = report.compared.get(SHRUNK), report.compared.get(FORMS)
+    if report.objective == "latency" and own and forms and not report.undone:
+        costs = sums(report.shrunk)
+        times = [_median(one.figures.latency) for one in (forms, own)]
+        if times[0] is not None and times[1] is not None:
+            saved = text.seconds(costs["forms"] - costs["chosen"])
+            said.append(
+                f"Layers measured alone foretell that {saved} a call is saved against the fastest forms; the "
+                f"networks differ by {text.seconds(times[0] - times[1])}."
+            )
+    return said
+
+
+def _median(rounds: Sequence[float | None]) -> float | None:
+    values = sorted(value for value in rounds if value is not None)
+    return values[len(values) // 2] if values else None
+
+
+def in_percent(interval: Interval) -> str:
+    """A share with its interval, in percent."""
+    return f"{100 * (interval.estimate or 0):.1f} % {_ends(interval)}".rstrip()
+
+
+def points(interval: Interval) -> str:
+    """A difference of shares, in points."""
+    return f"{100 * (interval.estimate or 0):.2f} {_ends(interval)}".rstrip()
+
+
+def _ends(interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return ""
+    return f"[{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+
+
+def layers(report: ShrinkReport) -> Table:
+    """One line a layer: what was learned, what was chosen and why, error and cost before and after."""
+    show = _SHOWN.get(report.objective, text.plain)
+    columns = (
+        Column("layer"),
+        Column("grid", importance=6),
+        Column("kernels", "figure", importance=2),
+        Column("50 % mass", "figure", importance=3),
+        Column("90 % mass", "figure", importance=7),
+        Column("chosen"),
+        Column("error", "figure"),
+        Column("expected harm", "figure", importance=5),
+        Column("published", "figure", importance=4),
+        Column("cheapest form", "figure", importance=8),
+        Column("chosen costs", "figure"),
+        Column("why", "prose", importance=1),
+    )
+    rows = [_layer_row(report, layer, show) for layer in report.shrunk.layers]
+    return Table("layers", f"Layer by layer, by {report.objective}", columns, tuple(rows), LAYERS_CAPTION)
+
+
+def _layer_row(report: ShrinkReport, layer: Layer, show: Any) -> Row:
+    shrunk, size = report.shrunk, report.facts[layer.name].size
+    chosen, form = shrunk.chosen[layer.name], shrunk.forms[layer.name]
+    published = _named(shrunk.options[layer.name], PUBLISHED)
+    error = layer.errors[chosen.candidate]
+    return row_of(
+        layer.name,
+        f"{layer.height}×{layer.width}",
+        f"{size.kernels:,}",
+        _square(size.side(0.5)),
+        _square(size.side(0.9)),
+        chosen.candidate.name,
+        Entry(text.percent(error), value=error),
+        Entry(text.percent(chosen.harm), value=chosen.harm),
+        Entry(show(published.cost) if published else text.MISSING, value=published.cost if published else None),
+        Entry(show(form.cost), note=form.candidate.name, value=form.cost),
+        Entry(show(chosen.cost), value=chosen.cost),
+        _why(layer, shrunk, show),
+    )
+
+
+def _named(options: Sequence[Option], form: str) -> Option | None:
+    return next((option for option in options if option.candidate.form == form), None)
+
+
+def _square(side: int) -> str:
+    return f"{side}×{side}"
+
+
+def _why(layer: Layer, shrunk: Shrunk, show: Any) -> str:
+    options, chosen = shrunk.options[layer.name], shrunk.chosen[layer.name]
+    cuts = [option for option in options if not option.candidate.exact]
+    if chosen.candidate.exact:
+        if not cuts:
+            best = min((one for one in layer.errors if not one.exact), key=layer.harm)
+            return (
+                f"no cut is within reach: {best.name}, the best, would do {text.percent(layer.harm(best))} of harm"
+            )
+        least = min(cuts, key=lambda option: option.cost)
+        if least.cost >= chosen.cost:
+            return f"no cut is cheaper: {least.candidate.name} costs {show(least.cost)}"
+        harm = f"its harm of {text.percent(least.harm)} is more than is left"
+        return f"{least.candidate.name} costs {show(least.cost)}, and {harm}"
+    cheaper = [option for option in cuts if option.cost < chosen.cost]
+    if not cheaper:
+        return "the cheapest within reach"
+    nearest = max(cheaper, key=lambda option: option.cost)
+    harm = f"its harm of {text.percent(nearest.harm)} is too much"
+    return f"{nearest.candidate.name} costs {show(nearest.cost)}, and {harm}"
+
+
+def networks(report: ShrinkReport) -> Table:
+    """Whole networks: how good they are on images that nothing was chosen by, and what a call of them costs."""
+    columns = (
+        Column("network"),
+        Column("accuracy", "figure"),
+        Column("lost, points", "figure"),
+        Column("latency", "figure", unit="s"),
+        Column("to published", "figure", importance=7),
+        Column("to fastest forms", "figure"),
+        Column("memory", "figure", unit="B", importance=6),
+        Column("parameters", "figure", importance=5),
+    )
+    rows = [_network_row(report, one) for one in report.compared.values()]
+    return Table("networks", "Whole networks", columns, tuple(rows), NETWORKS_CAPTION)
+
+
+def _network_row(report: ShrinkReport, one: Compared) -> Row:
+    from niffbench.stats.intervals import median_of_rounds, ratio
+
+    accuracy, loss = one.quality.accuracy, one.quality.loss
+    named = Entry(text.MISSING) if accuracy is None else Entry(in_percent(accuracy), value=accuracy.estimate)
+    lost = Entry(f"{text.percent(one.quality.error)} off")
+    if loss is not None:
+        lost = Entry(points(loss), value=loss.estimate)
+    latency = median_of_rounds(one.figures.latency)
+    ratios = []
+    for other in (PUBLISHED, FORMS):
+        base = report.compared[other].figures.latency
+        interval = None if other == one.name else ratio(base, one.figures.latency, paired=True)
+        ratios.append(
+            Entry(text.MISSING) if interval is None else Entry(text.ratio(interval), value=interval.estimate)
+        )
+    return row_of(
+        one.name,
+        named,
+        lost,
+        Entry(text.seconds(latency.estimate), value=latency.estimate),
+        *ratios,
+        Entry(text.size_of(one.figures.memory), value=one.figures.memory),
+        Entry(f"{one.parameters:,}", value=one.parameters),
+    )
+
+
+def attempts(report: ShrinkReport) -> Table:
+    """Every solution and its test."""
+    show = _SHOWN.get(report.objective, text.plain)
+    columns = (
+        Column("solution", "figure"),
+        Column("layers cut", "figure"),
+        Column("cost", "figure"),
+        Column("expected harm", "figure"),
+        Column("harm", "figure"),
+        Column("verified", "word"),
+    )
+    rows = []
+    for number, one in enumerate(report.shrunk.attempts, start=1):
+        cut = sum(not option.candidate.exact for option in one.choice.values())
+        rows.append(
+            row_of(
+                f"{number}",
+                f"{cut}",
+                Entry(show(one.cost), value=one.cost),
+                Entry(text.percent(one.expected), value=one.expected),
+                Entry(text.percent(one.measured), value=one.measured),
+                "holds" if one.holds else "fails",
+            )
+        )
+    caption = "Harm is the relative L2 error of the network's outputs on the images that verify."
+    return Table("solutions", "Solutions and their tests", columns, tuple(rows), caption)
+
+
+def plots(report: ShrinkReport) -> list[Plot]:
+    """The Pareto front, kernel mass and kernels."""
+    import matplotlib
+
+    from niffbench.report.plots.canvas import settings
+    from niffbench.study import plots as drawing
+
+    style: Any = settings()
+    curves = [report.facts[layer.name].curves for layer in report.shrunk.layers]
+    points = {
+        one.name: drawing.Point(
+            one.quality.accuracy,
+            _median(one.figures.latency),
+            one.figures.memory,
+            None if one.quality.accuracy is not None else one.quality.error,
+        )
+        for one in report.compared.values()
+    }
+    with matplotlib.rc_context(style):
+        front = drawing.front_of_networks(points)
+        return [*([front] if front else []), drawing.mass(curves), drawing.kernels(curves)]
+
+
+def markdown(report: ShrinkReport, drawn: Sequence[Plot]) -> str:
+    """The whole report, with the plots as files below ``plots/``."""
+    blocks = ["# A network, shrunk", text.markdown(title(report), 400)]
+    blocks.append("\n".join(f"- {text.markdown(sentence, 1000)}" for sentence in sentences(report)))
+    blocks += [titled(networks(report)), titled(layers(report)), titled(attempts(report))]
+    for plot in drawn:
+        blocks += [f"## {plot.title}", f"![{text.markdown(plot.alt, 300)}](plots/{plot.name}.svg)"]
+        blocks.append(text.markdown(plot.caption, 500))
+    blocks.append(f"Measured on {text.markdown(machine(report), 300)}, in {text.duration(report.seconds)} in all.")
+    return "\n\n".join(blocks) + "\n"
+
+
+def machine(report: ShrinkReport) -> str:
+    """Where costs were measured."""
+    facts = report.shrunk.costs.machine
+    names = [facts.get(key) for key in ("gpu", "processor")]
+    return text.listing([text.clean(name) for name in names if name], 3)
+
+
+def page(report: ShrinkReport, drawn: Sequence[Plot]) -> str:
+    """The same as one file of HTML, that needs no network."""
+    return (
+        html.environment()
+        .get_template("shrink.html.j2")
+        .render(
+            title=f"niffbench: {report.name}, shrunk",
+            lead=title(report),
+            sentences=sentences(report),
+            tables=[networks(report), layers(report), attempts(report)],
+            plots=drawn,
+            machine=f"Measured on {machine(report)}, in {text.duration(report.seconds)} in all.",
+            css=html.asset("report.css"),
+        )
+    )
+
+
+def comma_separated(report: ShrinkReport) -> str:
+    """The layers, one a line, numbers as they are."""
+    return csv.write(layers(report))
+
+
+def plain(report: ShrinkReport) -> dict[str, Any]:
+    """Everything but pictures and weights, for JSON."""
+    shrunk = report.shrunk
+    return {
+        "network": report.name,
+        "weights": report.weights,
+        "data": report.what,
+        "shape": list(report.shape),
+        "budget": asdict(report.budget),
+        "objective": report.objective,
+        "metric": OBJECTIVES[report.objective],
+        "machine": {
+            key: value for key, value in shrunk.costs.machine.items() if isinstance(value, str | int | float)
+        },
+        "layers": [_plain_layer(report, layer) for layer in shrunk.layers],
+        "tolerance": shrunk.tolerance,
+        "attempts": [
+            {
+                "tolerance": one.tolerance,
+                "cost": one.cost,
+                "expected": one.expected,
+                "measured": one.measured,
+                "holds": one.holds,
+                "choice": {name: option.candidate.name for name, option in one.choice.items()},
+            }
+            for one in shrunk.attempts
+        ],
+        "sums": sums(shrunk),
+        "verification": asdict(report.verification),
+        "networks": [_plain_network(one) for one in report.compared.values()],
+        "ratios": {
+            other: asdict(interval)
+            for other in (PUBLISHED, FORMS, TWIN)
+            if (interval := report.speed(other)) is not None
+        },
+        "cut": {name: candidate.name for name, candidate in report.cuts.items()},
+        "undone": report.undone,
+        "unwritten": report.unwritten,
+        "measured_cases": shrunk.costs.measured,
+        "lost": dict(shrunk.costs.lost),
+        "seconds": report.seconds,
+        "sentences": sentences(report),
+    }
+
+
+def _plain_layer(report: ShrinkReport, layer: Layer) -> dict[str, Any]:
+    size, shrunk = report.facts[layer.name].size, report.shrunk
+    costs: Mapping[Candidate, float] = {option.candidate: option.cost for option in shrunk.options[layer.name]}
+    return {
+        "layer": layer.name,
+        "kind": report.facts[layer.name].kind,
+        "height": layer.height,
+        "width": layer.width,
+        "side_50": size.side(0.5),
+        "side_90": size.side(0.9),
+        "chosen": shrunk.chosen[layer.name].candidate.name,
+        "cheapest_form": shrunk.forms[layer.name].candidate.name,
+        "candidates": [
+            {
+                "name": one.name,
+                "error": error,
+                "harm": layer.harm(one),
+                "cost": costs.get(one),
+                "parameters": one.parameters,
+            }
+            for one, error in layer.errors.items()
+        ],
+    }
+
+
+def _plain_network(one: Compared) -> dict[str, Any]:
+    accuracy, loss = one.quality.accuracy, one.quality.loss
+    return {
+        "name": one.name,
+        "parameters": one.parameters,
+        **asdict(one.quality),
+        "accuracy": None if accuracy is None else asdict(accuracy),
+        "loss": None if loss is None else asdict(loss),
+        "latency": list(one.figures.latency),
+        "memory": one.figures.memory,
+        "reason": one.figures.reason,
+    }
+
+
+def write(out: Path, report: ShrinkReport) -> None:
+    """Report, tables, plots, the network as a module with its weights, and all of it as JSON.
+
+    Raises:
+        UsageError: when that fails.
+    """
+    drawn = plots(report)
+    files = {
+        "report.md": markdown(report, drawn).encode(),
+        "report.html": page(report, drawn).encode(),
+        "table.csv": comma_separated(report).encode(),
+        "shrink.json": (as_json(report) + "\n").encode(),
+    }
+    for plot in drawn:
+        files |= {f"plots/{plot.name}.svg": plot.svg.encode(), f"plots/{plot.name}.png": plot.png}
+    if report.module is not None:
+        files[MODULE] = report.module[0].encode()
+    try:
+        (out / "plots").mkdir()
+        for name, content in files.items():
+            (out / name).write_bytes(content)
+        state = report.shrunk.model.state_dict() if report.module is None else dict(report.module[1])
+        torch.save(state, out / WEIGHTS)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
+
+
+def as_json(report: ShrinkReport) -> str:
+    """Everything in it but pictures and weights."""
+    return json.dumps(plain(report), indent=1, allow_nan=False)

@@ -1,0 +1,302 @@
+"""Shrinking as it is requested: whose layers, by which data, to which budget; and what is written of it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from niffbench.errors import UsageError
+from niffbench.niff import networks
+from niffbench.stats.intervals import Interval, ratio
+from niffbench.study import images as pictures
+from niffbench.study import shrink as choosing
+from niffbench.study import source, stored
+from niffbench.study.candidates import Candidate
+from niffbench.study.costs import Measuring, NetworkFigures, measure, measure_networks
+from niffbench.study.effective import FilterSize, analyse_layer, kernels_of
+from niffbench.study.filters import pictures_of
+from niffbench.study.images import Splits
+from niffbench.study.plots import Curves, curves_of
+from niffbench.study.request import Observer, Request, within_memory
+from niffbench.study.shrink import Budget, Quality, Shrunk, Tuning
+
+PUBLISHED, FORMS, TWIN, SHRUNK = "published", "fastest forms", "3×3 twin", "shrunk"
+"""The networks compared: as published, with each layer's cheapest form, the ordinary one, and what came of it."""
+
+MODULE, WEIGHTS = "shrunk.py", "shrunk.pt"
+
+
+@dataclass(frozen=True)
+class ShrinkRequest:
+    """What is shrunk, and how it is judged.
+
+    Attributes:
+        subject, network, keep, replaced, size: as of :class:`niffbench.study.request.Request`.
+        data: ``digits``, a folder or ``my_data.py:dataset``; None: noise, of networks for digits these.
+        batch: of the calls whose cost counts.
+        objective: one of :data:`niffbench.study.costs.OBJECTIVES`.
+        finetune: epochs for which what is cut is trained.
+        twin: a checkpoint of the ordinary network that the NIFF one is compared with.
+        most: images that are taken of the data.
+    """
+
+    subject: str
+    network: str | None = None
+    data: str | None = None
+    size: int | None = None
+    budget: Budget | None = None
+    batch: int = 1
+    objective: str = "latency"
+    finetune: int = 0
+    twin: Path | None = None
+    keep: tuple[str, ...] = ()
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    most: int = 3000
+    seed: int = 0
+
+    @property
+    def usual(self) -> Budget:
+        """What may be lost unless something is said."""
+        return Budget("accuracy", 0.002)
+
+    def load(self) -> Loaded:
+        """The network, its twin and the images.
+
+        Raises:
+            UsageError: for what cannot be loaded, or does not go together.
+        """
+        ask = Request(subject=self.subject, network=self.network, keep=self.keep, replaced=self.replaced)
+        ask = replace(ask, size=self.size, seed=self.seed)
+        name, weights, model, size = ask.model(self.subject)
+        if isinstance(model, stored.BareLayers):
+            raise UsageError(f"{self.subject}: does not say which network it is of; give --network NAME")
+        if not any(True for _ in networks.niff_layers(model)):
+            raise UsageError(f"{name} has no NIFF layer: there is nothing to shrink")
+        twin = None
+        if self.twin is not None:
+            read = Request(subject=str(self.twin), network=None, size=size, seed=self.seed)
+            twin = read.model(str(self.twin))[2]
+        of_digits = name.startswith("digits-")
+        data = self.data or (pictures.DIGITS if of_digits else None)
+        budget = self.budget or (self.usual if data else None)
+        if budget is None:
+            raise UsageError(
+                "by what is it judged? Give --data, with labels for a --budget in accuracy, or --max-error, the "
+                "relative error of its outputs that may be made"
+            )
+        channels = networks.image_channels(model)
+        if data is None:
+            if budget.kind == "accuracy":
+                raise UsageError("--budget is in accuracy: give --data with labels, or --max-error instead")
+            splits = pictures.noise(channels, size, self.seed)
+        else:
+            splits = pictures.load(data, channels, size, self.most, self.seed)
+        for one, what in ((model, self.subject), (twin, f"--twin {self.twin}")):
+            if one is not None:
+                _check_takes(one, _example(splits), what)
+        return Loaded(name, weights, model, twin, splits, budget)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network with its weights, its ordinary twin if there is one, and images to judge them by."""
+
+    name: str
+    weights: str
+    model: nn.Module
+    twin: nn.Module | None
+    splits: Splits
+    budget: Budget
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One of the networks: how good it is on images that no choice was made by, and what a call of it costs."""
+
+    name: str
+    parameters: int
+    quality: Quality
+    figures: NetworkFigures
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What was learned in a layer: how large its kernels are, and what they look like."""
+
+    kind: str
+    size: FilterSize
+    curves: Curves
+
+
+@dataclass(frozen=True)
+class ShrinkReport:
+    """All there is to say.
+
+    Attributes:
+        compared: networks by name, those of :data:`PUBLISHED`, :data:`FORMS`, :data:`TWIN` and :data:`SHRUNK` that
+            there are.
+        facts: of each layer, by name.
+        undone: why cuts that the budget allows were not kept; empty where they were.
+        verification: how the kept network does on the images that solutions were tested on.
+        unwritten: why no module could be written of the network; empty where it was.
+        seconds: that all of it took.
+    """
+
+    name: str
+    weights: str
+    what: str
+    shape: tuple[int, int, int, int]
+    budget: Budget
+    objective: str
+    shrunk: Shrunk
+    compared: Mapping[str, Compared]
+    facts: Mapping[str, LayerFacts]
+    verification: Quality
+    undone: str = ""
+    unwritten: str = ""
+    seconds: float = 0.0
+    module: tuple[str, Mapping[str, Tensor]] | None = field(default=None, repr=False)
+
+    @property
+    def cuts(self) -> Mapping[str, Candidate]:
+        """What became of the layers that were cut, by name."""
+        return {} if self.undone else self.shrunk.cuts
+
+    def speed(self, other: str) -> Interval | None:
+        """The latency of the shrunk network to that of another one; None where there is none."""
+        own, base = self.compared.get(SHRUNK), self.compared.get(other)
+        if own is None or base is None:
+            return None
+        return ratio(base.figures.latency, own.figures.latency, paired=True)
+
+
+def carry_out(
+    loaded: Loaded, request: ShrinkRequest, measuring: Measuring, observer: Observer = lambda *_: None
+) -> ShrinkReport:
+    """Shrink a network, verify it, and compare it with what it came from.
+
+    Raises:
+        UsageError: for a network or images that cannot be worked with.
+        Interrupted, WorkerBroken: as a run.
+    """
+    began = time.monotonic()
+    model, splits, budget = loaded.model.eval(), loaded.splits, loaded.budget
+    with within_memory(), measuring.stop.at_any_moment():
+        shape = (request.batch, *splits.shape)
+        reference = choosing.outputs_of(model, splits.verification)
+        choosing.check(model, reference, splits.verification, budget)
+        tolerance = choosing.tolerated(reference, budget) * (choosing.TUNED if request.finetune else 1.0)
+        layers = choosing.examine(model, splits.calibration, observer)
+    price = partial(measure, measuring=measuring, energy=request.objective == "energy")
+    costs = choosing.costs_of(layers, request.batch, tolerance, price, request.objective)
+    with within_memory(), measuring.stop.at_any_moment():
+        shrunk = choosing.shrink(
+            model,
+            layers,
+            costs,
+            budget=budget,
+            tolerance=tolerance,
+            verification=splits.verification,
+            reference=reference,
+            batch=request.batch,
+            objective=request.objective,
+            tuning=Tuning(splits.training, request.finetune, request.seed) if request.finetune else None,
+        )
+    report = ShrinkReport(
+        loaded.name,
+        loaded.weights,
+        splits.what,
+        shape,
+        budget,
+        request.objective,
+        shrunk,
+        {},
+        {layer.name: _facts(layer) for layer in layers},
+        choosing.quality(choosing.outputs_of(shrunk.model, splits.verification), reference),
+    )
+    report = replace(report, compared=_compared(report, loaded, measuring))
+    slower = report.speed(FORMS)
+    if report.cuts and request.objective == "latency" and slower is not None and (slower.low or 0.0) > 1.0:
+        plain = _with(model, {name: one.candidate for name, one in shrunk.forms.items()}, shrunk)
+        report = replace(
+            report,
+            undone="the whole network was slower than with the fastest forms",
+            shrunk=replace(shrunk, model=plain, chosen=shrunk.forms),
+            compared={**report.compared, SHRUNK: replace(report.compared[FORMS], name=SHRUNK)},
+        )
+    try:
+        title = f"{loaded.name}, shrunk by niffbench."
+        report = replace(report, module=source.written(report.shrunk.model, _example(splits), title, WEIGHTS))
+    except source.Unwritable as error:
+        report = replace(report, unwritten=str(error))
+    return replace(report, seconds=time.monotonic() - began)
+
+
+def _example(splits: Splits) -> Tensor:
+    return next(splits.calibration.batches())[0][:2]
+
+
+def _check_takes(model: nn.Module, x: Tensor, what: str) -> None:
+    """Raise UsageError for a network that cannot take such images."""
+    try:
+        with torch.no_grad(), within_memory():
+            model.eval()(x)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        shape = "×".join(map(str, x.shape[1:]))
+        raise UsageError(f"{what}: cannot take images of {shape}: {reason}") from error
+
+
+def _with(model: nn.Module, choice: Mapping[str, Candidate], shrunk: Shrunk) -> nn.Module:
+    return choosing.replaced(model, choice, shrunk.grids)
+
+
+def _facts(layer: choosing.Layer) -> LayerFacts:
+    size = analyse_layer(layer.layer, layer.height, layer.width)
+    kernels = kernels_of(layer.layer, layer.height, layer.width)
+    return LayerFacts(layer.layer.kind, size, curves_of(layer.name, size, pictures_of(kernels)))
+
+
+def _compared(report: ShrinkReport, loaded: Loaded, measuring: Measuring) -> dict[str, Compared]:
+    """All networks, measured side by side."""
+    model, shrunk = loaded.model, report.shrunk
+    published = {name: Candidate("form", 0, form="published") for name in shrunk.forms}
+    rivals = {
+        PUBLISHED: _published(_with(model, published, shrunk), model),
+        FORMS: _with(model, {name: one.candidate for name, one in shrunk.forms.items()}, shrunk),
+    }
+    if loaded.twin is not None:
+        rivals[TWIN] = loaded.twin.eval()
+    rivals[SHRUNK] = shrunk.model
+    with within_memory(), measuring.stop.at_any_moment():
+        reference = choosing.outputs_of(model, loaded.splits.held_out)
+        qualities = {
+            name: choosing.quality(choosing.outputs_of(one, loaded.splits.held_out), reference)
+            for name, one in rivals.items()
+        }
+    with tempfile.TemporaryDirectory(prefix="niffbench-") as scratch:
+        files = {}
+        for number, (name, one) in enumerate(rivals.items()):
+            files[name] = Path(scratch) / f"network{number}.pt"
+            torch.save(one, files[name])
+        figures = measure_networks(files, report.shape, reference.logits.shape[1], measuring)
+    return {
+        name: Compared(name, sum(p.numel() for p in one.parameters()), qualities[name], figures[name])
+        for name, one in rivals.items()
+    }
+
+
+def _published(changed: nn.Module, model: nn.Module) -> nn.Module:
+    """``changed`` with the spectral pointwise layers of ``model`` in their published form again."""
+    for name, layer in networks.niff_layers(model):
+        if layer.kind == "pointwise":
+            parent, _, last = name.rpartition(".")
+            setattr(changed.get_submodule(parent), last, layer.with_form("published"))
+    return changed
