@@ -28,6 +28,8 @@ PAGES = sorted(page.stem for page in DOCS.glob("*.md"))
 BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)```", re.DOTALL)
 BEFORE = {"figure": ["own-layer"]}
 """Pages whose runs a page looks at."""
+ELSEWHERE = {"notebook", "ray", "slurm"}
+"""Pages that are followed in other tests, what needs an engine in ``tests/launch``."""
 
 Follow = Callable[[str], None]
 
@@ -85,7 +87,7 @@ def execute(block: Block, place: Path) -> None:
             pytest.fail(f"nobody runs a block of {language or 'no language'}")
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != "notebook"])
+@pytest.mark.parametrize("page", sorted({*PAGES} - ELSEWHERE))
 def test_every_block_works_in_the_order_of_the_page(follow: Follow, page: str) -> None:
     follow(page)
 

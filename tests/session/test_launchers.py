@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,6 +109,19 @@ def test_no_engine_is_imported_before_it_is_asked_for() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("launcher", "module"), [("ray", "ray"), ("slurm", "submitit")])
+def test_an_engine_that_is_not_installed_is_one_message(tmp_path: Path, launcher: str, module: str) -> None:
+    (tmp_path / f"{module}.py").write_text("raise ImportError('planted')")
+    command = [sys.executable, "-m", "niffbench.cli", "run", "smoke", "--device", "cpu", "--on", launcher]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"pip install 'niffbench[{launcher}]'" in done.stderr
+    assert not (tmp_path / "reports").exists()
 
 
 @pytest.mark.parametrize("option", [["--workers", "2"], ["--launcher-option", "partition=gpu"]])

@@ -1,0 +1,289 @@
+"""Workers on the nodes of a Ray cluster, an existing one or one of this machine that ends with the run."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import re
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
+from types import TracebackType
+from typing import Any
+
+from niffbench import protocol
+from niffbench.anonymize import anonymize
+from niffbench.device import uses_accelerator
+from niffbench.errors import UsageError, did_you_mean
+from niffbench.launch import relay
+from niffbench.launch.base import Launcher, Request, WorkerBroken, WorkerEnd
+
+OPTIONS = ("address",)
+ANSWERING = 10.0
+"""Seconds that an address has to answer at all."""
+CONNECTING = 60.0
+"""Seconds that the nodes of a cluster have to answer."""
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Set to 0 before Ray is imported, it lets a Ray of one machine use the loopback address alone."""
+_STORE = 100_000_000  # bytes of shared memory for objects, which are lines of JSON
+
+
+class RayLauncher(Launcher):
+    """Each worker is a task whose results, lines, are streamed back as they come."""
+
+    is_here = False
+    tries = 3
+
+    def __init__(self) -> None:
+        self._numbers = relay.Numbers()
+        self._avoided: set[str] = set()
+        self._kept_running = 0
+
+    @property
+    def leftovers(self) -> str | None:
+        return relay.not_cancelled(self._kept_running, "Ray did not answer; `ray list tasks` shows them")
+
+    @contextmanager
+    def open(self, request: Request) -> Iterator[None]:
+        """Connect, see what room there is, and hold every node's environment to this one.
+
+        Raises:
+            UsageError: without Ray, a cluster that answers, room for a worker, or like environments.
+        """
+        address = request.options.get("address") or os.environ.get("RAY_ADDRESS") or "local"
+        if address == "local":
+            os.environ.setdefault(_LOOPBACK, "0")
+        try:
+            self._ray = importlib.import_module("ray")
+        except ImportError as error:
+            raise UsageError("--on ray: Ray is not installed; pip install 'niffbench[ray]'") from error
+        for key in request.options:
+            if key not in OPTIONS:
+                raise UsageError(f"--launcher-option {key}: is none of Ray's{did_you_mean(key, OPTIONS)}")
+        self.__init__()  # type: ignore[misc]
+        self._environment = relay.environment()
+        with _signals_kept():
+            self._connect(address)
+        try:
+            nodes = [node for node in self._ray.nodes() if node["Alive"]]
+            self._make_room(nodes, request)
+            self._check(nodes)
+            yield
+        finally:
+            with _signals_kept():
+                self._ray.shutdown()
+
+    def _connect(self, address: str) -> None:
+        # Ray's own messages are for who writes programs of it; what a worker prints comes with its end.
+        quiet = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": True}
+        own: dict[str, Any] = {}
+        if address == "local":
+            own = {"include_dashboard": False, "object_store_memory": _STORE}
+        if place := re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address):  # Ray itself would try for minutes
+            try:
+                socket.create_connection((place[1], int(place[2])), timeout=ANSWERING).close()
+            except OSError as error:
+                raise UsageError(
+                    f"--on ray: no cluster answers at '{address}' ({error.strerror or error})"
+                ) from error
+        try:
+            self._ray.init(address=address, **quiet, **own)
+        except Exception as error:  # Ray raises what its transport does
+            text = anonymize(" ".join(str(error).split()))[:300]
+            raise UsageError(f"--on ray: no cluster answers at '{address}' ({text})") from error
+
+    def _make_room(self, nodes: list[dict[str, Any]], request: Request) -> None:
+        """Work out what a worker gets, and how many the cluster has room for."""
+        sizes = [(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in nodes]
+        accelerated = uses_accelerator(request.device)
+        gpus = request.gpus
+        if gpus is None:
+            gpus = 1 if (any(size[1] for size in sizes) if accelerated is None else accelerated) else 0
+        # Of each node that has them: its cores, and how many workers its GPUs are enough for.
+        fit = [(cores, gpus_there // gpus if gpus else inf) for cores, gpus_there in sizes if cores]
+        fit = [(cores, most) for cores, most in fit if most]
+        if not fit:
+            raise UsageError(f"--gpus-per-worker {gpus}: no node of the cluster has so many")
+        shares = [cores // most if most < inf else cores for cores, most in fit]
+        cpus = request.cpus or max(1, int(min(shares)))
+        room = sum(int(min(cores // cpus, most)) for cores, most in fit)
+        if not room:
+            raise UsageError(f"--cpus-per-worker {cpus}: no node of the cluster has so many")
+        self.workers = min(request.workers or room, room)
+        self._resources = {"num_cpus": cpus, "num_gpus": gpus}
+        # As in a local run, a worker that has a whole node uses its physical cores.
+        self._threads = request.cpus
+
+    def _check(self, nodes: list[dict[str, Any]]) -> None:
+        """Raise UsageError for the nodes on which something else would measure than here."""
+        affinity = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+        ask = self._ray.remote(relay.environment).options
+        answers = []
+        for node in nodes:
+            there = affinity(node["NodeID"], soft=False)
+            answers.append(ask(num_cpus=0, max_retries=0, scheduling_strategy=there).remote())
+        ends = time.monotonic() + CONNECTING
+        faults = []
+        for number, (node, answer) in enumerate(zip(nodes, answers, strict=True)):
+            try:
+                theirs = self._ray.get(answer, timeout=max(1.0, ends - time.monotonic()))
+                difference = relay.unlike(theirs, self._environment)
+            except Exception as error:  # whatever keeps it from answering
+                if self._is_gone(node["NodeID"], error):
+                    continue
+                difference = f"does not answer ({anonymize(_last_line(error))})"
+            if difference is not None:
+                faults.append(f"node {number} of {len(nodes)}: {difference}")
+        if faults:
+            raise UsageError(f"--on ray: {' | '.join(faults[:5])}")
+
+    def _is_gone(self, node: str, error: Exception) -> bool:
+        """Whether a node died before it could answer: then nothing will be measured on it."""
+        errors = self._ray.exceptions
+        if isinstance(error, errors.TaskUnschedulableError | errors.NodeDiedError):
+            return True
+        return not any(one["Alive"] and one["NodeID"] == node for one in self._ray.nodes())
+
+    def avoid(self, node: str) -> bool:
+        self._avoided.add(node)
+        alive = {one["NodeID"] for one in self._ray.nodes() if one["Alive"] and one["Resources"].get("CPU")}
+        return bool(alive - self._avoided)
+
+    def start(self, task: protocol.Task, wake: int) -> RayWorker:
+        options: dict[str, Any] = {**self._resources, "num_returns": "streaming", "max_retries": 0}
+        if self._avoided:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._avoided))})"}
+        parcel = relay.pack(task, self._environment, self._threads)
+        try:
+            lines = self._ray.remote(_relay).options(**options).remote(parcel)
+        except Exception as error:
+            raise WorkerBroken(f"Ray takes no task ({anonymize(_last_line(error))})") from error
+        return RayWorker(self._ray, lines, wake, self._numbers, self._note_kept_running)
+
+    def _note_kept_running(self) -> None:
+        self._kept_running += 1
+
+
+LAUNCHER = RayLauncher()
+
+
+def _relay(parcel: bytes) -> Iterator[bytes]:
+    """On a node: the lines of a worker there."""
+    ray = importlib.import_module("ray")
+    yield from relay.relay(parcel, ray.get_runtime_context().get_node_id())
+
+
+class RayWorker:
+    """A task of Ray's; a thread waits for its lines."""
+
+    def __init__(self, ray: Any, lines: Any, wake: int, numbers: relay.Numbers, kept_running: Any) -> None:
+        self._ray = ray
+        self._lines = lines
+        self._mailbox = relay.Mailbox(numbers)
+        self._kept_running = kept_running
+        self._lock = threading.Lock()
+        self._bell, self._ring = os.pipe()
+        os.set_blocking(self._bell, False)
+        self._poll = select.poll()
+        self._poll.register(self._bell, select.POLLIN)
+        self._poll.register(wake, select.POLLIN)
+        self._wake = wake
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def __enter__(self) -> RayWorker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        self._listener.join(10.0)
+        if self._listener.is_alive():  # then its descriptors are its own
+            self._kept_running()
+            return
+        os.close(self._bell)
+        os.close(self._ring)
+
+    @property
+    def is_queued(self) -> bool:
+        return self._mailbox.node is None and self._mailbox.end is None
+
+    def next(self, deadline: float) -> protocol.Reply | WorkerEnd | None:
+        """The next message, the worker's end, or None at ``deadline``, a wake-up or when it is queued no more."""
+        while True:
+            with self._lock:
+                was_queued = self.is_queued
+                if (message := self._mailbox.take()) is not None:
+                    return message
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            ready = self._poll.poll(None if left == inf else 1000 * left)
+            if any(descriptor == self._wake for descriptor, _ in ready):
+                return None
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._bell, 4096)
+            if was_queued and not self.is_queued and not self._mailbox.messages:
+                return None
+
+    def arrived(self) -> list[protocol.Reply]:
+        with self._lock:
+            replies = list(self._mailbox.messages)
+            self._mailbox.messages.clear()
+        return replies
+
+    def kill(self) -> None:
+        with contextlib.suppress(Exception):  # it is gone already, or so is the cluster
+            self._ray.cancel(self._lines, force=True)
+
+    def _listen(self) -> None:
+        """Put every line into the mailbox, and at last how it ended."""
+        errors = self._ray.exceptions
+        try:
+            for line in self._lines:
+                self._put(self._ray.get(line))
+            self._lose("ended without a word")
+        except errors.TaskCancelledError:
+            self._lose("was cancelled")
+        except (errors.RayTaskError, errors.RuntimeEnvSetupError) as error:
+            self._lose(f"could not be run there: {_last_line(error)}", taken=False)
+        except Exception as error:  # the worker's process, its node or the cluster
+            self._lose(f"was lost with its node or process ({type(error).__name__})")
+
+    def _put(self, line: bytes) -> None:
+        with self._lock:
+            self._mailbox.put(line)
+        os.write(self._ring, b"!")
+
+    def _lose(self, cause: str, *, taken: bool = True) -> None:
+        with self._lock:
+            self._mailbox.lose(cause, taken=taken)
+        os.write(self._ring, b"!")
+
+
+def _last_line(error: BaseException) -> str:
+    """What an error says in the end: Ray puts tracebacks of other processes before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray, when it starts and ends, takes signals for itself that are the session's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

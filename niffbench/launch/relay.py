@@ -1,0 +1,196 @@
+"""What launchers of workers on other machines share: a task's way there, and the way back of the worker's lines.
+
+On the other machine :func:`relay` runs the very worker of a local run and passes its lines on. How they travel is
+the engine's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+import niffbench
+from niffbench import protocol
+from niffbench.anonymize import anonymize
+from niffbench.device import portable
+from niffbench.errors import plural
+from niffbench.fingerprint import differences
+from niffbench.launch.base import WorkerBroken, WorkerEnd
+from niffbench.launch.local import LocalLauncher
+
+SHARED_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables that engines set of themselves; a worker finds them as the session does instead, and all whose names
+begin with ``NIFFBENCH_``."""
+_LONG = 3600.0
+
+
+class Parcel(BaseModel):
+    """A task with what a worker finds elsewhere as it would here: ``folder`` and ``variables``; ``environment`` is
+    what must be the same there.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    task: protocol.Task
+    folder: str
+    variables: dict[str, str | None]
+    environment: dict[str, str]
+
+
+class At(BaseModel):
+    """The first line: the task has begun, on the machine that the engine calls ``node``."""
+
+    type: Literal["at"] = "at"
+    node: str
+
+
+class Gone(BaseModel):
+    """The last line: how the worker ended."""
+
+    type: Literal["gone"] = "gone"
+    cause: str
+    last_lines: tuple[str, ...] = ()
+    taken: bool = False
+
+
+_LINE: TypeAdapter[At | Gone] = TypeAdapter(Annotated[At | Gone, Field(discriminator="type")])
+
+
+def environment() -> dict[str, str]:
+    """What must be the same on every machine of a run: the code that measures, and torch."""
+    facts = {"niffbench": niffbench.__version__, "niffbench's code": _code()}
+    for package in ("torch", "torchvision"):
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = "not installed"
+    return facts
+
+
+def _code() -> str:
+    """A digest of the package's source files."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def unlike(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str | None:
+    """What of a machine's environment differs from the session's, in words; None: nothing."""
+    changes = differences(theirs, ours)
+    return "; ".join(f"{key} is {there} there and {here} here" for key, (there, here) in changes.items()) or None
+
+
+def pack(task: protocol.Task, ours: Mapping[str, str], threads: int | None) -> bytes:
+    """``task`` as it travels to machines whose environment is to be ``ours``.
+
+    Args:
+        threads: of operations on a CPU, where the task says nothing of them.
+    """
+    measure = task.settings.measure
+    measure = measure.model_copy(update={"threads": measure.threads or threads})
+    update = {"device": portable(task.settings.device), "measure": measure}
+    settings = task.settings.model_copy(update=update)
+    variables = {name: value for name, value in os.environ.items() if name.startswith("NIFFBENCH_")}
+    parcel = Parcel(
+        task=task.model_copy(update={"settings": settings}),
+        folder=str(Path.cwd()),
+        variables={**dict.fromkeys(SHARED_VARIABLES), **variables, **_set(SHARED_VARIABLES)},
+        environment=dict(ours),
+    )
+    return parcel.model_dump_json().encode()
+
+
+def _set(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def relay(parcel: bytes, node: str) -> Iterator[bytes]:
+    """Run the worker of a parcel here, on what the engine calls ``node``; yields its lines as they come."""
+    sent = Parcel.model_validate_json(parcel)
+    yield protocol.write(At(node=node))
+    if difference := unlike(environment(), sent.environment):
+        yield protocol.write(protocol.Refused(message=difference))
+        return
+    here = LocalLauncher(folder=sent.folder, variables={**sent.variables, protocol.NODE: node})
+    silent, other_end = os.pipe()
+    try:
+        with here.start(sent.task, silent) as worker:
+            while not isinstance(message := worker.next(time.monotonic() + _LONG), WorkerEnd):
+                if message is not None:
+                    yield protocol.write(message)
+        yield protocol.write(Gone(cause=message.cause, last_lines=message.last_lines, taken=message.taken))
+    except WorkerBroken as error:
+        yield protocol.write(Gone(cause=f"could not be started: {error}"))
+    finally:
+        os.close(silent)
+        os.close(other_end)
+
+
+class Numbers:
+    """The nodes of a session by their names, which are not to be told, numbered as they are met."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers: dict[str, int] = {}
+
+    def of(self, node: str) -> int:
+        """The number of a node."""
+        with self._lock:
+            return self._numbers.setdefault(node, len(self._numbers))
+
+
+class Mailbox:
+    """What came of a worker elsewhere: messages that nobody took yet, and its end once that is known.
+
+    Attributes:
+        node: what the engine calls its machine; None while it is queued.
+    """
+
+    def __init__(self, numbers: Numbers) -> None:
+        self._numbers = numbers
+        self.messages: deque[protocol.Reply] = deque()
+        self.node: str | None = None
+        self.end: WorkerEnd | None = None
+
+    def put(self, line: bytes) -> None:
+        """Take a line of the relay's."""
+        try:
+            if line.startswith((b'{"type":"at"', b'{"type":"gone"')):
+                own = _LINE.validate_json(line)
+                if isinstance(own, At):
+                    self.node = own.node
+                else:
+                    self.end = WorkerEnd(own.cause, own.last_lines, own.taken)
+                return
+            message = protocol.read(line)
+        except ValidationError:
+            self.end = WorkerEnd("sent what is no message")
+            return
+        if isinstance(message, protocol.Refused) and self.node is not None:
+            text = f"node {self._numbers.of(self.node)}: {message.message}"
+            message = message.model_copy(update={"message": text})
+        self.messages.append(message)
+
+    def lose(self, cause: str, *, taken: bool = True) -> None:
+        """The engine says that the worker is gone."""
+        self.end = self.end or WorkerEnd(anonymize(" ".join(cause.split()))[:300], taken=taken)
+
+    def take(self) -> protocol.Reply | WorkerEnd | None:
+        """The next of it; None while there is none."""
+        return self.messages.popleft() if self.messages else self.end
+
+
+def not_cancelled(number: int, how: str) -> str | None:
+    """What to say of workers that go on though they were asked to end; None where there are none."""
+    return f"{plural(number, 'worker')} may still be running: {how}" if number else None

@@ -1,0 +1,108 @@
+"""Real engines on this machine: what tests ask of runs on them, and the skip where they are not there."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from cli_process import Started, count, replay, suite, wait_for
+
+import niffbench
+from niffbench.results import MANIFEST, RECORDS, Run, read
+
+REQUIRED = os.environ.get("NIFFBENCH_TESTS_ENGINES") == "1"
+"""Whether engines must be there, as in CI."""
+FAULTS = int(os.environ.get("NIFFBENCH_TESTS_FAULTS", "2"))
+"""How often each kind of process is killed."""
+PACE = 0.3
+
+
+def lacking(what: str) -> NoReturn:
+    """Skip, or fail where engines must be there."""
+    if REQUIRED:
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+def prepared(place: Path, *, sizes: int = 4, rounds: int = 4, pace: float = 0.0) -> list[str]:
+    """A suite of three cases a size on a replay in ``place``; the arguments that run it, without ``--on``."""
+    place.mkdir(parents=True, exist_ok=True)
+    arguments = suite(place, range(9, 9 + sizes), rounds=rounds)
+    replay(place, pace=pace)
+    return [*arguments, "--no-report"]
+
+
+def keys(run: Run) -> list[tuple[str, int]]:
+    """Case and round of every record, sorted."""
+    return sorted((record.id, record.round) for record in run.records)
+
+
+def ended(place: Path, arguments: Iterable[str]) -> tuple[int, str]:
+    """Run niffbench to its end; returns its exit status and what it printed."""
+    with Started(place, arguments) as started:
+        return started.end(), started.said()
+
+
+def run_to_the_end(place: Path, arguments: Iterable[str]) -> Run:
+    status, printed = ended(place, arguments)
+    assert status == 0, printed
+    return read(place / "out")
+
+
+def survives(
+    place: Path,
+    on: list[str],
+    rng: random.Random,
+    kills: Sequence[Callable[[Started], object]],
+    whole: list[tuple[str, int]],
+) -> None:
+    """A run that ``kills`` strike at random moments, one after another, and at last the end of its session.
+
+    What was in the journal then is there, as it was, when the run has been resumed, and nothing is missing or has
+    failed.
+    """
+    arguments = prepared(place, pace=PACE)
+    out = place / "out"
+    with Started(place, [*arguments, *on]) as started:
+        for kill in kills:
+            more = count(out) + 2
+            wait_for(lambda more=more: count(out) >= more or started.process.poll() is not None)
+            time.sleep(rng.uniform(0.0, 0.7))
+            assert started.process.poll() is None, started.said()
+            kill(started)
+        started.kill()
+        assert "Traceback" not in started.said()
+    before = read(out).records
+    replay(place)
+    run = run_to_the_end(place, ["run", "made-up.toml", "--resume", "out", "--no-report", *on])
+    assert keys(run) == whole
+    assert run.records[: len(before)] == before
+    assert {record.status for record in run.records} == {"ok"}
+
+
+def written(out: Path) -> str:
+    """All that a run wrote for others to read."""
+    return (out / MANIFEST).read_text() + (out / RECORDS).read_text()
+
+
+def follow(page: str, place: Path) -> None:
+    """Do what a page of the documentation says, on a small suite in the place of ``smoke``."""
+    prepared(place, sizes=2)
+    text = (Path(niffbench.__file__).parent / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    assert lines
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert program == "niffbench"
+        arguments = ["made-up.toml" if argument == "smoke" else argument for argument in arguments]
+        if arguments[0] == "run":
+            arguments += ["--device", "replay:r.json"]
+        status, printed = ended(place, arguments)
+        assert status == 0, (line, printed)

@@ -1,0 +1,181 @@
+"""Runs on a real Ray of several nodes in this machine: the records of a local run, whatever is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from cli_process import Started, count, interrupt, wait_for
+from launch.engines import FAULTS, PACE, ended, follow, keys, lacking, prepared, run_to_the_end, survives, written
+
+import niffbench
+from niffbench.results import read
+
+NODE = {"num_cpus": 2, "object_store_memory": 80_000_000}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes of two cores each, which talk to nobody but this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # then it uses the loopback address
+        try:
+            from ray.cluster_utils import Cluster
+        except ImportError:
+            lacking("ray is not installed")
+        cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **NODE})
+        try:
+            cluster.add_node(**NODE)
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
+@pytest.fixture
+def on(cluster: Any) -> list[str]:
+    return ["--on", "ray", "--cpus-per-worker", "1", "--launcher-option", f"address={cluster.address}"]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int]]:
+    """Case and round of every record of a local run."""
+    place = tmp_path_factory.mktemp("local")
+    return keys(run_to_the_end(place, prepared(place)))
+
+
+def test_it_has_the_records_of_a_local_run_and_is_judged_like_one(
+    tmp_path: Path, on: list[str], local: list[tuple[str, int]], cluster: Any
+) -> None:
+    run = run_to_the_end(tmp_path, [*prepared(tmp_path), *on])
+    assert keys(run) == local
+    assert {record.status for record in run.records} == {"ok"}
+    assert {record.node for record in run.records} <= {0, 1}
+    assert len(run.manifest.nodes) == len({record.node for record in run.records})
+    assert cluster.address not in written(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "ray")
+    run_to_the_end(tmp_path, prepared(tmp_path))
+    status, printed = ended(tmp_path, ["check", "out", "ray"])
+    assert status in (0, 5), printed
+
+
+def relays(cluster: Any) -> list[psutil.Process]:
+    """Processes of the cluster's in which a worker's lines are passed on."""
+    nodes = {raylet.process.pid for node in cluster.list_all_nodes() for raylet in node.all_processes["raylet"]}
+    result = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.ppid() in nodes and process.name().startswith("ray::_relay"):
+                result.append(process)
+    return result
+
+
+@pytest.mark.parametrize("seed", range(FAULTS))
+def test_a_killed_worker_node_or_session_costs_nothing(
+    tmp_path: Path, on: list[str], local: list[tuple[str, int]], cluster: Any, seed: int
+) -> None:
+    rng = random.Random(seed)
+
+    def kill_worker(started: Started) -> None:
+        wait_for(lambda: relays(cluster) or started.process.poll() is not None)
+        rng.choice(relays(cluster)).kill()
+
+    def kill_node(started: Started) -> None:
+        [raylet] = node.all_processes["raylet"]
+        raylet.process.kill()
+
+    node = cluster.add_node(**NODE)
+    try:
+        survives(tmp_path, on, rng, rng.sample((kill_worker, kill_node), 2), local)
+    finally:
+        cluster.remove_node(node, allow_graceful=False)
+    wait_for(lambda: not relays(cluster))
+
+
+def test_an_interrupt_cancels_all_workers(tmp_path: Path, on: list[str], cluster: Any) -> None:
+    arguments = prepared(tmp_path, pace=PACE)
+    with Started(tmp_path, [*arguments, *on]) as started:
+        wait_for(lambda: count(tmp_path / "out") >= 2 or started.process.poll() is not None)
+        interrupt(started)
+        assert started.process.returncode == 130
+        printed = started.said()
+    assert f"--resume out {' '.join(on)}" in printed
+    assert "may still be running" not in printed
+    wait_for(lambda: not relays(cluster))
+
+
+def test_a_node_with_other_code_is_named_before_anything_is_measured(
+    tmp_path: Path, on: list[str], cluster: Any
+) -> None:
+    other = Path(shutil.copytree(Path(niffbench.__file__).parent, tmp_path / "other" / "niffbench"))
+    with (other / "__init__.py").open("a") as file:
+        file.write('__version__ = "9.9"\n')
+    node = cluster.add_node(env_vars={"PYTHONPATH": str(other.parent)}, **NODE)
+    try:
+        status, printed = ended(tmp_path, [*prepared(tmp_path), *on])
+    finally:
+        cluster.remove_node(node, allow_graceful=False)
+    assert status == 2, printed
+    assert printed.count("\n") == 1
+    assert re.search(
+        r"--on ray: node \d of 3: niffbench is 9\.9 there and [\d.]+ here; niffbench's code is", printed
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_an_address_a_ray_of_its_own_is_started_and_ended(tmp_path: Path, cluster: Any) -> None:
+    arguments = [*prepared(tmp_path, rounds=1), "--on", "ray", "--cpus-per-worker", "1", "--workers", "2"]
+    with Started(tmp_path, arguments) as started:
+        assert started.end() == 0, started.said()
+        wait_for(lambda: not started.family())
+    assert {record.status for record in read(tmp_path / "out").records} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--cpus-per-worker", "99"], "--cpus-per-worker 99: no node of the cluster has so many"),
+        (["--gpus-per-worker", "1"], "--gpus-per-worker 1: no node of the cluster has so many"),
+        (["--launcher-option", "adress=x"], "--launcher-option adress: is none of Ray's; did you mean 'address'?"),
+    ],
+)
+def test_what_the_cluster_has_not_is_one_message(
+    tmp_path: Path, cluster: Any, more: list[str], message: str
+) -> None:
+    address = ["--launcher-option", f"address={cluster.address}"]
+    status, printed = ended(tmp_path, [*prepared(tmp_path), "--on", "ray", *address, *more])
+    assert (status, printed.count("\n")) == (2, 1), printed
+    assert message in printed
+
+
+def test_a_cluster_that_does_not_answer_is_one_message(tmp_path: Path, cluster: Any) -> None:
+    where = ["--launcher-option", "address=127.0.0.1:1"]
+    status, printed = ended(tmp_path, [*prepared(tmp_path), "--on", "ray", *where])
+    assert (status, printed.count("\n")) == (2, 1), printed
+    assert "--on ray: no cluster answers at '127.0.0.1:1'" in printed
+
+
+def test_its_page_works(tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    follow("ray", tmp_path)
+
+
+def test_the_job_of_its_page_is_one() -> None:
+    from niffbench.commands.run import command
+
+    text = (Path(niffbench.__file__).parent / "docs" / "ray.md").read_text(encoding="utf-8")
+    job = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    program, run, *arguments = shlex.split(job["spec"]["entrypoint"])
+    assert (program, run) == ("niffbench", "run")
+    asked = command.make_context("run", arguments).params
+    assert (asked["suite"], asked["launcher"], asked["device"]) == ("stages", "ray", "cuda")
+    pod = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    assert asked["out"].is_relative_to(pod["containers"][0]["volumeMounts"][0]["mountPath"])

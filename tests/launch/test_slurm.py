@@ -1,0 +1,205 @@
+"""Runs on a real Slurm of one node in a temporary folder: the records of a local run, whatever is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import importlib.util
+import os
+import random
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from cli_process import Started, count, interrupt, wait_for
+from launch.engines import FAULTS, PACE, ended, follow, keys, lacking, prepared, run_to_the_end, survives
+
+CONFIGURATION = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmdPort={other_port}
+AuthType=auth/munge
+AuthInfo=socket={place}/munge.socket
+CryptoType=crypto/munge
+ProctrackType=proctrack/linuxproc
+ReturnToService=2
+SlurmctldPidFile={place}/slurmctld.pid
+SlurmdPidFile={place}/slurmd.pid
+SlurmdSpoolDir={place}/spool
+StateSaveLocation={place}/state
+SlurmUser={user}
+SlurmdUser={user}
+SlurmdParameters=config_overrides
+TaskPlugin=task/none
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmctldLogFile={place}/slurmctld.log
+SlurmdLogFile={place}/slurmd.log
+KillWait=2
+MinJobAge=60
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000 State=UNKNOWN
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Path]:
+    """Its folder; ``SLURM_CONF`` leads every program to it."""
+    for program in ("slurmctld", "slurmd", "munged", "sbatch"):
+        if shutil.which(program) is None:
+            lacking(f"{program} is not installed")
+    if importlib.util.find_spec("submitit") is None:
+        lacking("submitit is not installed")
+    place = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # paths of sockets are short
+    for folder in ("spool", "state"):
+        (place / folder).mkdir()
+    (place / "munge.key").write_bytes(os.urandom(128))
+    (place / "munge.key").chmod(0o400)
+    configuration = place / "slurm.conf"
+    host, user = socket.gethostname().partition(".")[0], getpass.getuser()
+    ports = {"port": free_port(), "other_port": free_port()}
+    configuration.write_text(CONFIGURATION.format(host=host, user=user, place=place, **ports))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(configuration))
+        patch.setenv("PATH", f"/usr/sbin:/sbin:{os.environ['PATH']}")
+        kept = {name: f"--{name}-file={place}/munge.{name}" for name in ("key", "log", "pid", "seed")}
+        munged = ["munged", "--force", f"--socket={place}/munge.socket", *kept.values()]
+        try:
+            for command in (munged, ["slurmctld"], ["slurmd"]):
+                subprocess.run(command, check=True, capture_output=True, timeout=60)
+            wait_for(lambda: "idle" in slurm("sinfo", "--noheader", "--format=%t"))
+            yield place
+        finally:
+            slurm("scancel", "--user", user)
+            for pid in place.glob("*.pid"):
+                with contextlib.suppress(psutil.Error, ValueError):
+                    psutil.Process(int(pid.read_text())).kill()
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def slurm(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+
+
+ON = ["--on", "slurm", "--workers", "2", "--cpus-per-worker", "1"]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int]]:
+    """Case and round of every record of a local run."""
+    place = tmp_path_factory.mktemp("local")
+    return keys(run_to_the_end(place, prepared(place)))
+
+
+def jobs() -> list[str]:
+    """What is in the queue."""
+    return slurm("squeue", "--noheader", "--array", "--format=%i|%T|%j").splitlines()
+
+
+def running() -> list[str]:
+    """The ids of what runs."""
+    return [line.partition("|")[0] for line in jobs() if "RUNNING" in line]
+
+
+def workers() -> list[psutil.Process]:
+    """Workers of this machine that a task of Slurm's runs."""
+    result = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if (
+                "niffbench.worker.main" in process.cmdline()
+                and os.environ["SLURM_CONF"] in process.environ().values()
+            ):
+                result.append(process)
+    return result
+
+
+def test_it_has_the_records_of_a_local_run_and_is_judged_like_one(
+    tmp_path: Path, cluster: Path, local: list[tuple[str, int]]
+) -> None:
+    run = run_to_the_end(tmp_path, [*prepared(tmp_path), *ON])
+    assert keys(run) == local
+    assert {record.status for record in run.records} == {"ok"}
+    assert {record.node for record in run.records} == {0}
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == ["findings.json", "records.jsonl", "run.json"]
+    assert not jobs()
+    assert not list(tmp_path.glob(".out*"))
+    (tmp_path / "out").rename(tmp_path / "slurm")
+    run_to_the_end(tmp_path, prepared(tmp_path))
+    status, printed = ended(tmp_path, ["check", "out", "slurm"])
+    assert status in (0, 5), printed
+
+
+@pytest.mark.parametrize("seed", range(FAULTS))
+def test_a_killed_worker_task_or_session_costs_nothing(
+    tmp_path: Path, cluster: Path, local: list[tuple[str, int]], seed: int
+) -> None:
+    """When the run is resumed its array is through, or it is not, and then is ended."""
+    rng = random.Random(seed)
+
+    def kill_worker(started: Started) -> None:  # as the kernel does when memory runs out
+        wait_for(lambda: workers() or started.process.poll() is not None)
+        rng.choice(workers()).kill()
+
+    def kill_task(started: Started) -> None:
+        wait_for(lambda: running() or started.process.poll() is not None)
+        slurm("scancel", "--signal=KILL", rng.choice(running()))
+
+    def kill_session(started: Started) -> None:
+        started.kill()
+        if seed % 2 == 0:
+            wait_for(lambda: not jobs())
+
+    survives(tmp_path, ON, rng, [*rng.sample((kill_worker, kill_task), 2), kill_session], local)
+    assert not jobs()
+    assert not (tmp_path / "out" / "slurm").exists()
+
+
+def test_an_interrupt_cancels_what_was_submitted(
+    tmp_path: Path, cluster: Path, local: list[tuple[str, int]]
+) -> None:
+    arguments = prepared(tmp_path, pace=PACE)
+    with Started(tmp_path, [*arguments, *ON]) as started:
+        wait_for(lambda: count(tmp_path / "out") >= 2 or started.process.poll() is not None)
+        interrupt(started)
+        assert started.process.returncode == 130
+        printed = started.said()
+    assert f"--resume out {' '.join(ON)}" in printed
+    assert not jobs()
+    assert "may still be running" not in printed
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["partition=nowhere"], "invalid partition specified: nowhere"),
+        (["time=never"], "Invalid --time specification"),
+    ],
+)
+def test_what_sbatch_does_not_take_is_one_message(
+    tmp_path: Path, cluster: Path, more: list[str], message: str
+) -> None:
+    options = [text for option in more for text in ("--launcher-option", option)]
+    status, printed = ended(tmp_path, [*prepared(tmp_path), *ON, *options])
+    assert (status, printed.count("\n")) == (2, 1), printed
+    assert message in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_its_page_works(tmp_path: Path, cluster: Path) -> None:
+    follow("slurm", tmp_path)
