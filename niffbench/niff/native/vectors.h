@@ -56,8 +56,24 @@ INLINE void transpose(Vector rows[LANES]) {
 #define LANE_COUNT (VECTOR_BYTES / REAL_BYTES)
 #if LANE_COUNT == 16
     EXCHANGE(SIXTEEN, 8) EXCHANGE(SIXTEEN, 4) EXCHANGE(SIXTEEN, 2) EXCHANGE(SIXTEEN, 1)
-#elif LANE_COUNT == 8
-    EXCHANGE(EIGHT, 4) EXCHANGE(EIGHT, 2) EXCHANGE(EIGHT, 1)
+#elif LANE_COUNT == 8 /* In an order of which each step is one instruction of AVX. */
+    _Pragma("GCC unroll 4") for (int i = 0; i < 8; i += 2) {
+        const Vector a = rows[i], b = rows[i + 1];
+        rows[i] = SHUFFLE(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
+        rows[i + 1] = SHUFFLE(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    _Pragma("GCC unroll 2") for (int i = 0; i < 8; i += 4) {
+        const Vector a = rows[i], b = rows[i + 1], c = rows[i + 2], d = rows[i + 3];
+        rows[i] = SHUFFLE(a, c, 0, 1, 8, 9, 4, 5, 12, 13);
+        rows[i + 1] = SHUFFLE(a, c, 2, 3, 10, 11, 6, 7, 14, 15);
+        rows[i + 2] = SHUFFLE(b, d, 0, 1, 8, 9, 4, 5, 12, 13);
+        rows[i + 3] = SHUFFLE(b, d, 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+    _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+        const Vector a = rows[i], b = rows[i + 4];
+        rows[i] = SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
+        rows[i + 4] = SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+    }
 #elif LANE_COUNT == 4
     EXCHANGE(FOUR, 2) EXCHANGE(FOUR, 1)
 #else
