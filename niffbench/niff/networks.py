@@ -191,6 +191,8 @@ class WithBias(nn.Module):
         self.bias = nn.Parameter(bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.layer, NiffDepthwise) and x.dim() == 4:
+            return self.layer.shifted(x, self.bias)
         bias = self.bias if self.layer.channel_dimension == 3 else self.bias[:, None, None]
         out: Tensor = self.layer(x) + bias
         return out

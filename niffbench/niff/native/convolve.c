@@ -118,11 +118,13 @@ typedef struct {
 
 static Plan make_plan(int length, const REAL *roots, const Axis *axis) {
     Plan plan = {.length = length, .roots = roots, .axis = axis};
-    int rest = length;
-    for (int odd = 7; odd > 2 && rest % 4 == 2; odd -= 2) /* A single 2 goes with an odd factor. */
-        if (rest % odd == 0) {
+    int rest = length, twos = 0;
+    while (rest % (2 << twos) == 0) twos++;
+    for (int odd = 7; odd > 2; odd -= 2) /* A 2 that no 8 takes goes with an odd factor. */
+        if (twos % 3 == 1 && rest % odd == 0) {
             plan.radix[plan.passes++] = 2 * odd;
             rest /= 2 * odd;
+            twos--;
         }
     while (rest % 2 == 0) { /* 16 = 4 · 4 rather than 8 · 2. */
         int radix = rest % 8 == 0 && (rest % 16 || rest % 32 == 0) ? 8 : rest % 4 == 0 ? 4 : 2;
@@ -295,6 +297,7 @@ PASS(2) PASS(3) PASS(4) PASS(5) PASS(6) PASS(7) PASS(8) PASS(10) PASS(14)
         fft_last(two, dft##two, one, other, out);                                                                \
     }
 ONE_PASS(7) ONE_PASS(14) TWO_PASSES(28, 4, 7) TWO_PASSES(32, 8, 4) TWO_PASSES(56, 8, 7) TWO_PASSES(64, 8, 8)
+TWO_PASSES(112, 14, 8)
 
 /* Outputs k, r - k and, of two at once, k + 1 and r - k - 1 of a direct sum; roots are `step` apart. */
 INLINE void direct_sums(int at_once, int k, int r, int step, const REAL *roots, Complex first, const Complex *sum,
@@ -372,6 +375,7 @@ static void fft(const Plan *plan, const Complex *in, Complex *out, Complex *othe
         case 32: fft32(plan->roots, in, out, other); return;
         case 56: fft56(plan->roots, in, out, other); return;
         case 64: fft64(plan->roots, in, out, other); return;
+        case 112: fft112(plan->roots, in, out, other); return;
     }
     int n = plan->length, stride = 1;
     for (int i = 0; i < plan->passes; i++) {
@@ -774,6 +778,7 @@ void niff_convolve(const Filter *filter, const Call *call, const char *x, char *
                     const Complex z = work.a[u], w = factor[u];
                     work.a[u] = (Complex){z.re * w.im + z.im * w.re, z.re * w.re - z.im * w.im}; /* swapped */
                 }
+                if (filter->shift && v == 0) work.a[0].im += load_some(filter->shift + channel, channels - channel);
                 fft(&shape.down, work.a, column, work.c, work.scratch);
             }
             rows_inverse(y + from, layout, &shape, &work, work.spectrum);

@@ -247,7 +247,7 @@ void niff_gradient(const Filter *filter, const Call *call, const char *x, const 
 
 static Filter filter_of(const Hidden *hidden, const REAL *const *tensors, const REAL *features) {
     const REAL *const *last = tensors + 2 * hidden->count;
-    return (Filter){NULL, features, last[0], last[1], hidden->scale, hidden->widths[hidden->count]};
+    return (Filter){NULL, features, last[0], last[1], hidden->scale, hidden->widths[hidden->count], NULL};
 }
 
 /* niff_features, and niff_convolve with what they are; `tensors` are those of the last layer too. */

@@ -140,6 +140,7 @@ class Filter(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("half", "features", "weight", "bias")),
         ("scale", ctypes.c_double),
         ("hidden", ctypes.c_int),
+        ("shift", ctypes.c_void_p),
     )
 
 

@@ -21,11 +21,12 @@ _EVEN = {2: 4, 4: 16, 8: 56}
 def radices(length: int) -> list[int]:
     """Those of the passes, in their order: ``make_plan``."""
     passes: list[int] = []
-    rest = length
-    for odd in (7, 5, 3):  # a single 2 goes with an odd factor
-        if rest % 4 == 2 and rest % odd == 0:
+    rest, twos = length, (length & -length).bit_length() - 1
+    for odd in (7, 5, 3):  # a 2 that no 8 takes goes with an odd factor
+        if twos % 3 == 1 and rest % odd == 0:
             passes.append(2 * odd)
             rest //= 2 * odd
+            twos -= 1
     while rest % 2 == 0:
         passes.append(8 if rest % 8 == 0 and (rest % 16 or rest % 32 == 0) else 4 if rest % 4 == 0 else 2)
         rest //= passes[-1]
