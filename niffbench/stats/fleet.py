@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from math import exp, sqrt
 from statistics import median
 from typing import TypeVar
@@ -54,6 +54,9 @@ TRIFLING = 0.01
 """A member that is slower by less is named by nobody."""
 PAIR = 0.10
 """Of two members, how much slower one must be at least."""
+MOST = 4096
+"""Members that are compared; no fleet has more."""
+_MOST_CELLS = 20_000_000
 _SWEEPS = 10
 FEWEST = 5
 """Values, one a case and round, of which a member is named."""
@@ -122,13 +125,14 @@ def shifts(
         alpha: share of fleets without a straggler in which one may be named.
 
     Returns:
-        One shift for each member that measured a case which others measured too.
+        One shift for each member that measured a case which others measured too; none of more than ``MOST``.
     """
     names = list(dict.fromkeys(member for member, *_ in values))
     cases = {case: place for place, case in enumerate(dict.fromkeys(case for _, _, case, _ in values))}
-    if len(names) < 2:
+    if not 1 < len(names) <= MOST or len(names) * len(cases) > _MOST_CELLS:
         return {}
-    rows = np.array([names.index(member) for member, *_ in values])
+    places = {name: place for place, name in enumerate(names)}
+    rows = np.array([places[member] for member, *_ in values])
     columns = np.array([cases[case] for _, _, case, _ in values])
     rounds = np.array([number for _, number, _, _ in values])
     logs = np.log([value for *_, value in values])
@@ -142,12 +146,13 @@ def shifts(
         centre = np.full(len(cases), np.nan)
         centre[own] = _polish(table[group][:, own])
         residuals = logs - centre[columns]
-        units = [_Units.of(rounds[inside & (rows == row)], residuals[inside & (rows == row)]) for row in group]
-        level = alpha * len(group) / sum(map(len, groups))
-        result |= {
-            names[row]: shift
-            for row, shift in zip(group, _judged(units, table[group][:, own], confidence, level), strict=True)
-        }
+        order = np.argsort(rows[inside], kind="stable")
+        bounds = np.searchsorted(rows[inside][order], [*group, len(names)])
+        parts = [order[start:end] for start, end in pairwise(bounds)]
+        units = [_Units.of(rounds[inside][part], residuals[inside][part]) for part in parts]
+        block = _Block(units, confidence, alpha * len(group) / sum(map(len, groups)))
+        judged = block.judged(table[group][:, own])
+        result |= {names[row]: shift for row, shift in zip(group, judged, strict=True)}
     return {name: result[name] for name in names if name in result}
 
 
@@ -215,89 +220,96 @@ class _Units:
         return cls(float(np.median(residuals)), np.array(medians), residuals.size)
 
 
-def _judged(units: Sequence[_Units], table: FloatArray, confidence: float, alpha: float) -> list[Shift]:
-    """The shifts of members that are comparable: ``units`` are each one's rounds, ``table`` its cases' logs."""
-    odd = _stragglers(units, alpha)
-    for place in sorted(odd):  # what is named must be slower by something in its own interval, too
-        ratio = _ratio(units, place, odd, confidence)
-        if ratio.low is None or ratio.low <= 1 or (ratio.estimate or 0.0) < 1 + TRIFLING:
-            odd -= {place}
-    result = []
-    for place in range(len(units)):
-        fellows = _fellows(len(units), place, odd)
-        own, others = table[place], table[fellows]
-        compared = np.isfinite(own) & np.isfinite(others).any(axis=0)
-        worst = np.max(np.where(np.isfinite(others), others, -np.inf), axis=0)
-        result.append(
-            Shift(
-                ratio=_ratio(units, place, odd, confidence),
-                fellows=len(fellows),
-                cases=int(compared.sum()),
-                slowest_in=int((compared & (own > worst)).sum()),
-                is_straggler=place in odd,
+class _Block:
+    """Members that are comparable."""
+
+    def __init__(self, units: Sequence[_Units], confidence: float, alpha: float) -> None:
+        self._units, self._confidence, self._alpha = units, confidence, alpha
+        self._shifts = np.array([unit.shift for unit in units])
+        self._freedom = sum(unit.rounds.size - 1 for unit in units)
+        squares = sum(float(unit.rounds.var()) * unit.rounds.size for unit in units)
+        # Of a round's shift within a member, of all members together.
+        self._within = squares / self._freedom if self._freedom else 0.0
+
+    def judged(self, table: FloatArray) -> list[Shift]:
+        """The members' shifts; ``table`` has the log of each one's cases."""
+        odd = self._stragglers()
+        for place in np.flatnonzero(odd):  # what is named must be slower by something in its own interval, too
+            ratio = self._ratio(place, odd)
+            if ratio.low is None or ratio.low <= 1 or (ratio.estimate or 0.0) < 1 + TRIFLING:
+                odd = odd & (np.arange(odd.size) != place)
+        # Of the members that are compared with, the slowest and the slowest but one in each case.
+        compared_with = ~odd if (~odd).sum() > 1 else np.ones_like(odd)
+        logs = np.where(np.isfinite(table) & compared_with[:, None], table, -np.inf)
+        first, (slowest, second) = logs.argmax(axis=0), np.sort(logs, axis=0)[:-3:-1]
+        result = []
+        for place, own in enumerate(table):
+            fellows = self._fellows(place, odd)
+            worst = np.where(first == place, second, slowest)
+            compared = np.isfinite(own) & np.isfinite(worst)
+            result.append(
+                Shift(
+                    ratio=self._ratio(place, odd),
+                    fellows=int(fellows.sum()),
+                    cases=int(compared.sum()),
+                    slowest_in=int((compared & (own > worst)).sum()),
+                    is_straggler=bool(odd[place]),
+                )
             )
-        )
-    return result
+        return result
 
+    def _fellows(self, place: int, odd: BoolArray) -> BoolArray:
+        """Whom a member is compared with: the others that are no stragglers, if there are any."""
+        others = np.arange(odd.size) != place
+        return others & ~odd if (others & ~odd).any() else others
 
-def _fellows(members: int, place: int, odd: set[int]) -> list[int]:
-    """Whom a member is compared with: the others that are no stragglers, if there are any."""
-    others = [other for other in range(members) if other != place]
-    return [other for other in others if other not in odd] or others
+    def _stragglers(self) -> BoolArray:
+        units, shifts, alpha = self._units, self._shifts, self._alpha
+        order = np.argsort(shifts)
+        odd = np.zeros(shifts.size, dtype=bool)
+        if shifts.size == 2:
+            low = self._ratio(int(order[1]), odd, 1 - 2 * alpha).low
+            odd[order[1]] = low is not None and low > 1 + PAIR
+            return odd
+        # One that measured less than the others is known less well, and differs the more for that alone.
+        errors = np.array([self._within * max(1 / u.rounds.size, _PER_VALUE / u.values) for u in units])
+        steps = max((shifts.size - 1) // 2, 1)
+        named = 0
+        for step in range(1, steps + 1):
+            rest, slowest = order[: shifts.size - step], order[shifts.size - step]
+            less_sure = max(float(errors[slowest] - errors[rest].mean()), 0.0)
+            error = sqrt(float(shifts[rest].var(ddof=1)) * (1 + 1 / rest.size) + less_sure)
+            distance = float(shifts[slowest] - shifts[rest].mean())
+            t = distance / error if error > 0 else np.inf * (distance > 0)
+            p = float(stdtr(rest.size - 1.0, -t)) * (rest.size + 1)
+            if p <= alpha / 2 ** min(step, steps - 1):
+                named = step
+        odd[order[shifts.size - named :]] = True
+        return odd & (np.array([unit.values for unit in units]) >= FEWEST)
 
+    def _ratio(self, place: int, odd: BoolArray, confidence: float | None = None) -> Interval:
+        """A member to its fellows: Welch's t, of its rounds against the fellows' shifts, of one fellow its rounds.
 
-def _stragglers(units: Sequence[_Units], alpha: float) -> set[int]:
-    shifts = np.array([unit.shift for unit in units])
-    order = np.argsort(shifts)
-    if len(units) == 2:
-        slow = int(order[1])
-        low = _ratio(units, slow, set(), 1 - 2 * alpha).low
-        return {slow} if low is not None and low > 1 + PAIR else set()
-    named = 0
-    # One that measured less than the others is known less well, and differs the more for that alone.
-    errors = np.array([_within(units) * max(1 / unit.rounds.size, _PER_VALUE / unit.values) for unit in units])
-    steps = max((len(units) - 1) // 2, 1)
-    for step in range(1, steps + 1):
-        rest, slowest = order[: len(units) - step], order[len(units) - step]
-        less_sure = max(float(errors[slowest] - errors[rest].mean()), 0.0)
-        error = sqrt(float(shifts[rest].var(ddof=1)) * (1 + 1 / rest.size) + less_sure)
-        distance = float(shifts[slowest] - shifts[rest].mean())
-        t = distance / error if error > 0 else np.inf * (distance > 0)
-        p = float(stdtr(rest.size - 1.0, -t)) * (rest.size + 1)
-        if p <= alpha / 2 ** min(step, steps - 1):
-            named = step
-    return {int(place) for place in order[len(units) - named :] if units[place].values >= FEWEST}
-
-
-def _within(units: Sequence[_Units]) -> float:
-    """The variance of a round's shift within a member, of all members together; 0 where none has two rounds."""
-    freedom = sum(unit.rounds.size - 1 for unit in units)
-    return sum(float(unit.rounds.var()) * unit.rounds.size for unit in units) / freedom if freedom else 0.0
-
-
-def _ratio(units: Sequence[_Units], place: int, odd: set[int], confidence: float) -> Interval:
-    """A member to its fellows: Welch's t, of its rounds against the fellows' shifts, of one fellow its rounds.
-
-    Fewer than ``_OWN`` rounds are taken to be as unsure as those of all members are.
-    """
-    fellows = [units[other] for other in _fellows(len(units), place, odd)]
-    own = units[place]
-    others = np.array([unit.shift for unit in fellows])
-    estimate = own.shift - float(others.mean())
-    pooled, pooled_freedom = _within(units), sum(unit.rounds.size - 1 for unit in units)
-    parts, freedoms = [], []
-    lone = len(fellows) == 1
-    for side in (own.rounds, fellows[0].rounds if lone else others):
-        few = (lone or side is own.rounds) and side.size < _OWN and pooled_freedom > 0
-        parts.append((pooled if few else float(side.var(ddof=1)) if side.size > 1 else 0.0) / side.size)
-        freedoms.append(pooled_freedom if few else side.size - 1)
-    if not freedoms[0] and freedoms[1]:  # one round each: that of this member differs as much as the fellows do
-        parts[0], freedoms[0] = parts[1] * others.size, freedoms[1]
-    if not min(freedoms):
-        why = "one round each: what another would give is unknown"
-        return Interval(exp(estimate), None, None, confidence, 1, "none", why)
-    square = sum(part**2 / free for part, free in zip(parts, freedoms, strict=True))
-    freedom = sum(parts) ** 2 / square if square > 0 else float(sum(freedoms))
-    half = float(stdtrit(freedom, (1 + confidence) / 2)) * sqrt(sum(parts))
-    ends = exp(estimate - half), exp(estimate + half)
-    return Interval(exp(estimate), *ends, confidence, own.rounds.size, "Welch t on logs of rounds and members")
+        Fewer than ``_OWN`` rounds are taken to be as unsure as those of all members are.
+        """
+        confidence = self._confidence if confidence is None else confidence
+        fellows, own = np.flatnonzero(self._fellows(place, odd)), self._units[place]
+        others = self._shifts[fellows]
+        estimate = own.shift - float(others.mean())
+        parts, freedoms = [], []
+        lone = fellows.size == 1
+        for side in (own.rounds, self._units[fellows[0]].rounds if lone else others):
+            few = (lone or side is own.rounds) and side.size < _OWN and self._freedom > 0
+            variance = self._within if few else float(side.var(ddof=1)) if side.size > 1 else 0.0
+            parts.append(variance / side.size)
+            freedoms.append(self._freedom if few else side.size - 1)
+        if not freedoms[0] and freedoms[1]:  # one round each: that of this member differs as much as fellows do
+            parts[0], freedoms[0] = parts[1] * others.size, freedoms[1]
+        if not min(freedoms):
+            why = "one round each: what another would give is unknown"
+            return Interval(exp(estimate), None, None, confidence, 1, "none", why)
+        square = sum(part**2 / free for part, free in zip(parts, freedoms, strict=True))
+        freedom = sum(parts) ** 2 / square if square > 0 else float(sum(freedoms))
+        half = float(stdtrit(freedom, (1 + confidence) / 2)) * sqrt(sum(parts))
+        ends = exp(estimate - half), exp(estimate + half)
+        return Interval(exp(estimate), *ends, confidence, own.rounds.size, "Welch t on logs of rounds and members")

@@ -192,6 +192,8 @@ def test_of_two_only_a_large_difference_makes_one_the_straggler(factor: float, e
     result = shifts(fleet(np.random.default_rng(7), 2, rounds=4, slower={0: 1.0, 1: factor}))
     assert named(result) == expected
     assert result[1].ratio.excludes(1.0)
+    assert (result[0].cases, result[0].slowest_in) == (20, 0)
+    assert (result[1].cases, result[1].slowest_in) == (20, 20)
 
 
 def test_what_nobody_would_mind_is_not_named() -> None:
