@@ -8,8 +8,9 @@ in milliseconds. ``STUB_WORKER`` holds its script, JSON:
 ``ceilings`` instead of their measurement (``fail``: it says why there are none), beside which ``others`` use that
 share of the processor. ``nodes`` and ``cards``: what the engine calls its machine, and its device's identity, of
 each round in turn; ``musts``, its facts. ``disturbed``: the factor on what a device takes while a worker is on
-another, of which they know by locks in ``folder``; ``absent``: the number of one that is not there. A fault
-strikes the cases and rounds it fits (keys left out fit all), each time, or only until ``once`` exists.
+another, of which they know by locks in ``folder``; ``absent`` and ``other``: the numbers of one that is not there
+and of one of another kind. A fault strikes the cases and rounds it fits (keys left out fit all), each time, or
+only until ``once`` exists.
 """
 
 from __future__ import annotations
@@ -176,6 +177,7 @@ class Stub:
             sys.exit(2)
         if devices:
             cards = [f"card {self.task['place']}"]
+            must = {"device": "another"} if self.task["place"] == self.script.get("other") else must
             self.be_seen()
         should = {"gpu_id": card} if (card := cards[self.task["round"] % len(cards)]) else {}
         self.send(

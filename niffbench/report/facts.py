@@ -8,7 +8,7 @@ from math import inf
 
 from niffbench.report import text
 from niffbench.report.digest import Cell, Digest
-from niffbench.results import Neighbours, background_load
+from niffbench.results import Disturbance, background_load
 from niffbench.session.outcome import measuring_share
 from niffbench.stats.power import half_and_most, noise, smallest_effect
 
@@ -34,8 +34,9 @@ def facts(digest: Digest) -> tuple[Fact, ...]:
         nodes = len({one.member[0] for one in members})
         devices = f"{text.plural(len(members), 'device')} of {text.plural(nodes, 'node')}"
         pairs.append(("fleet", f"{devices}; intervals are over these, the rounds of each taken together"))
-    if (beside := manifest.neighbours) is not None:
-        pairs.append(("neighbours", f"{_disturbed(beside)} than alone, over {text.plural(beside.pairs, 'pair')}"))
+    if (beside := manifest.disturbance) is not None:
+        worst = f"in that of {text.plural(beside.cases, 'case')} that is disturbed most"
+        pairs.append(("side by side", f"{_disturbed(beside)} than alone {worst}"))
     if (effects := _could_show(digest)) is not None:
         pairs.append(("could show", text.could_show(*effects)))
     if manifest.wall:
@@ -69,7 +70,7 @@ def _could_show(digest: Digest) -> tuple[float, float] | None:
     )
 
 
-def _disturbed(beside: Neighbours) -> str:
+def _disturbed(beside: Disturbance) -> str:
     ends = "" if None in (beside.low, beside.high) else f" [{_percent(beside.low)}, {_percent(beside.high)}]"
     others = text.plural(beside.devices - 1, "other device")
     return f"beside {others} one is {_percent(beside.ratio)} %{ends} slower"
@@ -126,10 +127,10 @@ def notices(digest: Digest) -> tuple[str, ...]:
         notes.append(
             f"{text.capital(str(beside))}: repeat the run on a quiet machine, or compare versions with ab."
         )
-    neighbours = run.manifest.neighbours
-    if neighbours is not None and neighbours.in_turn:
+    disturbance = run.manifest.disturbance
+    if disturbance is not None and disturbance.in_turn:
         how = "which was put up with" if run.manifest.settings.at_once else "so they were measured on in turn"
-        notes.append(f"Devices disturb each other: {_disturbed(neighbours)} than alone, {how}.")
+        notes.append(f"Devices disturb each other: {_disturbed(disturbance)} than alone, {how}.")
     notes += [f"{text.capital(sentence)}." for sentence in digest.fleet.sentences()]
     if lone := sum(len(set(cell.members.values())) == 1 for cell in _latencies(digest) if digest.fleet.members):
         notes.append(

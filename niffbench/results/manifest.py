@@ -174,11 +174,11 @@ class Ceilings(_Model):
         return next(rates, None)
 
 
-class Neighbours(_Model):
+class Disturbance(_Model):
     """How much slower a device is beside the others of its machine than alone, over pairs of both.
 
     Attributes:
-        ratio: beside the others over alone, with its 95 % interval.
+        ratio: beside the others over alone, in the case that is disturbed most, with its 95 % interval.
         in_turn: they disturb each other by more than is tolerated, so that one is to be measured on at a time.
     """
 
@@ -199,7 +199,7 @@ class Manifest(_Model):
     it after all rounds in which crossovers were bracketed. ``commit`` and ``dirty`` are those of what is measured,
     ``niffbench_commit`` and ``niffbench_dirty`` niffbench's own. ``nodes`` are the fingerprints of the machines
     that measured, in the order of their numbers, where there are several. ``devices`` says by its id how
-    ``--devices`` names a device, and ``neighbours`` whether these disturb each other.
+    ``--devices`` names a device, and ``disturbance`` whether these disturb each other.
     """
 
     schema_version: int = SCHEMA
@@ -222,7 +222,7 @@ class Manifest(_Model):
     modules: list[ModuleSource] = []
     nodes: list[Fingerprint] = []
     devices: dict[str, Annotated[str, Field(pattern=r"^[a-z]{1,20}:\d{1,6}$")]] = {}
-    neighbours: Neighbours | None = None
+    disturbance: Disturbance | None = None
     ci: dict[str, Fact] = {}
 
     @model_validator(mode="before")

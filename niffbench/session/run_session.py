@@ -22,9 +22,9 @@ from niffbench.operators.catalogue import catalogue
 from niffbench.results import Manifest, Record, Status
 from niffbench.session.budget import REPORT_TIME, Share, share
 from niffbench.session.directory import RunProgress, write_manifest
+from niffbench.session.disturbance import measure_disturbance
 from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.journal import Journal, JournalLost
-from niffbench.session.neighbours import disturbance
 from niffbench.session.nodes import Nodes, Whereabouts
 from niffbench.session.plan import WORKER, Plan
 from niffbench.session.refine import Refinement
@@ -147,19 +147,22 @@ class RunSession:
 
     def _take_turns_if_disturbed(self) -> None:
         """Measure on one device at a time where several disturb each other, unless asked otherwise."""
-        at_once, devices = self._settings.at_once, self._launcher.devices
+        at_once = self._settings.at_once
         if at_once is False:
             self._launcher.workers = 1
-        if self.workers < 2 or len(devices) < 2 or not self.progress.missing:
+        if self.workers < 2 or len(self._launcher.devices) < 2 or not self.progress.missing:
             return
-        neighbours = self.manifest.neighbours
-        if neighbours is None:
-            neighbours = disturbance(self._launcher, devices, self.plan, self._settings, self._modules, self._stop)
-            self.manifest = self.manifest.model_copy(update={"neighbours": neighbours})
+        disturbance = self.manifest.disturbance
+        if disturbance is None:
+            fingerprint = self.manifest.fingerprint
+            disturbance = measure_disturbance(
+                self._launcher, self.plan, self._settings, self._modules, fingerprint, self._stop
+            )
+            self.manifest = self.manifest.model_copy(update={"disturbance": disturbance})
             write_manifest(self.directory, self.manifest)
-        if neighbours is None:
+        if disturbance is None:
             self._notes.append("whether the devices disturb each other could not be measured")
-        if (neighbours is None or neighbours.in_turn) and not at_once:
+        if (disturbance is None or disturbance.in_turn) and not at_once:
             self._launcher.workers = 1
 
     def _conclude(self, *, finished: bool) -> None:

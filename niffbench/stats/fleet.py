@@ -234,7 +234,9 @@ class _Block:
     def judged(self, table: FloatArray) -> list[Shift]:
         """The members' shifts; ``table`` has the log of each one's cases."""
         odd = self._stragglers()
-        for place in np.flatnonzero(odd):  # what is named must be slower by something in its own interval, too
+        for place in np.flatnonzero(
+            odd
+        ).tolist():  # what is named must be slower by something in its own interval, too
             ratio = self._ratio(place, odd)
             if ratio.low is None or ratio.low <= 1 or (ratio.estimate or 0.0) < 1 + TRIFLING:
                 odd = odd & (np.arange(odd.size) != place)
@@ -261,7 +263,7 @@ class _Block:
     def _fellows(self, place: int, odd: BoolArray) -> BoolArray:
         """Whom a member is compared with: the others that are no stragglers, if there are any."""
         others = np.arange(odd.size) != place
-        return others & ~odd if (others & ~odd).any() else others
+        return np.asarray(others & ~odd if (others & ~odd).any() else others, dtype=bool)
 
     def _stragglers(self) -> BoolArray:
         units, shifts, alpha = self._units, self._shifts, self._alpha

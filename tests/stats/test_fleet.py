@@ -127,10 +127,10 @@ def test_of_fleets_without_a_straggler_few_have_one_named(
 
 def test_a_straggler_is_named_with_how_much_slower_it_is() -> None:
     generator = np.random.default_rng(3)
-    found = hits = 0
+    times = hits = 0
     for _ in range(50):
         result = shifts(fleet(generator, 8, between=0.005, slower={3: 1.061}, outliers=0.1))
-        found += named(result) == [3]
+        times += named(result) == [3]
         low, high = result[3].ratio.low, result[3].ratio.high
         assert low is not None
         assert high is not None
@@ -138,7 +138,7 @@ def test_a_straggler_is_named_with_how_much_slower_it_is() -> None:
         hits += low <= 1.061 <= high
         assert result[3].fellows == 7
         assert result[3].cases == 20
-    assert found >= 48
+    assert times >= 48
     assert hits >= 42
 
 

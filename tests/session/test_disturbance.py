@@ -15,14 +15,14 @@ from launchers import stub
 from run_session import Attempt, all_keys, asked, keys, suite_of
 
 from niffbench.device import host, several
-from niffbench.errors import UsageError
+from niffbench.errors import FingerprintsDiffer, UsageError
 from niffbench.launch import launcher, local
 from niffbench.launch.base import Request
 from niffbench.report.digest import gather
 from niffbench.report.facts import facts, notices
 from niffbench.results import MANIFEST, Run, read
 from niffbench.results.fleet import fleet
-from niffbench.session import neighbours
+from niffbench.session import disturbance as checking
 from niffbench.session.worker_session import TaskRefused
 
 SUITE = suite_of(rounds=4)
@@ -52,12 +52,12 @@ def test_every_device_measures_its_part_and_is_known_by_its_number(tmp_path: Pat
     assert {record.status for record in run.records} == {"ok"}
     assert [one.name for one in fleet(run).members] == ["fake:0", "fake:1", "fake:2"]
     assert {record.node for record in run.records} == {None}
-    found = run.manifest.neighbours
-    assert found is not None
-    assert (found.devices, found.in_turn) == (3, False)
-    assert found.ratio == pytest.approx(1.0)
+    beside = run.manifest.disturbance
+    assert beside is not None
+    assert (beside.devices, beside.in_turn) == (3, False)
+    assert beside.ratio == pytest.approx(1.0)
     assert "card" not in (run.path / MANIFEST).read_text().replace('"gpu_id": "card 0"', "")  # the survey's own
-    assert dict(facts(gather(run)))["neighbours"].startswith("beside 2 other devices one is 0.0 %")
+    assert dict(facts(gather(run)))["side by side"].startswith("beside 2 other devices one is 0.0 %")
 
 
 @pytest.mark.parametrize(("at_once", "said"), [(None, "in turn"), (True, "put up with")])
@@ -70,10 +70,10 @@ def test_devices_that_disturb_each_other_are_measured_on_in_turn(
     run = begin(attempt)
     assert keys(run) == all_keys(SUITE)
     assert len({record.device_id for record in run.records}) == 2
-    found = run.manifest.neighbours
-    assert found is not None
-    assert found.in_turn
-    assert found.ratio == pytest.approx(1.08)
+    beside = run.manifest.disturbance
+    assert beside is not None
+    assert beside.in_turn
+    assert beside.ratio == pytest.approx(1.08)
     samples = {sample for record in run.records for sample in record.latency["steady"].samples}
     assert samples == {0.001} if at_once is None else 0.001 * 1.08 in samples
     [notice] = [
@@ -84,7 +84,7 @@ def test_devices_that_disturb_each_other_are_measured_on_in_turn(
 
 def test_who_wants_it_in_turn_needs_no_check(tmp_path: Path, stubs: None) -> None:
     run = begin(disturbed(tmp_path, 1.5, at_once=False))
-    assert run.manifest.neighbours is None
+    assert run.manifest.disturbance is None
     assert {sample for record in run.records for sample in record.latency["steady"].samples} == {0.001}
 
 
@@ -95,14 +95,14 @@ def test_a_resumed_run_goes_on_as_it_began(tmp_path: Path, stubs: None) -> None:
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-5]))
     again = begin(attempt, resume=True)
     assert keys(again) == all_keys(SUITE)
-    assert again.manifest.neighbours == run.manifest.neighbours
+    assert again.manifest.disturbance == run.manifest.disturbance
     assert again.manifest.devices == run.manifest.devices
     assert {sample for record in again.records for sample in record.latency["steady"].samples} == {0.001}
 
 
 def test_devices_of_a_replay_disturb_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it was planted, for real workers on which time passes; the second is a straggler, too."""
-    monkeypatch.setattr(neighbours, "PAIRS", 2)
+    monkeypatch.setattr(checking, "PAIRS", 2)
     series = {"median": 0.001, "sigma": 0.001, "between": 0.0005}
     trace = {"cases": [{"latency": {"steady": series}}], "pace": 1.0, "slow": [1.0, 1.4], "disturbed": 1.05}
     (tmp_path / "r.json").write_text(json.dumps(trace))
@@ -110,10 +110,10 @@ def test_devices_of_a_replay_disturb_each_other(tmp_path: Path, monkeypatch: pyt
     device = f"replay:{tmp_path / 'r.json'}:0-1"
     run = begin(Attempt(tmp_path / "run", suite, overrides=asked("devices", device, seed=3)))
     assert keys(run) == all_keys(suite)
-    found = run.manifest.neighbours
-    assert found is not None
-    assert found.in_turn
-    assert found.ratio == pytest.approx(1.05, abs=0.01)
+    beside = run.manifest.disturbance
+    assert beside is not None
+    assert beside.in_turn
+    assert beside.ratio == pytest.approx(1.05, abs=0.01)
     assert [one.name for one in fleet(run).stragglers] == ["replay:1"]
     assert str(tmp_path) not in (run.path / MANIFEST).read_text()
 
@@ -122,6 +122,14 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_measured(tmp_path
     attempt = disturbed(tmp_path, 1.0, devices="0-2")
     attempt.script["absent"] = 2
     with pytest.raises(TaskRefused, match="there is no fake:2"):
+        begin(attempt)
+    assert read(attempt.place).records == ()
+
+
+def test_unlike_cards_are_told_before_anything_is_measured(tmp_path: Path, stubs: None) -> None:
+    attempt = disturbed(tmp_path, 1.0, devices="0-2")
+    attempt.script["other"] = 2
+    with pytest.raises(FingerprintsDiffer, match="cpu:2 is unlike cpu:0: device 'fake' and 'another'"):
         begin(attempt)
     assert read(attempt.place).records == ()
 
