@@ -13,12 +13,11 @@ from typing import ClassVar
 
 import pytest
 import torch
+from operator_cases import runs
 from torch import Tensor
 
 from niffbench.case import Case, DType, Execution, MemoryFormat, Mode, Problem
 from niffbench.device import Device, open_device
-from niffbench.niff.catalogue import form_of
-from niffbench.operators.base import Operator
 from niffbench.operators.catalogue import catalogue
 from niffbench.worker.workload import TorchWorkload
 
@@ -38,12 +37,7 @@ NETWORKS = ("resnet18", "resnet18-split", "mobilenet_v2-niff", "convnext_tiny-ni
 
 def names(place: str) -> list[str]:
     """Operators that run on ``cpu`` or ``cuda`` and take :func:`case`, as all but whole networks do."""
-    return [name for name, one in catalogue().items() if _runs(one, place) and one.refusal(case(name)) is None]
-
-
-def _runs(operator: Operator, place: str) -> bool:
-    kind, form = getattr(operator, "kind", None), getattr(operator, "form", None)
-    return kind is None or form is None or place in form_of(kind, form).devices
+    return [name for name, one in catalogue().items() if runs(one, place) and one.refusal(case(name)) is None]
 
 
 def case(

@@ -40,8 +40,8 @@ SIDE = (2, 64, 128, 128)
 def places() -> object:
     """Of every operator and mode what has a tensor elsewhere than on the card, or none at all, and the count."""
     evaluator, device, result = TorchEvaluator(opened("cuda")), opened("cuda"), []
-    # NVIDIA's bindings, by which the native form reaches the driver, do not take the stub for one.
-    tried = [name for name in names("cuda") if "/native" not in name]
+    # NVIDIA's bindings, by which the native form reaches the driver, take no stub for one; nor does Triton.
+    tried = [name for name in names("cuda") if "/native" not in name and "/triton" not in name]
     for name in tried:
         for mode in ("inference", "training"):
             workload = evaluator.workload(case(name, mode=mode))  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from niffbench.case import Case, DType, Execution, MemoryFormat, Mode, OptionValue, Problem
+from niffbench.niff.catalogue import form_of
 from niffbench.operators.base import Operator
 from niffbench.operators.catalogue import catalogue
 
@@ -14,6 +15,15 @@ SIDES = (1, 2, 3, 4, 7, 8, 9, 12, 13, 16)
 """Odd, even, prime, powers of two, and the single pixel."""
 
 LAYERS = tuple(name for name, operator in catalogue().items() if operator.role != "network")
+
+
+def runs(operator: Operator, place: str) -> bool:
+    """Whether it runs on ``cpu`` or ``cuda``."""
+    kind, form = getattr(operator, "kind", None), getattr(operator, "form", None)
+    return kind is None or form is None or place in form_of(kind, form).devices
+
+
+ON_CPU = tuple(name for name in LAYERS if runs(catalogue()[name], "cpu"))
 
 
 def case_at(name: str, problem: Problem, kernel: int | None = None, **options: OptionValue) -> Case:
@@ -24,13 +34,13 @@ def case_at(name: str, problem: Problem, kernel: int | None = None, **options: O
 
 
 @st.composite
-def cases(draw: st.DrawFn, names: tuple[str, ...] = LAYERS, *, modes: tuple[Mode, ...] | None = None) -> Case:
+def cases(draw: st.DrawFn, names: tuple[str, ...] = ON_CPU, *, modes: tuple[Mode, ...] | None = None) -> Case:
     """Any case that its operator does not refuse."""
     name = draw(st.sampled_from(names))
     operator = catalogue()[name]
     height, width = draw(st.sampled_from(SIDES)), draw(st.sampled_from(SIDES))
     channels = draw(st.sampled_from((1, 2, 3, 6, 8)))
-    dtypes: tuple[DType, ...] = ("float32", "float64", "float16", "bfloat16")
+    dtypes: tuple[DType, ...] = tuple(sorted(operator.dtypes))  # type: ignore[arg-type]
     formats: tuple[MemoryFormat, ...] = ("contiguous", "channels_last")
     problem = Problem(
         batch=draw(st.sampled_from((1, 2, 3))),

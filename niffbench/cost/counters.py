@@ -16,9 +16,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from niffbench.cost.closed import Direction
-from niffbench.cost.formulas import FORMULAS, Formula, is_free
+from niffbench.cost.formulas import FORMULAS, KERNELS, Formula, is_free
 from niffbench.cost.traffic import Dispatched, Traffic
-from niffbench.niff.native.generated import OPERATIONS
 from niffbench.niff.steps import recording
 
 
@@ -119,7 +118,7 @@ class _Guard(Dispatched):  # type: ignore[no-untyped-call]
         elif step is not None:
             flops = self._prices[func.overloadpacket](*args, **kwargs, out_val=out)
             self.flops[step] = self.flops.get(step, 0) + flops
-        if func.overloadpacket in flop_registry and func.overloadpacket not in OPERATIONS:
+        if func.overloadpacket in flop_registry and func.overloadpacket not in KERNELS:
             try:
                 self.stock[name] += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
             except Exception:  # Of another's formula, on another's operation.

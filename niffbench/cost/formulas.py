@@ -17,7 +17,7 @@ from torch._ops import OpOverload
 from torch.utils.flop_counter import flop_registry
 
 from niffbench.lengths import fft_flops
-from niffbench.niff.native import generated
+from niffbench.niff.native import generated, triton_engine
 
 aten = torch.ops.aten
 Formula = Callable[..., int]
@@ -232,12 +232,16 @@ def is_free(operation: OpOverload) -> bool:
     return operation.namespace == "aten" and any(name.removesuffix(ending) in _FREE for ending in _VARIANTS)
 
 
+KERNELS = (*generated.OPERATIONS, *triton_engine.OPERATIONS)
+"""Our own operations of torch."""
+
+
 def _mapping() -> dict[Any, Formula]:
     """By operation and by each of its overloads, which is what torch 2.11 looks for before it takes one apart."""
     names = (name + ending for name in _FREE for ending in _VARIANTS)
     formulas = {operation: _nothing for name in names if (operation := getattr(aten, name, None))}
     formulas |= {operation: formula for formula, operations in _PRICED.items() for operation in operations}
-    formulas |= {operation: flop_registry[operation] for operation in generated.OPERATIONS}
+    formulas |= {operation: flop_registry[operation] for operation in KERNELS}
     overloads = {
         getattr(operation, overload): formula
         for operation, formula in formulas.items()

@@ -300,7 +300,10 @@ def executed(layer: Layer, form: str, engine: str | None) -> int | None:
 
 
 _ENGINES: Mapping[str, FormParts] = MappingProxyType(
-    {engine: _then_mixed(parts) for engine, parts in {"fused": fused, "dft": dft, "native": native}.items()}
+    {
+        engine: _then_mixed(parts)
+        for engine, parts in {"fused": fused, "dft": dft, "native": native, "triton": native}.items()
+    }
 )
 _AS_EXECUTED: Mapping[str, FormParts] = MappingProxyType(
     {engine: _then_mixed(parts) for engine, parts in {"dft": dft, "native": _native_as_executed}.items()}

@@ -26,7 +26,7 @@ from niffbench.lengths import largest_prime_factor
 from niffbench.niff import dft, fused, native, tuning
 from niffbench.niff.autograd import compiling, wants_gradient, watched
 from niffbench.niff.grid import Remembered
-from niffbench.niff.native import generated, kernel
+from niffbench.niff.native import build, generated, kernel, triton_engine
 from niffbench.niff.native.cuda_source import LARGEST_SIDE
 from niffbench.niff.steps import step
 
@@ -34,11 +34,28 @@ Convolution = Callable[[Tensor, Tensor, Remembered], Tensor]
 Rivals = Callable[[Sequence[Tensor]], Mapping[str, Callable[[], Tensor]]]
 """Engine → a call of it, on tensors like those of the call at hand; made only to be measured."""
 
+
+def _in_float32(convolve: Convolution, takes: Callable[[Tensor], bool] = lambda _: False) -> Convolution:
+    """As ``convolve``, of images in half precision too that it does not take as they are."""
+
+    def cast(x: Tensor, half: Tensor, constants: Remembered) -> Tensor:
+        if x.dtype not in triton_engine.HALVES or takes(x):
+            return convolve(x, half, constants)
+        with step("cast"):
+            wide = x.to(torch.float32)
+        result = convolve(wide, half, constants)
+        with step("cast"):
+            return result.to(x.dtype)
+
+    return cast
+
+
 ENGINES: Mapping[str, Convolution] = MappingProxyType(
     {
-        "fused": lambda x, half, _: fused.convolve(x, half),
-        "dft": dft.convolve,
-        "native": lambda x, half, _: kernel.convolve(x, half),
+        "fused": _in_float32(lambda x, half, _: fused.convolve(x, half)),
+        "dft": _in_float32(dft.convolve),
+        "native": _in_float32(lambda x, half, _: kernel.convolve(x, half), kernel.takes),
+        "triton": lambda x, half, _: triton_engine.convolve(x, half),
     }
 )
 """Ways to ``H·W · irfft2(half · rfft2(x))``; see each for what it does. The last argument keeps its constants.
@@ -46,10 +63,14 @@ ENGINES: Mapping[str, Convolution] = MappingProxyType(
 Full layers have others: see :class:`niffbench.niff.NiffFull`.
 """
 
-GENERATING: Mapping[str, Callable[..., Tensor]] = MappingProxyType({"native": generated.convolve})
+GENERATING: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
+    {"native": generated.convolve, "triton": triton_engine.generated}
+)
 """Engines that make the filter themselves, of :meth:`niffbench.niff.filters.FilterGenerator.half_ingredients`."""
 
-GENERATING_ON = generated.DEVICES
+GENERATING_ON: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"native": generated.DEVICES, "triton": triton_engine.DEVICES}
+)
 """Types of device on which they do."""
 
 LARGEST_DFT = 64
@@ -188,6 +209,8 @@ def candidates(x: Tensor) -> list[str]:
         names.append("dft")
     if _has_kernel(x.device.type) and (not x.is_cuda or _suits_cuda(x)):
         names.append("native")
+    if x.is_cuda and triton_engine.suits(x) and triton_engine.unavailable(x) is None:
+        names.append("triton")
     return names
 
 
@@ -216,7 +239,7 @@ def _suits_cuda(x: Tensor) -> bool:
     """Whether the CUDA kernel takes such images, and may be the fastest for them."""
     sides = x.shape[-2:]
     return (
-        x.dtype == torch.float32
+        (x.dtype == torch.float32 or x.dtype in triton_engine.HALVES)
         and max(sides) <= LARGEST_SIDE
         and all(largest_prime_factor(side) <= LARGEST_PRIME for side in sides)
     )
@@ -261,8 +284,10 @@ def _fastest(calls: Mapping[str, Callable[[], object]], x: Tensor) -> str | None
         for name in list(best or calls):
             try:
                 seconds = _seconds(calls[name], x)
-            except RuntimeError:  # It may not know this dtype or device (NotImplementedError), or lack the memory.
+            except RuntimeError as error:  # It may not know this dtype (NotImplementedError), or lack the memory.
                 best.pop(name, None)
+                if isinstance(error, build.Unavailable):
+                    warnings.warn(f"auto goes without {name}: {error}", RuntimeWarning, stacklevel=2)
                 continue
             best[name] = min(best.get(name, seconds), seconds)
     return min(best, key=best.__getitem__, default=None)

@@ -17,7 +17,8 @@ def compiling() -> bool:
 
 def exporting() -> bool:
     """Whether ``torch.export`` is tracing: what is recorded must run without this package."""
-    return torch.compiler.is_exporting()
+    # Not is_exporting(): torch 2.11 says so of any graph that it compiles.
+    return bool(torch.compiler._is_exporting_flag)
 
 
 def watched() -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
 from types import MappingProxyType
 
 from niffbench.errors import did_you_mean
@@ -35,7 +38,8 @@ class Form:
 
     ``devices`` are the device types it runs on; ``keeps_filter`` says whether, outside training, the filter is
     kept between calls instead of being generated in each; ``engine`` names what convolves, where ``auto`` has it
-    to choose from (``fused``, ``dft``, ``native``; of full layers ``rfft``, ``factored``), or is ``auto``.
+    to choose from (``fused``, ``dft``, ``native``, ``triton``; of full layers ``rfft``, ``factored``), or is
+    ``auto``.
     """
 
     name: str
@@ -55,7 +59,8 @@ _THEN_MIXED = "then an ordinary 1×1 convolution"
 _FUSED = "real FFTs in place, 1/HW in the filter, a backward of real FFTs only, a generation of few operations"
 _DFT = "matrix products instead of FFTs, for small maps"
 _NATIVE = "one kernel, in C or in CUDA, compiled on first use: an image is read and written once"
-_AUTO = "the fastest of fused, dft and native, measured at the first call of a kind"
+_TRITON = "one kernel in Triton that makes the filter too, in half precision as well; sides above 64 as fused"
+_AUTO = "the fastest of fused, dft, native and, on GPUs, triton, measured at the first call of a kind"
 _ENGINES = (
     Form("fused", _FUSED, engine="fused"),
     Form("fused-cached", f"fused, {_CACHED_FILTER}", engine="fused", keeps_filter=True),
@@ -63,6 +68,8 @@ _ENGINES = (
     Form("dft-cached", f"dft, {_CACHED_FILTER}", engine="dft", keeps_filter=True),
     Form("native", _NATIVE, engine="native"),
     Form("native-cached", f"native, {_CACHED_FILTER}", engine="native", keeps_filter=True),
+    Form("triton", _TRITON, devices=("cuda",), engine="triton"),
+    Form("triton-cached", f"triton, {_CACHED_FILTER}", devices=("cuda",), engine="triton", keeps_filter=True),
     Form("auto", _AUTO, engine="auto"),
     Form("auto-cached", f"auto, {_CACHED_FILTER}", engine="auto", keeps_filter=True),
 )
@@ -182,12 +189,21 @@ def execution_of(name: str) -> Mapping[str, str]:
 
 
 def forms_of(kind: str) -> tuple[str, ...]:
-    """Names of the forms of one kind of layer, ``published`` first.
+    """Names of the forms of one kind of layer, ``published`` first; those of Triton only where it runs.
 
     Raises:
         ValueError: if ``kind`` is not one of :data:`KINDS`.
     """
-    return tuple(form.name for form in FORMS[one_of(kind, FORMS, "kind of layer")])
+    forms = FORMS[one_of(kind, FORMS, "kind of layer")]
+    return tuple(form.name for form in forms if form.engine != "triton" or _runs_triton())
+
+
+def _runs_triton() -> bool:
+    """Whether there is Triton, and a GPU of NVIDIA's or AMD's or its interpreter; asks no torch."""
+    if find_spec("triton") is None:
+        return False
+    card = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
+    return card or os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def form_of(kind: str, name: str) -> Form:
@@ -196,8 +212,8 @@ def form_of(kind: str, name: str) -> Form:
     Raises:
         ValueError: if there is no such kind or form.
     """
-    one_of(name, forms_of(kind), f"form of the {kind} layer")
-    return next(form for form in FORMS[kind] if form.name == name)
+    forms = {form.name: form for form in FORMS[one_of(kind, FORMS, "kind of layer")]}
+    return forms[one_of(name, forms, f"form of the {kind} layer")]
 
 
 def form_with_engine(kind: str, name: str, engine: str) -> str:

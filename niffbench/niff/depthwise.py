@@ -29,7 +29,8 @@ class NiffDepthwise(FilteringLayer):
     Raises:
         ValueError: for an unknown MLP, grid or form, or what NIFF does not define, ``stride`` say; in ``forward``
             for an input that does not fit.
-        niffbench.niff.native.build.Unavailable: in ``forward``, for the form ``native`` without a C compiler.
+        niffbench.niff.native.build.Unavailable: in ``forward``, for the form ``native`` without a C compiler, and
+            for ``triton`` where Triton does not run.
     """
 
     kind = "depthwise"
@@ -41,7 +42,9 @@ class NiffDepthwise(FilteringLayer):
         return f"{self.in_channels}, form={self.form!r}"
 
     def _takes(self, x: Tensor, compute: torch.dtype) -> bool:
-        """Half precision that the C kernel reads and writes itself, if it is to be the engine."""
+        """Half precision that the kernel reads and writes itself, if one is to be the engine."""
+        if super()._takes(x, compute):
+            return True
         if compute != torch.float32 or compiling() or watched() or self._how.engine not in ("native", "auto"):
             return False
         if not x.is_cpu or x.dtype not in kernel.HALVES or native.unavailable("cpu") or not kernel.takes(x):

@@ -23,7 +23,7 @@ from niffbench.niff.autograd import (
 from niffbench.niff.catalogue import Form, form_of, form_with_engine
 from niffbench.niff.filters import FilterGenerator
 from niffbench.niff.grid import Made
-from niffbench.niff.native import generated, kernel
+from niffbench.niff.native import generated, kernel, triton_engine
 from niffbench.niff.steps import step
 
 
@@ -277,8 +277,16 @@ class FilteringLayer(SpectralLayer):
         """Whether the filter is at hand as soon as it was made once."""
         return self._how.keeps_filter and not self.generator.learns()
 
+    def _takes(self, x: Tensor, compute: torch.dtype) -> bool:
+        """Half precision that the Triton kernels read and write themselves, if they are to be the engine."""
+        if exporting() or compute != torch.float32 or not triton_engine.takes(x):
+            return False
+        if not self.chooses:
+            return self._how.engine == "triton"
+        return "triton" in self._engines(x) and (self._has_filter() or self._fastest(x) == "triton")
+
     def _generate_and_convolve(self, x: Tensor, engine: str) -> Tensor:
-        if engine in auto.GENERATING and x.device.type in auto.GENERATING_ON:
+        if engine in auto.GENERATING and x.device.type in auto.GENERATING_ON[engine]:
             return auto.GENERATING[engine](x, *self._ingredients(x))
         half = self._half_plane(x, scaled=True)
         with step("convolution", whole=True) if self.chooses else nullcontext():

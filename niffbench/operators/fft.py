@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from niffbench.case import Case
 from niffbench.cost.closed import (
     NOTHING,
     Cost,
+    added,
     contraction,
     half_plane,
     inverse_real_fft,
@@ -149,7 +151,69 @@ class SpatialFFT(Operator):
         return convolve(x, state["weight"], circular=self.boundary == "circular", depthwise=self.depthwise)
 
 
-OPERATORS = tuple(
+PACKAGE = "subquadratic_ops_torch"
+
+
+@dataclass(frozen=True)
+class FusedFFT(SpatialFFT):
+    """NVIDIA's one kernel for it, ``fused_fft_conv2d`` of subquadratic-ops-torch 0.3: on GPUs, sides up to 64.
+
+    It transforms squares of a power of two, at least twice the image's side, in the image's own dtype; convolves
+    (so the kernel is flipped) and crops at half that square (so the kernel is moved there by padding).
+    """
+
+    options: Mapping[str, Option] = field(default_factory=dict, hash=False)
+
+    def refusal(self, case: Case) -> str | None:
+        p, k = case.problem, case.kernel or 1
+        if max(p.height, p.width, k // 2 + 1) > 64:
+            return f"needs sides up to 64 and kernels up to 127, got {p.height}×{p.width} and {k}"
+        return same_channels(case)
+
+    def size(self, case: Case) -> tuple[int, int]:
+        p, k = case.problem, case.kernel or 1
+        side = max(8, 2 << (max(p.height, p.width, k // 2 + 1) - 1).bit_length())
+        return side, side
+
+    def cost(self, case: Case) -> Cost:
+        p, k = case.problem, case.kernel or 1
+        side, _ = self.size(case)
+        points, maps = side * side, p.batch * p.channels
+        parts = {
+            "filter generation": real_fft(points, p.channels),
+            "convolution": added(
+                real_fft(points, maps),
+                spectral_product(p.batch, p.channels, half_plane(side, side)),
+                inverse_real_fft(points, maps),
+            ),
+        }
+        return layer_cost(p, parts, p.channels * k * k, (side, side))
+
+    def build(self, case: Case) -> nn.Module:
+        from importlib import import_module
+
+        from torch.nn import functional as F
+
+        from niffbench.niff.steps import step
+        from niffbench.operators.kit import Weighted, uniform
+
+        channels, k = case.problem.channels, case.kernel or 1
+        side, _ = self.size(case)
+        convolve = import_module(f"{PACKAGE}.fused_fft_conv2d").fused_fft_conv2d
+
+        def forward(x: Tensor, weight: Tensor) -> Tensor:
+            with step("padding"):
+                kernel = weight[:, 0].flip(-2, -1)
+                before = side // 2 - k // 2
+                kernel = F.pad(kernel, (before, 0, before, 0))[None].contiguous()
+            with step("convolution"):
+                y: Tensor = convolve(x.contiguous(), kernel, fft_size=side)
+                return y
+
+        return Weighted(forward, weight=uniform(channels, 1, k, k, fan_in=k * k))
+
+
+OPERATORS: tuple[SpatialFFT, ...] = tuple(
     SpatialFFT(
         name=f"fft-{kind}{suffix}",
         family="fft",
@@ -160,3 +224,12 @@ OPERATORS = tuple(
     for kind in ("depthwise", "dense")
     for suffix, text in (("", ", circular"), ("-padded", " at the exact padded size, zero boundary"))
 )
+if find_spec(PACKAGE) is not None:
+    OPERATORS += (
+        FusedFFT(
+            name="fft-depthwise-fused",
+            family="fft",
+            summary="k×k depthwise convolution by one FFT kernel of subquadratic-ops-torch, zero boundary",
+            boundary="zero",
+        ),
+    )

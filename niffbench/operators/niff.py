@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from niffbench.case import Case
 from niffbench.cost.closed import Cost, layer_cost
@@ -28,7 +28,8 @@ _OPTIONS: dict[str, dict[str, Option]] = {
 
 @dataclass(frozen=True)
 class Niff(Operator):
-    """One layer of :mod:`niffbench.niff` in one form. float16 and bfloat16 are computed in float32.
+    """One layer of :mod:`niffbench.niff` in one form. float16 and bfloat16 are computed in float32, or better than
+    they are.
 
     ``engine`` is what a form ``auto`` has chosen; None of other forms, and while nothing is chosen.
     """
@@ -88,6 +89,12 @@ class Niff(Operator):
 
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         return evaluate(self.kind, state, x, str(case.option("grid")) if "grid" in self.options else "paper")
+
+
+class NiffInTriton(Niff):
+    """In a form that float64 does not have."""
+
+    dtypes: ClassVar[frozenset[str]] = Niff.dtypes - {"float64"}
 
 
 def evaluate(kind: str, state: Mapping[str, Tensor], x: Tensor, grid: str) -> Tensor:
@@ -155,7 +162,7 @@ def _filter(state: Mapping[str, Tensor], height: int, width: int, grid: str) -> 
 
 
 OPERATORS = tuple(
-    Niff(
+    (NiffInTriton if form.engine == "triton" else Niff)(
         name=f"niff-{kind}/{form.name}",
         family="niff",
         summary=f"NIFF {kind}: {form.description}",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit, forms_of, load_published
+from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit, form_of, forms_of, load_published
 from niffbench.niff.layer import SpectralLayer
 
 VECTORS = Path(__file__).parents[1] / "data" / "niff_reference_vectors.npz"
@@ -47,6 +47,8 @@ def test_every_form_reproduces_the_published_output(name: str) -> None:
     layer = layer_for(name, x.shape[1], y.shape[1])
     load_published(layer, weights)
     for form in forms_of(layer.kind):
+        if "cpu" not in form_of(layer.kind, form).devices:
+            continue
         with torch.no_grad():
             error = (layer.with_form(form)(x) - y).abs().max() / y.abs().max()
         assert error < 1e-5, form

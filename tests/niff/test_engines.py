@@ -30,7 +30,7 @@ from niffbench.niff.grid import Remembered
 from niffbench.niff.native import build, generated, kernel
 
 SIDES = st.one_of(st.integers(1, 17), st.sampled_from([19, 20, 22, 23, 28, 31, 32, 35, 47, 56, 61, 64]))
-engines = pytest.mark.parametrize("engine", list(ENGINES))
+engines = pytest.mark.parametrize("engine", [name for name in ENGINES if name != "triton"])  # test_triton.py
 
 
 def run(engine: str, x: Tensor, half: Tensor) -> Tensor:

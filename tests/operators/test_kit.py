@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType, SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +13,8 @@ from operator_cases import case_at
 from torch import Tensor
 from torch.nn import functional as F
 
-from niffbench.case import Problem
+from niffbench.case import Case, Problem
+from niffbench.operators import fft
 from niffbench.operators.catalogue import catalogue
 from niffbench.operators.kit import by_sum, by_transform, filtered, full_plane
 
@@ -90,3 +94,36 @@ def test_niff_is_a_circular_convolution_with_its_kernel(height: int, width: int,
         for j in range(width):
             y += kernel[:, i, j, None, None] * torch.roll(x, (i, j), (-2, -1))
     assert close(operator.reference(case, module.state_dict(), x), y)
+
+
+@pytest.mark.parametrize(("size", "kernel"), [((7, 7), 7), ((8, 5), 9), ((13, 16), 25)])
+def test_nvidias_fused_kernel_is_given_what_makes_it_the_zero_padded_convolution(
+    size: tuple[int, int], kernel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in that does what the kernel is said to: no GPU has run the kernel itself here."""
+    given: list[int] = []
+
+    def fused_fft_conv2d(x: Tensor, weight: Tensor, fft_size: int) -> Tensor:
+        given.append(fft_size)
+        assert max(x.shape[-2:]) <= fft_size // 2
+        spectrum = torch.fft.rfft2(x, s=(fft_size,) * 2) * torch.fft.rfft2(weight, s=(fft_size,) * 2)
+        result = torch.fft.irfft2(spectrum, s=(fft_size,) * 2)
+        begin = fft_size // 2
+        return result[..., begin : begin + x.shape[-2], begin : begin + x.shape[-1]]
+
+    package = ModuleType(fft.PACKAGE)
+    package.fused_fft_conv2d = SimpleNamespace(fused_fft_conv2d=fused_fft_conv2d)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, fft.PACKAGE, package)
+    monkeypatch.setitem(sys.modules, f"{fft.PACKAGE}.fused_fft_conv2d", package.fused_fft_conv2d)
+    operator = fft.FusedFFT(name="fft-depthwise-fused", family="fft", summary="", boundary="zero")
+    case = Case(operator.name, Problem(2, 3, 3, *size, "float64"), kernel)
+    assert operator.refusal(case) is None
+    module = operator.build(case).double()
+    x = random(2, 3, *size)
+    state = dict(module.state_dict())
+    assert close(module(x), operator.reference(case, state, x))
+    assert operator.equivalence(case) == catalogue()["depthwise"].equivalence(case)
+    assert operator.cost(case).flops() > 0
+    assert given == [operator.size(case)[0]]
+    larger = Case(operator.name, Problem(1, 3, 3, 65, 8), kernel)
+    assert operator.refusal(larger) == f"needs sides up to 64 and kernels up to 127, got 65×8 and {kernel}"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_cases import LAYERS, case_at, cases
+from operator_cases import ON_CPU, case_at, cases
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -69,7 +69,7 @@ def test_operators_compute_what_their_reference_says(case: Case, seed: int) -> N
         assert error(result, truth) < BOUND[case.problem.dtype]
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_float64_agrees_to_ten_digits(name: str) -> None:
     case = ordinary(name)
     module, x = build(replace(case, problem=replace(PROBLEM, dtype="float64")))
@@ -87,7 +87,7 @@ def test_the_largest_kernels(name: str) -> None:
 def classes() -> list[tuple[str, list[Case]]]:
     """Cases by equivalence class, variants of options included, where a class has several."""
     result: dict[str, list[Case]] = defaultdict(list)
-    for name in LAYERS:
+    for name in ON_CPU:
         variants = [ordinary(name)]
         options = catalogue()[name].options
         variants += [ordinary(name, cached=True)] if "cached" in options else []
@@ -110,7 +110,7 @@ def test_members_of_a_class_share_weights_and_results(label: str, members: list[
             assert error(other(x), truth) < 1e-5, case
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_gradients_are_those_of_the_reference(name: str) -> None:
     """Directional derivatives along a random direction, in float64, of input and weights."""
     case = replace(ordinary(name), problem=replace(PROBLEM, dtype="float64", mode="training"))
@@ -136,7 +136,7 @@ def test_gradients_are_those_of_the_reference(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", get_args(DType))
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_no_right_gradient_is_called_wrong(evaluator: TorchEvaluator, name: str, dtype: DType) -> None:
     for problem in (PROBLEM, replace(PROBLEM, batch=3, height=28, width=26), replace(PROBLEM, batch=1, width=7)):
         case = replace(ordinary(name), problem=replace(problem, dtype=dtype, mode="training"))
@@ -174,7 +174,7 @@ PLANTED: dict[str, Callable[[Tensor], Tensor | None]] = {
 
 
 @pytest.mark.parametrize("fault", PLANTED)
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_a_wrong_gradient_is_found_whosever_it_is(evaluator: TorchEvaluator, name: str, fault: str) -> None:
     case = replace(ordinary(name), problem=replace(PROBLEM, batch=3, mode="training"))
     for number, whose in enumerate(evaluator.workload(case).gradients()):
@@ -188,7 +188,7 @@ def test_a_wrong_gradient_is_found_whosever_it_is(evaluator: TorchEvaluator, nam
         assert verdict(result).startswith(f"gradient of {whose}: ")
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_modules_survive_copy_state_and_moves(name: str) -> None:
     module, x = build(ordinary(name))
     with torch.inference_mode():
@@ -221,7 +221,7 @@ def test_a_kept_spectrum_follows_its_weight(name: str) -> None:
     assert weight.grad is not None  # where a gradient is wanted nothing is taken from the store
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if not name.startswith("niff")])
+@pytest.mark.parametrize("name", [name for name in ON_CPU if not name.startswith("niff")])
 def test_modules_can_be_compiled(name: str) -> None:
     """Through AOT autograd, without a code generator: the graph is whole, the result the same."""
     module, x = build(ordinary(name))
@@ -230,7 +230,7 @@ def test_modules_can_be_compiled(name: str) -> None:
     assert error(compiled(x), module(x)) < 1e-6
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_steps_are_those_of_the_closed_form(name: str) -> None:
     """What is recorded while a layer runs joins with its cost by name; steps that cost nothing may be missing."""
     case = ordinary(name)

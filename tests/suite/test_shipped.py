@@ -13,6 +13,7 @@ NAMES = (
     "channels",
     "full",
     "gpu",
+    "gpu-forms",
     "gpu-kernels",
     "kernels",
     "networks",

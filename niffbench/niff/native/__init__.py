@@ -3,6 +3,10 @@
 On a CPU it is C and needs a compiler (``cc``, or what the environment's ``CC`` names), as ``torch.compile`` does
 there. On a CUDA GPU it is CUDA C, written out for the image's size and compiled by the NVRTC that torch brings
 along. Without either everything else works, and :func:`unavailable` says what is missing.
+
+A GPU has another in Triton (:mod:`niffbench.niff.native.triton_engine`, the form ``triton``). The one in CUDA C
+takes a finished filter, does float64 too, and was measured on an H200; the one in Triton makes the filter itself,
+takes half precision, goes by tensor cores, and has not been measured. ``auto`` tries both.
 """
 
 from __future__ import annotations
