@@ -49,7 +49,7 @@ class NiffDepthwise(FilteringLayer):
             return False
         if not x.is_cpu or x.dtype not in kernel.HALVES or native.unavailable("cpu") or not kernel.takes(x):
             return False
-        return not self.chooses or self._has_filter() or self._fastest(x) == "native"
+        return not self.chooses or self._fastest(x) == "native"
 
     def _execute(self, x: Tensor) -> Tensor:
         if exporting():

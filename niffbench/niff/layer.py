@@ -263,10 +263,11 @@ class FilteringLayer(SpectralLayer):
             return spectral.real_depthwise(x, self._half_plane(x))
         if self._has_filter():
             half = self._half_plane(x, scaled=True)
-            if self.chooses:
+            if self.chooses and x.dtype == half.dtype.to_real():
                 result = auto.convolve(x, half, self._constants)
-            else:
-                result = auto.ENGINES[self._how.engine](x, half, self._constants)
+            else:  # Of a form that chooses, half precision comes here where the kernel was chosen: see _takes.
+                engine = "native" if self.chooses else self._how.engine
+                result = auto.ENGINES[engine](x, half, self._constants)
         else:
             result = self._generate_and_convolve(x, self._fastest(x) if self.chooses else self._how.engine)
         if "native" in (self._how.engine, self._constants.given or self.chosen) and unobserved(x) and x.numel():

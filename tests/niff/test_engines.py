@@ -19,6 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -211,6 +212,9 @@ def test_a_layer_of_half_precision_casts_nothing(dtype: torch.dtype, form: str) 
         right = torch.autograd.grad(weights(wide).to(dtype).float().square().sum(), [wide, *weights.parameters()])
         assert torch.equal(mine[0], right[0].to(dtype))
         assert all(torch.equal(*pair) for pair in zip(mine[1:], right[1:], strict=True))
+    with FakeTensorMode(), torch.no_grad():
+        chooses = NiffDepthwise(9, form=form.replace("native", "auto"))
+        assert chooses(torch.empty(2, 9, 7, 6, dtype=dtype)).dtype == dtype, "what it chooses is not known here"
     with torch.no_grad(), Made() as mode:
         layer(x)
     images_made = [one for one in mode.tensors if one.shape == x.shape]
