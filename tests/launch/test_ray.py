@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import re
 import shlex
@@ -19,6 +20,7 @@ from launch.engines import FAULTS, PACE, ended, follow, keys, lacking, prepared,
 
 import niffbench
 from niffbench.results import read
+from niffbench.results.fleet import fleet
 
 NODE = {"num_cpus": 2, "object_store_memory": 80_000_000}
 
@@ -98,6 +100,30 @@ def test_a_killed_worker_node_or_session_costs_nothing(
     finally:
         cluster.remove_node(node, allow_graceful=False)
     wait_for(lambda: not relays(cluster))
+
+
+SLOW = """
+import math
+exp = math.exp
+math.exp = lambda x: 1.2 * exp(x)  # by which the replay device makes its samples up
+"""
+
+
+def test_a_node_that_is_slow_is_named(tmp_path: Path, on: list[str], cluster: Any) -> None:
+    """Four nodes, one of which takes 1.44 times as long for everything."""
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW)
+    path = os.pathsep.join((str(tmp_path / "slow"), str(Path(niffbench.__file__).parents[1])))
+    nodes = [cluster.add_node(**NODE), cluster.add_node(env_vars={"PYTHONPATH": path}, **NODE)]
+    try:
+        run = run_to_the_end(tmp_path, [*prepared(tmp_path), *on])
+    finally:
+        for node in nodes:
+            cluster.remove_node(node, allow_graceful=False)
+    [slow] = fleet(run).stragglers
+    assert slow.shift is not None
+    assert slow.shift.ratio.estimate == pytest.approx(1.44, rel=0.02)
+    assert "slower than the other three" in fleet(run).sentences()[0]
 
 
 def test_an_interrupt_cancels_all_workers(tmp_path: Path, on: list[str], cluster: Any) -> None:
