@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 
 from niffbench import launch
 from niffbench.operators.catalogue import catalogue
-from niffbench.results import Run, read
+from niffbench.results import Record, Run, read
 from niffbench.session.interrupts import Interrupts
 from niffbench.session.opening import Prepared, begin, prepare, resume
 from niffbench.session.worker_session import Observer
@@ -45,6 +46,19 @@ def suite_of(
 def asked(launcher: str = "stub", device: str = "cpu", **overrides: Any) -> Overrides:
     """Overrides of a run that measures nothing."""
     return Overrides(launcher=launcher, device=device, **overrides)
+
+
+class StopAfter(Observer):
+    """Asks for the end once so many records are there."""
+
+    def __init__(self, records: int, number: int = signal.SIGINT) -> None:
+        self.left = records
+        self.number = number
+
+    def record(self, record: Record) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
 
 
 @dataclass

@@ -37,7 +37,7 @@ def merge(runs: Sequence[Run], out: Path, *, fleet: bool = False) -> None:
             raise UsageError(f"{whole[0].path}: its cases are others than those of {wholes[0][0].path}")
     parts = [run for whole in wholes for run in whole]
     rounds = sum(whole[0].manifest.rounds for whole in wholes)
-    every, nodes = _numbered(wholes, rounds) if fleet else (_records(parts), parts[0].manifest.nodes)
+    every, nodes = _numbered(wholes, rounds, fleet=fleet)
     rank = {case: number for number, case in enumerate(orders[0])}
     records = sorted(every, key=lambda record: (record.round, rank.get(record.id, len(rank))))
     manifest = _manifest(parts, orders[0], rounds).model_copy(update={"nodes": nodes})
@@ -76,34 +76,38 @@ def _positions(run: Run) -> Sequence[int]:
     return range(len(run.manifest.suite.cases)) if shard is None else shard.positions
 
 
-def _records(runs: Sequence[Run]) -> list[Record]:
-    return [record for run in runs for record in (*run.records, *run.probes)]
-
-
-def _numbered(wholes: Sequence[Sequence[Run]], rounds: int) -> tuple[list[Record], list[Fingerprint]]:
+def _numbered(
+    wholes: Sequence[Sequence[Run]], rounds: int, *, fleet: bool
+) -> tuple[list[Record], list[Fingerprint]]:
     """The records of all, each suite in rounds of its own, with the numbers of their nodes; and these.
 
-    A run that numbers no nodes is one device of a node; the same card in two of them is that.
+    Of a ``fleet`` a run that numbers no nodes is one; the same card in two such runs is one device of one node.
     """
     records: list[Record] = []
     nodes: list[Fingerprint] = []
-    cards: dict[str, tuple[int, str | None]] = {}
+    bases: dict[str, int] = {}
+    cards: dict[str, str] = {}  # the id of a card in the first run that has it
     first, first_probe = 0, rounds
     for whole in wholes:
         own = whole[0].manifest.rounds
         for run in whole:
+            every = (*run.records, *run.probes)
+            ids = {record.device_id for record in every if record.device_id}
+            card = run.manifest.fingerprint.should.get("gpu_id") if len(ids) == 1 else None
+            same = {} if card is None else {id_: cards.setdefault(str(card), id_) for id_ in ids}
+            base = 0
             if run.manifest.nodes:
-                base, card = len(nodes), None
                 nodes += run.manifest.nodes
-            else:
-                ids = (record.device_id for record in run.records if record.device_id)
-                card = str(run.manifest.fingerprint.should.get("gpu_id") or f"of {run.path}")
-                base, device = cards.setdefault(card, (len(nodes), next(ids, None)))
+            elif fleet:
+                base = bases.setdefault(f"of {run.path}" if card is None else str(card), len(nodes))
                 nodes += [run.manifest.fingerprint] if base == len(nodes) else []
-            for record in _records([run]):
+            for record in every:
                 number = record.round + (first if record.round < own else first_probe - own)
-                device = record.device_id if card is None else cards[card][1]
-                records.append(replace(record, round=number, node=base + (record.node or 0), device_id=device))
+                device = same.get(record.device_id or "", record.device_id)
+                node = None if record.node is None else len(nodes) - len(run.manifest.nodes) + record.node
+                if fleet and not run.manifest.nodes:
+                    node = base
+                records.append(replace(record, round=number, node=node, device_id=device))
         first += own
         first_probe += max((probe.round - own + 1 for run in whole for probe in run.probes), default=0)
     return records, nodes

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
 from typing import TypedDict
 
 from niffbench import protocol
 from niffbench.results import Manifest, Record
+
+NODES = ".nodes"
 
 
 class Whereabouts(TypedDict, total=False):
@@ -20,31 +26,53 @@ class Whereabouts(TypedDict, total=False):
 class Nodes:
     """Knows the nodes of a run by what an engine calls them, which is never written, and devices by their ids.
 
+    In the run's directory there is a file for this alone, which goes nowhere with the run: digests of those names
+    by a key of its own, so that a resumed run knows its nodes again.
+
     Args:
         manifest: The run's.
-        done: Its records so far: by a device a node is known again in a resumed run. One without any gets
-            a new number there, as nobody knows its name any more.
+        directory: Its directory.
+        done: Its records so far: by a device a node is known again, too.
     """
 
-    def __init__(self, manifest: Manifest, done: Iterable[Record] = ()) -> None:
+    def __init__(self, manifest: Manifest, directory: Path, done: Iterable[Record] = ()) -> None:
         self.fingerprints = list(manifest.nodes)
         self.devices = dict(manifest.devices)
         self._salt = f"{manifest.started} {manifest.seed} "
-        self._numbers: dict[str, int] = {}
-        self._of_device = {record.device_id: record.node for record in done if record.device_id}
+        self._file = directory / NODES
+        self._key, self._numbers = _remembered(self._file)
+        self._of_device = {
+            record.device_id: record.node for record in done if record.device_id and record.node is not None
+        }
 
     def of(self, hello: protocol.Hello | None) -> Whereabouts:
         """Where the worker is that said ``hello``; the fingerprint of a node that is new is noted."""
         if hello is None:
             return {}
         card = hello.fingerprint.should.get("gpu_id")
-        digest = hashlib.sha256(f"{self._salt}{card}".encode()).hexdigest()[:12] if card else None
-        if digest is not None and hello.device is not None:
-            self.devices[digest] = hello.device
+        device = hashlib.sha256(f"{self._salt}{card}".encode()).hexdigest()[:12] if card else None
+        if device is not None and hello.device is not None:
+            self.devices[device] = hello.device
         if hello.node is None:
-            return {"node": None, "device_id": digest}
-        if hello.node not in self._numbers:
-            before = None if digest is None else self._of_device.get(digest)
-            self._numbers[hello.node] = len(self.fingerprints) if before is None else before
-            self.fingerprints += [hello.fingerprint] if before is None else []
-        return {"node": self._numbers[hello.node], "device_id": digest}
+            return {"node": None, "device_id": device}
+        name = hashlib.sha256(f"{self._key} {hello.node}".encode()).hexdigest()
+        number = self._of_device.get(device or "", self._numbers.get(name, len(self.fingerprints)))
+        if number >= len(self.fingerprints):
+            number = len(self.fingerprints)
+            self.fingerprints.append(hello.fingerprint)
+        if device is not None:
+            self._of_device[device] = number
+        if self._numbers.get(name) != number:
+            self._numbers[name] = number
+            with suppress(OSError):  # then a resumed run gives it a new number
+                self._file.write_text(json.dumps({"key": self._key, "numbers": self._numbers}))
+        return {"node": number, "device_id": device}
+
+
+def _remembered(file: Path) -> tuple[str, dict[str, int]]:
+    """The key, and the numbers of nodes by their names' digests; a new key where nothing can be used."""
+    try:
+        written = json.loads(file.read_text())
+        return str(written["key"]), {str(name): int(number) for name, number in written["numbers"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return token_hex(16), {}

@@ -137,9 +137,9 @@ def resume(
             with stop.at_any_moment():
                 run = read(directory)
         # A killed run could not write down how long it took; its records know of most of it.
-        refining = max(manifest.refining or 0.0, sum(record.elapsed for record in run.probes))
-        spent = manifest.wall or 0.0
-        if not manifest.nodes:  # which may have measured at once
+        refining, spent = manifest.refining or 0.0, manifest.wall or 0.0
+        if not (manifest.nodes or manifest.devices):  # which may have measured at once
+            refining = max(refining, sum(record.elapsed for record in run.probes))
             spent = max(spent, refining + sum(record.elapsed for record in run.records))
         manifest = manifest.model_copy(
             update={"schema_version": SCHEMA, "wall": spent, "refining": refining or None, "notes": notes}

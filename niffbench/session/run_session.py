@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from math import inf
@@ -25,6 +26,7 @@ from niffbench.session.directory import RunProgress, write_manifest
 from niffbench.session.disturbance import measure_disturbance
 from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.journal import Journal, JournalLost
+from niffbench.session.lock import device_lock
 from niffbench.session.nodes import Nodes, Whereabouts
 from niffbench.session.plan import WORKER, Plan
 from niffbench.session.refine import Refinement
@@ -96,7 +98,8 @@ class RunSession:
         self._elapsed = [record.elapsed for record in done if record.elapsed > 0]
         self._refining = manifest.refining or 0.0
         self._notes = list(manifest.notes)
-        self._nodes = Nodes(manifest, done)
+        self._nodes = Nodes(manifest, directory, done)
+        self._cards = {manifest.fingerprint.should.get("gpu_id")}  # that are locked; the first since the opening
         self._launcher = launcher(settings.launcher)
         self._units = Units({})
         self._allowances: dict[int, Measure] = {}  # how cases are measured, by round that was begun
@@ -130,7 +133,7 @@ class RunSession:
         """
         self._stop, self._observer = stop, observer or Observer()
         try:
-            with Journal(self.directory) as journal:
+            with Journal(self.directory) as journal, ExitStack() as self._locks:
                 self._append: Callable[[Record], None] = journal.append
                 self._take_turns_if_disturbed()
                 for hello, record in self._unheard:
@@ -153,7 +156,7 @@ class RunSession:
         if self.workers < 2 or len(self._launcher.devices) < 2 or not self.progress.missing:
             return
         disturbance = self.manifest.disturbance
-        if disturbance is None:
+        if disturbance is None or disturbance.devices != len(self._launcher.devices):
             fingerprint = self.manifest.fingerprint
             disturbance = measure_disturbance(
                 self._launcher, self.plan, self._settings, self._modules, fingerprint, self._stop
@@ -360,6 +363,11 @@ class RunSession:
 
     def _whereabouts(self, hello: protocol.Hello | None) -> Whereabouts:
         """Where the worker is that said ``hello``; a new node is in the manifest before any of its records."""
+        card = hello.fingerprint.should.get("gpu_id") if hello is not None and self._launcher.devices else None
+        if card is not None and card not in self._cards:
+            self._cards.add(card)
+            if (shared := self._locks.enter_context(device_lock(str(card)))) is not None:
+                self._notes.append(shared)
         where = self._nodes.of(hello)
         if (self._nodes.fingerprints, self._nodes.devices) != (self.manifest.nodes, self.manifest.devices):
             update = {"nodes": list(self._nodes.fingerprints), "devices": dict(self._nodes.devices)}

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
-from niffbench.case import Case
-from niffbench.suite import Shard
+from niffbench.case import Case, Problem
 
 UNITS_A_WORKER = 3
 """Of several workers each gets about so many units, so that others need not wait long for a slow one."""
@@ -74,12 +73,14 @@ class Units:
         self._queue: deque[Unit] = deque()
         self._unit: dict[tuple[int, str], Unit] = {}  # by round and case
         for number, cases in sorted(missing.items()):
-            for shard in range(1, shards + 1):
-                chosen = [cases[position] for position in Shard(shard, shards).positions(cases)]
-                unit = Unit(number, shard, {case.id: case for case in chosen})
-                if chosen:
-                    self._queue.append(unit)
-                self._unit |= {(number, case): unit for case in unit.missing}
+            units: dict[int, Unit] = {}
+            places: dict[Problem, int] = {}  # problems are dealt out in turn, as to the parts of a suite
+            for case in cases:
+                shard = places.setdefault(case.problem, len(places)) % shards + 1
+                unit = units.setdefault(shard, Unit(number, shard, {}))
+                unit.missing[case.id] = case
+                self._unit[number, case.id] = unit
+            self._queue += [unit for _, unit in sorted(units.items())]
 
     @property
     def waiting(self) -> Sequence[Unit]:

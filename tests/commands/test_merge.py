@@ -23,7 +23,7 @@ from niffbench.case import Case, Problem
 from niffbench.cli import main
 from niffbench.launch import local
 from niffbench.report.exports import findings_of
-from niffbench.results import read
+from niffbench.results import ShardEcho, read
 from niffbench.results.fleet import machines
 from niffbench.suite import Shard
 
@@ -213,6 +213,26 @@ def test_a_merged_fleet_can_be_merged_with_more_of_it(tmp_path: Path, call: Call
     merged = read(tmp_path / "three")
     assert {record.round: record.node for record in merged.records} == {number: number // 3 for number in range(9)}
     assert merged.manifest.rounds == 9
+
+
+def test_parts_that_engines_measured_keep_their_nodes_apart(tmp_path: Path, call: Call) -> None:
+    """Without --fleet too: node 0 of one part is not that of the other."""
+    whole = make(replace(WORLD, nodes=(1.0, 1.0)), tmp_path)
+    for number, size in enumerate((14, 28), start=1):
+        records = tuple(record for record in whole.records if record.case.problem.height == size)
+        ids = list(dict.fromkeys(record.id for record in records))
+        positions = [whole.manifest.suite.cases.index(id_) for id_ in ids]
+        shard = ShardEcho(name=f"{number}/2", positions=positions)
+        suite = whole.manifest.suite.model_copy(update={"cases": ids, "shard": shard})
+        part = whole.manifest.model_copy(update={"suite": suite, "seed": number})
+        save(replace(whole, path=tmp_path / f"p{number}", records=records, manifest=part))
+    assert call("merge", "p1", "p2", "--out", "merged").returncode == 0
+    merged = read(tmp_path / "merged")
+    assert len(merged.manifest.nodes) == 4
+    nodes = {record.case.problem.height: set() for record in merged.records}
+    for record in merged.records:
+        nodes[record.case.problem.height].add(record.node)
+    assert nodes == {14: {0, 1}, 28: {2, 3}}
 
 
 def test_unlike_machines_are_put_side_by_side(tmp_path: Path, call: Call) -> None:

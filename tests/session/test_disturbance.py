@@ -23,6 +23,7 @@ from niffbench.report.facts import facts, notices
 from niffbench.results import MANIFEST, Run, read
 from niffbench.results.fleet import fleet
 from niffbench.session import disturbance as checking
+from niffbench.session.lock import device_lock
 from niffbench.session.worker_session import TaskRefused
 
 SUITE = suite_of(rounds=4)
@@ -42,6 +43,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def disturbed(place: Path, factor: float, at_once: bool | None = None, devices: str = "0-1") -> Attempt:
     """A run on devices that are ``factor`` slower beside another than alone."""
+    place.mkdir(exist_ok=True)
     script = {"disturbed": factor, "folder": str(place)}
     return Attempt(place / "run", SUITE, script, asked("devices", f"cpu:{devices}", at_once=at_once, seed=3))
 
@@ -80,6 +82,17 @@ def test_devices_that_disturb_each_other_are_measured_on_in_turn(
         one for one in notices(gather(run)) if one.startswith("Devices disturb each other: beside 1 other")
     ]
     assert said in notice
+
+
+def test_who_measures_on_a_device_that_is_measured_on_is_told(tmp_path: Path, stubs: None) -> None:
+    """Whichever of them it is."""
+    with device_lock("card 1") as note:
+        assert note is None
+        run = begin(disturbed(tmp_path, 1.0, at_once=False))
+    assert [one for one in run.manifest.notes if "another niffbench" in one]
+    assert not [
+        one for one in begin(disturbed(tmp_path / "b", 1.0, at_once=False)).manifest.notes if "another" in one
+    ]
 
 
 def test_who_wants_it_in_turn_needs_no_check(tmp_path: Path, stubs: None) -> None:

@@ -60,3 +60,15 @@ def test_a_resumed_run_knows_a_node_by_its_device(tmp_path: Path) -> None:
     again = attempt.resume()
     assert {(r.round, r.member) for r in again.records} == {(r.round, r.member) for r in run.records}
     assert len(again.manifest.nodes) == 2
+
+
+def test_a_resumed_run_knows_a_node_by_its_name_and_a_new_card_of_it(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path / "run", SUITE, {"nodes": ["rack7-a", "rack7-b"]})
+    run = attempt.begin()
+    journal = tmp_path / "run" / RECORDS
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-6]))
+    attempt.script |= {"cards": ["card-new", "card-newer"]}
+    again = attempt.resume()
+    assert {(r.round, r.node) for r in again.records} == {(r.round, r.node) for r in run.records}
+    assert len(again.manifest.nodes) == 2
+    assert "rack7" not in "".join(path.read_text() for path in (tmp_path / "run").iterdir())

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from run_session import Attempt, all_keys, asked, keys, suite_of
+from run_session import Attempt, StopAfter, all_keys, asked, keys, suite_of
 
 from niffbench import anonymize as anonymizing
 from niffbench.commands.progress import expected
@@ -35,19 +35,6 @@ from niffbench.session.worker_session import Observer
 from niffbench.suite import resolve
 
 SUITE = suite_of(sizes=range(8, 18), kernels=(3, 5, 7), rounds=2)  # 60 records
-
-
-class StopAfter(Observer):
-    """Asks for the end once so many records are there."""
-
-    def __init__(self, records: int, number: int = signal.SIGINT) -> None:
-        self.left = records
-        self.number = number
-
-    def record(self, record: Record) -> None:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), self.number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
