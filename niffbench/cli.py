@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "export": "Write RUN, a run's directory, in another tool's format.",
         "profile": "Take operators apart: time, FLOPs, bytes and memory of each step, and the kernels behind it.",
         "filters": "Say how large a NIFF network's filters really are.",
-        "shrink": "Cut a trained NIFF network's filters to what they need, measured here and verified.",
+        "shrink": "Cut the filters of a trained NIFF network to what they need, and prove what is left of it.",
         "check": "Judge the run HEAD against the run BASE, case by case.",
         "ab": "Judge HEAD against BASE by measuring both in turn: the gate for noisy and shared machines.",
         "aa": "Measure the same code again and again, and say what a gate could see on this machine.",
