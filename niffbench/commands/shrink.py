@@ -214,7 +214,7 @@ def _in_folds(
     def on_fold(fold: int, report: ShrinkReport, pair: folds.Networks) -> None:
         own = place / f"fold{fold + 1}"
         directory.make(own)
-        folds.save(own, pair, side)
+        folds.save(own, pair, side, (fold, number))
         tables.write(own, report)
 
     with working() as observer:

@@ -268,11 +268,13 @@ class Errors:
         for side in range(3, min(height, width, LARGEST_FITTED) + 1, 2):
             offsets = torch.arange(side, device=images.device) - side // 2
             rows, columns = offsets.repeat_interleave(side), offsets.repeat(side)
-            matrix = images[:, (rows[:, None] - rows) % height, (columns[:, None] - columns) % width]
-            ridge = RIDGE * images[:, 0, 0] + torch.finfo(torch.float64).tiny
-            matrix = matrix + ridge[:, None, None] * torch.eye(side**2, dtype=matrix.dtype, device=matrix.device)
-            weights = torch.linalg.solve(matrix, target[:, rows % height, columns % width])
-            weights = weights.unflatten(1, (side, side)).to(self._kernel.dtype)
+            down, along = (rows[:, None] - rows) % height, (columns[:, None] - columns) % width
+            solved = []
+            for own, wanted in zip(images, target[:, rows % height, columns % width], strict=True):
+                matrix = own[down, along]  # of one channel at a time: it has k⁴ entries
+                matrix.diagonal().add_(RIDGE * own[0, 0] + torch.finfo(torch.float64).tiny)
+                solved.append(torch.linalg.solve(matrix, wanted))
+            weights = torch.stack(solved).unflatten(1, (side, side)).to(self._kernel.dtype)
             yield Candidate("fitted", weights.numel(), side, weights=weights)
 
     def _filtered(self, transfer: Tensor) -> float:

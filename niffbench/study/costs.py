@@ -237,13 +237,14 @@ class _Store:
 
 @dataclass(frozen=True)
 class NetworkFigures:
-    """A whole network's rounds: seconds of a call by round, None where a round failed, and bytes of memory.
+    """A whole network's rounds: seconds of a call by round, None where a round failed, bytes of memory and joules.
 
     ``reason``: why there is no figure.
     """
 
     latency: tuple[float | None, ...]
     memory: float | None
+    energy: float | None = None
     reason: str | None = None
 
 
@@ -288,6 +289,7 @@ def measure_networks(
         figures[name] = NetworkFigures(
             tuple(None if isinstance(value, Reason) else value for value in values),
             over_rounds(own).get("memory_total"),
+            over_rounds(own).get("energy"),
             next((record.reason for record in own if record.reason), None),
         )
     return figures

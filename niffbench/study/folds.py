@@ -14,7 +14,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from niffbench.errors import UsageError
 from niffbench.report import text
@@ -24,7 +24,7 @@ from niffbench.stats.intervals import Interval, median_of_rounds, ratio
 from niffbench.study import digits, stored
 from niffbench.study import shrink_tables as tables
 from niffbench.study.costs import Measuring
-from niffbench.study.images import of_digits
+from niffbench.study.images import fold_of, of_digits
 from niffbench.study.request import Observer
 from niffbench.study.shrink import Quality
 from niffbench.study.shrinking import (
@@ -38,21 +38,8 @@ from niffbench.study.shrinking import (
     carry_out,
 )
 
-VERIFYING = 5
-"""One training digit in so many is kept apart, to verify solutions on."""
-
 Networks = tuple[nn.Module, nn.Module]
 """A NIFF network and its 3×3 twin."""
-
-
-def fold_of(side: int, number: int, folds: int) -> tuple[digits.Digits, tuple[Tensor, Tensor]]:
-    """The digits of a fold, and images with labels that are neither trained on nor tested on."""
-    data = digits.load(side, (number, folds))
-    apart = list(range(0, len(data.train_labels), VERIFYING))
-    rest = [place for place in range(len(data.train_labels)) if place % VERIFYING]
-    verification = data.train_images[apart], data.train_labels[apart]
-    training = replace(data, train_images=data.train_images[rest], train_labels=data.train_labels[rest])
-    return training, verification
 
 
 @dataclass(frozen=True)
@@ -257,7 +244,7 @@ def plain(folds: Folds) -> dict[str, Any]:
     return {"networks": every, "cut": cut, "sentences": sentences(folds)}
 
 
-def save(out: Path, pair: Networks, side: int) -> None:
-    """The networks of a fold, as checkpoints."""
+def save(out: Path, pair: Networks, side: int, fold: tuple[int, int]) -> None:
+    """The networks of a fold, as checkpoints that say which digits they were not trained on."""
     for variant, network in zip(digits.VARIANTS, pair, strict=True):
-        stored.save(out / f"digits-{variant}.pt", f"digits-{variant}", network, side)
+        stored.save(out / f"digits-{variant}.pt", f"digits-{variant}", network, side, fold)

@@ -6,7 +6,7 @@ They are read a few at a time and never kept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,8 @@ CALIBRATION = 64
 """Images that errors of layers are measured on."""
 
 DIGITS = "digits"
+VERIFYING = 5
+"""One training digit of a fold in so many is kept apart, to verify solutions on."""
 _NOISE = 3 * 64
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -104,6 +106,16 @@ def of_digits(data: digits.Digits, verification: tuple[Tensor, Tensor] | None = 
         return Splits(training, _all_of(*verification), _all_of(data.test_images, data.test_labels), what)
     every = range(len(data.test_labels))
     return Splits(training, Images(test, every[::2], True), Images(test, every[1::2], True), what)
+
+
+def fold_of(side: int, number: int, folds: int) -> tuple[digits.Digits, tuple[Tensor, Tensor]]:
+    """The digits of a fold, and images with labels that are neither trained on nor tested on."""
+    data = digits.load(side, (number, folds))
+    apart = list(range(0, len(data.train_labels), VERIFYING))
+    rest = [place for place in range(len(data.train_labels)) if place % VERIFYING]
+    verification = data.train_images[apart], data.train_labels[apart]
+    training = replace(data, train_images=data.train_images[rest], train_labels=data.train_labels[rest])
+    return training, verification
 
 
 def _all_of(images: Tensor, labels: Tensor) -> Images:

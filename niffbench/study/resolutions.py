@@ -131,19 +131,19 @@ def growth(widths: Sequence[Width]) -> list[Growth]:
     result = []
     for layer in dict.fromkeys(one.layer for one in widths):
         own = [one for one in widths if one.layer == layer]
-        sides = sorted({one.map for one in own})
-        if len(sides) < 2:
+        maps = {one.size: one.map for one in sorted(own, key=lambda one: one.size)}
+        if len(set(maps.values())) < 2:
             continue
-        x = np.log(np.asarray(sides, dtype=np.float64))
+        x = np.log(np.asarray(list(maps.values()), dtype=np.float64))
         weights = (x - x.mean()) / np.square(x - x.mean()).sum()
         seeds = sorted({one.seed for one in own})
-        groups = [[_only(own, side, seed).most for seed in seeds] for side in sides]
+        groups = [[_only(own, size, seed).most for seed in seeds] for size in maps]
         result.append(Growth(layer, combination(groups, weights.tolist(), shared=True)))
     return result
 
 
-def _only(widths: Sequence[Width], side: int, seed: int) -> Width:
-    return next(one for one in widths if one.map == side and one.seed == seed)
+def _only(widths: Sequence[Width], size: int, seed: int) -> Width:
+    return next(one for one in widths if one.size == size and one.seed == seed)
 
 
 def sentences(widths: Sequence[Width]) -> list[str]:

@@ -135,7 +135,7 @@ def sums(shrunk: Shrunk) -> dict[str, float]:
 
 def _foreseen(report: ShrinkReport) -> list[str]:
     attempts = report.shrunk.attempts
-    if not report.shrunk.cuts and len(attempts) < 2:
+    if report.undone or not attempts or not attempts[-1].holds or (not report.cuts and len(attempts) < 2):
         return []
     last = attempts[-1]
     said = [
@@ -217,7 +217,7 @@ def _layer_row(report: ShrinkReport, layer: Layer, show: Any) -> Row:
         Entry(show(published.cost) if published else text.MISSING, value=published.cost if published else None),
         Entry(show(form.cost), note=form.candidate.name, value=form.cost),
         Entry(show(chosen.cost), value=chosen.cost),
-        _why(layer, shrunk, show),
+        f"not cut: {report.undone}" if report.undone else _why(layer, shrunk, show),
     )
 
 
@@ -235,6 +235,8 @@ def _why(layer: Layer, shrunk: Shrunk, show: Any) -> str:
     if chosen.candidate.exact:
         if not cuts:
             best = min((one for one in layer.errors if not one.exact), key=layer.harm)
+            if layer.harm(best) <= shrunk.tolerance:
+                return "no cut within reach has a cost"
             return (
                 f"no cut is within reach: {best.name}, the best, would do {text.percent(layer.harm(best))} of harm"
             )

@@ -33,6 +33,7 @@ from niffbench.suite import UserModule
 LARGEST_FILE = 2 * 2**30
 """Bytes; the largest network of the catalogue has a quarter of that."""
 
+MOST_FOLDS = 20
 LARGEST_SIDE = 8192
 """Of images, as ``--size`` takes it."""
 
@@ -44,7 +45,8 @@ class Checkpoint:
     """Weights from the file ``path``, and the name of their network if the file says it.
 
     ``chosen`` says which of several that it holds they are; empty of one alone. ``size`` is the side of the
-    images that the network was trained on, if the file says it.
+    images that the network was trained on, ``fold`` the number from 0, and the number of all, of the fold of the
+    digits that it was not trained on, if the file says it.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class Checkpoint:
     network: str | None
     chosen: str = ""
     size: int | None = None
+    fold: tuple[int, int] | None = None
 
 
 def names() -> tuple[str, ...]:
@@ -132,12 +135,14 @@ def _bases() -> tuple[str, ...]:
     return tuple(torchvision.models.list_models(module=torchvision.models))
 
 
-def save(path: Path, network: str, model: nn.Module, size: int | None = None) -> None:
+def save(
+    path: Path, network: str, model: nn.Module, size: int | None = None, fold: tuple[int, int] | None = None
+) -> None:
     """Write the weights of ``model``, which :func:`build` calls ``network``, for :func:`read`.
 
-    ``size`` is the side of the images that it was trained on.
+    ``size`` and ``fold`` are those of :class:`Checkpoint`.
     """
-    torch.save({"network": network, "size": size, "state_dict": model.state_dict()}, path)
+    torch.save({"network": network, "size": size, "fold": fold, "state_dict": model.state_dict()}, path)
 
 
 def read(path: Path) -> Checkpoint:
@@ -164,7 +169,16 @@ def read(path: Path) -> Checkpoint:
         network if isinstance(network, str) else None,
         f"'{where}', not '{alike[0]}'" if alike else "",
         size if isinstance(size, int) and 0 < size <= LARGEST_SIDE else None,
+        _fold_in(said.get("fold")),
     )
+
+
+def _fold_in(value: object) -> tuple[int, int] | None:
+    """The fold that a file says, if it can be one."""
+    match value:
+        case (int(number), int(folds)) if 0 <= number < folds <= MOST_FOLDS:
+            return number, folds
+    return None
 
 
 def _content(path: Path) -> object:

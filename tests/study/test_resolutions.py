@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from niffbench.cli import main
 from niffbench.study import digits
 from niffbench.study.effective import FilterSize, mass_ratio
-from niffbench.study.folds import fold_of
+from niffbench.study.images import fold_of
 from niffbench.study.resolutions import Width, growth
 
 
@@ -33,6 +34,17 @@ def test_planted_growth_is_recovered(exponent: float, verdict: str) -> None:
     assert one.exponent.low <= exponent <= one.exponent.high
     assert one.exponent.high - one.exponent.low < 0.3
     assert one.verdict == verdict
+
+
+def test_sizes_whose_maps_are_equal_are_told_apart() -> None:
+    sizes = {15: (8, 3.0), 16: (8, 5.0), 32: (16, 8.0)}
+    widths = [
+        Width("a", size, side, seed, 1.0, most, 1.0, 0.9)
+        for size, (side, most) in sizes.items()
+        for seed in (0, 1)
+    ]
+    (one,) = growth(widths)
+    assert one.exponent.estimate == pytest.approx(math.log2(8 / math.sqrt(15)))
 
 
 def test_a_width_lies_between_the_windows_around_it() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +17,12 @@ from niffbench.case import Case
 from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit
 from niffbench.niff.filters import FilterGenerator
 from niffbench.niff.layer import FilteringLayer
+from niffbench.session.interrupts import Interrupts
+from niffbench.study import digits, shrink_tables, shrinking, stored
 from niffbench.study.candidates import Candidate, Errors, build, candidates
 from niffbench.study.choice import Choice, Option, cheapest, verified
-from niffbench.study.costs import Costs, cases_of
-from niffbench.study.images import Images
+from niffbench.study.costs import Costs, Measuring, NetworkFigures, cases_of
+from niffbench.study.images import Images, Splits, fold_of
 from niffbench.study.shrink import (
     Budget,
     Layer,
@@ -35,6 +38,7 @@ from niffbench.study.shrink import (
     tolerated,
     tune,
 )
+from niffbench.study.shrinking import SHRUNK, Loaded, ShrinkRequest, carry_out
 
 
 def layers() -> list[FilteringLayer]:
@@ -185,6 +189,9 @@ class PlantedFilters(FilterGenerator):
 
     def half_plane(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
         return self.full_plane(height, width, dtype)[..., : width // 2 + 1]
+
+    def published(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
+        return torch.fft.fftshift(self.full_plane(height, width, dtype), dim=(-2, -1))
 
 
 def planted(kernel: Tensor) -> NiffDepthwise:
@@ -355,3 +362,67 @@ def test_larger_kernels_are_measured_only_where_the_largest_so_far_is_cheaper_th
 
     costs_of(examined, 1, 10.0, measure)
     assert sides == set(range(3, largest + 1, 2))
+
+
+def test_a_wave_whose_cases_another_layer_had_measured_does_not_end_the_measuring() -> None:
+    torch.manual_seed(0)
+    layer = planted(torch.randn(3, 23, 23))
+    kernels = [Candidate("kernel", 0, side) for side in range(3, 24, 2)]
+    gains = {("kernel", "circular"): 1.0}
+    forms = {Candidate("form", 0, form="rfft"): 0.0}
+    first = Layer("a", layer, 24, 24, forms | dict.fromkeys(kernels, 0.5), gains)
+    second = Layer(
+        "b", layer, 24, 24, forms | {one: 0.5 if one.side in range(13, 22) else 9.0 for one in kernels}, gains
+    )
+    sides: set[int | None] = set()
+
+    def measure(some: Sequence[Case]) -> Costs:
+        sides.update(case.kernel for case in some)
+        return Costs({case.id: {"latency_steady": float(case.kernel or 100)} for case in some})
+
+    costs_of([first, second], 1, 1.0, measure)
+    assert 23 in sides
+
+
+@pytest.mark.parametrize("objective", ["latency", "memory", "energy"])
+def test_cuts_with_which_the_whole_network_takes_more_are_undone_and_nothing_else_is_said(
+    monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    torch.manual_seed(0)
+    key = {"latency": "latency_steady", "memory": "memory_total", "energy": "energy"}[objective]
+    model = nn.Sequential(planted(torch.randn(4, 3, 3)), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+
+    def priced(cases: Sequence[Case], **_: object) -> Costs:
+        prices = {
+            case.id: 9.0 if case.kernel else 70.0 if case.operator.endswith("/rfft") else 90.0 for case in cases
+        }
+        return Costs({id_: {key: price} for id_, price in prices.items()})
+
+    def timed(networks: Mapping[str, object], *_: object) -> dict[str, NetworkFigures]:
+        high = {name: 2.0 if name == SHRUNK else 1.0 for name in networks}
+        return {name: NetworkFigures((high[name],) * 3, high[name], high[name]) for name in networks}
+
+    monkeypatch.setattr(shrinking, "measure", priced)
+    monkeypatch.setattr(shrinking, "measure_networks", timed)
+    some = Images(list(torch.randn(30, 4, 9, 9)), range(30), labelled=False)  # type: ignore[arg-type]
+    loaded = Loaded("planted", "planted", model, None, Splits(some, some, some, "noise"), Budget("error", 0.01))
+    with Interrupts() as stop:
+        report = carry_out(loaded, ShrinkRequest("planted", objective=objective), Measuring(stop))
+    assert report.shrunk.attempts[-1].choice["0"].candidate.name == "k3"
+    assert report.cuts == {}
+    assert objective in report.undone
+    assert report.verification.error < 1e-5
+    said = " ".join(shrink_tables.sentences(report))
+    assert said.startswith("Nothing is cut: the whole network took more")
+    assert "is kept" not in said
+    assert report.undone in shrink_tables.layers(report).rows[0].entries[-1].text
+
+
+def test_a_checkpoint_of_a_fold_is_judged_by_the_digits_of_that_fold(tmp_path: Path) -> None:
+    path = tmp_path / "fold.pt"
+    stored.save(path, "digits-niff", digits.network("niff"), 8, (1, 3))
+    splits = ShrinkRequest(str(path)).load().splits
+    data, (verification, _) = fold_of(8, 1, 3)
+    judges = torch.cat([x for x, _ in splits.held_out.batches()])
+    assert torch.equal(judges, data.test_images)
+    assert torch.equal(torch.cat([x for x, _ in splits.verification.batches()]), verification)
