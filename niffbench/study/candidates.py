@@ -274,7 +274,7 @@ class Errors:
                 matrix = own[down, along]  # of one channel at a time: it has k⁴ entries
                 matrix.diagonal().add_(RIDGE * own[0, 0] + torch.finfo(torch.float64).tiny)
                 solved.append(torch.linalg.solve(matrix, wanted))
-            weights = torch.stack(solved).unflatten(1, (side, side)).to(self._kernel.dtype)
+            weights = torch.stack(solved).view(-1, side, side).to(self._kernel.dtype)
             yield Candidate("fitted", weights.numel(), side, weights=weights)
 
     def _filtered(self, transfer: Tensor) -> float:
