@@ -4,8 +4,9 @@ As ``cudnn.benchmark`` does: the first call of a kind (shapes, memory format, dt
 gradients are wanted) tries the candidates on its own input, three times each; later ones of any layer, and of
 later processes (:mod:`niffbench.niff.tuning`), take the winner.
 
-Fastest by the host's clock: what a caller waits for whose GPU has nothing else to do, the launches of small calls
-included. Who enqueues call after call, or captures them in a graph, asks for the GPU's own time: :func:`judge_by`.
+Fastest by the host's clock: what a caller waits for whose machine has nothing else to do, the launches of small
+calls included. Who enqueues call after call, or captures them in a graph, asks for the GPU's own time:
+:func:`judge_by`.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ _MOST_TAKEN = 64
 _ROUNDS = 3
 """A noisy machine can spoil one round, or two. The first one's calls are slow as a rule, and tell which fail."""
 
+_EXACT_THREADS = time.get_clock_info("thread_time").resolution < 1e-5
 _KERNEL_WHEN_COMPILED = frozenset({"cpu"})
 _HEAD_START = 2_000_000  # cycles that a GPU spins while a trial is enqueued: a ms or more
 
@@ -309,23 +311,27 @@ def _with_backward(rival: Callable[[], Tensor], leaves: Sequence[Tensor]) -> Cal
 def _seconds(call: Callable[[], object], x: Tensor) -> float:
     """Duration of one call on ``x``'s device, all that is queued on an accelerator included.
 
-    By its own clock if that is to judge and is CUDA's; by the host's elsewhere, which waits for it.
+    By its own clock if that is to judge and is CUDA's; by the host's elsewhere, which waits for it. On a CPU by
+    the calling thread's, which stands still while other processes have the processor: engines share their work out
+    evenly, so that this is what a caller waits for on a machine of its own.
     """
     device = x.device
     if _clock == "device" and x.is_cuda:
         return _gpu_seconds(call, device)
-    _wait_for(device)
-    begin = time.perf_counter()
+    clock = time.perf_counter if _wait_for(device) or not _EXACT_THREADS else time.thread_time
+    begin = clock()
     call()
     _wait_for(device)
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
-def _wait_for(device: torch.device) -> None:
-    """Until all is done that was queued there, if it is an accelerator, whichever."""
+def _wait_for(device: torch.device) -> bool:
+    """Until all is done that was queued there, if it is an accelerator, whichever; and whether it is."""
     accelerator = torch.accelerator.current_accelerator()
-    if accelerator is not None and accelerator.type == device.type:
-        torch.accelerator.synchronize(device)
+    if accelerator is None or accelerator.type != device.type:
+        return False
+    torch.accelerator.synchronize(device)
+    return True
 
 
 def _gpu_seconds(call: Callable[[], object], device: torch.device) -> float:

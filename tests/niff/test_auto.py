@@ -39,7 +39,9 @@ class Engines:
             self.calls[name] += 1
             if self.seconds[name] < 0:
                 raise RuntimeError("not on this machine")
-            time.sleep(self.seconds[name])
+            end = time.thread_time() + self.seconds[name]
+            while time.thread_time() < end:
+                pass
             return fused.convolve(x, half)
 
         return convolve
@@ -204,6 +206,20 @@ def test_a_layer_says_what_was_chosen_for_it(planted: Engines) -> None:
         assert other.chosen == "dft", "remembered from the first layer's call"
     assert copy.deepcopy(layer).chosen is None
     assert layer.with_form("native").chosen is None, "that is no choice"
+
+
+def test_an_engine_is_not_slow_for_what_other_processes_take(
+    planted: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = dict(auto.ENGINES)
+
+    def waiting(x: Tensor, half: Tensor, constants: Remembered) -> Tensor:
+        time.sleep(0.02)
+        return engines["dft"](x, half, constants)
+
+    monkeypatch.setattr(auto, "ENGINES", {**engines, "dft": waiting})
+    auto.convolve(*inputs(), auto.Constants())
+    assert list(auto.choices().values()) == ["dft"], "it waits for 20 ms and computes less than the others"
 
 
 @given(
