@@ -253,7 +253,7 @@ def measure_options(command: Command) -> Command:
             multiple=True,
             callback=_pairs,
             metavar="KEY=VALUE",
-            help="For the engine itself: address=ray://head:10001, partition=gpu, time=60.  Repeatable.",
+            help="For the engine itself: address=head:6379, partition=gpu, time=60.  Repeatable.",
         ),
         click.option(
             "--devices",

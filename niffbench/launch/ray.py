@@ -59,6 +59,11 @@ class RayLauncher(Launcher):
         address = request.options.get("address") or os.environ.get("RAY_ADDRESS") or "local"
         if address == "local":
             os.environ.setdefault(_LOOPBACK, "0")
+        if address.startswith("ray://"):
+            raise UsageError(
+                f"--on ray: Ray's client, which '{address}' asks for, streams no results; start the run on a node "
+                "of the cluster, as a Ray job does, with the head's HOST:6379"
+            )
         try:
             self._ray = importlib.import_module("ray")
         except ImportError as error:
@@ -85,7 +90,7 @@ class RayLauncher(Launcher):
         own: dict[str, Any] = {}
         if address == "local":
             own = {"include_dashboard": False, "object_store_memory": _STORE}
-        if place := re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address):  # Ray itself would try for minutes
+        if place := re.fullmatch(r"([^:/]+):(\d+)", address):  # Ray itself would try for minutes
             try:
                 socket.create_connection((place[1], int(place[2])), timeout=ANSWERING).close()
             except OSError as error:

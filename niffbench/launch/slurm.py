@@ -65,7 +65,8 @@ class SlurmLauncher(Launcher):
         self._looked_at = 0.0
         self._lock = threading.Lock()
         self._submitting = threading.Lock()
-        self._left = 0
+        self._left = self._silent = 0
+        self.has_arrived = False  # whether any task's words have
         self._name = ""
 
     @property
@@ -135,6 +136,11 @@ class SlurmLauncher(Launcher):
     def heard(self, folder: Path) -> None:
         """A task was listened to until its end."""
         self._unheard.discard(folder)
+
+    def is_anything_amiss(self) -> bool:
+        """Count a task that ended and left nothing; whether that is so of all, and not by a chance."""
+        self._silent += 1
+        return self._silent > 1 and not self.has_arrived
 
     def state(self, job: str) -> tuple[str | None, int]:
         """What Slurm says of a job, None when it is not in the queue; and how often Slurm has answered."""
@@ -338,6 +344,7 @@ class SlurmWorker:
             self._offset += len(whole)
             for line in whole.splitlines():
                 self._mailbox.put(line)
+                self._launcher.has_arrived = True
             if whole:
                 self._pause = 0.1
 
@@ -353,7 +360,7 @@ class SlurmWorker:
         self._read()
         if self._mailbox.end is not None or self._mailbox.messages:
             return
-        if self._mailbox.node is None and not (self._folder / REPLIES).exists():
+        if self._mailbox.node is None and self._launcher.is_anything_amiss():
             self._mailbox.messages.append(protocol.Refused(message=self._nothing_arrived()))
             return
         self._mailbox.lose(self._launcher.cause(self._job))

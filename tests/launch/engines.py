@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import psutil
 import pytest
 from cli_process import Started, count, replay, suite, wait_for
 
@@ -31,10 +33,10 @@ def lacking(what: str) -> NoReturn:
     pytest.skip(what)
 
 
-def prepared(place: Path, *, sizes: int = 4, rounds: int = 4, pace: float = 0.0) -> list[str]:
-    """A suite of three cases a size on a replay in ``place``; the arguments that run it, without ``--on``."""
+def prepared(place: Path, *, rounds: int = 4, pace: float = 0.0) -> list[str]:
+    """A suite of twelve cases on a replay in ``place``; the arguments that run it, without ``--on``."""
     place.mkdir(parents=True, exist_ok=True)
-    arguments = suite(place, range(9, 9 + sizes), rounds=rounds)
+    arguments = suite(place, range(9, 13), rounds=rounds)
     replay(place, pace=pace)
     return [*arguments, "--no-report"]
 
@@ -87,6 +89,18 @@ def survives(
     assert {record.status for record in run.records} == {"ok"}
 
 
+def kill_one(find: Callable[[], list[psutil.Process]], rng: random.Random, started: Started) -> None:
+    """Kill one of the processes that ``find`` finds, as soon as there is one."""
+
+    def killed() -> bool:
+        with contextlib.suppress(psutil.Error, IndexError):
+            rng.choice(find()).kill()
+            return True
+        return started.process.poll() is not None
+
+    wait_for(killed)
+
+
 def written(out: Path) -> str:
     """All that a run wrote for others to read."""
     return (out / MANIFEST).read_text() + (out / RECORDS).read_text()
@@ -94,7 +108,7 @@ def written(out: Path) -> str:
 
 def follow(page: str, place: Path) -> None:
     """Do what a page of the documentation says, on a small suite in the place of ``smoke``."""
-    prepared(place, sizes=2)
+    prepared(place)
     text = (Path(niffbench.__file__).parent / "docs" / f"{page}.md").read_text(encoding="utf-8")
     lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     assert lines

@@ -16,10 +16,22 @@ import psutil
 import pytest
 import yaml
 from cli_process import Started, count, interrupt, wait_for
-from launch.engines import FAULTS, PACE, ended, follow, keys, lacking, prepared, run_to_the_end, survives, written
+from launch.engines import (
+    FAULTS,
+    PACE,
+    ended,
+    follow,
+    keys,
+    kill_one,
+    lacking,
+    prepared,
+    run_to_the_end,
+    survives,
+    written,
+)
 
 import niffbench
-from niffbench.results import read
+from niffbench.results import Run, read
 from niffbench.results.fleet import fleet
 
 NODE = {"num_cpus": 2, "object_store_memory": 80_000_000}
@@ -48,24 +60,24 @@ def on(cluster: Any) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int]]:
-    """Case and round of every record of a local run."""
+def local(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A local run of the same."""
     place = tmp_path_factory.mktemp("local")
-    return keys(run_to_the_end(place, prepared(place)))
+    return run_to_the_end(place, prepared(place))
 
 
-def test_it_has_the_records_of_a_local_run_and_is_judged_like_one(
-    tmp_path: Path, on: list[str], local: list[tuple[str, int]], cluster: Any
+def test_what_its_page_says_has_the_records_of_a_local_run_and_is_judged_like_one(
+    tmp_path: Path, cluster: Any, local: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = run_to_the_end(tmp_path, [*prepared(tmp_path), *on])
-    assert keys(run) == local
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    follow("ray", tmp_path)
+    run = read(tmp_path / "runs" / "smoke")
+    assert keys(run) == keys(local)
     assert {record.status for record in run.records} == {"ok"}
     assert {record.node for record in run.records} <= {0, 1}
     assert len(run.manifest.nodes) == len({record.node for record in run.records})
-    assert cluster.address not in written(tmp_path / "out")
-    (tmp_path / "out").rename(tmp_path / "ray")
-    run_to_the_end(tmp_path, prepared(tmp_path))
-    status, printed = ended(tmp_path, ["check", "out", "ray"])
+    assert cluster.address not in written(run.path)
+    status, printed = ended(tmp_path, ["check", str(local.path), "runs/smoke"])
     assert status in (0, 5), printed
 
 
@@ -82,13 +94,12 @@ def relays(cluster: Any) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("seed", range(FAULTS))
 def test_a_killed_worker_node_or_session_costs_nothing(
-    tmp_path: Path, on: list[str], local: list[tuple[str, int]], cluster: Any, seed: int
+    tmp_path: Path, on: list[str], local: Run, cluster: Any, seed: int
 ) -> None:
     rng = random.Random(seed)
 
     def kill_worker(started: Started) -> None:
-        wait_for(lambda: relays(cluster) or started.process.poll() is not None)
-        rng.choice(relays(cluster)).kill()
+        kill_one(lambda: relays(cluster), rng, started)
 
     def kill_node(started: Started) -> None:
         [raylet] = node.all_processes["raylet"]
@@ -96,7 +107,7 @@ def test_a_killed_worker_node_or_session_costs_nothing(
 
     node = cluster.add_node(**NODE)
     try:
-        survives(tmp_path, on, rng, rng.sample((kill_worker, kill_node), 2), local)
+        survives(tmp_path, on, rng, rng.sample((kill_worker, kill_node), 2), keys(local))
     finally:
         cluster.remove_node(node, allow_graceful=False)
     wait_for(lambda: not relays(cluster))
@@ -182,16 +193,20 @@ def test_what_the_cluster_has_not_is_one_message(
     assert message in printed
 
 
-def test_a_cluster_that_does_not_answer_is_one_message(tmp_path: Path, cluster: Any) -> None:
-    where = ["--launcher-option", "address=127.0.0.1:1"]
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "no cluster answers at '127.0.0.1:1'"),
+        ("ray://head:10001", "streams no results; start the run"),
+    ],
+)
+def test_a_cluster_that_cannot_be_had_is_one_message(
+    tmp_path: Path, cluster: Any, address: str, message: str
+) -> None:
+    where = ["--launcher-option", f"address={address}"]
     status, printed = ended(tmp_path, [*prepared(tmp_path), "--on", "ray", *where])
     assert (status, printed.count("\n")) == (2, 1), printed
-    assert "--on ray: no cluster answers at '127.0.0.1:1'" in printed
-
-
-def test_its_page_works(tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    follow("ray", tmp_path)
+    assert message in printed
 
 
 def test_the_job_of_its_page_is_one() -> None:

@@ -17,7 +17,9 @@ from pathlib import Path
 import psutil
 import pytest
 from cli_process import Started, count, interrupt, wait_for
-from launch.engines import FAULTS, PACE, ended, follow, keys, lacking, prepared, run_to_the_end, survives
+from launch.engines import FAULTS, PACE, ended, follow, keys, kill_one, lacking, prepared, run_to_the_end, survives
+
+from niffbench.results import Run, read
 
 CONFIGURATION = """\
 ClusterName=test
@@ -99,10 +101,10 @@ ON = ["--on", "slurm", "--workers", "2", "--cpus-per-worker", "1"]
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int]]:
-    """Case and round of every record of a local run."""
+def local(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A local run of the same."""
     place = tmp_path_factory.mktemp("local")
-    return keys(run_to_the_end(place, prepared(place)))
+    return run_to_the_end(place, prepared(place))
 
 
 def jobs() -> list[str]:
@@ -128,51 +130,47 @@ def workers() -> list[psutil.Process]:
     return result
 
 
-def test_it_has_the_records_of_a_local_run_and_is_judged_like_one(
-    tmp_path: Path, cluster: Path, local: list[tuple[str, int]]
+def test_what_its_page_says_has_the_records_of_a_local_run_and_is_judged_like_one(
+    tmp_path: Path, cluster: Path, local: Run
 ) -> None:
-    run = run_to_the_end(tmp_path, [*prepared(tmp_path), *ON])
-    assert keys(run) == local
+    follow("slurm", tmp_path)
+    run = read(tmp_path / "runs" / "smoke")
+    assert keys(run) == keys(local) == keys(read(tmp_path / "runs" / "both"))
     assert {record.status for record in run.records} == {"ok"}
     assert {record.node for record in run.records} == {0}
-    left = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert left == ["findings.json", "records.jsonl", "run.json"]
+    assert not (run.path / "slurm").exists()
     assert not jobs()
-    assert not list(tmp_path.glob(".out*"))
-    (tmp_path / "out").rename(tmp_path / "slurm")
-    run_to_the_end(tmp_path, prepared(tmp_path))
-    status, printed = ended(tmp_path, ["check", "out", "slurm"])
+    assert not list(tmp_path.glob(".*"))
+    status, printed = ended(tmp_path, ["check", str(local.path), "runs/smoke"])
     assert status in (0, 5), printed
 
 
 @pytest.mark.parametrize("seed", range(FAULTS))
 def test_a_killed_worker_task_or_session_costs_nothing(
-    tmp_path: Path, cluster: Path, local: list[tuple[str, int]], seed: int
+    tmp_path: Path, cluster: Path, local: Run, seed: int
 ) -> None:
     """When the run is resumed its array is through, or it is not, and then is ended."""
     rng = random.Random(seed)
 
     def kill_worker(started: Started) -> None:  # as the kernel does when memory runs out
-        wait_for(lambda: workers() or started.process.poll() is not None)
-        rng.choice(workers()).kill()
+        kill_one(workers, rng, started)
 
     def kill_task(started: Started) -> None:
-        wait_for(lambda: running() or started.process.poll() is not None)
-        slurm("scancel", "--signal=KILL", rng.choice(running()))
+        jobs_now: list[str] = []
+        wait_for(lambda: jobs_now.extend(running()) or jobs_now or started.process.poll() is not None)
+        slurm("scancel", "--signal=KILL", rng.choice(jobs_now))
 
     def kill_session(started: Started) -> None:
         started.kill()
         if seed % 2 == 0:
             wait_for(lambda: not jobs())
 
-    survives(tmp_path, ON, rng, [*rng.sample((kill_worker, kill_task), 2), kill_session], local)
+    survives(tmp_path, ON, rng, [*rng.sample((kill_worker, kill_task), 2), kill_session], keys(local))
     assert not jobs()
     assert not (tmp_path / "out" / "slurm").exists()
 
 
-def test_an_interrupt_cancels_what_was_submitted(
-    tmp_path: Path, cluster: Path, local: list[tuple[str, int]]
-) -> None:
+def test_an_interrupt_cancels_what_was_submitted(tmp_path: Path, cluster: Path, local: Run) -> None:
     arguments = prepared(tmp_path, pace=PACE)
     with Started(tmp_path, [*arguments, *ON]) as started:
         wait_for(lambda: count(tmp_path / "out") >= 2 or started.process.poll() is not None)
@@ -201,5 +199,10 @@ def test_what_sbatch_does_not_take_is_one_message(
     assert not (tmp_path / "out").exists()
 
 
-def test_its_page_works(tmp_path: Path, cluster: Path) -> None:
-    follow("slurm", tmp_path)
+def test_a_folder_in_which_nothing_arrives_is_one_message(tmp_path: Path, cluster: Path) -> None:
+    """As where nodes do not see it: here their python does not start."""
+    broken = ["--launcher-option", "export=ALL,PYTHONHOME=/nowhere"]
+    status, printed = ended(tmp_path, [*prepared(tmp_path), *ON, *broken])
+    assert (status, printed.count("\n")) == (2, 1), printed
+    assert "left nothing in the run's folder; is that on a file system that every node sees" in printed
+    assert not (tmp_path / "out").exists()
