@@ -245,7 +245,8 @@ def measure_options(command: Command) -> Command:
             "--cpus-per-worker",
             type=click.IntRange(1, 4096),
             metavar="N",
-            help="Cores that an engine reserves for a worker.  [default: a node's, shared by its GPUs]",
+            help="Cores that an engine reserves for a worker.  [default: a node's, on Ray shared by its GPUs; on "
+            "Slurm what comes with a GPU]",
         ),
         click.option(
             "--launcher-option",

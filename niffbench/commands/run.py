@@ -98,7 +98,12 @@ def command(
             place, start = resume, _resumed(resume, suite, asked, on)
             workers, request = launcher(on), request_of(overrides, resume, device)
         try:
-            with workers.open(request), start(stop, began) as session, screen.opening(session) as observer:
+            with (
+                stop.killing(workers.end_all),
+                workers.open(request),
+                start(stop, began) as session,
+                screen.opening(session) as observer,
+            ):
                 try:
                     session.measure(stop, observer)
                 except (Interrupted, JournalLost):

@@ -127,6 +127,9 @@ class Launcher:
         """Start no more workers on a node, by the name its workers say; False where that cannot be."""
         return False
 
+    def end_all(self) -> None:
+        """End all workers, now. Called from a signal handler."""
+
     @property
     def leftovers(self) -> str | None:
         """What of it still runs though it was asked to end, in words."""

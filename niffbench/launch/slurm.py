@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
+from secrets import token_hex
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -34,6 +35,7 @@ from niffbench.device import uses_accelerator
 from niffbench.errors import UsageError
 from niffbench.launch import relay
 from niffbench.launch.base import Launcher, Request, WorkerBroken, WorkerEnd
+from niffbench.results import read_manifest
 
 FOLDER = "slurm"
 """In a run's directory: of each task what it is to do and, line by line, what it says."""
@@ -43,6 +45,8 @@ LOOKING = 3.0
 """Seconds between two questions to Slurm."""
 SETTING_UP = 900.0
 """Seconds that a task has beside those of its cases."""
+LONGEST = 43200.0
+"""Seconds of a task, unless ``--launcher-option time`` says otherwise."""
 ENDING = 15.0
 """Seconds that cancelled tasks get to be gone, and that a task is warned before its time is up."""
 MOST_TASKS = 1000
@@ -59,7 +63,6 @@ class SlurmLauncher(Launcher):
         self.numbers = relay.Numbers()
         self._avoided: set[str] = set()
         self._announced: dict[tuple[Any, ...], tuple[Path, str]] = {}
-        self._unheard: set[Path] = set()
         self._states: dict[str, str] = {}
         self._looked = 0
         self._looked_at = 0.0
@@ -67,7 +70,8 @@ class SlurmLauncher(Launcher):
         self._submitting = threading.Lock()
         self._left = self._silent = 0
         self.has_arrived = False  # whether any task's words have
-        self._name = ""
+        self._run = self._name = ""
+        self._writes = self._is_ended = False
 
     @property
     def leftovers(self) -> str | None:
@@ -75,7 +79,7 @@ class SlurmLauncher(Launcher):
 
     @contextmanager
     def open(self, request: Request) -> Iterator[None]:
-        """Make the folder, and cancel what an earlier session of this run left in the queue.
+        """See that there is a Slurm, and make a folder for the survey.
 
         Raises:
             UsageError: without Slurm or submitit, or where the controller does not answer.
@@ -91,22 +95,21 @@ class SlurmLauncher(Launcher):
         self._environment = relay.environment()
         self.workers = request.workers or WORKERS
         directory = request.directory.absolute()
-        self._name = f"niffbench-{hashlib.sha256(str(directory).encode()).hexdigest()[:8]}"
-        self._cancel()
+        self._run = f"niffbench-{hashlib.sha256(str(directory).encode()).hexdigest()[:8]}"
+        self._name = f"{self._run}-{token_hex(3)}"
         try:  # the survey of a new run comes before its directory
             directory.parent.mkdir(parents=True, exist_ok=True)
             self._survey = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
         except OSError as error:
             raise UsageError(f"{directory.parent}: cannot be written ({error.strerror})") from error
-        whole = False
         try:
             yield
-            whole = not self._unheard
         finally:
-            self._left = self._cancel()
+            self._left = self._cancel(f"--name={self._name}")
             shutil.rmtree(self._survey, ignore_errors=True)
-            if whole:
-                shutil.rmtree(directory / FOLDER, ignore_errors=True)
+            with contextlib.suppress(UsageError):  # without a run there is nothing of it to remove
+                if self._writes and read_manifest(directory).finished:  # what it says of hosts is nobody's
+                    shutil.rmtree(directory / FOLDER, ignore_errors=True)
 
     def announce(self, tasks: Sequence[protocol.Task]) -> None:
         """Submit them all, as arrays of which so many tasks run at once as there are workers."""
@@ -116,6 +119,13 @@ class SlurmLauncher(Launcher):
                 self._announced[_key(task)] = one
 
     def left_behind(self, directory: Path) -> Iterable[Sequence[protocol.Reply]]:
+        """What tasks of earlier sessions wrote. Whoever asks has the run's lock: what still runs is ended."""
+        if self._run:
+            self._writes = True
+            lines = (_slurm("squeue", "--me", "--noheader", "--format=%A|%j") or "").splitlines()
+            jobs = [line.strip().partition("|")[::2] for line in lines]
+            if earlier := {job for job, name in jobs if self._is_old(name)}:
+                self._cancel(*sorted(earlier))
         for path in sorted((directory / FOLDER).glob(f"*/{REPLIES}")):
             replies = []
             for line in path.read_bytes().splitlines():
@@ -124,18 +134,24 @@ class SlurmLauncher(Launcher):
             if replies:
                 yield replies
 
+    def _is_old(self, name: str) -> bool:
+        return name.startswith(f"{self._run}-") and name != self._name
+
+    def end_all(self) -> None:
+        self._is_ended = True
+        _slurm("scancel", "--me", f"--name={self._name}")
+
     def avoid(self, node: str) -> bool:
         self._avoided.add(node)
         return True
 
     def start(self, task: protocol.Task, wake: int) -> SlurmWorker:
         key = _key(task)
+        for other in [] if key in self._announced else list(self._announced):
+            if other[:3] == key[:3] and {*other[3]} > {*key[3]}:  # of its cases some have become needless
+                self.cancel(self._announced.pop(other)[1])
         folder, job = self._announced.pop(key) if key in self._announced else self._submit([task])[0]
         return SlurmWorker(self, folder, job, wake)
-
-    def heard(self, folder: Path) -> None:
-        """A task was listened to until its end."""
-        self._unheard.discard(folder)
 
     def is_anything_amiss(self) -> bool:
         """Count a task that ended and left nothing; whether that is so of all, and not by a chance."""
@@ -166,20 +182,21 @@ class SlurmLauncher(Launcher):
 
     def cancel(self, job: str) -> None:
         """End a job now, and not after the time that Slurm gives it to end by itself."""
-        _slurm("scancel", "--signal=KILL", job)
-        _slurm("scancel", job)
+        if not self._is_ended:
+            _slurm("scancel", "--signal=KILL", job)
+            _slurm("scancel", job)
 
-    def _cancel(self) -> int:
-        """Cancel all tasks of the run; returns how many are still there after a while."""
-        mine = ("--me", f"--name={self._name}")
-        if _slurm("squeue", *mine, "--noheader") == "":
+    def _cancel(self, *which: str) -> int:
+        """Cancel jobs, given by their ids or a name; returns how many are still there after a while."""
+        queue = [f"--jobs={','.join(which)}"] if which[0].isdecimal() else list(which)
+        if _slurm("squeue", "--me", *queue, "--noheader") == "":
             return 0
-        _slurm("scancel", "--signal=KILL", *mine)
-        _slurm("scancel", *mine)
+        _slurm("scancel", "--signal=KILL", *which)
+        _slurm("scancel", *which)
         ends = time.monotonic() + ENDING
-        while (left := _slurm("squeue", *mine, "--noheader", "--array")) != "" and time.monotonic() < ends:
+        while (left := _slurm("squeue", "--me", *queue, "--noheader", "--array")) and time.monotonic() < ends:
             time.sleep(0.5)
-        return len((left or "?").splitlines()) if left != "" else 0
+        return len((left or "").splitlines())
 
     def _submit(self, tasks: Sequence[protocol.Task]) -> list[tuple[Path, str]]:
         """Submit tasks as one array; returns the folder and the job of each."""
@@ -202,13 +219,14 @@ class SlurmLauncher(Launcher):
         """A folder of its own for a task, with what it is to do."""
         place = self._survey
         if task.kind == "round":
+            self._writes = True  # and has the run's lock
             place = self._request.directory.absolute() / FOLDER
             place.mkdir(exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{task.kind}-{task.round}-", dir=place))
         draft = folder / f"{PARCEL}.tmp"
         draft.write_bytes(relay.pack(task, self._environment, self._request.cpus))
         draft.rename(folder / PARCEL)
-        self._unheard.add(folder)
+        (folder / REPLIES).touch()  # a network's file system remembers for a while what is not there
         return folder
 
     def _parameters(self, tasks: Sequence[protocol.Task]) -> dict[str, Any]:
@@ -226,7 +244,7 @@ class SlurmLauncher(Launcher):
             more["exclude"] = ",".join(sorted({*options.pop("exclude", "").split(","), *self._avoided} - {""}))
         return {
             "name": self._name,
-            "timeout_min": ceil((longest + SETTING_UP) / 60),
+            "timeout_min": ceil(min(longest + SETTING_UP, LONGEST) / 60),
             "slurm_array_parallelism": self.workers,
             "slurm_signal_delay_s": int(ENDING),
             "slurm_additional_parameters": {**more, **options},
@@ -312,8 +330,6 @@ class SlurmWorker:
             was_queued = self.is_queued
             self._read()
             if (message := self._mailbox.take()) is not None:
-                if isinstance(message, protocol.End | WorkerEnd):
-                    self._launcher.heard(self._folder)
                 return message
             left = deadline - time.monotonic()
             if left <= 0 or (was_queued and not self.is_queued):

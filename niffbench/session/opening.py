@@ -124,7 +124,8 @@ def resume(
         manifest = run.manifest
         suite = load(kind_of(manifest.fingerprint.must.get("device")))
         _check_unchanged(directory, manifest, suite)
-        unheard = _unheard(run, launch.launcher(manifest.settings.launcher).left_behind(directory))
+        placed = dict.fromkeys((manifest.settings.launcher, settings.launcher))  # now, and when it was begun
+        unheard = _unheard(run, [one for name in placed for one in launch.launcher(name).left_behind(directory)])
         plan = _plan(suite, _survey_rest(suite, run, unheard, settings, stop), settings, stop)
         notes = [*manifest.notes, *([shared] if shared else [])]
         with Journal(directory) as journal:

@@ -336,7 +336,12 @@ class RunSession:
             raise SourcesDiffer(f"node {number}: {error}") from error
         with self._changed:
             if loss is not None and self._failure is None:
-                self._on_worker_lost(loss, unit, self._whereabouts(session.hello))
+                where = self._whereabouts(session.hello)
+                node = None if session.hello is None else session.hello.node
+                # A node that is of no use must not end what others can do.
+                is_nodes = loss.case is None and not loss.taken
+                if node is None or not is_nodes or not self._launcher.avoid(node):
+                    self._on_worker_lost(loss, unit, where)
 
     def _take(self, answer: Answer, unit: Unit, session: WorkerSession) -> None:
         """Keep what the worker of ``session`` says."""
