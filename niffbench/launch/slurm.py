@@ -143,7 +143,8 @@ class SlurmLauncher(Launcher):
 
     def avoid(self, node: str) -> bool:
         self._avoided.add(node)
-        return True
+        every = _slurm("sinfo", "--noheader", "--Node", "--format=%N")
+        return every is None or bool({*every.split()} - self._avoided)
 
     def start(self, task: protocol.Task, wake: int) -> SlurmWorker:
         key = _key(task)

@@ -182,6 +182,18 @@ def test_an_interrupt_cancels_what_was_submitted(tmp_path: Path, cluster: Path, 
     assert "may still be running" not in printed
 
 
+def test_a_second_session_on_a_run_ends_and_the_first_goes_on(tmp_path: Path, cluster: Path, local: Run) -> None:
+    with Started(tmp_path, [*prepared(tmp_path, pace=PACE), *ON]) as started:
+        wait_for(lambda: count(tmp_path / "out") >= 2 or started.process.poll() is not None)
+        status, printed = ended(tmp_path, ["run", "made-up.toml", "--resume", "out", *ON])
+        assert status == 2, printed
+        assert "another niffbench" in printed
+        assert started.end() == 0, started.said()
+    run = read(tmp_path / "out")
+    assert keys(run) == keys(local)
+    assert {record.status for record in run.records} == {"ok"}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
