@@ -124,7 +124,7 @@ def resume(
         manifest = run.manifest
         suite = load(kind_of(manifest.fingerprint.must.get("device")))
         _check_unchanged(directory, manifest, suite)
-        placed = dict.fromkeys((manifest.settings.launcher, settings.launcher))  # now, and when it was begun
+        placed = dict.fromkeys((manifest.settings.launcher, settings.launcher))  # when it was begun, and now
         unheard = _unheard(run, [one for name in placed for one in launch.launcher(name).left_behind(directory)])
         plan = _plan(suite, _survey_rest(suite, run, unheard, settings, stop), settings, stop)
         notes = [*manifest.notes, *([shared] if shared else [])]
