@@ -35,27 +35,11 @@ Convolution = Callable[[Tensor, Tensor, Remembered], Tensor]
 Rivals = Callable[[Sequence[Tensor]], Mapping[str, Callable[[], Tensor]]]
 """Engine → a call of it, on tensors like those of the call at hand; made only to be measured."""
 
-
-def _in_float32(convolve: Convolution, takes: Callable[[Tensor], bool] = lambda _: False) -> Convolution:
-    """As ``convolve``, of images in half precision too that it does not take as they are."""
-
-    def cast(x: Tensor, half: Tensor, constants: Remembered) -> Tensor:
-        if x.dtype not in triton_engine.HALVES or takes(x):
-            return convolve(x, half, constants)
-        with step("cast"):
-            wide = x.to(torch.float32)
-        result = convolve(wide, half, constants)
-        with step("cast"):
-            return result.to(x.dtype)
-
-    return cast
-
-
 ENGINES: Mapping[str, Convolution] = MappingProxyType(
     {
-        "fused": _in_float32(lambda x, half, _: fused.convolve(x, half)),
-        "dft": _in_float32(dft.convolve),
-        "native": _in_float32(lambda x, half, _: kernel.convolve(x, half), kernel.takes),
+        "fused": lambda x, half, _: fused.convolve(x, half),
+        "dft": dft.convolve,
+        "native": lambda x, half, _: kernel.convolve(x, half),
         "triton": lambda x, half, _: triton_engine.convolve(x, half),
     }
 )

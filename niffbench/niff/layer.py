@@ -265,8 +265,8 @@ class FilteringLayer(SpectralLayer):
             half = self._half_plane(x, scaled=True)
             if self.chooses and x.dtype == half.dtype.to_real():
                 result = auto.convolve(x, half, self._constants)
-            else:  # Of a form that chooses, half precision comes here where the kernel was chosen: see _takes.
-                engine = "native" if self.chooses else self._how.engine
+            else:  # Of a form that chooses, half precision comes here where a kernel was chosen: see _takes.
+                engine = self._fastest(x) if self.chooses else self._how.engine
                 result = auto.ENGINES[engine](x, half, self._constants)
         else:
             result = self._generate_and_convolve(x, self._fastest(x) if self.chooses else self._how.engine)
@@ -284,7 +284,7 @@ class FilteringLayer(SpectralLayer):
             return False
         if not self.chooses:
             return self._how.engine == "triton"
-        return "triton" in self._engines(x) and (self._has_filter() or self._fastest(x) == "triton")
+        return "triton" in self._engines(x) and self._fastest(x) == "triton"
 
     def _generate_and_convolve(self, x: Tensor, engine: str) -> Tensor:
         if engine in auto.GENERATING and x.device.type in auto.GENERATING_ON[engine]:

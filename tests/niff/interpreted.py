@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -351,3 +352,43 @@ def test_transforms_of_torch_see_ordinary_operations(launches: list[str]) -> Non
 
 def test_auto_leaves_the_interpreter_alone() -> None:
     assert "triton" not in auto.candidates(torch.randn(1, 2, 7, 7))
+
+
+@pytest.mark.parametrize("form", ["auto", "auto-cached"])
+def test_where_auto_finds_it_fastest_it_gets_half_precision_as_it_is(
+    form: str, launches: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "candidates", lambda _: ["fused", "triton"])
+    monkeypatch.setattr(auto, "_fastest", lambda calls, _: "triton")
+    auto.forget()
+    layer, exact = layers(2)
+    x = torch.randn(1, 2, 7, 7).bfloat16()
+    with torch.no_grad():
+        y = layer.with_form(form)(x)
+        assert launches == (["features", "convolve"] if form == "auto" else ["convolve"])
+        assert y.dtype == torch.bfloat16
+        assert relative(y, exact(x.double())) < ALLOWED[torch.bfloat16]
+    auto.forget()
+
+
+@pytest.mark.parametrize("failing", ["features", "convolve", "features_gradient"])
+def test_a_kernel_that_fails_is_warned_of_once_and_ordinary_operations_step_in(
+    failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def __getitem__(self, grid: object) -> Any:
+            raise RuntimeError("no such instruction")
+
+    from niffbench.niff.native import triton_kernels
+
+    monkeypatch.setattr(triton_kernels, failing, Broken())
+    monkeypatch.setattr(triton_engine, "_failed", set())
+    layer, exact = layers(2)
+    x, outer = torch.randn(2, 1, 2, 6, 5)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            hold(layer, exact, x.detach(), outer)
+    (warned,) = (str(one.message) for one in said if "step in" in str(one.message))
+    assert warned.startswith(f"the triton form's kernel {failing} failed, torch's FFTs step in")
+    assert warned.endswith("no such instruction")

@@ -12,8 +12,9 @@ from __future__ import annotations
 import functools
 import math
 import os
+import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -51,6 +52,13 @@ that of its operations, however much each does."""
 
 _INTERPRETED = 512
 _MOST_SUMS = 64  # programs that leave sums of the hidden layers' gradients
+
+
+class Failed(Unavailable):
+    """A kernel does not compile, or cannot be launched, on a GPU where Triton runs."""
+
+
+_failed: set[tuple[object, ...]] = set()
 
 
 def unavailable(x: Tensor) -> str | None:
@@ -96,9 +104,10 @@ def convolve(x: Tensor, half: Tensor) -> Tensor:
         NotImplementedError: for another dtype.
         ValueError: if ``half`` is not the half plane of such images.
     """
-    if _plain(x):
-        return _plainly(x, half)
-    return _convolved(x, [half], 1.0)
+    if not _plain(x):
+        with suppress(Failed):
+            return _convolved(x, [half], 1.0)
+    return _plainly(x, half)
 
 
 def generated(x: Tensor, grid: Tensor, layers: hermitian.Layers, scale: float) -> Tensor:
@@ -110,15 +119,16 @@ def generated(x: Tensor, grid: Tensor, layers: hermitian.Layers, scale: float) -
         layers: the MLPs: see :mod:`niffbench.niff.hermitian`; float32.
         scale: a factor on the filter.
     """
-    if _plain(x):
-        with step("filter generation"):
-            by_columns = hermitian.generate(grid.flatten(2), layers, scale)
-            half = by_columns.view(-1, *grid.shape[2:]).transpose(1, 2)
-        return _plainly(x, half)
+    if not _plain(x):
+        with suppress(Failed):
+            with step("filter generation"):
+                hidden = list(layers[:-2])
+                features = (_features if _directly(grid, *hidden) else _features_operator)(grid, hidden, scale)
+            return _convolved(x, [features, *layers[-2:]], scale)
     with step("filter generation"):
-        hidden = list(layers[:-2])
-        features = (_features if _directly(grid, *hidden) else _features_operator)(grid, hidden, scale)
-    return _convolved(x, [features, *layers[-2:]], scale)
+        by_columns = hermitian.generate(grid.flatten(2), layers, scale)
+        half = by_columns.view(-1, *grid.shape[2:]).transpose(1, 2)
+    return _plainly(x, half)
 
 
 def _plain(x: Tensor) -> bool:
@@ -235,8 +245,9 @@ def _waves(length: int, side: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any
     return np.pad(np.cos(angles) * shares, room), np.pad(np.sin(angles), room)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def _matrices(layout: Layout, device: torch.device) -> Tensor:
+    """On the device, for good: a captured graph knows but the address. So a call must come before a capture."""
     with torch.inference_mode(False):
         return torch.from_numpy(layout.matrices()).to(device)
 
@@ -299,6 +310,7 @@ def _launch(kernel: str, grid: tuple[int, ...], *arguments: object, **constants:
 
     Raises:
         Unavailable: if it cannot run there.
+        Failed: if it could not be compiled or launched, which is warned of once and not tried again.
     """
     first = arguments[0]
     assert isinstance(first, Tensor)
@@ -306,14 +318,19 @@ def _launch(kernel: str, grid: tuple[int, ...], *arguments: object, **constants:
         raise Unavailable(f"the triton form is not available for {first.device.type}: {why}")
     kernels = import_module("niffbench.niff.native.triton_kernels")  # only now: it loads Triton
     where: AbstractContextManager[object] = torch.cuda.device(first.device) if first.is_cuda else nullcontext()
+    key = kernel, tuple(constants.items())
+    if key in _failed:
+        raise Failed(kernel)
     try:
         with where:
             getattr(kernels, kernel)[grid](*arguments, **constants)
     except Exception as error:  # of Triton's compiler, of the assembler, of the driver: they share no class
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        what = f"the triton form's kernel {kernel} failed: {type(error).__name__}: {error}"
-        raise Unavailable(what[:300]) from error
+        _failed.add(key)
+        what = f"the triton form's kernel {kernel} failed, torch's FFTs step in: {type(error).__name__}: {error}"
+        warnings.warn(what[:300], RuntimeWarning, stacklevel=2)
+        raise Failed(kernel) from error
 
 
 def _check(x: Tensor, made_of: Sequence[Tensor]) -> None:
@@ -463,13 +480,16 @@ def _remember_features(ctx: Any, inputs: tuple[Tensor, Sequence[Tensor], float],
 
 def _differentiate_features(ctx: Any, gradient: Tensor) -> tuple[None, list[Tensor], None]:
     grid, *layers = ctx.saved_tensors
-    if torch.is_grad_enabled() and not compiling():  # A second derivative: leave both to autograd.
-        with without_autocast(gradient):
+    twice, flat = torch.is_grad_enabled() and not compiling(), None
+    if not twice:
+        with suppress(Failed), step("filter generation"):
+            flat = _features_gradient_operator(grid, layers, ctx.scale, gradient)
+    if flat is None:  # A second derivative, say: leave both to autograd.
+        with without_autocast(gradient), torch.enable_grad():
             rows = grid.transpose(2, 3).flatten(2)
+            layers = layers if twice else [layer.detach().requires_grad_() for layer in layers]
             again, _, _ = hermitian.factors(rows, (*layers, *layers[-2:]), ctx.scale)
-            return None, list(torch.autograd.grad(again, layers, gradient, create_graph=True)), None
-    with step("filter generation"):
-        flat = _features_gradient_operator(grid, layers, ctx.scale, gradient)
+            return None, list(torch.autograd.grad(again, layers, gradient, create_graph=twice)), None
     sizes = [layer.numel() for layer in layers]
     shares = zip(flat.split(sizes), layers, strict=True)
     return None, [share.view(layer.shape) for share, layer in shares], None
@@ -511,14 +531,20 @@ def _remember(ctx: Any, inputs: tuple[Tensor, Sequence[Tensor], float], output: 
 def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, list[Tensor | None], None]:
     x, *made_of = ctx.saved_tensors
     need_x, needs, _ = ctx.needs_input_grad
-    if torch.is_grad_enabled() and not compiling():  # A second derivative: leave both to autograd.
-        with without_autocast(gradient):
-            again = _plainly(x, _half_plane(made_of, ctx.scale, x.shape))
-            needed = [one for one, need in zip((x, *made_of), (need_x, *needs), strict=True) if need]
-            some = iter(torch.autograd.grad(again, needed, gradient, create_graph=True))
+    twice, gradients = torch.is_grad_enabled() and not compiling(), None
+    if not twice:
+        with suppress(Failed), step("convolution"):
+            gradients = _gradients_operator(x, made_of, ctx.scale, gradient, need_x, any(needs))
+    if gradients is None:  # A second derivative, say: leave both to autograd.
+        with without_autocast(gradient), torch.enable_grad():
+            inputs, wants = (x, *made_of), (need_x, *needs)
+            if not twice:
+                inputs = tuple(one.detach().requires_grad_(need) for one, need in zip(inputs, wants, strict=True))
+            again = _plainly(inputs[0], _half_plane(inputs[1:], ctx.scale, x.shape))
+            needed = [one for one, need in zip(inputs, wants, strict=True) if need]
+            some = iter(torch.autograd.grad(again, needed, gradient, create_graph=twice))
             return next(some) if need_x else None, [next(some) if need else None for need in needs], None
-    with step("convolution"):
-        for_x, *for_filter = _gradients_operator(x, made_of, ctx.scale, gradient, need_x, any(needs))
+    for_x, *for_filter = gradients
     wanted = [one if need else None for one, need in zip(for_filter, needs, strict=True)]
     return for_x if need_x else None, wanted, None
 
