@@ -28,7 +28,7 @@ def folded(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: for a model in training, or one that ``torch.fx`` cannot trace.
     """
-    if model.training:
+    if any(module.training for module in model.modules()):
         raise ValueError("only a model in evaluation mode can be folded: call eval() first")
     model = copy.deepcopy(model)
     try:
@@ -40,7 +40,7 @@ def folded(model: nn.Module) -> nn.Module:
         if node.op == "call_module":
             made.set_submodule(node.target, _ordinary(made.get_submodule(node.target)))
     for node in list(graph.nodes):
-        before = node.args[0] if node.op == "call_module" else None
+        before = node.args[0] if node.op == "call_module" and node.args else None
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
             continue
         calls = [other.target for other in graph.nodes if other.op == "call_module"]
@@ -53,10 +53,12 @@ def folded(model: nn.Module) -> nn.Module:
             node.replace_all_uses_with(before)
             graph.erase_node(node)
     for _, one in niff_layers(made):
-        if f"{one.form}-cached" in forms_of(one.kind):
-            one.form = f"{one.form}-cached"
+        cached = "cached" if one.form == "rfft" else f"{one.form}-cached"
+        if cached in forms_of(one.kind):
+            one.form = cached
     made.delete_all_unused_submodules()
     made.recompile()
+    made.requires_grad_(False)
     on_cpu = all(one.is_cpu for one in made.parameters())
     return made.to(memory_format=torch.channels_last) if on_cpu else made
 
@@ -113,7 +115,8 @@ def _with_normalisation(layer: nn.Module, normalisation: nn.BatchNorm2d) -> nn.M
     if normalisation.weight is not None:
         factor = factor * normalisation.weight
     shift = -mean * factor if normalisation.bias is None else normalisation.bias - mean * factor
-    *_, weight, offset = inner.generator.weights()
-    weight.mul_(factor[:, None])
-    offset.mul_(factor)
-    return WithBias(inner, shift if bias is None else shift + bias * factor)
+    *weights, weight, offset = inner.generator.weights()
+    own = inner.with_form(inner.form)  # Others may have the same weights.
+    scaled = (nn.Parameter(weight * factor[:, None]), nn.Parameter(offset * factor))
+    own.generator = inner.generator.with_weights((*weights, *scaled))
+    return WithBias(own, shift if bias is None else shift + bias * factor)

@@ -270,7 +270,8 @@ class FilteringLayer(SpectralLayer):
                 result = auto.ENGINES[engine](x, half, self._constants)
         else:
             result = self._generate_and_convolve(x, self._fastest(x) if self.chooses else self._how.engine)
-        if "native" in (self._how.engine, self._constants.given or self.chosen) and unobserved(x) and x.numel():
+        engine = (self._constants.given or self.chosen) if self.chooses else self._how.engine
+        if engine == "native" and unobserved(x) and x.numel():
             self._prepare(x)
         return result
 
@@ -316,8 +317,8 @@ class FilteringLayer(SpectralLayer):
             again = self._again(x, shift.contiguous())
             if again is not None:
                 return again
-        result: Tensor = self(x) + shift[:, None, None]
-        return result
+        result: Tensor = self(x)
+        return result + shift.to(result.dtype)[:, None, None]
 
     def _again(self, x: Tensor, shift: Tensor | None = None) -> Tensor | None:
         """:meth:`_depthwise` of a call that nobody watches, like one that was prepared; None if there was none."""
@@ -343,8 +344,9 @@ class FilteringLayer(SpectralLayer):
     def _like(self, x: Tensor) -> tuple[object, ...]:
         """What calls have in common of which one can do what was prepared for the other."""
         generator = self.generator
-        learns = wants_gradient(x), generator.learns()
-        return self._how.name, x.shape, x.stride(), x.dtype, generator.dtype, learns, torch.get_num_threads()
+        weight, learns = generator.weights()[0], (wants_gradient(x), generator.learns())
+        filters = weight.dtype, weight.device, generator.mlp, generator.grid, generator.planes
+        return self._how.name, x.shape, x.stride(), x.dtype, filters, learns, torch.get_num_threads()
 
     def _finish(self, filtered: Tensor) -> Tensor:
         """What the layer makes of filtered images."""

@@ -194,8 +194,8 @@ class WithBias(nn.Module):
         if isinstance(self.layer, NiffDepthwise) and x.dim() == 4:
             return self.layer.shifted(x, self.bias)
         bias = self.bias if self.layer.channel_dimension == 3 else self.bias[:, None, None]
-        out: Tensor = self.layer(x) + bias
-        return out
+        out: Tensor = self.layer(x)
+        return out + bias.to(out.dtype)
 
 
 def replacements(model: nn.Module, rule: Rule, sizes: FeatureMaps | None = None) -> list[Replacement]:

@@ -492,6 +492,37 @@ def test_later_calls_do_what_the_first_did(form: str, channels: int, dtype: torc
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
 
 
+@pytest.mark.parametrize("form", ["native", "native-cached"])
+def test_later_calls_see_what_has_changed_since(form: str) -> None:
+    layer, x = NiffDepthwise(9, form=form), images(2, 9, 7, 6, dtype=torch.float32)
+    with torch.no_grad():
+        for _ in range(2):
+            layer(x)
+        with torch.device("meta"):
+            assert torch.equal(layer(x), layer(x)), "what C writes into is on the CPU wherever tensors are made"
+        layer.generator = NiffDepthwise(9, mlp="big").generator
+        for _ in range(2):
+            assert relative(layer(x), layer.with_form("fft")(x)) < 1e-5
+        layer.to("meta")
+        with pytest.raises((RuntimeError, ValueError)):
+            layer(x)
+    chooses = NiffDepthwise(9, form="auto")
+    chooses.fix_engine("native")
+    other = chooses.with_form("fused")
+    with torch.no_grad():
+        other(x)
+    assert not other._constants.taken, "another form is not the kernel's"
+
+
+def test_sides_come_back_after_many_others() -> None:
+    layer, first = NiffDepthwise(1, form="native-cached"), images(1, 1, 14, 31, dtype=torch.float32)
+    with torch.no_grad():
+        before = layer(first)
+        for side in range(1, 80):
+            layer(images(1, 1, 2, side, dtype=torch.float32))
+        assert torch.equal(layer(first), before)
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_layer_that_makes_its_filter_in_a_compiled_graph(cached: bool) -> None:
     torch._dynamo.reset()

@@ -436,6 +436,17 @@ def test_what_cannot_be_folded_is_said_or_stays() -> None:
     assert sum(isinstance(module, nn.BatchNorm2d) for module in one.modules()) == 2
     assert torch.allclose(one(x), twice(x), rtol=1e-10)
 
+    layers = [NiffDepthwise(3, form="rfft") for _ in range(2)]
+    layers[1].generator = layers[0].generator
+    alike = nn.Sequential(layers[0], nn.BatchNorm2d(3), layers[1], nn.BatchNorm2d(3))
+    one = folded(with_statistics(alike))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in one.modules())
+    assert all(layer.form == "cached" for _, layer in niff_layers(one))
+    assert torch.allclose(one(x), alike(x), rtol=1e-9, atol=1e-10), "weights of two layers are folded apart"
+    alike[1].train()
+    with pytest.raises(ValueError, match=r"call eval\(\) first"):
+        folded(alike)
+
     class Branching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x if x.sum() > 0 else -x

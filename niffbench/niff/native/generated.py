@@ -43,6 +43,8 @@ def convolve(x: Tensor, grid: Tensor, layers: Layers, scale: float) -> Tensor:
 
     Differentiable, twice too; raises as :func:`niffbench.niff.native.kernel.convolve`.
     """
+    if grid.device != x.device:
+        raise ValueError(f"expected images on {grid.device}, where the weights are, got some on {x.device}")
     if transformed():
         return _plainly(x, grid, layers, scale)
     as_operators = compiling() or watched() or x.device.type == "meta"
@@ -162,7 +164,7 @@ class Prepared:
     def forward(self, x: Tensor, grid: Tensor, layers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The convolution and the features, by one call in C."""
         alive = [layer.contiguous() for layer in layers]
-        y, features = torch.empty_like(x), torch.empty(self._filters.shape, dtype=grid.dtype)
+        y, features = torch.empty_like(x), grid.new_empty(self._filters.shape)
         memory = kernel.workspace(self._forward_bytes)
         self._filters.library.niff_generate(
             *(*self._addresses, grid.data_ptr(), self._tensors(*map(Tensor.data_ptr, alive))),
@@ -206,7 +208,7 @@ def _features(grid: Tensor, layers: Sequence[Tensor], scale: float) -> Tensor:
 def _features_gradient(grid: Tensor, layers: Sequence[Tensor], scale: float, gradient: Tensor) -> list[Tensor]:
     call = _call_for(grid, layers)
     alive = [layer.contiguous() for layer in (*layers, gradient)]
-    out = [torch.empty(layer.shape, dtype=layer.dtype) for layer in layers]
+    out = [layer.new_empty(layer.shape) for layer in layers]
     memory = kernel.workspace(call.backward_bytes)
     call.library.niff_features_gradient(
         *(grid.data_ptr(), *call.sizes, _addresses(alive[:-1]), scale, alive[-1].data_ptr(), _addresses(out)),

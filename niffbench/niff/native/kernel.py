@@ -160,11 +160,13 @@ class Call:
     """What calls of the C functions on images of one shape have in common.
 
     Attributes:
+        axes: what the addresses in ``images`` lead to, kept alive.
         parts: how many the batch is divided into, backward, where there are fewer groups of channels than threads.
     """
 
     library: ctypes.CDLL
     images: _Images
+    axes: tuple[object, object]
     address: int
     forward_bytes: int
     backward_bytes: int
@@ -203,7 +205,8 @@ def _made_call(
 ) -> Call:
     batch, channels, height, width = shape
     real = torch.promote_types(dtype, torch.float32)
-    axes = _axis(height, real)[1], _axis(width, real)[1]
+    (down, down_address), (along, along_address) = _axis(height, real), _axis(width, real)
+    axes = down_address, along_address
     groups = -(-channels // int(library.niff_lanes()))
     parts = max(1, min(batch, -(-threads // groups)))
     forward, backward = max(1, min(threads, batch * groups)), min(threads, groups * parts)
@@ -212,7 +215,7 @@ def _made_call(
         count * library.niff_workspace(height, width, planes, hidden, *axes)
         for count, planes in ((forward, 2), (backward, 4))
     )
-    return Call(library, images, ctypes.addressof(images), forward_bytes, backward_bytes, parts)
+    return Call(library, images, (down, along), ctypes.addressof(images), forward_bytes, backward_bytes, parts)
 
 
 def _gradients(
@@ -260,7 +263,7 @@ def like(gradient: Tensor, last: bool) -> Tensor:
 
 def workspace(size: int) -> Tensor:
     """Scratch memory of so many bytes, from torch so that its profilers see it."""
-    return torch.empty(size, dtype=torch.uint8)
+    return torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
 class _Axis(ctypes.Structure):
