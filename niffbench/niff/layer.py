@@ -270,8 +270,8 @@ class FilteringLayer(SpectralLayer):
                 result = auto.ENGINES[engine](x, half, self._constants)
         else:
             result = self._generate_and_convolve(x, self._fastest(x) if self.chooses else self._how.engine)
-        engine = (self._constants.given or self.chosen) if self.chooses else self._how.engine
-        if engine == "native" and unobserved(x) and x.numel():
+        taken = (self._constants.given or self.chosen) if self.chooses else self._how.engine
+        if taken == "native" and unobserved(x) and x.numel():
             self._prepare(x)
         return result
 
