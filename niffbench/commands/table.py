@@ -61,11 +61,11 @@ def command(
     intervals: bool,
     out: Path | None,
 ) -> None:
-    """Write metrics of a run as a table for a paper, or with --per-node a fleet's devices beside each other.
+    """Write metrics of a run as a table for a paper.
 
     COLUMNS are columns of the frame, METRICS those of `niffbench list metrics`, or latency, memory or error for
     the main one of its kind; several are separated by commas. The best of each problem is bold, where it is
-    decided.
+    decided. With --per-node the table is that of a fleet's devices, beside each other.
     """
     from niffbench.report import make_directory, write_whole
     from niffbench.report.pivot import pivot
