@@ -11,11 +11,12 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
+from warm_process import CLI, WORKER, named, start
 
 from niffbench.results import RECORDS
 
@@ -47,25 +48,35 @@ def replay(place: Path, **trace: Any) -> None:
 class Started:
     """``niffbench`` in a process group of its own, as a terminal would start it; leaving the with block kills it.
 
-    It prints to a file, so that nobody has to read while it runs. ``prelude``: shell commands that come first.
+    It prints to files, so that nobody has to read while it runs.
+
+    Args:
+        limits: of its resources, by their names, as ``FSIZE``.
+        ignored: signals that it is told to ignore, as by ``nohup`` or ``trap '' INT``.
+        variables: of its environment, beside this process's own.
     """
 
-    def __init__(self, place: Path, arguments: Iterable[str], *, prelude: str = "") -> None:
+    def __init__(
+        self,
+        place: Path,
+        arguments: Iterable[str],
+        *,
+        limits: Mapping[str, int] | None = None,
+        ignored: Sequence[int] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.mark = uuid.uuid4().hex
         self._began = time.time()
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115
-        command = [sys.executable, "-m", "niffbench.cli", *arguments]
-        if prelude:
-            command = ["bash", "-c", f'{prelude}; exec "$@"', "bash", *command]
-        self.process = subprocess.Popen(
-            command,
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        self.process = start(
+            [*arguments],
+            {**os.environ, "COLUMNS": "200", **(variables or {}), _MARK: self.mark},
             cwd=place,
-            stdin=subprocess.DEVNULL,
-            stdout=self._said,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, "COLUMNS": "200", _MARK: self.mark},
-            preexec_fn=_listening,
+            stdout=self._out.fileno(),
+            stderr=self._err.fileno(),
+            tag=self.mark,
+            limits=limits,
+            ignored=ignored,
         )
 
     def __enter__(self) -> Started:
@@ -77,9 +88,17 @@ class Started:
                 process.kill()
         self.process.wait()
 
+    def out(self) -> str:
+        """What it printed so far on standard output."""
+        return os.pread(self._out.fileno(), 2**24, 0).decode()
+
+    def err(self) -> str:
+        """... and on standard error."""
+        return os.pread(self._err.fileno(), 2**24, 0).decode()
+
     def said(self) -> str:
-        """What it printed so far, on both channels."""
-        return os.pread(self._said.fileno(), 2**20, 0).decode()
+        """What it printed so far, on one channel and then on the other."""
+        return self.out() + self.err()
 
     def strike(self, number: int) -> None:
         """A signal to the whole group, as from the keyboard."""
@@ -96,33 +115,30 @@ class Started:
 
     def family(self) -> list[psutil.Process]:
         """What is alive of it and of all that it started, whoever is their parent by now."""
-        result = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                # Whoever waits asks a hundred times a second: the environments of older processes are not read.
-                young = process.create_time() > self._began - _SLACK
-                if (
-                    young
-                    and process.status() != psutil.STATUS_ZOMBIE
-                    and process.environ().get(_MARK) == self.mark
-                ):
-                    result.append(process)
-        return result
+        return self._alive(
+            lambda process: (
+                process.name() in named(self.mark, CLI, WORKER) or process.environ().get(_MARK) == self.mark
+            )
+        )
 
     def workers(self) -> list[psutil.Process]:
         """Those of the family that are workers."""
+        return self._alive(
+            lambda process: (
+                process.name() in named(self.mark, WORKER)
+                or (WORKER in process.cmdline() and process.environ().get(_MARK) == self.mark)
+            )
+        )
+
+    def _alive(self, is_one: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
         result = []
-        for process in self.family():
+        for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if "niffbench.worker.main" in process.cmdline():
+                # Whoever waits asks a hundred times a second: older processes are not looked at.
+                young = process.create_time() > self._began - _SLACK
+                if young and process.status() != psutil.STATUS_ZOMBIE and is_one(process):
                     result.append(process)
         return result
-
-
-def _listening() -> None:
-    """A background job ignores SIGINT, and so would what it starts."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def wait_for(what: Callable[[], object]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import warm_process
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
@@ -151,16 +152,7 @@ def cli(tmp_path: Path) -> Cli:
     def run(
         *args: str, cwd: Path = tmp_path, timeout: float = 120, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "niffbench.cli", *args],
-            cwd=cwd,
-            env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", **(env or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        done = warm_process.run(args, os.environ | {"COLUMNS": "100", "NO_COLOR": "1"} | (env or {}), cwd, timeout)
         assert "Warning: " not in done.stderr, done.stderr  # a library's, which no user can do anything about
         return done
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import warm_worker
 from operator_cases import case_at
+from warm_process import REPLY, WORKER, Forked
 
 from niffbench import protocol
 from niffbench.case import Case, DType, Execution, Mode, Problem
@@ -86,7 +86,7 @@ def work(
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:
         given.write(protocol.write(sent))
         given.seek(0)
-        process = None
+        process: subprocess.Popen[bytes] | Forked
         if prelude:
             start = "import runpy; runpy.run_module('niffbench.worker.main', run_name='__main__', alter_sys=True)"
             process = subprocess.Popen(
@@ -98,12 +98,13 @@ def work(
                 env=environment,
             )
         else:
-            warm_worker.start(environment, given.fileno(), printed.fileno(), write)
+            standard = (given.fileno(), printed.fileno(), printed.fileno(), write)
+            process = Forked(WORKER, REPLY, standard, environment)
         os.close(write)
         try:
             with os.fdopen(read, "rb") as lines:
                 heard = tuple(protocol.read(line) for line in lines)
-        finally:  # or the next task would read this one's
-            status = warm_worker.status() if process is None else process.wait(timeout=60)
+        finally:
+            status = process.wait(timeout=60)
         printed.seek(0)
         return Said(status, heard, printed.read().decode())

@@ -17,14 +17,14 @@ from niffbench.results import read
 SIZES = (9, 14, 28)
 RECORDS_OF_ALL = 9
 BRIEF = {"rounds": 1, "precision": 0.5, "min_time": 0.0001, "max_time": 0.002}  # a journal smaller than the report
-NO_BYTECODE = "export PYTHONDONTWRITEBYTECODE=1"  # Python would not notice that it wrote but half of a file
 RESUME = ("run", "made-up.toml", "--resume", "out")
 FULL = "(No space left on device)"
 
 
-def refused(place: Path, arguments: list[str], *, prelude: str = "") -> str:
+def refused(place: Path, arguments: list[str], **limits: int) -> str:
     """Run it; returns its one message."""
-    with Started(place, arguments, prelude=prelude) as started:
+    # Python would not notice that it wrote but half of a file of bytecode.
+    with Started(place, arguments, limits=limits, variables={"PYTHONDONTWRITEBYTECODE": "1"}) as started:
         status, said = started.end(), started.said()
     assert status == 2, said
     assert "Traceback" not in said
@@ -47,14 +47,14 @@ def goes_on(place: Path, *, report: bool = False) -> None:
 
 
 def test_a_journal_that_may_not_grow(tmp_path: Path) -> None:
-    message = refused(tmp_path, suite(tmp_path, SIZES, **BRIEF), prelude=f"{NO_BYTECODE}; ulimit -f 8")
+    message = refused(tmp_path, suite(tmp_path, SIZES, **BRIEF), FSIZE=8 * 1024)
     assert message.startswith("niffbench: out/records.jsonl: cannot be written (File too large)")
     assert 0 < len(read(tmp_path / "out").records) < RECORDS_OF_ALL
     goes_on(tmp_path)
 
 
 def test_a_report_that_may_not_grow(tmp_path: Path) -> None:
-    message = refused(tmp_path, suite(tmp_path, SIZES, **BRIEF), prelude=f"{NO_BYTECODE}; ulimit -f 100")
+    message = refused(tmp_path, suite(tmp_path, SIZES, **BRIEF), FSIZE=100 * 1024)
     assert re.match(r"niffbench: out/(plots/\S+|report.html): cannot be written \(File too large\); ", message)
     assert message.endswith("the records are kept, so when that is mended: niffbench report out")
     assert len(read(tmp_path / "out").records) == RECORDS_OF_ALL

@@ -10,13 +10,13 @@ import socket
 import subprocess
 import sys
 import tarfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stub_card
+from cli_process import Started, wait_for
 from conftest import Cli
 
 from niffbench.results import read
@@ -29,14 +29,8 @@ NIFF = tuple(f"niff-depthwise/{form}" for form in ("published", "rfft", "native-
 OPERATORS = (*NIFF, "depthwise-k7", "dense-k3", "copy")
 
 
-def _started(out: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "niffbench.cli", "gpu-verdict", "--out", str(out), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def _started(out: Path, *arguments: str) -> Started:
+    return Started(out.parent, ["gpu-verdict", "--out", str(out), *arguments])
 
 
 @dataclass(frozen=True)
@@ -56,12 +50,13 @@ class Rehearsed:
         return json.loads((self.unpacked / name).read_text())
 
 
-def _finished(process: subprocess.Popen[str], out: Path) -> Rehearsed:
-    printed, _ = process.communicate(timeout=500)
+def _finished(started: Started, out: Path) -> Rehearsed:
+    with started:
+        status, printed = started.process.wait(500), started.said()
     unpacked = out.with_name(f"{out.name}-unpacked")
     with tarfile.open(out / "gathered.tar.gz") as archive:
         archive.extractall(unpacked, filter="data")
-    return Rehearsed(out, unpacked, process.returncode, printed)
+    return Rehearsed(out, unpacked, status, printed)
 
 
 @pytest.fixture(scope="module")
@@ -189,13 +184,10 @@ def test_without_time_steps_are_cut_and_said_to_be(cli: Cli, tmp_path: Path) -> 
 def test_who_is_ended_on_the_way_has_gathered_what_there_is(tmp_path: Path) -> None:
     out = tmp_path / "out"
     suite = ("--only", "suite-gpu", "--device", "cpu", "--minutes", "60")
-    process = _started(out, "--only", "nvidia-smi", *suite)
-    deadline = time.monotonic() + 60
-    while not (out / "verdict.md").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(3)
-    process.send_signal(signal.SIGTERM)
-    ended = _finished(process, out)
+    started = _started(out, "--only", "nvidia-smi", *suite)
+    wait_for(lambda: started.workers() and (out / "verdict.md").exists())
+    started.process.send_signal(signal.SIGTERM)
+    ended = _finished(started, out)
     assert ended.status == 130
     assert [result["status"] for result in ended.json("steps.json")][1:] == ["cut"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -25,10 +26,10 @@ SPACE = 64  # GiB of addresses: torch is content with them, and one operator is 
 
 def test_every_way_to_fail_costs_the_case_that_failed(tmp_path: Path) -> None:
     (tmp_path / "hostile.toml").write_text(SUITE)
-    paths = f'"{ROOT}:{ROOT / "tests"}:$PYTHONPATH"'
-    prelude = f"export NIFFBENCH_EXTRA_OPERATORS=hostile_operators PYTHONPATH={paths}; ulimit -v {SPACE * 2**20}"
+    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")))
+    variables = {"NIFFBENCH_EXTRA_OPERATORS": "hostile_operators", "PYTHONPATH": paths}
     arguments = ["run", "hostile.toml", "--device", "cpu", "--out", "out", "--no-report", "--seed", "1"]
-    with Started(tmp_path, arguments, prelude=prelude) as started:
+    with Started(tmp_path, arguments, limits={"AS": SPACE * 2**30}, variables=variables) as started:
         assert started.end() == 0, started.said()
         assert not started.workers()
         assert "Traceback" not in started.said()

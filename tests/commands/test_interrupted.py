@@ -87,7 +87,7 @@ def interrupted(place: Path, name: str, later: float = 0.0) -> tuple[float, int,
 
 def test_a_run_that_was_told_to_ignore_signals_goes_on(tmp_path: Path) -> None:
     """``nohup niffbench run``, or a script with ``trap '' INT``, and the terminal is closed."""
-    with Started(tmp_path, suite(tmp_path, SIZES), prelude="trap '' INT HUP") as started:
+    with Started(tmp_path, suite(tmp_path, SIZES), ignored=(signal.SIGINT, signal.SIGHUP)) as started:
         wait_for(lambda: count(tmp_path / "out") > 0)
         started.strike(signal.SIGINT)
         started.strike(signal.SIGHUP)

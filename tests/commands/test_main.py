@@ -7,12 +7,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import click
 import pytest
 from conftest import Cli
 from synthetic import World, write
+from warm_process import start
 
 from niffbench import cli as module
 from niffbench.errors import NothingMeasured, UsageError
@@ -193,20 +195,19 @@ def gone(place: Path, *arguments: str, errors: bool = False) -> subprocess.Compl
     """What becomes of a command of which nobody reads standard output, nor standard error if ``errors``."""
     reading, writing = os.pipe()
     os.close(reading)
-    try:
-        return subprocess.run(
-            [sys.executable, "-m", "niffbench.cli", *arguments],
-            cwd=place,
-            stdout=writing,
-            stderr=writing if errors else subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-    finally:
-        os.close(writing)
+    with tempfile.TemporaryFile() as said:
+        try:
+            process = start(
+                arguments, os.environ, cwd=place, stdout=writing, stderr=writing if errors else said.fileno()
+            )
+        finally:
+            os.close(writing)
+        status = process.wait(60)
+        said.seek(0)
+        return subprocess.CompletedProcess(arguments, status, "", said.read().decode())
 
 
-def test_a_reader_that_leaves_early(cli: Cli) -> None:
+def test_a_reader_that_leaves_early() -> None:
     arguments = f"{sys.executable} -m niffbench.cli list operators --json"
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {arguments} | head -c 1"],

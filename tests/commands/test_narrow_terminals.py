@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import pytest
 from cli_process import suite
 from synthetic import World, write
+from warm_process import run
 
 WORLD = World(rounds=8, sizes=(14, 28))
 Call = Callable[..., str]
@@ -36,14 +35,7 @@ def printed(request: pytest.FixtureRequest, place: Path) -> Call:
     environment |= {"COLUMNS": str(width)} if width != 80 else {}
 
     def call(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "niffbench.cli", *arguments],
-            cwd=place,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run(arguments, environment, place)
         assert done.returncode in (0, 1, 5), done.stderr
         assert max(map(len, done.stdout.splitlines())) <= width, done.stdout
         assert "…" not in done.stdout
@@ -77,10 +69,7 @@ def _column(output: str, start: int, end: int) -> str:
 
 def test_check_shows_every_verdict_beside_the_beginning_of_its_name(printed: Call, place: Path) -> None:
     output = printed("check", "base", "head", "--all")
-    done = subprocess.run(
-        [sys.executable, "-m", "niffbench.cli", "check", "base", "head", "--json"],
-        cwd=place, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run(["check", "base", "head", "--json"], os.environ, place)
     findings = json.loads(done.stdout)["findings"]
     verdicts = [line for line in output.splitlines() if line[:2] in ("✗ ", "? ", "– ", "✓ ", "+ ", "= ")]
     assert len(verdicts) == len(findings)
@@ -116,8 +105,7 @@ def test_list_tells_every_form_of_an_operator_apart(printed: Call) -> None:
 
 def printed_json(what: str) -> str:
     """The same list as data."""
-    arguments = [sys.executable, "-m", "niffbench.cli", "list", what, "--json"]
-    return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    return run(["list", what, "--json"], os.environ, Path.cwd()).stdout
 
 
 def test_plan_and_run_show_every_case_and_its_figures(printed: Call, place: Path) -> None:

@@ -10,15 +10,14 @@ import pty
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from cli_process import count, wait_for
+from cli_process import Started, count, wait_for
 from conftest import Cli
+from warm_process import start
 
 from niffbench.errors import plural
 from niffbench.results import RECORDS, Run, read
@@ -168,73 +167,48 @@ def test_busy_neighbours_are_said_at_the_end_and_in_the_result(cli: Cli, place: 
     assert others == {(9, 0.37), (14, 0.01)}
 
 
-def test_an_interrupted_run_says_how_to_go_on(place: Path) -> None:
+def test_an_interrupted_run_says_how_to_go_on(cli: Cli, place: Path) -> None:
     """Ctrl-C: the end in a moment, with no report; what it prints resumes the run, and draws the report."""
     replay(place, pace=2.0)
-    begun = subprocess.Popen(
-        [sys.executable, "-m", "niffbench.cli", *RUN, "--json"],
-        cwd=place,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-    wait_for(lambda: count(place / "out") >= 4)
-    begun.send_signal(signal.SIGINT)
-    out, output = begun.communicate(timeout=60)
-    assert begun.returncode == 130, output
+    with Started(place, [*RUN, "--json"]) as started:
+        wait_for(lambda: count(place / "out") >= 4)
+        started.process.send_signal(signal.SIGINT)
+        assert started.end() == 130, started.said()
+        result, output = json.loads(started.out()), started.err()
     recorded = len(read(place / "out").records)
-    result = json.loads(out)
     assert (result["kept"], result["missing"], result["complete"]) == (recorded, 2 * CASES - recorded, False)
     assert f"interrupted; {plural(recorded, 'record')} kept, {2 * CASES - recorded} missing; go on with:" in output
     assert not (place / "out" / "report.html").exists()
-    drawn = subprocess.run(
-        [sys.executable, "-m", "niffbench.cli", *output.splitlines()[-1].split()[1:]], cwd=place, check=False
-    )
-    assert drawn.returncode == 0
+    assert cli(*output.splitlines()[-1].split()[1:]).returncode == 0
     assert (place / "out" / "report.html").exists()
     command = next(line.strip() for line in output.splitlines() if "--resume" in line)
     assert result["resume"] == command == "niffbench run made-up.toml --resume out"
     replay(place)
-    resumed = subprocess.run(
-        [sys.executable, "-m", "niffbench.cli", *command.split()[1:], "--quiet", "--no-report"],
-        cwd=place,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    resumed = cli(*command.split()[1:], "--quiet", "--no-report")
     assert resumed.returncode == 0, resumed.stderr
     assert complete(read(place / "out"))
 
 
 def test_a_directory_that_is_removed_is_one_clear_message(place: Path) -> None:
     replay(place, pace=2.0)
-    begun = subprocess.Popen(
-        [sys.executable, "-m", "niffbench.cli", *RUN], cwd=place, stderr=subprocess.PIPE, text=True
-    )
-    wait_for(lambda: count(place / "out") >= 2)
-    shutil.rmtree(place / "out")
-    _, output = begun.communicate(timeout=60)
-    assert begun.returncode == 2
+    with Started(place, RUN) as started:
+        wait_for(lambda: count(place / "out") >= 2)
+        shutil.rmtree(place / "out")
+        assert started.end() == 2, started.said()
+        output = started.err()
     assert "removed while the run was writing to it" in output
     assert "Traceback" not in output
     assert not (place / "out").exists()
 
 
 def test_a_directory_that_is_removed_while_the_report_is_drawn_is_not_made_anew(place: Path) -> None:
-    begun = subprocess.Popen(
-        [sys.executable, "-m", "niffbench.cli", *RUN, "--rounds", "1"],
-        cwd=place,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
     manifest, lock = place / "out" / "run.json", place / "out" / ".lock"
-    # The lock goes before the report is drawn; not while its directory is removed, or that would fail.
-    wait_for(lambda: manifest.exists() and json.loads(manifest.read_text())["finished"] and not lock.exists())
-    shutil.rmtree(place / "out")
-    out, output = begun.communicate(timeout=60)
-    assert (begun.returncode, out) == (2, ""), output
+    with Started(place, [*RUN, "--rounds", "1"]) as started:
+        # The lock goes before the report is drawn; not while its directory is removed, or that would fail.
+        wait_for(lambda: manifest.exists() and json.loads(manifest.read_text())["finished"] and not lock.exists())
+        shutil.rmtree(place / "out")
+        assert (started.end(), started.out()) == (2, ""), started.said()
+        output = started.err()
     honest = r"was removed|there is no such directory|is not a run|records\.jsonl: cannot be read"
     assert re.fullmatch(rf"niffbench: out(: |/)({honest}).*", output.splitlines()[-1])
     assert "Traceback" not in output
@@ -244,13 +218,10 @@ def test_a_directory_that_is_removed_while_the_report_is_drawn_is_not_made_anew(
 def test_a_terminal_gets_a_progress_bar_with_the_time_left(place: Path) -> None:
     replay(place, pace=1.0)
     leader, follower = pty.openpty()
-    begun = subprocess.Popen(
-        [sys.executable, "-m", "niffbench.cli", *RUN, "--no-report", "--rounds", "1"],
-        cwd=place,
-        stdout=subprocess.DEVNULL,
-        stderr=follower,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"},
-    )
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
+    with Path(os.devnull).open("wb") as nobody:
+        arguments = [*RUN, "--no-report", "--rounds", "1"]
+        begun = start(arguments, environment, cwd=place, stdout=nobody.fileno(), stderr=follower)
     os.close(follower)
     seen = b""
     with contextlib.suppress(OSError):  # the end of a pseudo-terminal
@@ -269,19 +240,16 @@ def test_a_real_run_survives_the_death_of_its_worker(place: Path) -> None:
     """On the CPU, with torch: the worker is killed while it measures."""
     small = ("--only", "size=9", "--only", "mode=inference", "--rounds", "1", "--no-report", "--json")
     arguments = ("run", "made-up.toml", "--device", "cpu", "--out", "out", *small)
-    begun = subprocess.Popen(
-        [sys.executable, "-m", "niffbench.cli", *arguments], cwd=place, stdout=subprocess.PIPE, text=True
-    )
-    wait_for(lambda: count(place / "out") >= 1)
-    for child in psutil.Process(begun.pid).children():
-        with contextlib.suppress(psutil.Error):
-            child.kill()
-    out, _ = begun.communicate(timeout=300)
+    with Started(place, arguments) as started:
+        wait_for(lambda: count(place / "out") >= 1)
+        for worker in started.workers():
+            with contextlib.suppress(psutil.Error):
+                worker.kill()
+        assert started.end() == 0, started.said()
+        output = json.loads(started.out())["records"]
     assert complete(read(place / "out"))
-    output = json.loads(out)["records"]
     assert output["ok"] >= 2
     assert output["ok"] + output.get("crashed", 0) == 3
-    assert begun.returncode == 0
 
 
 def test_a_real_run_of_networks_tells_images_per_second_and_what_auto_chose(cli: Cli, tmp_path: Path) -> None:

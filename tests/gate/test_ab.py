@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from cli_in_process import Call, call, git
+from conftest import Cli
 from synthetic import Fault, Noise, World, make, save
 
 from niffbench.gate.ab import measured
@@ -289,7 +290,7 @@ measure = { regimes = ["steady"], min_time = 0.1, max_time = 0.3, min_samples = 
 """
 
 
-def test_a_slowdown_of_a_library_of_ones_own_is_found(call: Call, tmp_path: Path) -> None:
+def test_a_slowdown_of_a_library_of_ones_own_is_found(cli: Cli, tmp_path: Path) -> None:
     """Real rounds: of where the branch began, and of the working tree with what is not committed yet."""
     repository = tmp_path / "repository"
     package = repository / "src" / "waves"
@@ -304,7 +305,7 @@ def test_a_slowdown_of_a_library_of_ones_own_is_found(call: Call, tmp_path: Path
     (package / "layers.py").write_text(LAYERS.format(seconds=0.012))
     sides = ("--repo", str(repository), "--base", "main...mine", "--device", "cpu", "--out", "out")
     few = ("--rounds", "3", "--alpha", "0.3", "--json")
-    done = call("ab", str(repository / "bench.toml"), *sides, *few)
+    done = cli("ab", str(repository / "bench.toml"), *sides, *few)
     assert done.returncode == 1, done.stderr
     regressed = [f for f in json.loads(done.stdout)["findings"] if f["verdict"] == "regressed"]
     assert [(f["label"], f["quantity"]) for f in regressed] == [("waves.layers:Wait", "latency_steady")]

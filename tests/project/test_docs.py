@@ -57,6 +57,7 @@ def follow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Follow]:
         patch.chdir(place)
         patch.setattr(local, "LAUNCHER", InlineWorker())
         patch.setattr(sys, "path", [*sys.path])
+        patch.setenv("NIFFBENCH_ROOFLINE", "0")  # seconds of each run, and no page is about it
 
         def page(name: str) -> None:
             for needed in [*BEFORE.get(name, []), name]:
@@ -98,8 +99,11 @@ def test_the_readmes_python_works(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == "torch.Size([1, 96, 56, 56])\n"
 
 
-def test_the_notebook_measures_shows_and_says_what_it_cannot_send(tmp_path: Path) -> None:
+def test_the_notebook_measures_shows_and_says_what_it_cannot_send(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its page as cells, in a kernel of its own, and one more that defines its class in the notebook."""
+    monkeypatch.setenv("NIFFBENCH_ROOFLINE", "0")
     cells = [nbformat.v4.new_code_cell(block.text) for block in blocks("notebook") if block.language == "python"]
     cells.append(
         nbformat.v4.new_code_cell("class Here(MyConv): pass\nniffbench.measure([Here], channels=8, size=14)")

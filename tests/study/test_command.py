@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from warm_process import run
 
 from niffbench.cli import main
 from niffbench.niff.filters import FilterGenerator
@@ -19,26 +22,8 @@ from niffbench.study import stored
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The directory that ``--train digits`` wrote, and what it said."""
     out = tmp_path_factory.mktemp("digits") / "out"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "niffbench.cli",
-            "filters",
-            "--train",
-            "digits",
-            "--epochs",
-            "6",
-            "--out",
-            str(out),
-            "--error",
-            "15%",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=180,  # the whole of it is to take less than 3 minutes on two cores
-        check=False,
-    )
+    arguments = ("filters", "--train", "digits", "--epochs", "6", "--out", str(out), "--error", "15%")
+    done = run(arguments, os.environ, out.parent, timeout=180)  # it is to take less than 3 minutes on two cores
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -173,17 +158,24 @@ def test_any_network_is_converted_by_rule(
     assert main(["filters", "resnet18-split", "--size", "32", "--layer", "layer1.0.conv1", "--json"]) == 0
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of files that are no use."""
+    place = tmp_path_factory.mktemp("files")
+    torch.save(stored.build("digits-niff", size=16).state_dict(), place / "bare.pt")
+    stored.save(place / "liar.pt", "resnet18-split", stored.build("digits-niff", size=16))
+    stored.save(place / "twin.pt", "digits-twin", stored.build("digits-twin", size=16))
+    (place / "text.pt").write_text("not a checkpoint")
+    (place / "full").mkdir()
+    (place / "full" / "precious").write_text("kept")
+    return place
+
+
 @pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with files that are no use."""
+def files(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with them."""
     monkeypatch.chdir(tmp_path)
-    torch.save(stored.build("digits-niff", size=16).state_dict(), tmp_path / "bare.pt")
-    stored.save(tmp_path / "liar.pt", "resnet18-split", stored.build("digits-niff", size=16))
-    stored.save(tmp_path / "twin.pt", "digits-twin", stored.build("digits-twin", size=16))
-    (tmp_path / "text.pt").write_text("not a checkpoint")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "precious").write_text("kept")
-    return tmp_path
+    return Path(shutil.copytree(made, tmp_path, dirs_exist_ok=True))
 
 
 @pytest.mark.parametrize(
