@@ -137,11 +137,15 @@ class Note(_Message):
 
 
 class Refused(_Message):
-    """The whole task cannot be done (no such device, say); the worker exits after it."""
+    """The whole task cannot be done (no such device, say); the worker exits after it.
+
+    ``node`` is what the launcher's engine calls the machine, if it has several.
+    """
 
     type: Literal["refused"] = "refused"
     message: str
     exit_code: int = 2
+    node: str | None = None
 
 
 class End(_Message):

@@ -11,14 +11,11 @@ import click
 from niffbench.commands.options import measure_options, operator_option, shard_option, suite_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractContextManager
-    from typing import TypeAlias
 
     from niffbench.session.interrupts import Interrupts
+    from niffbench.session.opening import Opening, SuiteLoader
     from niffbench.session.run_session import RunSession
-
-    Start: TypeAlias = Callable[[Interrupts, float], AbstractContextManager[RunSession]]
 
 
 @click.command()
@@ -81,31 +78,47 @@ def command(
     from niffbench.session.directory import progress_of
     from niffbench.session.interrupts import Interrupted, Interrupts
     from niffbench.session.journal import JournalLost
+    from niffbench.session.opening import other_machines
 
-    began = time.monotonic()
     screen = Screen(as_json=as_json, quiet=quiet, report=report, suite=suite, placement=placement(overrides))
     stopped: NiffbenchError | None = None
     with Interrupts() as stop:
         if resume is None:
-            place, start = _new(suite, out, overrides)
-            workers = launcher(place_of(overrides)[0] or "local")
-            request = request_of(overrides, place)
+            place, load, start = _new(suite, out, overrides)
+            on, device = place_of(overrides)
+            moved, workers = None, launcher(on or "local")
         else:
             _check_unasked(context)
             begun = read_manifest(resume)
-            on, asked = place_of(overrides)
-            on, device = on or begun.settings.launcher, asked or begun.device
-            place, start = resume, _resumed(resume, suite, asked, on)
-            workers, request = launcher(on), request_of(overrides, resume, device)
-        try:
+            on, moved = place_of(overrides)
+            on, device = on or begun.settings.launcher, moved or begun.device
+            place, workers = resume, launcher(on)
+            load, start = _resumed(resume, suite, moved, on)
+
+        def measure(directory: Path, opening: Opening) -> RunSession:
+            nonlocal stopped
+            began = time.monotonic()
             with (
                 stop.killing(workers.end_all),
-                workers.open(request),
-                start(stop, began) as session,
+                workers.open(request_of(overrides, directory, device)),
+                opening(stop, began) as session,
                 screen.opening(session) as observer,
             ):
                 try:
                     session.measure(stop, observer)
+                except (Interrupted, JournalLost):
+                    raise
+                except NiffbenchError as error:
+                    stopped = error
+            return session
+
+        try:
+            session = measure(place, start)
+            for directory, opening in other_machines(session, load, moved):
+                if stopped is not None:
+                    break
+                try:
+                    measure(directory, opening)
                 except (Interrupted, JournalLost):
                     raise
                 except NiffbenchError as error:
@@ -119,7 +132,7 @@ def command(
             screen.interrupted(progress_of(place), interrupted)
 
 
-def _new(suite: str | None, out: Path | None, overrides: dict[str, Any]) -> tuple[Path, Start]:
+def _new(suite: str | None, out: Path | None, overrides: dict[str, Any]) -> tuple[Path, SuiteLoader, Opening]:
     """Where a new run goes, and its opening: nothing is written before it is surveyed and planned."""
     from niffbench.commands.options import loader, overrides_of
     from niffbench.device import kind_of
@@ -137,7 +150,7 @@ def _new(suite: str | None, out: Path | None, overrides: dict[str, Any]) -> tupl
     def start(stop: Interrupts, began: float) -> AbstractContextManager[RunSession]:
         return begin(place, prepare(load, asked, stop), ["niffbench", *_arguments()], began)
 
-    return place, start
+    return place, load, start
 
 
 def _arguments() -> list[str]:
@@ -150,7 +163,7 @@ def _arguments() -> list[str]:
     return given
 
 
-def _resumed(place: Path, suite: str | None, device: str | None, on: str) -> Start:
+def _resumed(place: Path, suite: str | None, device: str | None, on: str) -> tuple[SuiteLoader, Opening]:
     """The opening of an interrupted run, which is surveyed and planned anew for what is missing in it."""
     from niffbench.commands.options import loader
     from niffbench.errors import UsageError
@@ -165,7 +178,7 @@ def _resumed(place: Path, suite: str | None, device: str | None, on: str) -> Sta
         )
     shard = None if echo.shard is None else echo.shard.name
     load = loader(echo.name if suite is None else suite, tuple(echo.only), shard, tuple(echo.added))
-    return lambda stop, began: resume(place, load, stop, began, device=device, launcher=on)
+    return load, lambda stop, began: resume(place, load, stop, began, device=device, launcher=on)
 
 
 def _check_unasked(context: click.Context) -> None:

@@ -21,7 +21,7 @@ from niffbench.report.exports import cases_for_machines, findings_of, written
 from niffbench.report.table import Column, Entry, Table, row_of
 from niffbench.report.writers.terminal import Terminal, console
 from niffbench.results import Run, read
-from niffbench.session.directory import RunProgress
+from niffbench.session.directory import RunProgress, progress_of
 from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.outcome import Outcome, outcome
 from niffbench.session.run_session import RunSession
@@ -91,7 +91,7 @@ class Screen:
         if stopped is None:
             return 0
         # Even when quiet: this is the only way to what was measured.
-        message = f"{text.clean(str(stopped), 2000)}; {self._how_to_resume(progress)}"
+        message = f"{text.clean(str(stopped), 2000)}; {self._how_to_resume(progress_of(run.path))}"
         self._err.print(Text(message), soft_wrap=True)
         return (
             INTERRUPTED if result.measured and not isinstance(stopped, FingerprintsDiffer) else stopped.exit_code
@@ -120,17 +120,18 @@ class Screen:
     def _result(self, run: Run, summary: Outcome, page: Path | None) -> str:
         """What standard output is to show."""
         if self._as_json:
-            progress = RunProgress(run.path, run.manifest, len(run.records) + len(run.probes))
+            progress = progress_of(run.path)
             return _dumps({**_head(progress, page, self._resume(progress)), **_as_json(run, summary)})
         if self._quiet:
             return ""
         with self._out.capture() as drawn:
             if summary.measured:
                 self._out.print(report.terminal(run))
-            if summary.failures:
-                self._out.print(Terminal(_failures(summary)))
-            for remark in _remarks(run, summary):
-                self._out.print(Text(remark))
+            for one, of_one in [(run, summary), *((one, outcome(one)) for one in run.beside)]:
+                if of_one.failures:
+                    self._out.print(Terminal(_failures(of_one)))
+                for remark in _remarks(one, of_one):
+                    self._out.print(Text(remark))
         return drawn.get()
 
     def _say(self, line: str) -> None:

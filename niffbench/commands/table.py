@@ -75,10 +75,14 @@ def command(
     if not values or not rows:
         raise UsageError(f"--{'rows' if values else 'values'}: names nothing")
     read_run, chosen = read(run), Selection(only)
-    records = tuple(one for one in read_run.records if chosen.takes(one.case, one.traits.label))
-    if not records:
+
+    def narrow(one: Run) -> Run:
+        records = tuple(record for record in one.records if chosen.takes(record.case, record.traits.label))
+        return replace(one, records=records, beside=tuple(map(narrow, one.beside)))
+
+    narrowed = narrow(read_run)
+    if not narrowed.records:
         raise UsageError(f"{run}: --only {' '.join(only)} matches no case of it")
-    narrowed = replace(read_run, records=records)
     table = _per_node(narrowed) if per_node else pivot(narrowed, rows, columns, values)
     if not intervals:
         bare = (replace(row, entries=tuple(replace(one, note="") for one in row.entries)) for row in table.rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,8 +123,12 @@ class Launcher:
         """
         return ()
 
-    def avoid(self, node: str) -> bool:
-        """Start no more workers on a node, by the name its workers say; False where that cannot be."""
+    def nodes(self) -> Collection[str] | None:
+        """The names of all nodes on which workers may be started; None while the engine does not say."""
+        return ()
+
+    def avoid(self, *nodes: str) -> bool:
+        """Start no more workers on nodes, by the names their workers say; False where no other is left."""
         return False
 
     def end_all(self) -> None:

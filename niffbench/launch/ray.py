@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from math import inf
 from types import TracebackType
@@ -22,7 +22,7 @@ from niffbench.anonymize import anonymize
 from niffbench.device import uses_accelerator
 from niffbench.errors import UsageError, did_you_mean
 from niffbench.launch import relay
-from niffbench.launch.base import Launcher, Request, WorkerBroken, WorkerEnd
+from niffbench.launch.base import Request, WorkerBroken, WorkerEnd
 
 OPTIONS = ("address",)
 ANSWERING = 10.0
@@ -34,15 +34,11 @@ _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _STORE = 100_000_000  # bytes of shared memory for objects, which are lines of JSON
 
 
-class RayLauncher(Launcher):
+class RayLauncher(relay.EngineLauncher):
     """Each worker is a task whose results, lines, are streamed back as they come."""
 
-    is_here = False
-    tries = 3
-
     def __init__(self) -> None:
-        self._numbers = relay.Numbers()
-        self._avoided: set[str] = set()
+        super().__init__()
         self._kept_running = 0
 
     @property
@@ -155,10 +151,8 @@ class RayLauncher(Launcher):
             return True
         return not any(one["Alive"] and one["NodeID"] == node for one in self._ray.nodes())
 
-    def avoid(self, node: str) -> bool:
-        self._avoided.add(node)
-        alive = {one["NodeID"] for one in self._ray.nodes() if one["Alive"] and one["Resources"].get("CPU")}
-        return bool(alive - self._avoided)
+    def nodes(self) -> Collection[str]:
+        return [one["NodeID"] for one in self._ray.nodes() if one["Alive"] and one["Resources"].get("CPU")]
 
     def start(self, task: protocol.Task, wake: int) -> RayWorker:
         options: dict[str, Any] = {**self._resources, "num_returns": "streaming", "max_retries": 0}
@@ -169,7 +163,7 @@ class RayLauncher(Launcher):
             lines = self._ray.remote(_relay).options(**options).remote(parcel)
         except Exception as error:
             raise WorkerBroken(f"Ray takes no task ({anonymize(_last_line(error))})") from error
-        return RayWorker(self._ray, lines, wake, self._numbers, self._note_kept_running)
+        return RayWorker(self._ray, lines, wake, self.numbers, self._note_kept_running)
 
     def _note_kept_running(self) -> None:
         self._kept_running += 1

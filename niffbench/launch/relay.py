@@ -24,7 +24,7 @@ from niffbench.anonymize import anonymize
 from niffbench.device import portable
 from niffbench.errors import plural
 from niffbench.fingerprint import differences
-from niffbench.launch.base import WorkerBroken, WorkerEnd
+from niffbench.launch.base import Launcher, WorkerBroken, WorkerEnd
 from niffbench.launch.local import LocalLauncher
 
 SHARED_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -137,6 +137,22 @@ def relay(parcel: bytes, node: str) -> Iterator[bytes]:
         os.close(other_end)
 
 
+class EngineLauncher(Launcher):
+    """Starts workers on the nodes of an engine."""
+
+    is_here = False
+    tries = 3
+
+    def __init__(self) -> None:
+        self.numbers = Numbers()
+        self._avoided: set[str] = set()
+
+    def avoid(self, *nodes: str) -> bool:
+        self._avoided.update(nodes)
+        every = self.nodes()
+        return every is None or not self._avoided.issuperset(every)
+
+
 class Numbers:
     """The nodes of a session by their names, which are not to be told, numbered as they are met."""
 
@@ -179,7 +195,7 @@ class Mailbox:
             return
         if isinstance(message, protocol.Refused) and self.node is not None:
             text = f"node {self._numbers.of(self.node)}: {message.message}"
-            message = message.model_copy(update={"message": text})
+            message = message.model_copy(update={"message": text, "node": self.node})
         self.messages.append(message)
 
     def lose(self, cause: str, *, taken: bool = True) -> None:

@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
@@ -34,7 +34,7 @@ from niffbench.anonymize import anonymize
 from niffbench.device import uses_accelerator
 from niffbench.errors import UsageError
 from niffbench.launch import relay
-from niffbench.launch.base import Launcher, Request, WorkerBroken, WorkerEnd
+from niffbench.launch.base import Request, WorkerBroken, WorkerEnd
 from niffbench.results import read_manifest
 
 FOLDER = "slurm"
@@ -53,15 +53,11 @@ MOST_TASKS = 1000
 """Of one array; Slurm's own limit is 1001 unless a site changed it."""
 
 
-class SlurmLauncher(Launcher):
+class SlurmLauncher(relay.EngineLauncher):
     """Submits tasks through submitit, all that are known of at once as one array."""
 
-    is_here = False
-    tries = 3
-
     def __init__(self) -> None:
-        self.numbers = relay.Numbers()
-        self._avoided: set[str] = set()
+        super().__init__()
         self._announced: dict[tuple[Any, ...], tuple[Path, str]] = {}
         self._states: dict[str, str] = {}
         self._looked = 0
@@ -141,10 +137,9 @@ class SlurmLauncher(Launcher):
         self._is_ended = True
         _slurm("scancel", "--me", f"--name={self._name}")
 
-    def avoid(self, node: str) -> bool:
-        self._avoided.add(node)
+    def nodes(self) -> Collection[str] | None:
         every = _slurm("sinfo", "--noheader", "--Node", "--format=%N")
-        return every is None or bool({*every.split()} - self._avoided)
+        return None if every is None else every.split()
 
     def start(self, task: protocol.Task, wake: int) -> SlurmWorker:
         key = _key(task)

@@ -18,6 +18,8 @@ from niffbench.results.manifest import (
     ShardEcho,
     SubjectSource,
     SuiteEcho,
+    machine_runs,
+    next_machine,
     read_manifest,
 )
 from niffbench.results.metrics import REGISTRY, Metric, Reason, key_of, over_rounds, round_value
@@ -85,7 +87,9 @@ __all__ = [
     "is_busy",
     "is_control",
     "key_of",
+    "machine_runs",
     "main_regime",
+    "next_machine",
     "over_rounds",
     "parse",
     "read",

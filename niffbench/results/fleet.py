@@ -21,8 +21,12 @@ _WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight"
 def machines(run: Run) -> tuple[Run, ...]:
     """The run, or where its nodes are unlike one run for each kind of them: these are never pooled.
 
-    Rounds are numbered anew in each, nodes are not; a kind's cases are those that it measured.
+    Those of one journal are parts of it: rounds are numbered anew in each, nodes are not, and a kind's cases are
+    those that it measured. Those that a session met have runs of their own, beside its first.
     """
+    if run.beside:
+        alone = (replace(run, beside=()), *run.beside)
+        return tuple(replace(one, machine=one.manifest.fingerprint.machine) for one in alone)
     nodes = run.manifest.nodes
     kinds: dict[str, list[int]] = {}
     for number, fingerprint in enumerate(nodes):
@@ -33,11 +37,12 @@ def machines(run: Run) -> tuple[Run, ...]:
 
 
 def of_one_machine(run: Run) -> Run:
-    """The run.
+    """The run without those that are beside it.
 
     Raises:
         FingerprintsDiffer: where its nodes are unlike, so that it is several.
     """
+    run = replace(run, beside=())
     if len(kinds := machines(run)) > 1:
         apart = differences(kinds[0].manifest.fingerprint.must, kinds[1].manifest.fingerprint.must)
         facts = ", ".join(f"{key} {one!r} and {two!r}" for key, (one, two) in apart.items())

@@ -22,11 +22,12 @@ from niffbench.errors import UsageError
 from niffbench.fingerprint import Fact, Fingerprint
 from niffbench.suite import Measure, Settings
 
-SCHEMA = 7
+SCHEMA = 8
 """Of what is written. A new field raises it, so that a niffbench that does not know the field says so."""
 OLDEST_SCHEMA = 1
 """That is still read: every field it lacks has a default."""
 MANIFEST = "run.json"
+_MACHINE = "machine-"
 MAX_MANIFEST_BYTES = 64_000_000
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -198,7 +199,8 @@ class Manifest(_Model):
     while records are missing; ``wall`` is the wall time that was spent on it, in seconds, ``refining`` the part of
     it after all rounds in which crossovers were bracketed. ``commit`` and ``dirty`` are those of what is measured,
     ``niffbench_commit`` and ``niffbench_dirty`` niffbench's own. ``nodes`` are the fingerprints of the machines
-    that measured, in the order of their numbers, where there are several. ``devices`` says by its id how
+    that measured, in the order of their numbers, where there are several, ``unlike`` those of the machines that
+    were met beside them, each of which has a run of its own. ``devices`` says by its id how
     ``--devices`` names a device, and ``disturbance`` whether these disturb each other.
     """
 
@@ -221,6 +223,7 @@ class Manifest(_Model):
     notes: list[str] = []
     modules: list[ModuleSource] = []
     nodes: list[Fingerprint] = []
+    unlike: list[Fingerprint] = []
     devices: dict[str, Annotated[str, Field(pattern=r"^[a-z]{1,20}:\d{1,6}$")]] = {}
     disturbance: Disturbance | None = None
     ci: dict[str, Fact] = {}
@@ -266,6 +269,20 @@ class Manifest(_Model):
 
 _ALONE = ("device", "rounds", "seed", "memory_limit", "budget")
 """Settings that ``run.json`` also has as keys of their own."""
+
+
+def machine_runs(directory: Path) -> list[Path]:
+    """The directories of the runs, inside that of a run, in which other machines are measured that it met."""
+    runs = (path.parent for path in directory.glob(f"{_MACHINE}*/{MANIFEST}"))
+    return sorted(runs, key=lambda path: (len(path.name), path.name))
+
+
+def next_machine(directory: Path) -> Path:
+    """Where the run of another machine goes, inside the directory of the run that met it."""
+    number = 2
+    while (path := directory / f"{_MACHINE}{number}" / MANIFEST).exists():
+        number += 1
+    return path.parent
 
 
 class _Version(BaseModel):

@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 from pydantic import ValidationError
 
 from niffbench.errors import UsageError
-from niffbench.results.manifest import Manifest, explain, read_manifest
+from niffbench.results.manifest import Manifest, explain, machine_runs, read_manifest
 from niffbench.results.record import Record, parse
 
 RECORDS = "records.jsonl"
@@ -35,7 +35,8 @@ class Run:
 
     ``records`` are those of the suite's cases and rounds; ``probes`` those of later rounds, in which crossovers
     were bracketed, of cases that the suite need not have. ``machine`` says of which of its machines the records
-    are, where a directory holds those of unlike ones (:func:`niffbench.results.fleet.machines`).
+    are, where a directory holds those of unlike ones (:func:`niffbench.results.fleet.machines`). ``beside`` are
+    the runs of the other machines that this one met.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Run:
     torn: int = 0
     probes: tuple[Record, ...] = ()
     machine: str = ""
+    beside: tuple[Run, ...] = ()
 
     @property
     def name(self) -> str:
@@ -56,12 +58,16 @@ class Run:
 
 
 def read(directory: Path | str) -> Run:
-    """Read a run; a journal packed as ``records.jsonl.gz`` is read as well.
+    """Read a run, and those of other machines inside it; a journal packed as ``records.jsonl.gz`` is read as well.
 
     Raises:
         UsageError: for anything that is not a run, naming file and line.
     """
-    directory = Path(directory)
+    run = _read(Path(directory))
+    return replace(run, beside=tuple(_read(path) for path in machine_runs(run.path)))
+
+
+def _read(directory: Path) -> Run:
     manifest = read_manifest(directory)
     path = next((p for name in (RECORDS, COMPRESSED) if (p := directory / name).exists() or p.is_symlink()), None)
     if path is not None and not path.is_file():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from secrets import token_hex
 
 from niffbench.errors import UsageError
-from niffbench.results import MANIFEST, RECORDS, Manifest, read_manifest
+from niffbench.results import MANIFEST, RECORDS, Manifest, machine_runs, read_manifest
 from niffbench.session.journal import JournalLost, sync_directory
 from niffbench.session.lock import LOCK
 
@@ -77,24 +77,38 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """A run's directory and manifest, and the number of ``records`` in it, those of probes included."""
+    """A run's directory and manifest, and the number of ``records`` in it, those of probes included.
+
+    Attributes:
+        missing: records of the suite that are not there yet; probes come after all of them.
+    """
 
     directory: Path
     manifest: Manifest
     records: int
+    missing: int
 
-    @property
-    def missing(self) -> int:
-        """Records of the suite that are not there yet; probes come after all of them."""
-        return max(self.manifest.records - self.records, 0)
+    @classmethod
+    def of(cls, directory: Path, manifest: Manifest, records: int) -> RunProgress:
+        """That of a run with so many records."""
+        return cls(directory, manifest, records, max(manifest.records - records, 0))
 
 
 def progress_of(directory: Path) -> RunProgress:
-    """The journal's lines are counted, not parsed.
+    """How far a run has come, and those of the other machines that it met; lines are counted, not parsed.
 
     Raises:
         UsageError: when ``directory`` is no run.
     """
+    progress = _progress_of(directory)
+    every = [progress, *map(_progress_of, machine_runs(directory))]
+    begun = {one.manifest.fingerprint.hash for one in every}
+    unlike = {fingerprint.hash for one in every for fingerprint in one.manifest.unlike}
+    missing = sum(one.missing for one in every) + len(unlike - begun) * progress.manifest.records
+    return replace(progress, records=sum(one.records for one in every), missing=missing)
+
+
+def _progress_of(directory: Path) -> RunProgress:
     manifest = read_manifest(directory)
     records = 0
     try:
@@ -105,4 +119,4 @@ def progress_of(directory: Path) -> RunProgress:
         pass
     except OSError as error:
         raise UsageError(f"{directory / RECORDS}: cannot be read ({error.strerror})") from error
-    return RunProgress(directory, manifest, records)
+    return RunProgress.of(directory, manifest, records)

@@ -11,6 +11,7 @@ from secrets import token_hex
 from typing import TypedDict
 
 from niffbench import protocol
+from niffbench.launch.base import Launcher
 from niffbench.results import Manifest, Record
 
 NODES = ".nodes"
@@ -55,7 +56,7 @@ class Nodes:
             self.devices[device] = hello.device
         if hello.node is None:
             return {"node": None, "device_id": device}
-        name = hashlib.sha256(f"{self._key} {hello.node}".encode()).hexdigest()
+        name = _digest(self._key, hello.node)
         number = self._of_device.get(device or "", self._numbers.get(name, len(self.fingerprints)))
         if number >= len(self.fingerprints):
             number = len(self.fingerprints)
@@ -67,6 +68,18 @@ class Nodes:
             with suppress(OSError):  # then a resumed run gives it a new number
                 self._file.write_text(json.dumps({"key": self._key, "numbers": self._numbers}))
         return {"node": number, "device_id": device}
+
+
+def avoid_those_of(runs: Iterable[Path], launcher: Launcher) -> None:
+    """Start no workers on nodes that measured any of ``runs``, which are other machines'."""
+    every = launcher.nodes() or ()
+    for key, numbers in (_remembered(run / NODES) for run in runs):
+        if theirs := [node for node in every if _digest(key, node) in numbers]:
+            launcher.avoid(*theirs)
+
+
+def _digest(key: str, node: str) -> str:
+    return hashlib.sha256(f"{key} {node}".encode()).hexdigest()
 
 
 def _remembered(file: Path) -> tuple[str, dict[str, int]]:

@@ -6,9 +6,10 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from niffbench import __version__, launch, protocol
@@ -19,6 +20,7 @@ from niffbench.fingerprint import Fingerprint, differences
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import (
     COMPRESSED,
+    MANIFEST,
     RECORDS,
     SCHEMA,
     ExcludedCase,
@@ -28,6 +30,8 @@ from niffbench.results import (
     ShardEcho,
     SubjectSource,
     SuiteEcho,
+    machine_runs,
+    next_machine,
     read,
     read_manifest,
 )
@@ -37,11 +41,14 @@ from niffbench.session import provenance
 from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.journal import Journal
 from niffbench.session.lock import Lock, device_lock
+from niffbench.session.nodes import avoid_those_of
 from niffbench.session.refine import Refinement
 from niffbench.session.run_session import RunSession, Unheard
 from niffbench.session.survey import Survey, survey
 from niffbench.suite import DeviceType, Overrides, Settings, Suite, resolve
 
+Opening = Callable[[Interrupts, float], AbstractContextManager[RunSession]]
+"""Opens a run's session; the time is when work on it began (``time.monotonic``)."""
 SuiteLoader = Callable[[DeviceType | None], Suite]
 """Reads the suite for a kind of device; None where that is not known yet, or is neither."""
 
@@ -56,13 +63,22 @@ class Prepared:
     plan: planning.Plan
 
 
-def prepare(load: SuiteLoader, overrides: Overrides, stop: Interrupts) -> Prepared:
-    """Survey the machine and plan the suite on it; nothing is written. Raises what :func:`survey` raises."""
-    suite = load(kind_of(overrides.device))
-    settings = resolve(suite, overrides)
+def prepare(
+    load: SuiteLoader, wanted: Overrides | Settings, stop: Interrupts, fingerprint: Fingerprint | None = None
+) -> Prepared:
+    """Survey the machine and plan the suite on it; nothing is written. Raises what :func:`survey` raises.
+
+    Args:
+        wanted: what a command line overrides, or all settings of another run.
+        fingerprint: of the machine that it is to be; None for any.
+    """
+    suite = load(kind_of(wanted.device))
+    settings = wanted if isinstance(wanted, Settings) else resolve(suite, wanted)
     try:
         roofline = os.environ.get("NIFFBENCH_ROOFLINE") != "0"  # nobody reads it of a round of an A/B run
-        surveyed = survey(suite.cases, settings, stop, modules=suite.modules, ceilings=roofline)
+        surveyed = survey(
+            suite.cases, settings, stop, modules=suite.modules, ceilings=roofline, fingerprint=fingerprint
+        )
         if settings.device == "auto" and (kind := kind_of(surveyed.fingerprint.must.get("device"))) is not None:
             suite = load(kind)
             settings = settings.model_copy(update={"device": kind})
@@ -116,6 +132,7 @@ def resume(
     begun = read_manifest(directory)
     update = {"device": device or begun.device, "launcher": launcher or begun.settings.launcher}
     settings = begun.settings.model_copy(update=update)
+    avoid_those_of(_others(directory), launch.launcher(settings.launcher))
     with Lock(directory), device_lock(_device(begun.fingerprint, settings)) as shared:
         if not (directory / RECORDS).exists() and (directory / COMPRESSED).exists():
             raise UsageError(f"{directory}: its records are packed; unpack {COMPRESSED} to resume it")
@@ -126,7 +143,9 @@ def resume(
         _check_unchanged(directory, manifest, suite)
         placed = dict.fromkeys((manifest.settings.launcher, settings.launcher))  # when it was begun, and now
         unheard = _unheard(run, [one for name in placed for one in launch.launcher(name).left_behind(directory)])
-        plan = _plan(suite, _survey_rest(suite, run, unheard, settings, stop), settings, stop)
+        surveyed = _survey_rest(suite, run, unheard, settings, stop)
+        plan = _plan(suite, surveyed, settings, stop)
+        unlike = {fingerprint.hash: fingerprint for fingerprint in (*manifest.unlike, *surveyed.unlike)}
         notes = [*manifest.notes, *([shared] if shared else [])]
         with Journal(directory) as journal:
             torn = journal.repair()
@@ -143,12 +162,66 @@ def resume(
             refining = max(refining, sum(record.elapsed for record in run.probes))
             spent = max(spent, refining + sum(record.elapsed for record in run.records))
         manifest = manifest.model_copy(
-            update={"schema_version": SCHEMA, "wall": spent, "refining": refining or None, "notes": notes}
+            update={
+                "schema_version": SCHEMA,
+                "wall": spent,
+                "refining": refining or None,
+                "notes": notes,
+                "unlike": list(unlike.values()),
+            }
         )
         place.write_manifest(directory, manifest)
         done = (*run.records, *run.probes)
         refinement = _refinement(suite, settings)
         yield RunSession(directory, manifest, settings, plan, done, began, refinement, suite.modules, unheard)
+
+
+def other_machines(
+    first: RunSession, load: SuiteLoader, device: str | None = None
+) -> Iterator[tuple[Path, Opening]]:
+    """The runs of other machines that a run's session met, those that are not finished, one after another.
+
+    Each is whole, by itself, inside the directory of the first, and has its settings. What one of them meets comes
+    after it.
+
+    Yields:
+        its directory, and how it is opened.
+    """
+    passed: set[str] = set()
+    while True:
+        runs = {path: read_manifest(path) for path in (first.directory, *machine_runs(first.directory))}
+        begun = {manifest.fingerprint.hash: path for path, manifest in runs.items()}
+        met = {one.hash: one for manifest in runs.values() for one in (manifest.fingerprint, *manifest.unlike)}
+        ahead = [one for one in met.values() if one.hash not in passed]
+        if not ahead:
+            return
+        passed.add(ahead[0].hash)
+        path = begun.get(ahead[0].hash)
+        if path is None:
+            yield next_machine(first.directory), partial(_begin_beside, first, load, ahead[0])
+        elif path != first.directory and runs[path].finished is None:
+            launcher = first.settings.launcher
+            yield path, partial(resume, path, load, device=device, launcher=launcher)
+
+
+@contextmanager
+def _begin_beside(
+    first: RunSession, load: SuiteLoader, fingerprint: Fingerprint, stop: Interrupts, began: float
+) -> Iterator[RunSession]:
+    """A new run on another machine than that of ``first``, which its session met."""
+    others = (first.directory, *machine_runs(first.directory))
+    avoid_those_of(others, launch.launcher(first.settings.launcher))
+    prepared = prepare(load, first.settings, stop, fingerprint)
+    with begin(next_machine(first.directory), prepared, first.manifest.argv, began) as session:
+        yield session
+
+
+def _others(directory: Path) -> list[Path]:
+    """The runs of other machines than that of a run: inside its directory, or beside it in that of the first."""
+    own = directory.absolute()
+    is_first = own not in machine_runs(own.parent) or not (own.parent / MANIFEST).exists()
+    first = own if is_first else own.parent
+    return [path for path in (first, *machine_runs(first)) if path != own]
 
 
 def _unheard(run: Run, left_behind: Iterable[Sequence[protocol.Reply]]) -> list[Unheard]:
@@ -271,5 +344,6 @@ def _manifest(prepared: Prepared, argv: Sequence[str]) -> Manifest:
         ceilings=prepared.survey.ceilings,
         notes=[note for note in (prepared.survey.note, revision.note) if note],
         modules=list(prepared.survey.modules),
+        unlike=list({one.hash: one for one in prepared.survey.unlike}.values()),
         ci=provenance.ci(os.environ),
     )

@@ -16,7 +16,8 @@ from typing import NamedTuple
 from niffbench import protocol
 from niffbench.anonymize import anonymize
 from niffbench.case import Case
-from niffbench.errors import FingerprintsDiffer, plural
+from niffbench.errors import FingerprintsDiffer, NiffbenchError, plural
+from niffbench.fingerprint import Fingerprint
 from niffbench.launch import launcher
 from niffbench.launch.base import WorkerBroken
 from niffbench.operators.catalogue import catalogue
@@ -31,7 +32,15 @@ from niffbench.session.nodes import Nodes, Whereabouts
 from niffbench.session.plan import WORKER, Plan
 from niffbench.session.refine import Refinement
 from niffbench.session.units import MAX_BLAMELESS, MAX_LOSSES, Unit, Units, problems_of, shards_for
-from niffbench.session.worker_session import STARTUP, Answer, Loss, Observer, SourcesDiffer, WorkerSession
+from niffbench.session.worker_session import (
+    STARTUP,
+    Answer,
+    Loss,
+    Observer,
+    SourcesDiffer,
+    TaskRefused,
+    WorkerSession,
+)
 from niffbench.suite import Measure, Settings, UserModule
 from niffbench.worker.admission import Skip, refusal
 
@@ -81,7 +90,7 @@ class RunSession:
         self.manifest = manifest
         self.plan = plan
         self.is_resumed = bool(done)
-        self._settings = settings
+        self.settings = settings
         self._modules = list(modules)
         self._unheard = unheard
         self._budget_began = began - (manifest.wall or 0.0)
@@ -112,7 +121,7 @@ class RunSession:
     @property
     def progress(self) -> RunProgress:
         """How far it has come."""
-        return RunProgress(self.directory, self.manifest, len(self._done))
+        return RunProgress.of(self.directory, self.manifest, len(self._done))
 
     @property
     def workers(self) -> int:
@@ -150,7 +159,7 @@ class RunSession:
 
     def _take_turns_if_disturbed(self) -> None:
         """Measure on one device at a time where several disturb each other, unless asked otherwise."""
-        at_once = self._settings.at_once
+        at_once = self.settings.at_once
         if at_once is False:
             self._launcher.workers = 1
         if self.workers < 2 or len(self._launcher.devices) < 2 or not self.progress.missing:
@@ -159,7 +168,7 @@ class RunSession:
         if disturbance is None or disturbance.devices != len(self._launcher.devices):
             fingerprint = self.manifest.fingerprint
             disturbance = measure_disturbance(
-                self._launcher, self.plan, self._settings, self._modules, fingerprint, self._stop
+                self._launcher, self.plan, self.settings, self._modules, fingerprint, self._stop
             )
             self.manifest = self.manifest.model_copy(update={"disturbance": disturbance})
             write_manifest(self.directory, self.manifest)
@@ -183,7 +192,7 @@ class RunSession:
         cases = [forecast.case for forecast in self.plan.forecasts]
         missing = {
             number: [case for case in cases if (case.id, number) not in self._done]
-            for number in range(self._settings.rounds)
+            for number in range(self.settings.rounds)
         }
         self._work_off(missing, begin=self._begin_round)
 
@@ -204,11 +213,11 @@ class RunSession:
         """Bracket crossovers in further rounds, of probes alone, until nothing is wanted or time is up."""
         spent, began = self._refining, time.monotonic()
         deadline = began + refinement.refine.budget - spent
-        if self._settings.budget is not None:
-            deadline = min(deadline, self._budget_began + self._settings.budget - REPORT_TIME)
+        if self.settings.budget is not None:
+            deadline = min(deadline, self._budget_began + self.settings.budget - REPORT_TIME)
         each = sum(self._elapsed) / max(len(self._elapsed), 1)
         most = int(((deadline - began) / REFINING_ROUNDS - WORKER) / each * self.workers) if each else None
-        number = max(self._settings.rounds, 1 + max((number for _, number in self._done), default=0))
+        number = max(self.settings.rounds, 1 + max((number for _, number in self._done), default=0))
         try:
             while time.monotonic() < deadline and (wanted := refinement.wanted(most)):
                 failures = refinement.failures
@@ -248,7 +257,7 @@ class RunSession:
         if workers == 1:
             self._serve()
             return
-        if begin is not None and self._settings.budget is None:  # else it depends on the time that is left by then
+        if begin is not None and self.settings.budget is None:  # else it depends on the time that is left by then
             self._allowances |= {number: begin(number) for number in missing}
             self._launcher.announce([self._task(unit) for unit in self._units.waiting])
         with self._stop.calling_off() as call_off, ThreadPoolExecutor(workers, "worker") as pool:
@@ -301,10 +310,10 @@ class RunSession:
 
     def _task(self, unit: Unit) -> protocol.Task:
         """What a worker is to do for ``unit``."""
-        measure = self._allowances.get(unit.round, self._settings.measure)
+        measure = self._allowances.get(unit.round, self.settings.measure)
         return protocol.Task(
             kind="round",
-            settings=self._settings.model_copy(update={"measure": measure}),
+            settings=self.settings.model_copy(update={"measure": measure}),
             cases=list(unit.missing.values()),
             round=unit.round,
             predictions=[self._predicted[case] for case in unit.missing if case in self._predicted],
@@ -328,12 +337,19 @@ class RunSession:
         try:
             loss = session.run()
         except FingerprintsDiffer as error:
-            self._avoid(session, error)
+            assert session.hello is not None
+            self._leave_out(session.hello.node, error)
+            self._note_unlike(session.hello.fingerprint)
             return
         except SourcesDiffer as error:
+            assert session.hello is not None
             with self._changed:
                 number = self._whereabouts(session.hello).get("node")
-            raise SourcesDiffer(f"node {number}: {error}") from error
+            self._leave_out(session.hello.node, SourcesDiffer(f"node {number}: {error}"))
+            return
+        except TaskRefused as error:
+            self._leave_out(error.node, error)
+            return
         with self._changed:
             if loss is not None and self._failure is None:
                 where = self._whereabouts(session.hello)
@@ -358,13 +374,22 @@ class RunSession:
         if record.status == "oom" and record.case not in self._exhausted:
             self._exhausted.append(record.case)
 
-    def _avoid(self, session: WorkerSession, error: FingerprintsDiffer) -> None:
-        """Go on without a node that is another machine than the run's, where an engine has others."""
-        node = None if session.hello is None else session.hello.node
-        if node is None or not self._launcher.avoid(node):
+    def _leave_out(self, node: str | None, error: NiffbenchError) -> None:
+        """Go on without a node that cannot measure for this run, where an engine has others."""
+        # Before anything is measured what is wrong with a node can still be mended; a machine is as it is.
+        is_mendable = not self._done and not isinstance(error, FingerprintsDiffer)
+        if node is None or is_mendable or not self._launcher.avoid(node):
             raise error
         with self._changed:
-            self._notes.append(f"a node was left out, to be measured in a run of its own: {error}")
+            self._notes.append(f"a node was left out: {anonymize(str(error))}")
+
+    def _note_unlike(self, fingerprint: Fingerprint) -> None:
+        """Write down that there is another machine, to be measured in a run of its own."""
+        with self._changed:
+            if fingerprint.hash not in {one.hash for one in self.manifest.unlike}:
+                unlike = [*self.manifest.unlike, fingerprint]
+                self.manifest = self.manifest.model_copy(update={"unlike": unlike})
+                write_manifest(self.directory, self.manifest)
 
     def _whereabouts(self, hello: protocol.Hello | None) -> Whereabouts:
         """Where the worker is that said ``hello``; a new node is in the manifest before any of its records."""
@@ -401,7 +426,7 @@ class RunSession:
 
     def _allowed(self, number: int, cases: int) -> Share:
         """What the budget leaves for ``cases`` of a round and those after it; the first round is always made."""
-        settings, rounds = self._settings, self._settings.rounds - number
+        settings, rounds = self.settings, self.settings.rounds - number
         if settings.budget is None:
             return Share(rounds, settings.measure)
         left = (self._budget_began + settings.budget - time.monotonic()) * self.workers
@@ -428,12 +453,12 @@ class RunSession:
         """When a round must end (``time.monotonic``): with the budget, but the first has all the time it needs."""
         if self._probing_until is not None:
             return self._probing_until
-        if self._settings.budget is None or number == 0:
+        if self.settings.budget is None or number == 0:
             return inf
-        return self._budget_began + self._settings.budget - REPORT_TIME
+        return self._budget_began + self.settings.budget - REPORT_TIME
 
     def _out_of_time(self) -> Skip:
-        return Skip(f"the time budget of {self._settings.budget:g} s was used up")
+        return Skip(f"the time budget of {self.settings.budget:g} s was used up")
 
     def _skip_unfit(self, unit: Unit) -> None:
         """Skip what is larger than a case that ran out of memory."""

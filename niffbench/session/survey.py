@@ -14,7 +14,7 @@ from niffbench.launch.base import WorkerBroken
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import Ceilings, Map, ModuleSource, is_busy
 from niffbench.session.interrupts import Interrupts
-from niffbench.session.worker_session import Answer, WorkerSession
+from niffbench.session.worker_session import Answer, TaskRefused, WorkerSession
 from niffbench.suite import Settings, UserModule
 
 _ATTEMPTS = 3
@@ -29,6 +29,7 @@ class Survey:
 
     Attributes:
         modules: where the user's were found.
+        unlike: other machines that were met before the one that was asked for.
     """
 
     fingerprint: Fingerprint
@@ -38,6 +39,7 @@ class Survey:
     note: str | None = None
     crowded: bool = False
     modules: Sequence[ModuleSource] = ()
+    unlike: Sequence[Fingerprint] = ()
 
 
 def survey(
@@ -60,7 +62,7 @@ def survey(
     Raises:
         WorkerBroken: when no worker starts.
         TaskRefused: when one will not do what it is asked.
-        FingerprintsDiffer: on another machine than ``fingerprint``'s.
+        FingerprintsDiffer: when there is no other than another machine than ``fingerprint``'s.
         Interrupted: by Ctrl-C.
     """
     dtypes = sorted({case.problem.precision for case in cases}) if ceilings else []
@@ -71,6 +73,7 @@ def survey(
     predictions: dict[str, protocol.Predicted] = {}
     roofline = protocol.Roofline()
     hello: protocol.Hello | None = None
+    unlike: list[Fingerprint] = []
 
     def take(answer: Answer) -> None:
         nonlocal roofline
@@ -84,14 +87,20 @@ def survey(
         task = protocol.Task(
             kind="survey", settings=settings, cases=left, ceilings=dtypes, maps=maps, modules=list(modules)
         )
-        session = WorkerSession(task, stop, take, fingerprint=fingerprint)
-        try:
-            loss = session.run()
-        except FingerprintsDiffer:
-            node = None if session.hello is None else session.hello.node
-            if node is None or not launcher(settings.launcher).avoid(node) or attempt == _ATTEMPTS - 1:
-                raise
-            continue
+        while True:
+            session = WorkerSession(task, stop, take, fingerprint=fingerprint)
+            try:
+                loss = session.run()
+                break
+            except FingerprintsDiffer:
+                assert session.hello is not None
+                if (node := session.hello.node) is None or not launcher(settings.launcher).avoid(node):
+                    raise
+                unlike.append(session.hello.fingerprint)
+            except TaskRefused as refused:
+                begun = fingerprint is not None
+                if not begun or refused.node is None or not launcher(settings.launcher).avoid(refused.node):
+                    raise
         hello = session.hello or hello
         if loss is None:
             break
@@ -113,6 +122,7 @@ def survey(
         _note(roofline),
         is_busy(roofline.others),
         hello.modules,
+        unlike,
     )
 
 

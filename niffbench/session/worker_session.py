@@ -32,6 +32,7 @@ class TaskRefused(NiffbenchError):
     def __init__(self, refusal: protocol.Refused) -> None:
         super().__init__(refusal.message)
         self.exit_code = refusal.exit_code
+        self.node = refusal.node
 
 
 class SourcesDiffer(UsageError):
