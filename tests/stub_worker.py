@@ -7,7 +7,8 @@ in milliseconds. ``STUB_WORKER`` holds its script, JSON:
 ``pause``: seconds a case takes. ``note``: what it says of its round. ``start``: what happens instead of hello,
 ``ceilings`` instead of their measurement (``fail``: it says why there are none), beside which ``others`` use that
 share of the processor. ``nodes`` and ``cards``: what the engine calls its machine, and its device's identity, of
-each round in turn; ``musts``, its facts. ``disturbed``: the factor on what a device takes while a worker is on
+each round in turn. ``racks`` and ``refusing``: facts, and what is refused, of the machine that the launcher names
+in ``STUB_NODE``. ``disturbed``: the factor on what a device takes while a worker is on
 another, of which they know by locks in ``folder``; ``absent`` and ``other``: the numbers of one that is not there
 and of one of another kind. A fault strikes the cases and rounds it fits (keys left out fit all), each time, or
 only until ``once`` exists.
@@ -166,11 +167,11 @@ class Stub:
     def run(self) -> None:
         if start := self.script.get("start"):
             self.happen(start, {})
-        if refusal := self.script.get("refuse"):
-            self.send(type="refused", message=refusal, exit_code=2)
+        named = os.environ.get("STUB_NODE")
+        if refusal := self.script.get("refuse") or self.script.get("refusing", {}).get(named):
+            self.send(type="refused", message=refusal, exit_code=2, node=named)
             sys.exit(2)
-        musts = self.script.get("musts") or [self.script.get("must", {"device": "fake"})]
-        must = musts[self.task["round"] % len(musts)]
+        must = self.script.get("racks", {}).get(named) or self.script.get("must", {"device": "fake"})
         nodes, cards = (self.script.get(key) or [None] for key in ("nodes", "cards"))
         if (devices := self.task["devices"]) and self.task["place"] == self.script.get("absent"):
             self.send(type="refused", message=f"there is no fake:{self.task['place']}")
@@ -184,7 +185,7 @@ class Stub:
             type="hello",
             fingerprint={"must": must, "should": should},
             free_memory=self.script.get("free"),
-            node=nodes[self.task["round"] % len(nodes)],
+            node=named or nodes[self.task["round"] % len(nodes)],
             device=f"fake:{self.task['place']}" if devices else None,
         )
         self.survey() if self.task["kind"] == "survey" else self.round()

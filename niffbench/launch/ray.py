@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import os
@@ -29,6 +30,11 @@ ANSWERING = 10.0
 """Seconds that an address has to answer at all."""
 CONNECTING = 60.0
 """Seconds that the nodes of a cluster have to answer."""
+LOOKING = 5.0
+"""Seconds between two looks at the head of the cluster."""
+HEADLESS = 25.0
+"""Seconds that it may be away, to be restarted say. After 60 Ray would end the session's process with status 1
+(``gcs_rpc_server_reconnect_timeout_s``)."""
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Set to 0 before Ray is imported, it lets a Ray of one machine use the loopback address alone."""
 _STORE = 100_000_000  # bytes of shared memory for objects, which are lines of JSON
@@ -40,6 +46,9 @@ class RayLauncher(relay.EngineLauncher):
     def __init__(self) -> None:
         super().__init__()
         self._kept_running = 0
+        self._lock = threading.Lock()
+        self._looked_at = self._answered_at = inf
+        self.is_headless = False  # since then nothing is asked of Ray: it would wait, and end the process
 
     @property
     def leftovers(self) -> str | None:
@@ -55,11 +64,6 @@ class RayLauncher(relay.EngineLauncher):
         address = request.options.get("address") or os.environ.get("RAY_ADDRESS") or "local"
         if address == "local":
             os.environ.setdefault(_LOOPBACK, "0")
-        if address.startswith("ray://"):
-            raise UsageError(
-                f"--on ray: Ray's client, which '{address}' asks for, streams no results; start the run on a node "
-                "of the cluster, as a Ray job does, with the head's HOST:6379"
-            )
         try:
             self._ray = importlib.import_module("ray")
         except ImportError as error:
@@ -68,6 +72,7 @@ class RayLauncher(relay.EngineLauncher):
             if key not in OPTIONS:
                 raise UsageError(f"--launcher-option {key}: is none of Ray's{did_you_mean(key, OPTIONS)}")
         self.__init__()  # type: ignore[misc]
+        self._is_client = address.startswith("ray://")
         self._environment = relay.environment()
         with _signals_kept():
             self._connect(address)
@@ -75,10 +80,12 @@ class RayLauncher(relay.EngineLauncher):
             nodes = [node for node in self._ray.nodes() if node["Alive"]]
             self._make_room(nodes, request)
             self._check(nodes)
+            self._head = self._ray.get_runtime_context().gcs_address
+            self._looked_at = self._answered_at = time.monotonic()
             yield
         finally:
             with _signals_kept():
-                self._ray.shutdown()
+                atexit.unregister(self._ray.shutdown) if self.is_headless else self._ray.shutdown()
 
     def _connect(self, address: str) -> None:
         # Ray's own messages are for who writes programs of it; what a worker prints comes with its end.
@@ -86,9 +93,9 @@ class RayLauncher(relay.EngineLauncher):
         own: dict[str, Any] = {}
         if address == "local":
             own = {"include_dashboard": False, "object_store_memory": _STORE}
-        if place := re.fullmatch(r"([^:/]+):(\d+)", address):  # Ray itself would try for minutes
+        if re.fullmatch(r"(ray://)?[^:/]+:\d+", address):  # Ray itself would try for minutes
             try:
-                socket.create_connection((place[1], int(place[2])), timeout=ANSWERING).close()
+                _dial(address.removeprefix("ray://"))
             except OSError as error:
                 raise UsageError(
                     f"--on ray: no cluster answers at '{address}' ({error.strerror or error})"
@@ -151,6 +158,17 @@ class RayLauncher(relay.EngineLauncher):
             return True
         return not any(one["Alive"] and one["NodeID"] == node for one in self._ray.nodes())
 
+    def look(self) -> None:
+        """See from time to time whether the head of the cluster is there."""
+        with self._lock:
+            if self.is_headless or time.monotonic() - self._looked_at < LOOKING:
+                return
+            with contextlib.suppress(OSError):
+                _dial(self._head)
+                self._answered_at = time.monotonic()
+            self._looked_at = time.monotonic()
+            self.is_headless = self._looked_at - self._answered_at > HEADLESS
+
     def nodes(self) -> Collection[str]:
         return [one["NodeID"] for one in self._ray.nodes() if one["Alive"] and one["Resources"].get("CPU")]
 
@@ -159,13 +177,16 @@ class RayLauncher(relay.EngineLauncher):
         if self._avoided:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._avoided))})"}
         parcel = relay.pack(task, self._environment, self._threads)
+        if self.is_headless:
+            raise WorkerBroken("the head of the Ray cluster does not answer any more")
         try:
-            lines = self._ray.remote(_relay).options(**options).remote(parcel)
+            engine_task = (ClientTask if self._is_client else Task)(options, parcel)
         except Exception as error:
             raise WorkerBroken(f"Ray takes no task ({anonymize(_last_line(error))})") from error
-        return RayWorker(self._ray, lines, wake, self.numbers, self._note_kept_running)
+        return RayWorker(self, engine_task, wake)
 
-    def _note_kept_running(self) -> None:
+    def note_kept_running(self) -> None:
+        """One more worker did not end when it was asked to."""
         self._kept_running += 1
 
 
@@ -178,14 +199,86 @@ def _relay(parcel: bytes) -> Iterator[bytes]:
     yield from relay.relay(parcel, ray.get_runtime_context().get_node_id())
 
 
+class Task:
+    """A task of Ray's that runs a worker.
+
+    Args:
+        options: What it reserves, and where it may not be.
+        parcel: What the worker is to do.
+    """
+
+    def __init__(self, options: dict[str, Any], parcel: bytes) -> None:
+        self._ray = importlib.import_module("ray")
+        self._lines = self._ray.remote(_relay).options(**options).remote(parcel)
+
+    def lines(self) -> Iterator[bytes]:
+        """Its lines as they come; the last says how it ended."""
+        errors = self._ray.exceptions
+        try:
+            for line in self._lines:
+                yield self._ray.get(line)
+            gone = relay.Gone(cause="ended without a word", taken=True)
+        except errors.TaskCancelledError:
+            gone = relay.Gone(cause="was cancelled", taken=True)
+        except (errors.RayTaskError, errors.RuntimeEnvSetupError) as error:
+            gone = relay.Gone(cause=f"could not be run there: {_last_line(error)}")
+        except Exception as error:  # the worker's process, its node or the cluster
+            gone = relay.Gone(cause=f"was lost with its node or process ({type(error).__name__})", taken=True)
+        yield protocol.write(gone)
+
+    def cancel(self) -> None:
+        """End the worker and all that it started, now."""
+        self._ray.cancel(self._lines, force=True)
+
+
+class Courier:
+    """On a node of a cluster that Ray's client reaches: a task whose lines are asked for one by one.
+
+    The client itself refuses to stream results (``Worker.call_remote`` of ``ray.util.client`` 2.60).
+    """
+
+    def __init__(self, options: dict[str, Any], parcel: bytes) -> None:
+        self._task = Task(options, parcel)
+        self._lines = self._task.lines()
+
+    def next(self) -> bytes:
+        """The next line; nothing after the last."""
+        return next(self._lines, b"")
+
+    def cancel(self) -> None:
+        """End the worker and all that it started, now."""
+        self._task.cancel()
+
+
+class ClientTask:
+    """The same by way of a courier."""
+
+    def __init__(self, options: dict[str, Any], parcel: bytes) -> None:
+        self._ray = importlib.import_module("ray")
+        courier = self._ray.remote(Courier).options(num_cpus=0, max_concurrency=2)
+        self._courier = courier.remote(options, parcel)
+
+    def lines(self) -> Iterator[bytes]:
+        """Its lines as they come; the last says how it ended."""
+        try:
+            while line := self._ray.get(self._courier.next.remote()):
+                yield line
+        except Exception as error:  # the courier's process, its node or the cluster
+            cause = f"was lost with its node or process ({type(error).__name__})"
+            yield protocol.write(relay.Gone(cause=cause, taken=True))
+
+    def cancel(self) -> None:
+        """End the worker and all that it started, now."""
+        self._ray.get(self._courier.cancel.remote(), timeout=ANSWERING)
+
+
 class RayWorker:
     """A task of Ray's; a thread waits for its lines."""
 
-    def __init__(self, ray: Any, lines: Any, wake: int, numbers: relay.Numbers, kept_running: Any) -> None:
-        self._ray = ray
-        self._lines = lines
-        self._mailbox = relay.Mailbox(numbers)
-        self._kept_running = kept_running
+    def __init__(self, launcher: RayLauncher, task: Task | ClientTask, wake: int) -> None:
+        self._launcher = launcher
+        self._task = task
+        self._mailbox = relay.Mailbox(launcher.numbers)
         self._lock = threading.Lock()
         self._bell, self._ring = os.pipe()
         os.set_blocking(self._bell, False)
@@ -205,7 +298,7 @@ class RayWorker:
         self.kill()
         self._listener.join(10.0)
         if self._listener.is_alive():  # then its descriptors are its own
-            self._kept_running()
+            self._launcher.note_kept_running()
             return
         os.close(self._bell)
         os.close(self._ring)
@@ -224,13 +317,18 @@ class RayWorker:
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            ready = self._poll.poll(None if left == inf else 1000 * left)
+            ready = self._poll.poll(1000 * min(left, LOOKING))
             if any(descriptor == self._wake for descriptor, _ in ready):
                 return None
             with contextlib.suppress(BlockingIOError):
                 os.read(self._bell, 4096)
             if was_queued and not self.is_queued and not self._mailbox.messages:
                 return None
+            if not ready:
+                self._launcher.look()
+            if self._launcher.is_headless:
+                with self._lock:
+                    self._mailbox.lose(relay.Gone(cause="was lost with the head of its cluster", taken=True))
 
     def arrived(self) -> list[protocol.Reply]:
         with self._lock:
@@ -239,32 +337,23 @@ class RayWorker:
         return replies
 
     def kill(self) -> None:
+        if self._launcher.is_headless:
+            return
         with contextlib.suppress(Exception):  # it is gone already, or so is the cluster
-            self._ray.cancel(self._lines, force=True)
+            self._task.cancel()
 
     def _listen(self) -> None:
-        """Put every line into the mailbox, and at last how it ended."""
-        errors = self._ray.exceptions
-        try:
-            for line in self._lines:
-                self._put(self._ray.get(line))
-            self._lose("ended without a word")
-        except errors.TaskCancelledError:
-            self._lose("was cancelled")
-        except (errors.RayTaskError, errors.RuntimeEnvSetupError) as error:
-            self._lose(f"could not be run there: {_last_line(error)}", taken=False)
-        except Exception as error:  # the worker's process, its node or the cluster
-            self._lose(f"was lost with its node or process ({type(error).__name__})")
+        """Put every line into the mailbox."""
+        for line in self._task.lines():
+            with self._lock:
+                self._mailbox.put(line)
+            os.write(self._ring, b"!")
 
-    def _put(self, line: bytes) -> None:
-        with self._lock:
-            self._mailbox.put(line)
-        os.write(self._ring, b"!")
 
-    def _lose(self, cause: str, *, taken: bool = True) -> None:
-        with self._lock:
-            self._mailbox.lose(cause, taken=taken)
-        os.write(self._ring, b"!")
+def _dial(address: str) -> None:
+    """Raise OSError unless somebody listens at ``HOST:PORT``."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), timeout=ANSWERING).close()
 
 
 def _last_line(error: BaseException) -> str:

@@ -187,7 +187,7 @@ class Mailbox:
                 if isinstance(own, At):
                     self.node = own.node
                 else:
-                    self.end = WorkerEnd(own.cause, own.last_lines, own.taken)
+                    self.lose(own)
                 return
             message = protocol.read(line)
         except ValidationError:
@@ -198,9 +198,10 @@ class Mailbox:
             message = message.model_copy(update={"message": text, "node": self.node})
         self.messages.append(message)
 
-    def lose(self, cause: str, *, taken: bool = True) -> None:
-        """The engine says that the worker is gone."""
-        self.end = self.end or WorkerEnd(anonymize(" ".join(cause.split()))[:300], taken=taken)
+    def lose(self, gone: Gone) -> None:
+        """The worker is gone, as the relay or the engine says; the relay knows better why."""
+        cause = anonymize(" ".join(gone.cause.split()))[:300]
+        self.end = self.end or WorkerEnd(cause, gone.last_lines, gone.taken)
 
     def take(self) -> protocol.Reply | WorkerEnd | None:
         """The next of it; None while there is none."""

@@ -375,7 +375,7 @@ class SlurmWorker:
         if self._mailbox.node is None and self._launcher.is_anything_amiss():
             self._mailbox.messages.append(protocol.Refused(message=self._nothing_arrived()))
             return
-        self._mailbox.lose(self._launcher.cause(self._job))
+        self._mailbox.lose(relay.Gone(cause=self._launcher.cause(self._job), taken=True))
 
     def _nothing_arrived(self) -> str:
         return (

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shlex
+import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -31,6 +32,12 @@ def lacking(what: str) -> NoReturn:
     if REQUIRED:
         pytest.fail(what)
     pytest.skip(what)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def prepared(place: Path, *, rounds: int = 4, pace: float = 0.0) -> list[str]:

@@ -21,6 +21,7 @@ from launch.engines import (
     PACE,
     ended,
     follow,
+    free_port,
     keys,
     kill_one,
     lacking,
@@ -46,7 +47,8 @@ def cluster() -> Iterator[Any]:
             from ray.cluster_utils import Cluster
         except ImportError:
             lacking("ray is not installed")
-        cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **NODE})
+        more = {"include_dashboard": False, "ray_client_server_port": free_port()}
+        cluster = Cluster(initialize_head=True, head_node_args={**more, **NODE})
         try:
             cluster.add_node(**NODE)
             yield cluster
@@ -176,6 +178,15 @@ def test_without_an_address_a_ray_of_its_own_is_started_and_ended(tmp_path: Path
     assert {record.status for record in read(tmp_path / "out").records} == {"ok"}
 
 
+def test_a_cluster_is_reached_by_ray_s_client_too(tmp_path: Path, cluster: Any) -> None:
+    address = f"ray://127.0.0.1:{cluster.head_node._ray_params.ray_client_server_port}"
+    on = ["--on", "ray", "--cpus-per-worker", "1", "--launcher-option", f"address={address}"]
+    run = run_to_the_end(tmp_path, [*prepared(tmp_path, rounds=1), *on])
+    assert len(run.records) == 12
+    assert {record.status for record in run.records} == {"ok"}
+    wait_for(lambda: not relays(cluster))
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -197,7 +208,7 @@ def test_what_the_cluster_has_not_is_one_message(
     ("address", "message"),
     [
         ("127.0.0.1:1", "no cluster answers at '127.0.0.1:1'"),
-        ("ray://head:10001", "streams no results; start the run"),
+        ("ray://127.0.0.1:1", "no cluster answers at 'ray://127.0.0.1:1'"),
     ],
 )
 def test_a_cluster_that_cannot_be_had_is_one_message(

@@ -17,7 +17,19 @@ from pathlib import Path
 import psutil
 import pytest
 from cli_process import Started, count, interrupt, wait_for
-from launch.engines import FAULTS, PACE, ended, follow, keys, kill_one, lacking, prepared, run_to_the_end, survives
+from launch.engines import (
+    FAULTS,
+    PACE,
+    ended,
+    follow,
+    free_port,
+    keys,
+    kill_one,
+    lacking,
+    prepared,
+    run_to_the_end,
+    survives,
+)
 
 from niffbench.results import Run, read
 
@@ -50,12 +62,6 @@ MinJobAge=60
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000 State=UNKNOWN
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from launchers.stub import COMMAND
 
 from niffbench import protocol
-from niffbench.launch.base import Request
+from niffbench.launch.base import Request, Worker
 from niffbench.launch.local import LocalLauncher
+from niffbench.launch.relay import EngineLauncher
 
 
-@dataclass(frozen=True)
-class Several(LocalLauncher):
-    """Remembers what a session told it; ``left`` is what it says was left behind."""
+class Several(EngineLauncher):
+    """Remembers what a session told it.
+
+    Attributes:
+        left: what it says was left behind.
+        rack: the names of its nodes, on which workers are started in turn; without, nobody names any.
+        started: the nodes on which they were.
+    """
 
     workers = 3
-    is_here = False
-    tries = 3
-    announced: list[protocol.Task] = field(default_factory=list)
-    left: list[list[protocol.Reply]] = field(default_factory=list)
-    avoided: list[str] = field(default_factory=list)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.announced: list[protocol.Task] = []
+        self.left: list[list[protocol.Reply]] = []
+        self.rack: Sequence[str] = ()
+        self.started: list[str] = []
+        self._turn = itertools.count()
 
     @contextmanager
     def open(self, request: Request) -> Iterator[None]:
+        self._avoided.clear()
         yield
 
     def announce(self, tasks: Sequence[protocol.Task]) -> None:
@@ -35,9 +45,14 @@ class Several(LocalLauncher):
     def left_behind(self, directory: Path) -> Iterable[Sequence[protocol.Reply]]:
         return self.left
 
-    def avoid(self, node: str) -> bool:
-        self.avoided.append(node)
-        return len(self.avoided) < 3
+    def nodes(self) -> Collection[str]:
+        return self.rack
+
+    def start(self, task: protocol.Task, wake: int) -> Worker:
+        fit = [node for node in self.rack if node not in self._avoided]
+        node = fit[next(self._turn) % len(fit)] if fit else None
+        self.started += [node] if node else []
+        return LocalLauncher(COMMAND, variables={"STUB_NODE": node}).start(task, wake)
 
 
-LAUNCHER = Several(COMMAND)
+LAUNCHER = Several()

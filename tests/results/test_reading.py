@@ -246,7 +246,7 @@ def test_a_mutated_run_is_read_or_refused(tmp_path_factory: pytest.TempPathFacto
 def used(run: Run) -> None:
     """What is done with a run that was read: its end on the terminal and in JSON, its digest, a comparison."""
     result = outcome(run)
-    head = _head(RunProgress(run.path, run.manifest, len(run.records)), None, "again")
+    head = _head(RunProgress.of(run.path, run.manifest, len(run.records)), None, "again")
     json.loads(json.dumps({**head, **_as_json(run, result)}, allow_nan=False))
     _remarks(run, result)
     gather(run)

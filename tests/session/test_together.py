@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cli_process
 import pytest
+from cli_in_process import Call, call
 from run_session import Attempt, StopAfter, all_keys, asked, keys, suite_of
 
 from niffbench import protocol
 from niffbench.errors import FingerprintsDiffer
 from niffbench.launch import several
 from niffbench.launch.base import WorkerBroken
-from niffbench.results import RECORDS, Record, Run, read
+from niffbench.results import MANIFEST, RECORDS, Record, Run, read
+from niffbench.results.fleet import machines
+from niffbench.session.directory import progress_of
 from niffbench.session.interrupts import Interrupted
 from niffbench.session.worker_session import Observer, TaskRefused
 
@@ -27,10 +31,8 @@ def statuses(run: Run) -> dict[str, int]:
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    yield
-    for remembered in (several.LAUNCHER.announced, several.LAUNCHER.left, several.LAUNCHER.avoided):
-        remembered.clear()
+def fresh() -> None:
+    several.LAUNCHER.__init__()  # type: ignore[misc]
 
 
 def attempt(place: Path, script: dict[str, object] | None = None, **overrides: object) -> Attempt:
@@ -123,16 +125,73 @@ def test_an_observer_hears_of_each_record_once(tmp_path: Path) -> None:
     assert sorted(seen.records) == all_keys(SUITE)
 
 
-def test_an_unlike_node_is_left_out_and_said_and_without_another_the_run_ends(tmp_path: Path) -> None:
-    """What it would have measured is measured elsewhere, not pooled with it."""
-    fake, other = {"device": "fake"}, {"device": "other"}
-    one = attempt(tmp_path / "run", {"nodes": ["a", "a", "b", "a"], "musts": [fake, fake, other, fake]})
-    with pytest.raises(FingerprintsDiffer, match="device was 'fake' and is 'other'"):
-        one.begin()
-    assert several.LAUNCHER.avoided[:3] == ["b", "b", "b"]
-    [note] = {note for note in read(tmp_path / "run").manifest.notes if "left out" in note}
-    assert "device was 'fake' and is 'other'" in note
-    assert {record.round for record in read(tmp_path / "run").records if record.node is not None} <= {0, 1, 3}
+RACKS = {"a": {"device": "x"}, "b": {"device": "y"}, "c": {"device": "x"}, "d": {"device": "z"}}
+
+
+def test_unlike_machines_are_measured_apart_and_put_side_by_side(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has all records of the suite, and a run that was cut anywhere has them when it was resumed."""
+    monkeypatch.setenv("STUB_WORKER", json.dumps({"racks": RACKS}))
+    several.LAUNCHER.rack = list(RACKS)
+    suite = [*cli_process.suite(tmp_path, range(8, 14))[:2], "--on", "several", "--no-report"]
+    done = call(*suite, "--device", "cpu", "--out", "out", "--rounds", "3")
+    assert done.returncode == 0, done.stderr
+    run = read("out")
+    runs = machines(run)
+    assert [kind.manifest.fingerprint.must["device"] for kind in runs] == ["x", "y", "z"]
+    assert all(keys(kind) == keys(run) for kind in runs)
+    assert len(run.records) == run.manifest.records == 54
+    assert len(run.manifest.nodes) == 2
+    assert [len(kind.manifest.nodes) for kind in runs[1:]] == [1, 1]
+    assert "device was 'x' and is 'y'" in done.stdout
+    assert [f"machine-{number} (" in done.stdout for number in (1, 2, 3)] == [False, True, True]
+    whole = [kind.records for kind in runs]
+    shutil.rmtree("out/machine-3")
+    for cut in (Path("out/machine-2"), Path("out")):
+        manifest = json.loads((cut / MANIFEST).read_text())
+        (cut / MANIFEST).write_text(json.dumps(manifest | {"finished": None}))
+        lines = (cut / RECORDS).read_bytes().splitlines(keepends=True)
+        (cut / RECORDS).write_bytes(b"".join(lines[:20]))
+        assert progress_of(Path("out")).missing == 54 + (34 if cut.name == "machine-2" else 68)
+    several.LAUNCHER.started.clear()
+    done = call(*suite, "--resume", "out")
+    assert done.returncode == 0, done.stderr
+    again = machines(read("out"))
+    assert [keys(kind) for kind in again] == [keys(run)] * 3
+    assert [kind.records[:20] for kind in again[:2]] == [records[:20] for records in whole[:2]]
+    assert several.LAUNCHER.started.index("d") > 0
+    places = {name: place for place, name in enumerate(several.LAUNCHER.started)}
+    assert places["b"] < places["d"]
+
+
+def test_without_a_node_of_its_machine_a_run_ends_and_says_what_it_met(tmp_path: Path) -> None:
+    one = attempt(tmp_path / "run", {"racks": RACKS})
+    several.LAUNCHER.rack = ["a"]
+    one.begin()
+    (tmp_path / "run" / RECORDS).unlink()
+    several.LAUNCHER.rack = ["b", "d"]
+    with pytest.raises(FingerprintsDiffer, match=r"device was 'x' and is '[yz]'"):
+        one.resume()
+
+
+def test_a_node_that_refuses_a_run_that_has_begun_is_left_out(tmp_path: Path) -> None:
+    """Before anything is measured it ends the run: then it can still be mended."""
+    several.LAUNCHER.rack = ["a", "c", "e"]
+    one = attempt(tmp_path / "run", {"racks": RACKS | {"e": RACKS["a"]}})
+    before = one.begin()
+    lines = (tmp_path / "run" / RECORDS).read_bytes().splitlines(keepends=True)
+    (tmp_path / "run" / RECORDS).write_bytes(b"".join(lines[:30]))
+    one.script |= {"refusing": {"a": "node 0: torch is 1.0 there", "c": "node 1: there is no cuda device"}}
+    run = one.resume()
+    assert keys(run) == keys(before)
+    notes = [note for note in run.manifest.notes if "left out" in note]
+    assert set(notes) <= {f"a node was left out: {why}" for why in one.script["refusing"].values()}
+    assert {record.node for record in run.records[30:]} == {record.node for record in run.records[30:31]}
+    several.LAUNCHER.rack = ["a"]
+    (tmp_path / "run" / RECORDS).write_bytes(b"".join(lines[:30]))
+    with pytest.raises(TaskRefused, match=r"torch is 1\.0 there"):
+        one.resume()
 
 
 def test_what_workers_finished_after_their_session_is_taken_over(tmp_path: Path) -> None:
