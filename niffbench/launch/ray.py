@@ -80,7 +80,8 @@ class RayLauncher(relay.EngineLauncher):
             nodes = [node for node in self._ray.nodes() if node["Alive"]]
             self._make_room(nodes, request)
             self._check(nodes)
-            self._head = self._ray.get_runtime_context().gcs_address
+            client = address.removeprefix("ray://") if self._is_client else None
+            self._head = client or self._ray.get_runtime_context().gcs_address
             self._looked_at = self._answered_at = time.monotonic()
             yield
         finally:

@@ -17,12 +17,13 @@ from niffbench import protocol
 from niffbench.errors import FingerprintsDiffer
 from niffbench.launch import several
 from niffbench.launch.base import WorkerBroken
-from niffbench.results import MANIFEST, RECORDS, Record, Run, read
+from niffbench.results import MANIFEST, RECORDS, Record, Run, dump, read
 from niffbench.results.fleet import machines
 from niffbench.session.directory import progress_of
 from niffbench.session.interrupts import Interrupted
 from niffbench.session.worker_session import Observer, TaskRefused
 
+__all__ = ["call"]
 SUITE = suite_of(sizes=range(8, 17), kernels=(3, 7), rounds=4)  # 72 records of 9 problems
 
 
@@ -109,6 +110,22 @@ def test_a_budget_is_kept_by_all(tmp_path: Path) -> None:
     assert {record.round for record in run.records if record.status == "ok"} >= {0}
     assert {record.round for record in run.records if record.status == "skipped"} >= {3}  # it takes 4.8 s, not 4
     assert not several.LAUNCHER.announced  # how long a case is sampled depends on the time that is left
+
+
+@pytest.mark.parametrize("devices", [{}, {"0123456789ab": "cuda:0"}])
+def test_of_what_was_measured_at_once_a_resumed_run_does_not_count_the_time_twice(
+    tmp_path: Path, devices: dict[str, str]
+) -> None:
+    """Of a session that was killed only the records know how long it took: together, or one after another."""
+    one = attempt(tmp_path, budget=100.0)
+    whole = one.begin()
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    killed = {"wall": None, "finished": None, "devices": devices}
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest | killed))
+    (tmp_path / RECORDS).write_bytes(b"".join(dump(replace(record, elapsed=5.0)) for record in whole.records[:30]))
+    run = one.resume()
+    assert keys(run) == all_keys(SUITE)
+    assert ("skipped" in statuses(run)) == (not devices)
 
 
 def test_an_observer_hears_of_each_record_once(tmp_path: Path) -> None:

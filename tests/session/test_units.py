@@ -143,24 +143,26 @@ def test_the_driver_takes_so_much_for_each_record() -> None:
     calls, memory = [], []
     for problems in (75, 300):
         cases = cases_of(problems, 4)
-        tracemalloc.start()
-        units = Units(dict.fromkeys(range(8), cases), 50)
-        memory.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
+        for case in cases:
+            assert case.id  # worked out once, whoever asks
         number = 0
 
         def count(*_: object) -> None:
             nonlocal number
             number += 1
 
+        tracemalloc.start()
         sys.setprofile(count)
         try:
+            units = Units(dict.fromkeys(range(8), cases), 50)
             while (unit := units.take()) is not None:
                 for case in list(unit.missing):
                     units.answered(unit.round, case)
                 units.give_back(unit)
         finally:
             sys.setprofile(None)
+            memory.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
         calls.append(number)
     assert calls[1] < 5 * calls[0]
     assert memory[1] < 6 * memory[0]
