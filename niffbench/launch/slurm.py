@@ -138,7 +138,9 @@ class SlurmLauncher(relay.EngineLauncher):
         _slurm("scancel", "--me", f"--name={self._name}")
 
     def nodes(self) -> Collection[str] | None:
-        every = _slurm("sinfo", "--noheader", "--Node", "--format=%N")
+        partition = self._request.options.get("partition")
+        where = [f"--partition={partition}"] if partition else []
+        every = _slurm("sinfo", *where, "--noheader", "--Node", "--format=%N")
         return None if every is None else every.split()
 
     def start(self, task: protocol.Task, wake: int) -> SlurmWorker:
@@ -237,7 +239,7 @@ class SlurmLauncher(relay.EngineLauncher):
         if request.cpus is None and not gpus:  # as in a local run, a worker has the machine to itself
             more["exclusive"] = True
         if self._avoided:
-            more["exclude"] = ",".join(sorted({*options.pop("exclude", "").split(","), *self._avoided} - {""}))
+            more["exclude"] = ",".join(filter(None, [options.pop("exclude", ""), *sorted(self._avoided)]))
         return {
             "name": self._name,
             "timeout_min": ceil(min(longest + SETTING_UP, LONGEST) / 60),

@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import psutil
 import pytest
@@ -25,6 +25,7 @@ REQUIRED = os.environ.get("NIFFBENCH_TESTS_ENGINES") == "1"
 FAULTS = int(os.environ.get("NIFFBENCH_TESTS_FAULTS", "2"))
 """How often each kind of process is killed."""
 PACE = 0.3
+rare = pytest.mark.skipif(FAULTS < 3, reason="takes minutes; NIFFBENCH_TESTS_FAULTS=20 asks for it")
 
 
 def lacking(what: str) -> NoReturn:
@@ -40,10 +41,10 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def prepared(place: Path, *, rounds: int = 4, pace: float = 0.0) -> list[str]:
+def prepared(place: Path, *, rounds: int = 4, pace: float = 0.0, **measure: Any) -> list[str]:
     """A suite of twelve cases on a replay in ``place``; the arguments that run it, without ``--on``."""
     place.mkdir(parents=True, exist_ok=True)
-    arguments = suite(place, range(9, 13), rounds=rounds)
+    arguments = suite(place, range(9, 13), rounds=rounds, **measure)
     replay(place, pace=pace)
     return [*arguments, "--no-report"]
 
@@ -106,6 +107,17 @@ def kill_one(find: Callable[[], list[psutil.Process]], rng: random.Random, start
         return started.process.poll() is not None
 
     wait_for(killed)
+
+
+def stalls(processes: Iterable[psutil.Process], seconds: float) -> None:
+    """Nothing is heard of ``processes`` for a while, and then they go on."""
+    stopped = list(processes)
+    for process in stopped:
+        process.suspend()
+    time.sleep(seconds)
+    for process in stopped:
+        with contextlib.suppress(psutil.Error):  # it was ended meanwhile
+            process.resume()
 
 
 def written(out: Path) -> str:

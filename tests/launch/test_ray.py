@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from cli_process import Started, count, interrupt, wait_for
+from cli_process import Started, count, interrupt, replay, wait_for
 from launch.engines import (
     FAULTS,
     PACE,
@@ -26,7 +26,9 @@ from launch.engines import (
     kill_one,
     lacking,
     prepared,
+    rare,
     run_to_the_end,
+    stalls,
     survives,
     written,
 )
@@ -137,6 +139,63 @@ def test_a_node_that_is_slow_is_named(tmp_path: Path, on: list[str], cluster: An
     assert slow.shift is not None
     assert slow.shift.ratio.estimate == pytest.approx(1.44, rel=0.02)
     assert "slower than the other three" in fleet(run).sentences()[0]
+
+
+@rare
+def test_a_node_that_stalls_costs_nothing(tmp_path: Path, on: list[str], local: Run, cluster: Any) -> None:
+    """It is given up meanwhile, and what it says later is no second record."""
+    node = cluster.add_node(**NODE)
+    try:
+        with Started(tmp_path, [*prepared(tmp_path, pace=PACE, case_timeout=120), *on]) as started:
+            wait_for(lambda: count(tmp_path / "out") >= 3 or started.process.poll() is not None)
+            raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+            stalls([raylet, *raylet.children(recursive=True)], 45)
+            assert started.end() == 0, started.said()
+    finally:
+        cluster.remove_node(node, allow_graceful=False)
+    run = read(tmp_path / "out")
+    assert keys(run) == keys(local)
+    assert {record.status for record in run.records} == {"ok"}
+
+
+@rare
+def test_a_worker_that_stalls_costs_the_case_that_it_was_at(
+    tmp_path: Path, on: list[str], local: Run, cluster: Any
+) -> None:
+    with Started(tmp_path, [*prepared(tmp_path, pace=PACE, case_timeout=8), *on]) as started:
+        wait_for(lambda: count(tmp_path / "out") >= 3 or started.process.poll() is not None)
+        one = relays(cluster)[0]
+        stalls([one, *one.children(recursive=True)], 20)
+        assert started.end() == 0, started.said()
+    run = read(tmp_path / "out")
+    assert keys(run) == keys(local)
+    assert sorted({record.status for record in run.records}) == ["ok", "timeout"]
+    assert sum(record.status == "timeout" for record in run.records) == 1
+
+
+@rare
+def test_a_head_that_is_gone_ends_the_run_which_goes_on_on_another(tmp_path: Path, local: Run) -> None:
+    from ray.cluster_utils import Cluster
+
+    doomed = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **NODE})
+    try:
+        on = ["--on", "ray", "--cpus-per-worker", "1"]
+        address = ["--launcher-option", f"address={doomed.address}"]
+        with Started(tmp_path, [*prepared(tmp_path, pace=PACE), *on, *address]) as started:
+            wait_for(lambda: count(tmp_path / "out") >= 3 or started.process.poll() is not None)
+            doomed.head_node.all_processes["gcs_server"][0].process.kill()
+            assert started.end() in (3, 130), started.said()
+            printed = started.said()
+    finally:
+        doomed.shutdown()
+    assert "the head of the Ray cluster does not answer any more; " in printed
+    assert "--resume out" in printed
+    before = read(tmp_path / "out").records
+    replay(tmp_path)
+    run = run_to_the_end(tmp_path, ["run", "made-up.toml", "--resume", "out", "--no-report", *on])
+    assert keys(run) == keys(local)
+    assert run.records[: len(before)] == before
+    assert {record.status for record in run.records} == {"ok"}
 
 
 def test_an_interrupt_cancels_all_workers(tmp_path: Path, on: list[str], cluster: Any) -> None:

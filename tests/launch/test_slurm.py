@@ -27,7 +27,9 @@ from launch.engines import (
     kill_one,
     lacking,
     prepared,
+    rare,
     run_to_the_end,
+    stalls,
     survives,
 )
 
@@ -174,6 +176,38 @@ def test_a_killed_worker_task_or_session_costs_nothing(
     survives(tmp_path, ON, rng, [*rng.sample((kill_worker, kill_task), 2), kill_session], keys(local))
     assert not jobs()
     assert not (tmp_path / "out" / "slurm").exists()
+
+
+@rare
+def test_a_worker_that_stalls_costs_the_case_that_it_was_at(tmp_path: Path, cluster: Path, local: Run) -> None:
+    """What it says later is no second record, whoever reads the run's folder by then."""
+    with Started(tmp_path, [*prepared(tmp_path, pace=PACE, case_timeout=8), *ON]) as started:
+        wait_for(lambda: count(tmp_path / "out") >= 3 or started.process.poll() is not None)
+        wait_for(workers)
+        stalls(workers()[:1], 20)
+        assert started.end() == 0, started.said()
+    run = read(tmp_path / "out")
+    assert keys(run) == keys(local)
+    assert sum(record.status == "timeout" for record in run.records) == 1
+    assert sum(record.status == "ok" for record in run.records) == len(run.records) - 1
+
+
+@rare
+def test_a_full_disk_ends_a_run_which_goes_on_when_there_is_room(
+    tmp_path: Path, cluster: Path, local: Run
+) -> None:
+    """Tasks are as limited as the session is."""
+    prelude = "export PYTHONDONTWRITEBYTECODE=1; ulimit -f 60"
+    with Started(tmp_path, [*prepared(tmp_path), *ON], prelude=prelude) as started:
+        assert started.end() == 2, started.said()
+        assert "cannot be written (File too large)" in started.said()
+        assert "Traceback" not in started.said()
+    assert not jobs()
+    before = read(tmp_path / "out").records
+    assert 0 < len(before) < 48
+    run = run_to_the_end(tmp_path, ["run", "made-up.toml", "--resume", "out", "--no-report", *ON])
+    assert keys(run) == keys(local)
+    assert run.records[: len(before)] == before
 
 
 def test_an_interrupt_cancels_what_was_submitted(tmp_path: Path, cluster: Path, local: Run) -> None:
