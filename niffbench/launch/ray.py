@@ -175,8 +175,8 @@ class RayLauncher(relay.EngineLauncher):
 
     def start(self, task: protocol.Task, wake: int) -> RayWorker:
         options: dict[str, Any] = {**self._resources, "num_returns": "streaming", "max_retries": 0}
-        if self._avoided:
-            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._avoided))})"}
+        if self.avoided:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self.avoided))})"}
         parcel = relay.pack(task, self._environment, self._threads)
         if self.is_headless:
             raise WorkerBroken("the head of the Ray cluster does not answer any more")

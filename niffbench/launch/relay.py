@@ -145,12 +145,12 @@ class EngineLauncher(Launcher):
 
     def __init__(self) -> None:
         self.numbers = Numbers()
-        self._avoided: set[str] = set()
+        self.avoided: set[str] = set()
 
     def avoid(self, *nodes: str) -> bool:
-        self._avoided.update(nodes)
+        self.avoided.update(nodes)
         every = self.nodes()
-        return every is None or not self._avoided.issuperset(every)
+        return every is None or not self.avoided.issuperset(every)
 
 
 class Numbers:

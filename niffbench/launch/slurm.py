@@ -238,8 +238,8 @@ class SlurmLauncher(relay.EngineLauncher):
         more: dict[str, Any] = {"no-requeue": True}
         if request.cpus is None and not gpus:  # as in a local run, a worker has the machine to itself
             more["exclusive"] = True
-        if self._avoided:
-            more["exclude"] = ",".join(filter(None, [options.pop("exclude", ""), *sorted(self._avoided)]))
+        if self.avoided:
+            more["exclude"] = ",".join(filter(None, [options.pop("exclude", ""), *sorted(self.avoided)]))
         return {
             "name": self._name,
             "timeout_min": ceil(min(longest + SETTING_UP, LONGEST) / 60),

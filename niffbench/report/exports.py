@@ -176,11 +176,12 @@ def case_facts(row: Row) -> dict[str, Any]:
 def cases_for_machines(run: Run) -> list[dict[str, Any]]:
     """Every case of a run over its rounds, as ``run --json`` prints them: every metric, None without a value.
 
-    ``records`` counts rounds by status, ``reasons`` says why some failed, ``unusable`` why a metric that was
-    measured has no value in some rounds.
+    ``machine`` says of which, where there are several; ``records`` counts rounds by status, ``reasons`` says why
+    some failed, ``unusable`` why a metric that was measured has no value in some rounds.
     """
     return [
         {
+            **({"machine": kind.machine} if kind.machine else {}),
             **case_facts(row),
             **{key: row.value(key) for key in REGISTRY},
             "records": dict(row.statuses),

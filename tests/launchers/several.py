@@ -36,7 +36,7 @@ class Several(EngineLauncher):
 
     @contextmanager
     def open(self, request: Request) -> Iterator[None]:
-        self._avoided.clear()
+        self.avoided.clear()
         yield
 
     def announce(self, tasks: Sequence[protocol.Task]) -> None:
@@ -49,7 +49,7 @@ class Several(EngineLauncher):
         return self.rack
 
     def start(self, task: protocol.Task, wake: int) -> Worker:
-        fit = [node for node in self.rack if node not in self._avoided]
+        fit = [node for node in self.rack if node not in self.avoided]
         node = fit[next(self._turn) % len(fit)] if fit else None
         self.started += [node] if node else []
         return LocalLauncher(COMMAND, variables={"STUB_NODE": node}).start(task, wake)

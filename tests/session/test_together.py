@@ -156,12 +156,13 @@ def test_unlike_machines_are_measured_apart_and_put_side_by_side(
     assert done.returncode == 0, done.stderr
     run = read("out")
     runs = machines(run)
-    assert [kind.manifest.fingerprint.must["device"] for kind in runs] == ["x", "y", "z"]
+    devices = [kind.manifest.fingerprint.must["device"] for kind in runs]
+    assert (devices[0], set(devices[1:])) == ("x", {"y", "z"})
     assert all(keys(kind) == keys(run) for kind in runs)
     assert len(run.records) == run.manifest.records == 54
-    assert len(run.manifest.nodes) == 2
+    assert len(run.manifest.nodes) in (1, 2)
     assert [len(kind.manifest.nodes) for kind in runs[1:]] == [1, 1]
-    assert "device was 'x' and is 'y'" in done.stdout
+    assert "device was 'x' and is 'y'" in " ".join(done.stdout.split())
     assert [f"machine-{number} (" in done.stdout for number in (1, 2, 3)] == [False, True, True]
     whole = [kind.records for kind in runs]
     shutil.rmtree("out/machine-3")
@@ -177,9 +178,12 @@ def test_unlike_machines_are_measured_apart_and_put_side_by_side(
     again = machines(read("out"))
     assert [keys(kind) for kind in again] == [keys(run)] * 3
     assert [kind.records[:20] for kind in again[:2]] == [records[:20] for records in whole[:2]]
-    assert several.LAUNCHER.started.index("d") > 0
-    places = {name: place for place, name in enumerate(several.LAUNCHER.started)}
-    assert places["b"] < places["d"]
+    nodes = [next(name for name, must in RACKS.items() if must["device"] == device) for device in devices]
+    last = {name: place for place, name in enumerate(several.LAUNCHER.started)}
+    first = max(last.get(name, -1) for name in "ac")
+    assert first < last[nodes[1]] < last[nodes[2]]
+    # Whose nodes are known is not asked on others' behalf.
+    assert nodes[1] not in several.LAUNCHER.started[:first]
 
 
 def test_without_a_node_of_its_machine_a_run_ends_and_says_what_it_met(tmp_path: Path) -> None:
@@ -205,6 +209,7 @@ def test_a_node_that_refuses_a_run_that_has_begun_is_left_out(tmp_path: Path) ->
     notes = [note for note in run.manifest.notes if "left out" in note]
     assert set(notes) <= {f"a node was left out: {why}" for why in one.script["refusing"].values()}
     assert {record.node for record in run.records[30:]} == {record.node for record in run.records[30:31]}
+    several.LAUNCHER.avoided.clear()
     several.LAUNCHER.rack = ["a"]
     (tmp_path / "run" / RECORDS).write_bytes(b"".join(lines[:30]))
     with pytest.raises(TaskRefused, match=r"torch is 1\.0 there"):
