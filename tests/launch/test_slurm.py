@@ -197,8 +197,8 @@ def test_a_full_disk_ends_a_run_which_goes_on_when_there_is_room(
     tmp_path: Path, cluster: Path, local: Run
 ) -> None:
     """Tasks are as limited as the session is."""
-    prelude = "export PYTHONDONTWRITEBYTECODE=1; ulimit -f 60"
-    with Started(tmp_path, [*prepared(tmp_path), *ON], prelude=prelude) as started:
+    plain = {"PYTHONDONTWRITEBYTECODE": "1"}
+    with Started(tmp_path, [*prepared(tmp_path), *ON], limits={"FSIZE": 60 * 1024}, variables=plain) as started:
         assert started.end() == 2, started.said()
         assert "cannot be written (File too large)" in started.said()
         assert "Traceback" not in started.said()
