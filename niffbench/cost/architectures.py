@@ -66,9 +66,14 @@ class Linear:
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation with scale and shift, and the activation after it if there is one: they cost no FLOPs."""
+    """A normalisation with scale and shift, and the activation after it if there is one: they cost no FLOPs.
+
+    Attributes:
+        folds: in inference it can go into the convolution before it, whose bias is left of it.
+    """
 
     channels: int
+    folds: bool = False
 
     @property
     def parameters(self) -> int:
@@ -162,7 +167,7 @@ def _convolve(
 
 def _resnet(depths: tuple[int, ...], bottleneck: bool, size: Size, classes: int) -> Iterator[Site]:
     stem = _convolve(3, 64, 7, size, stride=2)
-    yield from (stem, Norm(64))
+    yield from (stem, Norm(64, folds=True))
     size, channels, wider = _halved(stem.made), 64, 4 if bottleneck else 1
     for stage, depth in enumerate(depths):
         inner = 64 * 2**stage
@@ -175,10 +180,10 @@ def _resnet(depths: tuple[int, ...], bottleneck: bool, size: Size, classes: int)
                 chain = [_convolve(channels, inner, 3, size, stride=stride)]
                 chain.append(_convolve(inner, inner, 3, chain[-1].made))
             for convolution in chain:
-                yield from (convolution, Norm(convolution.out))
+                yield from (convolution, Norm(convolution.out, folds=True))
             if stride != 1 or channels != inner * wider:
                 skip = _convolve(channels, inner * wider, 1, size, stride=stride)
-                yield from (skip, Norm(skip.out))
+                yield from (skip, Norm(skip.out, folds=True))
             size, channels = chain[-1].made, inner * wider
     yield Linear(channels, classes, (1, 1), False)
 
@@ -186,12 +191,12 @@ def _resnet(depths: tuple[int, ...], bottleneck: bool, size: Size, classes: int)
 def _densenet(depths: tuple[int, ...], size: Size, classes: int) -> Iterator[Site]:
     growth, narrow = 32, 128
     stem = _convolve(3, 64, 7, size, stride=2)
-    yield from (stem, Norm(64))
+    yield from (stem, Norm(64, folds=True))
     size, channels = _halved(stem.made), 64
     for stage, depth in enumerate(depths):
         for _ in range(depth):
             yield from (Norm(channels), _convolve(channels, narrow, 1, size))
-            yield from (Norm(narrow), _convolve(narrow, growth, 3, size))
+            yield from (Norm(narrow, folds=True), _convolve(narrow, growth, 3, size))
             channels += growth
         yield Norm(channels)
         if stage < len(depths) - 1:
@@ -202,19 +207,19 @@ def _densenet(depths: tuple[int, ...], size: Size, classes: int) -> Iterator[Sit
 
 def _mobilenet(size: Size, classes: int) -> Iterator[Site]:
     stem = _convolve(3, 32, 3, size, stride=2)
-    yield from (stem, Norm(32))
+    yield from (stem, Norm(32, folds=True))
     size, channels = stem.made, 32
     for expansion, out, repeats, first in _INVERTED:
         for repeat in range(repeats):
             wide = channels * expansion
             if expansion > 1:
-                yield from (_convolve(channels, wide, 1, size), Norm(wide))
+                yield from (_convolve(channels, wide, 1, size), Norm(wide, folds=True))
             middle = _convolve(wide, wide, 3, size, stride=first if repeat == 0 else 1, groups=wide)
-            yield from (middle, Norm(wide))
+            yield from (middle, Norm(wide, folds=True))
             size = middle.made
-            yield from (_convolve(wide, out, 1, size), Norm(out))
+            yield from (_convolve(wide, out, 1, size), Norm(out, folds=True))
             channels = out
-    yield from (_convolve(channels, 1280, 1, size), Norm(1280), Linear(1280, classes, (1, 1), False))
+    yield from (_convolve(channels, 1280, 1, size), Norm(1280, folds=True), Linear(1280, classes, (1, 1), False))
 
 
 def _convnext(widths: tuple[int, ...], depths: tuple[int, ...], size: Size, classes: int) -> Iterator[Site]:

@@ -212,6 +212,22 @@ def native(layer: Layer) -> LayerParts:
     return _one_kernel(layer, fft, fft)
 
 
+def features(layer: Layer) -> LayerParts:
+    """As native; where no gradient is wanted hidden features are at hand, which the kernel makes the filter of."""
+    return _of_features(layer, native(layer))
+
+
+def _features_as_executed(layer: Layer) -> LayerParts:
+    return _of_features(layer, _native_as_executed(layer))
+
+
+def _of_features(layer: Layer, parts: LayerParts) -> LayerParts:
+    if layer.problem.mode != "inference":
+        return parts
+    forward, backward = parts["convolution"]
+    return {"convolution": (forward + 4 * layer.planes * layer.widths[-2] * layer.half, backward)}
+
+
 def _native_as_executed(layer: Layer) -> LayerParts:
     """With the operations of the C kernel's own transforms for nominal ones."""
     there, back = real_transforms(layer.problem.height, layer.problem.width)
@@ -302,11 +318,24 @@ def executed(layer: Layer, form: str, engine: str | None) -> int | None:
 _ENGINES: Mapping[str, FormParts] = MappingProxyType(
     {
         engine: _then_mixed(parts)
-        for engine, parts in {"fused": fused, "dft": dft, "native": native, "triton": native}.items()
+        for engine, parts in {
+            "fused": fused,
+            "dft": dft,
+            "native": native,
+            "features": features,
+            "triton": native,
+        }.items()
     }
 )
 _AS_EXECUTED: Mapping[str, FormParts] = MappingProxyType(
-    {engine: _then_mixed(parts) for engine, parts in {"dft": dft, "native": _native_as_executed}.items()}
+    {
+        engine: _then_mixed(parts)
+        for engine, parts in {
+            "dft": dft,
+            "native": _native_as_executed,
+            "features": _features_as_executed,
+        }.items()
+    }
 )
 _FORMS: Mapping[str, FormParts] = MappingProxyType(
     {

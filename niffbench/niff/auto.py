@@ -15,7 +15,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
@@ -25,11 +24,10 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from niffbench.lengths import largest_prime_factor
 from niffbench.niff import dft, fused, native, tuning
-from niffbench.niff.autograd import compiling, wants_gradient, watched
+from niffbench.niff.autograd import wants_gradient, watched
 from niffbench.niff.grid import Remembered
 from niffbench.niff.native import build, generated, kernel, triton_engine
 from niffbench.niff.native.cuda_source import LARGEST_SIDE
-from niffbench.niff.steps import step
 
 Convolution = Callable[[Tensor, Tensor, Remembered], Tensor]
 Rivals = Callable[[Sequence[Tensor]], Mapping[str, Callable[[], Tensor]]]
@@ -48,13 +46,16 @@ ENGINES: Mapping[str, Convolution] = MappingProxyType(
 Full layers have others: see :class:`niffbench.niff.NiffFull`.
 """
 
+IN_C = ("native", "features")
+"""Engines that on a CPU are the C kernel: with a filter that it makes, or is given, and of what is kept."""
+
 GENERATING: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
-    {"native": generated.convolve, "triton": triton_engine.generated}
+    {**dict.fromkeys(IN_C, generated.convolve), "triton": triton_engine.generated}
 )
 """Engines that make the filter themselves, of :meth:`niffbench.niff.filters.FilterGenerator.half_ingredients`."""
 
 GENERATING_ON: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"native": generated.DEVICES, "triton": triton_engine.DEVICES}
+    {**dict.fromkeys(IN_C, generated.DEVICES), "triton": triton_engine.DEVICES}
 )
 """Types of device on which they do."""
 
@@ -74,6 +75,8 @@ _EXACT_THREADS = time.get_clock_info("thread_time").resolution < 1e-5
 _KERNEL_WHEN_COMPILED = frozenset({"cpu"})
 _HEAD_START = 2_000_000  # cycles that a GPU spins while a trial is enqueued: a ms or more
 
+Kept = tuple[kernel.Call, tuple[str, int, int, torch.dtype]]
+"""A call of the C kernel, and by which key the layer keeps what it needs of the filter."""
 Clock = Literal["host", "device"]
 
 _lock = threading.Lock()
@@ -95,35 +98,13 @@ class Constants(Remembered):
         self.chosen: str | None = None
         self.given: str | None = None
         self.engines: dict[tuple[object, ...], str] = {}
-        self.taken: dict[tuple[object, ...], generated.Prepared | tuple[kernel.Call, tuple[object, ...]]] = {}
+        self.taken: dict[tuple[object, ...], generated.Prepared | Kept] = {}
 
-    def take(
-        self, like: tuple[object, ...], prepared: generated.Prepared | tuple[kernel.Call, tuple[object, ...]]
-    ) -> None:
+    def take(self, like: tuple[object, ...], prepared: generated.Prepared | Kept) -> None:
         """Write down what is prepared for such calls."""
         if len(self.taken) >= _MOST_TAKEN:
             self.taken.clear()
         self.taken[like] = prepared
-
-
-def convolve(x: Tensor, half: Tensor, constants: Constants) -> Tensor:
-    """As :func:`niffbench.niff.fused.convolve`, by the engine that is fastest for such a call.
-
-    Where nothing can be measured it is, in a graph that is being compiled, the kernel if there is one; and
-    otherwise ``fused``, unless the choice is known already: see :func:`choose`.
-    """
-
-    def rivals(own: Sequence[Tensor]) -> dict[str, Callable[[], Tensor]]:
-        return {name: partial(ENGINES[name], own[0], own[1], constants) for name in candidates(x)}
-
-    if compiling():
-        chosen = when_compiled(x.device.type)
-    else:
-        what = (half.dtype, wants_gradient(half))
-        chosen = choose(x, lambda: (x, half), rivals, constants, otherwise="fused", what=what)
-    engine = ENGINES[chosen]
-    with step("convolution", whole=True):
-        return engine(x, half, constants)
 
 
 def choose(

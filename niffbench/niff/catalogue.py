@@ -36,10 +36,10 @@ ANY_DEVICE = ("cpu", "cuda")
 class Form:
     """One way of executing a layer with the same weights.
 
-    ``devices`` are the device types it runs on; ``keeps_filter`` says whether, outside training, the filter is
-    kept between calls instead of being generated in each; ``engine`` names what convolves, where ``auto`` has it
-    to choose from (``fused``, ``dft``, ``native``, ``triton``; of full layers ``rfft``, ``factored``), or is
-    ``auto``.
+    ``devices`` are the device types it runs on; ``keeps_filter`` says whether, outside training, the filter, or
+    what it is made of, is kept between calls instead of being generated in each; ``engine`` names what convolves,
+    where ``auto`` has it to choose from (``fused``, ``dft``, ``native``, ``features``, ``triton``; of full layers
+    ``rfft``, ``factored``), or is ``auto``.
     """
 
     name: str
@@ -55,10 +55,12 @@ _RFFT = Form("rfft", "real FFTs and the filter's Hermitian half plane")
 _CACHED = Form("cached", "rfft, the filter kept until weights, size, dtype or device change", keeps_filter=True)
 
 _CACHED_FILTER = "the filter kept"
+_CACHED_EITHER = "auto, the filter kept or, as features-cached, the features"
 _THEN_MIXED = "then an ordinary 1×1 convolution"
 _FUSED = "real FFTs in place, 1/HW in the filter, a backward of real FFTs only, a generation of few operations"
 _DFT = "matrix products instead of FFTs, for small maps"
 _NATIVE = "one kernel, in C or in CUDA, compiled on first use: an image is read and written once"
+_FEATURES = "native, its filter made in every call of the MLPs' hidden features, which are kept: far fewer numbers"
 _TRITON = "one kernel in Triton that makes the filter too, in half precision as well; sides above 64 as fused"
 _AUTO = "the fastest of fused, dft, native and, on GPUs, triton, measured at the first call of a kind"
 _ENGINES = (
@@ -68,10 +70,16 @@ _ENGINES = (
     Form("dft-cached", f"dft, {_CACHED_FILTER}", engine="dft", keeps_filter=True),
     Form("native", _NATIVE, engine="native"),
     Form("native-cached", f"native, {_CACHED_FILTER}", engine="native", keeps_filter=True),
+    Form("features-cached", _FEATURES, devices=("cpu",), engine="features", keeps_filter=True),
     Form("triton", _TRITON, devices=("cuda",), engine="triton"),
     Form("triton-cached", f"triton, {_CACHED_FILTER}", devices=("cuda",), engine="triton", keeps_filter=True),
     Form("auto", _AUTO, engine="auto"),
-    Form("auto-cached", f"auto, {_CACHED_FILTER}", engine="auto", keeps_filter=True),
+    Form(
+        "auto-cached",
+        "auto, the filter kept or, as features-cached, the features",
+        engine="auto",
+        keeps_filter=True,
+    ),
 )
 
 _FULL_ENGINES = (
@@ -220,6 +228,12 @@ def form_with_engine(kind: str, name: str, engine: str) -> str:
     """The form that always does what the form ``name`` (an ``auto``) does once it has chosen ``engine``."""
     keeps = form_of(kind, name).keeps_filter
     return next(form.name for form in FORMS[kind] if (form.engine, form.keeps_filter) == (engine, keeps))
+
+
+def keeping(kind: str, name: str) -> str:
+    """The form that does what the form ``name`` does and keeps its filter; itself where there is none."""
+    cached = "cached" if name == "rfft" else f"{name}-cached"
+    return cached if any(form.name == cached for form in FORMS[kind]) else name
 
 
 def one_of(name: str, names: Iterable[str], what: str) -> str:

@@ -7,7 +7,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from niffbench.niff import native, spectral
+from niffbench.niff import auto, native, spectral
 from niffbench.niff.autograd import compiling, exporting, watched
 from niffbench.niff.layer import FilteringLayer, Settings
 from niffbench.niff.native import kernel
@@ -45,11 +45,11 @@ class NiffDepthwise(FilteringLayer):
         """Half precision that the kernel reads and writes itself, if one is to be the engine."""
         if super()._takes(x, compute):
             return True
-        if compute != torch.float32 or compiling() or watched() or self._how.engine not in ("native", "auto"):
+        if compute != torch.float32 or compiling() or watched():
             return False
         if not x.is_cpu or x.dtype not in kernel.HALVES or native.unavailable("cpu") or not kernel.takes(x):
             return False
-        return not self.chooses or self._fastest(x) == "native"
+        return (self._fastest(x) if self.chooses else self._how.engine) in auto.IN_C
 
     def _execute(self, x: Tensor) -> Tensor:
         if exporting():

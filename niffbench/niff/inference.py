@@ -7,9 +7,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from niffbench.niff.catalogue import forms_of
+from niffbench.niff.catalogue import keeping
 from niffbench.niff.depthwise import NiffDepthwise
 from niffbench.niff.layer import SpectralLayer
 from niffbench.niff.networks import WithBias, niff_layers
@@ -17,7 +17,8 @@ from niffbench.niff.pointwise import NiffPointwise
 from niffbench.niff.split import NiffSplit
 
 
-def folded(model: nn.Module) -> nn.Module:
+@torch.inference_mode(mode=False)  # Of what is made in it no version is counted, so no filter of it is kept.
+def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
     """A copy of ``model``, which is in evaluation mode, that computes the same, up to rounding, with fewer passes.
 
     What is an ordinary 1×1 convolution becomes one: pointwise layers in form ``elided`` and the second half of
@@ -25,12 +26,15 @@ def folded(model: nn.Module) -> nn.Module:
     before it, where nothing else takes what that puts out. Filters are made once and kept. On a CPU convolutions
     keep their channels last in memory, which the C kernel takes as they are.
 
+    Args:
+        copied: else what is made has the layers of ``model``, which is of no use any more.
+
     Raises:
         ValueError: for a model in training, or one that ``torch.fx`` cannot trace.
     """
     if any(module.training for module in model.modules()):
         raise ValueError("only a model in evaluation mode can be folded: call eval() first")
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(model) if copied else model
     try:
         graph = _Tracer().trace(model)
     except (fx.proxy.TraceError, TypeError) as error:
@@ -53,14 +57,14 @@ def folded(model: nn.Module) -> nn.Module:
             node.replace_all_uses_with(before)
             graph.erase_node(node)
     for _, one in niff_layers(made):
-        cached = "cached" if one.form == "rfft" else f"{one.form}-cached"
-        if cached in forms_of(one.kind):
-            one.form = cached
+        one.form = keeping(one.kind, one.form)
     made.delete_all_unused_submodules()
     made.recompile()
     made.requires_grad_(False)
-    on_cpu = all(one.is_cpu for one in made.parameters())
-    return made.to(memory_format=torch.channels_last) if on_cpu else made
+    for weight in made.parameters():
+        if weight.is_cpu and weight.dim() == 4:  # Not made.to(), which cannot swap fake tensors.
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return made
 
 
 class _Tracer(fx.Tracer):
@@ -102,9 +106,9 @@ def _convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
 def _with_normalisation(layer: nn.Module, normalisation: nn.BatchNorm2d) -> nn.Module | None:
     """Both in one layer; None where the layer is none that a factor for each channel of its output can go into."""
     if type(layer) is nn.Conv2d:
-        return fuse_conv_bn_eval(layer, normalisation)
+        return _convolution_with(layer, normalisation)
     if isinstance(layer, nn.Sequential) and isinstance(layer[0], NiffDepthwise):
-        return nn.Sequential(layer[0], fuse_conv_bn_eval(cast(nn.Conv2d, layer[1]), normalisation))
+        return nn.Sequential(layer[0], _convolution_with(cast(nn.Conv2d, layer[1]), normalisation))
     inner, bias = (layer.layer, layer.bias) if isinstance(layer, WithBias) else (layer, None)
     if not isinstance(inner, NiffDepthwise) or inner.generator._modules:
         return None
@@ -120,3 +124,17 @@ def _with_normalisation(layer: nn.Module, normalisation: nn.BatchNorm2d) -> nn.M
     scaled = (nn.Parameter(weight * factor[:, None]), nn.Parameter(offset * factor))
     own.generator = inner.generator.with_weights((*weights, *scaled))
     return WithBias(own, shift if bias is None else shift + bias * factor)
+
+
+def _convolution_with(convolution: nn.Conv2d, normalisation: nn.BatchNorm2d) -> nn.Conv2d:
+    """Both in one convolution, of weights of its own."""
+    made = copy.copy(convolution)
+    made.__dict__["_parameters"] = convolution._parameters.copy()
+    mean, variance = normalisation.running_mean, normalisation.running_var
+    assert mean is not None
+    assert variance is not None
+    made.weight, made.bias = fuse_conv_bn_weights(
+        *(convolution.weight, convolution.bias, mean, variance, normalisation.eps),
+        *(normalisation.weight, normalisation.bias),
+    )
+    return made

@@ -16,6 +16,7 @@ from niffbench.niff.autograd import (
     autocasts,
     compiling,
     exporting,
+    transformed,
     unobserved,
     wants_gradient,
     without_autocast,
@@ -261,23 +262,41 @@ class FilteringLayer(SpectralLayer):
         """``x`` filtered channel by channel, by torch's plain real FFTs or by the engine that the form names."""
         if self._how.engine is None or exporting():
             return spectral.real_depthwise(x, self._half_plane(x))
-        if self._has_filter():
-            half = self._half_plane(x, scaled=True)
-            if self.chooses and x.dtype == half.dtype.to_real():
-                result = auto.convolve(x, half, self._constants)
-            else:  # Of a form that chooses, half precision comes here where a kernel was chosen: see _takes.
-                engine = self._fastest(x) if self.chooses else self._how.engine
-                result = auto.ENGINES[engine](x, half, self._constants)
-        else:
-            result = self._generate_and_convolve(x, self._fastest(x) if self.chooses else self._how.engine)
-        taken = (self._constants.given or self.chosen) if self.chooses else self._how.engine
-        if taken == "native" and unobserved(x) and x.numel():
-            self._prepare(x)
+        engine = self._fastest(x) if self.chooses else self._how.engine
+        result = self._filtered(x, engine)
+        if engine in auto.IN_C and unobserved(x) and x.numel():
+            self._prepare(x, engine)
         return result
+
+    def _filtered(self, x: Tensor, engine: str) -> Tensor:
+        """``x`` filtered by that engine, which takes what is kept of the filter, or makes it."""
+        if engine == "features" and self._has_features(x) and not transformed():
+            features, weight, bias = self._features(x)
+            return generated.from_features(x, features, weight, bias, 1 / x[0, 0].numel())
+        generates = engine == "features" or not self._has_filter()
+        if generates and x.device.type in auto.GENERATING_ON.get(engine, ()):
+            return auto.GENERATING[engine](x, *self._ingredients(x))
+        half = self._half_plane(x, scaled=True)
+        with step("convolution", whole=True) if self.chooses else nullcontext():
+            return auto.ENGINES["native" if engine == "features" else engine](x, half, self._constants)
+
+    def _features(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the C kernel makes the filter of, kept: hidden features, weights and bias of the last layer."""
+
+        def make(height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+            grid, layers, scale = self.generator.half_ingredients(height, width, dtype)
+            last = (layer.detach().contiguous() for layer in layers[-2:])
+            return generated.features(grid, layers[:-2], scale), *last
+
+        return self._made("features", x, make)
 
     def _has_filter(self) -> bool:
         """Whether the filter is at hand as soon as it was made once."""
         return self._how.keeps_filter and not self.generator.learns()
+
+    def _has_features(self, x: Tensor) -> bool:
+        """Whether what the C kernel makes the filter of is, for images that want no gradient."""
+        return self._has_filter() and x.is_cpu and not wants_gradient(x)
 
     def _takes(self, x: Tensor, compute: torch.dtype) -> bool:
         """Half precision that the Triton kernels read and write themselves, if they are to be the engine."""
@@ -287,17 +306,10 @@ class FilteringLayer(SpectralLayer):
             return self._how.engine == "triton"
         return "triton" in self._engines(x) and self._fastest(x) == "triton"
 
-    def _generate_and_convolve(self, x: Tensor, engine: str) -> Tensor:
-        if engine in auto.GENERATING and x.device.type in auto.GENERATING_ON[engine]:
-            return auto.GENERATING[engine](x, *self._ingredients(x))
-        half = self._half_plane(x, scaled=True)
-        with step("convolution", whole=True) if self.chooses else nullcontext():
-            return auto.ENGINES[engine](x, half, self._constants)
-
     def _ingredients(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...], float]:
         return self.generator.half_ingredients(*self._key("", x)[1:])
 
-    def _prepare(self, x: Tensor) -> None:
+    def _prepare(self, x: Tensor, engine: str) -> None:
         """Remember how to do again, without checks, what the C kernel has just done, if it takes such images."""
         dense, last = kernel.dense(x)
         if dense is not x or self.generator._modules:
@@ -305,7 +317,9 @@ class FilteringLayer(SpectralLayer):
         if not self._has_filter():
             self._constants.take(self._like(x), generated.Prepared(x, *self._ingredients(x)))
         elif not wants_gradient(x):
-            self._constants.take(self._like(x), (kernel.call_for(x, last), self._key("scaled", x)))
+            features = engine == "features"
+            call = kernel.call_for(x, last, self._features(x)[1].shape[-1] if features else 0)
+            self._constants.take(self._like(x), (call, self._key("features" if features else "scaled", x)))
 
     def shifted(self, x: Tensor, shift: Tensor) -> Tensor:
         """The layer's output plus a number for each channel, which the C kernel adds where it costs nothing."""
@@ -328,17 +342,22 @@ class FilteringLayer(SpectralLayer):
         if isinstance(prepared, generated.Prepared):
             if shift is not None:
                 return None
-            result = prepared.convolve(x, *self._ingredients(x))
+            result, what = prepared.convolve(x, *self._ingredients(x)), "native"
         else:
             call, key = prepared
-            half = self.generator.at_hand(key)
-            if half is None:
+            kept = self.generator.at_hand(key)
+            if kept is None:
                 return None
-            made_of = kernel.Filter(half.data_ptr())
+            what, height, width, _ = key
+            if what == "features":
+                features, weight, bias = kept
+                made_of = generated.made_of(features, weight, bias, 1 / (height * width))
+            else:
+                made_of = kernel.Filter(kept.data_ptr())
             made_of.shift = None if shift is None else shift.data_ptr()
             result = call.convolve(x, made_of)
         if self.chooses:
-            self._constants.chosen = "native"
+            self._constants.chosen = "features" if what == "features" else "native"
         return result
 
     def _like(self, x: Tensor) -> tuple[object, ...]:
@@ -353,7 +372,7 @@ class FilteringLayer(SpectralLayer):
         return filtered
 
     def _fastest(self, x: Tensor) -> str:
-        """The engine that is fastest for the whole of such a call, what it makes of the weights included."""
+        """The engine that is fastest for the whole of such a call, what it makes anew of the weights included."""
         if compiling():
             return self.when_compiled()
         generator = self.generator
@@ -369,7 +388,8 @@ class FilteringLayer(SpectralLayer):
 
     def _engines(self, x: Tensor) -> Sequence[str]:
         """What a form that chooses has to choose from, first what it takes where it cannot measure."""
-        return auto.candidates(x)
+        engines = auto.candidates(x)
+        return [*engines, "features"] if "native" in engines and self._has_features(x) else engines
 
     def _rivals(self, tensors: Sequence[Tensor]) -> dict[str, Callable[[], Tensor]]:
         """Layers of other weights, one for each engine; filters that they keep go with them."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from niffbench.case import Case, Problem
-from niffbench.cost.architectures import STRIDE, Convolution, Linear, Site, sites, with_kernel
+from niffbench.cost.architectures import STRIDE, Convolution, Linear, Norm, Site, sites, with_kernel
 from niffbench.cost.closed import NOTHING, Cost, Work, added, steps
 from niffbench.cost.niff import Layer, layer_parts
-from niffbench.niff.catalogue import EXECUTIONS, GRIDS, NETWORKS, Network, form_of
+from niffbench.niff.catalogue import EXECUTIONS, GRIDS, NETWORKS, Network, form_of, keeping
 from niffbench.operators.base import Choice, Operator, Option
 from niffbench.operators.niff import engines_of, evaluate
 from niffbench.results import Role
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _EXECUTION = Option("rfft", tuple(EXECUTIONS), "which form each kind of NIFF layer takes")
 _GRID = Option("paper", GRIDS, "coordinate grid of the filters; they differ on odd sides")
+_FOLDED = Option("no", ("no", "yes"), "inference with normalisations folded, channels last: niffbench.niff.folded")
 _OPTIMISER = Option("none", ("none", "sgd", "adamw"), "its step ends each training step, weights unchanged")
 
 
@@ -52,6 +53,11 @@ class WholeNetwork(Operator):
             return f"needs square images for kernels of feature-map size, got {p.height}×{p.width}"
         if case.option("optimiser") != "none" and p.mode != "training":
             return f"optimiser={case.option('optimiser')} needs mode = training, got {p.mode}"
+        if case.option("folded") == "yes":
+            if p.mode != "inference":
+                return f"folded=yes needs mode = inference, got {p.mode}"
+            if "execution" in self.options and not str(case.option("execution")).startswith("auto"):
+                return f"folded=yes needs execution = auto or auto-cached, got {case.option('execution')}"
         alone = p.batch * (p.height // STRIDE) * (p.width // STRIDE) == 1
         if p.mode == "training" and alone and not self.network.base.startswith("convnext"):
             return "cannot normalise over a single value in training: needs batch ≥ 2, or at least 64×32 pixels"
@@ -92,15 +98,20 @@ class WholeNetwork(Operator):
     def cost(self, case: Case) -> Cost:
         p = case.problem
         forms = EXECUTIONS[str(case.option("execution"))] if "execution" in self.options else {}
+        folded = case.option("folded") == "yes"
+        if folded:
+            forms = {kind: keeping(kind, form) for kind, form in forms.items()}
         engines = iter(self.engines)
         parts: dict[str, Work] = {}
-        parameters, lengths = 0, set[int]()
+        parameters, lengths, kind = 0, set[int](), None
         for site in sites(self.network.base, p.height, p.width, p.channels_out):
-            kind = self._replaced(site)
+            before, kind = kind, self._replaced(site)
             if kind is not None and self.network.kernel is not None:
                 kind, site = None, with_kernel(site, self.network.kernel)
             if kind is None:
                 of_site, learnable = site.parts(p.batch), site.parameters
+                if folded and isinstance(site, Norm) and site.folds and before != "full":
+                    learnable = site.channels
             else:
                 layer = _layer(site, kind, p, "big" if self.network.base.startswith("convnext") else "small")
                 engine = next(engines, None) if form_of(kind, forms[kind]).engine == "auto" else None
@@ -137,6 +148,8 @@ class WholeNetwork(Operator):
         model = self._model(case)
         if (name := case.option("optimiser")) != "none":
             _end_with_step(model, str(name))
+        if case.option("folded") == "yes":
+            _fold_when_called(model, self.engines)
         return model
 
     def _model(self, case: Case) -> nn.Module:
@@ -209,6 +222,26 @@ def plainly(convolution: nn.Conv2d) -> Callable[[Tensor], Tensor]:
     return forward
 
 
+def _fold_when_called(model: nn.Module, engines: tuple[str, ...]) -> None:
+    """Let ``model`` be what :func:`niffbench.niff.folded` makes of the weights that its first call meets."""
+    from niffbench.niff import folded
+    from niffbench.niff.networks import choosing_layers
+
+    def forward(x: Tensor) -> Tensor:
+        del model.forward
+        made = folded(model, copied=False)
+        for layer, engine in zip(choosing_layers(made), engines, strict=bool(engines)):
+            layer.fix_engine(engine)
+        for registry in (model._modules, model._parameters, model._buffers):
+            registry.clear()
+        model.folded = made
+        model.forward = made.forward
+        out: Tensor = made(x)
+        return out
+
+    model.forward = forward
+
+
 def _end_with_step(model: nn.Module, name: str) -> None:
     """Let an optimiser step as soon as all gradients of a backward pass are there."""
     import torch
@@ -258,9 +291,11 @@ def _operators() -> Iterator[WholeNetwork]:
             summary=summaries.get(network.variant, f"{network.base} with NIFF layers ({network.variant})"),
             boundary="circular" if spectral else "zero",
             base=None if network.variant == "original" else f"network/{network.base}",
-            options={"execution": _EXECUTION, "grid": _GRID, "optimiser": _OPTIMISER}
-            if spectral
-            else {"optimiser": _OPTIMISER},
+            options={
+                **({"execution": _EXECUTION, "grid": _GRID} if spectral else {}),
+                "folded": _FOLDED,
+                "optimiser": _OPTIMISER,
+            },
             network=network,
         )
 

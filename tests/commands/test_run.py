@@ -279,7 +279,7 @@ def test_a_real_run_of_networks_tells_images_per_second_and_what_auto_chose(cli:
     assert float(niff["images_per_second"]) == pytest.approx(1 / float(niff["latency_steady"]))
     assert original["chosen"] == ""
     engines = dict(part.split() for part in niff["chosen"].split(", "))
-    assert engines.keys() <= {"native", "dft", "fused"}
+    assert engines.keys() <= {"native", "features", "dft", "fused"}
     assert sum(map(int, engines.values())) == 13
     report = (tmp_path / "out" / "report.md").read_text().replace("\\", "")
     assert f"network/resnet18-split execution=auto-cached chose {niff['chosen']} at the one problem." in report

@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from niffbench.niff import NiffDepthwise, auto, fused, tuning
+from niffbench.niff.autograd import wants_gradient
 from niffbench.niff.grid import Remembered
 from niffbench.niff.native import build
 
@@ -51,7 +53,7 @@ class Engines:
 def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
     result = Engines({"fused": 0.004, "dft": 0.0, "native": 0.08})
     monkeypatch.setattr(auto, "ENGINES", {name: result.engine(name) for name in result.seconds})
-    monkeypatch.setattr(auto, "GENERATING", {})
+    monkeypatch.setattr(auto, "GENERATING_ON", {})
     monkeypatch.setattr(auto, "candidates", lambda _: list(result.seconds))
     auto.forget()
     yield result
@@ -64,10 +66,21 @@ def inputs(size: int = 6, dtype: torch.dtype = torch.float32) -> tuple[Tensor, T
     )
 
 
+def convolve(x: Tensor, half: Tensor) -> Tensor:
+    """With a filter that is at hand, by the fastest engine."""
+
+    def rivals(own: Sequence[Tensor]) -> dict[str, Callable[[], Tensor]]:
+        return {name: partial(auto.ENGINES[name], own[0], own[1], Remembered()) for name in auto.candidates(x)}
+
+    what = (half.dtype, wants_gradient(half))
+    chosen = auto.choose(x, lambda: (x, half), rivals, auto.Constants(), otherwise="fused", what=what)
+    return auto.ENGINES[chosen](x, half, Remembered())
+
+
 def chosen_by(engines: Engines, *tensors: Tensor) -> str:
     """Which engine a call goes to, and to no other."""
     engines.calls.clear()
-    auto.convolve(*tensors, auto.Constants())
+    convolve(*tensors)
     (name,) = engines.calls
     assert engines.calls[name] == 1
     return name
@@ -75,7 +88,7 @@ def chosen_by(engines: Engines, *tensors: Tensor) -> str:
 
 def test_the_fastest_is_chosen_once_and_for_all(planted: Engines) -> None:
     x, half = inputs()
-    auto.convolve(x, half, auto.Constants())
+    convolve(x, half)
     assert set(planted.calls) == {"fused", "dft", "native"}
     assert chosen_by(planted, x, half) == "dft"
     assert chosen_by(planted, torch.randn_like(x), half) == "dft"
@@ -83,13 +96,13 @@ def test_the_fastest_is_chosen_once_and_for_all(planted: Engines) -> None:
     planted.seconds["dft"] = 0.08
     assert chosen_by(planted, x, half) == "dft", "remembered, not measured again"
     auto.forget()
-    auto.convolve(x, half, auto.Constants())
+    convolve(x, half)
     assert chosen_by(planted, x, half) == "fused"
 
 
 def test_another_kind_of_call_is_another_choice(planted: Engines) -> None:
     x, half = inputs()
-    auto.convolve(x, half, auto.Constants())
+    convolve(x, half)
     planted.seconds.update(dft=0.08)
     wanted = x.clone().requires_grad_()
     others = [
@@ -100,7 +113,7 @@ def test_another_kind_of_call_is_another_choice(planted: Engines) -> None:
         (x, half.clone().requires_grad_()),
     ]
     for other in others:
-        auto.convolve(*other, auto.Constants())
+        convolve(*other)
         assert chosen_by(planted, *other) == "fused"
     with torch.no_grad():
         assert chosen_by(planted, wanted, half) == "dft", "no gradient is wanted here"
@@ -114,7 +127,7 @@ def test_measuring_a_call_that_trains_leaves_its_graph_alone(planted: Engines) -
     half.requires_grad_()
     seen: list[Tensor] = []
     x.register_hook(seen.append)
-    auto.convolve(x, half, auto.Constants()).sum().backward()
+    convolve(x, half).sum().backward()
     assert len(seen) == 1
     assert x.grad is not None
     expected = torch.autograd.grad(fused.convolve(x, half).sum(), [x, half])
@@ -128,14 +141,14 @@ def test_the_numbers_drawn_at_random_do_not_depend_on_measuring(planted: Engines
     first = torch.randn(1)
     auto.forget()
     torch.manual_seed(3)
-    auto.convolve(x, half, auto.Constants())
+    convolve(x, half)
     assert torch.equal(torch.randn(1), first)
 
 
 def test_an_engine_that_fails_is_passed_over(planted: Engines) -> None:
     planted.seconds.update(dft=-1)
     x, half = inputs()
-    auto.convolve(x, half, auto.Constants())
+    convolve(x, half)
     assert chosen_by(planted, x, half) == "fused"
 
 
@@ -143,10 +156,10 @@ def test_where_every_engine_fails_nothing_is_remembered(planted: Engines) -> Non
     x, half = inputs()
     planted.seconds.update(fused=-1, dft=-1, native=-1)
     with pytest.raises(RuntimeError, match="not on this machine"):
-        auto.convolve(x, half, auto.Constants())
+        convolve(x, half)
     assert not auto.choices()
     planted.seconds.update(dft=0)
-    auto.convolve(x, half, auto.Constants())
+    convolve(x, half)
     assert list(auto.choices().values()) == ["dft"]
 
 
@@ -183,7 +196,7 @@ def test_threads_that_come_together_measure_once(planted: Engines) -> None:
 
     def call() -> None:
         barrier.wait()
-        auto.convolve(x, half, auto.Constants())
+        convolve(x, half)
 
     workers = [threading.Thread(target=call) for _ in range(4)]
     for worker in workers:
@@ -208,6 +221,34 @@ def test_a_layer_says_what_was_chosen_for_it(planted: Engines) -> None:
     assert layer.with_form("native").chosen is None, "that is no choice"
 
 
+@pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
+def test_what_is_kept_is_the_filter_or_its_features_whichever_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing of the other, which was made to be measured."""
+    seconds = {"fused": 3, "dft": 3, "native": 2, "features": 1}
+
+    def fastest(calls: dict[str, Callable[[], object]], _: Tensor) -> str:
+        for call in calls.values():
+            call()
+        return min(calls, key=seconds.__getitem__)
+
+    monkeypatch.setattr(auto, "_fastest", fastest)
+    x = torch.randn(2, 3, 6, 5)
+    for engine, kept in (("features", [(2, 4, 18), (2, 3, 4), (2, 3)]), ("native", [(3, 6, 3)])):
+        auto.forget()
+        layer = NiffDepthwise(3, form="auto-cached")
+        with torch.no_grad():
+            results = [layer(x) for _ in range(3)]
+        assert all(torch.allclose(one, layer.with_form("fft")(x), atol=1e-4) for one in results)
+        assert layer.chosen == engine
+        (entry,) = layer.generator._cache._entries._entries.values()
+        assert [tuple(one.shape) for one in (entry if isinstance(entry, tuple) else (entry,))] == kept
+        assert layer(x.requires_grad_()).requires_grad, "of images that want a gradient, or weights, none is kept"
+        assert layer.chosen == "native"
+        x = x.detach()
+        seconds["native"] = 0
+    auto.forget()
+
+
 def test_an_engine_is_not_slow_for_what_other_processes_take(
     planted: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,7 +259,7 @@ def test_an_engine_is_not_slow_for_what_other_processes_take(
         return engines["dft"](x, half, constants)
 
     monkeypatch.setattr(auto, "ENGINES", {**engines, "dft": waiting})
-    auto.convolve(*inputs(), auto.Constants())
+    convolve(*inputs())
     assert list(auto.choices().values()) == ["dft"], "it waits for 20 ms and computes less than the others"
 
 
@@ -254,11 +295,11 @@ def test_a_choice_outlives_its_process_unless_that_is_not_wanted(
 ) -> None:
     monkeypatch.setattr(build, "cache", lambda: tmp_path)
     file, (x, half) = tmp_path / "choices.json", inputs()
-    auto.convolve(x, half, auto.Constants())
+    convolve(x, half)
     assert not file.exists(), "switched off"
     monkeypatch.setenv(tuning.SWITCH, "1")
     auto.forget()
-    auto.convolve(x, half, auto.Constants())
+    convolve(x, half)
     (entry,) = json.loads(file.read_text()).items()
     assert entry[1] == "dft"
     planted.seconds["dft"] = 0.08
@@ -266,7 +307,7 @@ def test_a_choice_outlives_its_process_unless_that_is_not_wanted(
     assert chosen_by(planted, x, half) == "dft"
     monkeypatch.setenv(tuning.SWITCH, "0")
     auto.forget()
-    auto.convolve(x, half, auto.Constants())
+    convolve(x, half)
     assert chosen_by(planted, x, half) == "fused", "what was written is not read"
     assert dict([entry]) == json.loads(file.read_text())
 
@@ -280,7 +321,7 @@ def test_a_file_of_choices_that_cannot_be_read_is_made_anew_and_bounded(
     monkeypatch.setattr(tuning, "MOST", 2)
     (tmp_path / "choices.json").write_text(content)
     for size in (4, 5, 6):
-        auto.convolve(*inputs(size), auto.Constants())
+        convolve(*inputs(size))
     assert list(json.loads((tmp_path / "choices.json").read_text()).values()) == ["dft", "dft"]
     assert [path.name for path in tmp_path.iterdir()] == ["choices.json"]
 
@@ -291,10 +332,10 @@ def test_a_choice_of_another_version_or_of_an_engine_that_is_gone_is_not_taken(
     monkeypatch.setattr(build, "cache", lambda: tmp_path)
     monkeypatch.setenv(tuning.SWITCH, "1")
     x, half = inputs()
-    auto.convolve(x, half, auto.Constants())
+    convolve(x, half)
     monkeypatch.setattr(auto, "candidates", lambda _: ["fused", "native"])
     auto.forget()
-    auto.convolve(x, half, auto.Constants())
+    convolve(x, half)
     assert chosen_by(planted, x, half) == "fused"
     before = tuning.remembered(("kind",), x)
     tuning.remember(("kind",), x, "dft")
@@ -319,10 +360,10 @@ def test_nothing_is_measured_where_it_would_mislead(planted: Engines) -> None:
     with FakeTensorMode():
         assert chosen_by(planted, *inputs()) == "fused"
     planted.calls.clear()
-    torch.func.grad(lambda x: auto.convolve(x, half, auto.Constants()).sum())(x)
+    torch.func.grad(lambda x: convolve(x, half).sum())(x)
     assert set(planted.calls) == {"fused"}
     assert not auto.choices()
-    auto.convolve(x, half, auto.Constants())
+    convolve(x, half)
     with Passing():
         assert chosen_by(planted, x, half) == "dft", "what is known already may be used"
 

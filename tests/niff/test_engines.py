@@ -200,7 +200,7 @@ def test_what_is_no_finite_half_precision_number_stays_none(dtype: torch.dtype) 
     assert (y[0, 3:] == 3).all()
 
 
-@pytest.mark.parametrize("form", ["native", "native-cached"])
+@pytest.mark.parametrize("form", ["native", "native-cached", "features-cached"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_layer_of_half_precision_casts_nothing(dtype: torch.dtype, form: str) -> None:
     layer = NiffDepthwise(9, form=form)
@@ -213,7 +213,7 @@ def test_a_layer_of_half_precision_casts_nothing(dtype: torch.dtype, form: str) 
         assert torch.equal(mine[0], right[0].to(dtype))
         assert all(torch.equal(*pair) for pair in zip(mine[1:], right[1:], strict=True))
     with FakeTensorMode(), torch.no_grad():
-        chooses = NiffDepthwise(9, form=form.replace("native", "auto"))
+        chooses = NiffDepthwise(9, form=form.replace("native", "auto").replace("features", "auto"))
         assert chooses(torch.empty(2, 9, 7, 6, dtype=dtype)).dtype == dtype, "what it chooses is not known here"
     with torch.no_grad(), Made() as mode:
         layer(x)
@@ -288,7 +288,7 @@ int main(void) {
     const int *of = take(6 * sizeof(int)), numbers = of[0], height = of[3], width = of[4];
     const int64_t images = (int64_t)of[1] * of[2] * height * width * bytes_of(numbers);
     const Axis down = {take(2 * height * sizeof(REAL))}, along = {take(2 * width * sizeof(REAL))};
-    const Call call = {&down, &along, of[1], of[2], height, width, of[5], numbers, 1, 1, 1};
+    const Call call = {&down, &along, of[1], of[2], height, width, of[5], numbers, 1, 1, 1, 1};
     const Filter filter = {.half = take((int64_t)of[2] * height * (width / 2 + 1) * 2 * sizeof(REAL))};
     char *x = take(images), *y = malloc(images);
     char *memory = malloc(niff_workspace(height, width, 2, 0, &down, &along));
@@ -452,7 +452,7 @@ def test_what_makes_its_filter_is_differentiated_twice_and_in_part() -> None:
         assert torch.autograd.gradcheck(function, some, fast_mode=True)
 
 
-@pytest.mark.parametrize("form", ["native", "native-cached", "auto"])
+@pytest.mark.parametrize("form", ["native", "native-cached", "features-cached", "auto"])
 @pytest.mark.parametrize(("channels", "dtype"), [(3, torch.float32), (40, torch.float32), (9, torch.bfloat16)])
 def test_later_calls_do_what_the_first_did(form: str, channels: int, dtype: torch.dtype) -> None:
     """A first call of a kind is checked, later ones go to C at once: inference, all gradients, some of them."""
@@ -492,7 +492,7 @@ def test_later_calls_do_what_the_first_did(form: str, channels: int, dtype: torc
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
 
 
-@pytest.mark.parametrize("form", ["native", "native-cached"])
+@pytest.mark.parametrize("form", ["native", "native-cached", "features-cached"])
 def test_later_calls_see_what_has_changed_since(form: str) -> None:
     layer, x = NiffDepthwise(9, form=form), images(2, 9, 7, 6, dtype=torch.float32)
     with torch.no_grad():

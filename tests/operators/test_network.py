@@ -310,6 +310,14 @@ def test_refusals_say_what_would_be_right(name: str, change: dict[str, object], 
     assert text in refusal
 
 
+def test_folding_needs_inference_and_layers_that_choose() -> None:
+    operator = catalogue()["network/mobilenet_v2-niff"]
+    refused = (("training", "auto", "mode = inference"), ("inference", "rfft", "execution = auto"))
+    for mode, execution, text in refused:
+        case = network("mobilenet_v2-niff", replace(SMALL, mode=mode), folded="yes", execution=execution)
+        assert text in str(operator.refusal(case))
+
+
 def test_an_optimiser_needs_training() -> None:
     case = network("resnet18", optimiser="sgd")
     refusal = catalogue()[case.operator].refusal(case)
@@ -319,7 +327,7 @@ def test_an_optimiser_needs_training() -> None:
 
 @pytest.mark.parametrize(
     ("name", "engines"),
-    [("mobilenet_v2-niff", ("dft", "native", "fused")), ("resnet18-full", ("rfft", "factored"))],
+    [("mobilenet_v2-niff", ("dft", "native", "fused", "features")), ("resnet18-full", ("rfft", "factored"))],
 )
 def test_a_network_whose_layers_chose_costs_what_each_of_them_chose(name: str, engines: tuple[str, ...]) -> None:
     """Choices are read off the called module in the order in which the closed form spends them."""
@@ -337,6 +345,28 @@ def test_a_network_whose_layers_chose_costs_what_each_of_them_chose(name: str, e
     assert layers == len(choosing_layers(module)) > 4
     one, other, *_ = engines
     record = witnesses(replace(operator, engines=(one,) + (other,) * (layers - 1)), case)
+    assert record.disagreement is None
+    assert record.counted == record.closed
+
+
+@pytest.mark.parametrize("name", ["resnet18-full", "mobilenet_v2", "mobilenet_v2-niff", "densenet121-split"])
+def test_a_folded_network_is_a_row_that_is_what_it_folds(name: str) -> None:
+    """It computes what the network does, costs what is counted, and has no weights beside those of the fold."""
+    options = {"execution": "auto"} if "-" in name else {}
+    case = network(name, replace(SMALL, batch=1, mode="inference"), folded="yes", **options)
+    operator = catalogue()[case.operator]
+    assert operator.equivalence(case) == operator.equivalence(network(name, case.problem, **options))
+    said, truth = output(case, torch.randn(1, 3, 32, 32))
+    assert (said.double() - truth).norm() / truth.norm() < tolerance("float32") * operator.error_growth(case)
+    module = operator.build(case)
+    with torch.inference_mode():
+        module(torch.randn(1, 3, 32, 32))
+    assert sum(parameter.numel() for parameter in module.parameters()) == operator.cost(case).parameters
+    choice = operator.choice(case, module)
+    chosen = operator if choice is None else choice.operator
+    assert isinstance(chosen, WholeNetwork)
+    assert len(chosen.engines) == len(choosing_layers(module))
+    record = witnesses(chosen, case)
     assert record.disagreement is None
     assert record.counted == record.closed
 

@@ -111,13 +111,14 @@ def test_calls_do_not_pile_up(device: CpuDevice) -> None:
     [
         ("rfft", "cached"),
         pytest.param("native", "native-cached", marks=needs_kernel),
+        pytest.param("native", "features-cached", marks=needs_kernel),
         ("auto", "auto-cached"),
     ],
 )
 def test_what_a_form_keeps_between_calls_is_resident(
     device: CpuDevice, monkeypatch: pytest.MonkeyPatch, form: str, keeping: str
 ) -> None:
-    """One that keeps its filter holds a half plane, C·H·(W/2+1) complex numbers, beside input and weights."""
+    """Beside input and weights a half plane, C·H·(W/2+1) complex numbers, or four real features of either MLP."""
     monkeypatch.setattr(auto, "candidates", lambda x: ["fused"])  # Another might hold constants of its own.
     auto.forget()
     evaluator = TorchEvaluator(device)
@@ -126,7 +127,7 @@ def test_what_a_form_keeps_between_calls_is_resident(
         workload = evaluator.workload(case_of(f"niff-depthwise/{name}", channels=4, size=SIZE))
         device.timed(workload)
         result[name] = memory.measure(device, workload, None)
-    half = 4 * SIZE * (SIZE // 2 + 1) * 8
+    half = SIZE * (SIZE // 2 + 1) * (4 * 8 if keeping != "features-cached" else 2 * 4 * 4)
     auto.forget()
     assert result[keeping].resident == N + 4 * workload.parameters + half
     assert result[keeping].peak < result[form].peak

@@ -30,6 +30,7 @@ typedef struct {
     int height, width, channels_last, numbers;
     int threads, backward_threads;
     int parts; /* Into which the batch is divided, backward. */
+    int ways;  /* Groups of channels that are taken at once, forward: those that share cache lines. */
 } Call;
 
 /* What calls with hidden layers of the same sizes, on as many frequencies, have in common. */

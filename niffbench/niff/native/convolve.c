@@ -16,7 +16,7 @@ typedef struct {
     Vector re, im;
 } Complex; /* One complex number for each lane. */
 
-enum { MAX_RADIX = 14 };
+enum { MAX_RADIX = 14, MOST_WAYS = 2 };
 
 /* ---- Images in memory ---------------------------------------------------------------------------------------- */
 
@@ -139,59 +139,76 @@ static Plan make_plan(int length, const REAL *roots, const Axis *axis) {
     return plan;
 }
 
-/* DFT of odd length r, given cos and sin of 2πq/r: sums and differences of opposite terms halve the products. */
-INLINE void dft_odd(int r, const REAL *cosine, const REAL *sine, const Complex *x, Complex *y) {
+/* Where the terms of a transform lie: first + step · j, modulo `length` unless that is 0. */
+typedef struct {
+    int first, step, length;
+} Places;
+
+INLINE int place(Places of, int j) {
+    const int at = of.first + of.step * j;
+    return of.length ? at % of.length : at;
+}
+
+#define IN_ORDER ((Places){0, 1, 0})
+
+/* DFT of odd length r, given cos and sin of 2πq/r: sums and differences of opposite terms halve the products. Real
+ * parts of what comes out before imaginary ones, whose terms are read again: all that is live at once fits into a
+ * CPU's sixteen registers. */
+INLINE void dft_odd(int r, const REAL *cosine, const REAL *sine, const Complex *x, Places from, Complex *y, Places to) {
     const int half = (r - 1) / 2;
-    Complex sum[4], difference[4];
-    y[0] = x[0];
-    _Pragma("GCC unroll 3") for (int j = 1; j <= half; j++) {
-        sum[j] = (Complex){x[j].re + x[r - j].re, x[j].im + x[r - j].im};
-        difference[j] = (Complex){x[j].re - x[r - j].re, x[j].im - x[r - j].im};
-        y[0].re += sum[j].re;
-        y[0].im += sum[j].im;
-    }
-    _Pragma("GCC unroll 3") for (int k = 1; k <= half; k++) {
-        Complex even = x[0], odd = {{0}, {0}};
+    _Pragma("GCC unroll 2") for (int part = 0; part < 2; part++) {
+        const Vector first = part ? x[place(from, 0)].im : x[place(from, 0)].re;
+        Vector total = first, sum[4], difference[4];
         _Pragma("GCC unroll 3") for (int j = 1; j <= half; j++) {
-            const int q = j * k % r;
-            even.re += cosine[q] * sum[j].re;
-            even.im += cosine[q] * sum[j].im;
-            odd.re += sine[q] * difference[j].re;
-            odd.im += sine[q] * difference[j].im;
+            const Complex *one = x + place(from, j), *two = x + place(from, r - j);
+            sum[j] = part ? one->im + two->im : one->re + two->re;
+            difference[j] = part ? one->re - two->re : one->im - two->im;
+            total += sum[j];
         }
-        y[k] = (Complex){even.re + odd.im, even.im - odd.re};
-        y[r - k] = (Complex){even.re - odd.im, even.im + odd.re};
+        *(part ? &y[place(to, 0)].im : &y[place(to, 0)].re) = total;
+        _Pragma("GCC unroll 3") for (int k = 1; k <= half; k++) {
+            Complex *one = y + place(to, k), *two = y + place(to, r - k);
+            Vector even = first, odd = {0};
+            _Pragma("GCC unroll 3") for (int j = 1; j <= half; j++) {
+                even += cosine[j * k % r] * sum[j];
+                odd += sine[j * k % r] * difference[j];
+            }
+            *(part ? &two->im : &one->re) = even + odd;
+            *(part ? &one->im : &two->re) = even - odd;
+        }
     }
 }
 
-INLINE void dft2(const Complex *x, Complex *y) {
-    y[0] = (Complex){x[0].re + x[1].re, x[0].im + x[1].im};
-    y[1] = (Complex){x[0].re - x[1].re, x[0].im - x[1].im};
+INLINE void dft2(const Complex *x, Places from, Complex *y, Places to) {
+    const Complex a = x[place(from, 0)], b = x[place(from, 1)];
+    y[place(to, 0)] = (Complex){a.re + b.re, a.im + b.im};
+    y[place(to, 1)] = (Complex){a.re - b.re, a.im - b.im};
 }
 
-INLINE void dft3(const Complex *x, Complex *y) {
+INLINE void dft3(const Complex *x, Places from, Complex *y, Places to) {
     static const REAL cosine[] = {1, -0.5, -0.5}, sine[] = {0, 0.86602540378443864676, -0.86602540378443864676};
-    dft_odd(3, cosine, sine, x, y);
+    dft_odd(3, cosine, sine, x, from, y, to);
 }
 
-INLINE void dft4(const Complex *x, Complex *y) {
-    Complex a = {x[0].re + x[2].re, x[0].im + x[2].im}, b = {x[0].re - x[2].re, x[0].im - x[2].im};
-    Complex c = {x[1].re + x[3].re, x[1].im + x[3].im}, d = {x[1].re - x[3].re, x[1].im - x[3].im};
-    y[0] = (Complex){a.re + c.re, a.im + c.im};
-    y[1] = (Complex){b.re + d.im, b.im - d.re};
-    y[2] = (Complex){a.re - c.re, a.im - c.im};
-    y[3] = (Complex){b.re - d.im, b.im + d.re};
+INLINE void dft4(const Complex *x, Places from, Complex *y, Places to) {
+    const Complex e = x[place(from, 0)], f = x[place(from, 1)], g = x[place(from, 2)], h = x[place(from, 3)];
+    Complex a = {e.re + g.re, e.im + g.im}, b = {e.re - g.re, e.im - g.im};
+    Complex c = {f.re + h.re, f.im + h.im}, d = {f.re - h.re, f.im - h.im};
+    y[place(to, 0)] = (Complex){a.re + c.re, a.im + c.im};
+    y[place(to, 1)] = (Complex){b.re + d.im, b.im - d.re};
+    y[place(to, 2)] = (Complex){a.re - c.re, a.im - c.im};
+    y[place(to, 3)] = (Complex){b.re - d.im, b.im + d.re};
 }
 
-INLINE void dft5(const Complex *x, Complex *y) {
+INLINE void dft5(const Complex *x, Places from, Complex *y, Places to) {
     static const REAL cosine[] = {1, 0.30901699437494742410, -0.80901699437494742410, -0.80901699437494742410,
                                   0.30901699437494742410};
     static const REAL sine[] = {0, 0.95105651629515357212, 0.58778525229247312917, -0.58778525229247312917,
                                 -0.95105651629515357212};
-    dft_odd(5, cosine, sine, x, y);
+    dft_odd(5, cosine, sine, x, from, y, to);
 }
 
-INLINE void dft7(const Complex *x, Complex *y) {
+INLINE void dft7(const Complex *x, Places from, Complex *y, Places to) {
     static const REAL cosine[] = {1,
                                   0.62348980185873353053,
                                   -0.22252093395631440429,
@@ -206,15 +223,14 @@ INLINE void dft7(const Complex *x, Complex *y) {
                                 -0.43388373911755812048,
                                 -0.97492791218182360702,
                                 -0.78183148246802980871};
-    dft_odd(7, cosine, sine, x, y);
+    dft_odd(7, cosine, sine, x, from, y, to);
 }
 
-INLINE void dft8(const Complex *x, Complex *y) {
+INLINE void dft8(const Complex *x, Places from, Complex *y, Places to) {
     const REAL diagonal = 0.70710678118654752440;
-    const Complex even_in[4] = {x[0], x[2], x[4], x[6]}, odd_in[4] = {x[1], x[3], x[5], x[7]};
     Complex even[4], odd[4];
-    dft4(even_in, even);
-    dft4(odd_in, odd);
+    dft4(x, (Places){from.first, 2 * from.step, from.length}, even, IN_ORDER);
+    dft4(x, (Places){from.first + from.step, 2 * from.step, from.length}, odd, IN_ORDER);
     const Complex turned[4] = {
         odd[0],
         {diagonal * (odd[1].re + odd[1].im), diagonal * (odd[1].im - odd[1].re)},
@@ -222,38 +238,40 @@ INLINE void dft8(const Complex *x, Complex *y) {
         {diagonal * (odd[3].im - odd[3].re), -diagonal * (odd[3].re + odd[3].im)},
     };
     _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
-        y[k] = (Complex){even[k].re + turned[k].re, even[k].im + turned[k].im};
-        y[k + 4] = (Complex){even[k].re - turned[k].re, even[k].im - turned[k].im};
+        y[place(to, k)] = (Complex){even[k].re + turned[k].re, even[k].im + turned[k].im};
+        y[place(to, k + 4)] = (Complex){even[k].re - turned[k].re, even[k].im - turned[k].im};
     }
 }
 
-/* A product of coprime lengths: no roots to turn by between the two (Good 1958, Thomas 1963). */
-#define COPRIME(length, one, two)                                                                                \
-    INLINE void dft##length(const Complex *x, Complex *y) {                                                      \
-        Complex table[two][one], across[one][two];                                                               \
-        _Pragma("GCC unroll 8") for (int j = 0; j < two; j++) {                                                  \
-            Complex values[one];                                                                                 \
-            _Pragma("GCC unroll 8") for (int i = 0; i < one; i++) values[i] = x[(two * i + one * j) % length];   \
-            dft##one(values, table[j]);                                                                          \
-        }                                                                                                        \
-        _Pragma("GCC unroll 8") for (int k = 0; k < one; k++) {                                                  \
-            Complex values[two];                                                                                 \
-            _Pragma("GCC unroll 8") for (int j = 0; j < two; j++) values[j] = table[j][k];                       \
-            dft##two(values, across[k]);                                                                         \
-        }                                                                                                        \
-        _Pragma("GCC unroll 16") for (int k = 0; k < length; k++) y[k] = across[k % one][k % two];               \
+/* A product of coprime lengths: no roots to turn by between the two (Good 1958, Thomas 1963). Term k goes to
+ * (k % one) · to_one + (k % two) · to_two modulo length. */
+#define COPRIME(length, one, two, to_one, to_two)                                                                \
+    INLINE void coprime##length(const Complex *x, Complex *y, Complex *table) {                                  \
+        _Pragma("GCC unroll 8") for (int j = 0; j < two; j++)                                                    \
+            dft##one(x, (Places){one * j, two, length}, table, (Places){one * j, 1, 0});                         \
+        _Pragma("GCC unroll 8") for (int k = 0; k < one; k++)                                                    \
+            dft##two(table, (Places){k, one, 0}, y, (Places){k * to_one, to_two, length});                       \
     }
-COPRIME(6, 2, 3) COPRIME(10, 2, 5) COPRIME(14, 2, 7)
+COPRIME(6, 2, 3, 3, 4) COPRIME(10, 2, 5, 5, 6) COPRIME(14, 2, 7, 7, 8) COPRIME(28, 4, 7, 21, 8) COPRIME(56, 8, 7, 49, 8)
+
+/* As one of several passes. */
+#define WITHIN(length)                                                                                           \
+    INLINE void dft##length(const Complex *x, Places from, Complex *y, Places to) {                              \
+        Complex in[length], table[length], out[length];                                                          \
+        _Pragma("GCC unroll 16") for (int j = 0; j < length; j++) in[j] = x[place(from, j)];                     \
+        coprime##length(in, out, table);                                                                         \
+        _Pragma("GCC unroll 16") for (int j = 0; j < length; j++) y[place(to, j)] = out[j];                      \
+    }
+WITHIN(6) WITHIN(10) WITHIN(14)
 
 /* One pass: `stride` interleaved transforms of length n become r times as many of length n / r. */
-INLINE void fft_pass(int r, void dft(const Complex *, Complex *), int n, int stride, const REAL *roots,
-                     const Complex *in, Complex *out) {
+INLINE void fft_pass(int r, void dft(const Complex *, Places, Complex *, Places), int n, int stride,
+                     const REAL *roots, const Complex *in, Complex *out) {
     const int m = n / r;
     for (int p = 0; p < m; p++) {
         for (int q = 0; q < stride; q++) {
-            Complex x[MAX_RADIX], y[MAX_RADIX];
-            _Pragma("GCC unroll 16") for (int j = 0; j < r; j++) x[j] = in[q + stride * (p + m * j)];
-            dft(x, y);
+            Complex y[MAX_RADIX];
+            dft(in, (Places){q + stride * p, stride * m, 0}, y, IN_ORDER);
             Complex *to = out + q + stride * r * p;
             to[0] = y[0];
             _Pragma("GCC unroll 16") for (int j = 1; j < r; j++) {
@@ -266,38 +284,34 @@ INLINE void fft_pass(int r, void dft(const Complex *, Complex *), int n, int str
 }
 
 /* The last pass has one transform length left, r itself, and so no roots to turn by. */
-INLINE void fft_last(int r, void dft(const Complex *, Complex *), int stride, const Complex *in, Complex *out) {
-    for (int q = 0; q < stride; q++) {
-        Complex x[MAX_RADIX], y[MAX_RADIX];
-        _Pragma("GCC unroll 16") for (int j = 0; j < r; j++) x[j] = in[q + stride * j];
-        dft(x, y);
-        _Pragma("GCC unroll 16") for (int j = 0; j < r; j++) out[q + stride * j] = y[j];
-    }
+INLINE void fft_last(void dft(const Complex *, Places, Complex *, Places), int stride, const Complex *in,
+                     Complex *out) {
+    for (int q = 0; q < stride; q++) dft(in, (Places){q, stride, 0}, out, (Places){q, stride, 0});
 }
 
 #define PASS(r)                                                                                                  \
     static __attribute__((noinline)) void pass##r(int n, int stride, const REAL *roots, const Complex *in,       \
                                                   Complex *out) {                                                \
         if (n == r)                                                                                              \
-            fft_last(r, dft##r, stride, in, out);                                                                \
+            fft_last(dft##r, stride, in, out);                                                                   \
         else                                                                                                     \
             fft_pass(r, dft##r, n, stride, roots, in, out);                                                      \
     }
 PASS(2) PASS(3) PASS(4) PASS(5) PASS(6) PASS(7) PASS(8) PASS(10) PASS(14)
 
 /* Whole transforms whose sizes the compiler knows: those of the usual feature maps. */
-#define ONE_PASS(length)                                                                                         \
-    static __attribute__((noinline)) void fft##length(const Complex *in, Complex *out) {                         \
-        fft_last(length, dft##length, 1, in, out);                                                               \
+static __attribute__((noinline)) void fft7(const Complex *in, Complex *out) { dft7(in, IN_ORDER, out, IN_ORDER); }
+#define UNROLLED(length)                                                                                         \
+    static __attribute__((noinline)) void fft##length(const Complex *in, Complex *out, Complex *other) {         \
+        coprime##length(in, out, other);                                                                         \
     }
 #define TWO_PASSES(length, one, two)                                                                             \
     static __attribute__((noinline)) void fft##length(const REAL *roots, const Complex *in, Complex *out,        \
                                                       Complex *other) {                                          \
         fft_pass(one, dft##one, length, 1, roots, in, other);                                                    \
-        fft_last(two, dft##two, one, other, out);                                                                \
+        fft_last(dft##two, one, other, out);                                                                     \
     }
-ONE_PASS(7) ONE_PASS(14) TWO_PASSES(28, 4, 7) TWO_PASSES(32, 8, 4) TWO_PASSES(56, 8, 7) TWO_PASSES(64, 8, 8)
-TWO_PASSES(112, 14, 8)
+UNROLLED(14) UNROLLED(28) UNROLLED(56) TWO_PASSES(32, 8, 4) TWO_PASSES(64, 8, 8) TWO_PASSES(112, 14, 8)
 
 /* Outputs k, r - k and, of two at once, k + 1 and r - k - 1 of a direct sum; roots are `step` apart. */
 INLINE void direct_sums(int at_once, int k, int r, int step, const REAL *roots, Complex first, const Complex *sum,
@@ -370,10 +384,10 @@ static void fft(const Plan *plan, const Complex *in, Complex *out, Complex *othe
     switch (plan->length) {
         case 1: out[0] = in[0]; return;
         case 7: fft7(in, out); return;
-        case 14: fft14(in, out); return;
-        case 28: fft28(plan->roots, in, out, other); return;
+        case 14: fft14(in, out, other); return;
+        case 28: fft28(in, out, other); return;
         case 32: fft32(plan->roots, in, out, other); return;
-        case 56: fft56(plan->roots, in, out, other); return;
+        case 56: fft56(in, out, other); return;
         case 64: fft64(plan->roots, in, out, other); return;
         case 112: fft112(plan->roots, in, out, other); return;
     }
@@ -469,66 +483,71 @@ static int spare(const Axis *down, const Axis *along, int side) {
     return 2 * side + 5 * size;
 }
 
-static void rows_forward(const char *images, const char *end, Layout layout, const Shape *shape, const Work *work,
-                         Complex *spectrum) {
-    const int height = shape->height, width = shape->width;
+/* Row h, which is even, and the next. */
+static void two_rows_forward(const char *images, const char *end, Layout layout, const Shape *shape, const Work *work,
+                             Complex *spectrum, int h) {
+    const int height = shape->height, width = shape->width, pair = h + 1 < height;
     Complex *row = work->a;
-    for (int h = 0; h < height; h += 2) {
-        const int pair = h + 1 < height;
-        for (int part = 0; part <= pair; part++)
-            for (int first = 0; first < width; first += LANES) {
-                const int count = least(width - first, LANES);
-                Vector numbers[LANES], *to = &row[first].re + part;
-                load(images, end, layout, (int64_t)(h + part) * width + first, count, numbers);
-                if (count == LANES) {
-                    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) to[2 * i] = numbers[i];
-                } else {
-                    for (int i = 0; i < count; i++) to[2 * i] = numbers[i];
-                }
+    for (int part = 0; part <= pair; part++)
+        for (int first = 0; first < width; first += LANES) {
+            const int count = least(width - first, LANES);
+            Vector numbers[LANES], *to = &row[first].re + part;
+            load(images, end, layout, (int64_t)(h + part) * width + first, count, numbers);
+            if (count == LANES) {
+                _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) to[2 * i] = numbers[i];
+            } else {
+                for (int i = 0; i < count; i++) to[2 * i] = numbers[i];
             }
-        if (!pair)
-            for (int w = 0; w < width; w++) row[w].im = (Vector){0};
-        fft(&shape->along, row, work->b, work->c, work->scratch);
-        for (int v = 0; v < shape->columns; v++) {
-            const Complex z = work->b[v], mirror = work->b[v ? width - v : 0];
-            Complex *to = spectrum + (int64_t)v * height + h;
-            to[0] = (Complex){z.re + mirror.re, z.im - mirror.im};
-            if (pair) to[1] = (Complex){z.im + mirror.im, mirror.re - z.re};
         }
+    if (!pair)
+        for (int w = 0; w < width; w++) row[w].im = (Vector){0};
+    fft(&shape->along, row, work->b, work->c, work->scratch);
+    for (int v = 0; v < shape->columns; v++) {
+        const Complex z = work->b[v], mirror = work->b[v ? width - v : 0];
+        Complex *to = spectrum + (int64_t)v * height + h;
+        to[0] = (Complex){z.re + mirror.re, z.im - mirror.im};
+        if (pair) to[1] = (Complex){z.im + mirror.im, mirror.re - z.re};
     }
 }
 
+static void rows_forward(const char *images, const char *end, Layout layout, const Shape *shape, const Work *work,
+                         Complex *spectrum) {
+    for (int h = 0; h < shape->height; h += 2) two_rows_forward(images, end, layout, shape, work, spectrum, h);
+}
+
 /* From a swapped spectrum. Of columns that are their own mirror image the imaginary part is not used. */
-static void rows_inverse(char *images, Layout layout, const Shape *shape, const Work *work, const Complex *spectrum) {
-    const int height = shape->height, width = shape->width;
+static void two_rows_inverse(char *images, Layout layout, const Shape *shape, const Work *work,
+                             const Complex *spectrum, int h) {
+    const int height = shape->height, width = shape->width, pair = h + 1 < height;
     Complex *row = work->a;
-    for (int h = 0; h < height; h += 2) {
-        const int pair = h + 1 < height;
-        for (int v = 0; v < shape->columns; v++) {
-            const Complex *from = spectrum + (int64_t)v * height + h, none = {{0}, {0}};
-            const Complex one = from[0], two = pair ? from[1] : none;
-            const int mirror = v ? width - v : 0;
-            if (mirror == v) {
-                row[v] = (Complex){two.im, one.im};
-            } else {
-                row[v] = (Complex){one.re + two.im, one.im - two.re};
-                row[mirror] = (Complex){two.im - one.re, one.im + two.re};
-            }
+    for (int v = 0; v < shape->columns; v++) {
+        const Complex *from = spectrum + (int64_t)v * height + h, none = {{0}, {0}};
+        const Complex one = from[0], two = pair ? from[1] : none;
+        const int mirror = v ? width - v : 0;
+        if (mirror == v) {
+            row[v] = (Complex){two.im, one.im};
+        } else {
+            row[v] = (Complex){one.re + two.im, one.im - two.re};
+            row[mirror] = (Complex){two.im - one.re, one.im + two.re};
         }
-        fft(&shape->along, row, work->b, work->c, work->scratch);
-        for (int part = 0; part <= pair; part++) /* swapped */
-            for (int first = 0; first < width; first += LANES) {
-                const int count = least(width - first, LANES);
-                Vector numbers[LANES];
-                const Vector *from = &work->b[first].im - part;
-                if (count == LANES) {
-                    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) numbers[i] = from[2 * i];
-                } else {
-                    for (int i = 0; i < LANES; i++) numbers[i] = i < count ? from[2 * i] : (Vector){0};
-                }
-                store(images, layout, (int64_t)(h + part) * width + first, count, numbers);
-            }
     }
+    fft(&shape->along, row, work->b, work->c, work->scratch);
+    for (int part = 0; part <= pair; part++) /* swapped */
+        for (int first = 0; first < width; first += LANES) {
+            const int count = least(width - first, LANES);
+            Vector numbers[LANES];
+            const Vector *from = &work->b[first].im - part;
+            if (count == LANES) {
+                _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) numbers[i] = from[2 * i];
+            } else {
+                for (int i = 0; i < LANES; i++) numbers[i] = i < count ? from[2 * i] : (Vector){0};
+            }
+            store(images, layout, (int64_t)(h + part) * width + first, count, numbers);
+        }
+}
+
+static void rows_inverse(char *images, Layout layout, const Shape *shape, const Work *work, const Complex *spectrum) {
+    for (int h = 0; h < shape->height; h += 2) two_rows_inverse(images, layout, shape, work, spectrum, h);
 }
 
 /* A filter (C, H, W / 2 + 1) is an image of complex numbers. Packed by columns, and halved: see above. */
@@ -575,37 +594,57 @@ static void unpack(const Complex *in, Layout layout, const Shape *shape, REAL *f
 /* The weights of one MLP after the other, and the bias; halved, as a packed filter is. */
 static void pack_weights(const Filter *filter, int64_t channels, int64_t channel, int lanes, Vector *weights) {
     const REAL half = 0.5;
-    const int count = 2 * filter->hidden;
-    memset(weights, 0, (count + 1) * sizeof(Vector));
-    for (int lane = 0; lane < lanes; lane++) {
-        for (int k = 0; k < count; k++) {
-            const int64_t row = (k < filter->hidden ? 0 : channels) + channel + lane;
-            weights[k][lane] = half * filter->weight[row * filter->hidden + k % filter->hidden];
+    const int hidden = filter->hidden;
+    memset(weights, 0, (2 * hidden + 1) * sizeof(Vector));
+    for (int part = 0; part < 2; part++)
+        for (int lane = 0; lane < lanes; lane++) {
+            const REAL *row = filter->weight + (part * channels + channel + lane) * hidden;
+            for (int k = 0; k < hidden; k++) weights[part * hidden + k][lane] = half * row[k];
         }
-        weights[count][lane] = half * (REAL)filter->scale * filter->bias[channel + lane];
+    for (int lane = 0; lane < lanes; lane++)
+        weights[2 * hidden][lane] = half * (REAL)filter->scale * filter->bias[channel + lane];
+}
+
+/* mix for so many hidden features as the compiler knows: their weights stay in registers. */
+INLINE void mix_few(int hidden, const Filter *filter, const Vector *weights, int64_t points, int64_t first, int count,
+                    Complex *out) {
+    const REAL *even = filter->features + first, *odd = even + hidden * points;
+    Vector own[2 * 4 + 1];
+    _Pragma("GCC unroll 9") for (int k = 0; k <= 2 * hidden; k++) own[k] = weights[k];
+    for (int at = 0; at < count; at++) {
+        Vector re = own[2 * hidden], im = {0};
+        _Pragma("GCC unroll 4") for (int k = 0; k < hidden; k++) {
+            re += own[k] * even[k * points + at];
+            im += own[hidden + k] * odd[k * points + at];
+        }
+        out[at] = (Complex){re, im};
     }
 }
 
 /* The filter at `count` frequencies from number `first` on. */
 static void mix(const Filter *filter, const Vector *weights, int64_t points, int64_t first, int count, Complex *out) {
     const int hidden = filter->hidden;
+    if (hidden == 4) {
+        mix_few(4, filter, weights, points, first, count, out);
+        return;
+    }
     const REAL *even = filter->features + first, *odd = even + hidden * points;
     for (int at = 0; at < count; at += 4) {
-        int place[4];
+        int where[4];
         Vector re[4], im[4];
         _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
-            place[i] = least(at + i, count - 1); /* Beyond the last one it once more. */
+            where[i] = least(at + i, count - 1); /* Beyond the last one it once more. */
             re[i] = weights[2 * hidden];
             im[i] = (Vector){0};
         }
         for (int k = 0; k < hidden; k++) {
             const Vector a = weights[k], b = weights[hidden + k];
             _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
-                re[i] += a * even[k * points + place[i]];
-                im[i] += b * odd[k * points + place[i]];
+                re[i] += a * even[k * points + where[i]];
+                im[i] += b * odd[k * points + where[i]];
             }
         }
-        _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) out[place[i]] = (Complex){re[i], im[i]};
+        _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) out[where[i]] = (Complex){re[i], im[i]};
     }
 }
 
@@ -668,10 +707,9 @@ static void unmix(const Filter *filter, const Vector *weights, const Shape *shap
         }
     }
     for (int lane = 0; lane < lanes; lane++) {
-        for (int k = 0; k < 2 * hidden; k++) {
-            const int64_t row = (k < hidden ? 0 : channels) + channel + lane;
-            for_weight[row * hidden + k % hidden] = sums[k][lane];
-        }
+        for (int part = 0; part < 2; part++)
+            for (int k = 0; k < hidden; k++)
+                for_weight[(part * channels + channel + lane) * hidden + k] = sums[part * hidden + k][lane];
         for_bias[channel + lane] = (REAL)filter->scale * bias[lane];
         for_bias[channels + channel + lane] = 0;
     }
@@ -700,7 +738,7 @@ static Work carve(char *memory, const Shape *shape, int planes, int hidden) {
     work.spectrum = at;
     work.filter = at + plane;
     if (planes > 2) work.second = at + 2 * plane, work.gradient = at + 3 * plane;
-    work.weights = (Vector *)(at + planes * plane);
+    work.weights = (Vector *)(at + (planes > 1 ? planes * plane : plane + shape->height));
     work.features = (REAL *)(work.weights + 2 * hidden + 1);
     return work;
 }
@@ -741,47 +779,67 @@ int niff_takes(int numbers) {
     return numbers == REALS;
 }
 
-/* Bytes of memory that each thread needs: for convolve (planes = 2) or gradient (planes = 4). */
+/* Bytes of memory that each thread needs: for gradient (planes = 4), or for convolve, with a filter that is finished
+ * or needed for several images (planes = 2) or made column by column (planes = 1). */
 int64_t niff_workspace(int height, int width, int planes, int hidden, const Axis *down, const Axis *along) {
     const int64_t side = height > width ? height : width, plane = (int64_t)height * (width / 2 + 1);
     const int64_t features = planes > 2 ? (2 * hidden * plane * sizeof(REAL) + 127) & ~(int64_t)127 : 0;
-    const int64_t numbers = planes * plane + 3 * side + spare(down, along, (int)side);
+    const int64_t numbers = (planes > 1 ? planes * plane : plane + height) + 3 * side + spare(down, along, (int)side);
     return (int64_t)sizeof(Complex) * numbers + (2 * hidden + 1) * sizeof(Vector) + features + 128;
+}
+
+/* The columns of one group of channels, from what rows_forward leaves to what rows_inverse takes. */
+static void columns(const Filter *filter, int64_t channels, int64_t channel, const Shape *shape, const Work *work,
+                    int first, int more) {
+    const int height = shape->height;
+    for (int v = 0; v < shape->columns; v++) {
+        Complex *column = work->spectrum + (int64_t)v * height;
+        const Complex *factor = column_of(filter, shape, work, v, first, more);
+        fft(&shape->down, column, work->a, work->c, work->scratch);
+        for (int u = 0; u < height; u++) {
+            const Complex z = work->a[u], w = factor[u];
+            work->a[u] = (Complex){z.re * w.im + z.im * w.re, z.re * w.re - z.im * w.im}; /* swapped */
+        }
+        if (filter->shift && v == 0) work->a[0].im += load_some(filter->shift + channel, channels - channel);
+        fft(&shape->down, work->a, column, work->c, work->scratch);
+    }
 }
 
 /* y = H · W · irfft2(filter · rfft2(x)), that is, 1 / (H · W) is expected in the filter. */
 void niff_convolve(const Filter *filter, const Call *call, const char *x, char *y, char *memory) {
     const int64_t batch = call->batch, channels = call->channels;
-    const int height = call->height, threads = call->threads;
-    const int bytes = bytes_of(call->numbers);
+    const int height = call->height, threads = call->threads, ways = call->ways, bytes = bytes_of(call->numbers);
     const Shape shape = shape_of(call);
-    const int64_t image = (int64_t)height * shape.width * bytes, tasks = (channels + LANES - 1) / LANES * batch;
-    const int64_t each = niff_workspace(height, shape.width, 2, filter->hidden, call->down, call->along);
+    const int64_t image = (int64_t)height * shape.width * bytes;
+    const int64_t together = ways * LANES, tasks = (channels + together - 1) / together * batch;
+    const int planes = filter->half || batch > 1 ? 2 : 1;
+    const int64_t each = niff_workspace(height, shape.width, planes, filter->hidden, call->down, call->along);
     const char *x_end = x + batch * channels * image;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int thread = 0; thread < threads; thread++) {
-        const Work work = carve(memory + thread * each, &shape, 2, filter->hidden);
+        Work works[MOST_WAYS];
+        for (int way = 0; way < ways; way++)
+            works[way] = carve(memory + (thread * ways + way) * each, &shape, planes, filter->hidden);
         int64_t begun = -1;
         for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
-            const int64_t channel = task / batch * LANES, at = task % batch * channels * image;
-            const Layout layout = image_layout(call, channel);
-            const int first = begun != channel;
-            if (first) begin_channels(filter, channels, channel, &shape, &work);
-            begun = channel;
-            const int64_t from = at + channel * layout.lane_step * bytes;
-            rows_forward(x + from, x_end, layout, &shape, &work, work.spectrum);
-            for (int v = 0; v < shape.columns; v++) {
-                Complex *column = work.spectrum + (int64_t)v * height;
-                const Complex *factor = column_of(filter, &shape, &work, v, first, batch > 1);
-                fft(&shape.down, column, work.a, work.c, work.scratch);
-                for (int u = 0; u < height; u++) {
-                    const Complex z = work.a[u], w = factor[u];
-                    work.a[u] = (Complex){z.re * w.im + z.im * w.re, z.re * w.re - z.im * w.im}; /* swapped */
-                }
-                if (filter->shift && v == 0) work.a[0].im += load_some(filter->shift + channel, channels - channel);
-                fft(&shape.down, work.a, column, work.c, work.scratch);
-            }
-            rows_inverse(y + from, layout, &shape, &work, work.spectrum);
+            const int64_t begin = task / batch * together, at = task % batch * channels * image;
+            const int64_t left = (channels - begin + LANES - 1) / LANES;
+            const int groups = left < ways ? (int)left : ways, first = begun != begin;
+            const Layout layout = image_layout(call, begin), last = image_layout(call, begin + (groups - 1) * LANES);
+            const int64_t from = at + begin * layout.lane_step * bytes, next = LANES * layout.lane_step * bytes;
+            begun = begin;
+            for (int way = 0; way < groups && first; way++)
+                begin_channels(filter, channels, begin + way * LANES, &shape, &works[way]);
+            for (int h = 0; h < height; h += 2)
+                for (int way = 0; way < groups; way++)
+                    two_rows_forward(x + from + way * next, x_end, way + 1 < groups ? layout : last, &shape,
+                                     &works[way], works[way].spectrum, h);
+            for (int way = 0; way < groups; way++)
+                columns(filter, channels, begin + way * LANES, &shape, &works[way], first, batch > 1);
+            for (int h = 0; h < height; h += 2)
+                for (int way = 0; way < groups; way++)
+                    two_rows_inverse(y + from + way * next, way + 1 < groups ? layout : last, &shape, &works[way],
+                                     works[way].spectrum, h);
         }
     }
 }

@@ -43,8 +43,7 @@ def convolve(x: Tensor, grid: Tensor, layers: Layers, scale: float) -> Tensor:
 
     Differentiable, twice too; raises as :func:`niffbench.niff.native.kernel.convolve`.
     """
-    if grid.device != x.device:
-        raise ValueError(f"expected images on {grid.device}, where the weights are, got some on {x.device}")
+    _check_device(x, grid)
     if transformed():
         return _plainly(x, grid, layers, scale)
     as_operators = compiling() or watched() or x.device.type == "meta"
@@ -58,6 +57,40 @@ def convolve(x: Tensor, grid: Tensor, layers: Layers, scale: float) -> Tensor:
     with step("convolution"):
         seen: Tensor = _operator(x, features, *layers[-2:], scale)
         return seen
+
+
+def features(grid: Tensor, layers: Sequence[Tensor], scale: float) -> Tensor:
+    """The hidden features of all frequencies, ``(2, K, frequencies)``, for :func:`from_features`; no gradients.
+
+    Args:
+        grid, scale: as for :func:`convolve`.
+        layers: all but the last one of each MLP.
+    """
+    with step("filter generation"):
+        return (_features_operator if _is_seen(grid, *layers) else _features)(grid, layers, scale)
+
+
+def from_features(x: Tensor, features: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """As :func:`convolve`, of features that were made before; no gradients.
+
+    Args:
+        weight: of the MLPs' last layers, ``(2, C, K)``.
+        bias: of these, ``(2, C)``.
+    """
+    _check_device(x, features)
+    with step("convolution"):
+        return (_operator if _is_seen(x, features) else _convolve)(x, features, weight, bias, scale)
+
+
+def _check_device(x: Tensor, made: Tensor) -> None:
+    if made.device != x.device:
+        raise ValueError(f"expected images on {made.device}, where the weights are, got some on {x.device}")
+
+
+def _is_seen(*tensors: Tensor) -> bool:
+    """Whether something other than the kernel itself looks at a call with these, by operators of torch."""
+    plain = all(type(one) in (Tensor, nn.Parameter) and one.device.type != "meta" for one in tensors)
+    return not plain or compiling() or watched() or _get_current_dispatch_mode() is not None
 
 
 def _plainly(x: Tensor, grid: Tensor, layers: Layers, scale: float) -> Tensor:
@@ -282,10 +315,10 @@ def _convolve(x: Tensor, features: Tensor, weight: Tensor, bias: Tensor, scale: 
     _check(x, features, weight, bias)
     x, last = kernel.dense(x)
     features, weight, bias = features.contiguous(), weight.contiguous(), bias.contiguous()
-    return kernel.call_for(x, last, features.shape[1]).convolve(x, _made_of(features, weight, bias, scale))
+    return kernel.call_for(x, last, features.shape[1]).convolve(x, made_of(features, weight, bias, scale))
 
 
-def _made_of(features: Tensor, weight: Tensor, bias: Tensor, scale: float) -> kernel.Filter:
+def made_of(features: Tensor, weight: Tensor, bias: Tensor, scale: float) -> kernel.Filter:
     """Where the kernel finds what it makes the filter of: contiguous tensors, which somebody keeps alive."""
     addresses = (one.data_ptr() for one in (features, weight, bias))
     return kernel.Filter(None, *addresses, scale, features.shape[1])
@@ -313,7 +346,7 @@ def _gradients(
         one.new_empty((call.parts, *one.shape)) if need_filter else None for one in (weight, bias)
     )
     into = (for_x, None, for_features, for_weight, for_bias)
-    call.gradients(x, _made_of(features, weight, bias, scale), gradient, into)
+    call.gradients(x, made_of(features, weight, bias, scale), gradient, into)
     outcome = (for_x, for_features, kernel.together(for_weight), kernel.together(for_bias))
     of = (x, features, weight, bias)
     first, second, third, fourth = (

@@ -28,6 +28,9 @@ DEVICES = tuple(LANGUAGES)
 REALS = {torch.float32: "float", torch.float64: "double"}
 """What is computed in, and C's name for it."""
 
+CACHE_LINE = 64
+"""Bytes, on all but a few CPUs."""
+
 HALVES = {torch.bfloat16: 1, torch.float16: 2}
 """What images on a CPU may be of too, computed in float32, and their numbers in ``convolve.c``."""
 
@@ -151,7 +154,7 @@ class _Images(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("down", "along")),
         *((name, ctypes.c_int64) for name in ("batch", "channels")),
         *((name, ctypes.c_int) for name in ("height", "width", "channels_last", "numbers")),
-        *((name, ctypes.c_int) for name in ("threads", "backward_threads", "parts")),
+        *((name, ctypes.c_int) for name in ("threads", "backward_threads", "parts", "ways")),
     )
 
 
@@ -207,13 +210,17 @@ def _made_call(
     real = torch.promote_types(dtype, torch.float32)
     (down, down_address), (along, along_address) = _axis(height, real), _axis(width, real)
     axes = down_address, along_address
-    groups = -(-channels // int(library.niff_lanes()))
+    lanes = int(library.niff_lanes())
+    groups = -(-channels // lanes)
     parts = max(1, min(batch, -(-threads // groups)))
+    # With channels last a pixel's numbers may be half a cache line, whose other half is the next group's.
+    halves = last and lanes * dtype.itemsize < CACHE_LINE and batch * groups >= 2 * threads
     forward, backward = max(1, min(threads, batch * groups)), min(threads, groups * parts)
-    images = _Images(*axes, *shape, last, HALVES.get(dtype, 0), forward, backward, parts)
+    ways = 2 if halves else 1
+    images = _Images(*axes, *shape, last, HALVES.get(dtype, 0), forward, backward, parts, ways)
     forward_bytes, backward_bytes = (
         count * library.niff_workspace(height, width, planes, hidden, *axes)
-        for count, planes in ((forward, 2), (backward, 4))
+        for count, planes in ((ways * forward, 1 if hidden and batch == 1 else 2), (backward, 4))
     )
     return Call(library, images, (down, along), ctypes.addressof(images), forward_bytes, backward_bytes, parts)
 

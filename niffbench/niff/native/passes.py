@@ -17,6 +17,9 @@ _COMPLEX_PRODUCT = 6
 _EVEN = {2: 4, 4: 16, 8: 56}
 """Operations of a transform of so many points."""
 
+_UNROLLED = {28: (4, 7), 56: (8, 7)}
+"""Lengths whose factors are coprime, and which are written out: nothing is turned between the two."""
+
 
 def radices(length: int) -> list[int]:
     """Those of the passes, in their order: ``make_plan``."""
@@ -53,6 +56,8 @@ def transform(length: int, *, by_convolution: bool = True) -> int:
     Args:
         by_convolution: a large prime factor is transformed as a cyclic convolution.
     """
+    if length in _UNROLLED:
+        return sum(length // radix * _short(radix) for radix in _UNROLLED[length])
     largest = largest_prime_factor(length)
     size = cyclic_length(largest) if by_convolution else 0
     passes, total = radices(length), 0
