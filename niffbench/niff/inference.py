@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import cast
 
 import torch
@@ -24,7 +25,8 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
     What is an ordinary 1×1 convolution becomes one: pointwise layers in form ``elided`` and the second half of
     split ones in a form that does without its FFTs. A batch normalisation goes into the convolution or NIFF layer
     before it, where nothing else takes what that puts out. Filters are made once and kept. On a CPU convolutions
-    keep their channels last in memory, which the C kernel takes as they are.
+    keep their channels last in memory, which the C kernel takes as they are. Arguments of ``forward`` beside the
+    images have their defaults.
 
     Args:
         copied: else what is made has the layers of ``model``, which is of no use any more.
@@ -36,7 +38,7 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
         raise ValueError("only a model in evaluation mode can be folded: call eval() first")
     model = copy.deepcopy(model) if copied else model
     try:
-        graph = _Tracer().trace(model)
+        graph = _Tracer().trace(model, _defaults(model))
     except (fx.proxy.TraceError, TypeError) as error:
         raise ValueError(f"{type(model).__name__} cannot be traced and so not be folded: {error}") from error
     made = fx.GraphModule(model, graph)
@@ -44,7 +46,8 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
         if node.op == "call_module":
             made.set_submodule(node.target, _ordinary(made.get_submodule(node.target)))
     for node in list(graph.nodes):
-        before = node.args[0] if node.op == "call_module" and node.args else None
+        given = (*node.args, *node.kwargs.values())
+        before = given[0] if node.op == "call_module" and given else None
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
             continue
         calls = [other.target for other in graph.nodes if other.op == "call_module"]
@@ -65,6 +68,12 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
         if weight.is_cpu and weight.dim() == 4:  # Not made.to(), which cannot swap fake tensors.
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     return made
+
+
+def _defaults(model: nn.Module) -> dict[str, object]:
+    """What arguments of the model beside the images have that are not given."""
+    _, *others = inspect.signature(model.forward).parameters.values()
+    return {one.name: one.default for one in others if one.default is not one.empty}
 
 
 class _Tracer(fx.Tracer):

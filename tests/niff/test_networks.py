@@ -425,6 +425,26 @@ def test_a_bias_beside_a_depthwise_layer_is_added_in_every_call(form: str) -> No
         assert torch.allclose(gradient, torch.full_like(gradient, x.numel() / 9))
 
 
+def test_modules_called_by_keywords_are_folded_and_autocast_stays_autocast() -> None:
+    class Keywords(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.norm = NiffDepthwise(8, form="native"), nn.BatchNorm2d(8)
+
+        def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+            x = self.norm(input=self.layer(x=x))
+            return x if more is None else x + more
+
+    model, x = with_statistics(Keywords()).float(), torch.randn(2, 8, 7, 6)
+    one = folded(model)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in one.modules())
+    with torch.no_grad():
+        for _ in range(2):
+            assert torch.allclose(one(x=x), model(x), rtol=1e-4, atol=1e-5)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                assert torch.allclose(one(x).float(), model(x).float(), rtol=2e-2, atol=1e-2)
+
+
 def test_what_cannot_be_folded_is_said_or_stays() -> None:
     model = build("mobilenet_v2-niff", execution="auto", input_size=32)
     with pytest.raises(ValueError, match=r"call eval\(\) first"):
