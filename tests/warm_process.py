@@ -40,6 +40,8 @@ NAMES = {
 """What the names of processes begin with, which tell whose a process is where its environment does not."""
 REPLY = ("--reply-fd", "3")
 """A worker's arguments here: its fourth file is the line to its session."""
+CONSTANTS = "NIFFBENCH_TESTS_CONSTANTS"
+"""A variable: names of constants of modules with what they are in forks, as JSON, so that nobody waits long."""
 LOADS = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "LD_", "TORCH", "KINETO", "LC_", "LANG")
 """Beginnings of variables that are read before anything is run."""
 MORE = ("matplotlib.pyplot", "seaborn", "scipy.stats", "jinja2", "rich.progress", "fvcore.nn", "torchvision")
@@ -264,6 +266,9 @@ def _program(request: dict[str, Any], *standard: int) -> None:
     module, tag = request["module"], request["tag"]
     _begin(standard, request["environment"], request["cwd"], module, tag)
     prepared(**request["prepare"])
+    for name, value in json.loads(os.environ.pop(CONSTANTS, "{}")).items():
+        holder, _, constant = name.rpartition(".")
+        setattr(sys.modules[holder], constant, value)
     subprocess.Popen = _popen(tag)  # type: ignore[misc]
     _run(module, request["arguments"])
 

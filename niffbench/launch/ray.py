@@ -35,6 +35,8 @@ LOOKING = 5.0
 HEADLESS = 25.0
 """Seconds that it may be away, to be restarted say. After 60 Ray would end the session's process with status 1
 (``gcs_rpc_server_reconnect_timeout_s``)."""
+ENDING = 5.0
+"""Seconds that a worker that has said all has to end."""
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Set to 0 before Ray is imported, it lets a Ray of one machine use the loopback address alone."""
 _STORE = 100_000_000  # bytes of shared memory for objects, which are lines of JSON
@@ -280,6 +282,7 @@ class RayWorker:
         self._launcher = launcher
         self._task = task
         self._mailbox = relay.Mailbox(launcher.numbers)
+        self._is_through = False
         self._lock = threading.Lock()
         self._bell, self._ring = os.pipe()
         os.set_blocking(self._bell, False)
@@ -296,6 +299,8 @@ class RayWorker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._is_through:  # cancelled a moment too early, it would take Ray's process with it, which others use
+            self._listener.join(ENDING)
         self.kill()
         self._listener.join(10.0)
         if self._listener.is_alive():  # then its descriptors are its own
@@ -314,6 +319,7 @@ class RayWorker:
             with self._lock:
                 was_queued = self.is_queued
                 if (message := self._mailbox.take()) is not None:
+                    self._is_through = isinstance(message, protocol.End)
                     return message
             left = deadline - time.monotonic()
             if left <= 0:

@@ -340,14 +340,14 @@ def restore(
     make = partial(build, name, execution=execution, keep=keep, replaced=replaced, size=size)
     with _Unallocated():
         blueprint = make()
-    if (classes := _classes(checkpoint.state, blueprint)) is not None:
+    classes = _classes(checkpoint.state, blueprint)
+    if classes not in (None, _classes(blueprint.state_dict(), blueprint)):
         with _Unallocated():
-            blueprint = make(classes=classes)
+            other = make(classes=classes)
         with suppress(ValueError):  # of the usual number of classes it may fit
-            if _fitted(checkpoint, name, blueprint).keys() >= set(_of_head(blueprint, blueprint.state_dict())):
-                make = partial(make, classes=classes)
-    with _Unallocated():
-        _fitted(checkpoint, name, make())
+            if _fitted(checkpoint, name, other).keys() >= set(_of_head(other, other.state_dict())):
+                make, blueprint = partial(make, classes=classes), other
+    _fitted(checkpoint, name, blueprint)
     model = make()
     model.load_state_dict(_fitted(checkpoint, name, model), strict=False)
     return model

@@ -85,6 +85,7 @@ def cluster() -> Iterator[Path]:
     configuration.write_text(CONFIGURATION.format(host=host, user=user, place=place, **ports))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(configuration))
+        patch.setenv("NIFFBENCH_TESTS_CONSTANTS", '{"niffbench.launch.slurm.LOOKING": 0.3}')  # seconds
         patch.setenv("PATH", f"/usr/sbin:/sbin:{os.environ['PATH']}")
         kept = {name: f"--{name}-file={place}/munge.{name}" for name in ("key", "log", "pid", "seed")}
         munged = ["munged", "--force", f"--socket={place}/munge.socket", *kept.values()]
