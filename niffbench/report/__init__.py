@@ -90,7 +90,7 @@ def draw(runs: Run | Sequence[Run]) -> dict[str, str | bytes]:
     return {
         **{f"plots/{name}.svg": plot.svg for name, plot in plots.items()},
         **{f"plots/{name}.png": plot.png for name, plot in plots.items()},
-        **({"findings.json": written(findings_of(directories[0]))} if len(directories) == 1 else {}),
+        **({"findings.json": written(findings_of(directories[0], views))} if len(directories) == 1 else {}),
         "table.csv": spreadsheet(digests),
         "report.md": pages.document(views, side),
         PAGE: pages.page(views, side),

@@ -25,6 +25,8 @@ from niffbench.suite.pairs import Axis
 if TYPE_CHECKING:
     import pandas as pd
 
+    from niffbench.report.view import View
+
 FINDINGS_SCHEMA = 1
 _MOVED: Mapping[Axis, tuple[str, ...]] = {
     "kernel": (),
@@ -193,7 +195,7 @@ def cases_for_machines(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def findings_of(run: Run) -> dict[str, Any]:
+def findings_of(run: Run, views: Sequence[View] = ()) -> dict[str, Any]:
     """``findings.json``: what the first screen of a report says, for machines.
 
     ==================== ======================================================================================
@@ -226,11 +228,15 @@ def findings_of(run: Run) -> dict[str, Any]:
 
     ``value``, ``low`` and ``high`` are in ``unit``; the ends are None where there is no interval: the quantity was
     counted, or there was one round. ``rounds`` have a value. ``decided`` says whether rounds leave no doubt.
+
+    Args:
+        views: of each machine of the run, where they are worked out already.
     """
     if len(kinds := machines(run)) > 1:
         head = {"schema": FINDINGS_SCHEMA, "niffbench": __version__, "run": text.clean(run.name)}
-        return {**head, "machines": [findings_of(kind) for kind in kinds]}
-    digest = gather(run)
+        return {**head, "machines": [findings_of(kind, views[at : at + 1]) for at, kind in enumerate(kinds)]}
+    digest = views[0].digest if views else gather(run)
+    rivals = views[0].rivalries if views else rivalries(digest)
     refine = run.manifest.settings.refine
     return {
         "schema": FINDINGS_SCHEMA,
@@ -241,9 +247,7 @@ def findings_of(run: Run) -> dict[str, Any]:
         "regime": digest.regime,
         "confidence": CONFIDENCE if refine is None else refine.confidence,
         "estimator": "median of round medians; a ratio is the quotient of two",
-        "crossovers": [
-            _crossover(rivalry, crossover) for rivalry in rivalries(digest) for crossover in rivalry.crossovers
-        ],
+        "crossovers": [_crossover(one, crossover) for one in rivals for crossover in one.crossovers],
         "winners": [
             {
                 **_quantity(REGISTRY[key]),

@@ -20,7 +20,7 @@ from niffbench.report.plots.scaling import scaling
 from niffbench.report.plots.steps import profiled_steps, steps
 from niffbench.report.plots.tradeoffs import errors, pareto
 from niffbench.report.table import Table
-from niffbench.report.trends import all_slices, growths, rivalries
+from niffbench.report.trends import Rivalry, all_slices, growths, rivalries
 from niffbench.results import Run
 
 MOST_ROWS = 3000
@@ -45,6 +45,7 @@ class View:
     facts: tuple[Fact, ...]
     notices: tuple[str, ...]
     findings: tuple[Finding, ...]
+    rivalries: tuple[Rivalry, ...]
     winners: Table
     failures: Table
     sections: tuple[Section, ...]
@@ -129,6 +130,7 @@ def view(run: Run) -> View:
         facts=facts(digest),
         notices=(*notices(digest), *notes(digest)),
         findings=findings(digest, slices, fits, rivals),
+        rivalries=rivals,
         winners=tables.winners(digest),
         failures=tables.failures(digest),
         sections=tuple(section for section in sections if section.plots or section.tables),

@@ -39,6 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 import numpy as np
 from scipy.special import bdtr
@@ -128,7 +129,7 @@ def median_of_rounds(rounds: Rounds, *, confidence: float = 0.95, resolution: fl
     values = finite(rounds)
     if not values.size:
         return Interval(None, None, None, confidence, 0, "none", NO_ROUND)
-    estimate = float(np.median(values))
+    estimate = median(values.tolist())
     if values.min() <= 0:
         return Interval(estimate, None, None, confidence, values.size, "none", NOT_POSITIVE)
     if values.size == 1:
@@ -173,7 +174,7 @@ def ratio(
     one, two = finite(base_rounds), finite(other_rounds)
     if not one.size or not two.size or min(one.min(), two.min()) <= 0:
         return exponential(logs)
-    return stretched(exponential(logs), float(np.median(two) / np.median(one)))
+    return stretched(exponential(logs), median(two.tolist()) / median(one.tolist()))
 
 
 def stretched(interval: Interval, estimate: float) -> Interval:
@@ -284,7 +285,11 @@ def rounding(logs: Sequence[FloatArray], weights: Sequence[float], resolution: f
 
     More rounds do not reduce it: they round alike.
     """
-    relative = (weight * resolution / float(np.exp(np.median(g))) for weight, g in zip(weights, logs, strict=True))
+    if not resolution:
+        return 0.0
+    relative = (
+        weight * resolution / float(np.exp(median(g.tolist()))) for weight, g in zip(weights, logs, strict=True)
+    )
     return sum(part**2 for part in relative) / 12
 
 
