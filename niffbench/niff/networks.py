@@ -394,16 +394,21 @@ def feature_maps(model: nn.Module, height: int, width: int) -> FeatureMaps:
     Raises:
         ValueError: for an input smaller than the network's stride, or another that it cannot take.
     """
-    try:
-        stride = stride_of(model)
-    except ValueError:  # It takes neither size: whether it takes this one is seen below.
-        stride = 1
-    if min(height, width) < stride:
-        name = type(model).__name__
-        raise ValueError(
-            f"an input of {height}×{width} is smaller than the stride of {name}: give at least {stride}×{stride}"
-        )
+    if min(height, width) < _LARGEST_STRIDE:
+        try:
+            stride = stride_of(model)
+        except ValueError:  # It takes neither size: whether it takes this one is seen below.
+            stride = 1
+        if min(height, width) < stride:
+            name, least = type(model).__name__, f"{stride}×{stride}"
+            raise ValueError(
+                f"an input of {height}×{width} is smaller than the stride of {name}: give at least {least}"
+            )
     return _traced(model, height, width)
+
+
+_LARGEST_STRIDE = 128
+"""That :func:`stride_of` can find: of 256, a map of two pixels is left."""
 
 
 def stride_of(model: nn.Module) -> int:
