@@ -28,6 +28,9 @@ from niffbench.niff.autograd import wants_gradient
 from niffbench.niff.grid import Remembered
 from niffbench.niff.native import build
 
+SLOW = 0.02
+"""Seconds of the thread's own that a call of a slow engine takes."""
+
 
 class Engines:
     """Stand-ins for the engines, of planted speed; counts the calls of each."""
@@ -51,7 +54,7 @@ class Engines:
 
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
-    result = Engines({"fused": 0.004, "dft": 0.0, "native": 0.08})
+    result = Engines({"fused": 0.004, "dft": 0.0, "native": SLOW})
     monkeypatch.setattr(auto, "ENGINES", {name: result.engine(name) for name in result.seconds})
     monkeypatch.setattr(auto, "GENERATING_ON", {})
     monkeypatch.setattr(auto, "candidates", lambda _: list(result.seconds))
@@ -93,7 +96,7 @@ def test_the_fastest_is_chosen_once_and_for_all(planted: Engines) -> None:
     assert chosen_by(planted, x, half) == "dft"
     assert chosen_by(planted, torch.randn_like(x), half) == "dft"
     assert list(auto.choices().values()) == ["dft"]
-    planted.seconds["dft"] = 0.08
+    planted.seconds["dft"] = SLOW
     assert chosen_by(planted, x, half) == "dft", "remembered, not measured again"
     auto.forget()
     convolve(x, half)
@@ -103,7 +106,7 @@ def test_the_fastest_is_chosen_once_and_for_all(planted: Engines) -> None:
 def test_another_kind_of_call_is_another_choice(planted: Engines) -> None:
     x, half = inputs()
     convolve(x, half)
-    planted.seconds.update(dft=0.08)
+    planted.seconds.update(dft=SLOW)
     wanted = x.clone().requires_grad_()
     others = [
         inputs(7),
@@ -302,7 +305,7 @@ def test_a_choice_outlives_its_process_unless_that_is_not_wanted(
     convolve(x, half)
     (entry,) = json.loads(file.read_text()).items()
     assert entry[1] == "dft"
-    planted.seconds["dft"] = 0.08
+    planted.seconds["dft"] = SLOW
     auto.forget()  # as a new process has
     assert chosen_by(planted, x, half) == "dft"
     monkeypatch.setenv(tuning.SWITCH, "0")

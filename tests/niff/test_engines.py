@@ -599,40 +599,47 @@ def test_a_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
     assert in_a_process(tmp_path, str(broken)) == f"{broken} could not compile the kernel: what a pity"
 
 
+def hasty(folder: Path, before: str = "") -> str:
+    """The compiler, in a hurry: where the kernel goes and what it is compiled with do not depend on how well."""
+    compiler = folder / "compiler"
+    compiler.write_text(f'#!/bin/sh\n{before}\nexec {os.environ.get("CC", "cc")} "$@" -O0\n')
+    compiler.chmod(0o755)
+    return str(compiler)
+
+
 @pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
 def test_what_was_compiled_is_found_again(tmp_path: Path) -> None:
-    compiler = os.environ.get("CC", "cc")
-    assert in_a_process(tmp_path, compiler) == "None"
-    (made,) = tmp_path.rglob("*.so")
+    compiler, cache = hasty(tmp_path), tmp_path / "cache"
+    assert in_a_process(cache, compiler) == "None"
+    (made,) = cache.rglob("*.so")
     stamp = made.stat().st_mtime_ns
-    assert in_a_process(tmp_path, compiler) == "None"
+    assert in_a_process(cache, compiler) == "None"
     assert made.stat().st_mtime_ns == stamp
     assert list(made.parent.iterdir()) == [made], "nothing else is left behind"
 
 
 @pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
 def test_without_a_cache_all_processes_share_one_directory_of_nobody_elses(tmp_path: Path) -> None:
-    compiler, nowhere = os.environ.get("CC", "cc"), Path(os.devnull)
+    compiler, nowhere, temporary = hasty(tmp_path), Path(os.devnull), tmp_path / "temporary"
+    temporary.mkdir()
     for _ in range(2):
-        assert in_a_process(nowhere, compiler, TMPDIR=str(tmp_path)) == "None"
-    (directory,) = tmp_path.iterdir()
+        assert in_a_process(nowhere, compiler, TMPDIR=str(temporary)) == "None"
+    (directory,) = temporary.iterdir()
     (made,) = directory.iterdir()
     assert (made.suffix, stat.S_IMODE(directory.stat().st_mode)) == (".so", 0o700)
     directory.chmod(0o777)
-    said = in_a_process(nowhere, compiler, TMPDIR=str(tmp_path))
+    said = in_a_process(nowhere, compiler, TMPDIR=str(temporary))
     assert said.startswith("there is no directory to compile the kernel in")
 
 
 @pytest.mark.skipif("-fopenmp" not in str(build.tuning()), reason="the compiler here has no OpenMP")
 def test_a_kernel_that_lacks_openmp_says_so_until_there_is_one_that_does_not(tmp_path: Path) -> None:
-    lost, compiler = tmp_path / "lost", tmp_path / "compiler"
-    refusal = f'case "$*" in *-fopenmp*) test ! -e {lost} || exit 1;; esac'
-    compiler.write_text(f'#!/bin/sh\n{refusal}\nexec {os.environ.get("CC", "cc")} "$@"\n')
-    compiler.chmod(0o755)
+    lost = tmp_path / "lost"
+    compiler = hasty(tmp_path, f'case "$*" in *-fopenmp*) test ! -e {lost} || exit 1;; esac')
     lost.touch()
-    assert in_a_process(tmp_path, str(compiler), "tuning") == "-march=native"
+    assert in_a_process(tmp_path, compiler, "tuning") == "-march=native"
     lost.unlink()
-    assert in_a_process(tmp_path, str(compiler), "tuning") == build.tuning()
+    assert in_a_process(tmp_path, compiler, "tuning") == build.tuning()
 
 
 def test_without_the_kernel_everything_else_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 import torchvision.models
@@ -27,6 +29,12 @@ from niffbench.niff.networks import (
 from niffbench.study import stored
 
 
+@cache
+def shapes(name: str) -> nn.Module:
+    """A network of the catalogue without weights, the same one for all that only look at it."""
+    return build(name, device="meta")
+
+
 def millions(model: nn.Module) -> float:
     return sum(parameter.numel() for parameter in model.parameters()) / 1e6
 
@@ -45,9 +53,9 @@ def millions(model: nn.Module) -> float:
     ],
 )
 def test_parameter_counts_are_the_papers(name: str, parameters: str, ratio: str) -> None:
-    network = millions(build(name, device="meta"))
+    network = millions(shapes(name))
     assert f"{network:.{len(parameters.split('.')[1])}f}" == parameters
-    original = millions(build(NETWORKS[name].base, device="meta"))
+    original = millions(shapes(NETWORKS[name].base))
     assert f"{network / original:.3f}" == ratio
 
 
@@ -60,12 +68,12 @@ def test_what_is_replaced_is_what_the_paper_replaces() -> None:
         "convnext_tiny-niff": {NiffDepthwise: 18, NiffPointwise: 36},
     }
     for name, expected in counts.items():
-        model = build(name, device="meta")
+        model = shapes(name)
         result = [type(layer) for _, layer in niff_layers(model)]
         assert {kind: result.count(kind) for kind in set(result)} == expected
         left = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
         assert all(module.stride != (1, 1) for module in left)
-    convnext = build("convnext_tiny-niff", device="meta")
+    convnext = shapes("convnext_tiny-niff")
     layers = dict(niff_layers(convnext))
     assert layers["features.1.0.block.0"].generator.mlp == "big"
     assert layers["features.1.0.block.3"].layout == "nhwc"
@@ -102,10 +110,10 @@ def test_scaling_filters_leaves_their_shape() -> None:
 
 @pytest.mark.parametrize("base", ["resnet18", "mobilenet_v2", "convnext_tiny"])
 def test_baselines_change_the_kernel_and_nothing_else(base: str) -> None:
-    original = dict(build(base, device="meta").named_modules())
-    sizes = feature_maps(build(base, device="meta"), 160, 160)
+    original = dict(shapes(base).named_modules())
+    sizes = feature_maps(shapes(base), 160, 160)
     rule = paper_rule(NETWORKS[f"{base}-k9"])
-    replaced = replaced_by(build(base, device="meta"), rule)
+    replaced = replaced_by(shapes(base), rule)
     for kernel in (9, "map"):
         model = build(f"{base}-k{kernel}", device="meta", input_size=160)
         for name, module in model.named_modules():

@@ -63,7 +63,7 @@ def test_a_machine_that_lost_openmp_is_another(
 ) -> None:
     """Its kernel works, in one thread."""
     compiler, refusal = tmp_path / "cc", 'case "$*" in *-fopenmp*) exit 1;; esac'
-    compiler.write_text(f'#!/bin/sh\n{refusal}\nexec {os.environ.get("CC", "cc")} "$@"\n')
+    compiler.write_text(f'#!/bin/sh\n{refusal}\nexec {os.environ.get("CC", "cc")} "$@" -O0\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
