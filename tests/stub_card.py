@@ -50,7 +50,7 @@ def build(place: Path) -> Path:
     return library
 
 
-def run(library: Path, *command: str, timeout: float = 120, **settings: str) -> subprocess.CompletedProcess[str]:
+def run(library: Path, *command: str, timeout: float = 600, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run ``python command …`` on the card; ``settings`` are those of the C file."""
     path = os.pathsep.join(filter(None, (str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH"))))
     environment = (

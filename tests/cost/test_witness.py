@@ -8,8 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings
 from operator_cases import LAYERS, case_at, cases, values
 from torch import Tensor, nn
 
@@ -29,11 +28,9 @@ def record_of(case: Case) -> CostRecord:
     return witnesses(catalogue()[case.operator], case)
 
 
-@pytest.mark.parametrize("name", LAYERS)
-@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(data=st.data())
-def test_witnesses_agree_to_the_last_flop(name: str, data: st.DataObject) -> None:
-    case = data.draw(cases((name,)))
+@settings(max_examples=60)
+@given(cases(LAYERS))
+def test_witnesses_agree_to_the_last_flop(case: Case) -> None:
     record = record_of(case)
     assert (record.disagreement, record.notes) == (None, [])
     assert record.counted == record.closed == sum(step.flops for step in record.steps)

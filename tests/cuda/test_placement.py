@@ -40,7 +40,8 @@ def _fake(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def _outputs(one: Case) -> list[Tensor]:
     """Of the case's module on the card: in inference, the first call and a warm one; with a gradient wanted."""
     problem, dtype = one.problem, getattr(torch, one.problem.dtype)
-    module = catalogue()[one.operator].build(one)
+    with torch.device("meta"):
+        module = catalogue()[one.operator].build(one)
     with FakeTensorMode():
         _on_the_card(module, dtype)
         shape = (problem.batch, problem.channels, problem.height, problem.width)

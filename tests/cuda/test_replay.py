@@ -260,7 +260,7 @@ def other(place: Path) -> Path:
         "-q",
         "--no-report",
         "--rounds",
-        "3",
+        "1",
         "--device",
         f"replay:{trace}",
         "--out",

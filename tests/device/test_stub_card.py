@@ -35,8 +35,14 @@ def result(library: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def graphs(library: Path) -> Any:
-    """What the programs about clocks and graphs found, by name."""
-    return _run(library, "after_a_failed_capture", "unrolled", "chosen")
+    """What the programs about clocks and graphs found, by name; and a profile after them."""
+    return _run(library, "after_a_failed_capture", "unrolled", "chosen", "profiled")
+
+
+@pytest.fixture(scope="module")
+def full(library: Path) -> Any:
+    """What the programs on a card that is too small for them found, by name."""
+    return _run(library, "out_of_memory", "roofline", CARD_TOTAL_MIB="700")
 
 
 def _run(library: Path, *programs: str, **settings: str) -> Any:
@@ -99,16 +105,15 @@ def test_auto_chooses_by_the_clock_that_is_asked_for(graphs: Any) -> None:
     assert graphs["chosen"] == {"host": "slow on the card", "device": "slow to enqueue"}
 
 
-def test_a_profile_that_saw_no_kernel_says_so(library: Path) -> None:
-    profiled = _run(library, "profiled")["profiled"]
+def test_a_profile_that_saw_no_kernel_says_so(graphs: Any) -> None:
+    profiled = graphs["profiled"]
     assert profiled["status"] == 3
     assert "saw none of its kernels" in profiled["said"]
     assert "fault of niffbench" not in profiled["said"]
 
 
-def test_out_of_memory_is_a_record_and_the_other_cases_run(library: Path) -> None:
-    records = _run(library, "out_of_memory", CARD_TOTAL_MIB="900")["out_of_memory"]
-    by_channels = {record["channels"]: record for record in records}
+def test_out_of_memory_is_a_record_and_the_other_cases_run(full: Any) -> None:
+    by_channels = {record["channels"]: record for record in full["out_of_memory"]}
     statuses = {channels: record["status"] for channels, record in by_channels.items()}
     assert statuses == {8: "ok", 16: "ok", 512: "oom"}
     assert by_channels[8]["graph"]
@@ -117,8 +122,8 @@ def test_out_of_memory_is_a_record_and_the_other_cases_run(library: Path) -> Non
     assert by_channels[16]["sampled"] == ["first", "cold", "steady", "wall", "graph"]
 
 
-def test_a_card_too_full_for_the_ceilings_says_so(library: Path) -> None:
-    [said] = _run(library, "roofline", CARD_TOTAL_MIB="700")["roofline"]
+def test_a_card_too_full_for_the_ceilings_says_so(full: Any) -> None:
+    [said] = full["roofline"]
     assert said["ceilings"] is None
     assert said["reason"].startswith("CUDA out of memory")
 
@@ -130,6 +135,7 @@ def test_a_card_that_is_lost_is_said_to_be(library: Path) -> None:
 def test_a_card_that_computes_nothing_is_wrong_and_not_timed(library: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ("--only", "mode=inference", "--only", "depthwise-k7", "--only", "dense-k3", "--no-report")
+    arguments += ("--rounds", "1")
     done = stub_card.run(
         library, "-m", "niffbench.cli", "run", "smoke", "--device", "cuda", "--out", str(out), *arguments
     )

@@ -395,7 +395,11 @@ def test_what_torch_wraps_is_right_and_counted(evaluator: TorchEvaluator, name: 
 
 def test_what_is_the_users_is_taken_apart_beside_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A layer, a network and one of torchvision, each with counted FLOPs and bytes in a step of its own."""
-    rows = ["own_modules.py:FourierUnit", "own_modules.py:network replace.conv3x3=split", "torchvision:mnasnet0_5"]
+    rows = [
+        "own_modules.py:FourierUnit",
+        "own_modules.py:network replace.conv3x3=split",
+        "torchvision:squeezenet1_1",
+    ]
     options = ["--channels", "3", "--size", "32", "--device", "cpu", "--json", "--out", str(tmp_path / "out")]
     assert main(["profile", *rows, "depthwise-k3", *options]) == 0
     apart = json.loads(capsys.readouterr().out)["cases"]
