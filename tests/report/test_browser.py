@@ -31,7 +31,7 @@ SIZES = [(390, 844), (1400, 900)]
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A report of one run with everything in it, and one of two runs."""
     folder = tmp_path_factory.mktemp("pages")
-    kernels = {"depthwise": (3, 7, 15, 31)}
+    kernels = {"depthwise": (3, 7, 31)}
     rich = make(World(modes=("inference", "training"), channels=(32, 64), kernels=kernels), folder / "rich")
     small = [
         make(World(sizes=(14, 28)), folder / "laptop"),

@@ -18,7 +18,7 @@ import pytest
 from conftest import Cli
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from pyarrow import parquet
-from synthetic import Fault, World, make, save, write
+from synthetic import FEW, Fault, World, make, save, write
 
 from niffbench.cli import main
 from niffbench.results import frame, read
@@ -67,8 +67,8 @@ def test_report_writes_into_the_run(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_report_of_two_runs_goes_beside_the_first(here: Here, tmp_path: Path) -> None:
-    one = write(tmp_path / "a", World(sizes=(14,))).path
-    two = write(tmp_path / "b", World(sizes=(14,), seed=1)).path
+    one = write(tmp_path / "a", World(sizes=(14,), operators=FEW)).path
+    two = write(tmp_path / "b", World(sizes=(14,), operators=FEW, seed=1)).path
     done = here("report", str(one), str(two), "--json")
     assert done.returncode == 0
     output = json.loads(done.stdout)
