@@ -46,6 +46,10 @@ os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
 _own = tempfile.TemporaryDirectory(prefix="niffbench-tests-", dir=os.environ["PYTEST_DEBUG_TEMPROOT"])
 tempfile.tempdir = os.environ["TMPDIR"] = _own.name
 
+# What torch compiles once is there for all processes of the tests; and none starts others to compile in.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(_own.name, "inductor")))
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -72,6 +76,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             lacking["cuda"] = "torch sees no CUDA device here"
     if not any(map(shutil.which, BROWSERS)):
         lacking["browser"] = f"none of {', '.join(BROWSERS)} is installed"
+    if os.environ.get("PYTEST_XDIST_WORKER") and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)  # side by side, threads of small operations wait for each other
     for item in items:
         for mark, reason in lacking.items():
             if item.get_closest_marker(mark):
