@@ -67,8 +67,8 @@ def findings(
         for niff, finding in _against_originals(digest, setting, groups):
             (main if niff else others).append(finding)
         main += _networks_as_published(digest, setting, groups)
-    forms = _best_forms(digest)
-    first, rest = _crossovers([rivalry for rivalry in rivalries if rivalry.form in forms])
+    first, rest = _changes(digest, rivalries)
+    forms = set().union(*_best_forms(digest).values())
     for setting, groups in settings.items():
         main += _winners(digest, setting, groups)
     main += _exponents(slices, [g for g in growths if g.operator in {*forms, digest.baseline}])
@@ -79,20 +79,16 @@ def findings(
 
 
 def crossover_sentences(digest: Digest, rivalries: Sequence[Rivalry]) -> list[str]:
-    """What the first screen says of crossovers: of the best form of each NIFF layer, one a rival and quantity."""
-    forms = _best_forms(digest)
-    first, _ = _crossovers([rivalry for rivalry in rivalries if rivalry.form in forms])
-    return [finding.sentence for finding in first]
+    """What the first screen says of crossovers: one a form, rival and quantity, those in latency first."""
+    return [finding.sentence for finding in _changes(digest, rivalries)[0]]
 
 
-def _best_forms(digest: Digest) -> set[str]:
+def _best_forms(digest: Digest) -> dict[Setting, set[str]]:
     """The best form of each NIFF layer in each of the settings that are spoken of."""
-    best = (
-        _best_form(groups, digest.metrics[0], labels)
-        for labels in _kinds(digest)
-        for groups in _settings(digest).values()
-    )
-    return {form for form in best if form}
+    return {
+        setting: {form for labels in _kinds(digest) if (form := _best_form(groups, digest.metrics[0], labels))}
+        for setting, groups in _settings(digest).items()
+    }
 
 
 def mean_ratio(base: Sequence[Cell], other: Sequence[Cell]) -> tuple[Interval, tuple[float, float]]:
@@ -374,27 +370,66 @@ def _other_crossovers(rivalry: Rivalry, rivalries: Iterable[Rivalry]) -> list[st
     return sentences
 
 
-def _crossovers(rivalries: Sequence[Rivalry]) -> tuple[list[Finding], list[Finding]]:
-    """Crossovers in latency, the FLOP crossover beside each, then those in memory, and in FLOPs alone.
+def _changes(digest: Digest, rivalries: Sequence[Rivalry]) -> tuple[list[Finding], list[Finding]]:
+    """Where a form and a spatial operator change places, and where one of them has less throughout.
 
-    Of each quantity first one for each axis, NIFF layer and spatial operator; then the others.
+    Latency comes first: of the best forms, then of the others. Then those of the best forms in memory, and in
+    FLOPs where latency has none. Of each quantity first one for each axis, NIFF layer (in latency: form) and
+    spatial operator; then the others.
     """
+    best = _best_forms(digest)
+    forms = set().union(*best.values())
     flops = {r.compared.pair: r for r in rivalries if r.metric.key == "flops"}
-    timed = {r.compared.pair for r in rivalries if r.metric.family == "latency" and r.crossovers}
-    order = ("latency", "memory", "flops")
     first: dict[tuple[str, Axis, str, str], Finding] = {}
     rest: list[Finding] = []
-    for rivalry in sorted(rivalries, key=lambda rivalry: order.index(rivalry.metric.family)):
-        family = rivalry.metric.family
-        if not rivalry.crossovers or (family == "flops" and rivalry.compared.pair in timed):
+
+    def take(some: Iterable[Rivalry]) -> None:
+        for rivalry in some:
+            family = rivalry.metric.family
+            by_flops = flops.get(rivalry.compared.pair) if family == "latency" else None
+            sentence = crossover_sentence(rivalry, by_flops, _other_crossovers(rivalry, rivalries))
+            finding = Finding(sentence, "crossovers", rivalry.form)
+            layer = rivalry.form if rivalry.form not in forms else rivalry.form.partition("/")[0]
+            if first.setdefault((family, rivalry.axis, layer, rivalry.rival), finding) is not finding:
+                rest.append(finding)
+
+    changing = [rivalry for rivalry in rivalries if rivalry.crossovers]
+    latency = [rivalry for rivalry in changing if rivalry.metric.family == "latency"]
+    timed = {rivalry.compared.pair for rivalry in latency}
+    take(rivalry for rivalry in latency if rivalry.form in forms)
+    leading = [*first.values(), *_throughout(best, rivalries)]
+    first_of_best = len(first)
+    take(rivalry for rivalry in latency if rivalry.form not in forms)
+    others = [rivalry for rivalry in changing if rivalry.form in forms]
+    take(rivalry for rivalry in others if rivalry.metric.family == "memory")
+    take(r for r in others if r.metric.family == "flops" and r.compared.pair not in timed)
+    return [*leading, *list(first.values())[first_of_best:]], rest
+
+
+def _throughout(best: Mapping[Setting, set[str]], rivalries: Sequence[Rivalry]) -> Iterator[Finding]:
+    """Where a best form and a spatial operator change places in latency at no kernel, and who has less."""
+    pairs: dict[tuple[Setting, str, str], list[Rivalry]] = {}
+    timed = [rivalry for rivalry in rivalries if rivalry.metric.family == "latency" and rivalry.axis == "kernel"]
+    for rivalry in timed:
+        if rivalry.form in best.get(rivalry.group.setting, ()):
+            pairs.setdefault((rivalry.group.setting, rivalry.form, rivalry.rival), []).append(rivalry)
+    for (setting, form, rival), every in pairs.items():
+        sides = {comparison.better for one in every if (comparison := one.compared.comparison).better is not None}
+        if len(sides) != 1 or any(one.crossovers for one in every):
             continue
-        by_flops = flops.get(rivalry.compared.pair) if family == "latency" else None
-        sentence = crossover_sentence(rivalry, by_flops, _other_crossovers(rivalry, rivalries))
-        finding = Finding(sentence, "crossovers", rivalry.form)
-        key = family, rivalry.axis, rivalry.form.partition("/")[0], rivalry.rival
-        if first.setdefault(key, finding) is not finding:
-            rest.append(finding)
-    return list(first.values()), rest
+        decided = [one for one in every if one.compared.comparison.better is not None]
+        values = {order.at for one in decided for order in one.compared.comparison.orders}
+        less, more = (form, rival) if sides == {"form"} else (rival, form)
+        left = len(every) - len(decided)
+        undecided = f", at {text.of_problems(left, len(every))} that is undecided" if left else ""
+        alike = "" if all(one.alike for one in every) else "; the two compute different functions"
+        yield Finding(
+            f"{_in(setting)}, {less} has less {every[0].metric.title} than {more} at every kernel size measured, "
+            f"{min(values):g} to {max(values):g}, at {text.of_problems(len(decided), len(every))}"
+            f"{undecided}{alike}.",
+            "crossovers",
+            form,
+        )
 
 
 def crossover_sentence(rivalry: Rivalry, flops: Rivalry | None = None, elsewhere: Sequence[str] = ()) -> str:

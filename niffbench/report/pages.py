@@ -145,7 +145,7 @@ def summary_table(run: Run) -> RenderableType:
     sentences = crossover_sentences(digest, rivalries(digest))
     parts: list[RenderableType] = [Text(sentence) for sentence in sentences[:MOST_CROSSOVERS]]
     if len(sentences) > MOST_CROSSOVERS:
-        parts.append(Text(f"{text.plural(len(sentences) - MOST_CROSSOVERS, 'more crossover')} in the report."))
+        parts.append(Text(f"{len(sentences) - MOST_CROSSOVERS:,} more of these in the report."))
     if len(digest.rows) <= MOST_ROWS:
         parts.append(Terminal(tables.summary(digest)))
     else:
