@@ -151,14 +151,26 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         module.load_state_dict(dict(state))  # says what is wrong
 
 
+_FILLING = frozenset(
+    getattr(torch.ops.aten, name)
+    for name in ("add_", "clamp_", "copy_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_")
+)
+"""What initialises weights, in place."""
+
+
 class _Drawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While a module of fake tensors is built, answers questions about values: nothing needs to be drawn again."""
+    """While a module of fake tensors is built, fills none and answers questions about values.
+
+    Nothing needs to be drawn again; and a network is filled in thousands of operations, none of which makes a tensor.
+    """
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return False if args[0].dtype == torch.bool else 0.0
+        if func.overloadpacket in _FILLING and isinstance(args[0], FakeTensor):
+            return args[0]
         return func(*args, **(kwargs or {}))
 
 

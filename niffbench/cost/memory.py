@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from niffbench.case import Case
@@ -27,9 +26,8 @@ from niffbench.niff.steps import recording
 class Prediction:
     """Bytes of a warm call.
 
-    ``peak`` is above resident, ``output`` the result, ``saved`` what autograd keeps for backward (None in
-    inference). In training the gradients are made by the call, so they are part of the peak. ``traffic`` is what
-    each step reads and writes.
+    ``peak`` is above resident, ``output`` the result. In training the gradients are made by the call, so they are
+    part of the peak. ``traffic`` is what each step reads and writes.
 
     Attributes:
         resident: input and weights, and what the form keeps between calls.
@@ -37,7 +35,6 @@ class Prediction:
 
     resident: int
     peak: int
-    saved: int | None
     output: int
     traffic: Traffic
 
@@ -51,39 +48,41 @@ def predict(operator: Costed, case: Case) -> Prediction:
 
 def follow(call: Call) -> Prediction:
     """Run a call twice, the second time warm, and follow its storages; the tensors may be fake."""
-    given = _Storages()
-    given.add_all((call.x, *call.module.parameters(), *call.module.buffers()))
+    given = _given(call)
     with _Watch(given) as cold:
         call()
     call.reset()
     kept = cold.alive  # What the form keeps, and in training the gradient of the output.
-    with recording(), _Watch(given, kept) as warm, Dispatched() as dispatched:
+    with recording(), _Watch(given, kept) as warm:
         out = call()
     call.reset()
     output = _Storages()
     output.add(out)
-    return Prediction(
-        resident=given.bytes + kept.bytes,
-        peak=warm.peak,
-        saved=None if call.mode == "inference" else _saved(call, given),
-        output=output.bytes,
-        traffic=dispatched.traffic,
-    )
+    return Prediction(given.bytes + kept.bytes, warm.peak, output.bytes, warm.traffic)
 
 
-def _saved(call: Call, given: _Storages) -> int:
-    """Bytes that one forward pass leaves for backward, beside what was given to it."""
-    saved = _Storages(given)
+def saved(call: Call) -> int | None:
+    """Bytes that one forward pass leaves for backward, beside what is given to it; None in inference."""
+    if call.mode == "inference":
+        return None
+    kept = _Storages(_given(call))
 
     def pack(tensor: Tensor) -> Tensor:
-        saved.add(tensor)
+        kept.add(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         out = call.forward()
-    total = saved.bytes
+    total = kept.bytes
     del out  # Until here it holds the graph, and the graph what it saved.
     return total
+
+
+def _given(call: Call) -> _Storages:
+    """What is there before a call: input, weights and buffers."""
+    given = _Storages()
+    given.add_all((call.x, *call.module.parameters(), *call.module.buffers()))
+    return given
 
 
 class _Storages:
@@ -97,7 +96,7 @@ class _Storages:
 
     def add_all(self, values: object) -> None:
         """Add every tensor in a nest of them."""
-        for leaf in tree_leaves(values):
+        for leaf in (values,) if isinstance(values, Tensor) else tree_leaves(values):
             if isinstance(leaf, Tensor):
                 self.add(leaf)
 
@@ -119,18 +118,14 @@ class _Storages:
         return key in self._sizes
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(Dispatched):  # type: ignore[no-untyped-call]
     """Follows the storages that operations make, beside ``others``; ``peak`` is the largest sum of living ones."""
 
     def __init__(self, *others: _Storages) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.alive = _Storages(*others)
         self.peak = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
+    def made(self, out: Any) -> None:
         self.alive.add_all(out)
         self.peak = max(self.peak, self.alive.bytes)
-        return out

@@ -55,10 +55,14 @@ class Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if parts is not NotImplemented:
                 return parts
         out = func(*args, **kwargs)
+        self.made(out)
         name = str(func.overloadpacket)
         if not func.is_view and name not in _NO_DATA:
             self.see(func, args, kwargs, out)
         return out
+
+    def made(self, out: Any) -> None:
+        """What any operation gave, a view or empty memory too."""
 
     def see(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any

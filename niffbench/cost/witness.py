@@ -17,7 +17,7 @@ from niffbench.case import Case, Mode
 from niffbench.cost import counters, fvcore
 from niffbench.cost.call import Call, Costed, faked, prepare
 from niffbench.cost.closed import Cost, Step, Uncounted, step_costs
-from niffbench.cost.memory import follow
+from niffbench.cost.memory import follow, saved
 from niffbench.lengths import largest_prime_factor
 from niffbench.results import CostRecord
 
@@ -122,6 +122,7 @@ def count_module(module: nn.Module, x: Tensor, mode: Mode) -> ModuleCost:
         given = fake.from_tensor(x).detach()
         call = Call(copied, given.requires_grad_(mode != "inference" and x.is_floating_point()), mode)
         predicted = follow(call)
+        kept_for_backward = saved(call)
         counted = counters.count(call)
         floor, parameters = _floor(call)
     notes: list[str] = []
@@ -135,7 +136,7 @@ def count_module(module: nn.Module, x: Tensor, mode: Mode) -> ModuleCost:
         floor,
         predicted.resident,
         predicted.peak,
-        predicted.saved,
+        kept_for_backward,
         parameters,
         tuple(notes),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -325,9 +326,9 @@ def build(
     forms = execution_of(execution)
     import torchvision.models
 
+    sizes = _maps_of(entry.base, *_sides(input_size))
     with torch.device(device or torch.get_default_device()):
         model: nn.Module = torchvision.models.get_model(entry.base, weights=None, num_classes=num_classes)
-    sizes = feature_maps(model, *_sides(input_size))
     if entry.variant == "original":
         return model
     rule = replace(paper_rule(entry, grid=grid, forms=forms), keep=tuple(keep))
@@ -405,6 +406,15 @@ def feature_maps(model: nn.Module, height: int, width: int) -> FeatureMaps:
                 f"an input of {height}×{width} is smaller than the stride of {name}: give at least {least}"
             )
     return _traced(model, height, width)
+
+
+@lru_cache(maxsize=64)
+def _maps_of(base: str, height: int, width: int) -> FeatureMaps:
+    """:func:`feature_maps` of a network of torchvision's, which takes two forward passes."""
+    import torchvision.models
+
+    with unset_fake_temporarily(), torch.device("meta"):
+        return feature_maps(torchvision.models.get_model(base, weights=None), height, width)
 
 
 _LARGEST_STRIDE = 128

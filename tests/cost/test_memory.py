@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from niffbench.case import Case, Mode, Problem
+from niffbench.cost.call import fake
 from niffbench.cost.closed import Cost
-from niffbench.cost.memory import Prediction, predict
+from niffbench.cost.memory import Prediction, predict, saved
 from niffbench.cost.traffic import Traffic
 from niffbench.operators.catalogue import catalogue
 
@@ -75,30 +76,34 @@ def predicted(module: type[nn.Module], mode: Mode) -> Prediction:
     return replace(predict(Planted(module), Case("planted", problem(mode))), traffic=NONE)
 
 
+def kept_for_backward(module: type[nn.Module], mode: Mode) -> int | None:
+    with fake(Planted(module), Case("planted", problem(mode))) as call:
+        return saved(call)
+
+
 def test_results_die_when_nobody_holds_them() -> None:
-    assert predicted(Chain, "inference") == Prediction(
-        resident=IMAGE, peak=2 * IMAGE, saved=None, output=IMAGE, traffic=NONE
-    )
+    assert predicted(Chain, "inference") == Prediction(resident=IMAGE, peak=2 * IMAGE, output=IMAGE, traffic=NONE)
+    assert kept_for_backward(Chain, "inference") is None
 
 
 def test_autograd_keeps_the_inputs_of_activations() -> None:
     """Saved beside the input, which is resident: two intermediate results."""
-    assert predicted(Chain, "forward") == Prediction(
-        resident=IMAGE, peak=3 * IMAGE, saved=2 * IMAGE, output=IMAGE, traffic=NONE
-    )
+    assert predicted(Chain, "forward") == Prediction(resident=IMAGE, peak=3 * IMAGE, output=IMAGE, traffic=NONE)
+    assert kept_for_backward(Chain, "forward") == 2 * IMAGE
 
 
 def test_training_adds_gradients() -> None:
     """Resident: input, weight, gradient of the output. Peak: output, and gradients of input and weight."""
     weight = 81 * 4
     assert predicted(Convolution, "training") == Prediction(
-        resident=2 * IMAGE + weight, peak=2 * IMAGE + weight, saved=0, output=IMAGE, traffic=NONE
+        resident=2 * IMAGE + weight, peak=2 * IMAGE + weight, output=IMAGE, traffic=NONE
     )
+    assert kept_for_backward(Convolution, "training") == 0
 
 
 def test_what_is_kept_between_calls_is_resident() -> None:
     assert predicted(Keeping, "inference") == Prediction(
-        resident=3 * IMAGE, peak=IMAGE, saved=None, output=IMAGE, traffic=NONE
+        resident=3 * IMAGE, peak=IMAGE, output=IMAGE, traffic=NONE
     )
 
 
