@@ -161,7 +161,7 @@ _FILLING = frozenset(
 class _Drawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While a module of fake tensors is built, fills none and answers questions about values.
 
-    Nothing needs to be drawn again; and a network is filled in thousands of operations, none of which makes a tensor.
+    Nothing needs to be drawn again; and a network is filled by thousands of operations that make no tensor.
     """
 
     def __torch_dispatch__(
