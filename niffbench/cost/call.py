@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from niffbench.case import Case, Mode
 from niffbench.cost.closed import Cost
+from niffbench.niff.steps import once
 
 
 class Costed(Protocol):
@@ -39,12 +40,13 @@ class Call:
     def __call__(self) -> Tensor:
         """Run the case once, in its mode; in training leaves gradients behind."""
         if self.mode == "inference":
-            with torch.inference_mode():
+            with torch.no_grad():
                 return self.forward()
         out = self.forward()
         if self.mode == "training":
             if self.gradient is None:
-                self.gradient = torch.zeros_like(out)
+                with once():
+                    self.gradient = torch.zeros_like(out)
             out.backward(self.gradient)  # type: ignore[no-untyped-call]
         return out
 
@@ -73,8 +75,9 @@ def prepare(operator: Costed, case: Case, warm: bool = True) -> Call:
         module.requires_grad_(False)
     for tensor in (*module.parameters(), *module.buffers()):
         # Not module.to(): torch cannot swap fake parameters that anything refers to weakly.
-        tensor.data = tensor.data.to(cast_dtype(tensor, problem.dtype))
-        if tensor.dim() == 4:
+        if tensor.dtype != (wanted := cast_dtype(tensor, problem.dtype)):
+            tensor.data = tensor.data.to(wanted)
+        if tensor.dim() == 4 and not tensor.is_contiguous(memory_format=layout):
             tensor.data = tensor.data.contiguous(memory_format=layout)
     shape = (problem.batch, problem.channels, problem.height, problem.width)
     x = torch.zeros(shape, dtype=dtype).contiguous(memory_format=layout)
@@ -112,15 +115,22 @@ def cast(module: nn.Module, dtype: str, place: torch.device | None = None) -> nn
 def _built(operator: Costed, case: Case) -> nn.Module:
     """The case's module, of fake tensors where these are wanted.
 
-    Anybody's is built of real ones first: some compute their own widths with torch, which fake tensors cannot.
+    Ours is built without memory, which is much faster than of fakes; anybody's of real tensors: some compute their
+    own widths with torch.
     """
     mode = detect_fake_mode()
-    if mode is None or operator.cost(case) is not None:
-        with _Drawn():  # type: ignore[no-untyped-call]
-            return operator.build(case)
-    with unset_fake_temporarily():
+    if mode is None:
+        return operator.build(case)
+    where = _without_memory() if operator.cost(case) is not None else nullcontext()
+    with unset_fake_temporarily(), where:
         module = operator.build(case)
     return faked(module, mode)
+
+
+@contextmanager
+def _without_memory() -> Iterator[None]:
+    with torch.device("meta"), _Drawn():  # type: ignore[no-untyped-call]
+        yield
 
 
 def faked(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
@@ -132,9 +142,12 @@ def faked(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
                 if tensor is None:
                     continue
                 if id(tensor) not in fakes:
-                    with unset_fake_temporarily():  # the tensor is a real one
+                    with unset_fake_temporarily():  # the tensor is none
                         detached = tensor.detach()
-                    fake_tensor = mode.from_tensor(detached)
+                    if detached.is_meta:
+                        fake_tensor: Tensor = FakeTensor(mode, detached, torch.device("cpu"))
+                    else:
+                        fake_tensor = mode.from_tensor(detached)
                     learned = isinstance(tensor, nn.Parameter)
                     fakes[id(tensor)] = nn.Parameter(fake_tensor, tensor.requires_grad) if learned else fake_tensor
                 registry[name] = fakes[id(tensor)]  # type: ignore[assignment]
@@ -151,25 +164,22 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         module.load_state_dict(dict(state))  # says what is wrong
 
 
-_FILLING = frozenset(
-    getattr(torch.ops.aten, name)
-    for name in ("add_", "clamp_", "copy_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_")
-)
+_FILLING = {f"aten::{name}_" for name in ("add", "clamp", "erfinv", "fill", "mul", "normal", "uniform", "zero")}
 """What initialises weights, in place."""
 
 
 class _Drawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While a module of fake tensors is built, fills none and answers questions about values.
+    """While a module without memory is built, fills none, and answers questions about values.
 
-    Nothing needs to be drawn again; and a network is filled by thousands of operations that make no tensor.
+    Nothing needs to be drawn again.
     """
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return False if args[0].dtype == torch.bool else 0.0
-        if func.overloadpacket in _FILLING and isinstance(args[0], FakeTensor):
+        if func._schema.name in _FILLING and args[0].is_meta:
             return args[0]
         return func(*args, **(kwargs or {}))
 

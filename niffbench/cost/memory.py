@@ -47,18 +47,28 @@ def predict(operator: Costed, case: Case) -> Prediction:
 
 
 def follow(call: Call) -> Prediction:
-    """Run a call twice, the second time warm, and follow its storages; the tensors may be fake."""
+    """Run a call, and follow its storages; the tensors may be fake.
+
+    A second time, warm, where the first left something behind that it did not say is made once.
+    """
     given = _given(call)
-    with _Watch(given) as cold:
-        call()
-    call.reset()
-    kept = cold.alive  # What the form keeps, and in training the gradient of the output.
-    with recording(), _Watch(given, kept) as warm:
+    watch = _Watch(given)
+    output = _output(call, watch)
+    if watch.alive.bytes:
+        given.take(watch.kept, watch.alive)
+        watch = _Watch(given)
+        _output(call, watch)
+    return Prediction(given.bytes + watch.kept.bytes, watch.peak, output, watch.traffic)
+
+
+def _output(call: Call, watch: _Watch) -> int:
+    """Run a call, watched, and drop what it gives; returns the bytes of that."""
+    with recording(), watch:
         out = call()
     call.reset()
     output = _Storages()
     output.add(out)
-    return Prediction(given.bytes + kept.bytes, warm.peak, output.bytes, warm.traffic)
+    return output.bytes
 
 
 def saved(call: Call) -> int | None:
@@ -104,11 +114,20 @@ class _Storages:
         """Count the tensor's storage unless it is known."""
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self._sizes or any(key in other for other in self._others):
-            return
+        if key not in self._sizes and not any(key in other for other in self._others):
+            self._add(key, storage)
+
+    def _add(self, key: int, storage: torch.UntypedStorage) -> None:
         self._sizes[key] = storage.nbytes()
         self._watchers[key] = weakref.ref(storage, lambda _: self._forget(key))
         self.bytes += self._sizes[key]
+
+    def take(self, *others: _Storages) -> None:
+        """Take over what these have."""
+        for other in others:
+            for key, watcher in list(other._watchers.items()):
+                if (storage := watcher()) is not None and key not in self._sizes:
+                    self._add(key, storage)
 
     def _forget(self, key: int) -> None:
         self.bytes -= self._sizes.pop(key)
@@ -119,13 +138,23 @@ class _Storages:
 
 
 class _Watch(Dispatched):  # type: ignore[no-untyped-call]
-    """Follows the storages that operations make, beside ``others``; ``peak`` is the largest sum of living ones."""
+    """Follows the storages that operations make, beside what is ``given``.
 
-    def __init__(self, *others: _Storages) -> None:
+    Attributes:
+        kept: those made to be kept by the form, and in training the gradient of the output.
+        alive: the others.
+        peak: the largest sum of these at any time.
+    """
+
+    def __init__(self, given: _Storages) -> None:
         super().__init__()
-        self.alive = _Storages(*others)
+        self.kept = _Storages(given)
+        self.alive = _Storages(given, self.kept)
         self.peak = 0
 
     def made(self, out: Any) -> None:
         self.alive.add_all(out)
         self.peak = max(self.peak, self.alive.bytes)
+
+    def made_once(self, out: Any) -> None:
+        self.kept.add_all(out)

@@ -13,17 +13,20 @@ network it is none.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from niffbench.cost.closed import Direction
 from niffbench.cost.formulas import FORMULAS
-from niffbench.niff.steps import PREFIX
+from niffbench.niff.steps import PREFIX, is_once
 
 Traffic = dict[tuple[str, Direction], int]
 """Step and direction → bytes, in the order in which the steps were first taken."""
@@ -46,23 +49,30 @@ class Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is torch.ops.prim.device.default:  # which fakes are asked for more often than for all else
+            return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args)
+        if is_once():
+            out = func(*args, **kwargs)
+            self.made_once(out)
+            return out
         if func.namespace == "profiler":
             self._range(func, args)
-            return func(*args, **kwargs)
-        if func.namespace != "prim" and func not in FORMULAS:  # In inference mode composite operations come whole.
+            with no_dispatch():  # no other mode has to do with it
+                return func(*args, **kwargs)
+        if _is_composite(func):
             with self:
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
+                return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
         self.made(out)
-        name = str(func.overloadpacket)
-        if not func.is_view and name not in _NO_DATA:
+        if not func.is_view and str(func.overloadpacket) not in _NO_DATA:
             self.see(func, args, kwargs, out)
         return out
 
     def made(self, out: Any) -> None:
         """What any operation gave, a view or empty memory too."""
+
+    def made_once(self, out: Any) -> None:
+        """What an operation gave whose result may be kept for all calls."""
 
     def see(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
@@ -96,6 +106,15 @@ class Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return taken or kind_of(func.overloadpacket.__name__), "backward" if self._goes_back else "forward"
 
 
+@lru_cache(maxsize=4096)
+def _is_composite(func: Any) -> bool:
+    """Whether torch makes an operation of others; in inference mode such a one comes whole."""
+    composite = torch._C.DispatchKey.CompositeImplicitAutograd
+    return func not in FORMULAS and (
+        composite in func.py_kernels or torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), composite)
+    )
+
+
 _KINDS = (
     ("convolution", "convolution"),
     ("attention", "attention"),
@@ -116,7 +135,7 @@ def kind_of(operation: str) -> str:
 OTHER = "other"
 
 
-_NO_DATA = {"prim.device"} | {
+_NO_DATA = {
     f"aten.{name}"
     for name in (
         "empty",

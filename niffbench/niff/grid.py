@@ -14,10 +14,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
+
+from niffbench.niff.steps import once
 
 Made = TypeVar("Made", Tensor, tuple[Tensor, ...])
 """What is made at once: one tensor, or several."""
@@ -106,7 +109,8 @@ class Remembered:
         entry: Made | None = self._entries.get(key)
         if entry is not None:
             return entry
-        with torch.inference_mode(False), torch.no_grad():
+        kept_as_a_fake = once() if _fake_mode(weight) is not None else nullcontext()
+        with torch.inference_mode(False), torch.no_grad(), kept_as_a_fake:
             made = make()
         if all(_is_constant(one, weight) for one in (made if isinstance(made, tuple) else (made,))):
             self._entries[key] = made

@@ -34,9 +34,10 @@ PREFIX = "niffbench::"
 
 
 class _Switch(threading.local):
-    """Whether this thread records its steps."""
+    """Whether this thread records its steps, and whether it makes what will be kept."""
 
     on: bool = False
+    once: bool = False
 
 
 _switch = _Switch()
@@ -88,3 +89,19 @@ def recording() -> Iterator[None]:
             yield
     finally:
         _switch.on = before
+
+
+@contextlib.contextmanager
+def once() -> Iterator[None]:
+    """What is made inside is kept, so that no later call makes it: a count of one call leaves it out."""
+    before = _switch.once
+    _switch.once = True
+    try:
+        yield
+    finally:
+        _switch.once = before
+
+
+def is_once() -> bool:
+    """Whether this thread makes what will be kept."""
+    return _switch.once
