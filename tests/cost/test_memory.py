@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from niffbench.case import Case, Mode, Problem
 from niffbench.cost.call import fake
 from niffbench.cost.closed import Cost
-from niffbench.cost.memory import Prediction, predict, saved
+from niffbench.cost.memory import Prediction, follow, predict, saved
 from niffbench.cost.traffic import Traffic
 from niffbench.operators.catalogue import catalogue
 
@@ -105,6 +105,19 @@ def test_what_is_kept_between_calls_is_resident() -> None:
     assert predicted(Keeping, "inference") == Prediction(
         resident=3 * IMAGE, peak=IMAGE, output=IMAGE, traffic=NONE
     )
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("name", ["niff-depthwise/rfft", "niff-depthwise/cached", "niff-full/factored"])
+def test_what_a_first_call_makes_to_keep_is_resident_and_no_part_of_a_call(name: str, mode: Mode) -> None:
+    operator = catalogue()[name]
+    options = tuple(sorted((key, option.default) for key, option in operator.options.items()))
+    case = Case(name, problem(mode), options=options)
+    with fake(operator, case) as call:  # has been called
+        warm = follow(call)
+    first = predict(operator, case)
+    assert (first.peak, first.traffic) == (warm.peak, warm.traffic)
+    assert first.resident > warm.resident, "grids and filters are there before a warm call"
 
 
 def test_circular_padding_is_a_copy() -> None:
