@@ -130,8 +130,8 @@ class Checker:
             (re.compile(rf"In ([\w, ]+), (?:{NAME}) takes .*problems?"), self.ranges),
             (
                 re.compile(
-                    rf"In ([\w, ]+), ({NAME}) has less ({QUANTITY}) than ({NAME}) at every kernel size measured, "
-                    r"(\d+) to (\d+), at (?:(\d+) of (\d+)|all (\d+)|(both|the one)) problems?"
+                    rf"In ([\w, ]+), ({NAME}) has less ({QUANTITY}) than ({NAME}) at every kernel size measured "
+                    r"\(([\d, and]+)\), at (?:(\d+) of (\d+)|all (\d+)|(both|the one)) problems?"
                 ),
                 self.throughout,
             ),
@@ -215,27 +215,26 @@ class Checker:
                 yield from self.order(axis, value, there, name, other, quantity)
 
     def throughout(self, sentence: str, match: re.Match[str]) -> Iterator[str]:
-        setting, less, quantity, more = match.groups()[:4]
-        some, total = match[7] or match[9], match[8] or match[9]
-        counts = [int(n) if n else {"both": 2, "the one": 1}[match[10]] for n in (some, total)]
-        every: list[int] = []
+        setting, less, quantity, more, listed, some, of, every, word = match.groups()
+        total = int(of or every or {"both": 2, "the one": 1}[word])
+        kernels: set[int] = set()
         decided = comparable = 0
         for problem in self.problems(setting):
             batch, channels, height, width, mode, unusual = problem
             side = f"{height}²" if height == width else f"{height}×{width}"
             fixed = [f"B{batch}", f"{channels} channels", side, mode, *unusual]
             places = self.places("kernel", fixed, less, more)
-            if len(places) < 2:
-                continue
-            comparable += 1
-            faults = [f for at in places for f in self.order("kernel", at, fixed, less, more, quantity)]
-            if not faults:
-                decided += 1
-                every += places
-        if [decided, comparable] != counts or (
-            every and [min(every), max(every)] != [int(match[5]), int(match[6])]
-        ):
-            yield f"{quantity}: {decided} of {comparable} problems, kernels {every}"
+            if len(places) > 1:
+                comparable += 1
+                if not any(
+                    fault for at in places for fault in self.order("kernel", at, fixed, less, more, quantity)
+                ):
+                    decided += 1
+                    kernels.update(places)
+        if (decided, comparable) != (int(some or total), total):
+            yield f"{quantity}: {decided} of {comparable} problems"
+        if kernels != set(map(int, re.findall(r"\d+", listed))):
+            yield f"{quantity}: at the kernels {sorted(kernels)}"
 
     def slice(self, axis: str, value: int, fixed: Sequence[str]) -> list[Problem]:
         """The problems of a slice at a value."""

@@ -424,9 +424,9 @@ def _throughout(best: Mapping[Setting, set[str]], rivalries: Sequence[Rivalry]) 
         undecided = f", at {text.of_problems(left, len(every))} that is undecided" if left else ""
         alike = "" if all(one.alike for one in every) else "; the two compute different functions"
         yield Finding(
-            f"{_in(setting)}, {less} has less {every[0].metric.title} than {more} at every kernel size measured, "
-            f"{min(values):g} to {max(values):g}, at {text.of_problems(len(decided), len(every))}"
-            f"{undecided}{alike}.",
+            f"{_in(setting)}, {less} has less {every[0].metric.title} than {more} at every kernel size measured "
+            f"({text.listing([f'{at:g}' for at in sorted(values)], 9)}), "
+            f"at {text.of_problems(len(decided), len(every))}{undecided}{alike}.",
             "crossovers",
             form,
         )

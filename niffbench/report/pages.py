@@ -30,7 +30,7 @@ from niffbench.report.writers.markdown import titled
 from niffbench.report.writers.terminal import Terminal
 from niffbench.results import Run
 
-MOST_CROSSOVERS, MOST_FINDINGS = 3, 7
+MOST_CROSSOVERS, MOST_FINDINGS = 5, 7
 """On the first screen; the others are one click away."""
 
 
