@@ -10,6 +10,7 @@ import re
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Collection, Iterator
@@ -21,7 +22,7 @@ from typing import Any
 from niffbench import protocol
 from niffbench.anonymize import anonymize
 from niffbench.device import uses_accelerator
-from niffbench.errors import UsageError, did_you_mean
+from niffbench.errors import INTERRUPTED, UsageError, did_you_mean
 from niffbench.launch import relay
 from niffbench.launch.base import Request, WorkerBroken, WorkerEnd
 
@@ -32,11 +33,12 @@ CONNECTING = 60.0
 """Seconds that the nodes of a cluster have to answer."""
 LOOKING = 5.0
 """Seconds between two looks at the head of the cluster."""
-HEADLESS = 25.0
-"""Seconds that it may be away, to be restarted say. After 60 Ray would end the session's process with status 1
-(``gcs_rpc_server_reconnect_timeout_s``)."""
+HEADLESS = 30.0
+"""Seconds that it may be away, to be restarted say."""
 ENDING = 5.0
 """Seconds that a worker that has said all has to end."""
+_RECONNECTING = "RAY_gcs_rpc_server_reconnect_timeout_s"
+"""Seconds without a head after which Ray ends the session's process, 60 unless set: a report is drawn first."""
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Set to 0 before Ray is imported, it lets a Ray of one machine use the loopback address alone."""
 _STORE = 100_000_000  # bytes of shared memory for objects, which are lines of JSON
@@ -66,6 +68,8 @@ class RayLauncher(relay.EngineLauncher):
         address = request.options.get("address") or os.environ.get("RAY_ADDRESS") or "local"
         if address == "local":
             os.environ.setdefault(_LOOPBACK, "0")
+        else:
+            os.environ.setdefault(_RECONNECTING, "600")
         try:
             self._ray = importlib.import_module("ray")
         except ImportError as error:
@@ -88,7 +92,8 @@ class RayLauncher(relay.EngineLauncher):
             yield
         finally:
             with _signals_kept():
-                atexit.unregister(self._ray.shutdown) if self.is_headless else self._ray.shutdown()
+                # Without a head Ray's own end waits for it, and leaving it out crashes the interpreter's.
+                atexit.register(_exit_at_once) if self.is_headless else self._ray.shutdown()
 
     def _connect(self, address: str) -> None:
         # Ray's own messages are for who writes programs of it; what a worker prints comes with its end.
@@ -161,16 +166,25 @@ class RayLauncher(relay.EngineLauncher):
             return True
         return not any(one["Alive"] and one["NodeID"] == node for one in self._ray.nodes())
 
-    def look(self) -> None:
-        """See from time to time whether the head of the cluster is there."""
+    def look(self, interval: float = LOOKING) -> None:
+        """See every so many seconds whether the head of the cluster is there."""
         with self._lock:
-            if self.is_headless or time.monotonic() - self._looked_at < LOOKING:
+            if self.is_headless or time.monotonic() - self._looked_at < interval:
                 return
+            self._looked_at = time.monotonic()
             with contextlib.suppress(OSError):
                 _dial(self._head)
-                self._answered_at = time.monotonic()
-            self._looked_at = time.monotonic()
+                self._answered_at = self._looked_at
             self.is_headless = self._looked_at - self._answered_at > HEADLESS
+
+    def _await_head(self) -> None:
+        """Raise WorkerBroken when it is gone: what is asked of Ray meanwhile would wait for it without end."""
+        self.look(0.0)
+        while not self.is_headless and self._answered_at < self._looked_at:
+            time.sleep(1.0)
+            self.look(0.0)
+        if self.is_headless:
+            raise WorkerBroken("the head of the Ray cluster does not answer any more")
 
     def nodes(self) -> Collection[str]:
         return [one["NodeID"] for one in self._ray.nodes() if one["Alive"] and one["Resources"].get("CPU")]
@@ -180,8 +194,7 @@ class RayLauncher(relay.EngineLauncher):
         if self.avoided:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self.avoided))})"}
         parcel = relay.pack(task, self._environment, self._threads)
-        if self.is_headless:
-            raise WorkerBroken("the head of the Ray cluster does not answer any more")
+        self._await_head()
         try:
             engine_task = (ClientTask if self._is_client else Task)(options, parcel)
         except Exception as error:
@@ -331,8 +344,7 @@ class RayWorker:
                 os.read(self._bell, 4096)
             if was_queued and not self.is_queued and not self._mailbox.messages:
                 return None
-            if not ready:
-                self._launcher.look()
+            self._launcher.look()
             if self._launcher.is_headless:
                 with self._lock:
                     self._mailbox.lose(relay.Gone(cause="was lost with the head of its cluster", taken=True))
@@ -355,6 +367,13 @@ class RayWorker:
             with self._lock:
                 self._mailbox.put(line)
             os.write(self._ring, b"!")
+
+
+def _exit_at_once() -> None:
+    """End this process as an interrupted one, and leave nothing but what was printed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 def _dial(address: str) -> None:
