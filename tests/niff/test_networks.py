@@ -404,9 +404,9 @@ def with_statistics(model: nn.Module) -> nn.Module:
 def test_a_folded_network_computes_the_same_with_fewer_passes(name: str, execution: str) -> None:
     """In float64, with statistics of some training, to all digits; the original is left as it is."""
     torch.manual_seed(0)
-    model = with_statistics(build(name, execution=execution, input_size=64, num_classes=7))
+    model = with_statistics(build(name, execution=execution, input_size=32, num_classes=7))
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         before, one = model(x), folded(model)
         for _ in range(2):  # later calls of a layer go to C at once
