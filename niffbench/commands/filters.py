@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from niffbench.commands.options import share
+from niffbench.commands.options import conversion_options, share, user_cache
 from niffbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def sides(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int
 
 @click.command()
 @click.argument("subject", required=False, metavar="CHECKPOINT|NETWORK")
-@click.option("--network", metavar="NAME", help="Which network a checkpoint's weights are of, if it does not say.")
+@conversion_options
 @click.option(
     "--train",
     type=click.Choice(["digits"]),
@@ -46,20 +46,6 @@ def sides(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int
 )
 @click.option("--epochs", type=click.IntRange(1, 1000), metavar="N", help="Epochs of --train.  [default: 10]")
 @click.option("--layer", "only", multiple=True, metavar="NAME", help="Look at this layer only.  Repeatable.")
-@click.option(
-    "--keep",
-    multiple=True,
-    metavar="PATTERN",
-    help="Leave layers of such names as they are, 'layer4.*' say, when converting NETWORK.  Repeatable.",
-)
-@click.option(
-    "--replace",
-    "replaced",
-    multiple=True,
-    metavar="LAYER=KIND",
-    help="What becomes of the layers of torchvision:NAME, timm:NAME or my_nets.py:NAME: conv3x3=split or full, "
-    "conv1x1=pointwise, depthwise=depthwise.  Repeatable.",
-)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -113,7 +99,7 @@ def command(
     epochs: int | None,
     only: tuple[str, ...],
     keep: tuple[str, ...],
-    replaced: tuple[str, ...],
+    replaced: dict[str, str],
     out: Path | None,
     tolerance: float,
     size: int | None,
@@ -136,7 +122,6 @@ def command(
     from niffbench.session import directory
     from niffbench.study.request import Request, write
     from niffbench.study.request import as_json as study_as_json
-    from niffbench.suite import setting_of
 
     if train is not None and (subject is not None or network is not None):
         raise UsageError("--train trains a network of its own; give no CHECKPOINT, NETWORK or --network with it")
@@ -148,7 +133,7 @@ def command(
         epochs=epochs,
         only=only,
         keep=keep,
-        replaced={key: str(value) for key, value in (setting_of(one, f"--replace {one}") for one in replaced)},
+        replaced=replaced,
         tolerance=tolerance,
         size=size,
         batch=batch,
@@ -209,7 +194,7 @@ def _over_resolutions(
                 f"--sizes: the digits are 8×8 and can be enlarged to {digits.SIDES[-1]}×…, not {side}"
             )
     with working() as observer:
-        widths = resolutions.learn_widths(sizes, seeds, epochs, observer)
+        widths = resolutions.learn_widths(sizes, seeds, epochs, observer, user_cache())
     if out is None:
         out = directory.default("filters-resolutions")
         directory.check_vacant(out)

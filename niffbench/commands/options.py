@@ -79,6 +79,13 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
     return pairs
 
 
+def _replaced(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """A callback that reads ``layer=kind``."""
+    from niffbench.suite import setting_of
+
+    return {key: str(kind) for key, kind in (setting_of(one, f"--replace {one}") for one in values)}
+
+
 def loader(suite: str, only: tuple[str, ...], shard: str | None, added: tuple[str, ...] = ()) -> SuiteLoader:
     """Reads ``suite`` as ``--only``, ``--shard`` and ``--operator`` change it, once for each kind of device."""
     from functools import cache
@@ -216,6 +223,31 @@ time_budget_option = click.option(
     metavar="TIME",
     help="Be done in about so long, as 10m; every case is measured at least once.",
 )
+
+
+def conversion_options(command: Command) -> Command:
+    """``--network``, ``--keep`` and ``--replace``: which network a checkpoint is of, or a name stands for."""
+    return _with(
+        command,
+        click.option(
+            "--network", metavar="NAME", help="Which network a checkpoint's weights are of, if it does not say."
+        ),
+        click.option(
+            "--keep",
+            multiple=True,
+            metavar="PATTERN",
+            help="Leave layers of such names as they are, 'layer4.*' say, when converting NETWORK.  Repeatable.",
+        ),
+        click.option(
+            "--replace",
+            "replaced",
+            multiple=True,
+            callback=_replaced,
+            metavar="LAYER=KIND",
+            help="What becomes of the layers of torchvision:NAME, timm:NAME or my_nets.py:NAME: conv3x3=split or "
+            "full, conv1x1=pointwise, depthwise=depthwise.  Repeatable.",
+        ),
+    )
 
 
 def measure_options(command: Command) -> Command:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from niffbench.commands.filters import working
-from niffbench.commands.options import share, threads_option, user_cache
+from niffbench.commands.options import conversion_options, share, threads_option, user_cache
 from niffbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("subject", metavar="CHECKPOINT|NETWORK")
-@click.option("--network", metavar="NAME", help="Which network a checkpoint's weights are of, if it does not say.")
+@conversion_options
 @click.option(
     "--data",
     metavar="DATA",
@@ -63,10 +63,6 @@ if TYPE_CHECKING:
     help="Of digits-niff alone: train it here with its twin, and shrink it, in so many folds of cross-validation.",
 )
 @click.option("--epochs", type=click.IntRange(1, 1000), metavar="N", help="Epochs of --folds.  [default: 10]")
-@click.option("--keep", multiple=True, metavar="PATTERN", help="As of `niffbench filters`.  Repeatable.")
-@click.option(
-    "--replace", "replaced", multiple=True, metavar="LAYER=KIND", help="As of `niffbench filters`.  Repeatable."
-)
 @click.option(
     "--images",
     "most",
@@ -115,7 +111,7 @@ def command(
     folds: int | None,
     epochs: int | None,
     keep: tuple[str, ...],
-    replaced: tuple[str, ...],
+    replaced: dict[str, str],
     most: int,
     device: str,
     rounds: int,
@@ -141,7 +137,6 @@ def command(
     from niffbench.study import shrinking
     from niffbench.study.costs import Measuring
     from niffbench.study.shrink import Budget
-    from niffbench.suite import setting_of
 
     if budget is not None and max_error is not None:
         raise UsageError("--budget is in accuracy and --max-error in the outputs' error; give one of them")
@@ -159,7 +154,7 @@ def command(
         finetune=finetune,
         twin=twin,
         keep=keep,
-        replaced={key: str(value) for key, value in (setting_of(one, f"--replace {one}") for one in replaced)},
+        replaced=replaced,
         most=most,
         seed=seed,
     )
@@ -224,8 +219,8 @@ def _in_folds(
         click.echo(json.dumps(folds.plain(done), indent=1, allow_nan=False))
         return
     screen = console()
-    for table in (folds.layers(done), folds.networks(done)):
-        screen.print(Terminal(table))
+    for table in (folds.layers, folds.fold_by_fold, folds.networks):
+        screen.print(Terminal(table(done)))
     for sentence in folds.sentences(done):
         screen.print(f"- {sentence}")
     click.echo(f"Report: {place / 'report.md'}")
@@ -238,6 +233,6 @@ def _show(out: Path, report: ShrinkReport) -> None:
     screen = console()
     for table in (tables.layers(report), tables.networks(report)):
         screen.print(Terminal(table))
-    for sentence in tables.sentences(report):
+    for sentence in (*tables.sentences(report), f"{tables.machine(report)}."):
         screen.print(f"- {sentence}")
     click.echo(f"Report: {out / 'report.md'}")

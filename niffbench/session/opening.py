@@ -64,20 +64,27 @@ class Prepared:
 
 
 def prepare(
-    load: SuiteLoader, wanted: Overrides | Settings, stop: Interrupts, fingerprint: Fingerprint | None = None
+    load: SuiteLoader,
+    wanted: Overrides | Settings,
+    stop: Interrupts,
+    fingerprint: Fingerprint | None = None,
+    *,
+    ceilings: bool = True,
 ) -> Prepared:
     """Survey the machine and plan the suite on it; nothing is written. Raises what :func:`survey` raises.
 
     Args:
         wanted: what a command line overrides, or all settings of another run.
         fingerprint: of the machine that it is to be; None for any.
+        ceilings: measure what the machine can do at best, too.
     """
     suite = load(kind_of(wanted.device))
     settings = wanted if isinstance(wanted, Settings) else resolve(suite, wanted)
     try:
-        roofline = os.environ.get("NIFFBENCH_ROOFLINE") != "0"  # nobody reads it of a round of an A/B run
+        # Of a round of an A/B run nobody reads them.
+        ceilings = ceilings and os.environ.get("NIFFBENCH_ROOFLINE") != "0"
         surveyed = survey(
-            suite.cases, settings, stop, modules=suite.modules, ceilings=roofline, fingerprint=fingerprint
+            suite.cases, settings, stop, modules=suite.modules, ceilings=ceilings, fingerprint=fingerprint
         )
         if settings.device == "auto" and (kind := kind_of(surveyed.fingerprint.must.get("device"))) is not None:
             suite = load(kind)

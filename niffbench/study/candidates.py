@@ -25,7 +25,7 @@ Boundary = Literal["circular", "zeros"]
 RANKS = (1, 2, 4, 8)
 """How many shared kernels a basis has."""
 
-LARGEST_FITTED = 15
+LARGEST_FITTED = {"circular": 15, "zeros": 7}
 """Side of the largest kernel that is fitted: the equations have its square of unknowns."""
 WORTH_FITTING = 0.95
 """Of the error that the middle of the layer's own kernel makes, what a fitted kernel must stay below."""
@@ -33,7 +33,7 @@ EXACTLY = 1e-4
 """Relative error below which nothing is fitted."""
 RIDGE = 1e-7
 """Of the images' power, added to it: what they do not show is not fitted."""
-PADDED = 32
+PADDED = 16
 """Images on which zero-padded candidates are compared with their layer."""
 
 
@@ -212,6 +212,7 @@ class Errors:
         self._size = self._size_padded = 0.0
         self._images = 0
         self._power: Tensor | None = None
+        self._windows: tuple[Tensor, Tensor] | None = None
 
     def add(self, x: Tensor) -> None:
         """Take the layer's input ``(B, C, H, W)`` of a batch into account."""
@@ -235,26 +236,36 @@ class Errors:
             if some and self._zeros:
                 truth = torch.fft.irfft2(self._apply(spectrum[:some], full), s=(height, width))
                 self._size_padded += _square(truth)
+                largest = max((kernel_of(one, kernel) for one in self._zeros), key=Tensor.numel)
+                padded = self._spectra(x[:some], largest)
                 for one in self._zeros:
-                    self._squares[one] += self._padded(x[:some], kernel_of(one, kernel), truth)
+                    self._squares[one] += self._padded(padded, kernel_of(one, kernel), truth)
+                if self._layer.kind == "depthwise":
+                    self._note_windows(x[:some], truth)
 
     def result(self) -> dict[Candidate, float]:
         """The relative error of every candidate over all batches; 0 where the layer gives nothing."""
         if self._power is not None:
             full = _transfer(self._kernel, *self._grid)
             self._size = self._filtered(full)
-            for one in (*self._circular, *self._fitted(full)):
-                small = _transfer(kernel_of(one, self._kernel), *self._grid)
-                square = self._filtered(full - small)
-                cropped = self._squares.get(Candidate("kernel", one.parameters, one.side), 0.0)
-                if one.kind != "fitted" or square < WORTH_FITTING**2 * cropped > EXACTLY**2 * self._size:
-                    self._squares[one] = square
-        padded = set(self._zeros)
+            for one in self._circular:
+                self._squares[one] = self._filtered(full - _transfer(kernel_of(one, self._kernel), *self._grid))
+            for one in self._fitted(full):
+                square = self._filtered(full - _transfer(kernel_of(one, self._kernel), *self._grid))
+                self._take(one, square, self._size)
+            for one, square in self._fitted_in_zeros():
+                self._take(one, square, self._size_padded)
         errors = {
-            one: (square / ((self._size_padded if one in padded else self._size) or 1.0)) ** 0.5
+            one: (square / ((self._size_padded if one.boundary == "zeros" else self._size) or 1.0)) ** 0.5
             for one, square in self._squares.items()
         }
         return dict.fromkeys(self._exact, 0.0) | errors
+
+    def _take(self, fitted: Candidate, square: float, size: float) -> None:
+        """Take a fitted kernel in, with its error, if that is well below the cropped one's and no rounding."""
+        cropped = self._squares.get(Candidate("kernel", fitted.parameters, fitted.side, fitted.boundary), 0.0)
+        if square < WORTH_FITTING**2 * cropped > EXACTLY**2 * size:
+            self._squares[fitted] = square
 
     def _fitted(self, full: Tensor) -> Iterator[Candidate]:
         """The kernels, circular, that come closest to a depthwise layer on all that it was given: least squares.
@@ -265,7 +276,7 @@ class Errors:
         height, width = self._grid
         images = torch.fft.irfft2(self._power, s=(height, width))
         target = torch.fft.irfft2(self._power * full.to(torch.complex128), s=(height, width))
-        for side in range(3, min(height, width, LARGEST_FITTED) + 1, 2):
+        for side in range(3, min(height, width, LARGEST_FITTED["circular"]) + 1, 2):
             offsets = torch.arange(side, device=images.device) - side // 2
             rows, columns = offsets.repeat_interleave(side), offsets.repeat(side)
             down, along = (rows[:, None] - rows) % height, (columns[:, None] - columns) % width
@@ -277,21 +288,57 @@ class Errors:
             weights = torch.stack(solved).view(-1, side, side).to(self._kernel.dtype)
             yield Candidate("fitted", weights.numel(), side, weights=weights)
 
+    def _note_windows(self, x: Tensor, truth: Tensor) -> None:
+        """Add up the equations of fitted kernels that meet zeros: of the windows they see and what is wanted."""
+        largest = min(*self._grid, LARGEST_FITTED["zeros"])
+        largest -= 1 - largest % 2
+        matrices, wanted = [], []
+        for channel in range(x.shape[1]):  # one at a time: the windows are the square of their side of the images
+            windows = F.unfold(x[:, channel, None], largest, padding=largest // 2)
+            rows = windows.transpose(0, 1).flatten(1).double()
+            matrices.append(rows @ rows.T)
+            wanted.append(rows @ truth[:, channel].flatten().double())
+        sums = torch.stack(matrices), torch.stack(wanted)
+        before = self._windows
+        self._windows = sums if before is None else (before[0] + sums[0], before[1] + sums[1])
+
+    def _fitted_in_zeros(self) -> Iterator[tuple[Candidate, float]]:
+        """The kernels that come closest to the layer where they meet zeros, and Σ|y - y'|² of each."""
+        if self._windows is None:
+            return
+        matrices, wanted = self._windows
+        largest = round(wanted.shape[1] ** 0.5)
+        every = torch.arange(largest**2, device=wanted.device).view(largest, largest)
+        for side in range(3, largest + 1, 2):
+            places = crop(every, side).flatten()
+            own, target = matrices[:, places[:, None], places], wanted[:, places]
+            ridge = RIDGE * own[:, side**2 // 2, side**2 // 2] + torch.finfo(torch.float64).tiny
+            diagonal = torch.diag_embed(ridge[:, None].expand(-1, side**2))
+            weights = torch.linalg.solve(own + diagonal, target)
+            met = torch.einsum("ci,cij,cj->", weights, own, weights) - 2 * (weights * target).sum()
+            kernel = weights.view(-1, side, side).flip(-2, -1).to(self._kernel.dtype)
+            candidate = Candidate("fitted", kernel.numel(), side, "zeros", weights=kernel)
+            yield candidate, max(self._size_padded + float(met), 0.0)
+
     def _filtered(self, transfer: Tensor) -> float:
         """Σ|y|², up to a factor, of all images filtered by a depthwise ``transfer`` function."""
         assert self._power is not None
         weighted = self._power * torch.view_as_real(transfer).double().square().sum(-1)
         return float(_doubled(weighted.sum((0, 1)), self._grid[1]).sum())
 
-    def _padded(self, x: Tensor, kernel: Tensor, truth: Tensor) -> float:
-        """Σ|y - y'|² where ``kernel`` meets zeros around the images ``x``."""
-        height, width = x.shape[-2:]
+    def _spectra(self, x: Tensor, kernel: Tensor) -> tuple[Tensor, int, int]:
+        """Spectra of the images ``x`` among zeros enough for ``kernel`` and smaller ones, and their grid."""
         rows, columns = (
             next_fast_len(side + taps // 2, real=True)
             for side, taps in zip(x.shape[-2:], kernel.shape[-2:], strict=True)
         )
-        spectrum = self._apply(torch.fft.rfft2(x, s=(rows, columns)), _transfer(kernel, rows, columns))
-        return _square(truth - torch.fft.irfft2(spectrum, s=(rows, columns))[..., :height, :width])
+        return torch.fft.rfft2(x, s=(rows, columns)), rows, columns
+
+    def _padded(self, padded: tuple[Tensor, int, int], kernel: Tensor, truth: Tensor) -> float:
+        """Σ|y - y'|² where ``kernel`` meets zeros around the images with these spectra."""
+        spectrum, rows, columns = padded
+        own = torch.fft.irfft2(self._apply(spectrum, _transfer(kernel, rows, columns)), s=(rows, columns))
+        return _square(truth - own[..., : truth.shape[-2], : truth.shape[-1]])
 
     def _apply(self, spectrum: Tensor, transfer: Tensor) -> Tensor:
         """What the layer makes of a spectrum ``(B, C, H, W')`` with this transfer function."""

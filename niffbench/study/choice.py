@@ -76,12 +76,14 @@ def verified(
     options: Mapping[str, Sequence[Option]],
     tolerance: float,
     verify: Callable[[Choice], tuple[float, bool]],
+    step: float = 0.05,
 ) -> list[Attempt]:
     """Solve and verify until a solution holds, which is then the last; empty where nothing is within the budget.
 
     Args:
         tolerance: the harm to begin with.
         verify: the harm that a choice does to the network's output, and whether the budget allows it.
+        step: the share by which less is tolerated after the first that fails; it doubles each time.
     """
     attempts: list[Attempt] = []
     while True:
@@ -94,4 +96,4 @@ def verified(
         if holds or len(attempts) > MOST_TRIES:
             return attempts
         # Just below what has failed at first, in longer steps from there on.
-        tolerance = expected * (1 - min(0.5, 0.05 * 2 ** (len(attempts) - 1)))
+        tolerance = expected * (1 - min(0.5, step * 2 ** (len(attempts) - 1)))

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from niffbench import __version__
 from niffbench.case import Case, DType, Problem
+from niffbench.fingerprint import Fingerprint
 from niffbench.niff import tuning
 from niffbench.niff.layer import FilteringLayer
 from niffbench.niff.split import NiffSplit
@@ -39,6 +41,7 @@ OBJECTIVES: Mapping[str, str] = {
 _MOST_REMEMBERED = 20_000
 _MOST_ROWS = 900
 _OF_LAYERS = {"regimes": ["steady"], "min_time": 0.01, "max_time": 0.06, "precision": 0.03, "energy": False}
+_ANY_ROW = {"name": "dense", "kernel": [1], "channels": 1, "size": [[8, 8]]}
 _OF_NETWORKS = {"regimes": ["steady"], "min_time": 0.1, "max_time": 0.4}
 
 Watch = Callable[[RunSession], AbstractContextManager[Observer]]
@@ -71,13 +74,19 @@ class Measuring:
             UsageError, Interrupted, WorkerBroken: as a run.
         """
         suite = _suite(rows, measure, folders)
-        prepared = prepare(lambda kind: suite, self.overrides, self.stop)
+        prepared = prepare(lambda kind: suite, self.overrides, self.stop, ceilings=False)
         with tempfile.TemporaryDirectory(prefix="niffbench-") as scratch:
             out = Path(scratch) / "run"
             began = time.monotonic()
             with begin(out, prepared, ["niffbench", "shrink"], began) as session, self.watch(session) as observer:
                 session.measure(self.stop, observer)
             return read(out)
+
+    @cached_property
+    def machine(self) -> Fingerprint:
+        """The machine's, asked of a worker once."""
+        settings = resolve(_suite([_ANY_ROW], _OF_LAYERS), self.overrides)
+        return survey([], settings, self.stop, ceilings=False).fingerprint
 
     @property
     def overrides(self) -> Overrides:
@@ -162,8 +171,7 @@ def measure(cases: Iterable[Case], measuring: Measuring, *, energy: bool = False
     if not wanted:
         return Costs({})
     settings = {**_OF_LAYERS, "energy": energy}
-    first = _suite(_rows([next(iter(wanted.values()))]), settings)
-    machine = survey(first.cases, resolve(first, measuring.overrides), measuring.stop, ceilings=False).fingerprint
+    machine = measuring.machine
     store = _Store(measuring.cache, f"{machine.hash}-{measuring.rounds}-{measuring.threads}-{energy}")
     figures = {id_: store.figures[id_] for id_ in wanted if id_ in store.figures}
     missing = [case for id_, case in wanted.items() if id_ not in figures]

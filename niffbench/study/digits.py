@@ -8,17 +8,23 @@ enlarged, to 16×16 unless asked otherwise, so that filters have room to be larg
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import pickle
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from niffbench import __version__
 from niffbench.errors import UsageError
+from niffbench.niff import native
 from niffbench.niff.catalogue import one_of
-from niffbench.niff.networks import Rule, convert
+from niffbench.niff.networks import Rule, convert, niff_layers
 
 SIDE = 16
 """Height and width of the images that the networks see, unless another one is asked for."""
@@ -48,7 +54,7 @@ class Recipe:
     """How the networks are trained: AdamW under a one-cycle learning rate."""
 
     epochs: int = 10
-    batch: int = 64
+    batch: int = 32
     learning_rate: float = 5e-3
     weight_decay: float = 0.05
     label_smoothing: float = 0.05
@@ -57,6 +63,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2:
             raise ValueError(f"training needs an epoch and batches of 2, got {self.epochs} and {self.batch}")
+
+
+def recipe(epochs: int | None, seed: int) -> Recipe:
+    """The usual one, for so many epochs if that is said."""
+    return Recipe(seed=seed) if epochs is None else Recipe(epochs=epochs, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -151,11 +162,16 @@ def train(
     digits: Digits,
     recipe: Recipe = Recipe(),
     on_epoch: Callable[[int, float], None] | None = None,
+    cache: Path | None = None,
 ) -> Trained:
     """Train one of :data:`VARIANTS`; the same seed gives the same network, however many cores there are.
 
-    ``on_epoch`` is told the number of epochs done and the last one's mean loss. The caller's random state and
+    NIFF layers train by the C kernel where there is one, and leave as ``rfft``. The caller's random state and
     number of threads are left as they were.
+
+    Args:
+        on_epoch: told the number of epochs done and the last one's mean loss.
+        cache: a folder where what was trained is kept, and taken from when the same is asked for again.
 
     Raises:
         ValueError: for an unknown variant.
@@ -163,10 +179,16 @@ def train(
     started = time.perf_counter()
     with _reproducible(recipe.seed):
         model = network(variant)
-        losses = tuple(_epochs(model, digits, recipe, on_epoch))
+        file = None if cache is None else cache / f"{_identity(model, digits, recipe)}.pt"
+        if file is not None and (trained := _kept(file, variant, model)) is not None:
+            return trained
+        with _executing(model, "rfft" if native.unavailable("cpu") else "native"):
+            losses = tuple(_epochs(model, digits, recipe, on_epoch))
         reached = accuracy(model, digits)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Trained(variant, model, reached, losses, time.perf_counter() - started, parameters)
+    seconds = time.perf_counter() - started
+    if file is not None:
+        _keep(file, {"accuracy": reached, "losses": losses, "seconds": seconds, "state": model.state_dict()})
+    return Trained(variant, model, reached, losses, seconds, _parameters(model))
 
 
 def accuracy(model: nn.Module, digits: Digits) -> float:
@@ -217,3 +239,48 @@ def _reproducible(seed: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _executing(model: nn.Module, form: str) -> Iterator[None]:
+    """Within, all NIFF layers execute as ``form``; then as before."""
+    forms = {layer: layer.form for _, layer in niff_layers(model)}
+    for layer in forms:
+        layer.form = form
+    try:
+        yield
+    finally:
+        for layer, before in forms.items():
+            layer.form = before
+
+
+def _identity(model: nn.Module, digits: Digits, recipe: Recipe) -> str:
+    """What a trained network depends on, in one word."""
+    about = hashlib.sha256(repr((model, recipe, torch.__version__, __version__)).encode())
+    for part in (digits.train_images, digits.train_labels, digits.test_images, digits.test_labels):
+        about.update(part.contiguous().numpy().data)
+    return f"digits-{about.hexdigest()[:32]}"
+
+
+def _kept(file: Path, variant: str, model: nn.Module) -> Trained | None:
+    """What an earlier training left in ``file``, with its weights in ``model``; None of what cannot be read."""
+    try:
+        content = torch.load(file, weights_only=True)
+        model.load_state_dict(content["state"])
+        losses = tuple(map(float, content["losses"]))
+        figures = float(content["accuracy"]), losses, float(content["seconds"])
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError):
+        return None
+    return Trained(variant, model.eval(), *figures, _parameters(model))
+
+
+def _keep(file: Path, content: dict[str, object]) -> None:
+    with contextlib.suppress(OSError):  # Without it the next one trains again.
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as draft:
+            torch.save(content, draft)
+        Path(draft.name).replace(file)
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -74,13 +74,14 @@ def cross_validate(
     observer: Observer = lambda *_: None,
     *,
     epochs: int | None = None,
-    train: Callable[[int, digits.Digits], Networks] | None = None,
     on_fold: Callable[[int, ShrinkReport, Networks], None] = lambda *_: None,
 ) -> Folds:
-    """Train, shrink and judge once a fold.
+    """Train, each fold from a seed of its own, shrink and judge once a fold.
+
+    Networks that an earlier call trained, and kept in the measuring's cache, are not trained again.
 
     Args:
-        train: makes the networks of a fold; by default they are trained here, each fold from a seed of its own.
+        epochs: of training; None: as many as the recipe has.
         on_fold: is given what came of a fold as soon as it is there.
 
     Raises:
@@ -89,11 +90,13 @@ def cross_validate(
     reports = []
     for number in range(folds):
         data, verification = fold_of(side, number, folds)
-        if train is None:
+        recipe = digits.recipe(epochs, request.seed + number)
+        trained = []
+        for variant in digits.VARIANTS:
+            tell = partial(observer, f"fold {number + 1}, training {variant}", recipe.epochs)
             with measuring.stop.at_any_moment():
-                pair = _trained(data, request.seed + number, epochs, f"fold {number + 1}", observer)
-        else:
-            pair = train(number, data)
+                trained.append(digits.train(variant, data, recipe, lambda *_, tell=tell: tell(), measuring.cache))
+        pair = trained[0].network, trained[1].network
         weights = f"trained on the digits, fold {number + 1} of {folds}"
         loaded = Loaded(
             "digits-niff", weights, *pair, of_digits(data, verification), request.budget or request.usual
@@ -102,16 +105,6 @@ def cross_validate(
         on_fold(number, report, pair)
         reports.append(report)
     return Folds(tuple(reports))
-
-
-def _trained(data: digits.Digits, seed: int, epochs: int | None, where: str, observer: Observer) -> Networks:
-    recipe = digits.Recipe(seed=seed) if epochs is None else digits.Recipe(epochs=epochs, seed=seed)
-    trained = []
-    for variant in digits.VARIANTS:
-        what = f"{where}, training {variant}"
-        done = digits.train(variant, data, recipe, lambda *_, what=what: observer(what, recipe.epochs))
-        trained.append(done.network)
-    return trained[0], trained[1]
 
 
 def sentences(folds: Folds) -> list[str]:
@@ -131,7 +124,7 @@ def sentences(folds: Folds) -> list[str]:
     named = [f"{text.ratio(interval)} the latency of {tables.IN_WORDS[other]}" for other, interval in ratios]
     said.append(f"The shrunk networks have {text.listing(named, 9)}, over folds.")
     forms = dict(ratios)[FORMS]
-    if forms.high is None or forms.high >= 1:
+    if first.objective == "latency" and (forms.high is None or forms.high >= 1):
         sums = [tables.sums(report.shrunk) for report in folds.reports]
         low, high = (end(one["cheapest"] for one in sums) for end in (min, max))
         least, most = (end(one["forms"] for one in sums) for end in (min, max))
@@ -207,6 +200,41 @@ def layers(folds: Folds) -> Table:
     return Table("layers", "Layer by layer, over folds", columns, tuple(rows), caption)
 
 
+def fold_by_fold(folds: Folds) -> Table:
+    """What came of each fold: what differs between networks of different weights and data."""
+    columns = (
+        Column("fold", "figure"),
+        Column("cut"),
+        Column("accuracy", "figure", importance=2),
+        Column("lost, points", "figure"),
+        Column("to published", "figure"),
+        Column("to fastest forms", "figure"),
+        Column("layers in fastest forms", "figure", importance=5),
+        Column("as chosen", "figure", importance=4),
+        Column("cheapest candidates", "figure", importance=3),
+    )
+    show, rows = tables.SHOWN.get(folds.reports[0].objective, text.plain), []
+    for number, report in enumerate(folds.reports, start=1):
+        own, costs = report.compared[SHRUNK].quality, tables.sums(report.shrunk)
+        ratios = [report.speed(other) for other in (PUBLISHED, FORMS)]
+        cuts = Counter(candidate.name for candidate in report.cuts.values())
+        rows.append(
+            row_of(
+                f"{number}",
+                ", ".join(f"{name} ({count})" for name, count in cuts.most_common()) or "nothing",
+                text.MISSING if own.accuracy is None else tables.in_percent(own.accuracy),
+                text.MISSING if own.loss is None else tables.points(own.loss),
+                *(text.MISSING if one is None else Entry(text.ratio(one), value=one.estimate) for one in ratios),
+                *(Entry(show(costs[what]), value=costs[what]) for what in ("forms", "chosen", "cheapest")),
+            )
+        )
+    caption = (
+        "Ratios are of whole networks' latencies, paired by round. Beside them what all NIFF layers cost in their "
+        "fastest forms, as chosen, and as every layer's cheapest candidate, whatever harm these do together."
+    )
+    return Table("folds", "Fold by fold", columns, tuple(rows), caption)
+
+
 def write(out: Path, folds: Folds) -> None:
     """The report on all folds.
 
@@ -216,8 +244,10 @@ def write(out: Path, folds: Folds) -> None:
     head = f"# digits-niff, shrunk in {text.plural(len(folds.reports), 'fold')}"
     title = text.markdown(tables.title(folds.reports[0]), 400)
     blocks = [head, title, "\n".join(f"- {text.markdown(one, 800)}" for one in sentences(folds))]
-    blocks += [titled(networks(folds)), titled(layers(folds))]
-    blocks.append(f"Measured on {text.markdown(tables.machine(folds.reports[0]), 300)}.")
+    blocks += [titled(table(folds)) for table in (networks, fold_by_fold, layers)]
+    where = text.markdown(tables.processor(folds.reports[0]), 300)
+    seconds = text.duration(sum(report.seconds for report in folds.reports))
+    blocks.append(f"Measured on {where}, in {seconds}, the networks' training apart.")
     try:
         (out / "report.md").write_bytes(("\n\n".join(blocks) + "\n").encode())
         (out / "folds.json").write_bytes((json.dumps(plain(folds), indent=1, allow_nan=False) + "\n").encode())

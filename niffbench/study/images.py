@@ -43,15 +43,16 @@ class Images:
     def __len__(self) -> int:
         return len(self.places)
 
-    def batches(self, shuffled: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Images ``(B, C, H, W)`` and, where they have any, labels ``(B,)``, a few at once.
+    def batches(self, order: Sequence[int] | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Images ``(B, C, H, W)`` and, where they have any, labels ``(B,)``, :data:`BATCH` at once.
+
+        Args:
+            order: numbers from 0 of those that are wanted; None: all, one after the other.
 
         Raises:
             UsageError: for what is no image, or has another shape than the others.
         """
-        places = list(self.places)
-        if shuffled is not None:
-            places = [places[place] for place in torch.randperm(len(places), generator=shuffled).tolist()]
+        places = self.places if order is None else [self.places[number] for number in order]
         for start in range(0, len(places), BATCH):
             items = [self.items[place] for place in places[start : start + BATCH]]
             images = [item[0] if self.labelled else item for item in items]

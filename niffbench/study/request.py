@@ -156,9 +156,7 @@ class Request:
 
     def _of_trained(self, observer: Observer) -> tuple[FilterReport, Mapping[str, nn.Module]]:
         size, images = self._size(TRAINED), self.batch or IMAGES
-        recipe = digits.Recipe(seed=self.seed)
-        if self.epochs is not None:
-            recipe = digits.Recipe(epochs=self.epochs, seed=self.seed)
+        recipe = digits.recipe(self.epochs, self.seed)
         try:
             learned = learn(
                 recipe,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,10 +82,14 @@ def learn_widths(
     seeds: Sequence[int],
     epochs: int | None = None,
     on_epoch: Callable[[str, int], None] = lambda *_: None,
+    cache: Path | None = None,
 ) -> tuple[Width, ...]:
     """Train a NIFF network on the digits at each of ``sides`` from each of ``seeds``; how wide are its filters?
 
-    ``on_epoch`` is told what is trained, and how many epochs that takes.
+    Args:
+        epochs: of training; None: as many as the recipe has.
+        on_epoch: told what is trained, and how many epochs that takes.
+        cache: as of :func:`niffbench.study.digits.train`.
 
     Raises:
         UsageError: if scikit-learn is not installed.
@@ -93,10 +98,9 @@ def learn_widths(
     for side in sides:
         data = digits.load(side)
         for seed in seeds:
-            recipe = digits.Recipe(seed=seed) if epochs is None else digits.Recipe(epochs=epochs, seed=seed)
-            what = f"training at {side}×{side}, seed {seed}"
-            total = recipe.epochs
-            trained = digits.train("niff", data, recipe, lambda *_, what=what, total=total: on_epoch(what, total))
+            recipe = digits.recipe(epochs, seed)
+            tell = partial(on_epoch, f"training at {side}×{side}, seed {seed}", recipe.epochs)
+            trained = digits.train("niff", data, recipe, lambda *_, tell=tell: tell(), cache)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 fresh = digits.network("niff")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from math import inf, log
+from math import ceil, inf, log
 from typing import Literal
 
 import torch
@@ -30,15 +30,15 @@ from niffbench.study.candidates import Candidate, Errors
 from niffbench.study.choice import Attempt, Choice, Option, verified
 from niffbench.study.costs import Costs, cases_of
 from niffbench.study.effective import filtering_layers
-from niffbench.study.images import Images, Splits
+from niffbench.study.images import BATCH, Images
 
 NEGLIGIBLE = 0.03
 """Of the harm that is tolerated: kernels larger than one that does no more have nothing to gain."""
-AT_ONCE = 5
-"""Sides of a kind whose costs are measured before it is asked whether larger ones can pay."""
-TUNED = 2.0
-"""How many times the tolerance is begun with where kernels are trained after they are cut."""
-LEARNING_RATE = 1e-3
+STEP = 10
+"""Kernels of a kind are measured up to so many pixels larger before it is asked whether larger ones can pay."""
+LEARNING_RATE = 5e-3
+STEPS = {False: 0.05, True: 0.2}
+"""How much less is tolerated after a first solution that fails: where nothing is trained, and where it is."""
 _DRAWS = 8
 _TOLERANCES: tuple[float, ...] = tuple(2.0 ** (-step / 2) for step in range(2, 27))
 """Relative errors of logits that are tried, largest first: 0.5 to 1e-4."""
@@ -329,17 +329,22 @@ def _ordinary(layer: NiffPointwise) -> nn.Module:
     return module
 
 
-def needed(layer: Layer, tolerance: float) -> list[Candidate]:
+def needed(layer: Layer, tolerance: float, *, trained: bool = False) -> list[Candidate]:
     """The replacements of a layer whose costs matter: what is exact, and what is within reach of ``tolerance``.
 
     Of a kind, sides above the first that does no harm worth counting are left out: they do more work for nothing.
+
+    Args:
+        trained: what is cut is trained afterwards, so that no harm that it does before is out of reach. Left out
+            is what is further from the layer's output than nothing at all.
     """
     done: set[tuple[str, str, int | None]] = set()
     result = []
     for candidate in layer.errors:
         harm = layer.harm(candidate)
         kind = (candidate.kind, candidate.boundary, candidate.rank)
-        if candidate.exact or (harm <= tolerance and kind not in done):
+        reached = layer.errors[candidate] < 1 if trained else harm <= tolerance
+        if candidate.exact or (reached and kind not in done):
             result.append(candidate)
         if not candidate.exact and harm <= NEGLIGIBLE * tolerance:
             done.add(kind)
@@ -349,14 +354,17 @@ def needed(layer: Layer, tolerance: float) -> list[Candidate]:
 def costs_of(
     layers: Sequence[Layer],
     batch: int,
-    tolerance: float,
+    needs: Mapping[str, Sequence[Candidate]],
     measure: Callable[[Sequence[Case]], Costs],
     objective: str = "latency",
 ) -> Costs:
     """What the replacements that matter cost, by ``measure``, which is given each case once.
 
-    Of a kind, some sides are measured at a time, from the smallest; it goes on only as long as the largest of them
-    is cheaper than the layer's cheapest form.
+    Of a kind, kernels are measured from the smallest up, and larger ones only where the largest so far, wanted or
+    not, is cheaper than the layer's cheapest form.
+
+    Args:
+        needs: of each layer, by name, what :func:`needed` says.
     """
     total = Costs({})
     if objective == "parameters":  # which are counted
@@ -364,7 +372,7 @@ def costs_of(
     for wave in count():
         cases: dict[str, Case] = {}
         for layer in layers:
-            for candidate in _wave(layer, batch, tolerance, total, wave, objective):
+            for candidate in _wave(layer, batch, needs[layer.name], total, wave, objective):
                 for case in cases_of(candidate, layer.layer, batch, layer.height, layer.width) or ():
                     cases[case.id] = case
         new = [case for id_, case in cases.items() if id_ not in total.figures]
@@ -377,26 +385,33 @@ def costs_of(
 
 
 def _wave(
-    layer: Layer, batch: int, tolerance: float, costs: Costs, number: int, objective: str
+    layer: Layer, batch: int, needs: Sequence[Candidate], costs: Costs, number: int, objective: str
 ) -> Iterator[Candidate]:
     """The candidates of a layer that are measured next."""
+    forms = [candidate for candidate in needs if candidate.exact]
+    if number == 0:
+        yield from forms
+    best = min((price_of(layer, one, costs, batch, objective) or inf for one in forms), default=inf)
     families: dict[tuple[str, str, int | None], list[Candidate]] = {}
-    best = inf
-    for candidate in needed(layer, tolerance):
-        if candidate.exact:
-            best = min(best, _cost(layer, candidate, costs, batch, objective) or inf)
-            if number == 0:
-                yield candidate
-        else:
+    for candidate in layer.errors:
+        if not candidate.exact:
             families.setdefault((candidate.kind, candidate.boundary, candidate.rank), []).append(candidate)
+    wanted = set(needs)
     for some in families.values():
-        first = number * AT_ONCE
-        last = None if number == 0 else _cost(layer, some[min(first, len(some)) - 1], costs, batch, objective)
+        before = [one for one in some if _step_of(one) < number]
+        last = price_of(layer, before[-1], costs, batch, objective) if before else None
         if number == 0 or (last is not None and last < best):
-            yield from some[first : first + AT_ONCE]
+            now = [one for one in some if _step_of(one) == number]
+            larger = any(_step_of(one) > number for one in some if one in wanted)
+            yield from (one for one in now if one in wanted or (larger and one is now[-1]))
 
 
-def _cost(layer: Layer, candidate: Candidate, costs: Costs, batch: int, objective: str) -> float | None:
+def _step_of(candidate: Candidate) -> int:
+    return max((candidate.side or 1) - 2, 0) // STEP
+
+
+def price_of(layer: Layer, candidate: Candidate, costs: Costs, batch: int, objective: str) -> float | None:
+    """What a replacement costs of ``objective``; None where that is not known."""
     if objective == "parameters":
         return float(candidate.parameters)
     cases = cases_of(candidate, layer.layer, batch, layer.height, layer.width)
@@ -412,6 +427,7 @@ class Shrunk:
         attempts: every solution and its test; the last one holds. Empty where nothing could be chosen.
         chosen: the replacement of every layer.
         forms: the cheapest form of every layer.
+        finetune: epochs for which what is cut was trained.
     """
 
     model: nn.Module
@@ -422,6 +438,7 @@ class Shrunk:
     forms: Mapping[str, Option]
     tolerance: float
     costs: Costs
+    finetune: int = 0
 
     @property
     def cuts(self) -> dict[str, Candidate]:
@@ -437,6 +454,7 @@ class Shrunk:
 def shrink(
     model: nn.Module,
     layers: Sequence[Layer],
+    needs: Mapping[str, Sequence[Candidate]],
     costs: Costs,
     *,
     budget: Budget,
@@ -450,14 +468,16 @@ def shrink(
     """Choose a replacement for every layer, verify the network, and choose again until the budget holds.
 
     Args:
-        layers: of :func:`examine`.
-        tolerance: relative error of the logits to begin with, of :func:`tolerated`.
+        layers: of :func:`examine`; ``needs`` is what :func:`needed` says of each, by name.
+        tolerance: relative error of the logits that no solution may make, of :func:`tolerated`: a budget in
+            accuracy is a few images, and may be met by luck. The first solution is the cheapest that is expected
+            to be within it; where what is cut is trained, the cheapest there is.
         verification: images that solutions are tested on; ``reference`` is what ``model`` says of them.
 
     Raises:
         UsageError: where a layer has no candidate with a cost.
     """
-    options = {layer.name: _options(layer, costs, batch, objective, tolerance) for layer in layers}
+    options = {layer.name: _options(layer, needs[layer.name], costs, batch, objective) for layer in layers}
     for name, some in options.items():
         if not any(option.candidate.exact for option in some):
             why = next(iter(costs.lost.values()), f"no {objective} is counted on this device")
@@ -468,48 +488,61 @@ def shrink(
     }
     grids = {layer.name: (layer.height, layer.width) for layer in layers}
     made: list[nn.Module] = []
+    start = tolerance
+    if tuning is not None:
+        start = max(tolerance, sum(max(one.harm for one in some) ** 2 for some in options.values()) ** 0.5)
+        wanted = outputs_of(model, tuning.images).logits
 
     def test(choice: Choice) -> tuple[float, bool]:
         network = replaced(model, choice, grids)
         if tuning is not None:
-            tune(network, model, [name for name, one in choice.items() if not one.exact], tuning)
+            tune(network, wanted, [name for name, one in choice.items() if not one.exact], tuning)
         made.append(network)
         own = quality(outputs_of(network, verification), reference)
-        return own.error, own.within(budget)
+        return own.error, own.error <= tolerance and own.within(budget)
 
-    attempts = verified(options, tolerance, test)
+    attempts = verified(options, start, test, STEPS[tuning is not None])
     holds = bool(attempts) and attempts[-1].holds
     chosen = attempts[-1].choice if holds else forms
     network = made[-1] if holds else replaced(model, {name: one.candidate for name, one in forms.items()}, grids)
-    return Shrunk(network, tuple(layers), options, attempts, chosen, forms, tolerance, costs)
+    epochs = 0 if tuning is None else tuning.epochs
+    return Shrunk(network, tuple(layers), options, attempts, chosen, forms, tolerance, costs, epochs)
 
 
-def _options(layer: Layer, costs: Costs, batch: int, objective: str, tolerance: float) -> list[Option]:
-    prices = {one: _cost(layer, one, costs, batch, objective) for one in needed(layer, tolerance)}
+def _options(layer: Layer, needs: Sequence[Candidate], costs: Costs, batch: int, objective: str) -> list[Option]:
+    prices = {one: price_of(layer, one, costs, batch, objective) for one in needs}
     if objective == "parameters":  # which all forms have the same of
         prices = {one: price for one, price in prices.items() if one.form in (None, "auto-cached")}
     return [Option(one, price, layer.harm(one)) for one, price in prices.items() if price is not None]
 
 
-def tune(network: nn.Module, teacher: nn.Module, names: Sequence[str], tuning: Tuning) -> None:
-    """Train the weights of the named modules, in place, to the logits of ``teacher``; nothing else changes."""
-    weights = [weight for name in names for weight in network.get_submodule(name).parameters()]
+def tune(network: nn.Module, wanted: Tensor, names: Sequence[str], tuning: Tuning) -> None:
+    """Train what is cut, in place, to what the network before says of the images, ``wanted``.
+
+    All weights are trained but those of the layers that keep their filters, and normalisations' statistics are
+    taken anew; nothing is where nothing is cut.
+
+    Args:
+        names: of the modules that are cut.
+    """
+    whole = {id(weight) for _, layer in networks.niff_layers(network) for weight in layer.parameters()}
+    weights = [weight for weight in network.parameters() if names and id(weight) not in whole]
     if not weights:
         return
-    optimiser = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=0.0, foreach=False)
+    steps = tuning.epochs * ceil(len(wanted) / BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps)
     generator = torch.Generator().manual_seed(tuning.seed)
+    network.train()
     for _ in range(tuning.epochs):
-        for x, _ in tuning.images.batches(shuffled=generator):
-            with torch.no_grad():
-                wanted = teacher(x)
-            loss = (network(x) - wanted).square().sum() / wanted.square().sum()
+        order = torch.randperm(len(wanted), generator=generator).tolist()
+        for number, (x, _) in enumerate(tuning.images.batches(order)):
+            target = wanted[order[number * BATCH : (number + 1) * BATCH]]
+            loss = (network(x) - target).square().sum() / target.square().sum()
             gradients = torch.autograd.grad(loss, weights)
             for weight, gradient in zip(weights, gradients, strict=True):
                 weight.grad = gradient
             optimiser.step()
-            optimiser.zero_grad()
-
-
-def judged(shrunk: nn.Module, model: nn.Module, splits: Splits) -> Quality:
-    """How the shrunk network does on images that no choice was made by."""
-    return quality(outputs_of(shrunk, splits.held_out), outputs_of(model, splits.held_out))
+            schedule.step()
+    optimiser.zero_grad()
+    network.eval()

@@ -18,7 +18,7 @@ from niffbench.report.writers.markdown import titled
 from niffbench.study.candidates import Candidate
 from niffbench.study.choice import Option
 from niffbench.study.costs import OBJECTIVES
-from niffbench.study.shrink import Layer, Shrunk
+from niffbench.study.shrink import Layer, Shrunk, price_of
 from niffbench.study.shrinking import FORMS, MODULE, PUBLISHED, SHRUNK, TWIN, WEIGHTS
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 IN_WORDS = {PUBLISHED: "the published network", FORMS: "its fastest forms", TWIN: "the 3×3 twin"}
 """The networks that the shrunk one is compared with."""
 
-_SHOWN = {"latency": text.seconds, "memory": text.size_of, "parameters": text.count}
+SHOWN = {"latency": text.seconds, "memory": text.size_of, "parameters": text.count}
+"""How a cost is written, by objective."""
 
 LAYERS_CAPTION = (
     "“90 % mass” is the side of the smallest centred window that holds 90 % of Σ|k|, on average over a layer's "
@@ -137,9 +138,10 @@ def _foreseen(report: ShrinkReport) -> list[str]:
     attempts = report.shrunk.attempts
     if report.undone or not attempts or not attempts[-1].holds or (not report.cuts and len(attempts) < 2):
         return []
-    last = attempts[-1]
+    last, epochs = attempts[-1], report.shrunk.finetune
+    does = f"trained for {text.plural(epochs, 'epoch')} it does" if epochs else "it does"
     said = [
-        f"To first order the choice does {text.percent(last.expected)} of harm to the outputs; it does "
+        f"To first order the choice does {text.percent(last.expected)} of harm to the outputs; {does} "
         f"{text.percent(last.measured)}."
     ]
     if len(attempts) > 1:
@@ -181,7 +183,7 @@ def _ends(interval: Interval) -> str:
 
 def layers(report: ShrinkReport) -> Table:
     """One line a layer: what was learned, what was chosen and why, error and cost before and after."""
-    show = _SHOWN.get(report.objective, text.plain)
+    show = SHOWN.get(report.objective, text.plain)
     columns = (
         Column("layer"),
         Column("grid", importance=6),
@@ -217,7 +219,7 @@ def _layer_row(report: ShrinkReport, layer: Layer, show: Any) -> Row:
         Entry(show(published.cost) if published else text.MISSING, value=published.cost if published else None),
         Entry(show(form.cost), note=form.candidate.name, value=form.cost),
         Entry(show(chosen.cost), value=chosen.cost),
-        f"not cut: {report.undone}" if report.undone else _why(layer, shrunk, show),
+        f"not cut: {report.undone}" if report.undone else _why(report, layer, show),
     )
 
 
@@ -229,13 +231,18 @@ def _square(side: int) -> str:
     return f"{side}×{side}"
 
 
-def _why(layer: Layer, shrunk: Shrunk, show: Any) -> str:
+def _why(report: ShrinkReport, layer: Layer, show: Any) -> str:
+    shrunk = report.shrunk
     options, chosen = shrunk.options[layer.name], shrunk.chosen[layer.name]
     cuts = [option for option in options if not option.candidate.exact]
     if chosen.candidate.exact:
         if not cuts:
             best = min((one for one in layer.errors if not one.exact), key=layer.harm)
             if layer.harm(best) <= shrunk.tolerance:
+                smaller = _largest_measured(report, layer)
+                if smaller is not None and smaller.cost >= chosen.cost:
+                    costs = f"{smaller.candidate.name} already costs {show(smaller.cost)}"
+                    return f"no cut within reach is cheaper: {costs}"
                 return "no cut within reach has a cost"
             return (
                 f"no cut is within reach: {best.name}, the best, would do {text.percent(layer.harm(best))} of harm"
@@ -243,7 +250,8 @@ def _why(layer: Layer, shrunk: Shrunk, show: Any) -> str:
         least = min(cuts, key=lambda option: option.cost)
         if least.cost >= chosen.cost:
             return f"no cut is cheaper: {least.candidate.name} costs {show(least.cost)}"
-        harm = f"its harm of {text.percent(least.harm)} is more than is left"
+        when = " before training" if shrunk.finetune else ""
+        harm = f"its harm of {text.percent(least.harm)}{when} is more than is left"
         return f"{least.candidate.name} costs {show(least.cost)}, and {harm}"
     cheaper = [option for option in cuts if option.cost < chosen.cost]
     if not cheaper:
@@ -251,6 +259,14 @@ def _why(layer: Layer, shrunk: Shrunk, show: Any) -> str:
     nearest = max(cheaper, key=lambda option: option.cost)
     harm = f"its harm of {text.percent(nearest.harm)} is too much"
     return f"{nearest.candidate.name} costs {show(nearest.cost)}, and {harm}"
+
+
+def _largest_measured(report: ShrinkReport, layer: Layer) -> Option | None:
+    """Of the kernels with a cost, the largest: one that is within reach may be larger still."""
+    batch, costs = report.shape[0], report.shrunk.costs
+    prices = {one: price_of(layer, one, costs, batch, report.objective) for one in layer.errors if one.side}
+    priced = [Option(one, price, layer.harm(one)) for one, price in prices.items() if price is not None]
+    return max(priced, key=lambda option: option.candidate.side or 0, default=None)
 
 
 def networks(report: ShrinkReport) -> Table:
@@ -298,7 +314,7 @@ def _network_row(report: ShrinkReport, one: Compared) -> Row:
 
 def attempts(report: ShrinkReport) -> Table:
     """Every solution and its test."""
-    show = _SHOWN.get(report.objective, text.plain)
+    show = SHOWN.get(report.objective, text.plain)
     columns = (
         Column("solution", "figure"),
         Column("layers cut", "figure"),
@@ -355,12 +371,18 @@ def markdown(report: ShrinkReport, drawn: Sequence[Plot]) -> str:
     for plot in drawn:
         blocks += [f"## {plot.title}", f"![{text.markdown(plot.alt, 300)}](plots/{plot.name}.svg)"]
         blocks.append(text.markdown(plot.caption, 500))
-    blocks.append(f"Measured on {text.markdown(machine(report), 300)}, in {text.duration(report.seconds)} in all.")
+    blocks.append(f"{text.markdown(machine(report), 300)}.")
     return "\n\n".join(blocks) + "\n"
 
 
 def machine(report: ShrinkReport) -> str:
-    """Where costs were measured."""
+    """Where costs were measured, and how long all of it took."""
+    parts = [f"{what} in {text.duration(seconds)}" for what, seconds in report.parts.items()]
+    return f"Measured on {processor(report)}, in {text.duration(report.seconds)} in all: {text.listing(parts, 9)}"
+
+
+def processor(report: ShrinkReport) -> str:
+    """On which machine."""
     facts = report.shrunk.costs.machine
     names = [facts.get(key) for key in ("gpu", "processor")]
     return text.listing([text.clean(name) for name in names if name], 3)
@@ -377,7 +399,7 @@ def page(report: ShrinkReport, drawn: Sequence[Plot]) -> str:
             sentences=sentences(report),
             tables=[networks(report), layers(report), attempts(report)],
             plots=drawn,
-            machine=f"Measured on {machine(report)}, in {text.duration(report.seconds)} in all.",
+            machine=f"{machine(report)}.",
             css=html.asset("report.css"),
         )
     )
@@ -429,6 +451,7 @@ def plain(report: ShrinkReport) -> dict[str, Any]:
         "measured_cases": shrunk.costs.measured,
         "lost": dict(shrunk.costs.lost),
         "seconds": report.seconds,
+        "parts": dict(report.parts),
         "sentences": sentences(report),
     }
 

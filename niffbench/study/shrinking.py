@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -154,7 +155,7 @@ class ShrinkReport:
         undone: why cuts that the budget allows were not kept; empty where they were.
         verification: how the kept network does on the images that solutions were tested on.
         unwritten: why no module could be written of the network; empty where it was.
-        seconds: that all of it took.
+        parts: seconds that each part of it took, by what was done.
     """
 
     name: str
@@ -169,13 +170,18 @@ class ShrinkReport:
     verification: Quality
     undone: str = ""
     unwritten: str = ""
-    seconds: float = 0.0
+    parts: Mapping[str, float] = field(default_factory=dict)
     module: tuple[str, Mapping[str, Tensor]] | None = field(default=None, repr=False)
 
     @property
     def cuts(self) -> Mapping[str, Candidate]:
         """What became of the layers that were cut, by name."""
         return {} if self.undone else self.shrunk.cuts
+
+    @property
+    def seconds(self) -> float:
+        """That all of it took."""
+        return sum(self.parts.values())
 
     def speed(self, other: str) -> Interval | None:
         """The latency of the shrunk network to that of another one; None where there is none."""
@@ -194,20 +200,23 @@ def carry_out(
         UsageError: for a network or images that cannot be worked with.
         Interrupted, WorkerBroken: as a run.
     """
-    began = time.monotonic()
+    parts: dict[str, float] = {}
     model, splits, budget = loaded.model.eval(), loaded.splits, loaded.budget
-    with within_memory(), measuring.stop.at_any_moment():
+    with _timed(parts, "layers looked at"), within_memory(), measuring.stop.at_any_moment():
         shape = (request.batch, *splits.shape)
         reference = choosing.outputs_of(model, splits.verification)
         choosing.check(model, reference, splits.verification, budget)
-        tolerance = choosing.tolerated(reference, budget) * (choosing.TUNED if request.finetune else 1.0)
+        tolerance = choosing.tolerated(reference, budget)
         layers = choosing.examine(model, splits.calibration, observer)
-    price = partial(measure, measuring=measuring, energy=request.objective == "energy")
-    costs = choosing.costs_of(layers, request.batch, tolerance, price, request.objective)
-    with within_memory(), measuring.stop.at_any_moment():
+    needs = {one.name: choosing.needed(one, tolerance, trained=request.finetune > 0) for one in layers}
+    with _timed(parts, "replacements measured"):
+        price = partial(measure, measuring=measuring, energy=request.objective == "energy")
+        costs = choosing.costs_of(layers, request.batch, needs, price, request.objective)
+    with _timed(parts, "chosen and verified"), within_memory(), measuring.stop.at_any_moment():
         shrunk = choosing.shrink(
             model,
             layers,
+            needs,
             costs,
             budget=budget,
             tolerance=tolerance,
@@ -229,7 +238,8 @@ def carry_out(
         {layer.name: _facts(layer) for layer in layers},
         choosing.quality(choosing.outputs_of(shrunk.model, splits.verification), reference),
     )
-    report = replace(report, compared=_compared(report, loaded, measuring))
+    with _timed(parts, "whole networks measured"):
+        report = replace(report, compared=_compared(report, loaded, measuring))
     if report.cuts and is_worse(report):
         plain = _with(model, {name: one.candidate for name, one in shrunk.forms.items()}, shrunk)
         report = replace(
@@ -244,7 +254,15 @@ def carry_out(
         report = replace(report, module=source.written(report.shrunk.model, _example(splits), title, WEIGHTS))
     except source.Unwritable as error:
         report = replace(report, unwritten=str(error))
-    return replace(report, seconds=time.monotonic() - began)
+    return replace(report, parts=parts)
+
+
+@contextmanager
+def _timed(parts: dict[str, float], what: str) -> Iterator[None]:
+    """Note how long it takes."""
+    began = time.monotonic()
+    yield
+    parts[what] = time.monotonic() - began
 
 
 def is_worse(report: ShrinkReport) -> bool:

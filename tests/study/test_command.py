@@ -22,7 +22,7 @@ from niffbench.study import stored
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The directory that ``--train digits`` wrote, and what it said."""
     out = tmp_path_factory.mktemp("digits") / "out"
-    arguments = ("filters", "--train", "digits", "--epochs", "6", "--out", str(out), "--error", "15%")
+    arguments = ("filters", "--train", "digits", "--epochs", "4", "--out", str(out), "--error", "15%")
     done = run(arguments, os.environ, out.parent, timeout=180)  # it is to take less than 3 minutes on two cores
     assert done.returncode == 0, done.stderr
     return out, done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,6 +73,25 @@ def test_a_seed_gives_one_network_whatever_the_threads_and_leaves_no_trace(
     assert output == [(1, first.losses[0])]
     other = digits.train(variant, few, digits.Recipe(epochs=1, seed=5))
     assert other.losses != first.losses
+
+
+def test_what_was_trained_is_kept_for_who_asks_for_the_same_again(data: digits.Digits, tmp_path: Path) -> None:
+    few = digits.Digits(data.train_images[:64], data.train_labels[:64], data.test_images, data.test_labels)
+    recipe, epochs = digits.Recipe(epochs=1, batch=32), list[int]()
+
+    def trained(recipe: digits.Recipe) -> digits.Trained:
+        return digits.train("niff", few, recipe, lambda epoch, _: epochs.append(epoch), tmp_path / "cache")
+
+    first, again = trained(recipe), trained(recipe)
+    assert epochs == [1]
+    assert (again.accuracy, again.losses, again.seconds) == (first.accuracy, first.losses, first.seconds)
+    assert digits.accuracy(again.network, few) == first.accuracy
+    trained(digits.Recipe(epochs=1, batch=32, seed=1))
+    assert epochs == [1, 1]
+    for file in (tmp_path / "cache").iterdir():
+        file.write_bytes(file.read_bytes()[:100])  # cut off
+    assert trained(recipe).losses == first.losses
+    assert epochs == [1, 1, 1]
 
 
 def test_training_learns(data: digits.Digits) -> None:

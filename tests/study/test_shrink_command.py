@@ -13,16 +13,19 @@ from typing import Any
 import pytest
 import torch
 from launchers.inline import InlineWorker
+from PIL import Image
 from torch import nn
 
 from niffbench.case import Case, Problem
 from niffbench.cli import main
+from niffbench.commands.options import user_cache
 from niffbench.launch import local
 from niffbench.niff import NiffFull, NiffSplit, networks
 from niffbench.niff.layer import FilteringLayer
 from niffbench.session.interrupts import Interrupts
 from niffbench.study import digits, source, stored
 from niffbench.study.costs import Measuring, measure
+from niffbench.study.images import fold_of
 from niffbench.study.shrink import replaced
 
 SIDE = 8
@@ -43,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("shrink")
     data = digits.load(SIDE)
     for variant in digits.VARIANTS:
-        trained = digits.train(variant, data, digits.Recipe(epochs=4))
+        trained = digits.train(variant, data, digits.Recipe(epochs=2))
         stored.save(folder / f"{variant}.pt", f"digits-{variant}", trained.network, SIDE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -114,13 +117,42 @@ def test_what_comes_out_needs_torch_alone_and_can_be_exported(done: Done) -> Non
     assert float(finished.stdout) < 1e-5
 
 
-def test_a_budget_that_nothing_meets_is_an_answer(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["niff.pt", "--max-error", "0.00001", "--objective", "parameters", "--rounds", "2", "--json"]
-    assert main(["shrink", *arguments, "--device", "cpu", "--out", "exact"]) == 0
+def test_a_folder_of_pictures_and_a_budget_that_nothing_meets(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Digits as files, a folder for each of three classes; the answer is that nothing can be cut."""
+    data = digits.load(SIDE)
+    for label in range(3):
+        (place / "pictures" / str(label)).mkdir(parents=True)
+        for number, image in enumerate(data.test_images[data.test_labels == label][:12]):
+            grey = (image[0] * 255).round().to(torch.uint8).numpy()
+            Image.fromarray(grey).save(place / "pictures" / str(label) / f"{number}.png")
+    arguments = ["niff.pt", "--data", "pictures", "--max-error", "0.00001", "--objective", "parameters"]
+    assert main(["shrink", *arguments, "--rounds", "2", "--device", "cpu", "--out", "exact", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
+    assert result["data"] == "pictures, 36 images"
+    assert result["shape"] == [1, 1, SIDE, SIDE]
+    for one in result["networks"]:
+        assert one["images"] == 12
+        assert one["right"] >= 8  # they are the digits that it learned to read
     assert result["cut"] == {}
     assert "Nothing can be cut within 0.001 %" in result["sentences"][0]
     assert (place / "exact" / "shrunk.py").is_file()
+
+
+def test_a_study_in_folds_judges_every_digit_and_keeps_what_it_trained(place: Path) -> None:
+    arguments = ["digits-niff", "--folds", "2", "--size", str(SIDE), "--epochs", "1", "--budget", "30%"]
+    arguments += ["--objective", "parameters", "--rounds", "2", "--device", "cpu", "--out", "study"]
+    assert main(["shrink", *arguments]) == 0
+    result = json.loads((place / "study" / "folds.json").read_text())
+    assert {one["images"] for one in result["networks"].values()} == {1797}
+    for number, cuts in enumerate(result["cut"], start=1):
+        assert json.loads((place / "study" / f"fold{number}" / "shrink.json").read_text())["cut"] == cuts
+    assert "Fold by fold" in (place / "study" / "report.md").read_text()
+    data, _ = fold_of(SIDE, 1, 2)
+    again = digits.train("niff", data, digits.recipe(1, 1), lambda *_: pytest.fail("trained again"), user_cache())
+    kept = stored.read(place / "study" / "fold2" / "digits-niff.pt").state
+    assert all(torch.equal(kept[name], weight) for name, weight in again.network.state_dict().items())
 
 
 def test_a_network_of_the_paper_is_written_as_a_module() -> None:
