@@ -160,7 +160,7 @@ def test_a_node_that_stalls_costs_nothing(tmp_path: Path, on: list[str], local: 
 
 
 @rare
-def test_a_worker_that_stalls_costs_the_case_that_it_was_at(
+def test_a_worker_that_stalls_costs_at_most_the_case_that_it_was_at(
     tmp_path: Path, on: list[str], local: Run, cluster: Any
 ) -> None:
     with Started(tmp_path, [*prepared(tmp_path, pace=PACE, case_timeout=8), *on]) as started:
@@ -170,8 +170,8 @@ def test_a_worker_that_stalls_costs_the_case_that_it_was_at(
         assert started.end() == 0, started.said()
     run = read(tmp_path / "out")
     assert keys(run) == keys(local)
-    assert sorted({record.status for record in run.records}) == ["ok", "timeout"]
-    assert sum(record.status == "timeout" for record in run.records) == 1
+    lost = [record.status for record in run.records if record.status != "ok"]
+    assert lost in ([], ["timeout"])  # none where it had not begun with any
 
 
 @rare

@@ -180,7 +180,9 @@ def test_a_killed_worker_task_or_session_costs_nothing(
 
 
 @rare
-def test_a_worker_that_stalls_costs_the_case_that_it_was_at(tmp_path: Path, cluster: Path, local: Run) -> None:
+def test_a_worker_that_stalls_costs_at_most_the_case_that_it_was_at(
+    tmp_path: Path, cluster: Path, local: Run
+) -> None:
     """What it says later is no second record, whoever reads the run's folder by then."""
     with Started(tmp_path, [*prepared(tmp_path, pace=PACE, case_timeout=8), *ON]) as started:
         wait_for(lambda: count(tmp_path / "out") >= 3 or started.process.poll() is not None)
@@ -189,8 +191,8 @@ def test_a_worker_that_stalls_costs_the_case_that_it_was_at(tmp_path: Path, clus
         assert started.end() == 0, started.said()
     run = read(tmp_path / "out")
     assert keys(run) == keys(local)
-    assert sum(record.status == "timeout" for record in run.records) == 1
-    assert sum(record.status == "ok" for record in run.records) == len(run.records) - 1
+    lost = [record.status for record in run.records if record.status != "ok"]
+    assert lost in ([], ["timeout"])  # none where it had not begun with any
 
 
 @rare
