@@ -13,6 +13,7 @@ from niffbench.commands.options import conversion_options, share, threads_option
 from niffbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from niffbench.case import MemoryFormat
     from niffbench.study.costs import Measuring
     from niffbench.study.shrinking import ShrinkReport, ShrinkRequest
 
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--batch", type=click.IntRange(1, 4096), default=1, show_default=True, metavar="N", help="Images of a call."
+)
+@click.option(
+    "--memory-format",
+    type=click.Choice(["contiguous", "channels_last"]),
+    default="contiguous",
+    show_default=True,
+    help="Where a call has its channels in memory; of the networks compared the faster layout counts.",
 )
 @click.option(
     "--objective",
@@ -105,6 +113,7 @@ def command(
     max_error: float | None,
     size: int | None,
     batch: int,
+    memory_format: MemoryFormat,
     objective: str,
     finetune: int,
     twin: Path | None,
@@ -150,6 +159,7 @@ def command(
         size=size,
         budget=allowed,
         batch=batch,
+        memory_format=memory_format,
         objective=objective,
         finetune=finetune,
         twin=twin,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from niffbench import __version__
-from niffbench.case import Case, DType, Problem
+from niffbench.case import Case, DType, MemoryFormat, Problem
 from niffbench.fingerprint import Fingerprint
 from niffbench.niff import tuning
 from niffbench.niff.layer import FilteringLayer
@@ -99,7 +99,12 @@ def _suite(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any], folder
 
 
 def cases_of(
-    candidate: Candidate, layer: FilteringLayer, batch: int, height: int, width: int
+    candidate: Candidate,
+    layer: FilteringLayer,
+    batch: int,
+    height: int,
+    width: int,
+    memory_format: MemoryFormat = "contiguous",
 ) -> list[Case] | None:
     """The operators of the harness whose costs add up to the candidate's; none for the identity.
 
@@ -109,8 +114,8 @@ def cases_of(
     if candidate.kind == "basis":
         return None
     dtype: DType = "float64" if "64" in str(layer.generator.dtype) else "float32"
-    same = Problem(batch, layer.in_channels, layer.in_channels, height, width, dtype)
-    mixed = Problem(batch, layer.in_channels, layer.out_channels, height, width, dtype)
+    same = Problem(batch, layer.in_channels, layer.in_channels, height, width, dtype, memory_format)
+    mixed = replace(same, channels_out=layer.out_channels)
     if candidate.form is not None:
         operator = catalogue()[f"niff-{layer.kind}/{candidate.form}"]
         settings = {"mlp": layer.generator.mlp, "grid": layer.generator.grid}
@@ -206,6 +211,7 @@ def _rows(cases: Sequence[Case]) -> list[dict[str, Any]]:
                 "channels_out": problem.channels_out,
                 "size": [[problem.height, problem.width]],
                 "dtype": problem.dtype,
+                "memory_format": problem.memory_format,
             },
         )
         if case.kernel is not None:
@@ -247,17 +253,22 @@ class _Store:
 class NetworkFigures:
     """A whole network's rounds: seconds of a call by round, None where a round failed, bytes of memory and joules.
 
-    ``reason``: why there is no figure.
+    ``reason``: why there is no figure. ``channels_last``: whether it had its channels last in memory.
     """
 
     latency: tuple[float | None, ...]
     memory: float | None
     energy: float | None = None
     reason: str | None = None
+    channels_last: bool = False
 
 
 def measure_networks(
-    networks: Mapping[str, Path], shape: tuple[int, int, int, int], classes: int, measuring: Measuring
+    networks: Mapping[str, Path],
+    shape: tuple[int, int, int, int],
+    classes: int,
+    measuring: Measuring,
+    channels_last: Collection[str] = (),
 ) -> dict[str, NetworkFigures]:
     """Whole networks side by side, each in every round, so that what a round does to all of them cancels.
 
@@ -265,6 +276,7 @@ def measure_networks(
         networks: by name the files of ``torch.save`` that hold them.
         shape: of the input, ``(B, C, H, W)``.
         classes: columns of the output.
+        channels_last: names of those that have their channels last in memory.
 
     Raises:
         UsageError, Interrupted, WorkerBroken: as a run.
@@ -286,6 +298,7 @@ def measure_networks(
                     "channels": channels,
                     "channels_out": classes,
                     "size": [[height, width]],
+                    "memory_format": "channels_last" if name in channels_last else "contiguous",
                 }
             )
         (Path(scratch) / "shrunk_networks.py").write_text("\n\n\n".join(lines) + "\n", encoding="utf-8")
@@ -299,5 +312,6 @@ def measure_networks(
             over_rounds(own).get("memory_total"),
             over_rounds(own).get("energy"),
             next((record.reason for record in own if record.reason), None),
+            name in channels_last,
         )
     return figures

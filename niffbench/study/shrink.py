@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from niffbench.case import Case
+from niffbench.case import Case, MemoryFormat
 from niffbench.errors import UsageError
 from niffbench.niff import networks
 from niffbench.niff.catalogue import forms_of
@@ -201,7 +201,8 @@ class Layer:
     """One layer of the network: what could replace it, how wrong that is, and what an error here does to logits.
 
     ``gains``: relative error of the logits for one of the layer's output, to first order, by kind of replacement
-    and boundary: errors at the border of an image do not weigh what others do.
+    and boundary: errors at the border of an image do not weigh what others do. ``memory_format``: of what it is
+    given when its cost is measured.
     """
 
     name: str
@@ -210,6 +211,7 @@ class Layer:
     width: int
     errors: Mapping[Candidate, float]
     gains: Mapping[tuple[str, str], float]
+    memory_format: MemoryFormat = "contiguous"
 
     def harm(self, candidate: Candidate) -> float:
         """The relative error of the logits that a replacement is expected to make."""
@@ -226,7 +228,10 @@ class Tuning:
 
 
 def examine(
-    model: nn.Module, images: Images, on_layer: Callable[[str, int], None] | None = None
+    model: nn.Module,
+    images: Images,
+    on_layer: Callable[[str, int], None] | None = None,
+    memory_format: MemoryFormat = "contiguous",
 ) -> tuple[Layer, ...]:
     """The layers of ``model`` that ``images`` reach, each with its replacements' errors and its gains.
 
@@ -250,7 +255,7 @@ def examine(
             on_layer(name, len(meters))
         errors = meter.result()
         gains = _gains(model, name, maps[name], errors, images, reference)
-        layers.append(Layer(name, every[name], *maps[name], errors, gains))
+        layers.append(Layer(name, every[name], *maps[name], errors, gains, memory_format))
     return tuple(layers)
 
 
@@ -373,7 +378,7 @@ def costs_of(
         cases: dict[str, Case] = {}
         for layer in layers:
             for candidate in _wave(layer, batch, needs[layer.name], total, wave, objective):
-                for case in cases_of(candidate, layer.layer, batch, layer.height, layer.width) or ():
+                for case in _cases(layer, candidate, batch) or ():
                     cases[case.id] = case
         new = [case for id_, case in cases.items() if id_ not in total.figures]
         if not cases:
@@ -410,11 +415,15 @@ def _step_of(candidate: Candidate) -> int:
     return max((candidate.side or 1) - 2, 0) // STEP
 
 
+def _cases(layer: Layer, candidate: Candidate, batch: int) -> list[Case] | None:
+    return cases_of(candidate, layer.layer, batch, layer.height, layer.width, layer.memory_format)
+
+
 def price_of(layer: Layer, candidate: Candidate, costs: Costs, batch: int, objective: str) -> float | None:
     """What a replacement costs of ``objective``; None where that is not known."""
     if objective == "parameters":
         return float(candidate.parameters)
-    cases = cases_of(candidate, layer.layer, batch, layer.height, layer.width)
+    cases = _cases(layer, candidate, batch)
     return None if cases is None else costs.of(cases, objective)
 
 

@@ -48,10 +48,15 @@ NETWORKS_CAPTION = (
 def title(report: ShrinkReport) -> str:
     """One line: which network, whose weights, on what, to which budget."""
     batch, _, height, width = report.shape
+    layout = ", channels last in memory" if _memory_format(report) == "channels_last" else ""
     return (
         f"{report.name}, {report.weights}; {report.what}; least {report.objective} of "
-        f"{text.plural(batch, 'image')} of {height}×{width}; {budget(report.budget)}"
+        f"{text.plural(batch, 'image')} of {height}×{width}{layout}; {budget(report.budget)}"
     )
+
+
+def _memory_format(report: ShrinkReport) -> str:
+    return report.shrunk.layers[0].memory_format
 
 
 def budget(allowed: Budget) -> str:
@@ -302,7 +307,7 @@ def _network_row(report: ShrinkReport, one: Compared) -> Row:
             Entry(text.MISSING) if interval is None else Entry(text.ratio(interval), value=interval.estimate)
         )
     return row_of(
-        one.name,
+        Entry(one.name, note="channels last" if one.figures.channels_last else ""),
         named,
         lost,
         Entry(text.seconds(latency.estimate), value=latency.estimate),
@@ -418,6 +423,7 @@ def plain(report: ShrinkReport) -> dict[str, Any]:
         "weights": report.weights,
         "data": report.what,
         "shape": list(report.shape),
+        "memory_format": _memory_format(report),
         "budget": asdict(report.budget),
         "objective": report.objective,
         "metric": OBJECTIVES[report.objective],
@@ -491,6 +497,7 @@ def _plain_network(one: Compared) -> dict[str, Any]:
         "loss": None if loss is None else asdict(loss),
         "latency": list(one.figures.latency),
         "memory": one.figures.memory,
+        "channels_last": one.figures.channels_last,
         "reason": one.figures.reason,
     }
 

@@ -59,7 +59,7 @@ def load(weights: str | Path | None = None) -> {name}:
     network = {name}()
     place = Path(__file__).with_name("{weights}") if weights is None else weights
     network.load_state_dict(torch.load(place, weights_only=True, map_location="cpu"))
-    return network.eval()
+    return network.eval(){layout}
 '''
 
 
@@ -75,13 +75,14 @@ class _Tracer(fx.Tracer):
 
 
 def written(
-    model: nn.Module, x: Tensor, title: str, weights: str, *, exact: bool = True
+    model: nn.Module, x: Tensor, title: str, weights: str, *, exact: bool = True, channels_last: bool = False
 ) -> tuple[str, dict[str, Tensor]]:
     """The module's source, and the state dict that it loads from the file ``weights`` beside it.
 
     Args:
         x: images that the module must treat as ``model`` does; their shape is named.
         exact: whether the outputs may not differ at all.
+        channels_last: whether weights are to have their channels last in memory.
 
     Raises:
         Unwritable: for a network whose course depends on its input, or that has parts no source can make.
@@ -125,6 +126,7 @@ def written(
         output=_shape(output),
         parts="\n".join(f"        {line}" for line in parts),
         forward="\n".join(f"    {line}".rstrip() for line in _forward(code.src)),
+        layout=".to(memory_format=torch.channels_last)" if channels_last else "",
     )
     _check(source, tensors, model, x, exact=exact)
     return source, {key: value.detach().clone() for key, value in tensors.items()}

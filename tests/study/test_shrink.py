@@ -346,7 +346,7 @@ def test_what_is_measured_is_what_matters_to_the_choice_and_each_shape_once() ->
     torch.manual_seed(0)
     model = nn.Sequential(planted(torch.randn(4, 3, 3)), planted(torch.randn(4, 3, 3)), nn.Flatten())
     images = Images(list(torch.randn(20, 4, 9, 9)), range(20), labelled=False)  # type: ignore[arg-type]
-    examined = examine(model, images)
+    examined = examine(model, images, memory_format="channels_last")
     cases: list[Case] = []
 
     def measure(some: Sequence[Case]) -> Costs:
@@ -359,7 +359,7 @@ def test_what_is_measured_is_what_matters_to_the_choice_and_each_shape_once() ->
     assert kernels == [3]  # a smaller one does too much harm, a larger one more work for nothing
     forms = [case.operator for case in cases if case.kernel is None]
     assert sorted(forms) == sorted(f"niff-depthwise/{form}" for form in forms_of("depthwise"))
-    assert {case.problem.batch for case in cases} == {2}
+    assert {(case.problem.batch, case.problem.memory_format) for case in cases} == {(2, "channels_last")}
 
 
 @pytest.mark.parametrize(("dear", "largest"), [(5, 11), (13, 21)])

@@ -23,7 +23,7 @@ from niffbench.launch import local
 from niffbench.niff import NiffFull, NiffSplit, networks
 from niffbench.niff.layer import FilteringLayer
 from niffbench.session.interrupts import Interrupts
-from niffbench.study import digits, source, stored
+from niffbench.study import costs, digits, source, stored
 from niffbench.study.costs import Measuring, measure
 from niffbench.study.images import fold_of
 from niffbench.study.shrink import replaced
@@ -53,6 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setenv("NIFFBENCH_ROOFLINE", "0")
         patch.setattr(local, "LAUNCHER", InlineWorker())
+        patch.setattr(costs, "_OF_NETWORKS", {"regimes": ["steady"], "min_time": 0.01, "max_time": 0.02})
         yield folder
 
 
@@ -143,11 +144,16 @@ def test_a_folder_of_pictures_and_a_budget_that_nothing_meets(
 def test_a_study_in_folds_judges_every_digit_and_keeps_what_it_trained(place: Path) -> None:
     arguments = ["digits-niff", "--folds", "2", "--size", str(SIDE), "--epochs", "1", "--budget", "30%"]
     arguments += ["--objective", "parameters", "--rounds", "2", "--device", "cpu", "--out", "study"]
-    assert main(["shrink", *arguments]) == 0
+    assert main(["shrink", *arguments, "--memory-format", "channels_last"]) == 0
     result = json.loads((place / "study" / "folds.json").read_text())
     assert {one["images"] for one in result["networks"].values()} == {1797}
     for number, cuts in enumerate(result["cut"], start=1):
-        assert json.loads((place / "study" / f"fold{number}" / "shrink.json").read_text())["cut"] == cuts
+        own = json.loads((place / "study" / f"fold{number}" / "shrink.json").read_text())
+        assert own["cut"] == cuts
+        compared = {one["name"]: one["channels_last"] for one in own["networks"]}
+        assert (compared["published"], compared["shrunk"]) == (False, True)
+        source = (place / "study" / f"fold{number}" / "shrunk.py").read_text()
+        assert "network.eval().to(memory_format=torch.channels_last)" in source
     assert "Fold by fold" in (place / "study" / "report.md").read_text()
     data, _ = fold_of(SIDE, 1, 2)
     again = digits.train("niff", data, digits.recipe(1, 1), lambda *_: pytest.fail("trained again"), user_cache())
