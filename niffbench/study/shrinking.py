@@ -327,7 +327,8 @@ def _compared(
     }
     if loaded.twin is not None:
         rivals[TWIN] = loaded.twin.eval()
-    rivals[SHRUNK] = shrunk.model
+    if report.cuts:  # else it is the one with the fastest forms
+        rivals[SHRUNK] = shrunk.model
     with within_memory(), measuring.stop.at_any_moment():
         reference = choosing.outputs_of(model, loaded.splits.held_out)
         qualities = {
@@ -347,10 +348,11 @@ def _compared(
         name: min((figures[one] for one in (name, _contiguous(name)) if one in figures), key=_typical)
         for name in rivals
     }
-    return {
+    compared = {
         name: Compared(name, sum(p.numel() for p in one.parameters()), qualities[name], best[name])
         for name, one in rivals.items()
     }
+    return {**compared, SHRUNK: compared.get(SHRUNK) or replace(compared[FORMS], name=SHRUNK)}
 
 
 def _contiguous(name: str) -> str:
