@@ -130,7 +130,8 @@ def test_what_a_form_keeps_between_calls_is_resident(
     half = SIZE * (SIZE // 2 + 1) * (4 * 8 if keeping != "features-cached" else 2 * 4 * 4)
     auto.forget()
     assert result[keeping].resident == N + 4 * workload.parameters + half
-    assert result[keeping].peak < result[form].peak
+    if keeping != "native-cached":  # What native makes column by column is less than what is kept.
+        assert result[keeping].peak < result[form].peak
 
 
 @needs_kernel
