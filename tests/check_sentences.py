@@ -231,9 +231,10 @@ class Checker:
                 ):
                     decided += 1
                     kernels.update(places)
-        if (decided, comparable) != (int(some or total), total):
+        # Here each kernel is tested by itself, in the report all of a problem together, so that fewer are decided.
+        if comparable != total or decided < int(some or total):
             yield f"{quantity}: {decided} of {comparable} problems"
-        if kernels != set(map(int, re.findall(r"\d+", listed))):
+        if not kernels.issuperset(map(int, re.findall(r"\d+", listed))):
             yield f"{quantity}: at the kernels {sorted(kernels)}"
 
     def slice(self, axis: str, value: int, fixed: Sequence[str]) -> list[Problem]:

@@ -246,7 +246,7 @@ def _against_published(
         said = _means(digest, rows)
         if said:
             over = f"geometric mean over {text.plural(len(rows), 'problem')}, and their range"
-            best = f"{form}, which keeps its filter," if keeps else form
+            best = f"{form}, which keeps its filter or what makes it," if keeps else form
             yield Finding(
                 f"{_in(setting)}, {label} takes {text.listing(said)} of {best} for the same function ({over}).",
                 "overview",

@@ -242,7 +242,7 @@ def write(out: Path, folds: Folds) -> None:
         UsageError: when that fails.
     """
     head = f"# digits-niff, shrunk in {text.plural(len(folds.reports), 'fold')}"
-    title = text.markdown(tables.title(folds.reports[0]), 400)
+    title = text.markdown(tables.title(replace(folds.reports[0], weights="trained on the digits")), 400)
     blocks = [head, title, "\n".join(f"- {text.markdown(one, 800)}" for one in sentences(folds))]
     blocks += [titled(table(folds)) for table in (networks, fold_by_fold, layers)]
     where = text.markdown(tables.processor(folds.reports[0]), 300)

@@ -78,7 +78,7 @@ def survives(
     What was in the journal then is there, as it was, when the run has been resumed, and nothing is missing or has
     failed.
     """
-    arguments = prepared(place, pace=2 * PACE)  # It must last until the last of the kills.
+    arguments = prepared(place, pace=8 * PACE)  # On a busy machine too it must last until the last of the kills.
     out = place / "out"
     with Started(place, [*arguments, *on]) as started:
         for kill in kills:
