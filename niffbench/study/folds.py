@@ -140,12 +140,12 @@ def networks(folds: Folds) -> Table:
     """The networks over all folds."""
     columns = (
         Column("network"),
-        Column("accuracy", "figure"),
+        Column("accuracy", "figure", importance=3),
         Column("lost, points", "figure"),
-        Column("latency", "figure", unit="s"),
+        Column("latency", "figure", unit="s", importance=2),
         Column("to published", "figure"),
         Column("to fastest forms", "figure"),
-        Column("memory", "figure", unit="B"),
+        Column("memory", "figure", unit="B", importance=1),
     )
     rows = []
     for name in folds.names:
