@@ -39,12 +39,23 @@ def remember(kind: tuple[object, ...], x: Tensor, engine: str) -> None:
     entries.pop(_key(kind, x), None)
     entries[_key(kind, x)] = engine
     try:
-        path = _path()
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as scratch:
-            json.dump(dict(list(entries.items())[-MOST:]), scratch)
-        Path(scratch.name).replace(path)
+        write_whole(_path(), json.dumps(dict(list(entries.items())[-MOST:])).encode())
     except (OSError, build.Unavailable):
         return
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file of a cache whole or not at all, since other processes may be reading it.
+
+    Raises:
+        OSError: when that fails; what was there before is still there then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        draft = Path(folder, path.name)
+        draft.touch(mode=0o600)
+        draft.write_bytes(content)
+        draft.replace(path)
 
 
 def _off() -> bool:

@@ -241,10 +241,7 @@ class _Store:
             return
         every = {**self.figures, **{id_: dict(row) for id_, row in figures.items()}}
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False) as draft:
-                json.dump(dict(list(every.items())[-_MOST_REMEMBERED:]), draft)
-            Path(draft.name).replace(self._path)
+            tuning.write_whole(self._path, json.dumps(dict(list(every.items())[-_MOST_REMEMBERED:])).encode())
         except OSError:
             return
 

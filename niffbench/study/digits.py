@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import pickle
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from niffbench import __version__
 from niffbench.errors import UsageError
-from niffbench.niff import native
+from niffbench.niff import native, tuning
 from niffbench.niff.catalogue import one_of
 from niffbench.niff.networks import Rule, convert, niff_layers
 
@@ -275,11 +275,10 @@ def _kept(file: Path, variant: str, model: nn.Module) -> Trained | None:
 
 
 def _keep(file: Path, content: dict[str, object]) -> None:
+    saved = io.BytesIO()
+    torch.save(content, saved)
     with contextlib.suppress(OSError):  # Without it the next one trains again.
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as draft:
-            torch.save(content, draft)
-        Path(draft.name).replace(file)
+        tuning.write_whole(file, saved.getvalue())
 
 
 def _parameters(model: nn.Module) -> int:
