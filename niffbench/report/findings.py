@@ -441,7 +441,7 @@ def crossover_sentence(rivalry: Rivalry, flops: Rivalry | None = None, elsewhere
         if one.below >= by_flops.above or one.above <= by_flops.below:
             other = f"; FLOPs alone put the crossover between {by_flops.below:g} and {by_flops.above:g}"
     otherwise = f"; {text.listing(elsewhere, 3)}" if elsewhere else ""
-    return f"{text.capital(_stretches(rivalry))} ({rivalry.fixed}{alike}){other}{otherwise}."
+    return f"{_stretches(rivalry)} ({rivalry.fixed}{alike}){other}{otherwise}."
 
 
 def _stretches(rivalry: Rivalry) -> str:

@@ -38,7 +38,7 @@ def _said(world: World, start: str) -> list[str]:
 
 def test_the_planted_crossover_is_found_with_the_flop_crossover_beside_it() -> None:
     world = World(sizes=(56,), operators=RFFT, kernels=KERNELS, faults=(), rounds=5)
-    (sentence,) = _said(world, "Depthwise has less steady")
+    (sentence,) = _said(world, "depthwise has less steady")
     low, high = map(int, re.findall(r"up to kernel size (\d+), niff-depthwise/rfft from (\d+) on", sentence)[0])
     assert (low, high) == (11, 15)
     assert low <= CROSSOVER <= high
