@@ -23,9 +23,6 @@ from niffbench.verdict.job import ROOT, Job, Outcome, Settings
 
 Group = Literal["right", "cost"]
 
-HEADLINE = "gpu"
-"""The suite whose figures a verdict is about, unless others are named."""
-
 KERNELS = "gpu-kernels"
 PROCESSES = 6
 """Test processes side by side; what times anything holds a lock."""
