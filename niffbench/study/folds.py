@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from niffbench.errors import UsageError
+from niffbench.niff.networks import execute_as
 from niffbench.report import text
 from niffbench.report.table import Column, Entry, Table, row_of
 from niffbench.report.writers.markdown import titled
@@ -28,6 +29,7 @@ from niffbench.study.images import fold_of, of_digits
 from niffbench.study.request import Observer
 from niffbench.study.shrink import Quality
 from niffbench.study.shrinking import (
+    EXECUTION,
     FORMS,
     PUBLISHED,
     SHRUNK,
@@ -96,7 +98,7 @@ def cross_validate(
             tell = partial(observer, f"fold {number + 1}, training {variant}", recipe.epochs)
             with measuring.stop.at_any_moment():
                 trained.append(digits.train(variant, data, recipe, lambda *_, tell=tell: tell(), measuring.cache))
-        pair = trained[0].network, trained[1].network
+        pair = execute_as(trained[0].network, EXECUTION), trained[1].network
         weights = f"trained on the digits, fold {number + 1} of {folds}"
         loaded = Loaded(
             "digits-niff", weights, *pair, of_digits(data, verification), request.budget or request.usual

@@ -33,6 +33,9 @@ from niffbench.study.shrink import Budget, Quality, Shrunk, Tuning
 PUBLISHED, FORMS, TWIN, SHRUNK = "published", "fastest forms", "3×3 twin", "shrunk"
 """The networks compared: as published, with each layer's cheapest form, the ordinary one, and what came of it."""
 
+EXECUTION = "auto-cached"
+"""How the network executes while it is looked at."""
+
 MODULE, WEIGHTS = "shrunk.py", "shrunk.pt"
 
 
@@ -77,7 +80,7 @@ class ShrinkRequest:
             UsageError: for what cannot be loaded, or does not go together.
         """
         ask = Request(subject=self.subject, network=self.network, keep=self.keep, replaced=self.replaced)
-        ask = replace(ask, size=self.size, seed=self.seed)
+        ask = replace(ask, size=self.size, seed=self.seed, execution=EXECUTION)
         name, weights, model, size = ask.model(self.subject)
         if isinstance(model, stored.BareLayers):
             raise UsageError(f"{self.subject}: does not say which network it is of; give --network NAME")
