@@ -544,9 +544,7 @@ def tune(network: nn.Module, wanted: Tensor, names: Sequence[str], tuning: Tunin
     steps = tuning.epochs * ceil(len(wanted) / BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps)
     generator = torch.Generator().manual_seed(tuning.seed)
-    network.train().to(
-        memory_format=torch.channels_last
-    )  # where convolutions are fastest, and the results the same
+    network.train().to(memory_format=torch.channels_last)  # where convolutions are fastest
     for _ in range(tuning.epochs):
         order = torch.randperm(len(wanted), generator=generator).tolist()
         for number, (x, _) in enumerate(tuning.images.batches(order)):
