@@ -180,14 +180,14 @@ def train(
     with _reproducible(recipe.seed):
         model = network(variant)
         file = None if cache is None else cache / f"{_identity(model, digits, recipe)}.pt"
-        if file is not None and (trained := _kept(file, variant, model)) is not None:
+        if file is not None and (trained := _read(file, variant, model)) is not None:
             return trained
         with _executing(model, "rfft" if native.unavailable("cpu") else "native"):
             losses = tuple(_epochs(model, digits, recipe, on_epoch))
         reached = accuracy(model, digits)
     seconds = time.perf_counter() - started
     if file is not None:
-        _keep(file, {"accuracy": reached, "losses": losses, "seconds": seconds, "state": model.state_dict()})
+        _write(file, {"accuracy": reached, "losses": losses, "seconds": seconds, "state": model.state_dict()})
     return Trained(variant, model, reached, losses, seconds, _parameters(model))
 
 
@@ -262,7 +262,7 @@ def _identity(model: nn.Module, digits: Digits, recipe: Recipe) -> str:
     return f"digits-{about.hexdigest()[:32]}"
 
 
-def _kept(file: Path, variant: str, model: nn.Module) -> Trained | None:
+def _read(file: Path, variant: str, model: nn.Module) -> Trained | None:
     """What an earlier training left in ``file``, with its weights in ``model``; None of what cannot be read."""
     try:
         content = torch.load(file, weights_only=True)
@@ -274,7 +274,7 @@ def _kept(file: Path, variant: str, model: nn.Module) -> Trained | None:
     return Trained(variant, model.eval(), *figures, _parameters(model))
 
 
-def _keep(file: Path, content: dict[str, object]) -> None:
+def _write(file: Path, content: dict[str, object]) -> None:
     saved = io.BytesIO()
     torch.save(content, saved)
     with contextlib.suppress(OSError):  # Without it the next one trains again.

@@ -23,8 +23,9 @@ from niffbench.niff import networks
 from niffbench.niff.catalogue import forms_of
 from niffbench.niff.layer import FilteringLayer
 from niffbench.niff.pointwise import NiffPointwise
+from niffbench.stats.contrasts import FloatArray
 from niffbench.stats.intervals import Interval
-from niffbench.stats.proportions import difference, share
+from niffbench.stats.proportions import difference, expected_loss, share
 from niffbench.study import candidates as replacing
 from niffbench.study.candidates import Candidate, Errors
 from niffbench.study.choice import Attempt, Choice, Option, verified
@@ -64,6 +65,15 @@ class Outputs:
         """Which images are named rightly; ``(N,)``."""
         assert self.labels is not None
         return self.logits.argmax(1).eq(self.labels)
+
+    @property
+    def margins(self) -> FloatArray:
+        """By how much the score of an image's class exceeds the best other one; ``(N,)``."""
+        assert self.labels is not None
+        others = self.logits.double().clone()
+        own = others.gather(1, self.labels[:, None])[:, 0]
+        margins: FloatArray = (own - others.scatter(1, self.labels[:, None], -inf).amax(1)).cpu().numpy()
+        return margins
 
 
 def outputs_of(model: nn.Module, images: Images) -> Outputs:
@@ -113,12 +123,11 @@ class Quality:
             return None
         return difference(self.lost, self.gained, self.images)
 
-    def within(self, budget: Budget, *, net: bool = True) -> bool:
-        """Whether the budget allows it; if not ``net``, images that are gained make up for none that is lost."""
+    def within(self, budget: Budget) -> bool:
+        """Whether the budget allows it."""
         if budget.kind == "error":
             return self.error <= budget.value
-        gained = self.gained or 0 if net else 0
-        return self.lost is not None and self.lost - gained <= budget.value * self.images + 1e-9
+        return self.lost is not None and self.lost - (self.gained or 0) <= budget.value * self.images + 1e-9
 
     def __add__(self, other: Quality) -> Quality:
         """Of both together, on other images each."""
@@ -139,6 +148,24 @@ def quality(own: Outputs, reference: Outputs) -> Quality:
         return Quality(error, images)
     now, before = own.right, reference.right
     return Quality(error, images, int(now.sum()), int((before & ~now).sum()), int((now & ~before).sum()))
+
+
+def loss_of(own: Outputs, reference: Outputs) -> Interval | None:
+    """The accuracy that is expected to be lost on other images, as a share, and at most; None without labels."""
+    return None if own.labels is None else expected_loss(reference.margins, own.margins)
+
+
+def holds(own: Outputs, reference: Outputs, budget: Budget) -> bool:
+    """Whether the budget allows on other images what a network says of these.
+
+    Of a budget in accuracy an image that is gained makes up for none that is lost: among many solutions, one that
+    gains more than it loses on a few images is lucky, and not better.
+    """
+    if budget.kind == "error":
+        return quality(own, reference).error <= budget.value
+    loss, lost = loss_of(own, reference), int((reference.right & ~own.right).sum())
+    within = lost <= budget.value * len(own.logits) + 1e-9
+    return within and loss is not None and loss.high is not None and loss.high <= budget.value
 
 
 def check(model: nn.Module, reference: Outputs, images: Images, budget: Budget) -> None:
@@ -180,21 +207,19 @@ def check(model: nn.Module, reference: Outputs, images: Images, budget: Budget) 
 def tolerated(reference: Outputs, budget: Budget) -> float:
     """The relative error of the logits to begin with.
 
-    Of a budget in accuracy, the largest error which as noise costs no more of it on average.
+    Of a budget in accuracy, the largest error which as noise is verified to hold it, in most of :data:`_DRAWS`.
     """
     if budget.kind == "error" or reference.labels is None:
         return budget.value
     logits = reference.logits.double()
     generator = torch.Generator().manual_seed(0)
-    right = dict.fromkeys(_TOLERANCES, 0)
+    held = dict.fromkeys(_TOLERANCES, 0)
     for _ in range(_DRAWS):
         noise = torch.randn(logits.shape, generator=generator, dtype=torch.float64)
         noise *= logits.norm() / noise.norm()
-        for tolerance in right:
-            right[tolerance] += int((logits + tolerance * noise).argmax(1).eq(reference.labels).sum())
-    before = int(reference.right.sum()) * _DRAWS
-    most = budget.value * len(logits) * _DRAWS
-    return next((one for one, now in right.items() if before - now <= most), _TOLERANCES[-1])
+        for tolerance in held:
+            held[tolerance] += holds(Outputs(logits + tolerance * noise, reference.labels), reference, budget)
+    return next((one for one, times in held.items() if 2 * times > _DRAWS), _TOLERANCES[-1])
 
 
 @dataclass(frozen=True)
@@ -437,6 +462,7 @@ class Shrunk:
     Attributes:
         layers: in the network's order, with all that was considered; ``options`` is what of that has a cost.
         attempts: every solution and its test; the last one holds. Empty where nothing could be chosen.
+        losses: of each attempt, the accuracy that is expected to be lost; None without labels.
         chosen: the replacement of every layer.
         forms: the cheapest form of every layer.
         finetune: epochs for which what is cut was trained.
@@ -446,6 +472,7 @@ class Shrunk:
     layers: tuple[Layer, ...]
     options: Mapping[str, Sequence[Option]]
     attempts: Sequence[Attempt]
+    losses: Sequence[Interval | None]
     chosen: Mapping[str, Option]
     forms: Mapping[str, Option]
     tolerance: float
@@ -481,9 +508,8 @@ def shrink(
 
     Args:
         layers: of :func:`examine`; ``needs`` is what :func:`needed` says of each, by name.
-        tolerance: relative error of the logits that no solution may make, of :func:`tolerated`: a budget in
-            accuracy is a few images, and may be met by luck. The first solution is the cheapest that is expected
-            to be within it; where what is cut is trained, the cheapest there is.
+        tolerance: relative error of the logits, of :func:`tolerated`. The first solution is the cheapest that is
+            expected to be within it; where what is cut is trained, the cheapest there is.
         verification: images that solutions are tested on; ``reference`` is what ``model`` says of them.
 
     Raises:
@@ -500,6 +526,7 @@ def shrink(
     }
     grids = {layer.name: (layer.height, layer.width) for layer in layers}
     made: list[nn.Module] = []
+    losses: list[Interval | None] = []
     start = tolerance
     if tuning is not None:
         start = max(tolerance, sum(max(one.harm for one in some) ** 2 for some in options.values()) ** 0.5)
@@ -510,16 +537,19 @@ def shrink(
         if tuning is not None:
             tune(network, wanted, [name for name, one in choice.items() if not one.exact], tuning)
         made.append(network)
-        own = quality(outputs_of(network, verification), reference)
-        # Among many solutions, one that gains more than it loses on a few images is lucky, and not better.
-        return own.error, own.error <= tolerance and own.within(budget, net=False)
+        own = outputs_of(network, verification)
+        losses.append(loss_of(own, reference))
+        return quality(own, reference).error, holds(own, reference, budget)
 
     attempts = verified(options, start, test, STEPS[tuning is not None])
-    holds = bool(attempts) and attempts[-1].holds
-    chosen = attempts[-1].choice if holds else forms
-    network = made[-1] if holds else replaced(model, {name: one.candidate for name, one in forms.items()}, grids)
+    is_verified = bool(attempts) and attempts[-1].holds
+    chosen = attempts[-1].choice if is_verified else forms
+    plain = {name: one.candidate for name, one in forms.items()}
+    network = made[-1] if is_verified else replaced(model, plain, grids)
     epochs = 0 if tuning is None else tuning.epochs
-    return Shrunk(network, tuple(layers), options, attempts, chosen, forms, tolerance, costs, epochs)
+    return Shrunk(
+        network, tuple(layers), options, attempts, tuple(losses), chosen, forms, tolerance, costs, epochs
+    )
 
 
 def _options(layer: Layer, needs: Sequence[Candidate], costs: Costs, batch: int, objective: str) -> list[Option]:

@@ -81,10 +81,10 @@ def sentences(report: ShrinkReport) -> list[str]:
     said += _speed(report)
     said += _foreseen(report)
     if report.unwritten:
-        said.append(f"{MODULE} could not be written: {report.unwritten}. {WEIGHTS} has the weights.")
+        said.append(f"No module could be written of the network: {report.unwritten}.")
     elif report.module is not None:
         needs = "niffbench for the layers that are left" if "niffbench" in _imports(report) else "torch alone"
-        said.append(f"{MODULE} and {WEIGHTS} rebuild the network; they need {needs}.")
+        said.append(f"The module that was written of the network needs {needs}.")
     return said
 
 
@@ -326,10 +326,12 @@ def attempts(report: ShrinkReport) -> Table:
         Column("cost", "figure"),
         Column("expected harm", "figure"),
         Column("harm", "figure"),
+        Column("lost, at most", "figure"),
         Column("verified", "word"),
     )
     rows = []
-    for number, one in enumerate(report.shrunk.attempts, start=1):
+    shrunk = report.shrunk
+    for number, (one, loss) in enumerate(zip(shrunk.attempts, shrunk.losses, strict=True), start=1):
         cut = sum(not option.candidate.exact for option in one.choice.values())
         rows.append(
             row_of(
@@ -338,11 +340,19 @@ def attempts(report: ShrinkReport) -> Table:
                 Entry(show(one.cost), value=one.cost),
                 Entry(text.percent(one.expected), value=one.expected),
                 Entry(text.percent(one.measured), value=one.measured),
+                Entry(text.MISSING) if loss is None else _at_most(loss),
                 "holds" if one.holds else "fails",
             )
         )
-    caption = "Harm is the relative L2 error of the network's outputs on the images that verify."
+    caption = (
+        "Harm is the relative L2 error of the network's outputs on the images that verify. Lost is the share of "
+        "images expected to be named rightly no more, by how far their margins fall: its upper bound at 99 %."
+    )
     return Table("solutions", "Solutions and their tests", columns, tuple(rows), caption)
+
+
+def _at_most(loss: Interval) -> Entry:
+    return Entry(text.percent(loss.high), note=f"expected {text.percent(loss.estimate)}", value=loss.high)
 
 
 def plots(report: ShrinkReport) -> list[Plot]:
@@ -438,10 +448,11 @@ def plain(report: ShrinkReport) -> dict[str, Any]:
                 "cost": one.cost,
                 "expected": one.expected,
                 "measured": one.measured,
+                "loss": None if loss is None else asdict(loss),
                 "holds": one.holds,
                 "choice": {name: option.candidate.name for name, option in one.choice.items()},
             }
-            for one in shrunk.attempts
+            for one, loss in zip(shrunk.attempts, shrunk.losses, strict=True)
         ],
         "sums": sums(shrunk),
         "verification": asdict(report.verification),

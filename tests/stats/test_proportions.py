@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from niffbench.stats.proportions import difference, share
+from niffbench.stats.contrasts import FloatArray
+from niffbench.stats.proportions import difference, expected_loss, share
 
 
 def test_what_they_are_worked_out_by_hand() -> None:
@@ -45,3 +46,63 @@ def test_a_planted_difference_lies_in_nineteen_intervals_of_twenty(worse: float,
 def test_a_planted_share_lies_in_nineteen_intervals_of_twenty(truth: float) -> None:
     rights = np.random.default_rng(0).binomial(450, truth, size=1500)
     assert np.mean([not share(int(right), 450).excludes(truth) for right in rights]) >= 0.93
+
+
+def margins(rng: np.random.Generator, images: int) -> FloatArray:
+    """Of a network that names 97 % rightly: most by far, some hardly, and some wrongly."""
+    far, near = rng.normal(5.5, 0.8, images), rng.normal(2.0, 2.2, images)
+    return np.where(rng.random(images) < 0.15, near, far)
+
+
+def moved(rng: np.random.Generator, before: FloatArray, how: str, size: float) -> FloatArray:
+    """Margins after a network was changed: by noise, by noise that is at times large, for the worse, or most so
+    where an image is hard."""
+    noise = rng.standard_t(3, len(before)) / 3**0.5 if how == "at times" else rng.normal(size=len(before))
+    if how == "worse":
+        noise = noise / 2 - 0.5
+    if how == "hard":
+        noise = noise * np.where(before < 3, 2.0, 0.7)
+    return before + size * noise
+
+
+BUDGET = 0.002
+
+
+@pytest.fixture(scope="module", params=["noise", "at times", "worse", "hard"])
+def too_much(request: pytest.FixtureRequest) -> tuple[str, float]:
+    """A way in which margins move, and how far, so that just the budget is lost."""
+    rng = np.random.default_rng(1)
+    before = margins(rng, 400_000)
+    low, high = 0.01, 2.0
+    for _ in range(12):
+        middle = (low * high) ** 0.5
+        after = moved(np.random.default_rng(2), before, request.param, middle)
+        low, high = (low, middle) if np.mean((before > 0) & (after <= 0)) > BUDGET else (middle, high)
+    return request.param, high
+
+
+@pytest.mark.parametrize("images", [240, 600])
+def test_a_network_that_loses_the_budget_is_taken_for_better_once_in_twenty(
+    too_much: tuple[str, float], images: int
+) -> None:
+    """And one that loses a quarter of it is so mostly, where counting images could never say it."""
+    how, size = too_much
+    taken = {1.0: 0, 0.25: 0}
+    for draw in range(1000):
+        rng = np.random.default_rng(draw)
+        before = margins(rng, images)
+        for share_of_it in taken:
+            after = moved(rng, before, how, share_of_it * size)
+            taken[share_of_it] += (expected_loss(before, after).high or 0.0) <= BUDGET
+    assert taken[1.0] <= 60
+    assert taken[0.25] >= 800
+
+
+def test_what_rises_makes_up_for_nothing_and_no_change_is_no_loss() -> None:
+    before = np.array([-1.0, 0.5, 4.0, 5.0])
+    assert expected_loss(before, before).high == 0.0
+    assert expected_loss(before, before + 1).estimate == 0.0
+    fallen = expected_loss(before, np.array([-1.0, -0.5, 9.0, 9.0]))
+    assert fallen.estimate == pytest.approx(0.25 * 0.5763, abs=0.001)  # Φ of ±0.5 / (0.25 · 2.5), of four images
+    assert (fallen.high or 0) > 1.5 * fallen.estimate
+    assert expected_loss(before[:0], before[:0]).reason == "no image"

@@ -32,6 +32,7 @@ from niffbench.study.shrink import (
     Tuning,
     costs_of,
     examine,
+    holds,
     needed,
     outputs_of,
     quality,
@@ -329,6 +330,23 @@ def test_accuracy_is_paired_and_adds_up_over_parts() -> None:
     assert not both.within(Budget("accuracy", 0.002))
 
 
+def test_a_network_that_is_lucky_on_the_images_that_verify_does_not_hold() -> None:
+    """It loses 0.5 % of all images, in truth; by 240 of them it seems to lose none on balance in four of ten."""
+    generator = torch.Generator().manual_seed(0)
+    budget, lucky, held, lost, every = Budget("accuracy", 0.002), 0, 0, 0, 200
+    for _ in range(every):
+        labels = torch.randint(0, 10, (240,), generator=generator)
+        clear = torch.where(torch.rand(240, generator=generator) < 0.15, 1.5, 5.0)[:, None]
+        logits = clear * F.one_hot(labels, 10) + 0.5 * torch.randn(240, 10, generator=generator)
+        before = Outputs(logits, labels)
+        after = Outputs(logits + 0.15 * torch.randn(240, 10, generator=generator), labels)
+        own = quality(after, before)
+        lucky, held, lost = lucky + own.within(budget), held + holds(after, before, budget), lost + (own.lost or 0)
+    assert lost / (240 * every) == pytest.approx(0.005, abs=0.0015)
+    assert lucky > 0.3 * every
+    assert held <= 0.02 * every
+
+
 def test_noise_of_the_tolerated_size_costs_no_more_than_the_budget() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 10, (300,), generator=generator)
@@ -339,7 +357,7 @@ def test_noise_of_the_tolerated_size_costs_no_more_than_the_budget() -> None:
     noise = torch.randn(50, 300, 10, generator=generator)
     noise *= much * logits.norm() / noise.flatten(1).norm(dim=1)[:, None, None]
     lost = reference.right.double().mean() - ((logits + noise).argmax(2) == labels).double().mean()
-    assert float(lost) < 0.06
+    assert float(lost) < 0.05
 
 
 def test_what_is_measured_is_what_matters_to_the_choice_and_each_shape_once() -> None:
