@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     type=click.Choice(["contiguous", "channels_last"]),
     default="contiguous",
     show_default=True,
-    help="Where a call has its channels in memory; of the networks compared the faster layout counts.",
+    help="Where a call has its channels in memory; the published network keeps its own layout.",
 )
 @click.option(
     "--objective",

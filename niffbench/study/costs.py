@@ -42,7 +42,7 @@ _MOST_REMEMBERED = 20_000
 _MOST_ROWS = 900
 _OF_LAYERS = {"regimes": ["steady"], "min_time": 0.01, "max_time": 0.06, "precision": 0.03, "energy": False}
 _ANY_ROW = {"name": "dense", "kernel": [1], "channels": 1, "size": [[8, 8]]}
-_OF_NETWORKS = {"regimes": ["steady"], "min_time": 0.1, "max_time": 0.4}
+_OF_NETWORKS = {"regimes": ["steady"], "min_time": 0.2, "max_time": 1.5, "precision": 0.001}
 
 Watch = Callable[[RunSession], AbstractContextManager[Observer]]
 """Shows how a session goes while it measures."""

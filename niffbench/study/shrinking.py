@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import inf
 from pathlib import Path
 
 import torch
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 
 from niffbench.case import MemoryFormat
 from niffbench.errors import UsageError
-from niffbench.niff import networks
-from niffbench.stats.intervals import Interval, median_of_rounds, ratio
+from niffbench.niff import folded, networks
+from niffbench.stats.intervals import Interval, ratio
 from niffbench.study import images as pictures
 from niffbench.study import shrink as choosing
 from niffbench.study import source, stored
@@ -37,6 +36,11 @@ EXECUTION = "auto-cached"
 """How the network executes while it is looked at."""
 
 MODULE, WEIGHTS = "shrunk.py", "shrunk.pt"
+
+LAYOUTS: Mapping[MemoryFormat, torch.memory_format] = {
+    "contiguous": torch.contiguous_format,
+    "channels_last": torch.channels_last,
+}
 
 
 @dataclass(frozen=True)
@@ -232,6 +236,7 @@ def carry_out(
             objective=request.objective,
             tuning=Tuning(splits.training, request.finetune, request.seed) if request.finetune else None,
         )
+        shrunk = replace(shrunk, model=_for_inference(shrunk.model, request.memory_format))
     report = ShrinkReport(
         loaded.name,
         loaded.weights,
@@ -247,7 +252,7 @@ def carry_out(
     with _timed(parts, "whole networks measured"):
         report = replace(report, compared=_compared(report, loaded, measuring, request.memory_format))
     if report.cuts and is_worse(report):
-        plain = _with(model, {name: one.candidate for name, one in shrunk.forms.items()}, shrunk)
+        plain = _in_forms(model, shrunk, request.memory_format)
         report = replace(
             report,
             undone=f"the whole network took more {request.objective} than with the cheapest forms",
@@ -265,7 +270,7 @@ def carry_out(
     return replace(report, parts=parts)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _timed(parts: dict[str, float], what: str) -> Iterator[None]:
     """Note how long it takes."""
     began = time.monotonic()
@@ -304,8 +309,17 @@ def _check_takes(model: nn.Module, x: Tensor, what: str) -> None:
         raise UsageError(f"{what}: cannot take images of {shape}: {reason}") from error
 
 
-def _with(model: nn.Module, choice: Mapping[str, Candidate], shrunk: Shrunk) -> nn.Module:
-    return choosing.replaced(model, choice, shrunk.grids)
+def _in_forms(model: nn.Module, shrunk: Shrunk, memory_format: MemoryFormat) -> nn.Module:
+    """With each layer's cheapest form."""
+    choice = {name: one.candidate for name, one in shrunk.forms.items()}
+    return _for_inference(choosing.replaced(model, choice, shrunk.grids), memory_format)
+
+
+def _for_inference(model: nn.Module, memory_format: MemoryFormat) -> nn.Module:
+    """With its normalisations folded into the layers before them, if its course can be traced, laid out so."""
+    with contextlib.suppress(ValueError):
+        model = folded(model)
+    return model.to(memory_format=LAYOUTS[memory_format])
 
 
 def _facts(layer: choosing.Layer) -> LayerFacts:
@@ -317,19 +331,15 @@ def _facts(layer: choosing.Layer) -> LayerFacts:
 def _compared(
     report: ShrinkReport, loaded: Loaded, measuring: Measuring, memory_format: MemoryFormat
 ) -> dict[str, Compared]:
-    """All networks, measured side by side.
-
-    With channels last in memory the published one keeps its own layout, and of the fastest forms and the twin the
-    layout counts that is faster.
-    """
+    """All networks, measured side by side; the published one as it is, with its channels where it has them."""
     model, shrunk = loaded.model, report.shrunk
     published = {name: Candidate("form", 0, form="published") for name in shrunk.forms}
     rivals = {
-        PUBLISHED: _published(_with(model, published, shrunk), model),
-        FORMS: _with(model, {name: one.candidate for name, one in shrunk.forms.items()}, shrunk),
+        PUBLISHED: _published(choosing.replaced(model, published, shrunk.grids), model),
+        FORMS: _in_forms(model, shrunk, memory_format),
     }
     if loaded.twin is not None:
-        rivals[TWIN] = loaded.twin.eval()
+        rivals[TWIN] = _for_inference(loaded.twin.eval(), memory_format)
     if report.cuts:  # else it is the one with the fastest forms
         rivals[SHRUNK] = shrunk.model
     with within_memory(), measuring.stop.at_any_moment():
@@ -344,26 +354,12 @@ def _compared(
         for number, (name, one) in enumerate(rivals.items()):
             files[name] = Path(scratch) / f"network{number}.pt"
             torch.save(one, files[name])
-            if name in last and name != SHRUNK:
-                files[_contiguous(name)] = files[name]
         figures = measure_networks(files, report.shape, reference.logits.shape[1], measuring, last)
-    best = {
-        name: min((figures[one] for one in (name, _contiguous(name)) if one in figures), key=_typical)
-        for name in rivals
-    }
     compared = {
-        name: Compared(name, sum(p.numel() for p in one.parameters()), qualities[name], best[name])
+        name: Compared(name, sum(p.numel() for p in one.parameters()), qualities[name], figures[name])
         for name, one in rivals.items()
     }
     return {**compared, SHRUNK: compared.get(SHRUNK) or replace(compared[FORMS], name=SHRUNK)}
-
-
-def _contiguous(name: str) -> str:
-    return f"{name}, contiguous"
-
-
-def _typical(figures: NetworkFigures) -> float:
-    return median_of_rounds(figures.latency).estimate or inf
 
 
 def _published(changed: nn.Module, model: nn.Module) -> nn.Module:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from niffbench.niff.layer import FilteringLayer, SpectralLayer
+from niffbench.niff.networks import WithBias
 
 _CLASS = "Network"
 _HEAD = '''"""{title}
@@ -71,7 +72,7 @@ class _Tracer(fx.Tracer):
     """Looks into everything but torch's own modules and NIFF's layers."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, SpectralLayer) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, SpectralLayer | WithBias) or super().is_leaf_module(m, module_qualified_name)
 
 
 def written(
@@ -128,7 +129,7 @@ def written(
         forward="\n".join(f"    {line}".rstrip() for line in _forward(code.src)),
         layout=".to(memory_format=torch.channels_last)" if channels_last else "",
     )
-    _check(source, tensors, model, x, exact=exact)
+    _check(source, tensors, model, x, exact=exact, channels_last=channels_last)
     return source, {key: value.detach().clone() for key, value in tensors.items()}
 
 
@@ -146,6 +147,9 @@ def _shape(sides: tuple[int, ...]) -> str:
 def _made(module: nn.Module, name: str, classes: dict[str, str]) -> str:
     """The call that makes such a module; notes in ``classes`` where one is imported from that is not torch's."""
     kind = type(module)
+    if isinstance(module, WithBias):
+        classes[kind.__name__] = kind.__module__
+        return f"{kind.__name__}({_made(module.layer, name, classes)}, torch.empty({len(module.bias)}))"
     if isinstance(module, FilteringLayer):
         classes[kind.__name__] = "niffbench.niff"
         channels = (
@@ -209,13 +213,16 @@ def _import(alias: str, value: object) -> str | None:
     return f"from {where} import {what}" + (f" as {alias}" if what != alias else "")
 
 
-def _check(source: str, state: dict[str, Tensor], model: nn.Module, x: Tensor, *, exact: bool) -> None:
+def _check(
+    source: str, state: dict[str, Tensor], model: nn.Module, x: Tensor, *, exact: bool, channels_last: bool
+) -> None:
     """Raise Unwritable unless the module does to ``x`` what ``model`` does."""
     scope: dict[str, Any] = {"__name__": "shrunk", "__file__": "shrunk.py"}
     try:
         exec(compile(source, "shrunk.py", "exec"), scope)
         network: nn.Module = scope[_CLASS]()
         network.load_state_dict(state)
+        network = network.to(memory_format=torch.channels_last) if channels_last else network
         with torch.no_grad():
             wanted, own = model(x), network.eval()(x)
     except Exception as error:
