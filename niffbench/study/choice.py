@@ -14,6 +14,8 @@ Choice = Mapping[str, Candidate]
 
 MOST_TRIES = 10
 """Solutions that are verified before only what is exact is left."""
+REACH = 3.0
+"""How many times what is expected of training it may achieve."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def verified(
     tolerance: float,
     verify: Callable[[Choice], tuple[float, bool]],
     step: float = 0.05,
+    limit: float | None = None,
 ) -> list[Attempt]:
     """Solve and verify until a solution holds, which is then the last; empty where nothing is within the budget.
 
@@ -84,6 +87,9 @@ def verified(
         tolerance: the harm to begin with.
         verify: the harm that a choice does to the network's output, and whether the budget allows it.
         step: the share by which less is tolerated after the first that fails; it doubles each time.
+        limit: where what is cut is trained, about the harm that the budget allows. A step then stays as long as it
+            is, but left out is what would do more than :data:`REACH` times that if it did as much of what is
+            expected of it as the last solution.
     """
     attempts: list[Attempt] = []
     while True:
@@ -95,5 +101,7 @@ def verified(
         attempts.append(Attempt(tolerance, solution, expected, measured, holds))
         if holds or len(attempts) > MOST_TRIES:
             return attempts
-        # Just below what has failed at first, in longer steps from there on.
-        tolerance = expected * (1 - min(0.5, step * 2 ** (len(attempts) - 1)))
+        if limit is None:  # just below what has failed at first, in longer steps from there on
+            tolerance = expected * (1 - min(0.5, step * 2 ** (len(attempts) - 1)))
+        else:
+            tolerance = expected * min(1 - step, REACH * limit / measured)

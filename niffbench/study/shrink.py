@@ -541,7 +541,8 @@ def shrink(
         losses.append(loss_of(own, reference))
         return quality(own, reference).error, holds(own, reference, budget)
 
-    attempts = verified(options, start, test, STEPS[tuning is not None])
+    limit = None if tuning is None else tolerance
+    attempts = verified(options, start, test, STEPS[tuning is not None], limit)
     is_verified = bool(attempts) and attempts[-1].holds
     chosen = attempts[-1].choice if is_verified else forms
     plain = {name: one.candidate for name, one in forms.items()}
