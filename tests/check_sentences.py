@@ -200,7 +200,8 @@ class Checker:
             if between := [value for value in places if int(one) < value < int(to)]:
                 yield f"both were measured at {between}"
         tail = sentence[said.end() :]
-        jumps = rf"({NAME}) jumps ([\d.]+)× between (?:them|(\d+) and (\d+)), where its FLOPs grow ([\d.]+)×"
+        ends = r"(?:them|(\d+) and (\d+)), where its FLOPs (?:grow|fall to) ([\d.]+)×"
+        jumps = rf"({NAME}) jumps ([\d.]+)× between {ends}"
         for name, jump, one, to, growth in re.findall(jumps, sentence):
             for factor, what in ((jump, quantity), (growth, "FLOPs")):
                 both = [self.at(axis, int(end), fixed, name, what) for end in (one or low, to or high)]

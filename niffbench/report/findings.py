@@ -469,8 +469,8 @@ def _stretches(rivalry: Rivalry) -> str:
             doubts.append(f"nothing measured {where}")
     jumps = [
         f"; {names[cliff.side]} jumps {text.times(cliff.ratio)} "
-        f"between {'them' if single else f'{one.below:g} and {one.above:g}'}, where its FLOPs grow "
-        f"{text.times(cliff.expected)}"
+        f"between {'them' if single else f'{one.below:g} and {one.above:g}'}, where its FLOPs "
+        f"{'grow' if cliff.expected >= 1 else 'fall to'} {text.times(cliff.expected)}"
         for one in crossovers
         if (cliff := one.cliff) is not None and cliff.ratio > cliff.expected
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from math import isfinite
+from math import ceil, isfinite
 from statistics import median
 from typing import Literal, TypeVar
 
@@ -28,6 +28,9 @@ BLOCKS_A_FLOOR = 4
 """Blocks that ``min_time`` is divided into: so often do the cases of a problem take turns."""
 
 SHORTEST_BLOCK = 0.02
+LEAST_A_BLOCK = 5
+"""Samples that a block holds, if there is time for as many: each block begins with a call that is none."""
+
 MOST_SAMPLES = 5000
 WARM_TIME = 0.01
 """Seconds of calls before the first block of a regime: thread pools, clocks, caches. Plans and autotuning were
@@ -133,7 +136,7 @@ class Sampler:
         """
         if self._each > 0 and (self.regime == "cold" or self._each >= max(LONG, self._measure.max_time)):
             return
-        call = warm_up(self._device, self._runner)
+        call = warm_up(self._device, self._runner, self._each)
         if self.regime not in SINGLE and call > 0:
             length = max(QUANTA * self._quantum, self._measure.min_time / SAMPLES_A_FLOOR)
             self._turns = self._device.calls_lasting(self._runner, length, call)
@@ -144,10 +147,13 @@ class Sampler:
         if self._each <= 0:
             return self._measure.min_samples
         block = max(SHORTEST_BLOCK, self._measure.min_time / BLOCKS_A_FLOOR)
-        wanted = min(block, max(self._measure.max_time - self.seconds, 0.0)) / self._each
-        if self.regime == "cold" and not self._blocks:
+        wanted = int(block / self._each)
+        if self.regime != "cold":
+            wanted = max(wanted, LEAST_A_BLOCK)
+        elif not self._blocks:
             wanted = min(wanted, self._measure.min_samples)  # what flushing costs is not known yet
-        return max(1, min(int(wanted), MOST_SAMPLES - len(self._samples)))
+        left = ceil((self._measure.max_time - self.seconds) / self._each)
+        return max(1, min(wanted, left, MOST_SAMPLES - len(self._samples)))
 
     def _sound_block(self, count: int) -> Block:
         """A block during which the device was not held back, or, when patience ends, one that says it was."""
@@ -186,10 +192,13 @@ def _for_wall(measure: Measure) -> Measure:
     return measure.model_copy(update=times)
 
 
-def warm_up(device: Device, runner: Runner) -> float:
-    """Call ``runner`` until it is warm; returns the shortest mean of a call in seconds, the first left out."""
+def warm_up(device: Device, runner: Runner, guess: float = 0.0) -> float:
+    """Call ``runner`` until it is warm; returns the shortest mean of a call in seconds, the first left out.
+
+    Of what is known to take long, and does, by ``guess`` (seconds of a call) the first is enough.
+    """
     first_call, _ = device.timed(runner)
-    if first_call >= LONG:
+    if first_call >= LONG or min(first_call, guess) >= WARM_TIME:
         return first_call
     calls, spent, best = 1, first_call, float("inf")
     while spent < WARM_TIME or best == float("inf"):

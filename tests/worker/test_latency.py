@@ -100,7 +100,14 @@ def test_a_first_call_that_makes_plans_anew_says_nothing_of_the_others(monkeypat
 
 def test_a_call_that_caches_matter_to_is_warmed_up_however_short_the_sampling() -> None:
     short = MEASURE.model_copy(update={"min_time": 0.01, "max_time": 0.03, "min_samples": 1})
-    assert _Counted(0.05, guess=0.05, measure=short).calls == 3
+    assert _Counted(0.05, guess=0.05, measure=short).calls == 2
+
+
+@pytest.mark.parametrize("nominal", [0.03, 0.2, 1.1])
+def test_most_of_the_calls_of_a_slow_case_are_samples(nominal: float) -> None:
+    device = _device(_series(median=nominal, sigma=0.3))
+    result = _sample(device, measure=MEASURE.model_copy(update={"max_time": 6.0}), nominal=nominal)
+    assert sum(result.samples) > 0.75 * device.clock()
 
 
 @settings(max_examples=60, deadline=None)
