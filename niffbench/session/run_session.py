@@ -105,6 +105,7 @@ class RunSession:
             for record in done:
                 refinement.add(record)
         self._elapsed = [record.elapsed for record in done if record.elapsed > 0]
+        self._starts: list[float] = []  # seconds of each worker that no case took
         self._refining = manifest.refining or 0.0
         self._notes = list(manifest.notes)
         self._nodes = Nodes(manifest, directory, done)
@@ -216,7 +217,7 @@ class RunSession:
         if self.settings.budget is not None:
             deadline = min(deadline, self._budget_began + self.settings.budget - REPORT_TIME)
         each = sum(self._elapsed) / max(len(self._elapsed), 1)
-        most = int(((deadline - began) / REFINING_ROUNDS - WORKER) / each * self.workers) if each else None
+        most = int(((deadline - began) / REFINING_ROUNDS - self._start()) / each * self.workers) if each else None
         number = max(self.settings.rounds, 1 + max((number for _, number in self._done), default=0))
         try:
             while time.monotonic() < deadline and (wanted := refinement.wanted(most)):
@@ -325,10 +326,17 @@ class RunSession:
         """Let one worker measure what it can of ``unit``."""
         with self._changed:
             task = self._task(unit)
+        begun, in_cases = time.monotonic(), 0.0
+
+        def take(answer: Answer) -> None:
+            nonlocal in_cases
+            in_cases += answer.record.elapsed if isinstance(answer, protocol.Finished) else 0.0
+            self._take(answer, unit, session)
+
         session = WorkerSession(
             task,
             self._stop,
-            lambda answer: self._take(answer, unit, session),
+            take,
             fingerprint=self.manifest.fingerprint,
             sources=self.manifest.modules,
             deadline=self._deadline(unit.round),
@@ -336,6 +344,8 @@ class RunSession:
         )
         try:
             loss = session.run()
+            if loss is None:
+                self._starts.append(time.monotonic() - begun - in_cases)
         except FingerprintsDiffer as error:
             assert session.hello is not None
             self._leave_out(session.hello.node, error)
@@ -447,7 +457,11 @@ class RunSession:
         if not self._overheads:
             return self.plan.overhead
         mean = sum(self._overheads) / len(self._overheads)
-        return mean * sum(forecast.skip is None for forecast in self.plan.forecasts)
+        return self._start() + mean * sum(forecast.skip is None for forecast in self.plan.forecasts)
+
+    def _start(self) -> float:
+        """Seconds of a round that no case takes: as expected at first, then as seen."""
+        return sum(self._starts) / len(self._starts) if self._starts else WORKER
 
     def _deadline(self, number: int) -> float:
         """When a round must end (``time.monotonic``): with the budget, but the first has all the time it needs."""
