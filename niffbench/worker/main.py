@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
-    _quiet_libraries()
+    quiet_libraries()
     line = Line(int(given[1]))
     task = protocol.Task.model_validate_json(sys.stdin.readline())
     try:
@@ -149,7 +149,7 @@ def _check(task: protocol.Task) -> None:
             raise UsageError(f"no operator named '{case.operator}'{did_you_mean(case.operator, operators)}")
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Settings that libraries read when they are loaded: no log lines, no processes in the background."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
