@@ -25,6 +25,7 @@ __all__ = [
     "Usage",
     "devices",
     "forms",
+    "is_forkable",
     "kind",
     "kind_of",
     "open_computing",
@@ -73,6 +74,11 @@ def kind(name: str) -> Kind:
 def forms(*, computing: bool = False) -> str:
     """How devices are asked for, in words; with ``computing`` only those that cases are run on."""
     return ", ".join(one.forms for one in map(kind, devices()) if one.computes or not computing)
+
+
+def is_forkable(spec: str) -> bool:
+    """Whether a process that has loaded what ``--device`` needs can be forked: no driver's state is lost by it."""
+    return spec == "cpu"
 
 
 def uses_accelerator(spec: str) -> bool | None:

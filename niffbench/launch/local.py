@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from niffbench import protocol
 from niffbench.anonymize import anonymize
+from niffbench.device import is_forkable
 from niffbench.launch.base import Launcher, Request, WorkerBroken, WorkerEnd
 
 _MAX_LINE = 64_000_000
@@ -71,7 +72,7 @@ class LocalLauncher(Launcher):
         environment = {name: value for name, value in variables.items() if value is not None}
         folder = self.folder if self.folder is not None and Path(self.folder).is_dir() else None
         is_probe = task.kind == "round" and task.round >= task.settings.rounds
-        forks = self._forks[-1] if self._forks and is_probe and task.settings.device == "cpu" else None
+        forks = self._forks[-1] if self._forks and is_probe and is_forkable(task.settings.device) else None
         return LocalWorker(self.command, task, wake, folder, environment, forks)
 
 
@@ -275,7 +276,7 @@ class _Forks:
             with theirs:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "niffbench.worker.forking"],
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
