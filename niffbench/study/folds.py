@@ -167,7 +167,10 @@ def networks(folds: Folds) -> Table:
                 Entry(text.size_of(memory.estimate), value=memory.estimate),
             )
         )
-    caption = "Accuracy over all digits; latency and memory medians over folds, ratios paired by fold."
+    caption = (
+        "Accuracy over all digits; latency and memory medians over folds, ratios paired by fold. All but the "
+        "published network have their normalisations folded into the layers before them."
+    )
     return Table("networks", "Whole networks, over folds", columns, tuple(rows), caption)
 
 
