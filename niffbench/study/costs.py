@@ -102,7 +102,7 @@ class Measuring:
 
 @contextmanager
 def _memory_stays() -> Iterator[None]:
-    """Within, workers that start have :data:`MEMORY_STAYS` in their environment, unless this process has its own."""
+    """Within, workers that start have :data:`MEMORY_STAYS`, unless this process has such variables of its own."""
     ours = {name: value for name, value in MEMORY_STAYS.items() if name not in os.environ}
     os.environ.update(ours)
     try:
