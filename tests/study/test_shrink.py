@@ -162,6 +162,19 @@ def test_layers_whose_errors_interact_fail_once_and_hold_at_the_second_solution(
     assert second.cost == 3.0
 
 
+def test_where_cuts_are_trained_what_is_far_out_of_reach_is_not_tried_and_what_may_hold_is() -> None:
+    harms = [2.0, 1.6, 1.0, 0.7, 0.5, 0.4, 0.3, 0.0]  # dearer and dearer
+    kernels = [Option(Candidate("kernel", 0, 2 * i + 1), float(i), harm) for i, harm in enumerate(harms)]
+    attempts = verified(
+        {"a": kernels},
+        2.0,
+        lambda choice: (0.25 * harms[(choice["a"].side or 1) // 2], choice["a"].side == 13),
+        0.2,
+        0.1,
+    )
+    assert [one.expected for one in attempts] == [2.0, 1.0, 0.7, 0.5, 0.4, 0.3]  # 3 · 0.1 / 0.25 is 1.2
+
+
 def test_what_never_holds_ends_with_what_is_exact() -> None:
     every = {
         "a": [Option(Candidate("kernel", 0, 1), 1.0, 1e-9), Option(Candidate("form", 0, form="rfft"), 9.0, 0.0)]
