@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from niffbench.niff import auto, native, spectral
-from niffbench.niff.autograd import compiling, exporting, watched
-from niffbench.niff.layer import FilteringLayer, Settings
+from niffbench.niff.autograd import compiling, exporting, unobserved, watched
+from niffbench.niff.layer import FilteringLayer, Limits, Settings
 from niffbench.niff.native import kernel
+
+_NO_LIMITS = (-math.inf, math.inf)
 
 
 class NiffDepthwise(FilteringLayer):
@@ -40,6 +43,25 @@ class NiffDepthwise(FilteringLayer):
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, form={self.form!r}"
+
+    def surrounded(self, x: Tensor, shift: Tensor | None, limits: Limits | None) -> Tensor:
+        """The layer with what is around it, which the C kernel does where it costs nothing.
+
+        Args:
+            x: images, whose numbers are brought within the limits first.
+            shift: is added, a number for each channel.
+            limits: least and largest of what enters, then of what leaves.
+        """
+        if not torch.is_grad_enabled() and unobserved(x):
+            wide = shift is None or shift.dtype == torch.promote_types(x.dtype, torch.float32)
+            again = self._again(x, shift, limits) if wide else None
+            if again is not None:
+                return again
+        entering, leaving = (limits[:2], limits[2:]) if limits else (_NO_LIMITS, _NO_LIMITS)
+        result: Tensor = self(x if entering == _NO_LIMITS else x.clamp(*entering))
+        if shift is not None:
+            result = result + shift.to(result.dtype)[:, None, None]
+        return result if leaving == _NO_LIMITS else result.clamp(*leaving)
 
     def _takes(self, x: Tensor, compute: torch.dtype) -> bool:
         """Half precision that the kernel reads and writes itself, if one is to be the engine."""

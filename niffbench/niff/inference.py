@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from typing import cast
+import math
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,9 +13,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from niffbench.niff.catalogue import keeping
 from niffbench.niff.depthwise import NiffDepthwise
 from niffbench.niff.layer import SpectralLayer
-from niffbench.niff.networks import WithBias, niff_layers
+from niffbench.niff.networks import Surrounded, niff_layers
 from niffbench.niff.pointwise import NiffPointwise
 from niffbench.niff.split import NiffSplit
+
+_NO_LIMITS = (-math.inf, math.inf)
+_FRESH = (nn.Conv2d, nn.BatchNorm2d, nn.Linear, SpectralLayer, Surrounded)
+"""Modules whose output is no view of what they are given: nobody else sees what is done to it in place."""
 
 
 @torch.inference_mode(mode=False)  # Of what is made in it no version is counted, so no filter of it is kept.
@@ -24,9 +28,10 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
 
     What is an ordinary 1×1 convolution becomes one: pointwise layers in form ``elided`` and the second half of
     split ones in a form that does without its FFTs. A batch normalisation goes into the convolution or NIFF layer
-    before it, where nothing else takes what that puts out. Filters are made once and kept. On a CPU convolutions
-    keep their channels last in memory, which the C kernel takes as they are. Arguments of ``forward`` beside the
-    images have their defaults.
+    before it, where nothing else takes what that puts out, and a ReLU or ReLU6 into the depthwise NIFF layer
+    before or after it, whose C kernel has every number in a register. Filters are made once and kept. On a CPU
+    convolutions keep their channels last in memory, which the C kernel takes as they are. Arguments of ``forward``
+    beside the images have their defaults.
 
     Args:
         copied: else what is made has the layers of ``model``, which is of no use any more.
@@ -42,23 +47,17 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
     except (fx.proxy.TraceError, TypeError) as error:
         raise ValueError(f"{type(model).__name__} cannot be traced and so not be folded: {error}") from error
     made = fx.GraphModule(model, graph)
-    for node in list(graph.nodes):
-        if node.op == "call_module":
-            made.set_submodule(node.target, _ordinary(made.get_submodule(node.target)))
-    for node in list(graph.nodes):
-        given = (*node.args, *node.kwargs.values())
-        before = given[0] if node.op == "call_module" and given else None
-        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
-            continue
-        calls = [other.target for other in graph.nodes if other.op == "call_module"]
-        normalisation, layer = (made.get_submodule(str(one.target)) for one in (node, before))
-        if type(normalisation) is not nn.BatchNorm2d or normalisation.running_var is None:
-            continue
-        both = _with_normalisation(layer, normalisation) if calls.count(before.target) == 1 else None
-        if both is not None:
-            made.set_submodule(str(before.target), both)
-            node.replace_all_uses_with(before)
-            graph.erase_node(node)
+    for node in _calls(graph):
+        layer = _ordinary(made.get_submodule(str(node.target)))
+        made.set_submodule(str(node.target), layer)
+        if isinstance(layer, nn.Sequential):  # Two calls, so that each meets what is before and after it.
+            node.target, first = f"{node.target}.0", node.target
+            with graph.inserting_after(node):
+                second = graph.call_module(f"{first}.1", (node,))
+            node.replace_all_uses_with(second, lambda user, second=second: user is not second)
+    for fold in (_fold_normalisation, _fold_activation):
+        for node in _calls(graph):
+            fold(made, node)
     for _, one in niff_layers(made):
         one.form = keeping(one.kind, one.form)
     made.delete_all_unused_submodules()
@@ -80,14 +79,67 @@ class _Tracer(fx.Tracer):
     """Sees a NIFF layer as one operation."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, SpectralLayer | WithBias) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, SpectralLayer | Surrounded) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _calls(graph: fx.Graph) -> list[fx.Node]:
+    """The calls of modules, in order."""
+    return [node for node in graph.nodes if node.op == "call_module"]
+
+
+def _given(node: fx.Node) -> fx.Node | None:
+    """What a call is given first, if that is what another call of a module puts out."""
+    given = (*node.args, *node.kwargs.values())
+    return given[0] if given and isinstance(given[0], fx.Node) and given[0].op == "call_module" else None
+
+
+def _only_call(graph: fx.Graph, node: fx.Node | None) -> bool:
+    """Whether it is a call of a module that is not called elsewhere, so that the module may change."""
+    return node is not None and [call.target for call in _calls(graph)].count(node.target) == 1
+
+
+def _leave_out(node: fx.Node, before: fx.Node) -> None:
+    node.replace_all_uses_with(before)
+    node.graph.erase_node(node)
+
+
+def _fold_normalisation(made: fx.GraphModule, node: fx.Node) -> None:
+    """Into the layer before it, if ``node`` is one, and nothing else takes what that layer puts out."""
+    normalisation, before = made.get_submodule(str(node.target)), _given(node)
+    if type(normalisation) is not nn.BatchNorm2d or normalisation.running_var is None or before is None:
+        return
+    if len(before.users) > 1 or not _only_call(node.graph, before):
+        return
+    both = _with_normalisation(made.get_submodule(str(before.target)), normalisation)
+    if both is not None:
+        made.set_submodule(str(before.target), both)
+        _leave_out(node, before)
+
+
+def _fold_activation(made: fx.GraphModule, node: fx.Node) -> None:
+    """Into the depthwise layer before or after it, if ``node`` is one, and no other sees what it changes."""
+    activation, before = made.get_submodule(str(node.target)), _given(node)
+    if not isinstance(activation, nn.ReLU | nn.ReLU6) or before is None or len(before.users) > 1:
+        return
+    if not isinstance(made.get_submodule(str(before.target)), _FRESH):
+        return
+    within = (0.0, 6.0 if isinstance(activation, nn.ReLU6) else math.inf)
+    after = next(iter(node.users)) if len(node.users) == 1 else None
+    for layer, leaves in ((before, True), (after, False)):
+        if layer is None or layer.op != "call_module" or not _only_call(node.graph, layer):
+            continue
+        both = _with_limits(made.get_submodule(str(layer.target)), within, leaves=leaves)
+        if both is not None:
+            made.set_submodule(str(layer.target), both)
+            _leave_out(node, before)
+            return
 
 
 def _ordinary(layer: nn.Module) -> nn.Module:
     """The layer, or ordinary ones that do the same."""
     bias = None
     inner = layer
-    if isinstance(layer, WithBias):
+    if isinstance(layer, Surrounded):
         inner, bias = layer.layer, layer.bias
     if isinstance(inner, NiffPointwise) and inner.form == "elided":
         return _linear(inner.weight, bias) if inner.layout == "nhwc" else _convolution(inner.weight, bias)
@@ -116,9 +168,7 @@ def _with_normalisation(layer: nn.Module, normalisation: nn.BatchNorm2d) -> nn.M
     """Both in one layer; None where the layer is none that a factor for each channel of its output can go into."""
     if type(layer) is nn.Conv2d:
         return _convolution_with(layer, normalisation)
-    if isinstance(layer, nn.Sequential) and isinstance(layer[0], NiffDepthwise):
-        return nn.Sequential(layer[0], _convolution_with(cast(nn.Conv2d, layer[1]), normalisation))
-    inner, bias = (layer.layer, layer.bias) if isinstance(layer, WithBias) else (layer, None)
+    inner, bias = (layer.layer, layer.bias) if isinstance(layer, Surrounded) else (layer, None)
     if not isinstance(inner, NiffDepthwise) or inner.generator._modules:
         return None
     mean, variance = normalisation.running_mean, normalisation.running_var
@@ -132,7 +182,18 @@ def _with_normalisation(layer: nn.Module, normalisation: nn.BatchNorm2d) -> nn.M
     own = inner.with_form(inner.form)  # Others may have the same weights.
     scaled = (nn.Parameter(weight * factor[:, None]), nn.Parameter(offset * factor))
     own.generator = inner.generator.with_weights((*weights, *scaled))
-    return WithBias(own, shift if bias is None else shift + bias * factor)
+    return Surrounded(own, shift if bias is None else shift + bias * factor)
+
+
+def _with_limits(layer: nn.Module, within: tuple[float, float], *, leaves: bool) -> Surrounded | None:
+    """A depthwise layer and limits on what leaves, or enters; None for others, and where it has such already."""
+    inner, bias, limits = layer, None, None
+    if isinstance(layer, Surrounded):
+        inner, bias, limits = layer.layer, layer.bias, layer.limits
+    entering, leaving = (limits[:2], limits[2:]) if limits else (_NO_LIMITS, _NO_LIMITS)
+    if not isinstance(inner, NiffDepthwise) or (leaving if leaves else entering) != _NO_LIMITS:
+        return None
+    return Surrounded(inner, bias, (*entering, *within) if leaves else (*within, *leaving))
 
 
 def _convolution_with(convolution: nn.Conv2d, normalisation: nn.BatchNorm2d) -> nn.Conv2d:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -135,6 +136,10 @@ def _as_given(x: Tensor, result: Tensor) -> Tensor:
 def _is_channels_last(x: Tensor) -> bool:
     """Whether channels lie together in memory, and other pixels do not."""
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+Limits = tuple[float, float, float, float]
+"""Least and largest number of what enters a layer, then of what leaves it."""
 
 
 class Settings(TypedDict, total=False):
@@ -321,26 +326,13 @@ class FilteringLayer(SpectralLayer):
             call = kernel.call_for(x, last, self._features(x)[1].shape[-1] if features else 0)
             self._constants.take(self._like(x), (call, self._key("features" if features else "scaled", x)))
 
-    def shifted(self, x: Tensor, shift: Tensor) -> Tensor:
-        """The layer's output plus a number for each channel, which the C kernel adds where it costs nothing."""
-        if (
-            not torch.is_grad_enabled()
-            and shift.dtype == torch.promote_types(x.dtype, torch.float32)
-            and unobserved(x)
-        ):
-            again = self._again(x, shift.contiguous())
-            if again is not None:
-                return again
-        result: Tensor = self(x)
-        return result + shift.to(result.dtype)[:, None, None]
-
-    def _again(self, x: Tensor, shift: Tensor | None = None) -> Tensor | None:
+    def _again(self, x: Tensor, shift: Tensor | None = None, limits: Limits | None = None) -> Tensor | None:
         """:meth:`_depthwise` of a call that nobody watches, like one that was prepared; None if there was none."""
         prepared = self._constants.taken.get(self._like(x))
         if prepared is None:
             return None
         if isinstance(prepared, generated.Prepared):
-            if shift is not None:
+            if shift is not None or limits is not None:
                 return None
             result, what = prepared.convolve(x, *self._ingredients(x)), "native"
         else:
@@ -354,7 +346,12 @@ class FilteringLayer(SpectralLayer):
                 made_of = generated.made_of(features, weight, bias, 1 / (height * width))
             else:
                 made_of = kernel.Filter(kept.data_ptr())
-            made_of.shift = None if shift is None else shift.data_ptr()
+            if shift is not None:
+                shift = shift.contiguous()
+                made_of.shift = shift.data_ptr()
+            if limits is not None:
+                in_c = kernel.limits_in_c(limits, torch.promote_types(x.dtype, torch.float32))
+                made_of.limits = ctypes.addressof(in_c)
             result = call.convolve(x, made_of)
         if self.chooses:
             self._constants.chosen = "features" if what == "features" else "native"

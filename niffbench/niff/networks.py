@@ -27,7 +27,7 @@ from niffbench.niff.catalogue import (
 )
 from niffbench.niff.depthwise import NiffDepthwise
 from niffbench.niff.full import NiffFull
-from niffbench.niff.layer import FilteringLayer, SpectralLayer
+from niffbench.niff.layer import FilteringLayer, Limits, SpectralLayer
 from niffbench.niff.pointwise import NiffPointwise
 from niffbench.niff.split import NiffSplit
 
@@ -140,7 +140,7 @@ class Rule:
     def layer(self, kind: str, module: nn.Conv2d | nn.Linear) -> nn.Module:
         """The NIFF layer of that kind that takes the place of ``module``, on its device and in its dtype."""
         layer = self._layer(kind, module)
-        return WithBias(layer, module.bias) if self.bias and module.bias is not None else layer
+        return Surrounded(layer, module.bias) if self.bias and module.bias is not None else layer
 
     def _layer(self, kind: str, module: nn.Conv2d | nn.Linear) -> SpectralLayer:
         device, dtype, form = module.weight.device, module.weight.dtype, self.forms[kind]
@@ -183,19 +183,26 @@ class Replacement:
     why: str
 
 
-class WithBias(nn.Module):
-    """A NIFF layer and the bias of the convolution in whose place it is, added to every pixel of a channel."""
+class Surrounded(nn.Module):
+    """A NIFF layer and what is around it: the bias of the convolution in whose place it is, added to every pixel.
 
-    def __init__(self, layer: SpectralLayer, bias: Tensor) -> None:
+    Attributes:
+        limits: of a depthwise layer, what activations before and after it bring numbers within.
+    """
+
+    def __init__(self, layer: SpectralLayer, bias: Tensor | None, limits: Limits | None = None) -> None:
         super().__init__()
         self.layer = layer
-        self.bias = nn.Parameter(bias.detach().clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.limits = limits
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.layer, NiffDepthwise) and x.dim() == 4:
-            return self.layer.shifted(x, self.bias)
-        bias = self.bias if self.layer.channel_dimension == 3 else self.bias[:, None, None]
+        if isinstance(self.layer, NiffDepthwise):
+            return self.layer.surrounded(x, self.bias, self.limits)
         out: Tensor = self.layer(x)
+        if self.bias is None:
+            return out
+        bias = self.bias if self.layer.channel_dimension == 3 else self.bias[:, None, None]
         return out + bias.to(out.dtype)
 
 

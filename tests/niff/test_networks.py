@@ -14,7 +14,7 @@ from niffbench.niff.catalogue import EXECUTIONS, KINDS, NETWORKS
 from niffbench.niff.inference import folded
 from niffbench.niff.networks import (
     Rule,
-    WithBias,
+    Surrounded,
     build,
     convert,
     execute_as,
@@ -424,7 +424,7 @@ def test_a_folded_network_computes_the_same_with_fewer_passes(name: str, executi
 @pytest.mark.parametrize("form", ["native-cached", "native", "rfft"])
 def test_a_bias_beside_a_depthwise_layer_is_added_in_every_call(form: str) -> None:
     layer = NiffDepthwise(9, form=form, dtype=torch.float64)
-    both = WithBias(layer, torch.randn(9, dtype=torch.float64))
+    both = Surrounded(layer, torch.randn(9, dtype=torch.float64))
     for x in (torch.randn(2, 9, 7, 6, dtype=torch.float64), torch.randn(9, 4, 4, dtype=torch.float64)):
         expected = (layer(x) + both.bias[:, None, None]).detach()
         with torch.no_grad():

@@ -20,7 +20,9 @@ typedef struct {
     const REAL *bias;     /* (2, C), of which the real one is not cancelled. */
     double scale;         /* On the bias; it is in the features already. */
     int hidden;
-    const REAL *shift;    /* (C), what is added to all numbers of an image, or null; niff_gradient takes no notice. */
+    /* Of these niff_gradient takes no notice; each may be null: */
+    const REAL *shift;    /* (C), what is added to all numbers of an image. */
+    const REAL *limits;   /* Least and largest of what enters, then of what leaves: beyond them stands the limit. */
 } Filter;
 
 /* What calls on images (B, C, H, W), or (B, H, W, C) if channels_last, have in common. */

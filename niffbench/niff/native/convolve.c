@@ -483,9 +483,14 @@ static int spare(const Axis *down, const Axis *along, int side) {
     return 2 * side + 5 * size;
 }
 
-/* Row h, which is even, and the next. */
-static void two_rows_forward(const char *images, const char *end, Layout layout, const Shape *shape, const Work *work,
-                             Complex *spectrum, int h) {
+INLINE void all_within(Vector numbers[LANES], const REAL *limits) {
+    if (!limits) return;
+    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) numbers[i] = within(numbers[i], limits[0], limits[1]);
+}
+
+/* Row h, which is even, and the next, within limits unless these are null. */
+static void two_rows_forward(const char *images, const char *end, Layout layout, const REAL *limits,
+                             const Shape *shape, const Work *work, Complex *spectrum, int h) {
     const int height = shape->height, width = shape->width, pair = h + 1 < height;
     Complex *row = work->a;
     for (int part = 0; part <= pair; part++)
@@ -493,6 +498,7 @@ static void two_rows_forward(const char *images, const char *end, Layout layout,
             const int count = least(width - first, LANES);
             Vector numbers[LANES], *to = &row[first].re + part;
             load(images, end, layout, (int64_t)(h + part) * width + first, count, numbers);
+            all_within(numbers, limits);
             if (count == LANES) {
                 _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) to[2 * i] = numbers[i];
             } else {
@@ -512,11 +518,11 @@ static void two_rows_forward(const char *images, const char *end, Layout layout,
 
 static void rows_forward(const char *images, const char *end, Layout layout, const Shape *shape, const Work *work,
                          Complex *spectrum) {
-    for (int h = 0; h < shape->height; h += 2) two_rows_forward(images, end, layout, shape, work, spectrum, h);
+    for (int h = 0; h < shape->height; h += 2) two_rows_forward(images, end, layout, NULL, shape, work, spectrum, h);
 }
 
 /* From a swapped spectrum. Of columns that are their own mirror image the imaginary part is not used. */
-static void two_rows_inverse(char *images, Layout layout, const Shape *shape, const Work *work,
+static void two_rows_inverse(char *images, Layout layout, const REAL *limits, const Shape *shape, const Work *work,
                              const Complex *spectrum, int h) {
     const int height = shape->height, width = shape->width, pair = h + 1 < height;
     Complex *row = work->a;
@@ -542,12 +548,13 @@ static void two_rows_inverse(char *images, Layout layout, const Shape *shape, co
             } else {
                 for (int i = 0; i < LANES; i++) numbers[i] = i < count ? from[2 * i] : (Vector){0};
             }
+            all_within(numbers, limits);
             store(images, layout, (int64_t)(h + part) * width + first, count, numbers);
         }
 }
 
 static void rows_inverse(char *images, Layout layout, const Shape *shape, const Work *work, const Complex *spectrum) {
-    for (int h = 0; h < shape->height; h += 2) two_rows_inverse(images, layout, shape, work, spectrum, h);
+    for (int h = 0; h < shape->height; h += 2) two_rows_inverse(images, layout, NULL, shape, work, spectrum, h);
 }
 
 /* A filter (C, H, W / 2 + 1) is an image of complex numbers. Packed by columns, and halved: see above. */
@@ -815,6 +822,7 @@ void niff_convolve(const Filter *filter, const Call *call, const char *x, char *
     const int planes = filter->half || batch > 1 ? 2 : 1;
     const int64_t each = niff_workspace(height, shape.width, planes, filter->hidden, call->down, call->along);
     const char *x_end = x + batch * channels * image;
+    const REAL *enters = filter->limits, *leaves = enters ? enters + 2 : NULL;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int thread = 0; thread < threads; thread++) {
         Work works[MOST_WAYS];
@@ -832,14 +840,14 @@ void niff_convolve(const Filter *filter, const Call *call, const char *x, char *
                 begin_channels(filter, channels, begin + way * LANES, &shape, &works[way]);
             for (int h = 0; h < height; h += 2)
                 for (int way = 0; way < groups; way++)
-                    two_rows_forward(x + from + way * next, x_end, way + 1 < groups ? layout : last, &shape,
+                    two_rows_forward(x + from + way * next, x_end, way + 1 < groups ? layout : last, enters, &shape,
                                      &works[way], works[way].spectrum, h);
             for (int way = 0; way < groups; way++)
                 columns(filter, channels, begin + way * LANES, &shape, &works[way], first, batch > 1);
             for (int h = 0; h < height; h += 2)
                 for (int way = 0; way < groups; way++)
-                    two_rows_inverse(y + from + way * next, way + 1 < groups ? layout : last, &shape, &works[way],
-                                     works[way].spectrum, h);
+                    two_rows_inverse(y + from + way * next, way + 1 < groups ? layout : last, leaves, &shape,
+                                     &works[way], works[way].spectrum, h);
         }
     }
 }

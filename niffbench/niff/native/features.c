@@ -50,8 +50,7 @@ INLINE Vector exponential(Vector x) {
         1.0,       1.0,        1.0 / 2,     1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,
         1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800,
     };
-    const Whole below = (Whole)(x < lowest), above = (Whole)(x > highest);
-    x = (Vector)(((Whole)x & ~below & ~above) | ((Whole)all(lowest) & below) | ((Whole)all(highest) & above));
+    x = within(x, lowest, highest);
     const Vector shifted = x * (REAL)1.44269504088896340736 + shift, n = shifted - shift;
     const Vector r = x - n * high - n * low;
     Vector sum = all(inverse_factorials[TERMS]);

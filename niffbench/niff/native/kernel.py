@@ -143,8 +143,15 @@ class Filter(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("half", "features", "weight", "bias")),
         ("scale", ctypes.c_double),
         ("hidden", ctypes.c_int),
-        ("shift", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("shift", "limits")),
     )
+
+
+@functools.lru_cache(maxsize=64)
+def limits_in_c(limits: tuple[float, ...], dtype: torch.dtype) -> ctypes.Array[Any]:
+    """A filter's ``limits`` as the kernel that computes in ``dtype`` reads them; somebody keeps them alive."""
+    real = ctypes.c_float if dtype == torch.float32 else ctypes.c_double
+    return (real * len(limits))(*limits)
 
 
 class _Images(ctypes.Structure):

@@ -149,6 +149,13 @@ INLINE Vector all(REAL number) { return number - (Vector){0}; }
 
 INLINE int least(int a, int b) { return a < b ? a : b; }
 
+/* The limit in place of what is beyond it; what is not a number stays none. */
+INLINE Vector within(Vector x, REAL lowest, REAL highest) {
+    typedef __typeof__(x < x) Mask;
+    const Mask below = x < all(lowest), above = x > all(highest);
+    return (Vector)(((Mask)x & ~below & ~above) | ((Mask)all(lowest) & below) | ((Mask)all(highest) & above));
+}
+
 /* `count` numbers, at most LANES; the other lanes are zero. */
 INLINE Vector load_some(const REAL *from, int64_t count) {
     if (count >= LANES) return *(const Unaligned *)from;
