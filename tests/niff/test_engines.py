@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import math
 import os
 import platform
@@ -131,6 +132,34 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
+def test_the_kernel_works_in_torchs_threads(threads: None) -> None:
+    """However it was compiled: it is given the functions of the OpenMP runtime that torch has loaded."""
+    if "OpenMP" in torch.__config__.parallel_info():
+        assert build._runtime() is not None
+    teams, numbers = [], [0]
+    member = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    def parallel(work: int, data: int, count: int, _: int) -> None:
+        teams.append(count)
+        for numbers[0] in range(2):  # Of three threads that were asked for two come.
+            member(work)(data)
+
+    number, count = (ctypes.CFUNCTYPE(ctypes.c_int)(one) for one in (lambda: numbers[0], lambda: 2))
+    library, x = build.load("double"), images(2, 40, 6, 6).requires_grad_()
+    half = filters(40, 6, 6).requires_grad_()
+    expected = torch.autograd.grad(truth(x, half).square().sum(), [x])
+    torch.set_num_threads(3)
+    try:
+        library.niff_use_runtime(*(ctypes.cast(one, ctypes.c_void_p) for one in (parallel, number, count)))
+        result = torch.autograd.grad(kernel.convolve(x, half).square().sum(), [x])
+    finally:
+        library.niff_use_runtime(*(build._runtime() or (None,) * 3))
+    assert teams == [3, 3]
+    assert relative(result[0], expected[0]) < 1e-12
 
 
 @pytest.mark.parametrize("channels", [3, 16, 40])
@@ -576,9 +605,9 @@ def test_a_training_step_makes_no_tensor_as_large_as_the_filter() -> None:
     assert all(one.shape == x.shape or one.numel() < 32 * 20 * 11 for one in mode.tensors)
 
 
-def in_a_process(cache: Path, compiler: str, what: str = "unavailable", **more: str) -> str:
+def in_a_process(cache: Path, compiler: str | None, what: str = "unavailable", **more: str) -> str:
     """What a new process, with this cache and this compiler, says of the kernel."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "CC": compiler, **more}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), **({"CC": compiler} if compiler else {}), **more}
     code = f"from niffbench.niff.native import build; print(build.{what}())"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=120
@@ -588,8 +617,31 @@ def in_a_process(cache: Path, compiler: str, what: str = "unavailable", **more: 
 
 def test_a_missing_compiler_is_missed(tmp_path: Path) -> None:
     said = in_a_process(tmp_path, "no-such-compiler")
-    assert said == "no C compiler was found: install one (cc), or name it in the environment's CC"
+    assert said == (
+        "no C compiler was found: install one (cc, or pip install 'niffbench[compiler]'), or name it in the "
+        "environment's CC"
+    )
     assert not list(tmp_path.rglob("*.so"))
+
+
+@pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
+def test_where_there_is_no_cc_the_one_in_zigs_package_compiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, compiler = tmp_path / "ziglang", shutil.which(os.environ.get("CC", "cc"))
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(
+        f"""import os, sys
+assert sys.argv[1] == "cc"
+os.environ["PATH"] = os.defpath
+os.execv({compiler!r}, ["cc", *sys.argv[2:], "-O0"])
+"""
+    )
+    monkeypatch.delenv("CC", raising=False)
+    search = os.pathsep.join((str(tmp_path), *sys.path))
+    assert in_a_process(tmp_path, None, PATH=str(tmp_path), PYTHONPATH=search) == "None"
+    assert list(tmp_path.rglob("*.so"))
 
 
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
@@ -632,14 +684,14 @@ def test_without_a_cache_all_processes_share_one_directory_of_nobody_elses(tmp_p
     assert said.startswith("there is no directory to compile the kernel in")
 
 
-@pytest.mark.skipif("-fopenmp" not in str(build.tuning()), reason="the compiler here has no OpenMP")
-def test_a_kernel_that_lacks_openmp_says_so_until_there_is_one_that_does_not(tmp_path: Path) -> None:
+@pytest.mark.skipif(build.tuning() != "-march=native", reason="the compiler here does not take -march=native")
+def test_a_kernel_that_is_not_tuned_says_so_until_there_is_one_that_is(tmp_path: Path) -> None:
     lost = tmp_path / "lost"
-    compiler = hasty(tmp_path, f'case "$*" in *-fopenmp*) test ! -e {lost} || exit 1;; esac')
+    compiler = hasty(tmp_path, f'case "$*" in *=native*) test ! -e {lost} || exit 1;; esac')
     lost.touch()
-    assert in_a_process(tmp_path, compiler, "tuning") == "-march=native"
+    assert in_a_process(tmp_path, compiler, "tuning") == "none"
     lost.unlink()
-    assert in_a_process(tmp_path, compiler, "tuning") == build.tuning()
+    assert in_a_process(tmp_path, compiler, "tuning") == "-march=native"
 
 
 def test_without_the_kernel_everything_else_works(monkeypatch: pytest.MonkeyPatch) -> None:

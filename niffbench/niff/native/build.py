@@ -11,19 +11,25 @@ import shlex
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("convolve.c", "features.c", "calls.h", "vectors.h"))
 FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-shared", "-fPIC")
-TUNINGS = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())
-"""Tried in turn, the best first: the compilers of some systems lack OpenMP, or a way to say "this CPU"."""
+TUNINGS = (("-march=native",), ("-mcpu=native",), ())
+"""Tried in turn, the best first: compilers have different ways to say "this CPU", or none."""
 REALS = {"float": 4, "double": 8}
 """C's element types and their sizes in bytes."""
 
+_RUNTIME = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+"""By which the kernel shares its work out: functions of the OpenMP runtime of GCC, which LLVM's has as well."""
+
 _lock = threading.Lock()
+_sharing: set[ctypes.CDLL] = set()
 
 
 class Unavailable(NotImplementedError):
@@ -48,10 +54,7 @@ def unavailable() -> str | None:
 
 
 def tuning() -> str | None:
-    """The flags that fit the kernel to this machine, in one line, or ``none``; ``None`` if there is no kernel.
-
-    Without ``-fopenmp`` it runs in one thread.
-    """
+    """The flags that fit the kernel to this machine, in one line, or ``none``; ``None`` if there is no kernel."""
     with _lock:
         outcome = _outcome("float")
     return None if isinstance(outcome, str) else " ".join(outcome.tuning) or "none"
@@ -68,6 +71,8 @@ def compiler() -> str | None:
 def load(real: str) -> ctypes.CDLL:
     """The kernel for one element type of :data:`REALS`; the outcome is remembered for the process.
 
+    It works in torch's own threads, if torch is loaded and has such of OpenMP; else in the one that calls.
+
     Raises:
         Unavailable: if there is no compiler, or it fails.
     """
@@ -75,7 +80,18 @@ def load(real: str) -> ctypes.CDLL:
         outcome = _outcome(real)
     if isinstance(outcome, str):
         raise Unavailable(outcome)
+    if outcome.library not in _sharing and (runtime := _runtime()) is not None:
+        outcome.library.niff_use_runtime(*runtime)
+        _sharing.add(outcome.library)
     return outcome.library
+
+
+def _runtime() -> tuple[int | None, ...] | None:
+    """Addresses of the functions of :data:`_RUNTIME`; None where no such runtime is loaded, torch's say."""
+    process = ctypes.CDLL(None)
+    if not all(hasattr(process, name) for name in _RUNTIME):
+        return None
+    return tuple(ctypes.cast(getattr(process, name), ctypes.c_void_p).value for name in _RUNTIME)
 
 
 @functools.cache
@@ -126,16 +142,21 @@ def compiled(folder: Path, real: str, tuning: tuple[str, ...]) -> Path:
 
 
 def _command() -> list[str]:
-    """The compiler, and what the environment's CC gives it.
+    """What the environment's CC names, with what it gives it; else ``cc``, or else the one in Zig's package.
 
     Raises:
         Unavailable: if there is none.
     """
     command = shlex.split(os.environ.get("CC", "cc"))
     compiler = shutil.which(command[0]) if command else None
-    if compiler is None:
-        raise Unavailable("no C compiler was found: install one (cc), or name it in the environment's CC")
-    return [compiler, *command[1:]]
+    if compiler is not None:
+        return [compiler, *command[1:]]
+    if "CC" not in os.environ and find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "cc"]
+    raise Unavailable(
+        "no C compiler was found: install one (cc, or pip install 'niffbench[compiler]'), or name it in the "
+        "environment's CC"
+    )
 
 
 def _version(command: list[str]) -> str:
@@ -204,6 +225,7 @@ def declared(path: Path) -> ctypes.CDLL:
     pointer, large, small, real = (ctypes.c_void_p,), (ctypes.c_int64,), (ctypes.c_int,), (ctypes.c_double,)
     layers = pointer + large + small + pointer * 2 + real
     declared = {
+        "niff_use_runtime": pointer * 3,
         "niff_workspace": small * 4 + pointer * 2,
         "niff_takes": small,
         "niff_convolve": pointer * 5,

@@ -43,7 +43,7 @@ INLINE void load_by(const char *images, const char *end, Layout layout, int64_t 
     }
     if (layout.point_step == 1 && layout.lanes == LANES && from + (LANES - 1) * lane_step + LANES * bytes <= end) {
         /* What is read beyond count belongs to a neighbour and is not used. */
-        _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++) out[l] = read(from + l * lane_step);
+        UNROLL(16) for (int l = 0; l < LANES; l++) out[l] = read(from + l * lane_step);
         transpose(out);
         return;
     }
@@ -67,7 +67,7 @@ INLINE void store_by(char *images, Layout layout, int64_t first, int count, int 
         transpose(in);
         if (first + LANES <= layout.points) {
             /* What is written beyond count is overwritten by the next store, which is of the same images. */
-            _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++) write(to + l * lane_step, in[l]);
+            UNROLL(16) for (int l = 0; l < LANES; l++) write(to + l * lane_step, in[l]);
             return;
         }
         for (int l = 0; l < LANES; l++) {
@@ -156,20 +156,20 @@ INLINE int place(Places of, int j) {
  * CPU's sixteen registers. */
 INLINE void dft_odd(int r, const REAL *cosine, const REAL *sine, const Complex *x, Places from, Complex *y, Places to) {
     const int half = (r - 1) / 2;
-    _Pragma("GCC unroll 2") for (int part = 0; part < 2; part++) {
+    UNROLL(2) for (int part = 0; part < 2; part++) {
         const Vector first = part ? x[place(from, 0)].im : x[place(from, 0)].re;
         Vector total = first, sum[4], difference[4];
-        _Pragma("GCC unroll 3") for (int j = 1; j <= half; j++) {
+        UNROLL(3) for (int j = 1; j <= half; j++) {
             const Complex *one = x + place(from, j), *two = x + place(from, r - j);
             sum[j] = part ? one->im + two->im : one->re + two->re;
             difference[j] = part ? one->re - two->re : one->im - two->im;
             total += sum[j];
         }
         *(part ? &y[place(to, 0)].im : &y[place(to, 0)].re) = total;
-        _Pragma("GCC unroll 3") for (int k = 1; k <= half; k++) {
+        UNROLL(3) for (int k = 1; k <= half; k++) {
             Complex *one = y + place(to, k), *two = y + place(to, r - k);
             Vector even = first, odd = {0};
-            _Pragma("GCC unroll 3") for (int j = 1; j <= half; j++) {
+            UNROLL(3) for (int j = 1; j <= half; j++) {
                 even += cosine[j * k % r] * sum[j];
                 odd += sine[j * k % r] * difference[j];
             }
@@ -237,7 +237,7 @@ INLINE void dft8(const Complex *x, Places from, Complex *y, Places to) {
         {odd[2].im, -odd[2].re},
         {diagonal * (odd[3].im - odd[3].re), -diagonal * (odd[3].re + odd[3].im)},
     };
-    _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) {
+    UNROLL(4) for (int k = 0; k < 4; k++) {
         y[place(to, k)] = (Complex){even[k].re + turned[k].re, even[k].im + turned[k].im};
         y[place(to, k + 4)] = (Complex){even[k].re - turned[k].re, even[k].im - turned[k].im};
     }
@@ -247,9 +247,9 @@ INLINE void dft8(const Complex *x, Places from, Complex *y, Places to) {
  * (k % one) · to_one + (k % two) · to_two modulo length. */
 #define COPRIME(length, one, two, to_one, to_two)                                                                \
     INLINE void coprime##length(const Complex *x, Complex *y, Complex *table) {                                  \
-        _Pragma("GCC unroll 8") for (int j = 0; j < two; j++)                                                    \
+        UNROLL(8) for (int j = 0; j < two; j++)                                                    \
             dft##one(x, (Places){one * j, two, length}, table, (Places){one * j, 1, 0});                         \
-        _Pragma("GCC unroll 8") for (int k = 0; k < one; k++)                                                    \
+        UNROLL(8) for (int k = 0; k < one; k++)                                                    \
             dft##two(table, (Places){k, one, 0}, y, (Places){k * to_one, to_two, length});                       \
     }
 COPRIME(6, 2, 3, 3, 4) COPRIME(10, 2, 5, 5, 6) COPRIME(14, 2, 7, 7, 8) COPRIME(28, 4, 7, 21, 8) COPRIME(56, 8, 7, 49, 8)
@@ -258,9 +258,9 @@ COPRIME(6, 2, 3, 3, 4) COPRIME(10, 2, 5, 5, 6) COPRIME(14, 2, 7, 7, 8) COPRIME(2
 #define WITHIN(length)                                                                                           \
     INLINE void dft##length(const Complex *x, Places from, Complex *y, Places to) {                              \
         Complex in[length], table[length], out[length];                                                          \
-        _Pragma("GCC unroll 16") for (int j = 0; j < length; j++) in[j] = x[place(from, j)];                     \
+        UNROLL(16) for (int j = 0; j < length; j++) in[j] = x[place(from, j)];                     \
         coprime##length(in, out, table);                                                                         \
-        _Pragma("GCC unroll 16") for (int j = 0; j < length; j++) y[place(to, j)] = out[j];                      \
+        UNROLL(16) for (int j = 0; j < length; j++) y[place(to, j)] = out[j];                      \
     }
 WITHIN(6) WITHIN(10) WITHIN(14)
 
@@ -274,7 +274,7 @@ INLINE void fft_pass(int r, void dft(const Complex *, Places, Complex *, Places)
             dft(in, (Places){q + stride * p, stride * m, 0}, y, IN_ORDER);
             Complex *to = out + q + stride * r * p;
             to[0] = y[0];
-            _Pragma("GCC unroll 16") for (int j = 1; j < r; j++) {
+            UNROLL(16) for (int j = 1; j < r; j++) {
                 const REAL *root = roots + 2 * stride * p * j;
                 to[stride * j] = (Complex){y[j].re * root[0] - y[j].im * root[1],
                                            y[j].re * root[1] + y[j].im * root[0]};
@@ -319,13 +319,13 @@ INLINE void direct_sums(int at_once, int k, int r, int step, const REAL *roots, 
     const int half = (r - 1) / 2;
     Complex even[2], odd[2] = {{{0}, {0}}, {{0}, {0}}};
     int apart[2], place[2];
-    _Pragma("GCC unroll 2") for (int i = 0; i < at_once; i++) {
+    UNROLL(2) for (int i = 0; i < at_once; i++) {
         even[i] = first;
         place[i] = apart[i] = (k + i) * step;
     }
     for (int j = 1; j <= half; j++) {
         const Complex s = sum[j], d = difference[j];
-        _Pragma("GCC unroll 2") for (int i = 0; i < at_once; i++) {
+        UNROLL(2) for (int i = 0; i < at_once; i++) {
             const REAL cosine = roots[2 * place[i]], sine = roots[2 * place[i] + 1];
             even[i].re += cosine * s.re;
             even[i].im += cosine * s.im;
@@ -335,7 +335,7 @@ INLINE void direct_sums(int at_once, int k, int r, int step, const REAL *roots, 
             if (place[i] >= r * step) place[i] -= r * step;
         }
     }
-    _Pragma("GCC unroll 2") for (int i = 0; i < at_once; i++) {
+    UNROLL(2) for (int i = 0; i < at_once; i++) {
         y[2 * i] = (Complex){even[i].re + odd[i].im, even[i].im - odd[i].re};
         y[2 * i + 1] = (Complex){even[i].re - odd[i].im, even[i].im + odd[i].re};
     }
@@ -485,7 +485,7 @@ static int spare(const Axis *down, const Axis *along, int side) {
 
 INLINE void all_within(Vector numbers[LANES], const REAL *limits) {
     if (!limits) return;
-    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) numbers[i] = within(numbers[i], limits[0], limits[1]);
+    UNROLL(16) for (int i = 0; i < LANES; i++) numbers[i] = within(numbers[i], limits[0], limits[1]);
 }
 
 /* Row h, which is even, and the next, within limits unless these are null. */
@@ -500,7 +500,7 @@ static void two_rows_forward(const char *images, const char *end, Layout layout,
             load(images, end, layout, (int64_t)(h + part) * width + first, count, numbers);
             all_within(numbers, limits);
             if (count == LANES) {
-                _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) to[2 * i] = numbers[i];
+                UNROLL(16) for (int i = 0; i < LANES; i++) to[2 * i] = numbers[i];
             } else {
                 for (int i = 0; i < count; i++) to[2 * i] = numbers[i];
             }
@@ -544,7 +544,7 @@ static void two_rows_inverse(char *images, Layout layout, const REAL *limits, co
             Vector numbers[LANES];
             const Vector *from = &work->b[first].im - part;
             if (count == LANES) {
-                _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) numbers[i] = from[2 * i];
+                UNROLL(16) for (int i = 0; i < LANES; i++) numbers[i] = from[2 * i];
             } else {
                 for (int i = 0; i < LANES; i++) numbers[i] = i < count ? from[2 * i] : (Vector){0};
             }
@@ -617,10 +617,10 @@ INLINE void mix_few(int hidden, const Filter *filter, const Vector *weights, int
                     Complex *out) {
     const REAL *even = filter->features + first, *odd = even + hidden * points;
     Vector own[2 * 4 + 1];
-    _Pragma("GCC unroll 9") for (int k = 0; k <= 2 * hidden; k++) own[k] = weights[k];
+    UNROLL(9) for (int k = 0; k <= 2 * hidden; k++) own[k] = weights[k];
     for (int at = 0; at < count; at++) {
         Vector re = own[2 * hidden], im = {0};
-        _Pragma("GCC unroll 4") for (int k = 0; k < hidden; k++) {
+        UNROLL(4) for (int k = 0; k < hidden; k++) {
             re += own[k] * even[k * points + at];
             im += own[hidden + k] * odd[k * points + at];
         }
@@ -639,19 +639,19 @@ static void mix(const Filter *filter, const Vector *weights, int64_t points, int
     for (int at = 0; at < count; at += 4) {
         int where[4];
         Vector re[4], im[4];
-        _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+        UNROLL(4) for (int i = 0; i < 4; i++) {
             where[i] = least(at + i, count - 1); /* Beyond the last one it once more. */
             re[i] = weights[2 * hidden];
             im[i] = (Vector){0};
         }
         for (int k = 0; k < hidden; k++) {
             const Vector a = weights[k], b = weights[hidden + k];
-            _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+            UNROLL(4) for (int i = 0; i < 4; i++) {
                 re[i] += a * even[k * points + where[i]];
                 im[i] += b * odd[k * points + where[i]];
             }
         }
-        _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) out[where[i]] = (Complex){re[i], im[i]};
+        UNROLL(4) for (int i = 0; i < 4; i++) out[where[i]] = (Complex){re[i], im[i]};
     }
 }
 
@@ -681,7 +681,7 @@ static void unmix(const Filter *filter, const Vector *weights, const Shape *shap
         for (int k = 0; k < hidden; k += 4) {
             const REAL *even[4], *odd[4];
             Vector a[4], b[4];
-            _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) {
+            UNROLL(4) for (int j = 0; j < 4; j++) {
                 const int at = least(k + j, hidden - 1);
                 even[j] = filter->features + at * points + first;
                 odd[j] = even[j] + hidden * points;
@@ -689,11 +689,11 @@ static void unmix(const Filter *filter, const Vector *weights, const Shape *shap
                 b[j] = sums[hidden + at];
             }
             for (int i = 0; i < count; i++)
-                _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) {
+                UNROLL(4) for (int j = 0; j < 4; j++) {
                     a[j] += re[i] * even[j][i];
                     b[j] += im[i] * odd[j][i];
                 }
-            _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) {
+            UNROLL(4) for (int j = 0; j < 4; j++) {
                 const int at = least(k + j, hidden - 1);
                 sums[at] = a[j];
                 sums[hidden + at] = b[j];
@@ -812,43 +812,129 @@ static void columns(const Filter *filter, int64_t channels, int64_t channel, con
     }
 }
 
-/* y = H · W · irfft2(filter · rfft2(x)), that is, 1 / (H · W) is expected in the filter. */
-void niff_convolve(const Filter *filter, const Call *call, const char *x, char *y, char *memory) {
+Runtime niff_runtime;
+
+/* Gives the addresses of the three functions of a runtime. */
+void niff_use_runtime(void *parallel, void *number, void *count) {
+    niff_runtime.number = (int (*)(void))number;
+    niff_runtime.count = (int (*)(void))count;
+    niff_runtime.parallel = (void (*)(void (*)(void *), void *, unsigned, unsigned))parallel;
+}
+
+typedef struct {
+    const Filter *filter;
+    const Call *call;
+    const char *x;
+    char *y, *memory;
+} Convolution;
+
+static void convolve_in_thread(const void *of, int thread) {
+    const Convolution *given = of;
+    const Filter *filter = given->filter;
+    const Call *call = given->call;
     const int64_t batch = call->batch, channels = call->channels;
-    const int height = call->height, threads = call->threads, ways = call->ways, bytes = bytes_of(call->numbers);
+    const int height = call->height, ways = call->ways, bytes = bytes_of(call->numbers);
     const Shape shape = shape_of(call);
     const int64_t image = (int64_t)height * shape.width * bytes;
     const int64_t together = ways * LANES, tasks = (channels + together - 1) / together * batch;
     const int planes = filter->half || batch > 1 ? 2 : 1;
     const int64_t each = niff_workspace(height, shape.width, planes, filter->hidden, call->down, call->along);
-    const char *x_end = x + batch * channels * image;
+    const char *x_end = given->x + batch * channels * image;
     const REAL *enters = filter->limits, *leaves = enters ? enters + 2 : NULL;
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (int thread = 0; thread < threads; thread++) {
-        Work works[MOST_WAYS];
-        for (int way = 0; way < ways; way++)
-            works[way] = carve(memory + (thread * ways + way) * each, &shape, planes, filter->hidden);
-        int64_t begun = -1;
-        for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
-            const int64_t begin = task / batch * together, at = task % batch * channels * image;
-            const int64_t left = (channels - begin + LANES - 1) / LANES;
-            const int groups = left < ways ? (int)left : ways, first = begun != begin;
-            const Layout layout = image_layout(call, begin), last = image_layout(call, begin + (groups - 1) * LANES);
-            const int64_t from = at + begin * layout.lane_step * bytes, next = LANES * layout.lane_step * bytes;
-            begun = begin;
-            for (int way = 0; way < groups && first; way++)
-                begin_channels(filter, channels, begin + way * LANES, &shape, &works[way]);
-            for (int h = 0; h < height; h += 2)
-                for (int way = 0; way < groups; way++)
-                    two_rows_forward(x + from + way * next, x_end, way + 1 < groups ? layout : last, enters, &shape,
-                                     &works[way], works[way].spectrum, h);
+    Work works[MOST_WAYS];
+    for (int way = 0; way < ways; way++)
+        works[way] = carve(given->memory + (thread * ways + way) * each, &shape, planes, filter->hidden);
+    int64_t begun = -1;
+    for (int64_t task = tasks * thread / call->threads; task < tasks * (thread + 1) / call->threads; task++) {
+        const int64_t begin = task / batch * together, at = task % batch * channels * image;
+        const int64_t left = (channels - begin + LANES - 1) / LANES;
+        const int groups = left < ways ? (int)left : ways, first = begun != begin;
+        const Layout layout = image_layout(call, begin), last = image_layout(call, begin + (groups - 1) * LANES);
+        const int64_t from = at + begin * layout.lane_step * bytes, next = LANES * layout.lane_step * bytes;
+        begun = begin;
+        for (int way = 0; way < groups && first; way++)
+            begin_channels(filter, channels, begin + way * LANES, &shape, &works[way]);
+        for (int h = 0; h < height; h += 2)
             for (int way = 0; way < groups; way++)
-                columns(filter, channels, begin + way * LANES, &shape, &works[way], first, batch > 1);
-            for (int h = 0; h < height; h += 2)
-                for (int way = 0; way < groups; way++)
-                    two_rows_inverse(y + from + way * next, way + 1 < groups ? layout : last, leaves, &shape,
-                                     &works[way], works[way].spectrum, h);
+                two_rows_forward(given->x + from + way * next, x_end, way + 1 < groups ? layout : last, enters,
+                                 &shape, &works[way], works[way].spectrum, h);
+        for (int way = 0; way < groups; way++)
+            columns(filter, channels, begin + way * LANES, &shape, &works[way], first, batch > 1);
+        for (int h = 0; h < height; h += 2)
+            for (int way = 0; way < groups; way++)
+                two_rows_inverse(given->y + from + way * next, way + 1 < groups ? layout : last, leaves, &shape,
+                                 &works[way], works[way].spectrum, h);
+    }
+}
+
+/* y = H · W · irfft2(filter · rfft2(x)), that is, 1 / (H · W) is expected in the filter. */
+void niff_convolve(const Filter *filter, const Call *call, const char *x, char *y, char *memory) {
+    const Convolution given = {filter, call, x, y, memory};
+    in_parallel(call->threads, convolve_in_thread, &given);
+}
+
+typedef struct {
+    const Filter *filter;
+    const Call *call;
+    const char *x, *output;
+    char *input;
+    REAL *for_half, *for_weight, *for_bias;
+    char *memory;
+} Gradient;
+
+static void gradient_in_thread(const void *of, int thread) {
+    const Gradient *given = of;
+    const Filter *filter = given->filter;
+    const Call *call = given->call;
+    const int64_t batch = call->batch, channels = call->channels, parts = call->parts;
+    const int height = call->height, threads = call->backward_threads, hidden = filter->hidden;
+    const int bytes = bytes_of(call->numbers), learns = given->for_half || given->for_weight;
+    const Shape shape = shape_of(call);
+    const int64_t image = (int64_t)height * shape.width * bytes, plane = (int64_t)height * shape.columns;
+    const int64_t tasks = (channels + LANES - 1) / LANES * parts, all = batch * channels * image;
+    const int64_t each = niff_workspace(height, shape.width, 4, hidden, call->down, call->along);
+    const Work work = carve(given->memory + thread * each, &shape, 4, hidden);
+    if (given->for_weight) memset(work.features, 0, 2 * hidden * plane * sizeof(REAL));
+    for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
+        const int64_t channel = task / parts * LANES, part = task % parts;
+        const int64_t begin = batch * part / parts, end = batch * (part + 1) / parts;
+        const Layout layout = image_layout(call, channel);
+        if (given->input || given->for_weight) begin_channels(filter, channels, channel, &shape, &work);
+        memset(work.gradient, 0, plane * sizeof(Complex));
+        for (int64_t b = begin; b < end; b++) {
+            const int64_t from = b * channels * image + channel * layout.lane_step * bytes;
+            rows_forward(given->output + from, given->output + all, layout, &shape, &work, work.spectrum);
+            if (learns) rows_forward(given->x + from, given->x + all, layout, &shape, &work, work.second);
+            for (int v = 0; v < shape.columns; v++) {
+                Complex *column = work.spectrum + (int64_t)v * height;
+                fft(&shape.down, column, work.a, work.c, work.scratch);
+                if (learns) {
+                    Complex *sum = work.gradient + (int64_t)v * height;
+                    fft(&shape.down, work.second + (int64_t)v * height, work.b, work.c, work.scratch);
+                    for (int u = 0; u < height; u++) { /* conj(x) · output */
+                        const Complex g = work.a[u], z = work.b[u];
+                        sum[u].re += z.re * g.re + z.im * g.im;
+                        sum[u].im += z.re * g.im - z.im * g.re;
+                    }
+                }
+                if (given->input) {
+                    const int first = b == begin, more = end - begin > 1;
+                    const Complex *factor = column_of(filter, &shape, &work, v, first, more);
+                    for (int u = 0; u < height; u++) { /* conj(filter) · output, swapped */
+                        const Complex g = work.a[u], w = factor[u];
+                        work.a[u] = (Complex){g.im * w.re - g.re * w.im, g.re * w.re + g.im * w.im};
+                    }
+                    fft(&shape.down, work.a, column, work.c, work.scratch);
+                }
+            }
+            if (given->input) rows_inverse(given->input + from, layout, &shape, &work, work.spectrum);
         }
+        if (given->for_half)
+            unpack(work.gradient, filter_layout(&shape, channels, channel), &shape,
+                   given->for_half + (part * channels + channel) * plane * 2);
+        if (given->for_weight)
+            unmix(filter, work.weights, &shape, work.gradient, layout.lanes, channels, channel, work.features,
+                  given->for_weight + part * 2 * channels * hidden, given->for_bias + part * 2 * channels);
     }
 }
 
@@ -858,62 +944,13 @@ void niff_convolve(const Filter *filter, const Call *call, const char *x, char *
  * for_features receives the whole gradient of the features. */
 void niff_gradient(const Filter *filter, const Call *call, const char *x, const char *output, char *input,
                    REAL *for_half, REAL *for_features, REAL *for_weight, REAL *for_bias, char *memory) {
-    const int64_t batch = call->batch, channels = call->channels, parts = call->parts;
-    const int height = call->height, threads = call->backward_threads, hidden = filter->hidden;
-    const int bytes = bytes_of(call->numbers);
-    const Shape shape = shape_of(call);
-    const int64_t image = (int64_t)height * shape.width * bytes, plane = (int64_t)height * shape.columns;
-    const int64_t tasks = (channels + LANES - 1) / LANES * parts, all = batch * channels * image;
-    const int64_t each = niff_workspace(height, shape.width, 4, hidden, call->down, call->along);
-    const int64_t numbers = 2 * hidden * plane;
-    const int learns = for_half || for_weight;
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (int thread = 0; thread < threads; thread++) {
-        const Work work = carve(memory + thread * each, &shape, 4, hidden);
-        if (for_weight) memset(work.features, 0, numbers * sizeof(REAL));
-        for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
-            const int64_t channel = task / parts * LANES, part = task % parts;
-            const int64_t begin = batch * part / parts, end = batch * (part + 1) / parts;
-            const Layout layout = image_layout(call, channel);
-            if (input || for_weight) begin_channels(filter, channels, channel, &shape, &work);
-            memset(work.gradient, 0, plane * sizeof(Complex));
-            for (int64_t b = begin; b < end; b++) {
-                const int64_t from = b * channels * image + channel * layout.lane_step * bytes;
-                rows_forward(output + from, output + all, layout, &shape, &work, work.spectrum);
-                if (learns) rows_forward(x + from, x + all, layout, &shape, &work, work.second);
-                for (int v = 0; v < shape.columns; v++) {
-                    Complex *column = work.spectrum + (int64_t)v * height;
-                    fft(&shape.down, column, work.a, work.c, work.scratch);
-                    if (learns) {
-                        Complex *sum = work.gradient + (int64_t)v * height;
-                        fft(&shape.down, work.second + (int64_t)v * height, work.b, work.c, work.scratch);
-                        for (int u = 0; u < height; u++) { /* conj(x) · output */
-                            const Complex g = work.a[u], z = work.b[u];
-                            sum[u].re += z.re * g.re + z.im * g.im;
-                            sum[u].im += z.re * g.im - z.im * g.re;
-                        }
-                    }
-                    if (input) {
-                        const int first = b == begin, more = end - begin > 1;
-                        const Complex *factor = column_of(filter, &shape, &work, v, first, more);
-                        for (int u = 0; u < height; u++) { /* conj(filter) · output, swapped */
-                            const Complex g = work.a[u], w = factor[u];
-                            work.a[u] = (Complex){g.im * w.re - g.re * w.im, g.re * w.re + g.im * w.im};
-                        }
-                        fft(&shape.down, work.a, column, work.c, work.scratch);
-                    }
-                }
-                if (input) rows_inverse(input + from, layout, &shape, &work, work.spectrum);
-            }
-            if (for_half)
-                unpack(work.gradient, filter_layout(&shape, channels, channel), &shape,
-                       for_half + (part * channels + channel) * plane * 2);
-            if (for_weight)
-                unmix(filter, work.weights, &shape, work.gradient, layout.lanes, channels, channel, work.features,
-                      for_weight + part * 2 * channels * hidden, for_bias + part * 2 * channels);
-        }
-    }
+    const Gradient given = {filter, call, x, output, input, for_half, for_weight, for_bias, memory};
+    const int threads = call->backward_threads, hidden = filter->hidden;
+    in_parallel(threads, gradient_in_thread, &given);
     if (!for_weight) return;
+    const Shape shape = shape_of(call);
+    const int64_t each = niff_workspace(shape.height, shape.width, 4, hidden, call->down, call->along);
+    const int64_t numbers = 2 * hidden * (int64_t)shape.height * shape.columns;
     memcpy(for_features, carve(memory, &shape, 4, hidden).features, numbers * sizeof(REAL));
     for (int thread = 1; thread < threads; thread++) {
         const REAL *more = carve(memory + thread * each, &shape, 4, hidden).features;

@@ -54,7 +54,7 @@ INLINE Vector exponential(Vector x) {
     const Vector shifted = x * (REAL)1.44269504088896340736 + shift, n = shifted - shift;
     const Vector r = x - n * high - n * low;
     Vector sum = all(inverse_factorials[TERMS]);
-    _Pragma("GCC unroll 16") for (int term = TERMS - 1; term >= 0; term--) sum = sum * r + inverse_factorials[term];
+    UNROLL(16) for (int term = TERMS - 1; term >= 0; term--) sum = sum * r + inverse_factorials[term];
     return (Vector)((Whole)sum + ((Whole)shifted << MANTISSA));
 }
 
@@ -66,19 +66,19 @@ static void multiply(const REAL *weight, int down, int across, const REAL *bias,
         for (int o = 0; o < rows; o += 4) {
             const REAL *row[4];
             Vector one[4], two[4];
-            _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) { /* Beyond the last row it once more. */
+            UNROLL(4) for (int i = 0; i < 4; i++) { /* Beyond the last row it once more. */
                 row[i] = weight + (int64_t)least(o + i, rows - 1) * down;
                 one[i] = two[i] = all(bias ? bias[least(o + i, rows - 1)] : 0);
             }
             for (int c = 0; c < columns; c++) {
                 const Vector a = in[c][v], b = in[c][v + 1];
-                _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+                UNROLL(4) for (int i = 0; i < 4; i++) {
                     const REAL factor = row[i][c * across];
                     one[i] += a * factor;
                     two[i] += b * factor;
                 }
             }
-            _Pragma("GCC unroll 4") for (int i = 3; i >= 0; i--) {
+            UNROLL(4) for (int i = 3; i >= 0; i--) {
                 out[least(o + i, rows - 1)][v] = one[i];
                 out[least(o + i, rows - 1)][v + 1] = two[i];
             }
@@ -94,13 +94,13 @@ static void accumulate(const Block *outer, const Block *in, int rows, int column
         for (int c = 0; c < columns; c += 4) {
             int at[4];
             Vector sum[4];
-            _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+            UNROLL(4) for (int i = 0; i < 4; i++) {
                 at[i] = least(c + i, columns - 1);
                 sum[i] = row[at[i]];
             }
             for (int v = 0; v < vectors; v++)
-                _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) sum[i] += outer[o][v] * in[at[i]][v];
-            _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) row[at[i]] = sum[i];
+                UNROLL(4) for (int i = 0; i < 4; i++) sum[i] += outer[o][v] * in[at[i]][v];
+            UNROLL(4) for (int i = 0; i < 4; i++) row[at[i]] = sum[i];
         }
     }
 }
@@ -146,6 +146,46 @@ int64_t niff_features_workspace(int count, const int *widths, int gradient) {
                            : blocks * sizeof(Block));
 }
 
+typedef struct {
+    const REAL *grid;
+    int64_t points;
+    const Layers *layers;
+    double scale;
+    const REAL *gradient; /* of the features, where that is given */
+    REAL *features;       /* where they are wanted */
+    char *memory;
+    int64_t each; /* Bytes of it for a thread. */
+    int threads;
+} Generation;
+
+/* The tasks of one thread are blocks of one MLP and of the other in turn. */
+static int64_t first_task(const Generation *of, int thread) {
+    return 2 * ((of->points + POINTS - 1) / POINTS) * thread / of->threads;
+}
+
+static void features_in_thread(const void *of, int thread) {
+    const Generation *given = of;
+    const Layers *layers = given->layers;
+    const int64_t points = given->points;
+    const int last = layers->widths[layers->count];
+    Block *in = aligned(given->memory + thread * given->each), *units[2] = {in + 2, in + 2 + layers->units};
+    for (int64_t task = first_task(given, thread); task < first_task(given, thread + 1); task++) {
+        const int part = (int)(task % 2);
+        const int64_t first = task / 2 * POINTS;
+        const int vectors = vectors_of(points, first);
+        for (int side = 0; side < 2; side++) {
+            coordinates(given->grid, points, first, side, vectors, in);
+            run(layers, part, vectors, in, units[side], NULL);
+        }
+        const Block *here = units[0] + layers->units - last, *there = units[1] + layers->units - last;
+        const REAL half = (REAL)(given->scale / 2), other = part ? -half : half;
+        for (int k = 0; k < last; k++)
+            for (int v = 0; v < vectors; v++)
+                store_some(given->features + ((int64_t)part * last + k) * points + first + v * LANES,
+                           points - first - v * LANES, half * here[k][v] + other * there[k][v]);
+    }
+}
+
 /* Even features of the real MLP and odd ones of the imaginary, times `scale`: features is (2, K, points).
  *
  * grid: (2, 2, points), either coordinate of each frequency, and of its mirror image. `widths` holds count + 1
@@ -153,25 +193,48 @@ int64_t niff_features_workspace(int count, const int *widths, int gradient) {
 void niff_features(const REAL *grid, int64_t points, int count, const int *widths, const REAL *const *tensors,
                    double scale, REAL *features, char *memory, int threads) {
     const Layers layers = make_layers(count, widths, tensors);
-    const int64_t blocks = (points + POINTS - 1) / POINTS, each = niff_features_workspace(count, widths, 0);
-    const int last = layers.widths[count];
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (int thread = 0; thread < threads; thread++) {
-        Block *in = aligned(memory + thread * each), *units[2] = {in + 2, in + 2 + layers.units};
-        for (int64_t task = 2 * blocks * thread / threads; task < 2 * blocks * (thread + 1) / threads; task++) {
-            const int part = (int)(task % 2);
-            const int64_t first = task / 2 * POINTS;
-            const int vectors = vectors_of(points, first);
-            for (int side = 0; side < 2; side++) {
-                coordinates(grid, points, first, side, vectors, in);
-                run(&layers, part, vectors, in, units[side], NULL);
-            }
-            const Block *here = units[0] + layers.units - last, *there = units[1] + layers.units - last;
-            const REAL half = (REAL)(scale / 2), other = part ? -half : half;
+    const int64_t each = niff_features_workspace(count, widths, 0);
+    const Generation given = {grid, points, &layers, scale, NULL, features, memory, each, threads};
+    in_parallel(threads, features_in_thread, &given);
+}
+
+static void features_gradient_in_thread(const void *of, int thread) {
+    const Generation *given = of;
+    const Layers *layers = given->layers;
+    const int64_t points = given->points;
+    const int last = layers->widths[layers->count];
+    Block *in = aligned(given->memory + thread * given->each), *units = in + 2, *slopes = units + layers->units;
+    Block *outer = slopes + layers->units, *inner = outer + layers->units;
+    Vector *all_sums = (Vector *)(inner + layers->units);
+    memset(all_sums, 0, 2 * layers->numbers * sizeof(Vector));
+    for (int64_t task = first_task(given, thread); task < first_task(given, thread + 1); task++) {
+        const int part = (int)(task % 2);
+        const int64_t first = task / 2 * POINTS;
+        const int vectors = vectors_of(points, first);
+        for (int side = 0; side < 2; side++) {
+            const REAL factor = (REAL)(part && side ? -given->scale / 2 : given->scale / 2);
+            coordinates(given->grid, points, first, side, vectors, in);
+            run(layers, part, vectors, in, units, slopes);
             for (int k = 0; k < last; k++)
                 for (int v = 0; v < vectors; v++)
-                    store_some(features + ((int64_t)part * last + k) * points + first + v * LANES,
-                               points - first - v * LANES, half * here[k][v] + other * there[k][v]);
+                    outer[k][v] = factor * load_some(given->gradient + ((int64_t)part * last + k) * points + first +
+                                                         v * LANES,
+                                                     points - first - v * LANES);
+            int unit = layers->units, number = layers->numbers;
+            for (int l = layers->count - 1; l >= 0; l--) {
+                const int into = layers->widths[l], width = layers->widths[l + 1];
+                unit -= width;
+                number -= width * (into + 1);
+                for (int o = 0; o < width; o++)
+                    for (int v = 0; v < vectors; v++) outer[o][v] *= slopes[unit + o][v];
+                const Block *entering = l ? units + unit - into : in;
+                accumulate(outer, entering, width, into, vectors, all_sums + part * layers->numbers + number);
+                if (l) {
+                    const REAL *weight = layers->tensors[2 * l] + (int64_t)part * width * into;
+                    multiply(weight, 1, into, NULL, into, width, vectors, outer, inner);
+                    memcpy(outer, inner, into * sizeof(Block));
+                }
+            }
         }
     }
 }
@@ -181,45 +244,9 @@ void niff_features_gradient(const REAL *grid, int64_t points, int count, const i
                             const REAL *const *tensors, double scale, const REAL *gradient, REAL *const *out,
                             char *memory, int threads) {
     const Layers layers = make_layers(count, widths, tensors);
-    const int64_t blocks = (points + POINTS - 1) / POINTS, each = niff_features_workspace(count, widths, 1);
-    const int last = layers.widths[count];
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (int thread = 0; thread < threads; thread++) {
-        Block *in = aligned(memory + thread * each), *units = in + 2, *slopes = units + layers.units;
-        Block *outer = slopes + layers.units, *inner = outer + layers.units;
-        Vector *all_sums = (Vector *)(inner + layers.units);
-        memset(all_sums, 0, 2 * layers.numbers * sizeof(Vector));
-        for (int64_t task = 2 * blocks * thread / threads; task < 2 * blocks * (thread + 1) / threads; task++) {
-            const int part = (int)(task % 2);
-            const int64_t first = task / 2 * POINTS;
-            const int vectors = vectors_of(points, first);
-            for (int side = 0; side < 2; side++) {
-                const REAL factor = (REAL)(part && side ? -scale / 2 : scale / 2);
-                coordinates(grid, points, first, side, vectors, in);
-                run(&layers, part, vectors, in, units, slopes);
-                for (int k = 0; k < last; k++)
-                    for (int v = 0; v < vectors; v++)
-                        outer[k][v] = factor * load_some(gradient + ((int64_t)part * last + k) * points + first +
-                                                             v * LANES,
-                                                         points - first - v * LANES);
-                int unit = layers.units, number = layers.numbers;
-                for (int l = count - 1; l >= 0; l--) {
-                    const int into = layers.widths[l], width = layers.widths[l + 1];
-                    unit -= width;
-                    number -= width * (into + 1);
-                    for (int o = 0; o < width; o++)
-                        for (int v = 0; v < vectors; v++) outer[o][v] *= slopes[unit + o][v];
-                    const Block *entering = l ? units + unit - into : in;
-                    accumulate(outer, entering, width, into, vectors, all_sums + part * layers.numbers + number);
-                    if (l) {
-                        const REAL *weight = tensors[2 * l] + (int64_t)part * width * into;
-                        multiply(weight, 1, into, NULL, into, width, vectors, outer, inner);
-                        memcpy(outer, inner, into * sizeof(Block));
-                    }
-                }
-            }
-        }
-    }
+    const int64_t each = niff_features_workspace(count, widths, 1);
+    const Generation given = {grid, points, &layers, scale, gradient, NULL, memory, each, threads};
+    in_parallel(threads, features_gradient_in_thread, &given);
     for (int part = 0, number = 0; part < 2; part++)
         for (int l = 0; l < count; l++)
             for (int o = 0; o < layers.widths[l + 1]; o++)
@@ -246,7 +273,7 @@ void niff_gradient(const Filter *filter, const Call *call, const char *x, const 
 
 static Filter filter_of(const Hidden *hidden, const REAL *const *tensors, const REAL *features) {
     const REAL *const *last = tensors + 2 * hidden->count;
-    return (Filter){NULL, features, last[0], last[1], hidden->scale, hidden->widths[hidden->count], NULL};
+    return (Filter){NULL, features, last[0], last[1], hidden->scale, hidden->widths[hidden->count], NULL, NULL};
 }
 
 /* niff_features, and niff_convolve with what they are; `tensors` are those of the last layer too. */

@@ -27,6 +27,14 @@ enum { LANES = VECTOR_BYTES / sizeof(REAL) };
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Before a loop that the compiler unrolls whole; it has at most `count` rounds. */
+#define PRAGMA(text) _Pragma(#text)
+#ifdef __clang__
+#define UNROLL(count) PRAGMA(clang loop unroll(full))
+#else
+#define UNROLL(count) PRAGMA(GCC unroll count)
+#endif
+
 /* ---- Transposition of LANES × LANES numbers ------------------------------------------------------------------ */
 
 #if defined(__clang__) || __GNUC__ >= 12
@@ -44,7 +52,7 @@ typedef __typeof__((Vector){0} < (Vector){0}) Indices;
 #define EIGHT(F, l, s) FOUR(F, l, s), FOUR(F, l + 4, s)
 #define SIXTEEN(F, l, s) EIGHT(F, l, s), EIGHT(F, l + 8, s)
 #define EXCHANGE(COUNT, s)                                          \
-    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) {      \
+    UNROLL(16) for (int i = 0; i < LANES; i++) {      \
         if (!(i & (s))) {                                           \
             Vector a = rows[i], b = rows[i + (s)];                  \
             rows[i] = SHUFFLE(a, b, COUNT(LOW, 0, s));              \
@@ -57,19 +65,19 @@ INLINE void transpose(Vector rows[LANES]) {
 #if LANE_COUNT == 16
     EXCHANGE(SIXTEEN, 8) EXCHANGE(SIXTEEN, 4) EXCHANGE(SIXTEEN, 2) EXCHANGE(SIXTEEN, 1)
 #elif LANE_COUNT == 8 /* In an order of which each step is one instruction of AVX. */
-    _Pragma("GCC unroll 4") for (int i = 0; i < 8; i += 2) {
+    UNROLL(4) for (int i = 0; i < 8; i += 2) {
         const Vector a = rows[i], b = rows[i + 1];
         rows[i] = SHUFFLE(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
         rows[i + 1] = SHUFFLE(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
     }
-    _Pragma("GCC unroll 2") for (int i = 0; i < 8; i += 4) {
+    UNROLL(2) for (int i = 0; i < 8; i += 4) {
         const Vector a = rows[i], b = rows[i + 1], c = rows[i + 2], d = rows[i + 3];
         rows[i] = SHUFFLE(a, c, 0, 1, 8, 9, 4, 5, 12, 13);
         rows[i + 1] = SHUFFLE(a, c, 2, 3, 10, 11, 6, 7, 14, 15);
         rows[i + 2] = SHUFFLE(b, d, 0, 1, 8, 9, 4, 5, 12, 13);
         rows[i + 3] = SHUFFLE(b, d, 2, 3, 10, 11, 6, 7, 14, 15);
     }
-    _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+    UNROLL(4) for (int i = 0; i < 4; i++) {
         const Vector a = rows[i], b = rows[i + 4];
         rows[i] = SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
         rows[i + 4] = SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
@@ -169,6 +177,37 @@ INLINE void store_some(REAL *to, int64_t count, Vector numbers) {
         *(Unaligned *)to = numbers;
     else if (count > 0)
         memcpy(to, &numbers, count * sizeof(REAL));
+}
+
+/* ---- Threads: those of the OpenMP runtime that torch has loaded, so that no compiler need know OpenMP ------------- */
+
+/* As the runtimes of GCC and of LLVM have them under the same names; null where there is none. See build.py. */
+typedef struct {
+    void (*parallel)(void (*member)(void *), void *data, unsigned threads, unsigned flags);
+    int (*number)(void), (*count)(void); /* Of the thread that asks, and of all that are there. */
+} Runtime;
+extern Runtime niff_runtime;
+
+typedef struct {
+    void (*work)(const void *call, int thread);
+    const void *call;
+    int threads;
+} Team;
+
+static void member_of_team(void *data) {
+    const Team *team = data;
+    for (int thread = niff_runtime.number(); thread < team->threads; thread += niff_runtime.count())
+        team->work(team->call, thread);
+}
+
+/* work(call, thread) for the numbers of so many threads, at once where they can be. */
+INLINE void in_parallel(int threads, void work(const void *, int), const void *call) {
+    if (threads > 1 && niff_runtime.parallel) {
+        Team team = {work, call, threads};
+        niff_runtime.parallel(member_of_team, &team, threads, 0);
+        return;
+    }
+    for (int thread = 0; thread < threads; thread++) work(call, thread);
 }
 
 #endif
