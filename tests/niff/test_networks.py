@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from math import inf
 
 import pytest
 import torch
 import torchvision.models
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit
 from niffbench.niff.catalogue import EXECUTIONS, KINDS, NETWORKS
@@ -417,20 +418,63 @@ def test_a_folded_network_computes_the_same_with_fewer_passes(name: str, executi
         execution == "auto"
     ):  # What normalises in front of a DenseNet's 1×1 convolutions meets several layers' output.
         assert left[1] == (62 if name.startswith("densenet") else 0)
+        activations = [node for node in one.graph.nodes if isinstance(layer_of(one, node), nn.ReLU | nn.ReLU6)]
+        assert len(activations) == {"resnet18-split": 9, "mobilenet_v2-niff": 9, "densenet121-split": 63}[name]
         assert not any(isinstance(layer, NiffPointwise | NiffSplit) for _, layer in niff_layers(one))
     assert left[1] < left[0] or not left[0]
 
 
-@pytest.mark.parametrize("form", ["native-cached", "native", "rfft"])
-def test_a_bias_beside_a_depthwise_layer_is_added_in_every_call(form: str) -> None:
-    layer = NiffDepthwise(9, form=form, dtype=torch.float64)
-    both = Surrounded(layer, torch.randn(9, dtype=torch.float64))
-    for x in (torch.randn(2, 9, 7, 6, dtype=torch.float64), torch.randn(9, 4, 4, dtype=torch.float64)):
-        expected = (layer(x) + both.bias[:, None, None]).detach()
+@pytest.mark.parametrize("form", ["native-cached", "features-cached", "native", "rfft"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("limits", [(-inf, inf, 0.0, 6.0), (0.0, inf, -0.5, 0.25), (0.0, 1.0, -inf, inf)])
+def test_what_is_around_a_depthwise_layer_is_done_in_every_call(
+    form: str, dtype: torch.dtype, limits: tuple[float, float, float, float]
+) -> None:
+    """A bias, and limits; by the C kernel itself, where the form is it and keeps its filter."""
+    torch.manual_seed(0)
+    layer, wide = NiffDepthwise(9, form=form, dtype=dtype), torch.promote_types(dtype, torch.float32)
+    bias, near = torch.randn(9, dtype=wide), 1e-12 if dtype == torch.float64 else 1e-2
+    images = torch.randn(2, 9, 7, 6, dtype=dtype), torch.randn(9, 4, 4, dtype=dtype)
+    for x in (*images, images[0].to(memory_format=torch.channels_last)):
+        for around in (bias, None):
+            both = Surrounded(layer, around, limits)
+            expected = layer(x.clamp(*limits[:2])) + (0 if around is None else bias[:, None, None].to(dtype))
+            with torch.no_grad():
+                for _ in range(3):
+                    y = both(x)
+                    assert torch.allclose(y, expected.clamp(*limits[2:]), rtol=near, atol=near)
+                    assert y.stride() == x.stride()
+    both = Surrounded(layer, bias)
+    (gradient,) = torch.autograd.grad(both(x).sum(), both.bias)
+    assert torch.allclose(gradient, torch.full_like(gradient, x.numel() / 9))
+
+
+def layer_of(model: nn.Module, node: fx.Node) -> nn.Module | None:
+    return model.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def test_an_activation_that_others_see_stays() -> None:
+    """In place it changes what others read, through a module that puts out a view of what it is given."""
+
+    class Seen(nn.Module):
+        def __init__(self, between: nn.Module) -> None:
+            super().__init__()
+            self.first, self.between, self.last = nn.Conv2d(8, 8, 1), between, NiffDepthwise(8, form="native")
+            self.relu = nn.ReLU(inplace=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            z = self.last(self.relu(self.between(y)))
+            return z + y if isinstance(self.between, nn.Identity) else z
+
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    for between, stay in ((nn.Identity(), 1), (nn.BatchNorm2d(8), 0)):
+        model = with_statistics(Seen(between))
+        one = folded(model)
         with torch.no_grad():
-            assert all(torch.allclose(both(x), expected, rtol=1e-12, atol=1e-12) for _ in range(3))
-        (gradient,) = torch.autograd.grad(both(x).sum(), both.bias)
-        assert torch.allclose(gradient, torch.full_like(gradient, x.numel() / 9))
+            for _ in range(2):
+                assert torch.allclose(one(x.clone()), model(x.clone()), rtol=1e-9, atol=1e-10)
+        assert sum(isinstance(layer_of(one, node), nn.ReLU) for node in one.graph.nodes) == stay
 
 
 def test_modules_called_by_keywords_are_folded_and_autocast_stays_autocast() -> None:
