@@ -44,17 +44,20 @@ class NiffDepthwise(FilteringLayer):
     def extra_repr(self) -> str:
         return f"{self.in_channels}, form={self.form!r}"
 
-    def surrounded(self, x: Tensor, shift: Tensor | None, limits: Limits | None) -> Tensor:
+    def surrounded(
+        self, x: Tensor, shift: Tensor | None, limits: Limits | None = None, *, in_place: bool = False
+    ) -> Tensor:
         """The layer with what is around it, which the C kernel does where it costs nothing.
 
         Args:
             x: images, whose numbers are brought within the limits first.
             shift: is added, a number for each channel.
             limits: least and largest of what enters, then of what leaves.
+            in_place: nobody needs ``x`` any more: the result may lie there.
         """
         if not torch.is_grad_enabled() and unobserved(x):
             wide = shift is None or shift.dtype == torch.promote_types(x.dtype, torch.float32)
-            again = self._again(x, shift, limits) if wide else None
+            again = self._again(x, shift, limits, in_place=in_place) if wide else None
             if again is not None:
                 return again
         entering, leaving = (limits[:2], limits[2:]) if limits else (_NO_LIMITS, _NO_LIMITS)

@@ -29,9 +29,9 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
     What is an ordinary 1×1 convolution becomes one: pointwise layers in form ``elided`` and the second half of
     split ones in a form that does without its FFTs. A batch normalisation goes into the convolution or NIFF layer
     before it, where nothing else takes what that puts out, and a ReLU or ReLU6 into the depthwise NIFF layer
-    before or after it, whose C kernel has every number in a register. Filters are made once and kept. On a CPU
-    convolutions keep their channels last in memory, which the C kernel takes as they are. Arguments of ``forward``
-    beside the images have their defaults.
+    before or after it, whose C kernel has every number in a register, and which works in place where nothing else
+    takes what it is given. Filters are made once and kept. On a CPU convolutions keep their channels last in
+    memory, which the C kernel takes as they are. Arguments of ``forward`` beside the images have their defaults.
 
     Args:
         copied: else what is made has the layers of ``model``, which is of no use any more.
@@ -55,7 +55,7 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
             with graph.inserting_after(node):
                 second = graph.call_module(f"{first}.1", (node,))
             node.replace_all_uses_with(second, lambda user, second=second: user is not second)
-    for fold in (_fold_normalisation, _fold_activation):
+    for fold in (_fold_normalisation, _fold_activation, _place):
         for node in _calls(graph):
             fold(made, node)
     for _, one in niff_layers(made):
@@ -119,9 +119,7 @@ def _fold_normalisation(made: fx.GraphModule, node: fx.Node) -> None:
 def _fold_activation(made: fx.GraphModule, node: fx.Node) -> None:
     """Into the depthwise layer before or after it, if ``node`` is one, and no other sees what it changes."""
     activation, before = made.get_submodule(str(node.target)), _given(node)
-    if not isinstance(activation, nn.ReLU | nn.ReLU6) or before is None or len(before.users) > 1:
-        return
-    if not isinstance(made.get_submodule(str(before.target)), _FRESH):
+    if not isinstance(activation, nn.ReLU | nn.ReLU6) or before is None or not _is_its_own(made, before):
         return
     within = (0.0, 6.0 if isinstance(activation, nn.ReLU6) else math.inf)
     after = next(iter(node.users)) if len(node.users) == 1 else None
@@ -133,6 +131,23 @@ def _fold_activation(made: fx.GraphModule, node: fx.Node) -> None:
             made.set_submodule(str(layer.target), both)
             _leave_out(node, before)
             return
+
+
+def _place(made: fx.GraphModule, node: fx.Node) -> None:
+    """Let a depthwise layer work in place, if ``node`` is one and what it is given is nobody else's."""
+    layer, before = made.get_submodule(str(node.target)), _given(node)
+    if before is None or not _is_its_own(made, before) or not _only_call(node.graph, node):
+        return
+    if isinstance(layer, NiffDepthwise):
+        layer = Surrounded(layer, None)
+        made.set_submodule(str(node.target), layer)
+    if isinstance(layer, Surrounded):
+        layer.in_place = True
+
+
+def _is_its_own(made: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether what a call puts out is no view of what others have, and but one other takes it."""
+    return isinstance(made.get_submodule(str(node.target)), _FRESH) and len(node.users) == 1
 
 
 def _ordinary(layer: nn.Module) -> nn.Module:

@@ -326,8 +326,13 @@ class FilteringLayer(SpectralLayer):
             call = kernel.call_for(x, last, self._features(x)[1].shape[-1] if features else 0)
             self._constants.take(self._like(x), (call, self._key("features" if features else "scaled", x)))
 
-    def _again(self, x: Tensor, shift: Tensor | None = None, limits: Limits | None = None) -> Tensor | None:
-        """:meth:`_depthwise` of a call that nobody watches, like one that was prepared; None if there was none."""
+    def _again(
+        self, x: Tensor, shift: Tensor | None = None, limits: Limits | None = None, *, in_place: bool = False
+    ) -> Tensor | None:
+        """:meth:`_depthwise` of a call that nobody watches, like one that was prepared; None if there was none.
+
+        What it makes anew of the weights it does with no regard to what is around it: None too, if there is that.
+        """
         prepared = self._constants.taken.get(self._like(x))
         if prepared is None:
             return None
@@ -352,7 +357,7 @@ class FilteringLayer(SpectralLayer):
             if limits is not None:
                 in_c = kernel.limits_in_c(limits, torch.promote_types(x.dtype, torch.float32))
                 made_of.limits = ctypes.addressof(in_c)
-            result = call.convolve(x, made_of)
+            result = call.convolve(x, made_of, in_place=in_place)
         if self.chooses:
             self._constants.chosen = "features" if what == "features" else "native"
         return result

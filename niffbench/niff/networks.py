@@ -188,17 +188,21 @@ class Surrounded(nn.Module):
 
     Attributes:
         limits: of a depthwise layer, what activations before and after it bring numbers within.
+        in_place: such a layer may leave its result where its input is, if no gradient is wanted.
     """
 
-    def __init__(self, layer: SpectralLayer, bias: Tensor | None, limits: Limits | None = None) -> None:
+    def __init__(
+        self, layer: SpectralLayer, bias: Tensor | None, limits: Limits | None = None, *, in_place: bool = False
+    ) -> None:
         super().__init__()
         self.layer = layer
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         self.limits = limits
+        self.in_place = in_place
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.layer, NiffDepthwise):
-            return self.layer.surrounded(x, self.bias, self.limits)
+            return self.layer.surrounded(x, self.bias, self.limits, in_place=self.in_place)
         out: Tensor = self.layer(x)
         if self.bias is None:
             return out

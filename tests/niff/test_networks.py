@@ -430,7 +430,7 @@ def test_a_folded_network_computes_the_same_with_fewer_passes(name: str, executi
 def test_what_is_around_a_depthwise_layer_is_done_in_every_call(
     form: str, dtype: torch.dtype, limits: tuple[float, float, float, float]
 ) -> None:
-    """A bias, and limits; by the C kernel itself, where the form is it and keeps its filter."""
+    """A bias, limits, and in place or not; by the C kernel itself, where the form is it and keeps its filter."""
     torch.manual_seed(0)
     layer, wide = NiffDepthwise(9, form=form, dtype=dtype), torch.promote_types(dtype, torch.float32)
     bias, near = torch.randn(9, dtype=wide), 1e-12 if dtype == torch.float64 else 1e-2
@@ -441,9 +441,14 @@ def test_what_is_around_a_depthwise_layer_is_done_in_every_call(
             expected = layer(x.clamp(*limits[:2])) + (0 if around is None else bias[:, None, None].to(dtype))
             with torch.no_grad():
                 for _ in range(3):
+                    before = x.clone()
+                    both.in_place = False
                     y = both(x)
-                    assert torch.allclose(y, expected.clamp(*limits[2:]), rtol=near, atol=near)
-                    assert y.stride() == x.stride()
+                    assert torch.equal(x, before)
+                    both.in_place = True
+                    for one in (y, both(before)):
+                        assert torch.allclose(one, expected.clamp(*limits[2:]), rtol=near, atol=near)
+                        assert one.stride() == x.stride()
     both = Surrounded(layer, bias)
     (gradient,) = torch.autograd.grad(both(x).sum(), both.bias)
     assert torch.allclose(gradient, torch.full_like(gradient, x.numel() / 9))

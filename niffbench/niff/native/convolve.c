@@ -455,25 +455,29 @@ static void pass_by_convolution(int n, int stride, const Plan *plan, const Compl
 
 /* ---- Images to half spectra and back --------------------------------------------------------------------------
  *
- * A half spectrum is stored by columns, [v][u] with v = 0 … W / 2. Two real rows are transformed as one complex row;
+ * A half spectrum is stored by columns, [v][u] with v = 0 … W / 2, which begin `pitch` numbers apart: rows are written
+ * across them, and steps of many powers of two would meet in a few sets of the cache. Two real rows are one complex row;
  * separating them leaves a factor of 2, which is undone in the filter. An inverse FFT is a forward one with
  * real and imaginary part exchanged on both sides ("swapped").
  */
 
 typedef struct {
-    int height, width, columns;
+    int height, width, columns, pitch;
     Plan down, along; /* Of a column and of a row. */
 } Shape;
 
 typedef struct {
-    Complex *spectrum, *second, *filter, *gradient; /* height × columns each */
+    Complex *spectrum, *second; /* pitch × columns each */
+    Complex *filter, *gradient; /* height × columns each */
     Complex *a, *b, *c, *scratch;                   /* the longer side each; for scratch see spare */
     Vector *weights;                                /* of the last layer, and its bias */
     REAL *features;                                 /* their gradient */
 } Work;
 
+static int pitch_of(int height) { return height % 16 ? height : height + 1; }
+
 static Shape make_shape(int height, int width, const Axis *down, const Axis *along) {
-    return (Shape){height, width, width / 2 + 1, make_plan(height, down->roots, down),
+    return (Shape){height, width, width / 2 + 1, pitch_of(height), make_plan(height, down->roots, down),
                    make_plan(width, along->roots, along)};
 }
 
@@ -510,7 +514,7 @@ static void two_rows_forward(const char *images, const char *end, Layout layout,
     fft(&shape->along, row, work->b, work->c, work->scratch);
     for (int v = 0; v < shape->columns; v++) {
         const Complex z = work->b[v], mirror = work->b[v ? width - v : 0];
-        Complex *to = spectrum + (int64_t)v * height + h;
+        Complex *to = spectrum + (int64_t)v * shape->pitch + h;
         to[0] = (Complex){z.re + mirror.re, z.im - mirror.im};
         if (pair) to[1] = (Complex){z.im + mirror.im, mirror.re - z.re};
     }
@@ -527,7 +531,7 @@ static void two_rows_inverse(char *images, Layout layout, const REAL *limits, co
     const int height = shape->height, width = shape->width, pair = h + 1 < height;
     Complex *row = work->a;
     for (int v = 0; v < shape->columns; v++) {
-        const Complex *from = spectrum + (int64_t)v * height + h, none = {{0}, {0}};
+        const Complex *from = spectrum + (int64_t)v * shape->pitch + h, none = {{0}, {0}};
         const Complex one = from[0], two = pair ? from[1] : none;
         const int mirror = v ? width - v : 0;
         if (mirror == v) {
@@ -737,15 +741,18 @@ static Layout filter_layout(const Shape *shape, int64_t channels, int64_t channe
 static Shape shape_of(const Call *call) { return make_shape(call->height, call->width, call->down, call->along); }
 
 static Work carve(char *memory, const Shape *shape, int planes, int hidden) {
-    const int64_t plane = (int64_t)shape->height * shape->columns;
+    const int64_t plane = (int64_t)shape->height * shape->columns, pitched = (int64_t)shape->pitch * shape->columns;
     const int side = shape->height > shape->width ? shape->height : shape->width;
     Complex *at = (Complex *)(((uintptr_t)memory + 127) & ~(uintptr_t)127);
     Work work = {.a = at, .b = at + side, .c = at + 2 * side, .scratch = at + 3 * side};
     at += 3 * side + spare(shape->down.axis, shape->along.axis, side);
     work.spectrum = at;
-    work.filter = at + plane;
-    if (planes > 2) work.second = at + 2 * plane, work.gradient = at + 3 * plane;
-    work.weights = (Vector *)(at + (planes > 1 ? planes * plane : plane + shape->height));
+    at += pitched;
+    if (planes > 2) work.second = at, at += pitched;
+    work.filter = at;
+    at += planes > 1 ? plane : shape->height;
+    if (planes > 2) work.gradient = at, at += plane;
+    work.weights = (Vector *)at;
     work.features = (REAL *)(work.weights + 2 * hidden + 1);
     return work;
 }
@@ -791,7 +798,9 @@ int niff_takes(int numbers) {
 int64_t niff_workspace(int height, int width, int planes, int hidden, const Axis *down, const Axis *along) {
     const int64_t side = height > width ? height : width, plane = (int64_t)height * (width / 2 + 1);
     const int64_t features = planes > 2 ? (2 * hidden * plane * sizeof(REAL) + 127) & ~(int64_t)127 : 0;
-    const int64_t numbers = (planes > 1 ? planes * plane : plane + height) + 3 * side + spare(down, along, (int)side);
+    const int64_t pitched = (int64_t)pitch_of(height) * (width / 2 + 1);
+    const int64_t spectra = planes > 2 ? 2 * pitched + 2 * plane : pitched + (planes > 1 ? plane : height);
+    const int64_t numbers = spectra + 3 * side + spare(down, along, (int)side);
     return (int64_t)sizeof(Complex) * numbers + (2 * hidden + 1) * sizeof(Vector) + features + 128;
 }
 
@@ -800,7 +809,7 @@ static void columns(const Filter *filter, int64_t channels, int64_t channel, con
                     int first, int more) {
     const int height = shape->height;
     for (int v = 0; v < shape->columns; v++) {
-        Complex *column = work->spectrum + (int64_t)v * height;
+        Complex *column = work->spectrum + (int64_t)v * shape->pitch;
         const Complex *factor = column_of(filter, shape, work, v, first, more);
         fft(&shape->down, column, work->a, work->c, work->scratch);
         for (int u = 0; u < height; u++) {
@@ -906,11 +915,11 @@ static void gradient_in_thread(const void *of, int thread) {
             rows_forward(given->output + from, given->output + all, layout, &shape, &work, work.spectrum);
             if (learns) rows_forward(given->x + from, given->x + all, layout, &shape, &work, work.second);
             for (int v = 0; v < shape.columns; v++) {
-                Complex *column = work.spectrum + (int64_t)v * height;
+                Complex *column = work.spectrum + (int64_t)v * shape.pitch;
                 fft(&shape.down, column, work.a, work.c, work.scratch);
                 if (learns) {
                     Complex *sum = work.gradient + (int64_t)v * height;
-                    fft(&shape.down, work.second + (int64_t)v * height, work.b, work.c, work.scratch);
+                    fft(&shape.down, work.second + (int64_t)v * shape.pitch, work.b, work.c, work.scratch);
                     for (int u = 0; u < height; u++) { /* conj(x) · output */
                         const Complex g = work.a[u], z = work.b[u];
                         sum[u].re += z.re * g.re + z.im * g.im;
