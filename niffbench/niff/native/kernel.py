@@ -183,7 +183,7 @@ class Call:
     parts: int
 
     def convolve(self, x: Tensor, made_of: Filter, *, in_place: bool = False) -> Tensor:
-        """The convolution of such images; in their place, where nobody needs them, fewer lines of cache are missed."""
+        """The convolution of such images; in their place, where nobody needs them, it misses less of the cache."""
         y, memory = x if in_place else torch.empty_like(x), workspace(self.forward_bytes)
         addresses = x.data_ptr(), y.data_ptr(), memory.data_ptr()
         self.library.niff_convolve(ctypes.byref(made_of), self.address, *addresses)
