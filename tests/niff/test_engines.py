@@ -150,7 +150,7 @@ def test_the_kernel_works_in_torchs_threads(threads: None) -> None:
 
     number, count = (ctypes.CFUNCTYPE(ctypes.c_int)(one) for one in (lambda: numbers[0], lambda: 2))
     library, x = build.load("double"), images(2, 40, 6, 6).requires_grad_()
-    half = filters(40, 6, 6).requires_grad_()
+    half = filters(40, 6, 6, torch.float64).requires_grad_()
     expected = torch.autograd.grad(truth(x, half).square().sum(), [x])
     torch.set_num_threads(3)
     try:
