@@ -15,8 +15,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,10 @@ from niffbench.niff.autograd import wants_gradient, watched
 from niffbench.niff.grid import Remembered
 from niffbench.niff.native import build, generated, kernel, triton_engine
 from niffbench.niff.native.cuda_source import LARGEST_SIDE
+
+if TYPE_CHECKING:
+    from niffbench.niff.catalogue import Form
+    from niffbench.niff.filters import FilterGenerator
 
 Convolution = Callable[[Tensor, Tensor, Remembered], Tensor]
 Rivals = Callable[[Sequence[Tensor]], Mapping[str, Callable[[], Tensor]]]
@@ -77,6 +82,34 @@ _HEAD_START = 2_000_000  # cycles that a GPU spins while a trial is enqueued: a 
 
 Kept = tuple[kernel.Call, tuple[str, int, int, torch.dtype]]
 """A call of the C kernel, and by which key the layer keeps what it needs of the filter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A call of the C kernel with what it makes the filter of: as long as all else is the same it is done again.
+
+    Attributes:
+        key, kept: what the generator keeps, and by which key.
+        in_c: ``limits`` as C has them, kept alive.
+        chosen: the engine that this is, if it was chosen by measurement.
+    """
+
+    how: Form
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    threads: int
+    generator: FilterGenerator
+    key: tuple[str, int, int, torch.dtype]
+    kept: object
+    shift: Tensor | None
+    limits: tuple[float, ...] | None
+    in_c: object
+    call: kernel.Call
+    made_of: kernel.Filter
+    chosen: str | None
+
+
 Clock = Literal["host", "device"]
 
 _lock = threading.Lock()
@@ -91,6 +124,7 @@ class Constants(Remembered):
         engines: the layer's own choices, kind of call to engine, which stay when the process forgets its.
         given: the engine of every call, whatever it is like, where nothing is to be measured.
         taken: what is prepared for more calls of the C kernel, by what they are like.
+        last: what the last of them was, with a filter that is kept.
     """
 
     def __init__(self, capacity: int = 8) -> None:
@@ -99,6 +133,7 @@ class Constants(Remembered):
         self.given: str | None = None
         self.engines: dict[tuple[object, ...], str] = {}
         self.taken: dict[tuple[object, ...], generated.Prepared | Kept] = {}
+        self.last: Repeat | None = None
 
     def take(self, like: tuple[object, ...], prepared: generated.Prepared | Kept) -> None:
         """Write down what is prepared for such calls."""

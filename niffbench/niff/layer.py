@@ -7,7 +7,7 @@ import ctypes
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import ClassVar, Self, TypedDict
+from typing import Any, ClassVar, Self, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -202,6 +202,7 @@ class FilteringLayer(SpectralLayer):
             raise ValueError(f"form {self.form!r} leaves nothing to choose")
         self._constants.given = engine
         self._constants.taken.clear()
+        self._constants.last = None
 
     def when_compiled(self) -> str:
         """The engine that a form which chooses takes in a compiled graph."""
@@ -333,34 +334,65 @@ class FilteringLayer(SpectralLayer):
 
         What it makes anew of the weights it does with no regard to what is around it: None too, if there is that.
         """
-        prepared = self._constants.taken.get(self._like(x))
-        if prepared is None:
-            return None
-        if isinstance(prepared, generated.Prepared):
-            if shift is not None or limits is not None:
+        constants = self._constants
+        last = constants.last
+        if (
+            last is None
+            or last.how is not self._how
+            or shift is not last.shift
+            or limits is not last.limits
+            or x.shape != last.shape
+            or x.stride() != last.stride
+            or x.dtype != last.dtype
+            or last.generator is not self.generator
+            or last.generator.at_hand(last.key) is not last.kept
+            or (shift is not None and shift.data_ptr() != last.made_of.shift)
+            or torch.get_num_threads() != last.threads
+            or wants_gradient(x)
+            or last.generator.learns()
+        ):
+            prepared = constants.taken.get(self._like(x))
+            if isinstance(prepared, generated.Prepared):
+                if shift is not None or limits is not None:
+                    return None
+                result = prepared.convolve(x, *self._ingredients(x))
+                if self.chooses:
+                    constants.chosen = "native"
+                return result
+            kept = None if prepared is None else self.generator.at_hand(prepared[1])
+            if prepared is None or kept is None or (shift is not None and not shift.is_contiguous()):
                 return None
-            result, what = prepared.convolve(x, *self._ingredients(x)), "native"
+            constants.last = last = self._repeat(x, *prepared, kept, shift, limits)
+        if last.chosen is not None:
+            constants.chosen = last.chosen
+        return last.call.convolve(x, last.made_of, in_place=in_place)
+
+    def _repeat(
+        self,
+        x: Tensor,
+        call: kernel.Call,
+        key: tuple[str, int, int, torch.dtype],
+        kept: Any,
+        shift: Tensor | None,
+        limits: Limits | None,
+    ) -> auto.Repeat:
+        """What such a call of the C kernel is done again with, if all is as it is now."""
+        what, height, width, _ = key
+        if what == "features":
+            made_of = generated.made_of(*kept, 1 / (height * width))
         else:
-            call, key = prepared
-            kept = self.generator.at_hand(key)
-            if kept is None:
-                return None
-            what, height, width, _ = key
-            if what == "features":
-                features, weight, bias = kept
-                made_of = generated.made_of(features, weight, bias, 1 / (height * width))
-            else:
-                made_of = kernel.Filter(kept.data_ptr())
-            if shift is not None:
-                shift = shift.contiguous()
-                made_of.shift = shift.data_ptr()
-            if limits is not None:
-                in_c = kernel.limits_in_c(limits, torch.promote_types(x.dtype, torch.float32))
-                made_of.limits = ctypes.addressof(in_c)
-            result = call.convolve(x, made_of, in_place=in_place)
-        if self.chooses:
-            self._constants.chosen = "features" if what == "features" else "native"
-        return result
+            made_of = kernel.Filter(kept.data_ptr())
+        in_c = None
+        if shift is not None:
+            made_of.shift = shift.data_ptr()
+        if limits is not None:
+            in_c = kernel.limits_in_c(limits, torch.promote_types(x.dtype, torch.float32))
+            made_of.limits = ctypes.addressof(in_c)
+        return auto.Repeat(
+            *(self._how, x.shape, x.stride(), x.dtype, torch.get_num_threads()),
+            *(self.generator, key, kept, shift, limits, in_c, call, made_of),
+            chosen=("features" if what == "features" else "native") if self.chooses else None,
+        )
 
     def _like(self, x: Tensor) -> tuple[object, ...]:
         """What calls have in common of which one can do what was prepared for the other."""
