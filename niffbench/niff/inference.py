@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from niffbench.niff.autograd import unobserved
 from niffbench.niff.catalogue import keeping
 from niffbench.niff.depthwise import NiffDepthwise
 from niffbench.niff.layer import SpectralLayer
+from niffbench.niff.native import kernel
 from niffbench.niff.networks import Surrounded, niff_layers
 from niffbench.niff.pointwise import NiffPointwise
 from niffbench.niff.split import NiffSplit
@@ -58,6 +60,7 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
     for fold in (_fold_normalisation, _fold_activation, _place):
         for node in _calls(graph):
             fold(made, node)
+    _ask_once(made)
     for _, one in niff_layers(made):
         one.form = keeping(one.kind, one.form)
     made.delete_all_unused_submodules()
@@ -136,13 +139,43 @@ def _fold_activation(made: fx.GraphModule, node: fx.Node) -> None:
 def _place(made: fx.GraphModule, node: fx.Node) -> None:
     """Let a depthwise layer work in place, if ``node`` is one and what it is given is nobody else's."""
     layer, before = made.get_submodule(str(node.target)), _given(node)
-    if before is None or not _is_its_own(made, before) or not _only_call(node.graph, node):
-        return
     if isinstance(layer, NiffDepthwise):
         layer = Surrounded(layer, None)
         made.set_submodule(str(node.target), layer)
-    if isinstance(layer, Surrounded):
-        layer.in_place = True
+    if isinstance(layer, Surrounded) and _only_call(node.graph, node):
+        layer.in_place = before is not None and _is_its_own(made, before)
+
+
+class _Memory(nn.Module):
+    """Scratch memory for the depthwise layers of a network, once for all of them; None where each must ask itself.
+
+    What a layer asks before it calls C, of modes and weights, is asked of all at once: between convolutions, which
+    leave nothing in the caches, it takes longer than some maps do.
+    """
+
+    def __init__(self, layers: list[Surrounded]) -> None:
+        super().__init__()
+        self._layers = layers
+
+    def forward(self, x: Tensor) -> Tensor | None:
+        if torch.is_grad_enabled() or not unobserved(x):
+            return None
+        return kernel.workspace(max(layer.repeats() or 0 for layer in self._layers))
+
+
+def _ask_once(made: fx.GraphModule) -> None:
+    """Give all depthwise layers the memory of one :class:`_Memory`."""
+    calls = [node for node in _calls(made.graph) if isinstance(made.get_submodule(str(node.target)), Surrounded)]
+    layers = [made.get_submodule(str(node.target)) for node in calls]
+    if not layers:
+        return
+    images = next(node for node in made.graph.nodes if node.op == "placeholder")
+    name = "scratch_memory"
+    made.add_module(name, _Memory(layers))
+    with made.graph.inserting_after(images):
+        memory = made.graph.call_module(name, (images,))
+    for node in calls:
+        node.update_kwarg("memory", memory)
 
 
 def _is_its_own(made: fx.GraphModule, node: fx.Node) -> bool:

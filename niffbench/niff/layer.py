@@ -338,16 +338,11 @@ class FilteringLayer(SpectralLayer):
         last = constants.last
         if (
             last is None
-            or last.how is not self._how
-            or shift is not last.shift
             or limits is not last.limits
             or x.shape != last.shape
             or x.stride() != last.stride
             or x.dtype != last.dtype
-            or last.generator is not self.generator
-            or last.generator.at_hand(last.key) is not last.kept
-            or (shift is not None and shift.data_ptr() != last.made_of.shift)
-            or torch.get_num_threads() != last.threads
+            or not self.repeats(last, shift)
             or wants_gradient(x)
             or last.generator.learns()
         ):
@@ -366,6 +361,22 @@ class FilteringLayer(SpectralLayer):
         if last.chosen is not None:
             constants.chosen = last.chosen
         return last.call.convolve(x, last.made_of, in_place=in_place)
+
+    @property
+    def last(self) -> auto.Repeat | None:
+        """The last call of the C kernel with a filter that is kept."""
+        return self._constants.last
+
+    def repeats(self, last: auto.Repeat, shift: Tensor | None) -> bool:
+        """Whether such a call is done again with the same, but for the images."""
+        return (
+            last.how is self._how
+            and last.generator is self.generator
+            and last.generator.at_hand(last.key) is last.kept
+            and shift is last.shift
+            and (shift is None or shift.data_ptr() == last.made_of.shift)
+            and torch.get_num_threads() == last.threads
+        )
 
     def _repeat(
         self,

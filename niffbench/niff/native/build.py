@@ -226,6 +226,7 @@ def declared(path: Path) -> ctypes.CDLL:
     layers = pointer + large + small + pointer * 2 + real
     declared = {
         "niff_use_runtime": pointer * 3,
+        "niff_cache": (),
         "niff_workspace": small * 4 + pointer * 2,
         "niff_takes": small,
         "niff_convolve": pointer * 5,
@@ -236,7 +237,7 @@ def declared(path: Path) -> ctypes.CDLL:
         "niff_generate": pointer * 8,
         "niff_generate_gradients": pointer * 10,
     }
-    results = {"workspace": ctypes.c_int64, "takes": ctypes.c_int}
+    results = {"workspace": ctypes.c_int64, "takes": ctypes.c_int, "cache": ctypes.c_int64}
     for name, types in declared.items():
         function = getattr(library, name)
         function.argtypes = types

@@ -8,6 +8,8 @@
  *
  * Compiled once per element type: REAL is float or double. Nothing is checked here: the caller has seen to it.
  */
+#include <unistd.h>
+
 #include "vectors.h"
 
 #include "calls.h"
@@ -781,6 +783,15 @@ INLINE const Complex *column_of(const Filter *filter, const Shape *shape, const 
 /* ---- What is called from outside ------------------------------------------------------------------------------ */
 
 int niff_lanes(void) { return LANES; }
+
+/* Bytes of the second-level cache; where the system does not say, what most have at least. */
+int64_t niff_cache(void) {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    if (bytes > 0) return bytes;
+#endif
+    return 1 << 18;
+}
 
 /* Whether images may be of such numbers. */
 int niff_takes(int numbers) {

@@ -182,9 +182,16 @@ class Call:
     backward_bytes: int
     parts: int
 
-    def convolve(self, x: Tensor, made_of: Filter, *, in_place: bool = False) -> Tensor:
-        """The convolution of such images; in their place, where nobody needs them, it misses less of the cache."""
-        y, memory = x if in_place else torch.empty_like(x), workspace(self.forward_bytes)
+    def convolve(
+        self, x: Tensor, made_of: Filter, *, in_place: bool = False, memory: Tensor | None = None
+    ) -> Tensor:
+        """The convolution of such images; in their place, where nobody needs them, it misses less of the cache.
+
+        Args:
+            memory: scratch memory, at least ``forward_bytes``; by default new.
+        """
+        y = x if in_place else torch.empty_like(x)
+        memory = workspace(self.forward_bytes) if memory is None else memory
         addresses = x.data_ptr(), y.data_ptr(), memory.data_ptr()
         self.library.niff_convolve(ctypes.byref(made_of), self.address, *addresses)
         return y
@@ -220,16 +227,19 @@ def _made_call(
     lanes = int(library.niff_lanes())
     groups = -(-channels // lanes)
     parts = max(1, min(batch, -(-threads // groups)))
-    # With channels last a pixel's numbers may be half a cache line, whose other half is the next group's.
+    forward_bytes, backward_bytes = (
+        library.niff_workspace(height, width, planes, hidden, *axes)
+        for planes in (1 if hidden and batch == 1 else 2, 4)
+    )
+    # With channels last a pixel's numbers may be half a cache line, whose other half is the next group's; of maps
+    # that do not fit the cache themselves two at once were slower.
     halves = last and lanes * dtype.itemsize < CACHE_LINE and batch * groups >= 2 * threads
+    halves = halves and forward_bytes <= library.niff_cache()
     forward, backward = max(1, min(threads, batch * groups)), min(threads, groups * parts)
     ways = 2 if halves else 1
     images = _Images(*axes, *shape, last, HALVES.get(dtype, 0), forward, backward, parts, ways)
-    forward_bytes, backward_bytes = (
-        count * library.niff_workspace(height, width, planes, hidden, *axes)
-        for count, planes in ((ways * forward, 1 if hidden and batch == 1 else 2), (backward, 4))
-    )
-    return Call(library, images, (down, along), ctypes.addressof(images), forward_bytes, backward_bytes, parts)
+    together = ways * forward * forward_bytes, backward * backward_bytes
+    return Call(library, images, (down, along), ctypes.addressof(images), *together, parts)
 
 
 def _gradients(
