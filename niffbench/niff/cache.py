@@ -9,6 +9,19 @@ from torch import Tensor, nn
 
 from niffbench.niff.grid import Made, Remembered
 
+_changes = 0
+
+
+def note_change() -> None:
+    """Let everybody know who compares :func:`changes`."""
+    global _changes
+    _changes += 1
+
+
+def changes() -> int:
+    """How often in this process something kept was dropped, or a layer's form or last call became another."""
+    return _changes
+
 
 class Cache:
     """Tensors made from one state of some parameters; all are dropped as soon as the parameters differ.
@@ -24,6 +37,7 @@ class Cache:
 
     def clear(self) -> None:
         """Drop everything."""
+        note_change()
         self._parameters: tuple[Tensor, ...] = ()
         self._state: tuple[list[int], list[int]] = ([], [])
         self._entries = Remembered(self._capacity)

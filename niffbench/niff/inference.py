@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from niffbench.niff.autograd import unobserved
+from niffbench.niff.cache import changes
 from niffbench.niff.catalogue import keeping
 from niffbench.niff.depthwise import NiffDepthwise
 from niffbench.niff.layer import SpectralLayer
@@ -32,8 +33,9 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
     split ones in a form that does without its FFTs. A batch normalisation goes into the convolution or NIFF layer
     before it, where nothing else takes what that puts out, and a ReLU or ReLU6 into the depthwise NIFF layer
     before or after it, whose C kernel has every number in a register, and which works in place where nothing else
-    takes what it is given. Filters are made once and kept. On a CPU convolutions keep their channels last in
-    memory, which the C kernel takes as they are. Arguments of ``forward`` beside the images have their defaults.
+    takes what it is given. Filters are made once and kept: weights are not to change any more. On a CPU
+    convolutions keep their channels last in memory, which the C kernel takes as they are. Arguments of ``forward``
+    beside the images have their defaults.
 
     Args:
         copied: else what is made has the layers of ``model``, which is of no use any more.
@@ -149,18 +151,25 @@ def _place(made: fx.GraphModule, node: fx.Node) -> None:
 class _Memory(nn.Module):
     """Scratch memory for the depthwise layers of a network, once for all of them; None where each must ask itself.
 
-    What a layer asks before it calls C, of modes and weights, is asked of all at once: between convolutions, which
-    leave nothing in the caches, it takes longer than some maps do.
+    What a layer asks before it calls C is asked once for all of them, and of their weights only where something
+    else has changed: between convolutions, which leave nothing in the caches, that takes longer than some maps do.
     """
 
     def __init__(self, layers: list[Surrounded]) -> None:
         super().__init__()
         self._layers = layers
+        self._asked: tuple[int, int] | None = None
+        self._bytes = 0
 
     def forward(self, x: Tensor) -> Tensor | None:
         if torch.is_grad_enabled() or not unobserved(x):
             return None
-        return kernel.workspace(max(layer.repeats() or 0 for layer in self._layers))
+        now = changes(), torch.get_num_threads()
+        if now != self._asked:
+            sizes = [layer.repeats() for layer in self._layers]
+            self._bytes = max(size or 0 for size in sizes)
+            self._asked = None if None in sizes else now
+        return kernel.workspace(self._bytes)
 
 
 def _ask_once(made: fx.GraphModule) -> None:

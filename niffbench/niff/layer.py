@@ -22,6 +22,7 @@ from niffbench.niff.autograd import (
     wants_gradient,
     without_autocast,
 )
+from niffbench.niff.cache import note_change
 from niffbench.niff.catalogue import Form, form_of, form_with_engine
 from niffbench.niff.filters import FilterGenerator
 from niffbench.niff.grid import Made
@@ -68,6 +69,7 @@ class SpectralLayer(nn.Module):
     @form.setter
     def form(self, name: str) -> None:
         self._how = form_of(self.kind, name)
+        note_change()
 
     def with_form(self, form: str) -> Self:
         """The same layer, sharing every parameter, executing as ``form``."""

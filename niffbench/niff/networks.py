@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from niffbench.errors import did_you_mean
 from niffbench.niff.auto import Repeat
+from niffbench.niff.cache import note_change
 from niffbench.niff.catalogue import (
     EXECUTIONS,
     NETWORKS,
@@ -218,7 +219,9 @@ class Surrounded(nn.Module):
         layer = self.layer
         if isinstance(layer, NiffDepthwise):
             result = layer.surrounded(x, self.bias, self.limits, in_place=self.in_place)
-            self._last = layer.last
+            if layer.last is not self._last:
+                self._last = layer.last
+                note_change()
             return result
         out: Tensor = layer(x)
         if self.bias is None:
