@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from math import inf
 
@@ -458,28 +459,60 @@ def layer_of(model: nn.Module, node: fx.Node) -> nn.Module | None:
     return model.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
+class Seen(nn.Module):
+    """A depthwise layer whose input is changed in place just before."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        self.first, self.between, self.last = nn.Conv2d(8, 8, 1), between, NiffDepthwise(8, form="native")
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        z = self.last(self.relu(self.between(y)))
+        return z + y if isinstance(self.between, nn.Identity) else z
+
+
 def test_an_activation_that_others_see_stays() -> None:
     """In place it changes what others read, through a module that puts out a view of what it is given."""
-
-    class Seen(nn.Module):
-        def __init__(self, between: nn.Module) -> None:
-            super().__init__()
-            self.first, self.between, self.last = nn.Conv2d(8, 8, 1), between, NiffDepthwise(8, form="native")
-            self.relu = nn.ReLU(inplace=True)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y = self.first(x)
-            z = self.last(self.relu(self.between(y)))
-            return z + y if isinstance(self.between, nn.Identity) else z
-
     x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
     for between, stay in ((nn.Identity(), 1), (nn.BatchNorm2d(8), 0)):
         model = with_statistics(Seen(between))
         one = folded(model)
         with torch.no_grad():
             for _ in range(2):
-                assert torch.allclose(one(x.clone()), model(x.clone()), rtol=1e-9, atol=1e-10)
+                assert torch.allclose(one(x), model(x), rtol=1e-9, atol=1e-10)
         assert sum(isinstance(layer_of(one, node), nn.ReLU) for node in one.graph.nodes) == stay
+
+
+def test_what_a_folded_network_does_again_is_the_same() -> None:
+    """Its layers ask once whether they may: of other images, in copies, executing otherwise, for gradients."""
+    model = with_statistics(Seen(nn.BatchNorm2d(8)))
+    one, threads = folded(model), torch.get_num_threads()
+    small, large = (torch.randn(shape, dtype=torch.float64) for shape in ((1, 8, 5, 4), (2, 8, 14, 9)))
+
+    def alike(other: nn.Module, x: Tensor) -> bool:
+        return torch.allclose(other(x), model(x), rtol=1e-9, atol=1e-10)
+
+    with torch.no_grad():
+        assert all(alike(one, x) for x in (small, small, large, large, small, large))
+        assert one.scratch_memory(large).numel() > 0
+        assert alike(copy.deepcopy(one), large)
+        with torch.autocast("cpu"):
+            assert one.scratch_memory(large) is None
+        torch.set_num_threads(threads + 1)
+        assert alike(one, large)
+        assert alike(one, large)
+        torch.set_num_threads(threads)
+        for _, layer in niff_layers(one):
+            layer.form = "rfft"
+        assert alike(one, large)
+        assert one.scratch_memory(large).numel() == 0
+        assert torch.allclose(one.float()(large.float()), model(large).float(), rtol=1e-3, atol=1e-4)
+    one, x = folded(model), large.requires_grad_()
+    expected = torch.autograd.grad(model(x).square().sum(), x)
+    for _ in range(2):
+        assert torch.allclose(torch.autograd.grad(one(x).square().sum(), x)[0], expected[0], rtol=1e-9, atol=1e-10)
 
 
 def test_modules_called_by_keywords_are_folded_and_autocast_stays_autocast() -> None:
