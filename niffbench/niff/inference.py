@@ -58,7 +58,8 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
             node.target, first = f"{node.target}.0", node.target
             with graph.inserting_after(node):
                 second = graph.call_module(f"{first}.1", (node,))
-            node.replace_all_uses_with(second, lambda user, second=second: user is not second)
+            node.replace_all_uses_with(second)
+            second.args = (node,)
     for fold in (_fold_normalisation, _fold_activation, _place):
         for node in _calls(graph):
             fold(made, node)
@@ -174,16 +175,19 @@ class _Memory(nn.Module):
 
 def _ask_once(made: fx.GraphModule) -> None:
     """Give all depthwise layers the memory of one :class:`_Memory`."""
-    calls = [node for node in _calls(made.graph) if isinstance(made.get_submodule(str(node.target)), Surrounded)]
-    layers = [made.get_submodule(str(node.target)) for node in calls]
+    layers = {
+        node: layer
+        for node in _calls(made.graph)
+        if isinstance(layer := made.get_submodule(str(node.target)), Surrounded)
+    }
     if not layers:
         return
     images = next(node for node in made.graph.nodes if node.op == "placeholder")
     name = "scratch_memory"
-    made.add_module(name, _Memory(layers))
+    made.add_module(name, _Memory([*layers.values()]))
     with made.graph.inserting_after(images):
         memory = made.graph.call_module(name, (images,))
-    for node in calls:
+    for node in layers:
         node.update_kwarg("memory", memory)
 
 

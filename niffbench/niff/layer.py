@@ -392,7 +392,8 @@ class FilteringLayer(SpectralLayer):
         """What such a call of the C kernel is done again with, if all is as it is now."""
         what, height, width, _ = key
         if what == "features":
-            made_of = generated.made_of(*kept, 1 / (height * width))
+            features, weight, bias = kept
+            made_of = generated.made_of(features, weight, bias, 1 / (height * width))
         else:
             made_of = kernel.Filter(kept.data_ptr())
         in_c = None
@@ -402,8 +403,19 @@ class FilteringLayer(SpectralLayer):
             in_c = kernel.limits_in_c(limits, torch.promote_types(x.dtype, torch.float32))
             made_of.limits = ctypes.addressof(in_c)
         return auto.Repeat(
-            *(self._how, x.shape, x.stride(), x.dtype, torch.get_num_threads()),
-            *(self.generator, key, kept, shift, limits, in_c, call, made_of),
+            how=self._how,
+            shape=x.shape,
+            stride=x.stride(),
+            dtype=x.dtype,
+            threads=torch.get_num_threads(),
+            generator=self.generator,
+            key=key,
+            kept=kept,
+            shift=shift,
+            limits=limits,
+            in_c=in_c,
+            call=call,
+            made_of=made_of,
             chosen=("features" if what == "features" else "native") if self.chooses else None,
         )
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from niffbench.niff.layer import FilteringLayer, SpectralLayer
-from niffbench.niff.networks import WithBias
+from niffbench.niff.networks import Surrounded
 
 _CLASS = "Network"
 _HEAD = '''"""{title}
@@ -72,7 +72,7 @@ class _Tracer(fx.Tracer):
     """Looks into everything but torch's own modules and NIFF's layers."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, SpectralLayer | WithBias) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, SpectralLayer | Surrounded) or super().is_leaf_module(m, module_qualified_name)
 
 
 def written(
@@ -147,9 +147,12 @@ def _shape(sides: tuple[int, ...]) -> str:
 def _made(module: nn.Module, name: str, classes: dict[str, str]) -> str:
     """The call that makes such a module; notes in ``classes`` where one is imported from that is not torch's."""
     kind = type(module)
-    if isinstance(module, WithBias):
+    if isinstance(module, Surrounded):
         classes[kind.__name__] = kind.__module__
-        return f"{kind.__name__}({_made(module.layer, name, classes)}, torch.empty({len(module.bias)}))"
+        bias = None if module.bias is None else f"torch.empty({len(module.bias)})"
+        limits = ", ".join(f"float('{limit}')" for limit in module.limits or ())
+        around = f"{bias}, {f'({limits})' if limits else None}, in_place={module.in_place}"
+        return f"{kind.__name__}({_made(module.layer, name, classes)}, {around})"
     if isinstance(module, FilteringLayer):
         classes[kind.__name__] = "niffbench.niff"
         channels = (

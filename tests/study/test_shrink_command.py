@@ -21,7 +21,7 @@ from niffbench.case import Case, Problem
 from niffbench.cli import main
 from niffbench.commands.options import user_cache
 from niffbench.launch import local
-from niffbench.niff import NiffFull, NiffSplit, networks
+from niffbench.niff import NiffDepthwise, NiffFull, NiffSplit, folded, networks
 from niffbench.niff.layer import FilteringLayer
 from niffbench.session.interrupts import Interrupts
 from niffbench.study import costs, digits, source, stored
@@ -194,6 +194,13 @@ def test_layers_that_are_left_are_written_with_their_settings(layer: FilteringLa
     model = nn.Sequential(layer, nn.GELU("tanh"), nn.Conv2d(layer.out_channels, 2, 3, padding_mode="circular"))
     text, _ = source.written(model, torch.randn(2, 3, 8, 8), "two", "w.pt")
     assert f"grid='{layer.generator.grid}', form='{layer.form}'" in text
+
+
+def test_what_is_folded_into_a_layer_is_written_with_it() -> None:
+    kinds = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU6(), NiffDepthwise(4), nn.BatchNorm2d(4), nn.ReLU()
+    text, _ = source.written(folded(nn.Sequential(*kinds).eval()), torch.randn(2, 3, 8, 8), "folded", "w.pt")
+    assert "(float('0.0'), float('6.0'), float('0.0'), float('inf')), in_place=True)" in text
+    assert "BatchNorm2d" not in text
 
 
 def test_a_network_whose_course_depends_on_its_input_says_so() -> None:
