@@ -331,6 +331,16 @@ class Digest:
         return any(row.traits.role == "network" for row in self.rows)
 
     @cached_property
+    def probes(self) -> tuple[Row, ...]:
+        """What was measured beside the suite's cases, to bracket crossovers; held against no baseline."""
+        by_case: dict[str, list[Record]] = {}
+        own = {row.id for row in self.rows}
+        for record in self.run.probes:
+            if record.id not in own:
+                by_case.setdefault(record.id, []).append(record)
+        return tuple(_row(records, self.regime, Cells(records), None) for records in by_case.values())
+
+    @cached_property
     def fleet(self) -> Fleet:
         """The devices that measured it, where there are several."""
         return fleet(self.run)

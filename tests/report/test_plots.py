@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import matplotlib
@@ -14,13 +15,13 @@ from hypothesis import strategies as st
 from synthetic import CROSSOVER, FAULTS, WORLD, Law, Planted, World, digest_of
 
 from niffbench.report import text
-from niffbench.report.digest import Digest
+from niffbench.report.digest import Digest, gather
 from niffbench.report.plots import maps
 from niffbench.report.plots.canvas import Plot, log_ticks, settings, thin, trim
 from niffbench.report.plots.dots import overview
 from niffbench.report.plots.palette import COLOURS, Style, family_colours, styles
 from niffbench.report.plots.roofline import roofline
-from niffbench.report.plots.scaling import apart, scaling
+from niffbench.report.plots.scaling import _chosen, apart, scaling
 from niffbench.report.plots.steps import steps
 from niffbench.report.plots.tradeoffs import errors, front, pareto
 from niffbench.report.slices import representative, slices
@@ -228,3 +229,20 @@ def test_a_crowded_overview_shows_each_mode_at_the_same_problems() -> None:
     shown = [size for size in range(8, 40) if f"B1 64@{size} training" in words]
     assert (len(shown), shown[0], shown[-1]) == (8, 8, 39)
     assert words.count("B1 64@") == 16
+
+
+def test_a_line_goes_through_what_was_measured_for_crossovers() -> None:
+    """Between kernels 7 and 21 the suite has none: a straight line would show no cliff."""
+    world = World(sizes=(56,), kernels={"depthwise": (3, 7, 11, 15, 21, 31)}, faults=(), rounds=3)
+    run = digest_of(world).run
+    between = [record for record in run.records if record.case.kernel in (11, 15)]
+    others = tuple(record for record in run.records if record not in between)
+    probes = tuple(replace(record, round=record.round + 3) for record in between)
+    digest = gather(replace(run, records=others, probes=probes))
+    (slice_, *_) = slices(digest, "kernel")
+    plot = scaling([slice_], [], digest, _styles(digest))
+    assert plot is not None
+    assert "was measured for the crossovers" in plot.caption
+    assert "slope" not in plot.caption
+    assert [point.at for point in slice_.curves["depthwise"]] == [3, 7, 21, 31]
+    assert [point.at for point in _chosen(slice_, digest.probes)["depthwise"]] == [3, 7, 11, 15, 21, 31]

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from niffbench.case import Case
 from niffbench.report import text
-from niffbench.report.digest import Digest
+from niffbench.report.digest import Digest, Row
 from niffbench.report.plots.canvas import (
     INK,
     MUTED,
@@ -25,7 +26,7 @@ from niffbench.report.plots.palette import Style
 from niffbench.report.slices import AXES, WORDS, Point, Slice, evenly, representative
 from niffbench.report.trends import Growth, is_niff
 from niffbench.results import Metric
-from niffbench.suite.pairs import Axis
+from niffbench.suite.pairs import Axis, curve, fixed, position
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +46,7 @@ def scaling(
 ) -> Plot | None:
     """One row a slice, one column a quantity. ``slices`` share an axis; ``fits`` are their growths."""
     chosen = representative(slices)
-    curves = [_chosen(slice_) for slice_ in chosen]
+    curves = [_chosen(slice_, digest.probes) for slice_ in chosen]
     metrics = [m for m in digest.metrics if any(_line(c, m) for some in curves for c in some.values())]
     if not chosen or not metrics:
         return None
@@ -74,6 +75,12 @@ def scaling(
     more = f" {text.plural(left_out, 'further slice')} in the tables only." if left_out else ""
     word = WORDS[axis_name]
     level = f" Level lines have no {word}: their mark says which is which." if any(s.level for s in chosen) else ""
+    probed = {id(row) for row in digest.probes}
+    if any(id(point.row) in probed for some in curves for points in some.values() for point in points):
+        level += f" Where there is no tick a {word} was measured for the crossovers."
+    drawn = {id(slice_) for slice_ in chosen}
+    if any(id(fit.slice) in drawn and fit.scaling.overall.slope.estimate is not None for fit in fits):
+        level += " The number at a line's end is its fitted log–log slope."
     walls = any(map(_wall, curves))
     level += " Crosses did not fit: at the bytes asked for or predicted, where known." if walls else ""
     return finish(
@@ -82,24 +89,39 @@ def scaling(
         title=f"Scaling with {word}",
         alt=f"Log–log plots of {text.listing([m.title for m in metrics])} against {word} for "
         f"{text.listing(list(used), 20)}; the table of exponents holds the fitted slopes.",
-        caption=f"The number at a line's end is its fitted log–log slope. Bars: "
-        f"{text.intervals(digest.round_counts)}.{level}{more}",
+        caption=f"Bars: {text.intervals(digest.round_counts)}.{level}{more}",
     )
 
 
-def _chosen(slice_: Slice) -> dict[str, Sequence[Point]]:
-    """The curves that are drawn: of an operator in many kernel sizes only a few, spread over the range."""
+def _chosen(slice_: Slice, probes: Sequence[Row]) -> dict[str, Sequence[Point]]:
+    """The curves that are drawn: of an operator in many kernel sizes only a few, spread over the range.
+
+    Each has the values that were measured for crossovers, too: no straight line hides a cliff between the suite's.
+    """
     families: dict[str, list[str]] = {}
     for name, points in slice_.curves.items():
         families.setdefault(points[0].row.case.operator, []).append(name)
     shown = {
         name for names in families.values() for name in evenly(names, VARIANTS if slice_.axis != "kernel" else 99)
     }
-    lines: dict[str, Sequence[Point]] = {n: p for n, p in slice_.curves.items() if n in shown}
+    lines: dict[str, Sequence[Point]] = {}
+    for name in (name for name in slice_.curves if name in shown):
+        first = slice_.curves[name][0]
+        more = [
+            Point(at, row, first.group)
+            for row in probes
+            if _line_of(row.case, slice_.axis) == _line_of(first.row.case, slice_.axis)
+            if (at := position(row.case, slice_.axis)) is not None
+        ]
+        lines[name] = sorted([*slice_.curves[name], *more], key=lambda point: point.at)
     places = slice_.positions
     for name, point in slice_.level.items():
         lines[name] = [Point(at, point.row, point.group) for at in (places[0], places[-1])]
     return lines
+
+
+def _line_of(case: Case, axis: Axis) -> tuple[object, ...]:
+    return fixed(case, axis), curve(case, axis)
 
 
 def _line(points: Sequence[Point], metric: Metric) -> list[tuple[float, float, float | None, float | None]]:
@@ -107,7 +129,8 @@ def _line(points: Sequence[Point], metric: Metric) -> list[tuple[float, float, f
     for point in points:
         cell = point.row.cells.get(metric.key) if point.row.ok else None
         if cell is not None and cell.estimate > 0:
-            line.append((point.at, cell.estimate, cell.value.low, cell.value.high))
+            low, high = (cell.value.low, cell.value.high) if cell.value.is_determined else (None, None)
+            line.append((point.at, cell.estimate, low, high))
     return line
 
 
