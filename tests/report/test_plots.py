@@ -91,6 +91,7 @@ def test_ticks_lie_inside_and_are_not_too_many(low: float, factor: float, base: 
 
 def test_ticks_read_as_exact_values() -> None:
     assert [trim(text.seconds(tick)) for tick in log_ticks(8e-6, 2e-3)] == ["10 µs", "100 µs", "1 ms"]
+    assert [trim(text.power_of_ten(tick)) for tick in (1e-6, 2.5e-7, 1e-10)] == ["1·10⁻⁶", "2.5·10⁻⁷", "1·10⁻¹⁰"]
     assert [trim(text.size_of(tick)) for tick in log_ticks(2.0**20, 2.0**23, base=2)] == [
         "1 MiB",
         "2 MiB",

@@ -275,4 +275,4 @@ def thin(ordered: Sequence[float], most: int) -> list[float]:
 
 def trim(label: str) -> str:
     """``10.0 µs`` as ``10 µs``: a tick's value is exact."""
-    return re.sub(r"(\.\d*?)0+(?=\D|$)", r"\1", label).replace(". ", " ").replace(".×", "×").rstrip(".")
+    return re.sub(r"\.(?!\d)", "", re.sub(r"(\.\d*?)0+(?=\D|$)", r"\1", label))

@@ -51,7 +51,8 @@ def steps(digest: Digest) -> Plot | None:
     group = _largest(digest)
     if group is None:
         return None
-    rows = _varied(group)
+    varied = _varied(group)
+    rows = varied[:MOST]
     names = list(dict.fromkeys(step.name for row in rows if row.cost for step in row.cost.steps))
     if len(names) < 2:
         return None
@@ -74,6 +75,7 @@ def steps(digest: Digest) -> Plot | None:
         axis.grid(visible=False)
         for side in ("left", "bottom"):
             axis.spines[side].set_visible(False)
+    cut = f" The first {MOST} of {len(varied)} operators." if len(varied) > MOST else ""
     return finish(
         figure,
         name="steps",
@@ -81,7 +83,7 @@ def steps(digest: Digest) -> Plot | None:
         alt=f"Stacked bars of FLOPs and bytes by step for {text.plural(len(rows), 'operator')} at {group.label}: "
         f"{text.listing(names, 12)}.",
         caption=f"Closed forms and counted bytes at {group.label}, as shares of each operator's own total, "
-        "which is written at the bar's end. FFT FLOPs are nominal.",
+        f"which is written at the bar's end. FFT FLOPs are nominal.{cut}",
     )
 
 
@@ -174,7 +176,7 @@ def _varied(group: Group) -> list[Row]:
     """Rows worth a bar: those of several steps first, then one of each operator that has a single step."""
     names = {row.id: {step.name for step in row.cost.steps} for row in group.rows if row.cost}
     single = {row.case.operator: row.id for row in reversed(group.rows) if len(names.get(row.id, ())) == 1}
-    return [row for row in group.rows if len(names.get(row.id, ())) > 1 or row.id in single.values()][:MOST]
+    return [row for row in group.rows if len(names.get(row.id, ())) > 1 or row.id in single.values()]
 
 
 class _Model(BaseModel):

@@ -117,7 +117,7 @@ function draw(box, data, problem, metric) {
       track.appendChild(element("span", "dot")).style.left = at(cell.value);
     }
     const shown = line.appendChild(element("td", "number"));
-    shown.append(element(cell.sign === "★" ? "b" : "span", "", `${cell.sign} ${cell.shown}`.trim()), element("span", "note", cell.ends));
+    shown.append(element(cell.sign === "★" ? "b" : "span", "", `${cell.sign} ${cell.shown}`.trim()), element("span", "note", cell.ends.replace(/(\d) (?=\D)/g, "$1\u00a0")));
     const [ratio, ...interval] = cell.ratio.split(" ");
     const relative = line.appendChild(element("td", "number"));
     relative.appendChild(element("span", "", ratio || "–"));
