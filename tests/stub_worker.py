@@ -7,11 +7,11 @@ in milliseconds. ``STUB_WORKER`` holds its script, JSON:
 ``pause``: seconds a case takes. ``note``: what it says of its round. ``start``: what happens instead of hello,
 ``ceilings`` instead of their measurement (``fail``: it says why there are none), beside which ``others`` use that
 share of the processor. ``nodes`` and ``cards``: what the engine calls its machine, and its device's identity, of
-each round in turn. ``racks`` and ``refusing``: facts, and what is refused, of the machine that the launcher names
-in ``STUB_NODE``. ``disturbed``: the factor on what a device takes while a worker is on
-another, of which they know by locks in ``folder``; ``absent`` and ``other``: the numbers of one that is not there
-and of one of another kind. A fault strikes the cases and rounds it fits (keys left out fit all), each time, or
-only until ``once`` exists.
+each round in turn. ``racks``, ``refusing`` and ``modules``: facts, what is refused, and hashes of the user's
+files, of the machine that the launcher names in ``STUB_NODE`` ("": none). ``disturbed``: the factor on what a
+device takes while a worker is on another, of which they know by locks in ``folder``; ``absent`` and ``other``: the
+numbers of one that is not there and of one of another kind. A fault strikes the cases and rounds it fits (keys
+left out fit all), each time, or only until ``once`` exists.
 """
 
 from __future__ import annotations
@@ -181,8 +181,10 @@ class Stub:
             must = {"device": "another"} if self.task["place"] == self.script.get("other") else must
             self.be_seen()
         should = {"gpu_id": card} if (card := cards[self.task["round"] % len(cards)]) else {}
+        modules = self.script.get("modules", {}).get(named or "", [])
         self.send(
             type="hello",
+            modules=[{"operator": "mine", "file": "mine.py", "sha256": sha} for sha in modules],
             fingerprint={"must": must, "should": should},
             free_memory=self.script.get("free"),
             node=named or nodes[self.task["round"] % len(nodes)],

@@ -154,13 +154,21 @@ def place_of(options: Mapping[str, Any]) -> tuple[str | None, str | None]:
     return "devices", several
 
 
-def request_of(options: Mapping[str, Any], directory: Path, device: str | None = None) -> Request:
+def request_of(
+    options: Mapping[str, Any], directory: Path, load: SuiteLoader, device: str | None = None
+) -> Request:
     """What :func:`measure_options` collected that says how the workers of the run in ``directory`` are placed."""
+    from niffbench.device import kind_of
     from niffbench.launch.base import Request
+    from niffbench.operators.module import file_of
 
+    device = device or place_of(options)[1] or "auto"
+    rows = [(row.source.rpartition(":")[0], row.folders) for row in load(kind_of(device)).modules]
+    files = {file_of(name, folders) for name, folders in rows if name.endswith(".py")}
     return Request(
         directory=directory,
-        device=device or place_of(options)[1] or "auto",
+        device=device,
+        files=sorted(file for file in files if file is not None),
         workers=options["workers"],
         gpus=options["gpus_per_worker"],
         cpus=options["cpus_per_worker"],

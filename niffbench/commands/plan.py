@@ -52,7 +52,7 @@ def command(suite: str, as_json: bool, **overrides: Any) -> int:
 
     load = loader(suite, *(overrides.pop(name) for name in ("only", "shard", "added")))
     asked = overrides_of(overrides)
-    with Interrupts() as stop, launcher(asked.launcher).open(request_of(overrides, Path("plan"))):
+    with Interrupts() as stop, launcher(asked.launcher).open(request_of(overrides, Path("plan"), load)):
         prepared = prepare(load, asked, stop)
     allowed = _allowed(prepared)
     if as_json:

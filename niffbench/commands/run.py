@@ -100,7 +100,7 @@ def command(
             began = time.monotonic()
             with (
                 stop.killing(workers.end_all),
-                workers.open(request_of(overrides, directory, device)),
+                workers.open(request_of(overrides, directory, load, device)),
                 opening(stop, began) as session,
                 screen.opening(session) as observer,
             ):

@@ -26,11 +26,13 @@ class WorkerEnd:
     Attributes:
         taken: it was taken away, with its machine or by whoever lent that; no case is to blame, and another
             worker may fare better.
+        node: what an engine calls a machine on which workers end without a word.
     """
 
     cause: str
     last_lines: tuple[str, ...] = ()
     taken: bool = False
+    node: str | None = None
 
     def during(self, stage: str | None = None) -> str:
         """The cause, what the worker was doing, and its last lines."""
@@ -78,6 +80,7 @@ class Request:
         device: as ``--device`` says it.
         workers: how many run at once. Each has ``gpus`` and ``cpus`` for itself.
         options: the engine's own, from ``--launcher-option``.
+        files: of the user's, which must be the same wherever workers run.
     """
 
     directory: Path
@@ -86,6 +89,7 @@ class Request:
     gpus: int | None = None
     cpus: int | None = None
     options: Mapping[str, str] = field(default_factory=dict)
+    files: Sequence[Path] = ()
 
 
 class Launcher:
@@ -128,7 +132,7 @@ class Launcher:
         return ()
 
     def avoid(self, *nodes: str) -> bool:
-        """Start no more workers on nodes, by the names their workers say; False where no other is left."""
+        """Start no more workers on nodes, by the names their workers say; False, and no change, where none is left."""
         return False
 
     def end_all(self) -> None:

@@ -79,7 +79,8 @@ class RayLauncher(relay.EngineLauncher):
                 raise UsageError(f"--launcher-option {key}: is none of Ray's{did_you_mean(key, OPTIONS)}")
         self.__init__()  # type: ignore[misc]
         self._is_client = address.startswith("ray://")
-        self._environment = relay.environment()
+        self._files = [file.absolute() for file in request.files]
+        self._environment = relay.environment(self._files)
         with _signals_kept():
             self._connect(address)
         try:
@@ -143,7 +144,7 @@ class RayLauncher(relay.EngineLauncher):
         answers = []
         for node in nodes:
             there = affinity(node["NodeID"], soft=False)
-            answers.append(ask(num_cpus=0, max_retries=0, scheduling_strategy=there).remote())
+            answers.append(ask(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(self._files))
         ends = time.monotonic() + CONNECTING
         faults = []
         for number, (node, answer) in enumerate(zip(nodes, answers, strict=True)):
@@ -193,7 +194,7 @@ class RayLauncher(relay.EngineLauncher):
         options: dict[str, Any] = {**self._resources, "num_returns": "streaming", "max_retries": 0}
         if self.avoided:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self.avoided))})"}
-        parcel = relay.pack(task, self._environment, self._threads)
+        parcel = relay.pack(task, self._environment, self._files, self._threads)
         self._await_head()
         try:
             engine_task = (ClientTask if self._is_client else Task)(options, parcel)

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,8 +34,8 @@ _LONG = 3600.0
 
 
 class Parcel(BaseModel):
-    """A task with what a worker finds elsewhere as it would here: ``folder`` and ``variables``; ``environment`` is
-    what must be the same there.
+    """A task with what a worker finds elsewhere as it would here: ``folder`` and ``variables``; ``environment``,
+    of which the ``files`` are a part, is what must be the same there.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,6 +44,7 @@ class Parcel(BaseModel):
     folder: str
     variables: dict[str, str | None]
     environment: dict[str, str]
+    files: tuple[Path, ...] = ()
 
 
 class At(BaseModel):
@@ -60,19 +61,25 @@ class Gone(BaseModel):
     cause: str
     last_lines: tuple[str, ...] = ()
     taken: bool = False
+    node: str | None = None
 
 
 _LINE: TypeAdapter[At | Gone] = TypeAdapter(Annotated[At | Gone, Field(discriminator="type")])
 
 
-def environment() -> dict[str, str]:
-    """What must be the same on every machine of a run: the code that measures, and torch."""
+def environment(files: Sequence[Path] = ()) -> dict[str, str]:
+    """What must be the same on all machines of a run: the code that measures, torch, and ``files`` of the user's."""
     facts = {"niffbench": niffbench.__version__, "niffbench's code": _code()}
     for package in ("torch", "torchvision"):
         try:
             facts[package] = version(package)
         except PackageNotFoundError:
             facts[package] = "not installed"
+    for file in files:
+        try:
+            facts[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+        except OSError:
+            facts[file.name] = "missing"
     return facts
 
 
@@ -91,8 +98,8 @@ def unlike(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str | None:
     return "; ".join(f"{key} is {there} there and {here} here" for key, (there, here) in changes.items()) or None
 
 
-def pack(task: protocol.Task, ours: Mapping[str, str], threads: int | None) -> bytes:
-    """``task`` as it travels to machines whose environment is to be ``ours``.
+def pack(task: protocol.Task, ours: Mapping[str, str], files: Sequence[Path], threads: int | None) -> bytes:
+    """``task`` as it travels to machines whose environment, with ``files``, is to be ``ours``.
 
     Args:
         threads: of operations on a CPU, where the task says nothing of them.
@@ -107,6 +114,7 @@ def pack(task: protocol.Task, ours: Mapping[str, str], threads: int | None) -> b
         folder=str(Path.cwd()),
         variables={**dict.fromkeys(SHARED_VARIABLES), **variables, **_set(SHARED_VARIABLES)},
         environment=dict(ours),
+        files=tuple(files),
     )
     return parcel.model_dump_json().encode()
 
@@ -119,7 +127,7 @@ def relay(parcel: bytes, node: str) -> Iterator[bytes]:
     """Run the worker of a parcel here, on what the engine calls ``node``; yields its lines as they come."""
     sent = Parcel.model_validate_json(parcel)
     yield protocol.write(At(node=node))
-    if difference := unlike(environment(), sent.environment):
+    if difference := unlike(environment(sent.files), sent.environment):
         yield protocol.write(protocol.Refused(message=difference))
         return
     here = LocalLauncher(folder=sent.folder, variables={**sent.variables, protocol.NODE: node})
@@ -148,9 +156,11 @@ class EngineLauncher(Launcher):
         self.avoided: set[str] = set()
 
     def avoid(self, *nodes: str) -> bool:
-        self.avoided.update(nodes)
         every = self.nodes()
-        return every is None or not self.avoided.issuperset(every)
+        if every is not None and self.avoided.union(nodes).issuperset(every):
+            return False
+        self.avoided.update(nodes)
+        return True
 
 
 class Numbers:
@@ -201,7 +211,7 @@ class Mailbox:
     def lose(self, gone: Gone) -> None:
         """The worker is gone, as the relay or the engine says; the relay knows better why."""
         cause = anonymize(" ".join(gone.cause.split()))[:300]
-        self.end = self.end or WorkerEnd(cause, gone.last_lines, gone.taken)
+        self.end = self.end or WorkerEnd(cause, gone.last_lines, gone.taken, gone.node)
 
     def take(self) -> protocol.Reply | WorkerEnd | None:
         """The next of it; None while there is none."""

@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil
@@ -64,7 +65,8 @@ class SlurmLauncher(relay.EngineLauncher):
         self._looked_at = 0.0
         self._lock = threading.Lock()
         self._submitting = threading.Lock()
-        self._left = self._silent = 0
+        self._left = 0
+        self._silent: Counter[str] = Counter()  # tasks that left nothing, by node
         self.has_arrived = False  # whether any task's words have
         self._run = self._name = ""
         self._writes = self._is_ended = False
@@ -88,7 +90,8 @@ class SlurmLauncher(relay.EngineLauncher):
             raise UsageError(f"--on slurm: there is no {lacking[0]} here; run this where jobs are submitted")
         self.__init__()  # type: ignore[misc]
         self._request = request
-        self._environment = relay.environment()
+        self._files = [file.absolute() for file in request.files]
+        self._environment = relay.environment(self._files)
         self.workers = request.workers or WORKERS
         directory = request.directory.absolute()
         self._run = f"niffbench-{hashlib.sha256(str(directory).encode()).hexdigest()[:8]}"
@@ -152,9 +155,14 @@ class SlurmLauncher(relay.EngineLauncher):
         return SlurmWorker(self, folder, job, wake)
 
     def is_anything_amiss(self) -> bool:
-        """Count a task that ended and left nothing; whether that is so of all, and not by a chance."""
-        self._silent += 1
-        return self._silent > 1 and not self.has_arrived
+        """Whether the tasks that ended have all left nothing, and not by a chance."""
+        return self._silent.total() > 1 and not self.has_arrived
+
+    def note_silent(self, job: str) -> tuple[str | None, int]:
+        """Count a task that ended and left nothing; returns its node, and how many of its tasks did."""
+        node = _field("NodeList", _slurm("scontrol", "show", "job", "--oneliner", job))
+        self._silent[node or ""] += 1
+        return node, self._silent[node or ""]
 
     def state(self, job: str) -> tuple[str | None, int]:
         """What Slurm says of a job, None when it is not in the queue; and how often Slurm has answered."""
@@ -172,10 +180,8 @@ class SlurmLauncher(relay.EngineLauncher):
 
     def cause(self, job: str) -> str:
         """Why a job is in the queue no more, as the predicate of a sentence."""
-        text = _slurm("scontrol", "show", "job", "--oneliner", job) or ""
-        state = re.search(r"JobState=(\S+)", text)
-        reason = re.search(r"Reason=(\S+)", text)
-        why = ", ".join(one[1] for one in (state, reason) if one and one[1] != "None")
+        text = _slurm("scontrol", "show", "job", "--oneliner", job)
+        why = ", ".join(filter(None, (_field(key, text) for key in ("JobState", "Reason"))))
         return f"was ended by Slurm before it was done ({why or 'it is not in the queue any more'})"
 
     def cancel(self, job: str) -> None:
@@ -222,7 +228,7 @@ class SlurmLauncher(relay.EngineLauncher):
             place.mkdir(exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{task.kind}-{task.round}-", dir=place))
         draft = folder / f"{PARCEL}.tmp"
-        draft.write_bytes(relay.pack(task, self._environment, self._request.cpus))
+        draft.write_bytes(relay.pack(task, self._environment, self._files, self._request.cpus))
         draft.rename(folder / PARCEL)
         (folder / REPLIES).touch()  # a network's file system remembers for a while what is not there
         return folder
@@ -266,6 +272,12 @@ def _slurm(*command: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def _field(key: str, text: str | None) -> str | None:
+    """What ``scontrol`` says under ``key``."""
+    match = re.search(rf"\b{key}=(\S+)", text or "")
+    return None if match is None or match[1] in ("None", "(null)") else match[1]
 
 
 class Ended(BaseException):
@@ -374,13 +386,16 @@ class SlurmWorker:
         self._read()
         if self._mailbox.end is not None or self._mailbox.messages:
             return
-        if self._mailbox.node is None and self._launcher.is_anything_amiss():
-            self._mailbox.messages.append(protocol.Refused(message=self._nothing_arrived()))
-            return
-        self._mailbox.lose(relay.Gone(cause=self._launcher.cause(self._job), taken=True))
-
-    def _nothing_arrived(self) -> str:
-        return (
-            f"--on slurm: a task {self._launcher.cause(self._job)} and left nothing in the run's folder; is that "
-            "on a file system that every node sees, and niffbench installed where the nodes find it?"
-        )
+        cause, node = self._launcher.cause(self._job), None
+        if self._mailbox.node is None:
+            cause += (
+                " and left nothing in the run's folder; is that on a file system that every node sees, and "
+                "niffbench installed where the nodes find it?"
+            )
+            node, times = self._launcher.note_silent(self._job)
+            if self._launcher.is_anything_amiss():
+                where = "a node" if node is None else f"node {self._launcher.numbers.of(node)}"
+                self._mailbox.messages.append(protocol.Refused(message=f"--on slurm: {where}: a task {cause}"))
+                return
+            node = node if times > 1 else None
+        self._mailbox.lose(relay.Gone(cause=cause, taken=True, node=node))

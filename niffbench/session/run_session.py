@@ -363,10 +363,10 @@ class RunSession:
         with self._changed:
             if loss is not None and self._failure is None:
                 where = self._whereabouts(session.hello)
-                node = None if session.hello is None else session.hello.node
                 # A node that is of no use must not end what others can do.
-                is_nodes = loss.case is None and not loss.taken
-                if node is None or not is_nodes or not self._launcher.avoid(node):
+                if loss.node is not None and self._launcher.avoid(loss.node):
+                    self._notes.append(f"a node was left out: {loss.reason}")
+                else:
                     self._on_worker_lost(loss, unit, where)
 
     def _take(self, answer: Answer, unit: Unit, session: WorkerSession) -> None:

@@ -67,6 +67,7 @@ class Loss:
     Attributes:
         silent: it did not end, it was given up.
         taken: it was taken away; the case that was at work is not to blame.
+        node: what an engine calls a machine that is of no use.
     """
 
     reason: str
@@ -75,6 +76,7 @@ class Loss:
     elapsed: float = 0.0
     silent: bool = False
     taken: bool = False
+    node: str | None = None
 
 
 @dataclass
@@ -254,13 +256,17 @@ class WorkerSession:
 
     def _death(self, end: WorkerEnd, now: float) -> Loss | None:
         stage = None if self._clock.case is None else self._clock.stage
-        return self._loss(end.during(stage), now, taken=end.taken)
+        return self._loss(end.during(stage), now, taken=end.taken, node=end.node)
 
-    def _loss(self, reason: str, now: float, *, silent: bool = False, taken: bool = False) -> Loss | None:
+    def _loss(
+        self, reason: str, now: float, *, silent: bool = False, taken: bool = False, node: str | None = None
+    ) -> Loss | None:
         """The loss of the worker, which is none when everything is answered."""
         if self.hello is not None and not self.unanswered and not self._roofline_due:
             return None
         if (case := self._clock.case) is None:
-            return Loss(reason, elapsed=now - self._clock.since, silent=silent, taken=taken)
+            if node is None and self.hello is not None and not taken:
+                node = self.hello.node
+            return Loss(reason, elapsed=now - self._clock.since, silent=silent, taken=taken, node=node)
         status: Status = "timeout" if silent else "crashed"
         return Loss(reason, self.unanswered[case], status, self._clock.spent(case, now), silent, taken)

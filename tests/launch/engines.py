@@ -120,6 +120,33 @@ def stalls(processes: Iterable[psutil.Process], seconds: float) -> None:
             process.resume()
 
 
+def goes_on_after_a_full_disk(place: Path, on: list[str], whole: list[tuple[str, int]]) -> None:
+    """A run whose session may write no large files ends, and when there is room it goes on."""
+    plain = {"PYTHONDONTWRITEBYTECODE": "1"}
+    with Started(place, [*prepared(place), *on], limits={"FSIZE": 60 * 1024}, variables=plain) as started:
+        assert started.end() == 2, started.said()
+        assert "cannot be written (File too large)" in started.said()
+        assert "Traceback" not in started.said()
+    before = read(place / "out").records
+    assert 0 < len(before) < 48
+    run = run_to_the_end(place, ["run", "made-up.toml", "--resume", "out", "--no-report", *on])
+    assert keys(run) == whole
+    assert run.records[: len(before)] == before
+
+
+def second_session_ends(place: Path, on: list[str], whole: list[tuple[str, int]]) -> None:
+    """Another session on a run's directory is refused, and the first one goes on."""
+    with Started(place, [*prepared(place, pace=PACE), *on]) as started:
+        wait_for(lambda: count(place / "out") >= 2 or started.process.poll() is not None)
+        status, printed = ended(place, ["run", "made-up.toml", "--resume", "out", *on])
+        assert status == 2, printed
+        assert "another niffbench" in printed
+        assert started.end() == 0, started.said()
+    run = read(place / "out")
+    assert keys(run) == whole
+    assert {record.status for record in run.records} == {"ok"}
+
+
 def written(out: Path) -> str:
     """All that a run wrote for others to read."""
     return (out / MANIFEST).read_text() + (out / RECORDS).read_text()

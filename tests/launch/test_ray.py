@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import random
 import re
 import shlex
@@ -23,12 +22,14 @@ from launch.engines import (
     ended,
     follow,
     free_port,
+    goes_on_after_a_full_disk,
     keys,
     kill_one,
     lacking,
     prepared,
     rare,
     run_to_the_end,
+    second_session_ends,
     stalls,
     survives,
     written,
@@ -38,12 +39,12 @@ import niffbench
 from niffbench.results import Run, read
 from niffbench.results.fleet import fleet
 
-NODE = {"num_cpus": 2, "object_store_memory": 80_000_000}
+NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two nodes of two cores each, which talk to nobody but this machine."""
+    """Two nodes of a core each, which talk to nobody but this machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # then it uses the loopback address
         try:
@@ -118,28 +119,92 @@ def test_a_killed_worker_node_or_session_costs_nothing(
     wait_for(lambda: not relays(cluster))
 
 
-SLOW = """
-import math
-exp = math.exp
-math.exp = lambda x: 1.2 * exp(x)  # by which the replay device makes its samples up
+BUSY = 0.005  # seconds, a hundred times what the layer takes
+LAYER = """
+import os, time
+from torch import nn
+
+
+class Layer(nn.Conv2d):
+    def __init__(self, channels):
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x):
+        ends = time.perf_counter() + float(os.environ.get("TESTS_BUSY", "0"))
+        while time.perf_counter() < ends:
+            pass
+        return super().forward(x)
+"""
+LAYERS = """
+description = "A layer that is slow on nodes that are told to wait"
+baseline = "layer"
+rounds = 4
+axes = {channels = [1, 2, 3, 4, 5, 6], size = 8}
+operators = [{module = "layer.py:Layer", label = "layer"}]
+measure = {regimes = ["steady"], min_time = 0.01, max_time = 0.05, min_samples = 5, threads = 1}
 """
 
 
-def test_a_node_that_is_slow_is_named(tmp_path: Path, on: list[str], cluster: Any) -> None:
-    """Four nodes, one of which takes 1.44 times as long for everything."""
-    (tmp_path / "slow").mkdir()
-    (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW)
-    path = os.pathsep.join((str(tmp_path / "slow"), str(Path(niffbench.__file__).parents[1])))
-    nodes = [cluster.add_node(**NODE), cluster.add_node(env_vars={"PYTHONPATH": path}, **NODE)]
+def test_a_node_whose_workers_wait_busily_is_named(tmp_path: Path, on: list[str], cluster: Any) -> None:
+    """Really measured, a round on each of four nodes."""
+    (tmp_path / "layer.py").write_text(LAYER)
+    (tmp_path / "layers.toml").write_text(LAYERS)
+    nodes = [cluster.add_node(**NODE), cluster.add_node(env_vars={"TESTS_BUSY": str(BUSY)}, **NODE)]
     try:
-        run = run_to_the_end(tmp_path, [*prepared(tmp_path), *on])
+        run = run_to_the_end(
+            tmp_path, ["run", "layers.toml", "--out", "out", "--device", "cpu", "--no-report", *on]
+        )
     finally:
         for node in nodes:
             cluster.remove_node(node, allow_graceful=False)
+    waited = {record.node for record in run.records if min(record.latency["steady"].samples) >= BUSY}
     [slow] = fleet(run).stragglers
+    assert waited == {slow.member[0]}
     assert slow.shift is not None
-    assert slow.shift.ratio.estimate == pytest.approx(1.44, rel=0.02)
+    assert slow.shift.ratio.excludes(2.0)
     assert "slower than the other three" in fleet(run).sentences()[0]
+    status, printed = ended(tmp_path, ["table", "out", "--per-node"])
+    assert status == 0
+    print(printed)
+
+
+@rare
+def test_a_full_disk_ends_a_run_which_goes_on_when_there_is_room(
+    tmp_path: Path, on: list[str], local: Run, cluster: Any
+) -> None:
+    goes_on_after_a_full_disk(tmp_path, on, keys(local))
+
+
+@rare
+def test_a_second_session_on_a_run_ends_and_the_first_goes_on(
+    tmp_path: Path, on: list[str], local: Run, cluster: Any
+) -> None:
+    second_session_ends(tmp_path, on, keys(local))
+
+
+@rare
+def test_a_session_whose_own_raylet_dies_is_resumed(tmp_path: Path, local: Run) -> None:
+    from ray.cluster_utils import Cluster
+
+    on = ["--on", "ray", "--cpus-per-worker", "1"]
+    doomed = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **NODE})
+    try:
+        doomed.add_node(**NODE)
+        address = ["--launcher-option", f"address={doomed.address}"]
+        with Started(tmp_path, [*prepared(tmp_path, pace=PACE), *on, *address]) as started:
+            wait_for(lambda: count(tmp_path / "out") >= 3 or started.process.poll() is not None)
+            doomed.head_node.all_processes["raylet"][0].process.kill()
+            status = started.end()
+            printed = started.said()
+    finally:
+        doomed.shutdown()
+    print(status, printed)
+    before = read(tmp_path / "out").records
+    replay(tmp_path)
+    run = run_to_the_end(tmp_path, ["run", "made-up.toml", "--resume", "out", "--no-report", *on])
+    assert keys(run) == keys(local)
+    assert run.records[: len(before)] == before
+    assert {record.status for record in run.records} == {"ok"}
 
 
 @rare

@@ -23,12 +23,14 @@ from launch.engines import (
     ended,
     follow,
     free_port,
+    goes_on_after_a_full_disk,
     keys,
     kill_one,
     lacking,
     prepared,
     rare,
     run_to_the_end,
+    second_session_ends,
     stalls,
     survives,
 )
@@ -200,17 +202,8 @@ def test_a_full_disk_ends_a_run_which_goes_on_when_there_is_room(
     tmp_path: Path, cluster: Path, local: Run
 ) -> None:
     """Tasks are as limited as the session is."""
-    plain = {"PYTHONDONTWRITEBYTECODE": "1"}
-    with Started(tmp_path, [*prepared(tmp_path), *ON], limits={"FSIZE": 60 * 1024}, variables=plain) as started:
-        assert started.end() == 2, started.said()
-        assert "cannot be written (File too large)" in started.said()
-        assert "Traceback" not in started.said()
+    goes_on_after_a_full_disk(tmp_path, ON, keys(local))
     assert not jobs()
-    before = read(tmp_path / "out").records
-    assert 0 < len(before) < 48
-    run = run_to_the_end(tmp_path, ["run", "made-up.toml", "--resume", "out", "--no-report", *ON])
-    assert keys(run) == keys(local)
-    assert run.records[: len(before)] == before
 
 
 def test_an_interrupt_cancels_what_was_submitted(tmp_path: Path, cluster: Path, local: Run) -> None:
@@ -226,15 +219,7 @@ def test_an_interrupt_cancels_what_was_submitted(tmp_path: Path, cluster: Path, 
 
 
 def test_a_second_session_on_a_run_ends_and_the_first_goes_on(tmp_path: Path, cluster: Path, local: Run) -> None:
-    with Started(tmp_path, [*prepared(tmp_path, pace=PACE), *ON]) as started:
-        wait_for(lambda: count(tmp_path / "out") >= 2 or started.process.poll() is not None)
-        status, printed = ended(tmp_path, ["run", "made-up.toml", "--resume", "out", *ON])
-        assert status == 2, printed
-        assert "another niffbench" in printed
-        assert started.end() == 0, started.said()
-    run = read(tmp_path / "out")
-    assert keys(run) == keys(local)
-    assert {record.status for record in run.records} == {"ok"}
+    second_session_ends(tmp_path, ON, keys(local))
 
 
 @pytest.mark.parametrize(

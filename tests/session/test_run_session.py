@@ -203,8 +203,8 @@ def test_settings_are_those_the_run_was_begun_with(tmp_path: Path) -> None:
     assert run.manifest.suite.measure.precision == 0.5
 
 
-def interrupted(place: Path) -> Attempt:
-    attempt = Attempt(place, SUITE, observer=StopAfter(3))
+def interrupted(place: Path, script: dict[str, object] | None = None) -> Attempt:
+    attempt = Attempt(place, SUITE, script or {}, observer=StopAfter(3))
     with pytest.raises(Interrupted):
         attempt.begin()
     attempt.observer = None
@@ -238,6 +238,15 @@ def test_an_edited_suite_is_refused(tmp_path: Path) -> None:
     attempt = interrupted(tmp_path)
     attempt.suite = suite_of(sizes=range(8, 18), kernels=(3, 5, 9), rounds=2)
     message = "suite 'made-up' was edited since the run began"
+    with nothing_changed(tmp_path), pytest.raises(UsageError, match=message) as caught:
+        attempt.resume()
+    assert caught.value.exit_code == 2
+
+
+def test_an_edited_module_of_the_users_is_refused(tmp_path: Path) -> None:
+    attempt = interrupted(tmp_path, {"modules": {"": ["before"]}})
+    attempt.script = {"modules": {"": ["after"]}}
+    message = "mine.py was edited since the run began; begin a new run"
     with nothing_changed(tmp_path), pytest.raises(UsageError, match=message) as caught:
         attempt.resume()
     assert caught.value.exit_code == 2

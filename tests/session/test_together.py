@@ -21,7 +21,7 @@ from niffbench.results import MANIFEST, RECORDS, Record, Run, dump, read
 from niffbench.results.fleet import machines
 from niffbench.session.directory import progress_of
 from niffbench.session.interrupts import Interrupted
-from niffbench.session.worker_session import Observer, TaskRefused
+from niffbench.session.worker_session import Observer, SourcesDiffer, TaskRefused
 
 __all__ = ["call"]
 SUITE = suite_of(sizes=range(8, 17), kernels=(3, 7), rounds=4)  # 72 records of 9 problems
@@ -214,6 +214,14 @@ def test_a_node_that_refuses_a_run_that_has_begun_is_left_out(tmp_path: Path) ->
     (tmp_path / "run" / RECORDS).write_bytes(b"".join(lines[:30]))
     with pytest.raises(TaskRefused, match=r"torch is 1\.0 there"):
         one.resume()
+
+
+def test_a_node_with_another_file_of_the_users_measures_nothing_and_is_named(tmp_path: Path) -> None:
+    several.LAUNCHER.rack = ["a", "b"]
+    one = attempt(tmp_path / "run", {"modules": {"a": ["1"], "b": ["2"]}, "pause": 5})
+    with pytest.raises(SourcesDiffer, match=r"node \d: mine\.py is another there than where the run was begun"):
+        one.begin()
+    assert not read(tmp_path / "run").records
 
 
 def test_what_workers_finished_after_their_session_is_taken_over(tmp_path: Path) -> None:
