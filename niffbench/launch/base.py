@@ -132,7 +132,7 @@ class Launcher:
         return ()
 
     def avoid(self, *nodes: str) -> bool:
-        """Start no more workers on nodes, by the names their workers say; False, and no change, where none is left."""
+        """Start no more workers on nodes, by the names workers say; False, and no change, where none is left."""
         return False
 
     def end_all(self) -> None:

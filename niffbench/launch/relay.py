@@ -68,7 +68,7 @@ _LINE: TypeAdapter[At | Gone] = TypeAdapter(Annotated[At | Gone, Field(discrimin
 
 
 def environment(files: Sequence[Path] = ()) -> dict[str, str]:
-    """What must be the same on all machines of a run: the code that measures, torch, and ``files`` of the user's."""
+    """What must be the same on all machines of a run: the code that measures, torch and ``files``, the user's."""
     facts = {"niffbench": niffbench.__version__, "niffbench's code": _code()}
     for package in ("torch", "torchvision"):
         try:

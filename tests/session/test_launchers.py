@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 from run_session import Attempt, all_keys, asked, keys, suite_of
 
-from niffbench import launch
+from niffbench import launch, protocol
 from niffbench.errors import UsageError
+from niffbench.launch import relay
 from niffbench.results import read_manifest
+from niffbench.session.interrupts import Interrupts
 
 PLANTED = '''
 """Workers that are no processes: their replies are made up where they are asked for."""
@@ -109,6 +112,24 @@ def test_no_engine_is_imported_before_it_is_asked_for() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_machine_with_another_file_of_the_users_or_none_refuses(tmp_path: Path) -> None:
+    files = [tmp_path / "mine.py", tmp_path / "other.py"]
+    for file in files:
+        file.write_text("before")
+    with Interrupts() as stop:
+        settings = Attempt(tmp_path / "run", suite_of()).prepare(stop).settings
+    task = protocol.Task(kind="round", settings=settings, cases=[])
+    parcel = relay.pack(task, relay.environment(files), files, None)
+    files[0].write_text("after")
+    files[1].unlink()
+    _, line = relay.relay(parcel, "node")
+    refused = protocol.read(line)
+    assert isinstance(refused, protocol.Refused)
+    assert re.fullmatch(
+        r"mine\.py is \w{12} there and \w{12} here; other\.py is missing there and \w{12} here", refused.message
+    )
 
 
 @pytest.mark.parametrize(("launcher", "module"), [("ray", "ray"), ("slurm", "submitit")])
