@@ -1,4 +1,4 @@
-"""Runs on a real Slurm of one node in a temporary folder: the records of a local run, whatever is killed."""
+"""Runs on a real Slurm of four nodes in this machine and a temporary folder: the records of a local run, whatever is killed."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from launch.engines import (
     second_session_ends,
     stalls,
     survives,
+    written,
 )
 
 from niffbench.results import Run, read
@@ -41,15 +42,14 @@ CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
-SlurmdPort={other_port}
 AuthType=auth/munge
 AuthInfo=socket={place}/munge.socket
 CryptoType=crypto/munge
 ProctrackType=proctrack/linuxproc
 ReturnToService=2
 SlurmctldPidFile={place}/slurmctld.pid
-SlurmdPidFile={place}/slurmd.pid
-SlurmdSpoolDir={place}/spool
+SlurmdPidFile={place}/%n.pid
+SlurmdSpoolDir={place}/%n
 StateSaveLocation={place}/state
 SlurmUser={user}
 SlurmdUser={user}
@@ -60,12 +60,13 @@ SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmctldLogFile={place}/slurmctld.log
-SlurmdLogFile={place}/slurmd.log
+SlurmdLogFile={place}/%n.log
 KillWait=2
 MinJobAge=60
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000 State=UNKNOWN
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1 RealMemory=500 State=UNKNOWN\n"
+NODES = ["node-a", "node-b", "node-c", "node-d"]
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +78,15 @@ def cluster() -> Iterator[Path]:
     if importlib.util.find_spec("submitit") is None:
         lacking("submitit is not installed")
     place = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # paths of sockets are short
-    for folder in ("spool", "state"):
+    for folder in ("state", *NODES):
         (place / folder).mkdir()
     (place / "munge.key").write_bytes(os.urandom(128))
     (place / "munge.key").chmod(0o400)
     configuration = place / "slurm.conf"
     host, user = socket.gethostname().partition(".")[0], getpass.getuser()
-    ports = {"port": free_port(), "other_port": free_port()}
-    configuration.write_text(CONFIGURATION.format(host=host, user=user, place=place, **ports))
+    nodes = "".join(NODE.format(name=name, host=host, port=free_port()) for name in NODES)
+    common = CONFIGURATION.format(host=host, user=user, place=place, port=free_port())
+    configuration.write_text(f"{common}{nodes}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(configuration))
         patch.setenv("NIFFBENCH_TESTS_CONSTANTS", '{"niffbench.launch.slurm.LOOKING": 0.3}')  # seconds
@@ -92,9 +94,11 @@ def cluster() -> Iterator[Path]:
         kept = {name: f"--{name}-file={place}/munge.{name}" for name in ("key", "log", "pid", "seed")}
         munged = ["munged", "--force", f"--socket={place}/munge.socket", *kept.values()]
         try:
-            for command in (munged, ["slurmctld"], ["slurmd"]):
+            for command in (munged, ["slurmctld"], *(["slurmd", "-N", name] for name in NODES)):
                 subprocess.run(command, check=True, capture_output=True, timeout=60)
-            wait_for(lambda: "idle" in slurm("sinfo", "--noheader", "--format=%t"))
+            wait_for(
+                lambda: slurm("sinfo", "--noheader", "--Node", "--format=%t").split() == ["idle"] * len(NODES)
+            )
             yield place
         finally:
             slurm("scancel", "--user", user)
@@ -148,7 +152,9 @@ def test_what_its_page_says_has_the_records_of_a_local_run_and_is_judged_like_on
     run = read(tmp_path / "runs" / "smoke")
     assert keys(run) == keys(local) == keys(read(tmp_path / "runs" / "both"))
     assert {record.status for record in run.records} == {"ok"}
-    assert {record.node for record in run.records} == {0}
+    assert {record.node for record in run.records} <= {*range(4)}
+    assert len(run.manifest.nodes) == len({record.node for record in run.records})
+    assert not [name for name in NODES if name in written(run.path)]
     assert not (run.path / "slurm").exists()
     assert not jobs()
     assert not list(tmp_path.glob(".*"))
