@@ -1,4 +1,4 @@
-"""Runs on a real Slurm of four nodes in this machine and a temporary folder: the records of a local run, whatever is killed."""
+"""Runs on a real Slurm of four nodes in this machine: the records of a local run, whatever is killed."""
 
 from __future__ import annotations
 
