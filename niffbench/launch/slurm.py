@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from secrets import token_hex
 from types import FrameType, TracebackType
@@ -44,6 +44,8 @@ PARCEL, REPLIES = "task.json", "replies.jsonl"
 WORKERS = 4
 LOOKING = 3.0
 """Seconds between two questions to Slurm."""
+STARTING = 300.0
+"""Seconds that a task may run before a word of it is here."""
 SETTING_UP = 900.0
 """Seconds that a task has beside those of its cases."""
 LONGEST = 43200.0
@@ -86,8 +88,11 @@ class SlurmLauncher(relay.EngineLauncher):
             self._submitit = importlib.import_module("submitit")
         except ImportError as error:
             raise UsageError("--on slurm: submitit is not installed; pip install 'niffbench[slurm]'") from error
-        if lacking := [program for program in ("sbatch", "squeue", "scancel") if shutil.which(program) is None]:
+        programs = ("sbatch", "squeue", "scancel", "scontrol")
+        if lacking := [program for program in programs if shutil.which(program) is None]:
             raise UsageError(f"--on slurm: there is no {lacking[0]} here; run this where jobs are submitted")
+        if " UP" not in (_slurm("scontrol", "ping") or ""):  # sbatch itself would try for a minute
+            raise UsageError("--on slurm: no controller answers; `scontrol ping` says more")
         self.__init__()  # type: ignore[misc]
         self._request = request
         self._files = [file.absolute() for file in request.files]
@@ -318,6 +323,7 @@ class SlurmWorker:
         self._offset = 0
         self._pause = 0.1
         self._missed = self._seen = 0
+        self._started = inf  # when it was first seen to run
         self._poll = select.poll()
         self._poll.register(wake, select.POLLIN)
 
@@ -379,6 +385,11 @@ class SlurmWorker:
         state, looked = self._launcher.state(self._job)
         if looked == self._seen or state is not None:
             self._seen, self._missed = looked, 0 if state is not None else self._missed
+            if state == "RUNNING" and self.is_queued:
+                self._started = min(self._started, time.monotonic())
+                if time.monotonic() - self._started > STARTING:
+                    self.kill()
+                    self._lose(f"ran for {STARTING:g} s", enough=1)
             return
         self._seen, self._missed = looked, self._missed + 1
         if self._missed < 2:
@@ -386,7 +397,11 @@ class SlurmWorker:
         self._read()
         if self._mailbox.end is not None or self._mailbox.messages:
             return
-        cause, node = self._launcher.cause(self._job), None
+        self._lose(self._launcher.cause(self._job), enough=2)
+
+    def _lose(self, cause: str, *, enough: int) -> None:
+        """The task is gone. A node on which ``enough`` of them were and left nothing is of no use."""
+        node = None
         if self._mailbox.node is None:
             cause += (
                 " and left nothing in the run's folder; is that on a file system that every node sees, and "
@@ -397,5 +412,5 @@ class SlurmWorker:
                 where = "a node" if node is None else f"node {self._launcher.numbers.of(node)}"
                 self._mailbox.messages.append(protocol.Refused(message=f"--on slurm: {where}: a task {cause}"))
                 return
-            node = node if times > 1 else None
+            node = node if times >= enough else None
         self._mailbox.lose(relay.Gone(cause=cause, taken=True, node=node))

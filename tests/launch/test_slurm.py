@@ -7,6 +7,7 @@ import getpass
 import importlib.util
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -204,6 +205,25 @@ def test_a_worker_that_stalls_costs_at_most_the_case_that_it_was_at(
 
 
 @rare
+def test_a_node_on_which_tasks_never_say_a_word_is_left_out(
+    tmp_path: Path, cluster: Path, local: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm takes them to be running."""
+    monkeypatch.setenv("NIFFBENCH_TESTS_CONSTANTS", '{"niffbench.launch.slurm.STARTING": 20}')
+    spool = cluster / NODES[2]
+    spool.rename(cluster / "away")
+    spool.touch()
+    try:
+        run = run_to_the_end(tmp_path, [*prepared(tmp_path), *ON[:2], "--workers", "4"])
+    finally:
+        spool.unlink()
+        (cluster / "away").rename(spool)
+    assert keys(run) == keys(local)
+    assert {record.status for record in run.records} == {"ok"}
+    assert [note for note in run.manifest.notes if note.startswith("a node was left out: the worker ran for 20 s")]
+
+
+@rare
 def test_a_full_disk_ends_a_run_which_goes_on_when_there_is_room(
     tmp_path: Path, cluster: Path, local: Run
 ) -> None:
@@ -243,6 +263,17 @@ def test_what_sbatch_does_not_take_is_one_message(
     assert (status, printed.count("\n")) == (2, 1), printed
     assert message in printed
     assert not (tmp_path / "out").exists()
+
+
+def test_a_controller_that_does_not_answer_is_one_message(
+    tmp_path: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = re.sub("SlurmctldPort=.*", "SlurmctldPort=1", (cluster / "slurm.conf").read_text())
+    (tmp_path / "dead.conf").write_text(dead)
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "dead.conf"))
+    status, printed = ended(tmp_path, [*prepared(tmp_path), *ON])
+    assert (status, printed.count("\n")) == (2, 1), printed
+    assert "--on slurm: no controller answers" in printed
 
 
 def test_a_folder_in_which_nothing_arrives_is_one_message(tmp_path: Path, cluster: Path) -> None:

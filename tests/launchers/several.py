@@ -5,14 +5,39 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from launchers.stub import COMMAND
 
 from niffbench import protocol
-from niffbench.launch.base import Request, Worker
+from niffbench.launch.base import Request, Worker, WorkerEnd
 from niffbench.launch.local import LocalLauncher
 from niffbench.launch.relay import EngineLauncher
+
+
+@dataclass
+class SilentWorker:
+    """Its end is all that is heard of it."""
+
+    end: WorkerEnd
+    is_queued = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def next(self, deadline: float) -> WorkerEnd:
+        return self.end
+
+    def arrived(self) -> list[protocol.Reply]:
+        return []
+
+    def kill(self) -> None:
+        pass
 
 
 class Several(EngineLauncher):
@@ -22,6 +47,7 @@ class Several(EngineLauncher):
         left: what it says was left behind.
         rack: the names of its nodes, on which workers are started in turn; without, nobody names any.
         started: the nodes on which they were.
+        silent: nodes on which they end without a word.
     """
 
     workers = 3
@@ -32,6 +58,7 @@ class Several(EngineLauncher):
         self.left: list[list[protocol.Reply]] = []
         self.rack: Sequence[str] = ()
         self.started: list[str] = []
+        self.silent: set[str] = set()
         self._turn = itertools.count()
 
     @contextmanager
@@ -52,6 +79,8 @@ class Several(EngineLauncher):
         fit = [node for node in self.rack if node not in self.avoided]
         node = fit[next(self._turn) % len(fit)] if fit else None
         self.started += [node] if node else []
+        if node in self.silent:
+            return SilentWorker(WorkerEnd("left nothing", taken=True, node=node))
         return LocalLauncher(COMMAND, variables={"STUB_NODE": node}).start(task, wake)
 
 

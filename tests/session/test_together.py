@@ -216,6 +216,16 @@ def test_a_node_that_refuses_a_run_that_has_begun_is_left_out(tmp_path: Path) ->
         one.resume()
 
 
+def test_a_node_on_which_workers_end_without_a_word_is_left_out_where_there_are_others(tmp_path: Path) -> None:
+    several.LAUNCHER.rack, several.LAUNCHER.silent = ["a", "b", "c"], {"b", "c"}
+    run = attempt(tmp_path / "run").begin()
+    assert statuses(run) == {"ok": 72}
+    assert "a node was left out: the worker left nothing" in run.manifest.notes
+    several.LAUNCHER.rack = ["a"]
+    assert not several.LAUNCHER.avoid("a")  # or nothing could be started any more
+    assert several.LAUNCHER.avoided == {"b", "c"}
+
+
 def test_a_node_with_another_file_of_the_users_measures_nothing_and_is_named(tmp_path: Path) -> None:
     several.LAUNCHER.rack = ["a", "b"]
     one = attempt(tmp_path / "run", {"modules": {"a": ["1"], "b": ["2"]}, "pause": 5})
