@@ -558,7 +558,7 @@ def fleet(digest: Digest) -> Table:
         slowest = f"{one.shift.slowest_in} of {one.shift.cases}" if one.shift else text.MISSING
         rows.append(
             row_of(
-                Entry(one.name, marks=("failed",) if one.is_straggler else ()),
+                Entry(f"{one.name}, straggler", marks=("failed",)) if one.is_straggler else Entry(one.name),
                 _number_entry(one.cases),
                 _number_entry(one.records),
                 Entry(text.times(ratio.estimate if ratio else None), text.brackets(ratio)),
@@ -583,9 +583,8 @@ def fleet(digest: Digest) -> Table:
         _number("failed", "records of no measurement"),
     )
     caption = (
-        f"{digest.regime} latency of each device over that of the others, with 95 % intervals. A straggler "
-        "(marked) is slower by more than the others differ among themselves; in at most 5 % of fleets without one "
-        "is any named."
+        f"{digest.regime} latency of each device over that of the others, with 95 % intervals. A straggler is "
+        "slower by more than the others differ among themselves; in at most 5 % of fleets without one is any named."
     )
     return Table("fleet", "Device by device", columns, tuple(rows), text.capital(caption))
 

@@ -164,8 +164,8 @@ def test_a_node_whose_workers_wait_busily_is_named(tmp_path: Path, on: list[str]
     assert slow.shift.ratio.excludes(2.0)
     assert "slower than the other three" in fleet(run).sentences()[0]
     status, printed = ended(tmp_path, ["table", "out", "--per-node"])
-    assert status == 0
-    print(printed)
+    assert status == 0, printed
+    assert f"{slow.name}, straggler" in printed
 
 
 @rare

@@ -73,6 +73,7 @@ def test_the_slow_node_is_named_wherever_the_run_is_shown() -> None:
     assert said in notices(gather(run))
     table = tables.fleet(gather(run))
     assert [row.entries[0].marks for row in table.rows] == [("failed",) if n == 3 else () for n in range(8)]
+    assert table.rows[3].entries[0].text == "node 3, straggler"
     findings = json.loads(written(findings_of(run)))
     assert [one["node"] for one in findings["fleet"]] == list(range(8))
     [slow] = [one for one in findings["fleet"] if one["straggler"]]
