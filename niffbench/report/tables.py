@@ -583,8 +583,8 @@ def fleet(digest: Digest) -> Table:
         _number("failed", "records of no measurement"),
     )
     caption = (
-        f"{digest.regime} latency of each device over that of the others, with 95 % intervals. A straggler is slower "
-        "by more than the others differ among themselves; in at most 5 % of fleets without one is any named."
+        f"{digest.regime} latency of each device over that of the others, with 95 % intervals. A straggler is "
+        "slower by more than the others differ among themselves; of fleets without one at most 5 % have any named."
     )
     return Table("fleet", "Device by device", columns, tuple(rows), text.capital(caption))
 
