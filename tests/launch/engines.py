@@ -19,6 +19,7 @@ from cli_process import Started, count, replay, suite, wait_for
 
 import niffbench
 from niffbench.results import MANIFEST, RECORDS, Run, read
+from niffbench.results.fleet import fleet
 
 REQUIRED = os.environ.get("NIFFBENCH_TESTS_ENGINES") == "1"
 """Whether engines must be there, as in CI."""
@@ -55,9 +56,11 @@ def keys(run: Run) -> list[tuple[str, int]]:
 
 
 def ended(place: Path, arguments: Iterable[str]) -> tuple[int, str]:
-    """Run niffbench to its end; returns its exit status and what it printed."""
+    """Run niffbench to its end, which nothing outlives; returns its exit status and what it printed."""
     with Started(place, arguments) as started:
-        return started.end(), started.said()
+        status = started.end()
+        wait_for(lambda: not started.family())
+        return status, started.said()
 
 
 def run_to_the_end(place: Path, arguments: Iterable[str]) -> Run:
@@ -145,6 +148,50 @@ def second_session_ends(place: Path, on: list[str], whole: list[tuple[str, int]]
     run = read(place / "out")
     assert keys(run) == whole
     assert {record.status for record in run.records} == {"ok"}
+
+
+BUSY = 0.005  # seconds, a hundred times what the layer takes
+LAYER = """
+import os, time
+from torch import nn
+
+BUSY = 0.005 if "node-c" in (os.environ.get("TESTS_BUSY"), os.environ.get("SLURMD_NODENAME")) else 0.0
+
+
+class Layer(nn.Conv2d):
+    def __init__(self, channels):
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x):
+        ends = time.perf_counter() + BUSY
+        while time.perf_counter() < ends:
+            pass
+        return super().forward(x)
+"""
+LAYERS = """
+description = "A layer that is slow on nodes that are told to wait"
+baseline = "layer"
+rounds = 4
+axes = {channels = [1, 2, 3, 4, 5, 6], size = 8}
+operators = [{module = "layer.py:Layer", label = "layer"}]
+measure = {regimes = ["steady"], min_time = 0.01, max_time = 0.05, min_samples = 5, threads = 1}
+"""
+
+
+def names_the_slow_node(place: Path, on: list[str]) -> None:
+    """Really measured, a round on each of four nodes, whose workers wait busily on one."""
+    (place / "layer.py").write_text(LAYER)
+    (place / "layers.toml").write_text(LAYERS)
+    run = run_to_the_end(place, ["run", "layers.toml", "--out", "out", "--device", "cpu", "--no-report", *on])
+    waited = {record.node for record in run.records if min(record.latency["steady"].samples) >= BUSY}
+    [slow] = fleet(run).stragglers
+    assert waited == {slow.member[0]}
+    assert slow.shift is not None
+    assert slow.shift.ratio.excludes(2.0)
+    assert "slower than the other three" in fleet(run).sentences()[0]
+    status, printed = ended(place, ["table", "out", "--per-node"])
+    assert status == 0, printed
+    assert f"{slow.name}, straggler" in printed
 
 
 def written(out: Path) -> str:

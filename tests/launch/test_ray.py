@@ -26,6 +26,7 @@ from launch.engines import (
     keys,
     kill_one,
     lacking,
+    names_the_slow_node,
     prepared,
     rare,
     run_to_the_end,
@@ -37,7 +38,6 @@ from launch.engines import (
 
 import niffbench
 from niffbench.results import Run, read
-from niffbench.results.fleet import fleet
 
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
@@ -119,53 +119,14 @@ def test_a_killed_worker_node_or_session_costs_nothing(
     wait_for(lambda: not relays(cluster))
 
 
-BUSY = 0.005  # seconds, a hundred times what the layer takes
-LAYER = """
-import os, time
-from torch import nn
-
-
-class Layer(nn.Conv2d):
-    def __init__(self, channels):
-        super().__init__(channels, channels, 3, padding=1)
-
-    def forward(self, x):
-        ends = time.perf_counter() + float(os.environ.get("TESTS_BUSY", "0"))
-        while time.perf_counter() < ends:
-            pass
-        return super().forward(x)
-"""
-LAYERS = """
-description = "A layer that is slow on nodes that are told to wait"
-baseline = "layer"
-rounds = 4
-axes = {channels = [1, 2, 3, 4, 5, 6], size = 8}
-operators = [{module = "layer.py:Layer", label = "layer"}]
-measure = {regimes = ["steady"], min_time = 0.01, max_time = 0.05, min_samples = 5, threads = 1}
-"""
-
-
+@rare
 def test_a_node_whose_workers_wait_busily_is_named(tmp_path: Path, on: list[str], cluster: Any) -> None:
-    """Really measured, a round on each of four nodes."""
-    (tmp_path / "layer.py").write_text(LAYER)
-    (tmp_path / "layers.toml").write_text(LAYERS)
-    nodes = [cluster.add_node(**NODE), cluster.add_node(env_vars={"TESTS_BUSY": str(BUSY)}, **NODE)]
+    nodes = [cluster.add_node(**NODE), cluster.add_node(env_vars={"TESTS_BUSY": "node-c"}, **NODE)]
     try:
-        run = run_to_the_end(
-            tmp_path, ["run", "layers.toml", "--out", "out", "--device", "cpu", "--no-report", *on]
-        )
+        names_the_slow_node(tmp_path, on)
     finally:
         for node in nodes:
             cluster.remove_node(node, allow_graceful=False)
-    waited = {record.node for record in run.records if min(record.latency["steady"].samples) >= BUSY}
-    [slow] = fleet(run).stragglers
-    assert waited == {slow.member[0]}
-    assert slow.shift is not None
-    assert slow.shift.ratio.excludes(2.0)
-    assert "slower than the other three" in fleet(run).sentences()[0]
-    status, printed = ended(tmp_path, ["table", "out", "--per-node"])
-    assert status == 0, printed
-    assert f"{slow.name}, straggler" in printed
 
 
 @rare
@@ -295,19 +256,16 @@ def test_a_node_with_other_code_is_named_before_anything_is_measured(
     assert not (tmp_path / "out").exists()
 
 
-def test_without_an_address_a_ray_of_its_own_is_started_and_ended(tmp_path: Path, cluster: Any) -> None:
-    arguments = [*prepared(tmp_path, rounds=1), "--on", "ray", "--cpus-per-worker", "1", "--workers", "2"]
-    with Started(tmp_path, arguments) as started:
-        assert started.end() == 0, started.said()
-        wait_for(lambda: not started.family())
-    assert {record.status for record in read(tmp_path / "out").records} == {"ok"}
+def test_without_an_address_a_ray_of_its_own_is_started_and_ended(tmp_path: Path) -> None:
+    run = run_to_the_end(tmp_path, [*prepared(tmp_path, rounds=1), "--on", "ray"])
+    assert {record.status for record in run.records} == {"ok"}
 
 
 def test_a_cluster_is_reached_by_ray_s_client_too(tmp_path: Path, cluster: Any) -> None:
     if (port := cluster.head_node._ray_params.ray_client_server_port) is None:
         lacking("ray[client] is not installed")
     address = f"ray://127.0.0.1:{port}"
-    on = ["--on", "ray", "--cpus-per-worker", "1", "--launcher-option", f"address={address}"]
+    on = ["--on", "ray", "--workers", "1", "--launcher-option", f"address={address}"]
     for attempt in range(3):
         place = tmp_path / str(attempt)
         status, printed = ended(place, [*prepared(place, rounds=1), *on])

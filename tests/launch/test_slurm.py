@@ -28,6 +28,7 @@ from launch.engines import (
     keys,
     kill_one,
     lacking,
+    names_the_slow_node,
     prepared,
     rare,
     run_to_the_end,
@@ -186,6 +187,10 @@ def test_a_killed_worker_task_or_session_costs_nothing(
     survives(tmp_path, ON, rng, [*rng.sample((kill_worker, kill_task), 2), kill_session], keys(local))
     assert not jobs()
     assert not (tmp_path / "out" / "slurm").exists()
+
+
+def test_a_node_whose_workers_wait_busily_is_named(tmp_path: Path, cluster: Path) -> None:
+    names_the_slow_node(tmp_path, [*ON[:2], "--workers", "4", "--cpus-per-worker", "1"])
 
 
 @rare
