@@ -144,17 +144,20 @@ def _foreseen(report: ShrinkReport) -> list[str]:
     attempts = report.shrunk.attempts
     if report.undone or not attempts or not attempts[-1].holds or (not report.cuts and len(attempts) < 2):
         return []
+    failed = text.plural(len(attempts) - 1, "cheaper solution")
+    if not report.cuts:
+        harm = f"does {text.percent(attempts[-2].measured)} of harm to the outputs"
+        return [f"{failed} failed verification; the last of them {harm}{_lost(report.shrunk.losses[-2])}."]
     last, epochs = attempts[-1], report.shrunk.finetune
     does = f"trained for {text.plural(epochs, 'epoch')} it does" if epochs else "it does"
     said = [
         f"To first order the choice does {text.percent(last.expected)} of harm to the outputs; {does} "
-        f"{text.percent(last.measured)}."
+        f"{text.percent(last.measured)}{_lost(report.shrunk.losses[-1])}."
     ]
     if len(attempts) > 1:
-        failed = text.plural(len(attempts) - 1, "cheaper solution")
         said.append(f"{failed} failed verification; the last verified one is kept.")
     own, forms = report.compared.get(SHRUNK), report.compared.get(FORMS)
-    if report.objective == "latency" and own and forms and not report.undone:
+    if report.objective == "latency" and own and forms:
         costs = sums(report.shrunk)
         times = [_median(one.figures.latency) for one in (forms, own)]
         if times[0] is not None and times[1] is not None:
@@ -164,6 +167,14 @@ def _foreseen(report: ShrinkReport) -> list[str]:
                 f"networks differ by {text.seconds(times[0] - times[1])}."
             )
     return said
+
+
+def _lost(loss: Interval | None) -> str:
+    if loss is None:
+        return ""
+    return (
+        f" and is expected to lose {text.percent(loss.estimate)} of the images, {text.percent(loss.high)} at most"
+    )
 
 
 def _median(rounds: Sequence[float | None]) -> float | None:
