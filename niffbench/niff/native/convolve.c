@@ -489,13 +489,16 @@ static int spare(const Axis *down, const Axis *along, int side) {
     return 2 * side + 5 * size;
 }
 
-INLINE void all_within(Vector numbers[LANES], const REAL *limits) {
-    if (!limits) return;
-    UNROLL(16) for (int i = 0; i < LANES; i++) numbers[i] = within(numbers[i], limits[0], limits[1]);
+/* Two rows, within limits; not where they are loaded and stored, whose loops would be slower without limits too. */
+static __attribute__((noinline)) void rows_within(Complex *row, int width, const REAL *limits) {
+    for (int w = 0; w < width; w++) {
+        row[w].re = within(row[w].re, limits[0], limits[1]);
+        row[w].im = within(row[w].im, limits[0], limits[1]);
+    }
 }
 
 /* Row h, which is even, and the next, within limits unless these are null. */
-static void two_rows_forward(const char *images, const char *end, Layout layout, const REAL *limits,
+static __attribute__((noinline)) void two_rows_forward(const char *images, const char *end, Layout layout, const REAL *limits,
                              const Shape *shape, const Work *work, Complex *spectrum, int h) {
     const int height = shape->height, width = shape->width, pair = h + 1 < height;
     Complex *row = work->a;
@@ -504,13 +507,13 @@ static void two_rows_forward(const char *images, const char *end, Layout layout,
             const int count = least(width - first, LANES);
             Vector numbers[LANES], *to = &row[first].re + part;
             load(images, end, layout, (int64_t)(h + part) * width + first, count, numbers);
-            all_within(numbers, limits);
             if (count == LANES) {
                 UNROLL(16) for (int i = 0; i < LANES; i++) to[2 * i] = numbers[i];
             } else {
                 for (int i = 0; i < count; i++) to[2 * i] = numbers[i];
             }
         }
+    if (limits) rows_within(row, width, limits);
     if (!pair)
         for (int w = 0; w < width; w++) row[w].im = (Vector){0};
     fft(&shape->along, row, work->b, work->c, work->scratch);
@@ -528,7 +531,7 @@ static void rows_forward(const char *images, const char *end, Layout layout, con
 }
 
 /* From a swapped spectrum. Of columns that are their own mirror image the imaginary part is not used. */
-static void two_rows_inverse(char *images, Layout layout, const REAL *limits, const Shape *shape, const Work *work,
+static __attribute__((noinline)) void two_rows_inverse(char *images, Layout layout, const REAL *limits, const Shape *shape, const Work *work,
                              const Complex *spectrum, int h) {
     const int height = shape->height, width = shape->width, pair = h + 1 < height;
     Complex *row = work->a;
@@ -544,6 +547,7 @@ static void two_rows_inverse(char *images, Layout layout, const REAL *limits, co
         }
     }
     fft(&shape->along, row, work->b, work->c, work->scratch);
+    if (limits) rows_within(work->b, width, limits);
     for (int part = 0; part <= pair; part++) /* swapped */
         for (int first = 0; first < width; first += LANES) {
             const int count = least(width - first, LANES);
@@ -554,7 +558,6 @@ static void two_rows_inverse(char *images, Layout layout, const REAL *limits, co
             } else {
                 for (int i = 0; i < LANES; i++) numbers[i] = i < count ? from[2 * i] : (Vector){0};
             }
-            all_within(numbers, limits);
             store(images, layout, (int64_t)(h + part) * width + first, count, numbers);
         }
 }
