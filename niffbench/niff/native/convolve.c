@@ -489,17 +489,13 @@ static int spare(const Axis *down, const Axis *along, int side) {
     return 2 * side + 5 * size;
 }
 
-/* Two rows, within limits; not where they are loaded and stored, whose loops would be slower without limits too. */
-static __attribute__((noinline)) void rows_within(Complex *row, int width, const REAL *limits) {
-    for (int w = 0; w < width; w++) {
-        row[w].re = within(row[w].re, limits[0], limits[1]);
-        row[w].im = within(row[w].im, limits[0], limits[1]);
-    }
+INLINE void all_within(Vector numbers[LANES], const REAL *limits) {
+    UNROLL(16) for (int i = 0; i < LANES; i++) numbers[i] = within(numbers[i], limits[0], limits[1]);
 }
 
 /* Row h, which is even, and the next, within limits unless these are null. */
-static __attribute__((noinline)) void two_rows_forward(const char *images, const char *end, Layout layout, const REAL *limits,
-                             const Shape *shape, const Work *work, Complex *spectrum, int h) {
+INLINE void forward_by(const REAL *limits, const char *images, const char *end, Layout layout, const Shape *shape,
+                       const Work *work, Complex *spectrum, int h) {
     const int height = shape->height, width = shape->width, pair = h + 1 < height;
     Complex *row = work->a;
     for (int part = 0; part <= pair; part++)
@@ -507,13 +503,13 @@ static __attribute__((noinline)) void two_rows_forward(const char *images, const
             const int count = least(width - first, LANES);
             Vector numbers[LANES], *to = &row[first].re + part;
             load(images, end, layout, (int64_t)(h + part) * width + first, count, numbers);
+            if (limits) all_within(numbers, limits);
             if (count == LANES) {
                 UNROLL(16) for (int i = 0; i < LANES; i++) to[2 * i] = numbers[i];
             } else {
                 for (int i = 0; i < count; i++) to[2 * i] = numbers[i];
             }
         }
-    if (limits) rows_within(row, width, limits);
     if (!pair)
         for (int w = 0; w < width; w++) row[w].im = (Vector){0};
     fft(&shape->along, row, work->b, work->c, work->scratch);
@@ -525,14 +521,26 @@ static __attribute__((noinline)) void two_rows_forward(const char *images, const
     }
 }
 
+/* Functions of their own: with a question in them the loops of load and store are slower where there is no limit. */
+static __attribute__((noinline)) void two_rows_forward(const char *images, const char *end, Layout layout,
+                                                       const Shape *shape, const Work *work, Complex *spectrum, int h) {
+    forward_by(NULL, images, end, layout, shape, work, spectrum, h);
+}
+
+static __attribute__((noinline)) void two_rows_forward_within(const REAL *limits, const char *images, const char *end,
+                                                              Layout layout, const Shape *shape, const Work *work,
+                                                              Complex *spectrum, int h) {
+    forward_by(limits, images, end, layout, shape, work, spectrum, h);
+}
+
 static void rows_forward(const char *images, const char *end, Layout layout, const Shape *shape, const Work *work,
                          Complex *spectrum) {
-    for (int h = 0; h < shape->height; h += 2) two_rows_forward(images, end, layout, NULL, shape, work, spectrum, h);
+    for (int h = 0; h < shape->height; h += 2) two_rows_forward(images, end, layout, shape, work, spectrum, h);
 }
 
 /* From a swapped spectrum. Of columns that are their own mirror image the imaginary part is not used. */
-static __attribute__((noinline)) void two_rows_inverse(char *images, Layout layout, const REAL *limits, const Shape *shape, const Work *work,
-                             const Complex *spectrum, int h) {
+INLINE void inverse_by(const REAL *limits, char *images, Layout layout, const Shape *shape, const Work *work,
+                       const Complex *spectrum, int h) {
     const int height = shape->height, width = shape->width, pair = h + 1 < height;
     Complex *row = work->a;
     for (int v = 0; v < shape->columns; v++) {
@@ -547,7 +555,6 @@ static __attribute__((noinline)) void two_rows_inverse(char *images, Layout layo
         }
     }
     fft(&shape->along, row, work->b, work->c, work->scratch);
-    if (limits) rows_within(work->b, width, limits);
     for (int part = 0; part <= pair; part++) /* swapped */
         for (int first = 0; first < width; first += LANES) {
             const int count = least(width - first, LANES);
@@ -558,12 +565,24 @@ static __attribute__((noinline)) void two_rows_inverse(char *images, Layout layo
             } else {
                 for (int i = 0; i < LANES; i++) numbers[i] = i < count ? from[2 * i] : (Vector){0};
             }
+            if (limits) all_within(numbers, limits);
             store(images, layout, (int64_t)(h + part) * width + first, count, numbers);
         }
 }
 
+static __attribute__((noinline)) void two_rows_inverse(char *images, Layout layout, const Shape *shape,
+                                                       const Work *work, const Complex *spectrum, int h) {
+    inverse_by(NULL, images, layout, shape, work, spectrum, h);
+}
+
+static __attribute__((noinline)) void two_rows_inverse_within(const REAL *limits, char *images, Layout layout,
+                                                              const Shape *shape, const Work *work,
+                                                              const Complex *spectrum, int h) {
+    inverse_by(limits, images, layout, shape, work, spectrum, h);
+}
+
 static void rows_inverse(char *images, Layout layout, const Shape *shape, const Work *work, const Complex *spectrum) {
-    for (int h = 0; h < shape->height; h += 2) two_rows_inverse(images, layout, NULL, shape, work, spectrum, h);
+    for (int h = 0; h < shape->height; h += 2) two_rows_inverse(images, layout, shape, work, spectrum, h);
 }
 
 /* A filter (C, H, W / 2 + 1) is an image of complex numbers. Packed by columns, and halved: see above. */
@@ -863,7 +882,7 @@ static void convolve_in_thread(const void *of, int thread) {
     const int planes = filter->half || batch > 1 ? 2 : 1;
     const int64_t each = niff_workspace(height, shape.width, planes, filter->hidden, call->down, call->along);
     const char *x_end = given->x + batch * channels * image;
-    const REAL *enters = filter->limits, *leaves = enters ? enters + 2 : NULL;
+    const REAL *limits = filter->limits;
     Work works[MOST_WAYS];
     for (int way = 0; way < ways; way++)
         works[way] = carve(given->memory + (thread * ways + way) * each, &shape, planes, filter->hidden);
@@ -878,15 +897,25 @@ static void convolve_in_thread(const void *of, int thread) {
         for (int way = 0; way < groups && first; way++)
             begin_channels(filter, channels, begin + way * LANES, &shape, &works[way]);
         for (int h = 0; h < height; h += 2)
-            for (int way = 0; way < groups; way++)
-                two_rows_forward(given->x + from + way * next, x_end, way + 1 < groups ? layout : last, enters,
-                                 &shape, &works[way], works[way].spectrum, h);
+            for (int way = 0; way < groups; way++) {
+                const char *images = given->x + from + way * next;
+                const Layout own = way + 1 < groups ? layout : last;
+                if (limits)
+                    two_rows_forward_within(limits, images, x_end, own, &shape, &works[way], works[way].spectrum, h);
+                else
+                    two_rows_forward(images, x_end, own, &shape, &works[way], works[way].spectrum, h);
+            }
         for (int way = 0; way < groups; way++)
             columns(filter, channels, begin + way * LANES, &shape, &works[way], first, batch > 1);
         for (int h = 0; h < height; h += 2)
-            for (int way = 0; way < groups; way++)
-                two_rows_inverse(given->y + from + way * next, way + 1 < groups ? layout : last, leaves, &shape,
-                                 &works[way], works[way].spectrum, h);
+            for (int way = 0; way < groups; way++) {
+                char *images = given->y + from + way * next;
+                const Layout own = way + 1 < groups ? layout : last;
+                if (limits)
+                    two_rows_inverse_within(limits + 2, images, own, &shape, &works[way], works[way].spectrum, h);
+                else
+                    two_rows_inverse(images, own, &shape, &works[way], works[way].spectrum, h);
+            }
     }
 }
 
