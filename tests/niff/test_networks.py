@@ -450,7 +450,12 @@ def test_what_is_around_a_depthwise_layer_is_done_in_every_call(
                     for one in (y, both(before)):
                         assert torch.allclose(one, expected.clamp(*limits[2:]), rtol=near, atol=near)
                         assert one.stride() == x.stride()
-    both = Surrounded(layer, bias)
+    x = images[0].clone()
+    x[1, 2, 3, 4] = torch.nan
+    with torch.no_grad():
+        none = both(x).isnan().any(dim=3).any(dim=2)
+    assert none.nonzero().tolist() == [[1, 2]], "what is no number stays none, and in its image"
+    x, both = images[0], Surrounded(layer, bias)
     (gradient,) = torch.autograd.grad(both(x).sum(), both.bias)
     assert torch.allclose(gradient, torch.full_like(gradient, x.numel() / 9))
 

@@ -7,6 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 
 #ifndef REAL
 #define REAL float
@@ -116,7 +119,6 @@ INLINE void write_bfloat16(char *to, Vector numbers) {
 
 #if defined(__F16C__) && VECTOR_BYTES >= 32
 #define FLOAT16
-#include <immintrin.h>
 
 INLINE Vector read_float16(const char *from) {
     Vector numbers;
@@ -159,9 +161,13 @@ INLINE int least(int a, int b) { return a < b ? a : b; }
 
 /* The limit in place of what is beyond it; what is not a number stays none. */
 INLINE Vector within(Vector x, REAL lowest, REAL highest) {
+#if defined(__AVX__) && VECTOR_BYTES == 32 && REAL_BYTES == 4 /* Of which compilers do not think by themselves. */
+    return (Vector)_mm256_min_ps((__m256)all(highest), _mm256_max_ps((__m256)all(lowest), (__m256)x));
+#else
     typedef __typeof__(x < x) Mask;
     const Mask below = x < all(lowest), above = x > all(highest);
     return (Vector)(((Mask)x & ~below & ~above) | ((Mask)all(lowest) & below) | ((Mask)all(highest) & above));
+#endif
 }
 
 /* `count` numbers, at most LANES; the other lanes are zero. */
