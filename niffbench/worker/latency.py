@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from math import ceil, isfinite
+from math import ceil, inf, isfinite
 from statistics import median
 from typing import Literal, TypeVar
 
@@ -200,12 +200,13 @@ def warm_up(device: Device, runner: Runner, guess: float = 0.0) -> float:
     first_call, _ = device.timed(runner)
     if first_call >= LONG or min(first_call, guess) >= WARM_TIME:
         return first_call
-    calls, spent, best = 1, first_call, float("inf")
-    while spent < WARM_TIME or best == float("inf"):
+    calls, spent, best = 1, first_call, inf
+    while spent < WARM_TIME or best == inf:
         seconds, _ = device.timed(runner, calls)
         best = min(best, seconds / calls)
         spent += seconds
-        calls *= 2
+        left = (WARM_TIME - spent) / best if best > 0 else inf
+        calls = max(1, ceil(left)) if left < 2 * calls else 2 * calls
     return best
 
 

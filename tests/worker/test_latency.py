@@ -211,7 +211,7 @@ def test_the_warm_up_calls_at_least_once_and_long_enough() -> None:
     device = _device()
     runner = _runner(device, 1e-3)
     assert warm_up(device, runner) == pytest.approx(1e-3)
-    assert device.clock() >= latency.WARM_TIME
+    assert latency.WARM_TIME <= device.clock() < 1.2 * latency.WARM_TIME
     slow = _runner(device, 50.0)
     before = device.clock()
     warm_up(device, slow)
