@@ -73,8 +73,10 @@ class View:
         if not number:
             return ""
         return (
-            f"Each interval holds the truth with 95 % by itself: of the {number:,} intervals of a ratio to "
-            f"{self.digest.baseline} in this report about {max(round(number / 20), 1):,} miss it."
+            "Each interval holds the truth with 95 % by itself, assuming that rounds scatter log-normally: of the "
+            f"{number:,} intervals of a ratio to {self.digest.baseline} in this report about "
+            f"{max(round(number / 20), 1):,} miss it. Where one round in ten is slow 91 % to 97 % hold it, and "
+            "85 % of those over three rounds that have two modes."
         )
 
     @property
