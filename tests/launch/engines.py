@@ -137,9 +137,9 @@ def goes_on_after_a_full_disk(place: Path, on: list[str], whole: list[tuple[str,
     assert run.records[: len(before)] == before
 
 
-def second_session_ends(place: Path, on: list[str], whole: list[tuple[str, int]]) -> None:
+def second_session_ends(place: Path, on: list[str], whole: list[tuple[str, int]], pace: float = PACE) -> None:
     """Another session on a run's directory is refused, and the first one goes on."""
-    with Started(place, [*prepared(place, pace=PACE), *on]) as started:
+    with Started(place, [*prepared(place, pace=pace), *on]) as started:
         wait_for(lambda: count(place / "out") >= 2 or started.process.poll() is not None)
         status, printed = ended(place, ["run", "made-up.toml", "--resume", "out", *on])
         assert status == 2, printed
