@@ -26,7 +26,7 @@ A ratio is that of each member to itself: operators of a problem take turns on o
 A *straggler* is slower than its fellows by more than they differ among themselves: Rosner's generalized ESD test
 (Technometrics 25, 1983, pp. 165–172), one-sided, on the members' shifts, which finds several that would hide each
 other. Step i of r has the level alpha / 2ⁱ (the last what is left), with which the chance that any is named of a
-fleet without one is at most ``alpha`` (simulated: of two members in 0.1 % of fleets, of three in 3.6 %, of four in
+fleet without one is at most ``alpha`` (simulated: of two members in 0.1 % of fleets, of three in 4.6 %, of four in
 0.8 %, of eight in 1 to 3 %). Of two members nobody knows which is the odd one, nor how much such cards
 differ: there only a difference of more than ``PAIR`` counts.
 """

@@ -172,9 +172,9 @@ LAYERS = """
 description = "A layer that is slow on nodes that are told to wait"
 baseline = "layer"
 rounds = 4
-axes = {channels = [1, 2, 3, 4, 5, 6], size = 8}
+axes = {channels = [1, 2, 3, 4, 5], size = 8}
 operators = [{module = "layer.py:Layer", label = "layer"}]
-measure = {regimes = ["steady"], min_time = 0.01, max_time = 0.05, min_samples = 5, threads = 1}
+measure = {regimes = ["steady"], min_time = 0.01, max_time = 0.02, min_samples = 5, threads = 1}
 """
 
 
