@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from niffbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from niffbench.results import Record, Run
 
 _MILLIMETRES = 25.4
 """In an inch."""
@@ -126,10 +130,7 @@ def command(
         raise UsageError(f"--out {out}: should end in {', '.join(f'.{name}' for name in FORMATS)}")
     read_run = of_one_machine(read(run))
     chosen = Selection(only)
-    place = {case: number for number, case in enumerate(read_run.manifest.suite.cases)}
-    records = tuple(
-        record for record in sorted(read_run.records, key=lambda record: place[record.id]) if record.status == "ok"
-    )
+    records = _records(read_run, x, y)
     shown = [record for record in records if chosen.takes(record.case, record.traits.label)]
     if not shown:
         what = f"--only {' '.join(only)} matches no measured case of it" if only else "nothing was measured in it"
@@ -161,3 +162,16 @@ def _names(values: Sequence[object]) -> list[str]:
     from niffbench.report import text
 
     return [f"{value:g}" if isinstance(value, float) else text.clean(value, 40) for value in values]
+
+
+def _records(run: Run, x: str, y: str) -> tuple[Record, ...]:
+    """What was measured, in the suite's order; along the axis of a refinement what lies between, too.
+
+    There the baseline was not measured, so that it is no part of ratios.
+    """
+    place = {case: number for number, case in enumerate(run.manifest.suite.cases)}
+    refine = run.manifest.settings.refine
+    is_refined = refine is not None and refine.axis == x and "ratio" not in y
+    between = [record for record in run.probes if record.id not in place] if is_refined else []
+    ordered = sorted((*run.records, *between), key=lambda record: place.get(record.id, len(place)))
+    return tuple(record for record in ordered if record.status == "ok")

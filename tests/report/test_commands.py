@@ -21,6 +21,7 @@ from pyarrow import parquet
 from synthetic import FEW, Fault, World, make, save, write
 
 from niffbench.cli import main
+from niffbench.commands.plot import _records
 from niffbench.results import frame, read
 
 Here = Callable[..., "Done"]
@@ -441,3 +442,13 @@ def test_a_table_names_what_would_be_right(
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_plot_along_a_refined_axis_goes_through_what_was_measured_between() -> None:
+    run = read(Path(__file__).parents[2] / "reports" / "quick-example")
+    suites = {record.case.kernel for record in run.records}
+    between = {record.case.kernel for record in run.probes} - suites
+    assert between
+    assert between <= {record.case.kernel for record in _records(run, "kernel", "latency")}
+    assert {record.case.kernel for record in _records(run, "kernel", "ratio")} == suites
+    assert {record.case.kernel for record in _records(run, "channels", "latency")} == suites

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from niffbench.errors import UsageError, did_you_mean
 from niffbench.report import text
 from niffbench.report.digest import CONFIDENCE
-from niffbench.report.plots.canvas import log_axis, measured_axis, settings, spread_ticks, trim
+from niffbench.report.plots.canvas import PAPER, log_axis, measured_axis, settings, spread_ticks, trim
 from niffbench.report.plots.palette import Style, styles
 from niffbench.report.slices import AXES
 from niffbench.results import REGISTRY
@@ -308,7 +308,7 @@ def _lines(rows: pd.DataFrame, request: Request) -> dict[str, Any]:
 
 
 def _draw_level(grid: Any, request: Request, level: pd.DataFrame, both: pd.DataFrame, *, with_bands: bool) -> None:
-    """A line across each panel for what has no place along x, with its interval as a band."""
+    """A line across each panel for what has no place along x, with its mark and its interval as a band."""
     if level.empty or request.hue is None:
         return
     drawn, palette = _styles(both, request.hue), _palette(both, request.hue, request.colours)
@@ -317,9 +317,14 @@ def _draw_level(grid: Any, request: Request, level: pd.DataFrame, both: pd.DataF
         panel, here = grid.facet_axis(row, col), level
         for name, names, place in ((request.row, grid.row_names, row), (request.col, grid.col_names, col)):
             here = here[here[name] == names[place]] if name is not None else here
-        for named, some in here.groupby(request.hue, sort=False):
-            colour, dash = palette[str(named)], drawn[str(named)].dash
-            panel.axhline(some[request.y].median(), color=colour, linestyle=dash)
+        lines = list(here.groupby(request.hue, sort=False))
+        for number, (named, some) in enumerate(lines, start=1):
+            colour, style, middle = palette[str(named)], drawn[str(named)], some[request.y].median()
+            panel.axhline(middle, color=colour, linestyle=style.dash)
+            # Apart, so that lines which coincide show theirs.
+            panel.plot(number / (len(lines) + 1), middle, color=colour, marker=style.marker,
+                       markeredgecolor=PAPER, markeredgewidth=0.5,
+                       transform=panel.get_yaxis_transform())  # fmt: skip
             if with_bands:
                 panel.axhspan(*_interval(some[request.y]), color=colour, alpha=0.15, linewidth=0)
 
