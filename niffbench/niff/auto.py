@@ -110,6 +110,26 @@ class Repeat:
     chosen: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A call of the C kernel that makes its filter, of weights in the dtype of the arithmetic; likewise.
+
+    Attributes:
+        learns: whether images, and weights, want a gradient.
+    """
+
+    how: Form
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    threads: int
+    generator: FilterGenerator
+    learns: tuple[bool, bool]
+    prepared: generated.Prepared
+    grid: Tensor
+    scale: float
+
+
 Clock = Literal["host", "device"]
 
 _lock = threading.Lock()
@@ -125,6 +145,7 @@ class Constants(Remembered):
         given: the engine of every call, whatever it is like, where nothing is to be measured.
         taken: what is prepared for more calls of the C kernel, by what they are like.
         last: what the last of them was, with a filter that is kept.
+        generation: the same, with one that is made.
     """
 
     def __init__(self, capacity: int = 8) -> None:
@@ -134,6 +155,7 @@ class Constants(Remembered):
         self.engines: dict[tuple[object, ...], str] = {}
         self.taken: dict[tuple[object, ...], generated.Prepared | Kept] = {}
         self.last: Repeat | None = None
+        self.generation: Generation | None = None
 
     def take(self, like: tuple[object, ...], prepared: generated.Prepared | Kept) -> None:
         """Write down what is prepared for such calls."""

@@ -204,7 +204,7 @@ class FilteringLayer(SpectralLayer):
             raise ValueError(f"form {self.form!r} leaves nothing to choose")
         self._constants.given = engine
         self._constants.taken.clear()
-        self._constants.last = None
+        self._constants.last = self._constants.generation = None
 
     def when_compiled(self) -> str:
         """The engine that a form which chooses takes in a compiled graph."""
@@ -337,7 +337,11 @@ class FilteringLayer(SpectralLayer):
         What it makes anew of the weights it does with no regard to what is around it: None too, if there is that.
         """
         constants = self._constants
-        last = constants.last
+        last, generation = constants.last, constants.generation
+        if generation is not None and shift is None and limits is None and self._is_like(generation, x):
+            if self.chooses:
+                constants.chosen = "native"
+            return generation.prepared.convolve(x, generation.grid, self.generator.weights(), generation.scale)
         if (
             last is None
             or limits is not last.limits
@@ -350,12 +354,7 @@ class FilteringLayer(SpectralLayer):
         ):
             prepared = constants.taken.get(self._like(x))
             if isinstance(prepared, generated.Prepared):
-                if shift is not None or limits is not None:
-                    return None
-                result = prepared.convolve(x, *self._ingredients(x))
-                if self.chooses:
-                    constants.chosen = "native"
-                return result
+                return self._generated(x, prepared) if shift is None and limits is None else None
             kept = None if prepared is None else self.generator.at_hand(prepared[1])
             if prepared is None or kept is None or (shift is not None and not shift.is_contiguous()):
                 return None
@@ -363,6 +362,42 @@ class FilteringLayer(SpectralLayer):
         if last.chosen is not None:
             constants.chosen = last.chosen
         return last.call.convolve(x, last.made_of, in_place=in_place)
+
+    def _is_like(self, generation: auto.Generation, x: Tensor) -> bool:
+        """Whether such images are convolved with a filter that is made as it was then."""
+        generator = self.generator
+        weight = generator.weights()[0]
+        return (
+            generation.how is self._how
+            and generation.generator is generator
+            and x.shape == generation.shape
+            and x.stride() == generation.stride
+            and x.dtype == generation.dtype
+            and weight.dtype == generation.grid.dtype
+            and weight.device == generation.grid.device
+            and (wants_gradient(x), generator.learns()) == generation.learns
+            and torch.get_num_threads() == generation.threads
+        )
+
+    def _generated(self, x: Tensor, prepared: generated.Prepared) -> Tensor:
+        """The convolution with a filter that is made anew; how is remembered for the next call."""
+        grid, layers, scale = self._ingredients(x)
+        if self.generator.dtype == grid.dtype:
+            self._constants.generation = auto.Generation(
+                how=self._how,
+                shape=x.shape,
+                stride=x.stride(),
+                dtype=x.dtype,
+                threads=torch.get_num_threads(),
+                generator=self.generator,
+                learns=(wants_gradient(x), self.generator.learns()),
+                prepared=prepared,
+                grid=grid,
+                scale=scale,
+            )
+        if self.chooses:
+            self._constants.chosen = "native"
+        return prepared.convolve(x, grid, layers, scale)
 
     @property
     def last(self) -> auto.Repeat | None:
