@@ -344,11 +344,10 @@ class FilteringLayer(SpectralLayer):
             return generation.prepared.convolve(x, generation.grid, self.generator.weights(), generation.scale)
         if (
             last is None
-            or limits is not last.limits
             or x.shape != last.shape
             or x.stride() != last.stride
             or x.dtype != last.dtype
-            or not self.repeats(last, shift)
+            or not self.repeats(last, shift, limits)
             or wants_gradient(x)
             or last.generator.learns()
         ):
@@ -404,12 +403,13 @@ class FilteringLayer(SpectralLayer):
         """The last call of the C kernel with a filter that is kept."""
         return self._constants.last
 
-    def repeats(self, last: auto.Repeat, shift: Tensor | None) -> bool:
-        """Whether such a call is done again with the same, but for the images."""
+    def repeats(self, last: auto.Repeat, shift: Tensor | None, limits: Limits | None) -> bool:
+        """Whether such a call, with these around it, is done again with the same, but for the images."""
         return (
             last.how is self._how
             and last.generator is self.generator
             and last.generator.at_hand(last.key) is last.kept
+            and limits is last.limits
             and shift is last.shift
             and (shift is None or shift.data_ptr() == last.made_of.shift)
             and torch.get_num_threads() == last.threads

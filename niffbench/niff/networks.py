@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from niffbench.errors import did_you_mean
 from niffbench.niff.auto import Repeat
+from niffbench.niff.autograd import compiling
 from niffbench.niff.cache import note_change
 from niffbench.niff.catalogue import (
     EXECUTIONS,
@@ -219,9 +220,12 @@ class Surrounded(nn.Module):
         layer = self.layer
         if isinstance(layer, NiffDepthwise):
             result = layer.surrounded(x, self.bias, self.limits, in_place=self.in_place)
-            if layer.last is not self._last:
-                self._last = layer.last
-                note_change()
+            # That may be a call without what is around it, by the layer itself: of one image, or for gradients.
+            if not compiling() and (last := layer.last) is not self._last:
+                last = last if self._is_done_again(last) else None
+                if last is not self._last:
+                    self._last = last
+                    note_change()
             return result
         out: Tensor = layer(x)
         if self.bias is None:
@@ -234,11 +238,20 @@ class Surrounded(nn.Module):
 
         Who has asked, and knows that nobody watches, may call with memory of that size, and no more is asked then.
         """
-        last, layer = self._last, self.layer
-        if last is not None and isinstance(layer, NiffDepthwise) and layer.repeats(last, self.bias):
+        last = self._last
+        if last is not None and self._is_done_again(last):
             return last.call.forward_bytes
         self._last = None
         return None
+
+    def _is_done_again(self, last: Repeat | None) -> bool:
+        layer = self.layer
+        return (
+            isinstance(layer, NiffDepthwise)
+            and last is not None
+            and last is layer.last
+            and layer.repeats(last, self.bias, self.limits)
+        )
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_last": None}  # It holds addresses.

@@ -520,6 +520,24 @@ def test_what_a_folded_network_does_again_is_the_same() -> None:
         assert torch.allclose(torch.autograd.grad(one(x).square().sum(), x)[0], expected[0], rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("form", ["native", "features-cached"])
+def test_a_layer_is_done_again_with_what_is_around_it_whoever_called_it_between(form: str) -> None:
+    """With gradients on, and of an image alone, it is called without: its own last call is then another."""
+    model = with_statistics(nn.Sequential(NiffDepthwise(8, form=form), nn.ReLU6()))
+    one, x = folded(model), torch.randn(1, 8, 6, 6, dtype=torch.float64)
+    expected = model(x).detach()
+
+    def alike(images: Tensor) -> bool:
+        return torch.allclose(one(images), expected.view_as(images), rtol=1e-9, atol=1e-10)
+
+    for between in (x, x[0]):
+        assert all(alike(between) for _ in range(2))
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                assert all(alike(images) for images in (x, x, x, x[0], x[0], x, x))
+            assert alike(between)
+
+
 def test_modules_called_by_keywords_are_folded_and_autocast_stays_autocast() -> None:
     class Keywords(nn.Module):
         def __init__(self) -> None:
