@@ -25,6 +25,7 @@ VECTORS = r"""
 #include <vector>
 #define REAL float
 #define INLINE static inline
+#define UNROLL(count)
 enum { LANES = 2 };
 static long operations;
 struct Vector {
@@ -50,9 +51,15 @@ static Vector read_real(const char *from) {
     return numbers;
 }
 static void write_real(char *to, Vector numbers) { memcpy(to, &numbers, sizeof numbers); }
+static Vector within(Vector numbers, REAL, REAL) { return numbers; }
 static int least(int a, int b) { return a < b ? a : b; }
 static Vector load_some(const REAL *from, int64_t count) { return {{from[0], count > 1 ? from[1] : 0}}; }
 static void store_some(REAL *to, int64_t count, Vector a) { memcpy(to, &a, least(count, 2) * sizeof(REAL)); }
+struct Runtime {
+    int (*number)(), (*count)();
+    void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
+};
+static void in_parallel(int threads, void work(const void *, int), const void *call) { work(call, threads); }
 """
 
 MAIN = r"""
