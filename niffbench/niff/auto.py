@@ -90,7 +90,7 @@ class Repeat:
 
     Attributes:
         key, kept: what the generator keeps, and by which key.
-        in_c: ``limits`` as C has them, kept alive.
+        alive: what else addresses in ``made_of`` lead to.
         chosen: the engine that this is, if it was chosen by measurement.
     """
 
@@ -104,7 +104,7 @@ class Repeat:
     kept: object
     shift: Tensor | None
     limits: tuple[float, ...] | None
-    in_c: object
+    alive: Sequence[object]
     call: kernel.Call
     made_of: kernel.Filter
     chosen: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 
 import torch
@@ -9,17 +10,18 @@ from torch import Tensor, nn
 
 from niffbench.niff.grid import Made, Remembered
 
+_numbers = itertools.count(1)
 _changes = 0
 
 
 def note_change() -> None:
     """Let everybody know who compares :func:`changes`."""
     global _changes
-    _changes += 1
+    _changes = next(_numbers)  # No two threads get the same.
 
 
 def changes() -> int:
-    """How often in this process something kept was dropped, or a layer's form or last call became another."""
+    """Another number since something kept was dropped, or a layer's form or last call became another."""
     return _changes
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Unpack
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from niffbench.niff import auto, native, spectral
 from niffbench.niff.autograd import compiling, exporting, unobserved, watched
-from niffbench.niff.layer import FilteringLayer, Limits, Settings
+from niffbench.niff.layer import UNLIMITED, FilteringLayer, Limits, Settings
 from niffbench.niff.native import kernel
-
-_NO_LIMITS = (-math.inf, math.inf)
 
 
 class NiffDepthwise(FilteringLayer):
@@ -52,7 +50,7 @@ class NiffDepthwise(FilteringLayer):
         Args:
             x: images, whose numbers are brought within the limits first.
             shift: is added, a number for each channel.
-            limits: least and largest of what enters, then of what leaves.
+            limits: least and largest of what enters, then of what leaves; at a limit the gradient is 0, as ReLU's.
             in_place: nobody needs ``x`` any more: the result may lie there.
         """
         if not torch.is_grad_enabled() and unobserved(x):
@@ -60,11 +58,11 @@ class NiffDepthwise(FilteringLayer):
             again = self._again(x, shift, limits, in_place=in_place) if wide else None
             if again is not None:
                 return again
-        entering, leaving = (limits[:2], limits[2:]) if limits else (_NO_LIMITS, _NO_LIMITS)
-        result: Tensor = self(x if entering == _NO_LIMITS else x.clamp(*entering))
+        entering, leaving = (limits[:2], limits[2:]) if limits else (UNLIMITED, UNLIMITED)
+        result: Tensor = self(x if entering == UNLIMITED else F.hardtanh(x, *entering))
         if shift is not None:
             result = result + shift.to(result.dtype)[:, None, None]
-        return result if leaving == _NO_LIMITS else result.clamp(*leaving)
+        return result if leaving == UNLIMITED else F.hardtanh(result, *leaving)
 
     def _takes(self, x: Tensor, compute: torch.dtype) -> bool:
         """Half precision that the kernel reads and writes itself, if one is to be the engine."""

@@ -220,6 +220,10 @@ class FilterGenerator(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.forget()  # Who asks :func:`niffbench.niff.cache.changes` looks at no weight.
+
     def learns(self) -> bool:
         """Whether what is generated now needs a gradient to these weights."""
         return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self._own())

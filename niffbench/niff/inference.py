@@ -14,13 +14,12 @@ from niffbench.niff.autograd import unobserved
 from niffbench.niff.cache import changes
 from niffbench.niff.catalogue import keeping
 from niffbench.niff.depthwise import NiffDepthwise
-from niffbench.niff.layer import SpectralLayer
+from niffbench.niff.layer import UNLIMITED, SpectralLayer
 from niffbench.niff.native import kernel
 from niffbench.niff.networks import Surrounded, niff_layers
 from niffbench.niff.pointwise import NiffPointwise
 from niffbench.niff.split import NiffSplit
 
-_NO_LIMITS = (-math.inf, math.inf)
 _FRESH = (nn.Conv2d, nn.BatchNorm2d, nn.Linear, SpectralLayer, Surrounded)
 """Modules whose output is no view of what they are given: nobody else sees what is done to it in place."""
 
@@ -33,7 +32,8 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
     split ones in a form that does without its FFTs. A batch normalisation goes into the convolution or NIFF layer
     before it, where nothing else takes what that puts out, and a ReLU or ReLU6 into the depthwise NIFF layer
     before or after it, whose C kernel has every number in a register, and which works in place where nothing else
-    takes what it is given. Filters are made once and kept: weights are not to change any more. On a CPU
+    takes what it is given, so that a hook which keeps that sees it change. Filters are made once and kept: weights
+    are not to change any more but by ``to`` and ``load_state_dict``, nor by ``functional_call``. On a CPU
     convolutions keep their channels last in memory, which the C kernel takes as they are. Arguments of ``forward``
     beside the images have their defaults.
 
@@ -68,7 +68,7 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
         one.form = keeping(one.kind, one.form)
     made.delete_all_unused_submodules()
     made.recompile()
-    made.requires_grad_(False)
+    made.requires_grad_(False).eval()
     for weight in made.parameters():
         if weight.is_cpu and weight.dim() == 4:  # Not made.to(), which cannot swap fake tensors.
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
@@ -169,7 +169,7 @@ class _Memory(nn.Module):
         if now != self._asked:
             sizes = [layer.repeats() for layer in self._layers]
             self._bytes = max(size or 0 for size in sizes)
-            self._asked = None if None in sizes else now
+            self._asked = now
         return kernel.workspace(self._bytes)
 
 
@@ -179,6 +179,7 @@ def _ask_once(made: fx.GraphModule) -> None:
         node: layer
         for node in _calls(made.graph)
         if isinstance(layer := made.get_submodule(str(node.target)), Surrounded)
+        and isinstance(layer.layer, NiffDepthwise)
     }
     if not layers:
         return
@@ -229,8 +230,10 @@ def _with_normalisation(layer: nn.Module, normalisation: nn.BatchNorm2d) -> nn.M
     """Both in one layer; None where the layer is none that a factor for each channel of its output can go into."""
     if type(layer) is nn.Conv2d:
         return _convolution_with(layer, normalisation)
-    inner, bias = (layer.layer, layer.bias) if isinstance(layer, Surrounded) else (layer, None)
-    if not isinstance(inner, NiffDepthwise) or inner.generator._modules:
+    inner, bias, limits = layer, None, None
+    if isinstance(layer, Surrounded):
+        inner, bias, limits = layer.layer, layer.bias, layer.limits
+    if not isinstance(inner, NiffDepthwise) or inner.generator._modules or (limits and limits[2:] != UNLIMITED):
         return None
     mean, variance = normalisation.running_mean, normalisation.running_var
     assert mean is not None
@@ -243,7 +246,7 @@ def _with_normalisation(layer: nn.Module, normalisation: nn.BatchNorm2d) -> nn.M
     own = inner.with_form(inner.form)  # Others may have the same weights.
     scaled = (nn.Parameter(weight * factor[:, None]), nn.Parameter(offset * factor))
     own.generator = inner.generator.with_weights((*weights, *scaled))
-    return Surrounded(own, shift if bias is None else shift + bias * factor)
+    return Surrounded(own, shift if bias is None else shift + bias * factor, limits)
 
 
 def _with_limits(layer: nn.Module, within: tuple[float, float], *, leaves: bool) -> Surrounded | None:
@@ -251,8 +254,8 @@ def _with_limits(layer: nn.Module, within: tuple[float, float], *, leaves: bool)
     inner, bias, limits = layer, None, None
     if isinstance(layer, Surrounded):
         inner, bias, limits = layer.layer, layer.bias, layer.limits
-    entering, leaving = (limits[:2], limits[2:]) if limits else (_NO_LIMITS, _NO_LIMITS)
-    if not isinstance(inner, NiffDepthwise) or (leaving if leaves else entering) != _NO_LIMITS:
+    entering, leaving = (limits[:2], limits[2:]) if limits else (UNLIMITED, UNLIMITED)
+    if not isinstance(inner, NiffDepthwise) or (leaving if leaves else entering) != UNLIMITED:
         return None
     return Surrounded(inner, bias, (*entering, *within) if leaves else (*within, *leaving))
 

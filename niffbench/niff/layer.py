@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -143,6 +144,8 @@ def _is_channels_last(x: Tensor) -> bool:
 Limits = tuple[float, float, float, float]
 """Least and largest number of what enters a layer, then of what leaves it."""
 
+UNLIMITED = (-math.inf, math.inf)
+
 
 class Settings(TypedDict, total=False):
     """What a layer with a filter can be given beside its channels; see :class:`niffbench.niff.NiffDepthwise`."""
@@ -205,6 +208,7 @@ class FilteringLayer(SpectralLayer):
         self._constants.given = engine
         self._constants.taken.clear()
         self._constants.last = self._constants.generation = None
+        note_change()
 
     def when_compiled(self) -> str:
         """The engine that a form which chooses takes in a compiled graph."""
@@ -431,12 +435,14 @@ class FilteringLayer(SpectralLayer):
             made_of = generated.made_of(features, weight, bias, 1 / (height * width))
         else:
             made_of = kernel.Filter(kept.data_ptr())
-        in_c = None
+        alive: list[object] = []
         if shift is not None:
             made_of.shift = shift.data_ptr()
+            alive.append(shift.detach())  # Whose ``.data`` may become another.
         if limits is not None:
             in_c = kernel.limits_in_c(limits, torch.promote_types(x.dtype, torch.float32))
             made_of.limits = ctypes.addressof(in_c)
+            alive.append(in_c)
         return auto.Repeat(
             how=self._how,
             shape=x.shape,
@@ -448,7 +454,7 @@ class FilteringLayer(SpectralLayer):
             kept=kept,
             shift=shift,
             limits=limits,
-            in_c=in_c,
+            alive=alive,
             call=call,
             made_of=made_of,
             chosen=("features" if what == "features" else "native") if self.chooses else None,

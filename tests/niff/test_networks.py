@@ -538,6 +538,40 @@ def test_a_layer_is_done_again_with_what_is_around_it_whoever_called_it_between(
             assert alike(between)
 
 
+def test_a_folded_network_takes_what_is_loaded_and_the_engine_that_is_fixed() -> None:
+    """A layer whose engine is not the C kernel has no call to do again; that of the other one is, till then."""
+    torch.manual_seed(0)
+    model = nn.Sequential(NiffDepthwise(4, form="rfft"), nn.Tanh(), NiffDepthwise(4, form="auto")).double().eval()
+    x, one = torch.randn(2, 4, 6, 6, dtype=torch.float64), folded(model)
+    layer = [layer for _, layer in niff_layers(one)][1]
+    assert isinstance(layer, NiffDepthwise)
+    for engine in ("features", "fused"):
+        layer.fix_engine(engine)
+        other = {name: weight * 1.1 for name, weight in one.state_dict().items()}
+        with torch.no_grad():
+            assert all(torch.allclose(one(x), folded(one)(x), rtol=1e-9, atol=1e-10) for _ in range(3))
+            assert (one.scratch_memory(x).numel() > 0) == (engine == "features")
+            one.load_state_dict(other)
+            assert torch.allclose(one(x), folded(one)(x), rtol=1e-9, atol=1e-10)
+
+
+def test_a_folded_network_is_folded_again_with_all_that_is_in_it() -> None:
+    """A normalisation behind an activation stays behind it; at a limit the gradient is that of the activation."""
+    layer = NiffDepthwise(8, form="native")
+    inner = with_statistics(nn.Sequential(nn.BatchNorm2d(8), nn.ReLU6(), layer, nn.ReLU()))
+    norm = with_statistics(nn.Sequential(nn.BatchNorm2d(8)))
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    for parts, left in ((inner[:3].eval(), 1), (inner, 2)):
+        both = folded(nn.Sequential(folded(parts), norm).eval())
+        assert sum(isinstance(module, nn.BatchNorm2d) for module in both.modules()) == left
+        with torch.no_grad():
+            assert all(torch.allclose(both(x), norm(parts(x)), rtol=1e-9, atol=1e-10) for _ in range(3))
+    at = torch.tensor([0.0, 6.0], dtype=torch.float64).expand(1, 8, 3, 2).clone().requires_grad_()
+    both = Surrounded(NiffDepthwise(8, form="native", dtype=torch.float64), None, (0.0, 6.0, -inf, inf))
+    (gradient,) = torch.autograd.grad(both(at).sum(), at)
+    assert not gradient.any()
+
+
 def test_modules_called_by_keywords_are_folded_and_autocast_stays_autocast() -> None:
     class Keywords(nn.Module):
         def __init__(self) -> None:
