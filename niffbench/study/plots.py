@@ -15,7 +15,6 @@ from niffbench.report.plots.canvas import (
     Plot,
     finish,
     legend,
-    legend_height,
     log_axis,
     measured_axis,
     sheet,
@@ -73,11 +72,10 @@ def mass(layers: Sequence[Curves]) -> Plot:
     grids = evenly(sorted({(c.height, c.width) for c in layers}, reverse=True), MOST_PANELS)
     styles = _styles(layers)
     columns = 2 if len(grids) == 4 else min(len(grids), 3)
-    width = 2.95 * columns + 0.55
     rows = -(-len(grids) // columns)
     spread = {"a kernel without any centre": Style(MUTED, (0, (1.2, 1.4)), "")}
     named = _named(styles) | spread
-    figure, axes = sheet(rows, columns, (2.6, 1.9), Margins(across=0.35), below=legend_height(list(named), width))
+    figure, axes = sheet(rows, columns, (2.6, 1.9), Margins(across=0.35), named=list(named))
     flat, first = [axis for line in axes for axis in line], [line[0] for line in axes]
     for axis, (height, wide) in zip(flat, grids, strict=False):
         sides = 2 * np.arange(max(height, wide) // 2 + 1) + 1
@@ -109,7 +107,7 @@ def components(layers: Sequence[Curves], crop_side: int) -> Plot:
     """Explained variance, summed over the leading components: of whole kernels, and of their central crop."""
     styles = _styles(layers)
     named = _named(styles)
-    figure, [axes] = sheet(1, 2, (3.4, 2.1), Margins(across=0.35), below=legend_height(list(named), 7.9))
+    figure, [axes] = sheet(1, 2, (3.4, 2.1), Margins(across=0.35), named=list(named))
     panels = (("whole kernels", "whole"), (f"central {crop_side}×{crop_side} at most", "cropped"))
     for axis, (title, which) in zip(axes, panels, strict=True):
         for curve in layers:
@@ -169,7 +167,7 @@ def accuracies(cut: Mapping[int, float], whole: float, twin: float) -> Plot:
         "NIFF, whole filters": Style(VERMILLION, (0, (5, 1.6)), ""),
         "3×3 twin": Style(BLUE, (0, (1.2, 1.4)), ""),
     }
-    figure, [[axis]] = sheet(1, 1, (4.4, 2.2), below=legend_height(list(used), 5.3))
+    figure, [[axis]] = sheet(1, 1, (4.4, 2.2), named=list(used))
     first, second, third = used.values()
     _line(axis, np.array(list(cut)), np.array(list(cut.values())), first)
     for level, style in ((whole, second), (twin, third)):
@@ -198,7 +196,7 @@ def widths(lines: Mapping[str, Sequence[tuple[int, Interval]]]) -> Plot:
     sides = sorted({side for line in lines.values() for side, _ in line})
     marks = dict(zip(lines, styles((name, name) for name in lines).values(), strict=True))
     whole = {"the whole map": Style(MUTED, (0, (1.2, 1.4)), "")}
-    figure, [axes] = sheet(1, 2, (3.1, 2.3), Margins(across=0.8), below=legend_height([*marks, *whole], 7.5))
+    figure, [axes] = sheet(1, 2, (3.1, 2.3), Margins(across=0.8), named=[*marks, *whole])
     for axis, relative in zip(axes, (False, True), strict=True):
         every = []
         for name, line in lines.items():
@@ -248,7 +246,7 @@ def front_of_networks(points: Mapping[str, Point]) -> Plot | None:
     if len(shown) < 2:
         return None
     marks = dict(zip(shown, styles((name, name) for name in shown).values(), strict=True))
-    figure, [axes] = sheet(1, 2, (3.1, 2.3), Margins(across=0.9), below=legend_height(list(marks), 7.5))
+    figure, [axes] = sheet(1, 2, (3.1, 2.3), Margins(across=0.9), named=list(marks))
     scored = all(point.accuracy is not None for point in shown.values())
     for axis, (noun, show, base) in zip(
         axes, (("latency", text.seconds, 10), ("memory", text.size_of, 2)), strict=True

@@ -115,16 +115,16 @@ class Margins:
 
 
 def sheet(
-    rows: int, columns: int, panel: tuple[float, float], margins: Margins = Margins(), *, below: float = 0.0
+    rows: int, columns: int, panel: tuple[float, float], margins: Margins = Margins(), *, named: Sequence[str] = ()
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of equal panels, each ``panel`` inches (width, height), with ``below`` inches kept free for a
-    legend.
+    """A figure of equal panels, each ``panel`` inches (width, height), with room below for a legend of ``named``.
 
     Sizes are fixed rather than found by trial, which is several times faster and the same everywhere.
     """
     from matplotlib.figure import Figure
 
     width = margins.left + columns * panel[0] + (columns - 1) * margins.across + margins.right
+    below = 0.2 * ceil(len(named) / legend_columns(named, width)) + 0.1 if named else 0.0
     height = margins.top + rows * panel[1] + (rows - 1) * margins.down + margins.bottom + below
     figure = Figure(figsize=(width, height))
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -151,14 +151,13 @@ def finish(figure: Figure, *, name: str, title: str, alt: str, caption: str, wid
     return Plot(name, title, alt, caption, drawing, png.getvalue(), wide)
 
 
-def legend_height(labels: Sequence[str], width: float) -> float:
-    """Inches that :func:`legend` needs for ``labels`` on a figure ``width`` inches wide."""
-    return 0.2 * ceil(len(labels) / _legend_columns(labels, width)) + 0.1 if labels else 0.0
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """In how many columns a legend of ``labels`` goes on a figure ``width`` inches wide."""
+    from matplotlib.textpath import TextPath
 
-
-def _legend_columns(labels: Sequence[str], width: float) -> int:
-    widest = max(map(len, labels), default=1) * 0.075 + 0.55
-    return max(1, min(len(labels), floor(width / widest)))
+    size = settings()["legend.fontsize"]
+    widest = max((TextPath((0, 0), label, size).get_extents().width / 72 for label in labels), default=1.0)
+    return max(1, min(len(labels), floor(width / (widest + 0.6))))  # a mark, and room on both sides
 
 
 def legend(figure: Figure, used: Mapping[str, Style], *, lines: bool = True) -> None:
@@ -171,7 +170,7 @@ def legend(figure: Figure, used: Mapping[str, Style], *, lines: bool = True) -> 
         Line2D([], [], color=s.colour, linestyle=s.dash if lines else "none", marker=s.marker, markeredgewidth=0)
         for s in used.values()
     ]
-    columns = _legend_columns(list(used), figure.get_figwidth())
+    columns = legend_columns(list(used), figure.get_figwidth())
     figure.legend(
         keys,
         list(used),

@@ -18,7 +18,6 @@ from niffbench.report.plots.canvas import (
     Plot,
     finish,
     legend,
-    legend_height,
     log_axis,
     sheet,
 )
@@ -52,7 +51,7 @@ def overview(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
     if not panels:
         return None
     shown = {label: styles[label] for label in labels}
-    figure, axes = _sheet([group.label for group in groups], len(panels), 0.42, legend_height(labels, WIDTH))
+    figure, axes = _sheet([group.label for group in groups], len(panels), 0.42, labels)
     for (metric, dots), axis in zip(panels.items(), axes, strict=True):
         show = text.times if relative else partial(text.quantity, unit=metric.unit)
         _draw(axis, dots, shown)
@@ -138,11 +137,13 @@ def _estimates(dots: Dots) -> list[float]:
     return [interval.estimate or 1.0 for some in dots.values() for interval, _ in some]
 
 
-def _sheet(names: Sequence[str], columns: int, height: float, below: float = 0.0) -> tuple[Figure, list[Axes]]:
+def _sheet(
+    names: Sequence[str], columns: int, height: float, named: Sequence[str] = ()
+) -> tuple[Figure, list[Axes]]:
     """Panels side by side that share their lines, each ``height`` inches high and named at the left."""
     margins = Margins(left=min(max(map(len, names)) * 0.068 + 0.3, 3.0), right=0.25, bottom=0.45, across=0.3)
     across = (WIDTH - margins.left - margins.right - margins.across * (columns - 1)) / columns
-    figure, [axes] = sheet(1, columns, (across, height * len(names) + 0.1), margins, below=below)
+    figure, [axes] = sheet(1, columns, (across, height * len(names) + 0.1), margins, named=named)
     for axis in axes:
         axis.set_ylim(len(names) - 0.5, -0.5)
         axis.set_yticks(range(len(names)), names if axis is axes[0] else [""] * len(names))

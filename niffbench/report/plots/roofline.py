@@ -21,7 +21,6 @@ from niffbench.report.plots.canvas import (
     Plot,
     finish,
     legend,
-    legend_height,
     log_axis,
     sheet,
 )
@@ -46,9 +45,8 @@ def roofline(digest: Digest, styles: Mapping[str, Style]) -> Plot | None:
     dtype = max(dict.fromkeys(dtypes), key=dtypes.count)
     rows = [row for row in rows if row.case.problem.precision == dtype]
     used = {row.label: styles[row.label] for row in rows}
-    width = 7.4
     margins = Margins(left=0.95, right=0.2)
-    figure, [[axis]] = sheet(1, 1, (width - 1.15, 3.6), margins, below=legend_height(list(used), width))
+    figure, [[axis]] = sheet(1, 1, (6.25, 3.6), margins, named=list(used))
     marks: dict[str, list[tuple[float, float]]] = {}
     for row in evenly(rows, MOST):
         if place := _place(row, digest):

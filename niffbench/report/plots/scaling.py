@@ -17,7 +17,6 @@ from niffbench.report.plots.canvas import (
     Plot,
     finish,
     legend,
-    legend_height,
     log_axis,
     measured_axis,
     sheet,
@@ -60,8 +59,7 @@ def scaling(
     columns = len(metrics)
     panel = (2.45, 2.0)
     margins = Margins(left=0.95, right=0.55, across=1.25, down=0.6)
-    width = margins.left + columns * panel[0] + (columns - 1) * margins.across + margins.right
-    figure, axes = sheet(len(chosen), columns, panel, margins, below=legend_height(list(used), width))
+    figure, axes = sheet(len(chosen), columns, panel, margins, named=list(used))
     for line, slice_, some in zip(axes, chosen, curves, strict=True):
         for axis, metric in zip(line, metrics, strict=True):
             slopes = {fit.operator: fit for fit in fits if fit.slice is slice_ and fit.metric.key == metric.key}

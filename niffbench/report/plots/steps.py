@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from niffbench.case import Problem
 from niffbench.report import text
 from niffbench.report.digest import Digest, Group, Row
-from niffbench.report.plots.canvas import INK, MUTED, PAPER, Margins, Plot, finish, legend_height, settings, sheet
+from niffbench.report.plots.canvas import INK, MUTED, PAPER, Margins, Plot, finish, legend_columns, settings, sheet
 from niffbench.report.plots.palette import COLOURS, GREY
 from niffbench.results import StepCost
 
@@ -133,7 +133,7 @@ def _sheet(names: Sequence[str], colours: Mapping[str, str], height: float) -> t
     left = max(map(len, names)) * 0.068 + 0.3
     panel = ((WIDTH - left - 0.45) / 2, height * len(names) + 0.1)
     margins = Margins(left=left, bottom=0.45, across=0.3)
-    figure, [axes] = sheet(1, 2, panel, margins, below=legend_height(list(colours), WIDTH))
+    figure, [axes] = sheet(1, 2, panel, margins, named=list(colours))
     for axis, shown in zip(axes, (names, [""] * len(names)), strict=True):
         axis.set_ylim(len(names) - 0.45, -0.55)
         axis.set_yticks(range(len(names)), shown)
@@ -143,7 +143,7 @@ def _sheet(names: Sequence[str], colours: Mapping[str, str], height: float) -> t
         list(colours),
         loc="lower center",
         bbox_to_anchor=(0.5, 0.02 / figure.get_figheight()),
-        ncols=min(len(colours), 6),
+        ncols=legend_columns(list(colours), figure.get_figwidth()),
         handlelength=1.0,
         handleheight=1.0,
         borderaxespad=0.0,

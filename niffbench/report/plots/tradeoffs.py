@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from niffbench.report import text
 from niffbench.report.digest import Digest, Group, Row
-from niffbench.report.plots.canvas import INK, PAPER, Plot, finish, legend, legend_height, log_axis, sheet
+from niffbench.report.plots.canvas import INK, PAPER, Plot, finish, legend, log_axis, sheet
 from niffbench.report.plots.palette import Style
 from niffbench.report.slices import evenly
 
@@ -84,9 +84,7 @@ def _panels(
     columns = min(len(chosen), 3)
     lines = len(chosen) // columns
     used = {row.label: styles[row.label] for g in chosen for row in g.rows if row.label in points(g)}
-    panel = (2.55, 2.0)
-    width = 0.9 + columns * (panel[0] + 0.6)
-    figure, axes = sheet(lines, columns, panel, below=legend_height(list(used), width))
+    figure, axes = sheet(lines, columns, (2.55 if columns > 2 else 2.95, 2.0), named=list(used))
     flat = [axis for line in axes for axis in line]
     for axis, group in zip(flat, chosen, strict=True):
         _scatter(axis, points(group), styles, with_front=front)
