@@ -13,8 +13,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import inf
 from types import TracebackType
 from typing import Any
@@ -51,7 +52,8 @@ class RayLauncher(relay.EngineLauncher):
         super().__init__()
         self._kept_running = 0
         self._lock = threading.Lock()
-        self._looked_at = self._answered_at = inf
+        self._looked_at = inf
+        self._silent_since: float | None = None
         self.is_headless = False  # since then nothing is asked of Ray: it would wait, and end the process
 
     @property
@@ -79,17 +81,22 @@ class RayLauncher(relay.EngineLauncher):
                 raise UsageError(f"--launcher-option {key}: is none of Ray's{did_you_mean(key, OPTIONS)}")
         self.__init__()  # type: ignore[misc]
         self._is_client = address.startswith("ray://")
+        # Ray would name it anew each time, and a resumed run take it for another machine.
+        self._node = "own" if address == "local" else None
         self._files = [file.absolute() for file in request.files]
         self._environment = relay.environment(self._files)
         with _signals_kept():
             self._connect(address)
         try:
             nodes = [node for node in self._ray.nodes() if node["Alive"]]
-            self._make_room(nodes, request)
+            sizes = [(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in nodes]
+            room = room_for(request, sizes)
+            self.workers, self._threads = room.workers, room.threads
+            self._resources = {"num_cpus": room.cpus, "num_gpus": room.gpus}
             self._check(nodes)
             client = address.removeprefix("ray://") if self._is_client else None
             self._head = client or self._ray.get_runtime_context().gcs_address
-            self._looked_at = self._answered_at = time.monotonic()
+            self._looked_at = time.monotonic()
             yield
         finally:
             with _signals_kept():
@@ -114,28 +121,6 @@ class RayLauncher(relay.EngineLauncher):
         except Exception as error:  # Ray raises what its transport does
             text = anonymize(" ".join(str(error).split()))[:300]
             raise UsageError(f"--on ray: no cluster answers at '{address}' ({text})") from error
-
-    def _make_room(self, nodes: list[dict[str, Any]], request: Request) -> None:
-        """Work out what a worker gets, and how many the cluster has room for."""
-        sizes = [(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in nodes]
-        accelerated = uses_accelerator(request.device)
-        gpus = request.gpus
-        if gpus is None:
-            gpus = 1 if (any(size[1] for size in sizes) if accelerated is None else accelerated) else 0
-        # Of each node that has them: its cores, and how many workers its GPUs are enough for.
-        fit = [(cores, gpus_there // gpus if gpus else inf) for cores, gpus_there in sizes if cores]
-        fit = [(cores, most) for cores, most in fit if most]
-        if not fit:
-            raise UsageError(f"--gpus-per-worker {gpus}: no node of the cluster has so many")
-        shares = [cores // most if most < inf else cores for cores, most in fit]
-        cpus = request.cpus or max(1, int(min(shares)))
-        room = sum(int(min(cores // cpus, most)) for cores, most in fit)
-        if not room:
-            raise UsageError(f"--cpus-per-worker {cpus}: no node of the cluster has so many")
-        self.workers = min(request.workers or room, room)
-        self._resources = {"num_cpus": cpus, "num_gpus": gpus}
-        # As in a local run, a worker that has a whole node uses its physical cores.
-        self._threads = request.cpus
 
     def _check(self, nodes: list[dict[str, Any]]) -> None:
         """Raise UsageError for the nodes on which something else would measure than here."""
@@ -173,15 +158,17 @@ class RayLauncher(relay.EngineLauncher):
             if self.is_headless or time.monotonic() - self._looked_at < interval:
                 return
             self._looked_at = time.monotonic()
-            with contextlib.suppress(OSError):
+            try:
                 _dial(self._head)
-                self._answered_at = self._looked_at
-            self.is_headless = self._looked_at - self._answered_at > HEADLESS
+                self._silent_since = None
+            except OSError:  # not since it answered last, when perhaps nobody had asked for long
+                self._silent_since = self._silent_since or self._looked_at
+                self.is_headless = self._looked_at - self._silent_since > HEADLESS
 
     def _await_head(self) -> None:
         """Raise WorkerBroken when it is gone: what is asked of Ray meanwhile would wait for it without end."""
         self.look(0.0)
-        while not self.is_headless and self._answered_at < self._looked_at:
+        while not self.is_headless and self._silent_since is not None:
             time.sleep(1.0)
             self.look(0.0)
         if self.is_headless:
@@ -197,7 +184,7 @@ class RayLauncher(relay.EngineLauncher):
         parcel = relay.pack(task, self._environment, self._files, self._threads)
         self._await_head()
         try:
-            engine_task = (ClientTask if self._is_client else Task)(options, parcel)
+            engine_task = (ClientTask if self._is_client else Task)(options, parcel, self._node)
         except Exception as error:
             raise WorkerBroken(f"Ray takes no task ({anonymize(_last_line(error))})") from error
         return RayWorker(self, engine_task, wake)
@@ -210,10 +197,48 @@ class RayLauncher(relay.EngineLauncher):
 LAUNCHER = RayLauncher()
 
 
-def _relay(parcel: bytes) -> Iterator[bytes]:
-    """On a node: the lines of a worker there."""
+@dataclass(frozen=True)
+class Room:
+    """How many workers a cluster has room for, and what each has for itself.
+
+    Attributes:
+        threads: None: as many as its node has physical cores, since it has that alone, as in a local run.
+    """
+
+    workers: int
+    cpus: int
+    gpus: int
+    threads: int | None
+
+
+def room_for(request: Request, nodes: Sequence[tuple[float, float]]) -> Room:
+    """Divide a cluster, given by each node's cores and GPUs.
+
+    Raises:
+        UsageError: where not one worker has room.
+    """
+    accelerated = uses_accelerator(request.device)
+    gpus = request.gpus
+    if gpus is None:
+        gpus = 1 if (any(there for _, there in nodes) if accelerated is None else accelerated) else 0
+    # Of each node that has them: its cores, and how many workers its GPUs are enough for.
+    fit = [(cores, there // gpus if gpus else inf) for cores, there in nodes if cores]
+    fit = [(cores, most) for cores, most in fit if most]
+    if not fit:
+        raise UsageError(f"--gpus-per-worker {gpus}: no node of the cluster has so many")
+    shares = [cores // most if most < inf else cores for cores, most in fit]
+    cpus = request.cpus or max(1, int(min(shares)))
+    each = [int(min(cores // cpus, most)) for cores, most in fit]
+    if not any(each):
+        raise UsageError(f"--cpus-per-worker {cpus}: no node of the cluster has so many")
+    workers = min(request.workers or sum(each), sum(each))
+    return Room(workers, cpus, gpus, request.cpus or (None if max(each) == 1 else cpus))
+
+
+def _relay(parcel: bytes, node: str | None) -> Iterator[bytes]:
+    """On a node, of that name if not Ray's own: the lines of a worker there."""
     ray = importlib.import_module("ray")
-    yield from relay.relay(parcel, ray.get_runtime_context().get_node_id())
+    yield from relay.relay(parcel, node or ray.get_runtime_context().get_node_id())
 
 
 class Task:
@@ -222,11 +247,12 @@ class Task:
     Args:
         options: What it reserves, and where it may not be.
         parcel: What the worker is to do.
+        node: Where it is; None: by Ray's name.
     """
 
-    def __init__(self, options: dict[str, Any], parcel: bytes) -> None:
+    def __init__(self, options: dict[str, Any], parcel: bytes, node: str | None) -> None:
         self._ray = importlib.import_module("ray")
-        self._lines = self._ray.remote(_relay).options(**options).remote(parcel)
+        self._lines = self._ray.remote(_relay).options(**options).remote(parcel, node)
 
     def lines(self) -> Iterator[bytes]:
         """Its lines as they come; the last says how it ended."""
@@ -254,8 +280,8 @@ class Courier:
     The client itself refuses to stream results (``Worker.call_remote`` of ``ray.util.client`` 2.60).
     """
 
-    def __init__(self, options: dict[str, Any], parcel: bytes) -> None:
-        self._task = Task(options, parcel)
+    def __init__(self, options: dict[str, Any], parcel: bytes, node: str | None) -> None:
+        self._task = Task(options, parcel, node)
         self._lines = self._task.lines()
 
     def next(self) -> bytes:
@@ -270,10 +296,10 @@ class Courier:
 class ClientTask:
     """The same by way of a courier."""
 
-    def __init__(self, options: dict[str, Any], parcel: bytes) -> None:
+    def __init__(self, options: dict[str, Any], parcel: bytes, node: str | None) -> None:
         self._ray = importlib.import_module("ray")
         courier = self._ray.remote(Courier).options(num_cpus=0, max_concurrency=2)
-        self._courier = courier.remote(options, parcel)
+        self._courier = courier.remote(options, parcel, node)
 
     def lines(self) -> Iterator[bytes]:
         """Its lines as they come; the last says how it ended."""

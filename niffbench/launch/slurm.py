@@ -98,7 +98,7 @@ class SlurmLauncher(relay.EngineLauncher):
         self._files = [file.absolute() for file in request.files]
         self._environment = relay.environment(self._files)
         self.workers = request.workers or WORKERS
-        directory = request.directory.absolute()
+        directory = request.directory.resolve()  # by whichever way it is named again
         self._run = f"niffbench-{hashlib.sha256(str(directory).encode()).hexdigest()[:8]}"
         self._name = f"{self._run}-{token_hex(3)}"
         try:  # the survey of a new run comes before its directory
@@ -143,7 +143,8 @@ class SlurmLauncher(relay.EngineLauncher):
 
     def end_all(self) -> None:
         self._is_ended = True
-        _slurm("scancel", "--me", f"--name={self._name}")
+        if self._name:
+            _slurm("scancel", "--me", f"--name={self._name}")
 
     def nodes(self) -> Collection[str] | None:
         partition = self._request.options.get("partition")
@@ -205,7 +206,7 @@ class SlurmLauncher(relay.EngineLauncher):
         ends = time.monotonic() + ENDING
         while (left := _slurm("squeue", "--me", *queue, "--noheader", "--array")) and time.monotonic() < ends:
             time.sleep(0.5)
-        return len((left or "").splitlines())
+        return max(1, len(self._states)) if left is None else len(left.splitlines())
 
     def _submit(self, tasks: Sequence[protocol.Task]) -> list[tuple[Path, str]]:
         """Submit tasks as one array; returns the folder and the job of each."""
@@ -259,6 +260,8 @@ class SlurmLauncher(relay.EngineLauncher):
             "slurm_additional_parameters": {**more, **options},
             **({"gpus_per_node": gpus} if gpus else {}),
             **({"cpus_per_task": request.cpus} if request.cpus else {}),
+            # What sbatch is told of cores srun does not take over, from 22.05 up to 23.02.
+            **({"slurm_srun_args": [f"--cpus-per-task={request.cpus}"]} if request.cpus else {}),
         }
 
 

@@ -66,7 +66,9 @@ class Nodes:
         if self._numbers.get(name) != number:
             self._numbers[name] = number
             with suppress(OSError):  # then a resumed run gives it a new number
-                self._file.write_text(json.dumps({"key": self._key, "numbers": self._numbers}))
+                draft = self._file.with_name(f"{self._file.name}.tmp")
+                draft.write_text(json.dumps({"key": self._key, "numbers": self._numbers}))
+                draft.replace(self._file)
         return {"node": number, "device_id": device}
 
 

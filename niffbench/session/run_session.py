@@ -147,7 +147,8 @@ class RunSession:
                 self._append: Callable[[Record], None] = journal.append
                 self._take_turns_if_disturbed()
                 for hello, record in self._unheard:
-                    self._keep(record, self._whereabouts(hello))
+                    if (record.id, record.round) not in self._done:  # the journal's last line was mended meanwhile
+                        self._keep(record, self._whereabouts(hello))
                 self._measure_rounds()
                 if self._refinement is not None:
                     self._refine(self._refinement)

@@ -37,6 +37,8 @@ from launch.engines import (
 )
 
 import niffbench
+from niffbench.launch.base import Request
+from niffbench.launch.ray import Room, room_for
 from niffbench.results import Run, read
 
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
@@ -255,6 +257,23 @@ def test_a_node_with_other_code_is_named_before_anything_is_measured(
         r"--on ray: node \d of 3: niffbench is 9\.9 there and [\d.]+ here; niffbench's code is", printed
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "room"),
+    [
+        ([(8, 0), (8, 0)], {}, Room(2, 8, 0, None)),  # a node each
+        ([(4, 0), (16, 0)], {}, Room(5, 4, 0, 4)),  # no thread of one on the cores of another
+        ([(64, 8)], {"device": "cuda"}, Room(8, 8, 1, 8)),
+        ([(64, 8)], {"device": "cuda", "gpus": 2, "workers": 3}, Room(3, 16, 2, 16)),
+        ([(16, 1), (8, 0)], {"device": "cuda"}, Room(1, 16, 1, None)),
+        ([(16, 0)], {"cpus": 4}, Room(4, 4, 0, 4)),
+    ],
+)
+def test_workers_have_cores_and_gpus_of_their_own(
+    tmp_path: Path, nodes: list[tuple[float, float]], asked: dict[str, Any], room: Room
+) -> None:
+    assert room_for(Request(tmp_path, **{"device": "cpu"} | asked), nodes) == room
 
 
 def test_without_an_address_a_ray_of_its_own_is_started_and_ended(tmp_path: Path) -> None:
