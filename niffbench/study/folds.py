@@ -130,8 +130,11 @@ def sentences(folds: Folds) -> list[str]:
         sums = [tables.sums(report.shrunk) for report in folds.reports]
         low, high = (end(one["cheapest"] for one in sums) for end in (min, max))
         least, most = (end(one["forms"] for one in sums) for end in (min, max))
+        are = "not faster than the fastest forms for certain"
+        if not any(report.cuts for report in folds.reports):
+            are = "the ones in their fastest forms, as nothing could be cut"
         said.append(
-            "They are not faster than the fastest forms for certain: layer by layer these take "
+            f"They are {are}: layer by layer these take "
             f"{text.seconds(least)} to {text.seconds(most)} in all, every layer's cheapest candidate within reach "
             f"{text.seconds(low)} to {text.seconds(high)}."
         )

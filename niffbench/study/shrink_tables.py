@@ -123,8 +123,11 @@ def _speed(report: ShrinkReport) -> list[str]:
     ahead = report.speed(FORMS)
     if report.objective == "latency" and (report.undone or ahead is None or ahead.high is None or ahead.high >= 1):
         costs = sums(report.shrunk)
+        is_ = (
+            "the one in its fastest forms" if not report.cuts else "not faster than the fastest forms for certain"
+        )
         sentence += (
-            " It is not faster than the fastest forms for certain: layer by layer these take "
+            f" It is {is_}: layer by layer these take "
             f"{text.seconds(costs['forms'])} in all, what was chosen {text.seconds(costs['chosen'])}, and the "
             f"cheapest candidates within reach, whatever harm they do together, {text.seconds(costs['cheapest'])}."
         )
