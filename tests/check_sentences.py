@@ -172,7 +172,7 @@ class Checker:
             return
         below, quantity, word, low = start.groups()
         above, high = rest[0][0], rest[0][1] or rest[0][3]
-        axis, names = AXES[word], (below, above)
+        axis = AXES[word]
         stretches = [(below, 0, int(low))]
         stretches += [(name, int(one or at), int(to or at or 10**9)) for name, one, to, at in rest]
         listed = re.search(r"\(undecided at ([\d, and]+)( others)?", sentence)
@@ -183,11 +183,9 @@ class Checker:
         if quantity != "FLOPs":  # closed forms know every value
             ends = {end for _, *both in stretches for end in both if 0 < end < 10**9}
             yield from (f"at {axis} {end} the two were not both measured" for end in ends - set(places))
-        for value in places:
-            sides = [self.at(axis, value, fixed, name, quantity) or {} for name in names]
-            fewest = min(map(len, sides))
-            if fewest == 0 or ("latency" in quantity and fewest == 1) or value in undecided:
-                continue  # one round tells nothing
+        for value in self.telling(axis, fixed, below, above, quantity):
+            if value in undecided:
+                continue
             better = [name for name, one, to in stretches if one <= value <= to]
             if len(better) != 1:
                 yield f"nothing is said of {axis} {value}"
@@ -212,7 +210,7 @@ class Checker:
         for mode, name in re.findall(rf"(inference|training|forward): ({NAME}) throughout", tail):
             other = below if name.lower() != below.lower() else above
             there = [mode if part in ("inference", "training", "forward") else part for part in fixed]
-            for value in self.places(axis, there, name, other):
+            for value in self.telling(axis, there, name, other, quantity):
                 yield from self.order(axis, value, there, name, other, quantity)
 
     def throughout(self, sentence: str, match: re.Match[str]) -> Iterator[str]:
@@ -224,7 +222,7 @@ class Checker:
             batch, channels, height, width, mode, unusual = problem
             side = f"{height}²" if height == width else f"{height}×{width}"
             fixed = [f"B{batch}", f"{channels} channels", side, mode, *unusual]
-            places = self.places("kernel", fixed, less, more)
+            places = self.telling("kernel", fixed, less, more, quantity)
             if len(places) > 1:
                 comparable += 1
                 if not any(
@@ -237,6 +235,15 @@ class Checker:
             yield f"{quantity}: {decided} of {comparable} problems"
         if not kernels.issuperset(map(int, re.findall(r"\d+", listed))):
             yield f"{quantity}: at the kernels {sorted(kernels)}"
+
+    def telling(self, axis: str, fixed: Sequence[str], one: str, other: str, quantity: str) -> list[int]:
+        """The values at which both have what tells of a quantity: of a latency one round tells nothing."""
+        least = 2 if "latency" in quantity else 1
+        return [
+            value
+            for value in self.places(axis, fixed, one, other)
+            if all(len(self.at(axis, value, fixed, name, quantity) or {}) >= least for name in (one, other))
+        ]
 
     def slice(self, axis: str, value: int, fixed: Sequence[str]) -> list[Problem]:
         """The problems of a slice at a value."""

@@ -42,6 +42,16 @@ def test_every_sentence_on_an_example_is_so(name: str) -> None:
     assert faults(read(REPORTS / name), said) == {}
 
 
+def test_where_a_crossover_is_known_most_closely_it_is_named_first(said: list[str]) -> None:
+    pattern = r"([\w-]+) has less steady latency up to kernel size (\d+), ([\w/-]+) from (\d+) on"
+    gaps: dict[tuple[str, str], list[float]] = {}
+    for below, up_to, above, since in (m.groups() for sentence in said if (m := re.match(pattern, sentence))):
+        gaps.setdefault((below, above), []).append(int(since) / int(up_to))
+    several = [of_pair for of_pair in gaps.values() if len(set(of_pair)) > 1]
+    assert len(several) > 2
+    assert all(of_pair == sorted(of_pair) for of_pair in several)
+
+
 def test_a_sentence_with_another_number_is_found_out(said: list[str]) -> None:
     """Otherwise the above would prove nothing. Of each kind of number: a factor, a kernel, a count of problems."""
     records = read(EXAMPLE)
