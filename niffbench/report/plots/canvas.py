@@ -153,10 +153,12 @@ def finish(figure: Figure, *, name: str, title: str, alt: str, caption: str, wid
 
 def legend_columns(labels: Sequence[str], width: float) -> int:
     """In how many columns a legend of ``labels`` goes on a figure ``width`` inches wide."""
-    from matplotlib.textpath import TextPath
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
 
-    size = settings()["legend.fontsize"]
-    widest = max((TextPath((0, 0), label, size).get_extents().width / 72 for label in labels), default=1.0)
+    font = FontProperties(size=settings()["legend.fontsize"])
+    points = [text_to_path.get_text_width_height_descent(label, font, ismath=False)[0] for label in labels]
+    widest = max(points, default=72.0) / 72
     return max(1, min(len(labels), floor(width / (widest + 0.6))))  # a mark, and room on both sides
 
 
