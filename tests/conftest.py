@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from niffbench.worker.torch_evaluator import TorchEvaluator
 
 # A machine that is busy with something else makes drawing slow, which says nothing of what is tested.
-EXAMPLES = int(os.environ.get("NIFFBENCH_TESTS_EXAMPLES", "40"))  # more, where there is time
+EXAMPLES = int(os.environ.get("NIFFBENCH_TESTS_EXAMPLES", "30"))  # more, where there is time
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=EXAMPLES
 )
