@@ -85,14 +85,8 @@ Kept = tuple[kernel.Call, tuple[str, int, int, torch.dtype]]
 
 
 @dataclass(frozen=True, slots=True)
-class Repeat:
-    """A call of the C kernel with what it makes the filter of: as long as all else is the same it is done again.
-
-    Attributes:
-        key, kept: what the generator keeps, and by which key.
-        alive: what else addresses in ``made_of`` lead to.
-        chosen: the engine that this is, if it was chosen by measurement.
-    """
+class Earlier:
+    """What a call of the C kernel was like. Only where all of it is the same is it done again."""
 
     how: Form
     shape: torch.Size
@@ -100,6 +94,18 @@ class Repeat:
     dtype: torch.dtype
     threads: int
     generator: FilterGenerator
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat(Earlier):
+    """A call of the C kernel with what it makes the filter of.
+
+    Attributes:
+        key, kept: what the generator keeps, and by which key.
+        alive: what else addresses in ``made_of`` lead to.
+        chosen: the engine that this is, if it was chosen by measurement.
+    """
+
     key: tuple[str, int, int, torch.dtype]
     kept: object
     shift: Tensor | None
@@ -111,19 +117,13 @@ class Repeat:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
-    """A call of the C kernel that makes its filter, of weights in the dtype of the arithmetic; likewise.
+class Generation(Earlier):
+    """A call of the C kernel that makes its filter, of weights in the dtype of the arithmetic.
 
     Attributes:
         learns: whether images, and weights, want a gradient.
     """
 
-    how: Form
-    shape: torch.Size
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-    threads: int
-    generator: FilterGenerator
     learns: tuple[bool, bool]
     prepared: generated.Prepared
     grid: Tensor

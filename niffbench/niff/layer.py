@@ -387,12 +387,7 @@ class FilteringLayer(SpectralLayer):
         grid, layers, scale = self._ingredients(x)
         if self.generator.dtype == grid.dtype:
             self._constants.generation = auto.Generation(
-                how=self._how,
-                shape=x.shape,
-                stride=x.stride(),
-                dtype=x.dtype,
-                threads=torch.get_num_threads(),
-                generator=self.generator,
+                *self._now(x),
                 learns=(wants_gradient(x), self.generator.learns()),
                 prepared=prepared,
                 grid=grid,
@@ -401,6 +396,10 @@ class FilteringLayer(SpectralLayer):
         if self.chooses:
             self._constants.chosen = "native"
         return prepared.convolve(x, grid, layers, scale)
+
+    def _now(self, x: Tensor) -> tuple[Form, torch.Size, tuple[int, ...], torch.dtype, int, FilterGenerator]:
+        """The fields of :class:`auto.Earlier` for a call with such images."""
+        return self._how, x.shape, x.stride(), x.dtype, torch.get_num_threads(), self.generator
 
     @property
     def last(self) -> auto.Repeat | None:
@@ -444,12 +443,7 @@ class FilteringLayer(SpectralLayer):
             made_of.limits = ctypes.addressof(in_c)
             alive.append(in_c)
         return auto.Repeat(
-            how=self._how,
-            shape=x.shape,
-            stride=x.stride(),
-            dtype=x.dtype,
-            threads=torch.get_num_threads(),
-            generator=self.generator,
+            *self._now(x),
             key=key,
             kept=kept,
             shift=shift,

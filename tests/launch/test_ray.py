@@ -145,6 +145,16 @@ def test_a_second_session_on_a_run_ends_and_the_first_goes_on(
     second_session_ends(tmp_path, on, keys(local), pace=16 * PACE)  # it takes seconds to reach the cluster
 
 
+def goes_on_elsewhere(place: Path, on: list[str], local: Run) -> None:
+    """Resumed on a Ray of its own, a run loses nothing of what the one that is gone had measured."""
+    before = read(place / "out").records
+    replay(place)
+    run = run_to_the_end(place, ["run", "made-up.toml", "--resume", "out", "--no-report", *on])
+    assert keys(run) == keys(local)
+    assert run.records[: len(before)] == before
+    assert {record.status for record in run.records} == {"ok"}
+
+
 @rare
 def test_a_session_whose_own_raylet_dies_is_resumed(tmp_path: Path, local: Run) -> None:
     from ray.cluster_utils import Cluster
@@ -163,12 +173,7 @@ def test_a_session_whose_own_raylet_dies_is_resumed(tmp_path: Path, local: Run) 
         doomed.shutdown()
     assert "--resume out" in printed
     assert "Traceback" not in printed
-    before = read(tmp_path / "out").records
-    replay(tmp_path)
-    run = run_to_the_end(tmp_path, ["run", "made-up.toml", "--resume", "out", "--no-report", *on])
-    assert keys(run) == keys(local)
-    assert run.records[: len(before)] == before
-    assert {record.status for record in run.records} == {"ok"}
+    goes_on_elsewhere(tmp_path, on, local)
 
 
 @rare
@@ -220,12 +225,7 @@ def test_a_head_that_is_gone_ends_the_run_which_goes_on_on_another(tmp_path: Pat
         doomed.shutdown()
     assert "the head of the Ray cluster does not answer any more; " in printed
     assert "--resume out" in printed
-    before = read(tmp_path / "out").records
-    replay(tmp_path)
-    run = run_to_the_end(tmp_path, ["run", "made-up.toml", "--resume", "out", "--no-report", *on])
-    assert keys(run) == keys(local)
-    assert run.records[: len(before)] == before
-    assert {record.status for record in run.records} == {"ok"}
+    goes_on_elsewhere(tmp_path, on, local)
 
 
 def test_an_interrupt_cancels_all_workers(tmp_path: Path, on: list[str], cluster: Any) -> None:
