@@ -171,8 +171,9 @@ def networks(folds: Folds) -> Table:
             )
         )
     caption = (
-        "Accuracy over all digits; latency and memory medians over folds, ratios paired by fold. All but the "
-        "published network have their normalisations folded into the layers before them."
+        "Accuracy over all digits; latency and memory medians over folds. A ratio is the quotient of the medians, "
+        "its interval is over folds, paired, and stretched where needed to hold it. All but the published network "
+        "have their normalisations folded into the layers before them."
     )
     return Table("networks", "Whole networks, over folds", columns, tuple(rows), caption)
 
@@ -237,8 +238,9 @@ def fold_by_fold(folds: Folds) -> Table:
             )
         )
     caption = (
-        "Ratios are of whole networks' latencies, paired by round. Beside them what all NIFF layers cost in their "
-        "fastest forms, as chosen, and as every layer's cheapest candidate, whatever harm these do together."
+        "Ratios are of whole networks' latencies, their intervals paired by round. Beside them what all NIFF "
+        "layers cost in their fastest forms, as chosen, and as every layer's cheapest candidate, whatever harm "
+        "these do together."
     )
     return Table("folds", "Fold by fold", columns, tuple(rows), caption)
 

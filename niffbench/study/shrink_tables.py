@@ -41,8 +41,9 @@ LAYERS_CAPTION = (
 NETWORKS_CAPTION = (
     "Accuracy is on images by which nothing was chosen, with its score interval; what is lost is paired, image by "
     "image, against the network before. Latency is of a whole call, the median over rounds, all networks in every "
-    "round; its ratio is paired by round. All but the published network have their normalisations folded into the "
-    "layers before them. Memory that a call frees stays with its process."
+    "round; a ratio is the quotient of two medians, its interval paired by round. All but the published network "
+    "have their normalisations folded into the layers before them. Memory that a call frees stays with its "
+    "process."
 )
 
 
