@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -75,7 +73,7 @@ def work(
     prelude: str = "",
     **task: Any,
 ) -> Said:
-    """Run one task in a worker of its own; ``prelude`` is Python for one that has loaded nothing to run first."""
+    """Run one task in a worker of its own; ``prelude`` is Python that it runs first."""
     settings = Settings(device=device, rounds=1, seed=seed, measure=measure, memory_limit=memory_limit)
     sent = protocol.Task(kind=kind, settings=settings, cases=list(cases), **task)
     read, write = os.pipe()
@@ -86,20 +84,8 @@ def work(
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:
         given.write(protocol.write(sent))
         given.seek(0)
-        process: subprocess.Popen[bytes] | Forked
-        if prelude:
-            start = "import runpy; runpy.run_module('niffbench.worker.main', run_name='__main__', alter_sys=True)"
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-c", f"{prelude}\n{start}", "--reply-fd", str(write)],
-                stdin=given,
-                stdout=printed,
-                stderr=subprocess.STDOUT,
-                pass_fds=(write,),
-                env=environment,
-            )
-        else:
-            standard = (given.fileno(), printed.fileno(), printed.fileno(), write)
-            process = Forked(WORKER, REPLY, standard, environment)
+        standard = (given.fileno(), printed.fileno(), printed.fileno(), write)
+        process = Forked(WORKER, REPLY, standard, environment, prepare={"code": prelude})
         os.close(write)
         try:
             with os.fdopen(read, "rb") as lines:

@@ -41,9 +41,9 @@ typedef struct {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static Block *blocks;
-static size_t block_count, block_room, used, total = 81559 * MIB;
+static size_t block_count, block_room, used;
 static int64_t idle_at; /* when all that was enqueued is done */
-static long launches, lose_after = -1, captures, global_captures;
+static long launches, captures, global_captures;
 static int lost;
 static uint64_t graph_ids;
 static __thread cudaError_t last;
@@ -82,10 +82,10 @@ static cudaError_t say(cudaError_t error) {
 #define ALIVE                                                                                                     \
     if (lost) LEAVE(cudaErrorIllegalAddress)
 
-__attribute__((constructor)) static void begin(void) {
-    const char *text;
-    if ((text = getenv("CARD_TOTAL_MIB"))) total = strtoull(text, NULL, 10) * MIB;
-    if ((text = getenv("CARD_LOSE_AFTER"))) lose_after = strtol(text, NULL, 10);
+/* Settings are looked up when they are needed: a process may be the fork of one that has others. */
+static size_t total(void) {
+    const char *text = getenv("CARD_TOTAL_MIB");
+    return (text ? strtoull(text, NULL, 10) : 81559) * MIB;
 }
 
 static Graph *capture_of(cudaStream_t s) {
@@ -145,7 +145,8 @@ static const char *name_of(const void *host) {
 static cudaError_t launch(const void *f, dim3 grid, dim3 block, void **args, cudaStream_t s) {
     ENTER;
     ALIVE;
-    if (lose_after >= 0 && launches >= lose_after) {
+    const char *end = getenv("CARD_LOSE_AFTER");
+    if (end && launches >= strtol(end, NULL, 10)) {
         lost = 1;
         LEAVE(cudaErrorIllegalAddress);
     }
@@ -256,7 +257,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int d) {
     memset(p, 0, sizeof *p);
     strcpy(p->name, "Stub H100");
     memset(&p->uuid, 0x5a, sizeof p->uuid);
-    p->totalGlobalMem = total;
+    p->totalGlobalMem = total();
     p->sharedMemPerBlock = 49152;
     p->sharedMemPerMultiprocessor = 233472;
     p->sharedMemPerBlockOptin = 232448;
@@ -359,7 +360,7 @@ static void add(void *p, size_t size, int host) {
 }
 static cudaError_t take(void **p, size_t size, int host) {
     size = (size + 2 * MIB - 1) & ~(2 * MIB - 1);
-    if (!host && used + size > total - 512 * MIB) {
+    if (!host && used + size > total() - 512 * MIB) {
         *p = NULL;
         return cudaErrorMemoryAllocation;
     }
@@ -404,8 +405,8 @@ cudaError_t cudaFreeHost(void *p) {
 cudaError_t cudaMemGetInfo(size_t *f, size_t *t) {
     ENTER;
     ALIVE;
-    *t = total;
-    *f = total - 512 * MIB - used;
+    *t = total();
+    *f = total() - 512 * MIB - used;
     LEAVE(cudaSuccess);
 }
 cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *a, const void *p) {

@@ -14,6 +14,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import warm_process
+
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "stub_card.c"
 ANSWERED = re.compile(r"__cuda|cuda|cufft|cublas|cudnn|cupti|cu[A-Z]")
@@ -50,26 +52,12 @@ def build(place: Path) -> Path:
     return library
 
 
-def run(library: Path, *command: str, timeout: float = 600, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run ``python command …`` on the card; ``settings`` are those of the C file."""
+def run(library: Path, module: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m module arguments …`` on the card; ``settings`` are those of the C file."""
     path = os.pathsep.join(filter(None, (str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH"))))
-    environment = (
-        os.environ
-        | settings
-        | {
-            "LD_PRELOAD": str(library),
-            "LD_LIBRARY_PATH": str(library.parent),
-            "PYTHONPATH": path,
-        }
-    )
-    return subprocess.run(
-        [sys.executable, *command],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=timeout,
-        check=False,
-    )
+    beside = (("LD_PRELOAD", str(library)), ("LD_LIBRARY_PATH", str(library.parent)))
+    environment = os.environ | settings | dict(beside) | {"PYTHONPATH": path}
+    return warm_process.run(arguments, environment, HERE.parent, 600, module=module, beside=beside)
 
 
 def _headers() -> list[Path]:

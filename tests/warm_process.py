@@ -31,10 +31,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-CLI, WORKER = "niffbench.cli", "niffbench.worker.main"
+CLI, WORKER, ON_STUB_CARD = "niffbench.cli", "niffbench.worker.main", "on_stub_card"
 NAMES = {
     CLI: "nb-",
     WORKER: "nw-",
+    ON_STUB_CARD: "nc-",
     **{f"niffbench.verdict.{name}": "nv-" for name in ("assumptions", "witnesses")},
 }
 """What the names of processes begin with, which tell whose a process is where its environment does not."""
@@ -44,15 +45,16 @@ CONSTANTS = "NIFFBENCH_TESTS_CONSTANTS"
 """A variable: names of constants of modules with what they are in forks, as JSON, so that nobody waits long."""
 LOADS = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "LD_", "TORCH", "KINETO", "LC_", "LANG")
 """Beginnings of variables that are read before anything is run."""
+Beside = tuple[tuple[str, str], ...]
 MORE = ("matplotlib.pyplot", "seaborn", "scipy.stats", "jinja2", "rich.progress", "fvcore.nn", "torchvision")
 """Libraries that are loaded only where they are used."""
 
 
-def is_alike(environment: Mapping[str, str]) -> bool:
+def is_alike(environment: Mapping[str, str], beside: Beside = ()) -> bool:
     """Whether a fork is as good as a process that is started in ``environment``."""
     if sys.platform != "linux":
         return False
-    ours = _server()[1]
+    ours = _server(beside)[1]
     names = {name for name in (*ours, *environment) if name.startswith(LOADS)} - {
         "PYTHONPATH",
         "PYTHONDONTWRITEBYTECODE",
@@ -70,21 +72,27 @@ def start(
     tag: str = "",
     limits: Mapping[str, int] | None = None,
     ignored: Sequence[int] = (),
+    module: str = CLI,
+    beside: Beside = (),
 ) -> Forked | subprocess.Popen[bytes]:
     """``niffbench`` in a session of its own, without input: a fork where that is as good as any process.
 
     Args:
+        module: what is run in its place.
+        beside: see :func:`_server`.
         stdout: a descriptor, as ``stderr`` is.
         tag: by which :func:`named` knows a fork and its workers.
         limits: see :func:`prepared`, and ``ignored``.
     """
     with Path(os.devnull).open("rb") as nothing:
-        if is_alike(environment):
+        if is_alike(environment, beside):
             standard = (nothing.fileno(), stdout, stderr)
             prepare = {"limits": limits, "ignored": [*ignored]}
-            return Forked(CLI, arguments, standard, environment, cwd=cwd, tag=tag, prepare=prepare)
+            return Forked(
+                module, arguments, standard, environment, cwd=cwd, tag=tag, prepare=prepare, beside=beside
+            )
         return subprocess.Popen(
-            [sys.executable, "-m", CLI, *arguments],
+            [sys.executable, "-m", module, *arguments],
             env=environment,
             cwd=cwd,
             stdin=nothing,
@@ -96,11 +104,11 @@ def start(
 
 
 def run(
-    arguments: Sequence[str], environment: Mapping[str, str], cwd: Path, timeout: float = 120.0
+    arguments: Sequence[str], environment: Mapping[str, str], cwd: Path, timeout: float = 120.0, **how: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``niffbench`` to its end."""
+    """Run ``niffbench`` to its end; ``how`` as for :func:`start`."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = start(arguments, environment, cwd=cwd, stdout=out.fileno(), stderr=err.fileno())
+        process = start(arguments, environment, cwd=cwd, stdout=out.fileno(), stderr=err.fileno(), **how)
         try:
             status = process.wait(timeout)
         finally:
@@ -117,6 +125,7 @@ class Forked:
         standard: descriptors of its standard input, output and error, and of files that it has as 3, 4, …
         tag: by which :func:`named` knows the process, and its workers.
         prepare: is called in it first: see :func:`prepared`.
+        beside: see :func:`_server`.
     """
 
     def __init__(
@@ -129,6 +138,7 @@ class Forked:
         cwd: Path | None = None,
         tag: str = "",
         prepare: Mapping[str, Any] | None = None,
+        beside: Beside = (),
     ) -> None:
         self.returncode: int | None = None
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -141,7 +151,7 @@ class Forked:
             "prepare": dict(prepare or {}),
         }
         with theirs:
-            socket.send_fds(_server()[0], [json.dumps(request).encode()], [theirs.fileno(), *standard])
+            socket.send_fds(_server(beside)[0], [json.dumps(request).encode()], [theirs.fileno(), *standard])
         self.pid = int(self._line.recv(64))
 
     def wait(self, timeout: float | None = None) -> int:
@@ -176,12 +186,13 @@ def named(tag: str, *modules: str) -> set[str]:
     return {f"{NAMES[module]}{tag[:11]}" for module in modules}
 
 
-def prepared(limits: Mapping[str, int] | None = None, ignored: Sequence[int] = ()) -> None:
+def prepared(limits: Mapping[str, int] | None = None, ignored: Sequence[int] = (), code: str = "") -> None:
     """What a shell does before it starts a program.
 
     Args:
         limits: by the names of resources, as ``FSIZE``.
         ignored: signals that the process does not hear.
+        code: Python to run.
     """
     for name, value in (limits or {}).items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
@@ -190,13 +201,14 @@ def prepared(limits: Mapping[str, int] | None = None, ignored: Sequence[int] = (
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
+    exec(code)
 
 
 @cache
-def _server() -> tuple[socket.socket, dict[str, str]]:
-    """The line to it, and the environment it was started in."""
+def _server(beside: Beside) -> tuple[socket.socket, dict[str, str]]:
+    """The line to it, and the environment it was started in: this process's, with variables ``beside``."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    environment = dict(os.environ)
+    environment = {**os.environ, **dict(beside)}
     paths = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
     with theirs:
         subprocess.Popen(

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stub_card
 from cli_process import Started, wait_for
 from conftest import Cli
 
@@ -213,53 +212,6 @@ def test_a_file_that_is_no_archive_is_refused(cli: Cli, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "gathered.tar.gz: cannot be unpacked" in done.stderr
     assert (tmp_path / "gathered.tar.gz").read_text() == "no archive"
-
-
-SMALL = """
-description = "A case of each kind"
-baseline = "depthwise-k7"
-rounds = 1
-
-[axes]
-channels = 8
-size = 14
-
-[[operators]]
-name = "niff-depthwise/rfft"
-
-[[operators]]
-name = "depthwise-k7"
-
-[measure]
-regimes = ["cold", "steady", "graph", "wall"]
-min_time = 0.005
-max_time = 0.02
-"""
-
-
-def test_what_a_card_is_asked_runs_on_the_stub_card(tmp_path: Path) -> None:
-    """Paths that only a GPU takes: its ceilings, graphs and plans; and other clocks where they cannot work."""
-    try:
-        library = stub_card.build(tmp_path)
-    except stub_card.Unavailable as reason:
-        pytest.skip(str(reason))
-    suite, out = tmp_path / "small.toml", tmp_path / "out"
-    suite.write_text(SMALL)
-    only = ("--only", "assumptions", "--only", "suite-small", "--only", "witnesses", "--minutes", "60")
-    command = ("-m", "niffbench.cli", "gpu-verdict", *only, "--suite", str(suite), "--out", str(out))
-    done = stub_card.run(library, *command, timeout=500, NIFFBENCH_EXTRA_OPERATORS="lenient")
-    assert done.returncode == 0, done.stdout + done.stderr
-    with tarfile.open(out / "gathered.tar.gz") as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
-    findings = json.loads((tmp_path / "unpacked" / "assumptions.json").read_text())
-    assert {finding["verdict"] for finding in findings} <= {"confirmed", "corrected"}
-    run = read(tmp_path / "unpacked" / "runs" / "suite-small")
-    assert [record.status for record in run.records] == ["ok", "ok"]
-    assert {regime for record in run.records for regime in record.latency} == {"cold", "steady", "graph", "wall"}
-    rows = json.loads((tmp_path / "unpacked" / "witnesses.json").read_text())
-    compared = {row["operator"] for row in rows if row["ours"] is not None}
-    assert {"niff-depthwise/rfft", "depthwise-k7", "copy"} <= compared
-    assert all(row["reason"] or row["theirs"] for row in rows)
 
 
 TIMED = """

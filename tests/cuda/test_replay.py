@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
 
 from niffbench.results import REGIMES, Record, Run, read
 
@@ -27,14 +28,7 @@ ROUNDS = 3
 
 
 def _niffbench(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "niffbench.cli", *arguments],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return warm_process.run(arguments, os.environ, place)
 
 
 @pytest.fixture(scope="module")

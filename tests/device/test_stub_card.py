@@ -6,11 +6,15 @@ Nothing is computed and no time means anything; these tests hold what does not d
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stub_card
+from warm_process import CLI, ON_STUB_CARD
+
+from niffbench.results import read
 
 MIB = 2**20
 IMAGE = 8 * MIB
@@ -46,7 +50,7 @@ def full(library: Path) -> Any:
 
 
 def _run(library: Path, *programs: str, **settings: str) -> Any:
-    done = stub_card.run(library, str(stub_card.HERE / "on_stub_card.py"), *programs, **settings)
+    done = stub_card.run(library, ON_STUB_CARD, *programs, **settings)
     assert done.stdout, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -136,11 +140,52 @@ def test_a_card_that_computes_nothing_is_wrong_and_not_timed(library: Path, tmp_
     out = tmp_path / "run"
     arguments = ("--only", "mode=inference", "--only", "depthwise-k7", "--only", "dense-k3", "--no-report")
     arguments += ("--rounds", "1")
-    done = stub_card.run(
-        library, "-m", "niffbench.cli", "run", "smoke", "--device", "cuda", "--out", str(out), *arguments
-    )
+    done = stub_card.run(library, CLI, "run", "smoke", "--device", "cuda", "--out", str(out), *arguments)
     assert done.returncode == 3, done.stderr[-2000:]
     records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     assert {record["status"] for record in records} == {"wrong"}
     assert not any(record.get("latency") for record in records)
     assert "Stub H100" in (out / "run.json").read_text()
+
+
+SMALL = """
+description = "A case of each kind"
+baseline = "depthwise-k7"
+rounds = 1
+
+[axes]
+channels = 8
+size = 14
+
+[[operators]]
+name = "niff-depthwise/rfft"
+
+[[operators]]
+name = "depthwise-k7"
+
+[measure]
+regimes = ["cold", "steady", "graph", "wall"]
+min_time = 0.005
+max_time = 0.02
+"""
+
+
+def test_what_a_card_is_asked_for_a_verdict_runs(library: Path, tmp_path: Path) -> None:
+    """Paths that only a GPU takes: its ceilings, graphs and plans; and other clocks where they cannot work."""
+    suite, out = tmp_path / "small.toml", tmp_path / "out"
+    suite.write_text(SMALL)
+    only = ("--only", "assumptions", "--only", "suite-small", "--only", "witnesses", "--minutes", "60")
+    command = ("gpu-verdict", *only, "--suite", str(suite), "--out", str(out))
+    done = stub_card.run(library, CLI, *command, NIFFBENCH_EXTRA_OPERATORS="lenient")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with tarfile.open(out / "gathered.tar.gz") as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    findings = json.loads((tmp_path / "unpacked" / "assumptions.json").read_text())
+    assert {finding["verdict"] for finding in findings} <= {"confirmed", "corrected"}
+    run = read(tmp_path / "unpacked" / "runs" / "suite-small")
+    assert [record.status for record in run.records] == ["ok", "ok"]
+    assert {regime for record in run.records for regime in record.latency} == {"cold", "steady", "graph", "wall"}
+    rows = json.loads((tmp_path / "unpacked" / "witnesses.json").read_text())
+    compared = {row["operator"] for row in rows if row["ours"] is not None}
+    assert {"niff-depthwise/rfft", "depthwise-k7", "copy"} <= compared
+    assert all(row["reason"] or row["theirs"] for row in rows)

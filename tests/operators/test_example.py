@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm_process
 
 from niffbench.results import Run, read
 
@@ -35,11 +35,10 @@ max_time = 0.02
 
 
 def niffbench(place: Path, *arguments: str, extra: str = "example_operator") -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, with operators of modules that are not in the package."""
+    """The command, with operators of modules that are not in the package."""
     paths = os.pathsep.join([str(Path(__file__).parent), str(place), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"NIFFBENCH_EXTRA_OPERATORS": extra, "PYTHONPATH": paths}
-    command = [sys.executable, "-m", "niffbench.cli", *arguments]
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    return warm_process.run(arguments, environment, place)
 
 
 @pytest.fixture(scope="module")

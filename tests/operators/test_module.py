@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Cli
 from launchers.inline import InlineWorker
 from torch import nn
 
@@ -458,10 +459,9 @@ def test_what_is_no_module_is_one_message_with_file_and_line(
     assert message in str(refused.value)
 
 
-def test_the_command_line_ends_with_2_and_no_traceback(tmp_path: Path) -> None:
+def test_the_command_line_ends_with_2_and_no_traceback(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import torch\n\nX = torch.nosuch\n")
-    command = [sys.executable, "-m", "niffbench.cli", "run", "smoke", "--operator", "mine.py:X", "--device", "cpu"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = cli("run", "smoke", "--operator", "mine.py:X", "--device", "cpu")
     assert (done.returncode, done.stdout) == (2, "")
     assert "mine.py, line 3: AttributeError: module 'torch' has no attribute 'nosuch'" in done.stderr
     assert "Traceback" not in done.stderr

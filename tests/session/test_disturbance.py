@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from cli_in_process import call as call
 from launchers import stub
 from run_session import Attempt, all_keys, asked, keys, suite_of
 
-from niffbench.device import host, several
+from niffbench.device import host, pin, several
 from niffbench.errors import FingerprintsDiffer, UsageError
 from niffbench.launch import launcher, local
 from niffbench.launch.base import Request
@@ -156,12 +155,15 @@ def test_what_names_no_devices_is_one_clear_message(spec: str) -> None:
 
 
 def test_a_worker_keeps_to_its_share_of_the_cores() -> None:
-    """Its own in a process that is told its place; all where there are too few."""
-    shares = host.shares([[], []], host.allowed())
-    for place, share in enumerate(shares):
-        code = f"import os, niffbench.device as d; d.pin(['cpu', 'cpu'], {place}); print(os.sched_getaffinity(0))"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == str(set(share or host.allowed()))
+    """Its own where it is told its place; all where there are too few."""
+    before = os.sched_getaffinity(0)
+    try:
+        for place, share in enumerate(host.shares([[], []], host.allowed())):
+            pin(["cpu", "cpu"], place)
+            assert os.sched_getaffinity(0) == set(share or before)
+            os.sched_setaffinity(0, before)
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def test_devices_are_named_by_their_numbers() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import Cli
 from run_session import Attempt, all_keys, asked, keys, suite_of
 
 from niffbench import launch, protocol
@@ -133,21 +134,19 @@ def test_a_machine_with_another_file_of_the_users_or_none_refuses(tmp_path: Path
 
 
 @pytest.mark.parametrize(("launcher", "module"), [("ray", "ray"), ("slurm", "submitit")])
-def test_an_engine_that_is_not_installed_is_one_message(tmp_path: Path, launcher: str, module: str) -> None:
+def test_an_engine_that_is_not_installed_is_one_message(
+    cli: Cli, tmp_path: Path, launcher: str, module: str
+) -> None:
     (tmp_path / f"{module}.py").write_text("raise ImportError('planted')")
-    command = [sys.executable, "-m", "niffbench.cli", "run", "smoke", "--device", "cpu", "--on", launcher]
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
-    )
+    done = cli("run", "smoke", "--device", "cpu", "--on", launcher, env={"PYTHONPATH": path})
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert f"pip install 'niffbench[{launcher}]'" in done.stderr
     assert not (tmp_path / "reports").exists()
 
 
 @pytest.mark.parametrize("option", [["--workers", "2"], ["--launcher-option", "partition=gpu"]])
-def test_what_only_an_engine_has_is_refused_here(tmp_path: Path, option: list[str]) -> None:
-    command = [sys.executable, "-m", "niffbench.cli", "run", "smoke", "--device", "cpu", *option]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+def test_what_only_an_engine_has_is_refused_here(cli: Cli, option: list[str]) -> None:
+    done = cli("run", "smoke", "--device", "cpu", *option)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert f"{option[0]}: 'local' runs one worker at a time; take --on ray or --on slurm" in done.stderr
