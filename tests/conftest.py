@@ -46,8 +46,13 @@ os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
 _own = tempfile.TemporaryDirectory(prefix="niffbench-tests-", dir=os.environ["PYTEST_DEBUG_TEMPROOT"])
 tempfile.tempdir = os.environ["TMPDIR"] = _own.name
 
+# Side by side, too, there is one folder of what is made once, by the number that pytest-xdist gives all of them.
+_run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+_shared = Path(_own.name if _run is None else f"{os.environ['PYTEST_DEBUG_TEMPROOT']}/niffbench-tests-{_run}")
+_shared.mkdir(exist_ok=True)
+os.environ[warm_process.SHARED] = str(_shared)
 # What torch compiles once is there for all processes of the tests; and none starts others to compile in.
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(_own.name, "inductor")))
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_shared / "inductor"))
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -103,11 +108,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Who started the processes removes their locks."""
+    """Who started the processes removes what they shared."""
     controller = session.config.pluginmanager.get_plugin("dsession")
     if controller is not None:
+        lock = _lock(controller.nodemanager.testrunuid)
         for name in ("door", "room"):
-            Path(f"{_lock(controller.nodemanager.testrunuid)}.{name}").unlink(missing_ok=True)
+            Path(f"{lock}.{name}").unlink(missing_ok=True)
+        shutil.rmtree(lock, ignore_errors=True)
 
 
 def _lock(run: str) -> str:

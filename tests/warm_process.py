@@ -16,6 +16,7 @@ import os
 import pkgutil
 import resource
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -23,12 +24,13 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from math import inf
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 ROOT = Path(__file__).parents[1]
 CLI, WORKER, ON_STUB_CARD = "niffbench.cli", "niffbench.worker.main", "on_stub_card"
@@ -46,6 +48,9 @@ CONSTANTS = "NIFFBENCH_TESTS_CONSTANTS"
 LOADS = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "LD_", "TORCH", "KINETO", "LC_", "LANG")
 """Beginnings of variables that are read before anything is run."""
 Beside = tuple[tuple[str, str], ...]
+"""Variables and what they are."""
+SHARED = "NIFFBENCH_TESTS_SHARED"
+"""A variable: the folder that all processes of pytest which run side by side have in common."""
 MORE = ("matplotlib.pyplot", "seaborn", "scipy.stats", "jinja2", "rich.progress", "fvcore.nn", "torchvision")
 """Libraries that are loaded only where they are used."""
 
@@ -54,12 +59,13 @@ def is_alike(environment: Mapping[str, str], beside: Beside = ()) -> bool:
     """Whether a fork is as good as a process that is started in ``environment``."""
     if sys.platform != "linux":
         return False
-    ours = _server(beside)[1]
-    names = {name for name in (*ours, *environment) if name.startswith(LOADS)} - {
-        "PYTHONPATH",
-        "PYTHONDONTWRITEBYTECODE",
-    }
-    return all(ours.get(name) == environment.get(name) for name in names)
+    return _loaded(environment) == _loaded(_server(beside)[1])
+
+
+def _loaded(environment: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What of it is read before anything is run."""
+    names = {name for name in environment if name.startswith(LOADS)} - {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
+    return sorted((name, environment[name]) for name in names)
 
 
 def start(
@@ -206,21 +212,44 @@ def prepared(limits: Mapping[str, int] | None = None, ignored: Sequence[int] = (
 
 @cache
 def _server(beside: Beside) -> tuple[socket.socket, dict[str, str]]:
-    """The line to it, and the environment it was started in: this process's, with variables ``beside``."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    """The line to it, and the environment it was started in: this process's, with variables ``beside``.
+
+    Processes of pytest that run side by side have one, which is started by who needs it first.
+    """
     environment = {**os.environ, **dict(beside)}
+    place = Path(environment[SHARED], f"server-{crc32(repr(_loaded(environment)).encode()):08x}")
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with _locked(place):
+        try:
+            line.connect(str(place))
+        except FileNotFoundError:
+            _start_server(place, environment)
+            line.connect(str(place))
+    return line, environment
+
+
+def _start_server(place: Path, environment: Mapping[str, str]) -> None:
     paths = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
-    with theirs:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+        door.bind(str(place))
+        door.listen()
         subprocess.Popen(
-            [sys.executable, "-P", __file__, str(theirs.fileno())],
-            pass_fds=(theirs.fileno(),),
-            env=environment | {"PYTHONPATH": paths, "KINETO_LOG_LEVEL": "99"},
+            [sys.executable, "-P", __file__, str(door.fileno()), str(place)],
+            pass_fds=(door.fileno(),),
+            env={**environment, "PYTHONPATH": paths, "KINETO_LOG_LEVEL": "99"},
             start_new_session=True,
         )
-    return ours, environment
 
 
-def _serve(line: socket.socket) -> None:
+@contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    with place.with_suffix(".lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _serve(door: socket.socket, place: Path) -> None:
+    """Fork for whoever asks, until nobody is there any more who might."""
     import niffbench
 
     for module in pkgutil.walk_packages(niffbench.__path__, "niffbench."):
@@ -231,15 +260,28 @@ def _serve(line: socket.socket) -> None:
     gc.collect()
     gc.freeze()  # or a fork would copy all of it when it collects
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
+    lines = [door.accept()[0]]
     while True:
-        request, descriptors, _, _ = socket.recv_fds(line, 2**20, 8)
-        if not request:
-            return
-        if os.fork() == 0:
-            line.close()
-            _watch(json.loads(request), *descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        for line in select.select([door, *lines], [], [])[0]:
+            if line is door:
+                lines.append(door.accept()[0])
+                continue
+            request, descriptors, _, _ = socket.recv_fds(line, 2**20, 8)
+            if not request:
+                line.close()
+                lines.remove(line)
+                continue
+            if os.fork() == 0:
+                for each in (door, *lines):
+                    each.close()
+                _watch(json.loads(request), *descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+        if not lines:
+            with _locked(place):
+                if not select.select([door], [], [], 0.0)[0]:
+                    place.unlink(missing_ok=True)
+                    return
 
 
 def _watch(request: dict[str, Any], line: int, *standard: int) -> None:
@@ -402,5 +444,5 @@ def _is_ignored(number: int) -> bool:
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    _serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]))
     os._exit(0)  # taken down, libraries are slow, and loud
