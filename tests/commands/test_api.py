@@ -67,6 +67,7 @@ def test_modules_and_classes_are_measured_beside_names(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(local, "LAUNCHER", InlineWorker())
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("NIFFBENCH_ROOFLINE", "0")
     (tmp_path / "mine.py").write_text(Path(__file__).read_text(encoding="utf-8"), encoding="utf-8")
     trained = Net()
     nn.init.constant_(trained.conv.weight, 0.5)

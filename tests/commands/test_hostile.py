@@ -27,7 +27,7 @@ SPACE = 64  # GiB of addresses: torch is content with them, and one operator is 
 def test_every_way_to_fail_costs_the_case_that_failed(tmp_path: Path) -> None:
     (tmp_path / "hostile.toml").write_text(SUITE)
     paths = os.pathsep.join((str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")))
-    variables = {"NIFFBENCH_EXTRA_OPERATORS": "hostile_operators", "PYTHONPATH": paths}
+    variables = {"NIFFBENCH_EXTRA_OPERATORS": "hostile_operators", "PYTHONPATH": paths, "NIFFBENCH_ROOFLINE": "0"}
     arguments = ["run", "hostile.toml", "--device", "cpu", "--out", "out", "--no-report", "--seed", "1"]
     with Started(tmp_path, arguments, limits={"AS": SPACE * 2**30}, variables=variables) as started:
         assert started.end() == 0, started.said()

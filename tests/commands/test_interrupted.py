@@ -12,8 +12,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -44,6 +44,7 @@ class Moment:
     resumable: bool = True
     earlier: int = 0
     later: float = 0.0
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 def _is_drawing(started: Started, place: Path) -> bool:
@@ -54,7 +55,9 @@ def _is_drawing(started: Started, place: Path) -> bool:
 MOMENTS = {
     "survey": Moment("cpu", {}, lambda started, place: started.workers(), resumable=False),
     "resumed survey": Moment("replay:r.json", {}, lambda started, place: started.workers(), earlier=3),
-    "cpu": Moment("cpu", {}, lambda started, place: count(place / "out") > 0),
+    "cpu": Moment(
+        "cpu", {}, lambda started, place: count(place / "out") > 0, variables={"NIFFBENCH_ROOFLINE": "0"}
+    ),
     "hang": Moment(
         "replay:r.json",
         {"cases": [{"problem": "*@14", "failure": {"kind": "hang", "stage": "steady"}}]},
@@ -78,7 +81,7 @@ def interrupted(place: Path, name: str, later: float = 0.0) -> tuple[float, int,
     else:
         arguments[arguments.index("replay:r.json")] = moment.device
     replay(place, **moment.trace)
-    with Started(place, arguments) as started:
+    with Started(place, arguments, variables=moment.variables) as started:
         wait_for(lambda: moment.reached(started, place))
         time.sleep(moment.later + later)
         taken = interrupt(started)
@@ -117,7 +120,7 @@ def test_an_interrupt_ends_the_run_and_it_can_go_on(tmp_path: Path, name: str) -
     assert said.splitlines()[-2:] == ["  draw the report of what is there with:", "  niffbench report out"]
     before = read(tmp_path / "out").records
     replay(tmp_path)
-    with Started(tmp_path, [*command.split()[1:], "--no-report"]) as resumed:
+    with Started(tmp_path, [*command.split()[1:], "--no-report"], variables=MOMENTS[name].variables) as resumed:
         assert resumed.end() == 0, resumed.said()
     after = read(tmp_path / "out").records
     assert after[:recorded] == before
