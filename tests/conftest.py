@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,24 +87,38 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark, reason in lacking.items():
             if item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    items.sort(key=lambda item: not _is_alone(item))  # one after the other: each wait is for whatever is running
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     """With several processes, a test marked ``alone`` has the machine to itself, its fixtures too."""
     run = getattr(item.config, "workerinput", {}).get("testrunuid")
     lock = os.environ.get(LOCK) if run is None else _lock(run)
-    if lock is None:
+    if lock is None or _is_skipped(item):
         return (yield)
-    alone = item.get_closest_marker("alone") is not None
-    # Who waits to be alone holds the door, or the others would take turns for ever.
-    with _locked(Path(f"{lock}.door"), fcntl.LOCK_EX):
-        room = _locked(Path(f"{lock}.room"), fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        room.__enter__()
+    alone = _is_alone(item)
+    if not _rooms:
+        # Who waits to be alone holds the door, or the others would take turns for ever.
+        with _locked(Path(f"{lock}.door"), fcntl.LOCK_EX):
+            _rooms.append(_locked(Path(f"{lock}.room"), fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
+            _rooms[-1].__enter__()
     try:
         return (yield)
     finally:
-        room.__exit__(None, None, None)
+        if not (alone and nextitem is not None and _is_alone(nextitem)):
+            _rooms.pop().__exit__(None, None, None)
+
+
+_rooms: list[AbstractContextManager[None]] = []
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None and not _is_skipped(item)
+
+
+def _is_skipped(item: pytest.Item) -> bool:
+    return any(item.iter_markers("skip")) or any(mark.args[0] for mark in item.iter_markers("skipif"))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

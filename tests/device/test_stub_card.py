@@ -183,6 +183,7 @@ def test_what_a_card_is_asked_for_a_verdict_runs(library: Path, tmp_path: Path) 
     findings = json.loads((tmp_path / "unpacked" / "assumptions.json").read_text())
     assert {finding["verdict"] for finding in findings} <= {"confirmed", "corrected"}
     run = read(tmp_path / "unpacked" / "runs" / "suite-small")
+    assert run.manifest.ceilings is not None
     assert [record.status for record in run.records] == ["ok", "ok"]
     assert {regime for record in run.records for regime in record.latency} == {"cold", "steady", "graph", "wall"}
     rows = json.loads((tmp_path / "unpacked" / "witnesses.json").read_text())
