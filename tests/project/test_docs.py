@@ -20,6 +20,7 @@ from niffbench.cli import COMMANDS, main
 from niffbench.launch import local
 from niffbench.operators.catalogue import catalogue
 from niffbench.operators.module import declare
+from niffbench.study import costs
 from niffbench.suite import load
 from niffbench.suite.schema import Axes, Exclusion, Measure, OperatorEntry, Refine, SuiteFile
 
@@ -58,6 +59,8 @@ def follow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Follow]:
         patch.setattr(local, "LAUNCHER", InlineWorker())
         patch.setattr(sys, "path", [*sys.path])
         patch.setenv("NIFFBENCH_ROOFLINE", "0")  # seconds of each run, and no page is about it
+        for named in ("_OF_LAYERS", "_OF_NETWORKS"):  # as is how long what ``shrink`` measures is sampled
+            patch.setattr(costs, named, {"regimes": ["steady"], "min_time": 0.001, "max_time": 0.005})
 
         def page(name: str) -> None:
             for needed in [*BEFORE.get(name, []), name]:

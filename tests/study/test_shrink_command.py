@@ -54,7 +54,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setenv("NIFFBENCH_ROOFLINE", "0")
         patch.setattr(local, "LAUNCHER", InlineWorker())
-        patch.setattr(costs, "_OF_NETWORKS", {"regimes": ["steady"], "min_time": 0.01, "max_time": 0.02})
+        for name in ("_OF_LAYERS", "_OF_NETWORKS"):  # figures of layers and networks do not matter here
+            patch.setattr(costs, name, {"regimes": ["steady"], "min_time": 0.001, "max_time": 0.005})
         yield folder
 
 
