@@ -33,6 +33,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Hundreds of processes are started: with it each would compile the package anew, which takes seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# Commands set these where libraries are loaded, and in this process they stay set.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 os.environ["NIFFBENCH_TUNING"] = "0"  # No test chooses by what was chosen here before, or leaves a choice.
 # A shell lets its background jobs ignore Ctrl-C, and what they start inherits that: tests mean a terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -56,10 +56,12 @@ MORE = ("matplotlib.pyplot", "seaborn", "scipy.stats", "jinja2", "rich.progress"
 
 
 def is_alike(environment: Mapping[str, str], beside: Beside = ()) -> bool:
-    """Whether a fork is as good as a process that is started in ``environment``."""
-    if sys.platform != "linux":
-        return False
-    return _loaded(environment) == _loaded(_server(beside)[1])
+    """Whether a fork is as good as a process that is started in ``environment``.
+
+    It is where nothing but ``beside`` is asked for that this process does not have itself. That is compared as it
+    is now, whatever tests have left there since the server was started: or all after them would start processes.
+    """
+    return sys.platform == "linux" and _loaded(environment) == _loaded({**os.environ, **dict(beside)})
 
 
 def _loaded(environment: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -157,7 +159,7 @@ class Forked:
             "prepare": dict(prepare or {}),
         }
         with theirs:
-            socket.send_fds(_server(beside)[0], [json.dumps(request).encode()], [theirs.fileno(), *standard])
+            socket.send_fds(_server(beside), [json.dumps(request).encode()], [theirs.fileno(), *standard])
         self.pid = int(self._line.recv(64))
 
     def wait(self, timeout: float | None = None) -> int:
@@ -211,8 +213,8 @@ def prepared(limits: Mapping[str, int] | None = None, ignored: Sequence[int] = (
 
 
 @cache
-def _server(beside: Beside) -> tuple[socket.socket, dict[str, str]]:
-    """The line to it, and the environment it was started in: this process's, with variables ``beside``.
+def _server(beside: Beside) -> socket.socket:
+    """The line to it; it was started in the environment of this process, with variables ``beside``.
 
     Processes of pytest that run side by side have one, which is started by who needs it first.
     """
@@ -225,7 +227,7 @@ def _server(beside: Beside) -> tuple[socket.socket, dict[str, str]]:
         except FileNotFoundError:
             _start_server(place, environment)
             line.connect(str(place))
-    return line, environment
+    return line
 
 
 def _start_server(place: Path, environment: Mapping[str, str]) -> None:
