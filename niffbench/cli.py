@@ -104,9 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NiffbenchError as error:
         _say(str(error))
         status = error.exit_code
-    if argv is None and "torch" in sys.modules:
+    if argv is None and not {"torch", "ray"}.isdisjoint(sys.modules):
         sys.stderr.flush()
-        os._exit(status)  # what libraries do when the interpreter is taken down is slow, and loud
+        os._exit(status)  # what libraries do when the interpreter is taken down is slow, and loud, or a crash
     return status
 
 

@@ -7,6 +7,7 @@ import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 from traceback import extract_tb
+from typing import Self
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, SIGTERM or a closed terminal, as shells have it."""
@@ -19,6 +20,11 @@ class NiffbenchError(Exception):
     """
 
     exit_code = 2
+
+    def at(self, where: str) -> Self:
+        """The same, saying first where it was met."""
+        self.args = (f"{where}: {self}",)
+        return self
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows of it: the message, no more."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +13,7 @@ import click
 from niffbench.commands.options import measure_options, operator_option, shard_option, suite_options
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
+    from niffbench.launch.base import Request
     from niffbench.session.interrupts import Interrupts
     from niffbench.session.opening import Opening, SuiteLoader
     from niffbench.session.run_session import RunSession
@@ -69,6 +70,7 @@ def command(
       130  interrupted; --resume goes on
     """
     import time
+    from dataclasses import replace
 
     from niffbench.commands.options import place_of, placement, request_of
     from niffbench.commands.run_output import Screen
@@ -98,10 +100,11 @@ def command(
         def measure(directory: Path, opening: Opening) -> RunSession:
             nonlocal stopped
             began = time.monotonic()
+            request = replace(request_of(overrides, directory, load, device), say=screen.say)
             with (
                 stop.killing(workers.end_all),
-                workers.open(request_of(overrides, directory, load, device)),
-                opening(stop, began) as session,
+                stop.leaving(workers.leave_all),
+                opening(stop, began, request) as session,
                 screen.opening(session) as observer,
             ):
                 try:
@@ -136,6 +139,7 @@ def _new(suite: str | None, out: Path | None, overrides: dict[str, Any]) -> tupl
     """Where a new run goes, and its opening: nothing is written before it is surveyed and planned."""
     from niffbench.commands.options import loader, overrides_of
     from niffbench.device import kind_of
+    from niffbench.launch import launcher
     from niffbench.session import directory
     from niffbench.session.opening import begin, prepare
 
@@ -147,8 +151,13 @@ def _new(suite: str | None, out: Path | None, overrides: dict[str, Any]) -> tupl
     place = directory.default(name) if out is None else out
     directory.check_vacant(place)
 
-    def start(stop: Interrupts, began: float) -> AbstractContextManager[RunSession]:
-        return begin(place, prepare(load, asked, stop), ["niffbench", *_arguments()], began)
+    @contextmanager
+    def start(stop: Interrupts, began: float, request: Request) -> Iterator[RunSession]:
+        with (
+            launcher(asked.launcher).open(request),
+            begin(place, prepare(load, asked, stop), ["niffbench", *_arguments()], began) as session,
+        ):
+            yield session
 
     return place, load, start
 
@@ -165,6 +174,8 @@ def _arguments() -> list[str]:
 
 def _resumed(place: Path, suite: str | None, device: str | None, on: str) -> tuple[SuiteLoader, Opening]:
     """The opening of an interrupted run, which is surveyed and planned anew for what is missing in it."""
+    from functools import partial
+
     from niffbench.commands.options import loader
     from niffbench.errors import UsageError
     from niffbench.results import read_manifest
@@ -178,7 +189,7 @@ def _resumed(place: Path, suite: str | None, device: str | None, on: str) -> tup
         )
     shard = None if echo.shard is None else echo.shard.name
     load = loader(echo.name if suite is None else suite, tuple(echo.only), shard, tuple(echo.added))
-    return load, lambda stop, began: resume(place, load, stop, began, device=device, launcher=on)
+    return load, partial(resume, place, load, device=device, launcher=on)
 
 
 def _check_unasked(context: click.Context) -> None:

@@ -54,7 +54,7 @@ class Screen:
         skipped = sum(forecast.skip is not None for forecast in plan.forecasts)
         total = manifest.records
         left = plan.seconds * missing / max(total, 1) / session.workers
-        self._say(
+        self.say(
             f"{manifest.suite.name}: {text.plural(len(manifest.suite.cases), 'case')} × "
             f"{text.plural(manifest.rounds, 'round')} on {manifest.fingerprint.machine}"
             + (f", {total - missing} of {text.plural(total, 'record')} there" if session.is_resumed else "")
@@ -85,7 +85,7 @@ class Screen:
             printed = self._result(run, result, page)
         sys.stdout.write(printed)
         if page is not None:
-            self._say(f"report: {page}")
+            self.say(f"report: {page}")
         if stopped is None and not result.measured:
             raise result.nothing_measured()
         if stopped is None:
@@ -134,7 +134,8 @@ class Screen:
                     self._out.print(Text(remark))
         return drawn.get()
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Print a line on standard error."""
         if not self._quiet:
             self._err.print(Text(text.clean(line, 1000)), soft_wrap=True)
 

@@ -8,7 +8,7 @@ import pkgutil
 from niffbench.errors import UsageError, did_you_mean
 from niffbench.launch.base import Launcher
 
-HELPERS = frozenset({"base", "relay"})
+HELPERS = frozenset({"base", "engine", "forks", "relay"})
 
 
 def launchers() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +26,14 @@ class WorkerEnd:
     Attributes:
         taken: it was taken away, with its machine or by whoever lent that; no case is to blame, and another
             worker may fare better.
+        recalled: ... by whoever lent that, who may do so as often as they like.
         node: what an engine calls a machine on which workers end without a word.
     """
 
     cause: str
     last_lines: tuple[str, ...] = ()
     taken: bool = False
+    recalled: bool = False
     node: str | None = None
 
     def during(self, stage: str | None = None) -> str:
@@ -81,6 +83,7 @@ class Request:
         workers: how many run at once. Each has ``gpus`` and ``cpus`` for itself.
         options: the engine's own, from ``--launcher-option``.
         files: of the user's, which must be the same wherever workers run.
+        say: shows the person at the terminal a line.
     """
 
     directory: Path
@@ -90,6 +93,7 @@ class Request:
     cpus: int | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     files: Sequence[Path] = ()
+    say: Callable[[str], None] = field(default=lambda line: None)
 
 
 class Launcher:
@@ -123,9 +127,12 @@ class Launcher:
     def left_behind(self, directory: Path) -> Iterable[Sequence[protocol.Reply]]:
         """What workers of earlier sessions of a run said that nobody heard, of each worker from its hello on.
 
-        Asked of one that need not be open.
+        Asked of one that is not open, by who has the run's lock: what still runs of them is ended.
         """
         return ()
+
+    def forget(self, directory: Path) -> None:
+        """Remove what :meth:`left_behind` would read of a run, which is finished."""
 
     def nodes(self) -> Collection[str] | None:
         """The names of all nodes on which workers may be started; None while the engine does not say."""
@@ -138,9 +145,12 @@ class Launcher:
     def end_all(self) -> None:
         """End all workers, now. Called from a signal handler."""
 
+    def leave_all(self) -> None:
+        """Leave workers that can go on without the session when it ends. Called from a signal handler."""
+
     @property
     def leftovers(self) -> str | None:
-        """What of it still runs though it was asked to end, in words."""
+        """What of it still runs now that it is closed, in words."""
         return None
 
     def start(self, task: protocol.Task, wake: int) -> Worker:

@@ -7,7 +7,6 @@ import os
 import selectors
 import signal
 import site
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 from pydantic import ValidationError
 
@@ -25,13 +23,12 @@ from niffbench import protocol
 from niffbench.anonymize import anonymize
 from niffbench.device import is_forkable
 from niffbench.launch.base import Launcher, Request, WorkerBroken, WorkerEnd
+from niffbench.launch.forks import PATIENCE, Forked, Forks
 
 _MAX_LINE = 64_000_000
 _MAX_OUTPUT = 65536  # bytes of the worker's output that are kept
 _LAST_LINES = 6
 _LINE_LENGTH = 300
-_PATIENCE = 1.0  # seconds a killed process gets to be gone
-_LOADING = 60.0  # seconds that a process which is to fork workers may take to load what these need
 
 
 @dataclass(frozen=True)
@@ -48,14 +45,14 @@ class LocalLauncher(Launcher):
     command: Sequence[str] = (sys.executable, "-P", "-m", "niffbench.worker.main")
     folder: str | None = None
     variables: Mapping[str, str | None] = field(default_factory=dict)
-    _forks: list[_Forks] = field(default_factory=list, init=False, compare=False)
+    _forks: list[Forks] = field(default_factory=list, init=False, compare=False)
 
     @contextlib.contextmanager
     def open(self, request: Request) -> Iterator[None]:
         """Refuse what is nothing of this launcher's; end afterwards what forks workers."""
         with super().open(request):
             if sys.platform == "linux":
-                self._forks.append(_Forks())
+                self._forks.append(Forks())
             try:
                 yield
             finally:
@@ -95,14 +92,14 @@ class LocalWorker:
         wake: int,
         folder: str | None,
         environment: Mapping[str, str],
-        forks: _Forks | None = None,
+        forks: Forks | None = None,
     ) -> None:
         self._replies: deque[protocol.Reply] = deque()
         self._partial = bytearray()
         self._output = b""
         self._ended = self._killed = False
         self._fault: str | None = None
-        self._process: subprocess.Popen[bytes] | _Forked
+        self._process: subprocess.Popen[bytes] | Forked
         self._selector = selectors.DefaultSelector()
         self._reply, theirs = os.pipe()
         try:
@@ -176,7 +173,7 @@ class LocalWorker:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: the latter for a dead group
             os.killpg(self._process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a driver: nothing more can be done
-            self._process.wait(_PATIENCE)
+            self._process.wait(PATIENCE)
 
     def _watch(self, descriptor: int, read: Callable[[], object]) -> None:
         os.set_blocking(descriptor, False)
@@ -233,7 +230,7 @@ class LocalWorker:
         self._ended = True
         if self._fault is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_PATIENCE)
+                self._process.wait(PATIENCE)
         self.kill()
         watched = self._selector.get_map()
         while self._fault is None and self._reply in watched and self._read_replies():
@@ -255,86 +252,6 @@ class LocalWorker:
         lines = [line.strip()[:_LINE_LENGTH] for line in text.splitlines() if line.strip()]
         # Whoever kills so, the kernel for want of memory say, asks no case first.
         return WorkerEnd(cause, tuple(lines[-_LAST_LINES:]), taken=status == -signal.SIGKILL)
-
-
-class _Forks:
-    """A process that forks workers (:mod:`niffbench.worker.forking`), one at a time; it is started when needed."""
-
-    def __init__(self) -> None:
-        self._is_broken = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._environment: Mapping[str, str] = {}
-        self._last: _Forked | None = None
-
-    def fork(self, task: int, reply: int, environment: Mapping[str, str]) -> _Forked | None:
-        """A worker that has these descriptors; None where that fails, or another one is running."""
-        if self._is_broken or (self._last is not None and self._last.poll() is None):
-            return None
-        if self._process is None or self._process.poll() is not None or self._environment != environment:
-            self.close()
-            self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "niffbench.worker.forking"],
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,
-                    env=environment,
-                )
-            self._environment = environment
-        output, written = os.pipe()
-        try:
-            self._line.settimeout(_LOADING)
-            socket.send_fds(self._line, [b"\0"], [task, written, reply])
-            number = self._line.recv(32)
-        except OSError:
-            number = b""
-        finally:
-            os.close(written)
-        if not number:
-            os.close(output)
-            self.close()
-            self._is_broken = True
-            return None
-        self._last = _Forked(int(number), self._line, os.fdopen(output, "rb", buffering=0))
-        return self._last
-
-    def close(self) -> None:
-        """End the process, and the worker that it may have."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(_PATIENCE)
-            self._line.close()
-        self._process = self._last = None
-
-
-class _Forked:
-    """A worker that another process forked, with as much of :class:`subprocess.Popen` as a launcher needs."""
-
-    def __init__(self, pid: int, line: socket.socket, stdout: IO[bytes]) -> None:
-        self.pid, self.stdout = pid, stdout
-        self._line = line
-        self._status: int | None = None
-
-    def wait(self, timeout: float) -> int:
-        """Its exit status; that of a process which was killed where the one that knows it is gone."""
-        if self._status is None:
-            try:
-                self._line.settimeout(timeout)
-                said = self._line.recv(32)
-            except (TimeoutError, BlockingIOError):
-                raise subprocess.TimeoutExpired("a worker", timeout) from None
-            except OSError:
-                said = b""
-            self._status = int(said) if said else -signal.SIGKILL
-        return self._status
-
-    def poll(self) -> int | None:
-        """Its exit status, None while it runs."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.wait(0.0)
-        return None
 
 
 def _signal_name(number: int) -> str:

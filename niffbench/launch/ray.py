@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib
 import os
@@ -10,7 +9,6 @@ import re
 import select
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -23,9 +21,10 @@ from typing import Any
 from niffbench import protocol
 from niffbench.anonymize import anonymize
 from niffbench.device import uses_accelerator
-from niffbench.errors import INTERRUPTED, UsageError, did_you_mean
+from niffbench.errors import UsageError, did_you_mean, plural
 from niffbench.launch import relay
 from niffbench.launch.base import Request, WorkerBroken, WorkerEnd
+from niffbench.launch.engine import EngineLauncher, Mailbox, not_cancelled
 
 OPTIONS = ("address",)
 ANSWERING = 10.0
@@ -35,7 +34,7 @@ CONNECTING = 60.0
 LOOKING = 5.0
 """Seconds between two looks at the head of the cluster."""
 HEADLESS = 30.0
-"""Seconds that it may be away, to be restarted say."""
+"""Seconds that it may be away, to be restarted say, and so may the last node with room for a worker."""
 ENDING = 5.0
 """Seconds that a worker that has said all has to end."""
 _RECONNECTING = "RAY_gcs_rpc_server_reconnect_timeout_s"
@@ -45,20 +44,22 @@ _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _STORE = 100_000_000  # bytes of shared memory for objects, which are lines of JSON
 
 
-class RayLauncher(relay.EngineLauncher):
+class RayLauncher(EngineLauncher):
     """Each worker is a task whose results, lines, are streamed back as they come."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def reset(self) -> None:
+        super().reset()
         self._kept_running = 0
         self._lock = threading.Lock()
         self._looked_at = inf
         self._silent_since: float | None = None
+        self._full_since: float | None = None
         self.is_headless = False  # since then nothing is asked of Ray: it would wait, and end the process
+        self.is_roomless = False  # no node is left on which a worker could ever be started
 
     @property
     def leftovers(self) -> str | None:
-        return relay.not_cancelled(self._kept_running, "Ray did not answer; `ray list tasks` shows them")
+        return not_cancelled(self._kept_running, "Ray did not answer; `ray list tasks` shows them")
 
     @contextmanager
     def open(self, request: Request) -> Iterator[None]:
@@ -79,7 +80,7 @@ class RayLauncher(relay.EngineLauncher):
         for key in request.options:
             if key not in OPTIONS:
                 raise UsageError(f"--launcher-option {key}: is none of Ray's{did_you_mean(key, OPTIONS)}")
-        self.__init__()  # type: ignore[misc]
+        self.reset()
         self._is_client = address.startswith("ray://")
         # Ray would name it anew each time, and a resumed run take it for another machine.
         self._node = "own" if address == "local" else None
@@ -99,9 +100,9 @@ class RayLauncher(relay.EngineLauncher):
             self._looked_at = time.monotonic()
             yield
         finally:
-            with _signals_kept():
-                # Without a head Ray's own end waits for it, and leaving it out crashes the interpreter's.
-                atexit.register(_exit_at_once) if self.is_headless else self._ray.shutdown()
+            if not self.is_headless:  # else Ray's own end would wait for it
+                with _signals_kept():
+                    self._ray.shutdown()
 
     def _connect(self, address: str) -> None:
         # Ray's own messages are for who writes programs of it; what a worker prints comes with its end.
@@ -153,7 +154,7 @@ class RayLauncher(relay.EngineLauncher):
         return not any(one["Alive"] and one["NodeID"] == node for one in self._ray.nodes())
 
     def look(self, interval: float = LOOKING) -> None:
-        """See every so many seconds whether the head of the cluster is there."""
+        """See every so many seconds whether the head of the cluster is there, and a node with room."""
         with self._lock:
             if self.is_headless or time.monotonic() - self._looked_at < interval:
                 return
@@ -164,6 +165,15 @@ class RayLauncher(relay.EngineLauncher):
             except OSError:  # not since it answered last, when perhaps nobody had asked for long
                 self._silent_since = self._silent_since or self._looked_at
                 self.is_headless = self._looked_at - self._silent_since > HEADLESS
+                return
+            is_full = self.avoided.issuperset(self.nodes())
+            self._full_since = (self._full_since or self._looked_at) if is_full else None
+            self.is_roomless = self._full_since is not None and self._looked_at - self._full_since > HEADLESS
+
+    @property
+    def share(self) -> str:
+        """What each worker has for itself."""
+        return f"{plural(self._resources['num_cpus'], 'core')} and {plural(self._resources['num_gpus'], 'GPU')}"
 
     def _await_head(self) -> None:
         """Raise WorkerBroken when it is gone: what is asked of Ray meanwhile would wait for it without end."""
@@ -175,7 +185,12 @@ class RayLauncher(relay.EngineLauncher):
             raise WorkerBroken("the head of the Ray cluster does not answer any more")
 
     def nodes(self) -> Collection[str]:
-        return [one["NodeID"] for one in self._ray.nodes() if one["Alive"] and one["Resources"].get("CPU")]
+        asked = {"CPU": self._resources["num_cpus"], "GPU": self._resources["num_gpus"]}
+        return [
+            one["NodeID"]
+            for one in self._ray.nodes()
+            if one["Alive"] and all(one["Resources"].get(name, 0) >= number for name, number in asked.items())
+        ]
 
     def start(self, task: protocol.Task, wake: int) -> RayWorker:
         options: dict[str, Any] = {**self._resources, "num_returns": "streaming", "max_retries": 0}
@@ -321,7 +336,7 @@ class RayWorker:
     def __init__(self, launcher: RayLauncher, task: Task | ClientTask, wake: int) -> None:
         self._launcher = launcher
         self._task = task
-        self._mailbox = relay.Mailbox(launcher.numbers)
+        self._mailbox = Mailbox()
         self._is_through = False
         self._lock = threading.Lock()
         self._bell, self._ring = os.pipe()
@@ -375,6 +390,9 @@ class RayWorker:
             if self._launcher.is_headless:
                 with self._lock:
                     self._mailbox.lose(relay.Gone(cause="was lost with the head of its cluster", taken=True))
+            elif self._launcher.is_roomless and self.is_queued:
+                text = f"--on ray: no node that is left has {self._launcher.share}"
+                self._mailbox.messages.append(protocol.Refused(message=text))
 
     def arrived(self) -> list[protocol.Reply]:
         with self._lock:
@@ -394,13 +412,6 @@ class RayWorker:
             with self._lock:
                 self._mailbox.put(line)
             os.write(self._ring, b"!")
-
-
-def _exit_at_once() -> None:
-    """End this process as an interrupted one, and leave nothing but what was printed."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(INTERRUPTED)
 
 
 def _dial(address: str) -> None:

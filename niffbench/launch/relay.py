@@ -1,30 +1,25 @@
-"""What launchers of workers on other machines share: a task's way there, and the way back of the worker's lines.
+"""A task's way to a node of an engine's, and there: the very worker of a local run does it.
 
-On the other machine :func:`relay` runs the very worker of a local run and passes its lines on. How they travel is
-the engine's.
+Its lines are passed on; how they travel is the engine's.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 import niffbench
 from niffbench import protocol
-from niffbench.anonymize import anonymize
 from niffbench.device import portable
-from niffbench.errors import plural
 from niffbench.fingerprint import differences
-from niffbench.launch.base import Launcher, WorkerBroken, WorkerEnd
+from niffbench.launch.base import WorkerBroken, WorkerEnd
 from niffbench.launch.local import LocalLauncher
 
 SHARED_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -61,10 +56,12 @@ class Gone(BaseModel):
     cause: str
     last_lines: tuple[str, ...] = ()
     taken: bool = False
+    recalled: bool = False
     node: str | None = None
 
 
-_LINE: TypeAdapter[At | Gone] = TypeAdapter(Annotated[At | Gone, Field(discriminator="type")])
+LINE: TypeAdapter[At | Gone] = TypeAdapter(Annotated[At | Gone, Field(discriminator="type")])
+"""Those of the relay's own."""
 
 
 def environment(files: Sequence[Path] = ()) -> dict[str, str]:
@@ -143,81 +140,3 @@ def relay(parcel: bytes, node: str) -> Iterator[bytes]:
     finally:
         os.close(silent)
         os.close(other_end)
-
-
-class EngineLauncher(Launcher):
-    """Starts workers on the nodes of an engine."""
-
-    is_here = False
-    tries = 3
-
-    def __init__(self) -> None:
-        self.numbers = Numbers()
-        self.avoided: set[str] = set()
-
-    def avoid(self, *nodes: str) -> bool:
-        every = self.nodes()
-        if every is not None and self.avoided.union(nodes).issuperset(every):
-            return False
-        self.avoided.update(nodes)
-        return True
-
-
-class Numbers:
-    """The nodes of a session by their names, which are not to be told, numbered as they are met."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._numbers: dict[str, int] = {}
-
-    def of(self, node: str) -> int:
-        """The number of a node."""
-        with self._lock:
-            return self._numbers.setdefault(node, len(self._numbers))
-
-
-class Mailbox:
-    """What came of a worker elsewhere: messages that nobody took yet, and its end once that is known.
-
-    Attributes:
-        node: what the engine calls its machine; None while it is queued.
-    """
-
-    def __init__(self, numbers: Numbers) -> None:
-        self._numbers = numbers
-        self.messages: deque[protocol.Reply] = deque()
-        self.node: str | None = None
-        self.end: WorkerEnd | None = None
-
-    def put(self, line: bytes) -> None:
-        """Take a line of the relay's."""
-        try:
-            if line.startswith((b'{"type":"at"', b'{"type":"gone"')):
-                own = _LINE.validate_json(line)
-                if isinstance(own, At):
-                    self.node = own.node
-                else:
-                    self.lose(own)
-                return
-            message = protocol.read(line)
-        except ValidationError:
-            self.end = WorkerEnd("sent what is no message")
-            return
-        if isinstance(message, protocol.Refused) and self.node is not None:
-            text = f"node {self._numbers.of(self.node)}: {message.message}"
-            message = message.model_copy(update={"message": text, "node": self.node})
-        self.messages.append(message)
-
-    def lose(self, gone: Gone) -> None:
-        """The worker is gone, as the relay or the engine says; the relay knows better why."""
-        cause = anonymize(" ".join(gone.cause.split()))[:300]
-        self.end = self.end or WorkerEnd(cause, gone.last_lines, gone.taken, gone.node)
-
-    def take(self) -> protocol.Reply | WorkerEnd | None:
-        """The next of it; None while there is none."""
-        return self.messages.popleft() if self.messages else self.end
-
-
-def not_cancelled(number: int, how: str) -> str | None:
-    """What to say of workers that go on though they were asked to end; None where there are none."""
-    return f"{plural(number, 'worker')} may still be running: {how}" if number else None

@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil, inf
 from pathlib import Path
@@ -33,10 +33,10 @@ from pydantic import ValidationError
 from niffbench import protocol
 from niffbench.anonymize import anonymize
 from niffbench.device import uses_accelerator
-from niffbench.errors import UsageError
+from niffbench.errors import UsageError, plural
 from niffbench.launch import relay
 from niffbench.launch.base import Request, WorkerBroken, WorkerEnd
-from niffbench.results import read_manifest
+from niffbench.launch.engine import EngineLauncher, Mailbox, not_cancelled
 
 FOLDER = "slurm"
 """In a run's directory: of each task what it is to do and, line by line, what it says."""
@@ -44,6 +44,12 @@ PARCEL, REPLIES = "task.json", "replies.jsonl"
 WORKERS = 4
 LOOKING = 3.0
 """Seconds between two questions to Slurm."""
+ANSWERING = 20.0
+"""Seconds that it has to answer one, and a quarter of them once the session ends."""
+WAITING = 10.0
+"""Seconds that a reason why tasks wait must last to be worth a word."""
+PAUSES = (3.0, 10.0, 30.0, 60.0)
+"""Seconds until a task is submitted again that was not taken, as by a controller that is busy."""
 STARTING = 300.0
 """Seconds that a task may run before a word of it is here."""
 SETTING_UP = 900.0
@@ -54,13 +60,20 @@ ENDING = 15.0
 """Seconds that cancelled tasks get to be gone, and that a task is warned before its time is up."""
 MOST_TASKS = 1000
 """Of one array; Slurm's own limit is 1001 unless a site changed it."""
+OURS = {"None", "JobArrayTaskLimit"}
+"""Reasons of Slurm's why tasks wait that are no news: it has not looked yet; no more at once were asked for."""
+HOPELESS = re.compile(
+    r"PartitionTimeLimit|PartitionNodeLimit|BadConstraints|AccountNotAllowed|QOSNotAllowed|Invalid(Account|QOS)"
+    r"|(QOS|Assoc)Max\w+PerJob(Limit)?|QOSMin\w+"
+)
+"""Those that hold for a task as it is, whatever becomes of others."""
 
 
-class SlurmLauncher(relay.EngineLauncher):
+class SlurmLauncher(EngineLauncher):
     """Submits tasks through submitit, all that are known of at once as one array."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def reset(self) -> None:
+        super().reset()
         self._announced: dict[tuple[Any, ...], tuple[Path, str]] = {}
         self._states: dict[str, str] = {}
         self._looked = 0
@@ -70,12 +83,20 @@ class SlurmLauncher(relay.EngineLauncher):
         self._left = 0
         self._silent: Counter[str] = Counter()  # tasks that left nothing, by node
         self.has_arrived = False  # whether any task's words have
-        self._run = self._name = ""
-        self._writes = self._is_ended = False
+        self._name = ""  # of this session's jobs
+        self._since: dict[str, float] = {}  # by reason, when tasks were first seen to wait for it
+        self._said: set[str] = set()
+        self._hopeless: dict[str, str] = {}  # the reason by job
+        self._has_submitted = self._measures = False  # any task, and one of a round
+        self._is_ended = self._is_left = self._is_silent = False
 
     @property
     def leftovers(self) -> str | None:
-        return relay.not_cancelled(self._left, f"`squeue --me --name={self._name}` shows them")
+        which = f"--me --name={self._name}"
+        how = f"`squeue {which}` shows them, `scancel {which}` ends them"
+        if self._is_left and self._left:
+            return f"{plural(self._left, 'task')} of Slurm's go on: {how}"
+        return not_cancelled(self._left, how)
 
     @contextmanager
     def open(self, request: Request) -> Iterator[None]:
@@ -93,14 +114,13 @@ class SlurmLauncher(relay.EngineLauncher):
             raise UsageError(f"--on slurm: there is no {lacking[0]} here; run this where jobs are submitted")
         if " UP" not in (_slurm("scontrol", "ping") or ""):  # sbatch itself would try for a minute
             raise UsageError("--on slurm: no controller answers; `scontrol ping` says more")
-        self.__init__()  # type: ignore[misc]
+        self.reset()
         self._request = request
         self._files = [file.absolute() for file in request.files]
         self._environment = relay.environment(self._files)
         self.workers = request.workers or WORKERS
-        directory = request.directory.resolve()  # by whichever way it is named again
-        self._run = f"niffbench-{hashlib.sha256(str(directory).encode()).hexdigest()[:8]}"
-        self._name = f"{self._run}-{token_hex(3)}"
+        directory = request.directory.resolve()
+        self._name = f"{_name(directory)}-{token_hex(3)}"
         try:  # the survey of a new run comes before its directory
             directory.parent.mkdir(parents=True, exist_ok=True)
             self._survey = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
@@ -109,26 +129,24 @@ class SlurmLauncher(relay.EngineLauncher):
         try:
             yield
         finally:
-            self._left = self._cancel(f"--name={self._name}")
+            which = f"--name={self._name}"
+            self._left = self._count(self._queue(which)) if self._is_left else self._cancel(which)
             shutil.rmtree(self._survey, ignore_errors=True)
-            with contextlib.suppress(UsageError):  # without a run there is nothing of it to remove
-                if self._writes and read_manifest(directory).finished:  # what it says of hosts is nobody's
-                    shutil.rmtree(directory / FOLDER, ignore_errors=True)
 
     def announce(self, tasks: Sequence[protocol.Task]) -> None:
         """Submit them all, as arrays of which so many tasks run at once as there are workers."""
-        for first in range(0, len(tasks), MOST_TASKS):
-            lot = tasks[first : first + MOST_TASKS]
-            for task, one in zip(lot, self._submit(lot), strict=True):
-                self._announced[_key(task)] = one
+        with contextlib.suppress(UsageError):  # those that are not taken are submitted again one by one
+            for first in range(0, len(tasks), MOST_TASKS):
+                lot = tasks[first : first + MOST_TASKS]
+                for task, one in zip(lot, self._submit(lot), strict=True):
+                    self._announced[_key(task)] = one
 
     def left_behind(self, directory: Path) -> Iterable[Sequence[protocol.Reply]]:
-        """What tasks of earlier sessions wrote. Whoever asks has the run's lock: what still runs is ended."""
-        if self._run:
-            self._writes = True
+        """What tasks of earlier sessions wrote."""
+        if (directory / FOLDER).is_dir():
             lines = (_slurm("squeue", "--me", "--noheader", "--format=%A|%j") or "").splitlines()
             jobs = [line.strip().partition("|")[::2] for line in lines]
-            if earlier := {job for job, name in jobs if self._is_old(name)}:
+            if earlier := {job for job, name in jobs if name.startswith(f"{_name(directory)}-")}:
                 self._cancel(*sorted(earlier))
         for path in sorted((directory / FOLDER).glob(f"*/{REPLIES}")):
             replies = []
@@ -138,13 +156,19 @@ class SlurmLauncher(relay.EngineLauncher):
             if replies:
                 yield replies
 
-    def _is_old(self, name: str) -> bool:
-        return name.startswith(f"{self._run}-") and name != self._name
+    def forget(self, directory: Path) -> None:
+        """What tasks wrote says on which hosts they were, which is nobody's."""
+        if self._name:  # those that others were quicker than still write
+            self._left = self._cancel(f"--name={self._name}")
+        shutil.rmtree(directory / FOLDER, ignore_errors=True)
 
     def end_all(self) -> None:
         self._is_ended = True
-        if self._name:
-            _slurm("scancel", "--me", f"--name={self._name}")
+        if self._name and not self._is_left:
+            _slurm("scancel", "--me", f"--name={self._name}", timeout=ANSWERING / 4)
+
+    def leave_all(self) -> None:
+        self._is_left = self._measures  # nobody would read what was surveyed
 
     def nodes(self) -> Collection[str] | None:
         partition = self._request.options.get("partition")
@@ -152,12 +176,21 @@ class SlurmLauncher(relay.EngineLauncher):
         every = _slurm("sinfo", *where, "--noheader", "--Node", "--format=%N")
         return None if every is None else every.split()
 
+    def avoid(self, *nodes: str) -> bool:
+        if is_avoided := super().avoid(*nodes):
+            for array in {job.partition("_")[0] for _, job in list(self._announced.values())}:
+                _slurm("scontrol", "update", f"JobId={array}", f"ExcNodeList={self._excluded()}")
+        return is_avoided
+
+    def _excluded(self) -> str:
+        return ",".join(filter(None, [self._request.options.get("exclude"), *sorted(self.avoided)]))
+
     def start(self, task: protocol.Task, wake: int) -> SlurmWorker:
         key = _key(task)
         for other in [] if key in self._announced else list(self._announced):
             if other[:3] == key[:3] and {*other[3]} > {*key[3]}:  # of its cases some have become needless
                 self.cancel(self._announced.pop(other)[1])
-        folder, job = self._announced.pop(key) if key in self._announced else self._submit([task])[0]
+        folder, job = self._announced.pop(key) if key in self._announced else self._submit_patiently(task, wake)
         return SlurmWorker(self, folder, job, wake)
 
     def is_anything_amiss(self) -> bool:
@@ -179,10 +212,30 @@ class SlurmLauncher(relay.EngineLauncher):
             return self._states.get(job), self._looked
 
     def _look(self) -> None:
-        done = _slurm("squeue", "--me", f"--name={self._name}", "--noheader", "--array", "--format=%i|%T")
-        if done is not None:  # else the network stalls, or the controller is being restarted
-            self._states = dict(line.strip().partition("|")[::2] for line in done.splitlines() if line.strip())
+        jobs = self._queue(f"--name={self._name}", "--format=%i|%T|%r")
+        if jobs is not None:
+            fields = [(*line.split("|"), "", "")[:3] for line in jobs]
+            self._states = {job: state for job, state, _ in fields}
             self._looked += 1
+            # Further words name nodes.
+            reasons = {job: reason.partition(",")[0] for job, state, reason in fields if state == "PENDING"}
+            self._explain({job: reason for job, reason in reasons.items() if reason not in OURS})
+
+    def _explain(self, reasons: Mapping[str, str]) -> None:
+        """Say why tasks wait, given by job, where that has been so for a while and is news."""
+        now, tasks = time.monotonic(), Counter(reasons.values())
+        self._since = {reason: self._since.get(reason, now) for reason in tasks}
+        lasting = {reason for reason, since in self._since.items() if now - since >= WAITING}
+        hopeless = set(filter(HOPELESS.fullmatch, lasting))
+        self._hopeless = {job: reason for job, reason in reasons.items() if reason in hopeless}
+        if lasting - hopeless - self._said:
+            why = [f"{reason} ({plural(tasks[reason], 'task')})" for reason in sorted(lasting)]
+            self._request.say(f"queued: {', '.join(why)}")
+        self._said = lasting
+
+    def hopeless(self, job: str) -> str | None:
+        """Why a job that waits always will."""
+        return self._hopeless.get(job)
 
     def cause(self, job: str) -> str:
         """Why a job is in the queue no more, as the predicate of a sentence."""
@@ -192,21 +245,45 @@ class SlurmLauncher(relay.EngineLauncher):
 
     def cancel(self, job: str) -> None:
         """End a job now, and not after the time that Slurm gives it to end by itself."""
-        if not self._is_ended:
+        if not (self._is_ended or self._is_left or self._is_silent):
             _slurm("scancel", "--signal=KILL", job)
             _slurm("scancel", job)
 
     def _cancel(self, *which: str) -> int:
         """Cancel jobs, given by their ids or a name; returns how many are still there after a while."""
         queue = [f"--jobs={','.join(which)}"] if which[0].isdecimal() else list(which)
-        if _slurm("squeue", "--me", *queue, "--noheader") == "":
+        if (left := self._queue(*queue)) == []:
             return 0
-        _slurm("scancel", "--signal=KILL", *which)
-        _slurm("scancel", *which)
+        if left is not None:
+            _slurm("scancel", "--signal=KILL", *which)
+        _slurm("scancel", *which, timeout=ANSWERING / 4)  # in vain perhaps, where nobody answers
         ends = time.monotonic() + ENDING
-        while (left := _slurm("squeue", "--me", *queue, "--noheader", "--array")) and time.monotonic() < ends:
+        while left and (left := self._queue(*queue)) and time.monotonic() < ends:
             time.sleep(0.5)
-        return max(1, len(self._states)) if left is None else len(left.splitlines())
+        return self._count(left)
+
+    def _queue(self, *which: str) -> list[str] | None:
+        """A line for each task of mine in the queue; None when that cannot be known."""
+        patience = ANSWERING / 4 if self._is_silent else ANSWERING
+        printed = _slurm("squeue", "--me", *which, "--noheader", "--array", timeout=patience)
+        self._is_silent = printed is None  # the network stalls, or the controller is being restarted
+        return None if printed is None else [line.strip() for line in printed.splitlines() if line.strip()]
+
+    def _count(self, queue: Sequence[str] | None) -> int:
+        """How many tasks are in the queue; where that cannot be known, as many as when it last could."""
+        return max(1, len(self._states)) if queue is None else len(queue)
+
+    def _submit_patiently(self, task: protocol.Task, wake: int) -> tuple[Path, str]:
+        """Submit a task, and again a few times if tasks like it were taken before."""
+        poll = select.poll()
+        poll.register(wake, select.POLLIN)
+        for pause in PAUSES:
+            try:
+                return self._submit([task])[0]
+            except UsageError:
+                if not self._has_submitted or poll.poll(1000 * pause):
+                    raise
+        return self._submit([task])[0]
 
     def _submit(self, tasks: Sequence[protocol.Task]) -> list[tuple[Path, str]]:
         """Submit tasks as one array; returns the folder and the job of each."""
@@ -223,13 +300,14 @@ class SlurmLauncher(relay.EngineLauncher):
             except Exception as error:
                 said = re.findall(r"sbatch: (?:error: )?(.*)", str(error)) or [" ".join(str(error).split())]
                 raise UsageError(f"--on slurm: sbatch takes no task: {anonymize(said[0])[:300]}") from error
+            self._has_submitted = True
             return list(zip(folders, [str(job.job_id) for job in jobs], strict=True))
 
     def _write(self, task: protocol.Task) -> Path:
         """A folder of its own for a task, with what it is to do."""
         place = self._survey
         if task.kind == "round":
-            self._writes = True  # and has the run's lock
+            self._measures = True
             place = self._request.directory.absolute() / FOLDER
             place.mkdir(exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{task.kind}-{task.round}-", dir=place))
@@ -250,8 +328,8 @@ class SlurmLauncher(relay.EngineLauncher):
         more: dict[str, Any] = {"no-requeue": True}
         if request.cpus is None and not gpus:  # as in a local run, a worker has the machine to itself
             more["exclusive"] = True
-        if self.avoided:
-            more["exclude"] = ",".join(filter(None, [options.pop("exclude", ""), *sorted(self.avoided)]))
+        if excluded := self._excluded():
+            options["exclude"] = excluded
         return {
             "name": self._name,
             "timeout_min": ceil(min(longest + SETTING_UP, LONGEST) / 60),
@@ -273,10 +351,15 @@ def _key(task: protocol.Task) -> tuple[Any, ...]:
     return task.kind, task.round, task.settings.model_dump_json(), tuple(case.id for case in task.cases)
 
 
-def _slurm(*command: str) -> str | None:
+def _name(directory: Path) -> str:
+    """What the names of a run's jobs begin with, by whichever way its directory is named."""
+    return f"niffbench-{hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:8]}"
+
+
+def _slurm(*command: str, timeout: float = ANSWERING) -> str | None:
     """What one of Slurm's programs prints; None when it fails or does not answer."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout if done.returncode == 0 else None
@@ -312,7 +395,9 @@ def serve(folder: str) -> None:
             for line in relay.relay((place / PARCEL).read_bytes(), os.environ.get("SLURMD_NODENAME", "unnamed")):
                 write(line)
         except Ended as error:
-            write(protocol.write(relay.Gone(cause=f"was ended by Slurm ({error})", taken=True)))
+            # USR2 announces the end of its time; a task that is preempted or cancelled first hears SIGTERM.
+            gone = relay.Gone(cause=f"was ended by Slurm ({error})", taken=True, recalled=str(error) == "SIGTERM")
+            write(protocol.write(gone))
 
 
 class SlurmWorker:
@@ -322,7 +407,7 @@ class SlurmWorker:
         self._launcher = launcher
         self._folder = folder
         self._job = job
-        self._mailbox = relay.Mailbox(launcher.numbers)
+        self._mailbox = Mailbox()
         self._offset = 0
         self._pause = 0.1
         self._missed = self._seen = 0
@@ -388,6 +473,10 @@ class SlurmWorker:
         state, looked = self._launcher.state(self._job)
         if looked == self._seen or state is not None:
             self._seen, self._missed = looked, 0 if state is not None else self._missed
+            if reason := self._launcher.hopeless(self._job):
+                asked = "--launcher-option sets time, partition, account and qos"
+                refused = protocol.Refused(message=f"--on slurm: a task would wait for ever: {reason}; {asked}")
+                self._mailbox.messages.append(refused)
             if state == "RUNNING" and self.is_queued:
                 self._started = min(self._started, time.monotonic())
                 if time.monotonic() - self._started > STARTING:
@@ -404,16 +493,15 @@ class SlurmWorker:
 
     def _lose(self, cause: str, *, enough: int) -> None:
         """The task is gone. A node on which ``enough`` of them were and left nothing is of no use."""
-        node = None
-        if self._mailbox.node is None:
+        node, recalled = None, "PREEMPTED" in cause
+        if self._mailbox.node is None and not recalled:
             cause += (
                 " and left nothing in the run's folder; is that on a file system that every node sees, and "
                 "niffbench installed where the nodes find it?"
             )
             node, times = self._launcher.note_silent(self._job)
             if self._launcher.is_anything_amiss():
-                where = "a node" if node is None else f"node {self._launcher.numbers.of(node)}"
-                self._mailbox.messages.append(protocol.Refused(message=f"--on slurm: {where}: a task {cause}"))
+                self._mailbox.messages.append(protocol.Refused(message=f"--on slurm: a task {cause}", node=node))
                 return
             node = node if times >= enough else None
-        self._mailbox.lose(relay.Gone(cause=cause, taken=True, node=node))
+        self._mailbox.lose(relay.Gone(cause=cause, taken=True, recalled=recalled, node=node))

@@ -34,13 +34,15 @@ class Interrupts:
 
     Nothing is torn in the middle of a write that way; whoever sleeps on ``descriptor`` wakes at once, and work
     that may be torn is done in :meth:`at_any_moment`. A second signal calls what :meth:`killing` was given and
-    ends the process with status 130.
+    ends the process with status 130; a first that is not Ctrl-C, for a terminal that is gone say, calls what
+    :meth:`leaving` was given.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self._signalled = False
         self._kills: list[Callable[[], None]] = []
+        self._leaves: list[Callable[[], None]] = []
         self._tearing = False
         self._previous: dict[int, Any] = {}
 
@@ -71,6 +73,15 @@ class Interrupts:
             yield
         finally:
             self._kills.remove(kill)
+
+    @contextmanager
+    def leaving(self, leave: Callable[[], None]) -> Iterator[None]:
+        """What a first signal calls of those that do not mean the end of work elsewhere."""
+        self._leaves.append(leave)
+        try:
+            yield
+        finally:
+            self._leaves.remove(leave)
 
     def _request(self) -> None:
         self.requested = True
@@ -114,6 +125,8 @@ class Interrupts:
                 kill()
             os._exit(INTERRUPTED)
         self._signalled = True
+        for leave in () if number == signal.SIGINT else tuple(self._leaves):
+            leave()
         self._request()
         if self._tearing:
             raise _Torn

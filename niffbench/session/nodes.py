@@ -71,6 +71,11 @@ class Nodes:
                 draft.replace(self._file)
         return {"node": number, "device_id": device}
 
+    def name(self, node: str) -> str:
+        """What to call a node, as records do, or say that there are none of it."""
+        number = self._numbers.get(_digest(self._key, node))
+        return "a node without records" if number is None else f"node {number}"
+
 
 def avoid_those_of(runs: Iterable[Path], launcher: Launcher) -> None:
     """Start no workers on nodes that measured any of ``runs``, which are other machines'."""

@@ -6,7 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,6 +17,7 @@ from niffbench.anonymize import anonymize
 from niffbench.device import kind_of
 from niffbench.errors import UsageError
 from niffbench.fingerprint import Fingerprint, differences
+from niffbench.launch.base import Request
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import (
     COMPRESSED,
@@ -41,14 +42,16 @@ from niffbench.session import provenance
 from niffbench.session.interrupts import Interrupted, Interrupts
 from niffbench.session.journal import Journal
 from niffbench.session.lock import Lock, device_lock
-from niffbench.session.nodes import avoid_those_of
+from niffbench.session.nodes import Nodes, avoid_those_of
 from niffbench.session.refine import Refinement
 from niffbench.session.run_session import RunSession, Unheard
 from niffbench.session.survey import Survey, survey
+from niffbench.session.worker_session import TaskRefused
 from niffbench.suite import DeviceType, Overrides, Settings, Suite, resolve
 
-Opening = Callable[[Interrupts, float], AbstractContextManager[RunSession]]
-"""Opens a run's session; the time is when work on it began (``time.monotonic``)."""
+Opening = Callable[[Interrupts, float, Request], AbstractContextManager[RunSession]]
+"""Opens a run's session, and the place where its workers run; the time is when work on it began
+(``time.monotonic``)."""
 SuiteLoader = Callable[[DeviceType | None], Suite]
 """Reads the suite for a kind of device; None where that is not known yet, or is neither."""
 
@@ -92,6 +95,8 @@ def prepare(
         return Prepared(suite, settings, surveyed, _plan(suite, surveyed, settings, stop))
     except Interrupted:
         raise Interrupted("interrupted before anything was measured") from None
+    except TaskRefused as refused:
+        raise (refused if refused.node is None else refused.at("node 0")) from None
 
 
 @contextmanager
@@ -111,7 +116,10 @@ def begin(out: Path, prepared: Prepared, argv: Sequence[str], began: float) -> I
         place.write_manifest(out, manifest)
         suite = prepared.suite
         refinement = _refinement(suite, prepared.settings)
-        yield RunSession(out, manifest, prepared.settings, prepared.plan, (), began, refinement, suite.modules)
+        session = RunSession(out, manifest, prepared.settings, prepared.plan, (), began, refinement, suite.modules)
+        yield session
+        if session.manifest.finished is not None:
+            launch.launcher(prepared.settings.launcher).forget(out)
 
 
 @contextmanager
@@ -120,13 +128,15 @@ def resume(
     load: SuiteLoader,
     stop: Interrupts,
     began: float,
+    request: Request | None = None,
     *,
     device: str | None = None,
     launcher: str | None = None,
 ) -> Iterator[RunSession]:
     """What is left of the run in ``directory``; ``device`` only says where it is now, a replay file moved, say.
 
-    ``launcher`` may be another than the one that the run was begun with.
+    ``launcher`` may be another than the one that the run was begun with. It is opened for ``request``, where there
+    is one, once the directory is locked, and only if something is to be measured.
 
     A torn last line is repaired, but not before all else is known to be right: nothing is changed in a run that
     cannot be resumed.
@@ -139,8 +149,8 @@ def resume(
     begun = read_manifest(directory)
     update = {"device": device or begun.device, "launcher": launcher or begun.settings.launcher}
     settings = begun.settings.model_copy(update=update)
-    avoid_those_of(_others(directory), launch.launcher(settings.launcher))
-    with Lock(directory), device_lock(_device(begun.fingerprint, settings)) as shared:
+    engine = launch.launcher(settings.launcher)
+    with Lock(directory), device_lock(_device(begun.fingerprint, settings)) as shared, ExitStack() as opened:
         if not (directory / RECORDS).exists() and (directory / COMPRESSED).exists():
             raise UsageError(f"{directory}: its records are packed; unpack {COMPRESSED} to resume it")
         with stop.at_any_moment():
@@ -148,8 +158,15 @@ def resume(
         manifest = run.manifest
         suite = load(kind_of(manifest.fingerprint.must.get("device")))
         _check_unchanged(directory, manifest, suite)
-        placed = dict.fromkeys((manifest.settings.launcher, settings.launcher))  # when it was begun, and now
-        unheard = _unheard(run, [one for name in placed for one in launch.launcher(name).left_behind(directory)])
+        names = dict.fromkeys((manifest.settings.launcher, settings.launcher))  # when it was begun, and now
+        engines = [launch.launcher(name) for name in names]
+        unheard = _unheard(run, [one for each in engines for one in each.left_behind(directory)])
+        is_whole = manifest.records <= len(run.records) + len(unheard)
+        is_idle = is_whole and (settings.refine is None or manifest.finished is not None)
+        if not is_idle:
+            if request is not None:
+                opened.enter_context(engine.open(request))
+            avoid_those_of(_others(directory), engine)
         surveyed = _survey_rest(suite, run, unheard, settings, stop)
         plan = _plan(suite, surveyed, settings, stop)
         unlike = {fingerprint.hash: fingerprint for fingerprint in (*manifest.unlike, *surveyed.unlike)}
@@ -179,8 +196,12 @@ def resume(
         )
         place.write_manifest(directory, manifest)
         done = (*run.records, *run.probes)
-        refinement = _refinement(suite, settings)
-        yield RunSession(directory, manifest, settings, plan, done, began, refinement, suite.modules, unheard)
+        refinement = None if is_idle else _refinement(suite, settings)
+        session = RunSession(directory, manifest, settings, plan, done, began, refinement, suite.modules, unheard)
+        yield session
+        if session.manifest.finished is not None:
+            for each in engines:
+                each.forget(directory)
 
 
 def other_machines(
@@ -213,14 +234,21 @@ def other_machines(
 
 @contextmanager
 def _begin_beside(
-    first: RunSession, load: SuiteLoader, fingerprint: Fingerprint, stop: Interrupts, began: float
+    first: RunSession,
+    load: SuiteLoader,
+    fingerprint: Fingerprint,
+    stop: Interrupts,
+    began: float,
+    request: Request,
 ) -> Iterator[RunSession]:
     """A new run on another machine than that of ``first``, which its session met."""
     others = (first.directory, *machine_runs(first.directory))
-    avoid_those_of(others, launch.launcher(first.settings.launcher))
-    prepared = prepare(load, first.settings, stop, fingerprint)
-    with begin(next_machine(first.directory), prepared, first.manifest.argv, began) as session:
-        yield session
+    engine = launch.launcher(first.settings.launcher)
+    with engine.open(request):
+        avoid_those_of(others, engine)
+        prepared = prepare(load, first.settings, stop, fingerprint)
+        with begin(next_machine(first.directory), prepared, first.manifest.argv, began) as session:
+            yield session
 
 
 def _others(directory: Path) -> list[Path]:
@@ -261,9 +289,13 @@ def _survey_rest(
     left = [case for case in suite.cases if records[case.id] < manifest.rounds]
     if not left:
         return Survey(manifest.fingerprint, ceilings=manifest.ceilings)
-    surveyed = survey(
-        left, settings, stop, modules=suite.modules, ceilings=False, fingerprint=manifest.fingerprint
-    )
+    try:
+        surveyed = survey(
+            left, settings, stop, modules=suite.modules, ceilings=False, fingerprint=manifest.fingerprint
+        )
+    except TaskRefused as refused:
+        node = refused.node
+        raise (refused if node is None else refused.at(Nodes(manifest, run.path).name(node))) from None
     changed = [one.file for one, before in zip(surveyed.modules, manifest.modules, strict=False) if one != before]
     if changed:
         raise UsageError(f"{run.path}: {changed[0]} was edited since the run began; begin a new run")

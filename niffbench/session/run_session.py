@@ -347,16 +347,11 @@ class RunSession:
             loss = session.run()
             if loss is None:
                 self._starts.append(time.monotonic() - begun - in_cases)
-        except FingerprintsDiffer as error:
+        except (FingerprintsDiffer, SourcesDiffer) as error:
             assert session.hello is not None
             self._leave_out(session.hello.node, error)
-            self._note_unlike(session.hello.fingerprint)
-            return
-        except SourcesDiffer as error:
-            assert session.hello is not None
-            with self._changed:
-                number = self._whereabouts(session.hello).get("node")
-            self._leave_out(session.hello.node, SourcesDiffer(f"node {number}: {error}"))
+            if isinstance(error, FingerprintsDiffer):
+                self._note_unlike(session.hello.fingerprint)
             return
         except TaskRefused as error:
             self._leave_out(error.node, error)
@@ -366,7 +361,7 @@ class RunSession:
                 where = self._whereabouts(session.hello)
                 # A node that is of no use must not end what others can do.
                 if loss.node is not None and self._launcher.avoid(loss.node):
-                    self._notes.append(f"a node was left out: {loss.reason}")
+                    self._notes.append(f"{self._nodes.name(loss.node)} was left out: {loss.reason}")
                 else:
                     self._on_worker_lost(loss, unit, where)
 
@@ -387,12 +382,15 @@ class RunSession:
 
     def _leave_out(self, node: str | None, error: NiffbenchError) -> None:
         """Go on without a node that cannot measure for this run, where an engine has others."""
-        # Before anything is measured what is wrong with a node can still be mended; a machine is as it is.
-        is_mendable = not self._done and not isinstance(error, FingerprintsDiffer)
-        if node is None or is_mendable or not self._launcher.avoid(node):
+        if node is None:
             raise error
         with self._changed:
-            self._notes.append(f"a node was left out: {anonymize(str(error))}")
+            where = self._nodes.name(node) if self._nodes.fingerprints else "node 0"
+            # Before anything is measured what is wrong with a node can still be mended; a machine is as it is.
+            is_mendable = not self._done and not isinstance(error, FingerprintsDiffer)
+            if is_mendable or not self._launcher.avoid(node):
+                raise error.at(where)
+            self._notes.append(f"{where} was left out: {anonymize(str(error))}")
 
     def _note_unlike(self, fingerprint: Fingerprint) -> None:
         """Write down that there is another machine, to be measured in a run of its own."""
@@ -418,6 +416,8 @@ class RunSession:
 
     def _on_worker_lost(self, loss: Loss, unit: Unit, where: Whereabouts) -> None:
         """Write down what the loss of a worker cost, and see whether another is worth starting."""
+        if loss.recalled:  # whoever lends machines says how often
+            return
         if loss.case is None:
             unit.blameless += 1
             unit.wasted += loss.elapsed

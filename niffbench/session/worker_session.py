@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from niffbench import protocol
@@ -67,6 +67,7 @@ class Loss:
     Attributes:
         silent: it did not end, it was given up.
         taken: it was taken away; the case that was at work is not to blame.
+        recalled: ... by whoever lent its machine, and that may happen any number of times.
         node: what an engine calls a machine that is of no use.
     """
 
@@ -76,6 +77,7 @@ class Loss:
     elapsed: float = 0.0
     silent: bool = False
     taken: bool = False
+    recalled: bool = False
     node: str | None = None
 
 
@@ -151,8 +153,13 @@ class WorkerSession:
             FingerprintsDiffer: when it finds another machine than the manifest's.
             SourcesDiffer: when it finds other modules than the manifest's.
         """
-        start = launcher(self._task.settings.launcher).start
-        with start(self._task, self._stop.descriptor) as worker, self._stop.killing(worker.kill):
+        try:
+            started = launcher(self._task.settings.launcher).start(self._task, self._stop.descriptor)
+        except NiffbenchError:
+            if self._stop.requested:  # an engine was waited for, in vain
+                raise Interrupted("interrupted") from None
+            raise
+        with started as worker, self._stop.killing(worker.kill):
             return self._listen(worker)
 
     def _listen(self, worker: Worker) -> Loss | None:
@@ -252,21 +259,21 @@ class WorkerSession:
             reason = f"the worker was silent for {self._patience():g} s ({self._clock.stage})"
         else:
             reason = f"took longer than {self._case_timeout:g} s (in {self._clock.stage})"
-        return self._loss(reason, now, silent=True)
+        return self._loss(Loss(reason, silent=True), now)
 
     def _death(self, end: WorkerEnd, now: float) -> Loss | None:
         stage = None if self._clock.case is None else self._clock.stage
-        return self._loss(end.during(stage), now, taken=end.taken, node=end.node)
+        loss = Loss(end.during(stage), taken=end.taken, recalled=end.recalled, node=end.node)
+        return self._loss(loss, now)
 
-    def _loss(
-        self, reason: str, now: float, *, silent: bool = False, taken: bool = False, node: str | None = None
-    ) -> Loss | None:
-        """The loss of the worker, which is none when everything is answered."""
+    def _loss(self, loss: Loss, now: float) -> Loss | None:
+        """``loss`` with what it costs; none when everything is answered."""
         if self.hello is not None and not self.unanswered and not self._roofline_due:
             return None
         if (case := self._clock.case) is None:
-            if node is None and self.hello is not None and not taken:
+            node = loss.node
+            if node is None and self.hello is not None and not loss.taken:
                 node = self.hello.node
-            return Loss(reason, elapsed=now - self._clock.since, silent=silent, taken=taken, node=node)
-        status: Status = "timeout" if silent else "crashed"
-        return Loss(reason, self.unanswered[case], status, self._clock.spent(case, now), silent, taken)
+            return replace(loss, elapsed=now - self._clock.since, node=node)
+        status: Status = "timeout" if loss.silent else "crashed"
+        return replace(loss, case=self.unanswered[case], status=status, elapsed=self._clock.spent(case, now))

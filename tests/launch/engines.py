@@ -137,9 +137,9 @@ def goes_on_after_a_full_disk(place: Path, on: list[str], whole: list[tuple[str,
     assert run.records[: len(before)] == before
 
 
-def second_session_ends(place: Path, on: list[str], whole: list[tuple[str, int]], pace: float = PACE) -> None:
+def second_session_ends(place: Path, on: list[str], whole: list[tuple[str, int]]) -> Run:
     """Another session on a run's directory is refused, and the first one goes on."""
-    with Started(place, [*prepared(place, pace=pace), *on]) as started:
+    with Started(place, [*prepared(place, pace=PACE), *on]) as started:
         wait_for(lambda: count(place / "out") >= 2 or started.process.poll() is not None)
         status, printed = ended(place, ["run", "made-up.toml", "--resume", "out", *on])
         assert status == 2, printed
@@ -148,6 +148,30 @@ def second_session_ends(place: Path, on: list[str], whole: list[tuple[str, int]]
     run = read(place / "out")
     assert keys(run) == whole
     assert {record.status for record in run.records} == {"ok"}
+    return run
+
+
+UNLIKE = """
+import importlib.metadata, os
+
+version, marker = importlib.metadata.version, {marker!r}
+
+
+def lies(name):
+    if name == "torch" and os.path.exists(marker) and os.path.getsize(marker):
+        return "1.0"
+    return version(name)
+
+
+if os.environ.get("SLURMD_NODENAME") == "node-a":
+    importlib.metadata.version = lies
+"""
+
+
+def unlike(place: Path, marker: Path) -> str:
+    """A ``PYTHONPATH`` with which node-a has another torch as soon as ``marker`` holds anything."""
+    (place / "sitecustomize.py").write_text(UNLIKE.format(marker=str(marker)))
+    return os.pathsep.join([str(place), str(Path(niffbench.__file__).parents[1])])
 
 
 BUSY = 0.005  # seconds, a hundred times what the layer takes

@@ -39,7 +39,7 @@ def test_probes_are_forked_whatever_becomes_of_one_or_of_what_forks_them(tmp_pat
     with launcher.open(Request(tmp_path)):
         with launcher.start(_task(0), wake) as worker:
             assert _said(worker)[-2:] == ["finished", "end"]
-        assert set(here.children(recursive=True)) == before  # a round of the suite is a process of its own
+        assert set(here.children(recursive=True)) <= before  # a round of the suite is a process of its own
         with launcher.start(_task(1), wake) as worker:
             (loaded,) = set(here.children()) - before
             (probe,) = loaded.children()
@@ -54,6 +54,6 @@ def test_probes_are_forked_whatever_becomes_of_one_or_of_what_forks_them(tmp_pat
             assert "was killed by SIGKILL" in _said(worker)[-1]
         with launcher.start(_task(4), wake) as worker:
             assert _said(worker)[-2:] == ["finished", "end"]
-    assert set(here.children(recursive=True)) == before
+    assert set(here.children(recursive=True)) <= before
     os.close(wake)
     os.close(other_end)

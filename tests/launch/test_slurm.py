@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import getpass
 import importlib.util
+import json
 import os
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -35,10 +37,11 @@ from launch.engines import (
     second_session_ends,
     stalls,
     survives,
+    unlike,
     written,
 )
 
-from niffbench.results import Run, read
+from niffbench.results import RECORDS, Run, read
 
 CONFIGURATION = """\
 ClusterName=test
@@ -65,10 +68,23 @@ SlurmctldLogFile={place}/slurmctld.log
 SlurmdLogFile={place}/%n.log
 KillWait=2
 MinJobAge=60
-PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+GresTypes=gpu
+PartitionName=debug Nodes=node-a,node-b,node-c,node-d Default=YES MaxTime=INFINITE State=UP
+PartitionName=short Nodes=node-a,node-b,node-c,node-d MaxTime=1 State=UP
+PartitionName=gpu Nodes=node-e MaxTime=INFINITE State=DOWN
 """
-NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1 RealMemory=500 State=UNKNOWN\n"
-NODES = ["node-a", "node-b", "node-c", "node-d"]
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=500 {more} "
+    "State=UNKNOWN\n"
+)
+NODES = ["node-a", "node-b", "node-c", "node-d", "node-e"]
+CARDS = {"node-e": {"cpus": 2, "more": "Gres=gpu:2"}}
+
+
+SECONDS = {
+    f"niffbench.launch.slurm.{name}": value
+    for name, value in {"LOOKING": 0.3, "WAITING": 1.0, "PAUSES": [0.3] * 4}.items()
+}
 
 
 @pytest.fixture(scope="module")
@@ -86,21 +102,23 @@ def cluster() -> Iterator[Path]:
     (place / "munge.key").chmod(0o400)
     configuration = place / "slurm.conf"
     host, user = socket.gethostname().partition(".")[0], getpass.getuser()
-    nodes = "".join(NODE.format(name=name, host=host, port=free_port()) for name in NODES)
+    nodes = "".join(
+        NODE.format(name=name, host=host, port=free_port(), **CARDS.get(name, {"cpus": 1, "more": ""}))
+        for name in NODES
+    )
+    (place / "gres.conf").write_text("NodeName=node-e Name=gpu File=/dev/null,/dev/zero\n")  # any two devices
     common = CONFIGURATION.format(host=host, user=user, place=place, port=free_port())
     configuration.write_text(f"{common}{nodes}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(configuration))
-        patch.setenv("NIFFBENCH_TESTS_CONSTANTS", '{"niffbench.launch.slurm.LOOKING": 0.3}')  # seconds
+        patch.setenv("NIFFBENCH_TESTS_CONSTANTS", json.dumps(SECONDS))
         patch.setenv("PATH", f"/usr/sbin:/sbin:{os.environ['PATH']}")
         kept = {name: f"--{name}-file={place}/munge.{name}" for name in ("key", "log", "pid", "seed")}
         munged = ["munged", "--force", f"--socket={place}/munge.socket", *kept.values()]
         try:
             for command in (munged, ["slurmctld"], *(["slurmd", "-N", name] for name in NODES)):
                 subprocess.run(command, check=True, capture_output=True, timeout=60)
-            wait_for(
-                lambda: slurm("sinfo", "--noheader", "--Node", "--format=%t").split() == ["idle"] * len(NODES)
-            )
+            wait_for(lambda: {*slurm("sinfo", "--noheader", "--Node", "--format=%t").split()} == {"idle"})
             yield place
         finally:
             slurm("scancel", "--user", user)
@@ -132,6 +150,15 @@ def jobs() -> list[str]:
 def running() -> list[str]:
     """The ids of what runs."""
     return [line.partition("|")[0] for line in jobs() if "RUNNING" in line]
+
+
+def cards() -> list[str]:
+    """What workers see of a node's GPUs."""
+    result = []
+    for worker in workers():
+        with contextlib.suppress(psutil.Error, KeyError):
+            result.append(worker.environ()["CUDA_VISIBLE_DEVICES"])
+    return result
 
 
 def workers() -> list[psutil.Process]:
@@ -168,7 +195,10 @@ def test_what_its_page_says_has_the_records_of_a_local_run_and_is_judged_like_on
 def test_a_killed_worker_task_or_session_costs_nothing(
     tmp_path: Path, cluster: Path, local: Run, seed: int
 ) -> None:
-    """When the run is resumed its array is through, or it is not, and then is ended."""
+    """When the run is resumed its array is through, or it is not, and then is ended.
+
+    It goes on without its session, which is killed, or ends as with its terminal, and says so.
+    """
     rng = random.Random(seed)
 
     def kill_worker(started: Started) -> None:  # as the kernel does when memory runs out
@@ -177,12 +207,19 @@ def test_a_killed_worker_task_or_session_costs_nothing(
     def kill_task(started: Started) -> None:
         jobs_now: list[str] = []
         wait_for(lambda: jobs_now.extend(running()) or jobs_now or started.process.poll() is not None)
-        slurm("scancel", "--signal=KILL", rng.choice(jobs_now))
+        how = ["--signal=KILL"] if seed % 2 == 0 else []  # or as who preempts it
+        slurm("scancel", *how, rng.choice(jobs_now))
 
     def kill_session(started: Started) -> None:
-        started.kill()
-        if seed % 2 == 0:
-            wait_for(lambda: not jobs())
+        if seed % 2 != 0:
+            started.kill()
+            return
+        started.process.send_signal(signal.SIGTERM)
+        assert started.end() == 130, started.said()
+        [name] = {line.split("|")[2] for line in jobs()}
+        assert f"scancel --me --name={name}` ends them" in started.said()
+        assert f"--resume out {' '.join(ON)}" in started.said()
+        wait_for(lambda: not jobs())
 
     survives(tmp_path, ON, rng, [*rng.sample((kill_worker, kill_task), 2), kill_session], keys(local))
     assert not jobs()
@@ -225,7 +262,7 @@ def test_a_node_on_which_tasks_never_say_a_word_is_left_out(
         (cluster / "away").rename(spool)
     assert keys(run) == keys(local)
     assert {record.status for record in run.records} == {"ok"}
-    assert [note for note in run.manifest.notes if note.startswith("a node was left out: the worker ran for 20 s")]
+    assert [note for note in run.manifest.notes if " was left out: the worker ran for 20 s" in note]
 
 
 @rare
@@ -237,20 +274,95 @@ def test_a_full_disk_ends_a_run_which_goes_on_when_there_is_room(
     assert not jobs()
 
 
-def test_an_interrupt_cancels_what_was_submitted(tmp_path: Path, cluster: Path, local: Run) -> None:
-    arguments = prepared(tmp_path, pace=PACE)
-    with Started(tmp_path, [*arguments, *ON]) as started:
+@rare
+def test_a_task_whose_time_is_up_is_submitted_again(tmp_path: Path, cluster: Path, local: Run) -> None:
+    arguments = prepared(tmp_path, pace=10 * PACE)
+    run = run_to_the_end(tmp_path, [*arguments, *ON, "--launcher-option", "time=1"])
+    assert keys(run) == keys(local)
+    assert {record.status for record in run.records} == {"ok"}
+
+
+@rare
+def test_an_interrupt_ends_a_session_whose_controller_is_silent(
+    tmp_path: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIFFBENCH_TESTS_CONSTANTS", json.dumps({**SECONDS, "niffbench.launch.slurm.ANSWERING": 4}))
+    controller = psutil.Process(int((cluster / "slurmctld.pid").read_text()))
+    with Started(tmp_path, [*prepared(tmp_path, pace=PACE), *ON]) as started:
         wait_for(lambda: count(tmp_path / "out") >= 2 or started.process.poll() is not None)
+        controller.suspend()
+        try:
+            interrupt(started)
+        finally:
+            controller.resume()
+        assert started.process.returncode == 130
+        printed = started.said()
+    assert "--resume out" in printed
+    [command] = re.findall(r"may still be running: .*`(scancel [^`]*)` ends them", printed)
+    slurm(*command.split())
+    wait_for(lambda: not jobs())
+
+
+BUSY = """#!/bin/sh
+echo >> {calls}
+case $(wc -l < {calls}) in
+{busy}) echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1;;
+esac
+exec {sbatch} "$@"
+"""
+
+
+def is_busy(place: Path, at: int) -> str:
+    """A ``PATH`` with which the controller does not take one submission: 1 is the survey, 2 the array."""
+    sbatch = place / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(BUSY.format(calls=place / "calls", busy=at, sbatch=shutil.which("sbatch")))
+    sbatch.chmod(0o755)
+    return f"{sbatch.parent}:{os.environ['PATH']}"
+
+
+def test_what_waits_says_why_has_a_card_of_its_own_and_is_cancelled_by_an_interrupt(
+    tmp_path: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the controller is too busy to take all tasks as one array."""
+    monkeypatch.setenv("PATH", is_busy(tmp_path, at=2))
+    on = [*ON[:4], "--gpus-per-worker", "1", *ON[4:], "--launcher-option", "partition=gpu"]
+    with Started(tmp_path, [*prepared(tmp_path, pace=4 * PACE), *on]) as started:
+        wait_for(lambda: "queued: PartitionDown (1 task)" in started.said() or started.process.poll() is not None)
+        slurm("scontrol", "update", "PartitionName=gpu", "State=UP")
+        wait_for(lambda: sorted(cards()) == ["0", "1"] or started.process.poll() is not None)
+        assert started.process.poll() is None, started.said()
+        wait_for(lambda: count(tmp_path / "out") >= 1 or started.process.poll() is not None)
         interrupt(started)
         assert started.process.returncode == 130
         printed = started.said()
-    assert f"--resume out {' '.join(ON)}" in printed
+    assert f"--resume out {' '.join(on)}" in printed
     assert not jobs()
     assert "may still be running" not in printed
 
 
-def test_a_second_session_on_a_run_ends_and_the_first_goes_on(tmp_path: Path, cluster: Path, local: Run) -> None:
-    second_session_ends(tmp_path, ON, keys(local))
+def test_a_second_session_on_a_run_ends_and_the_first_goes_on(
+    tmp_path: Path, cluster: Path, local: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though a node turns out to be unlike, and the controller too busy to take again what that did not do."""
+    monkeypatch.setenv("PATH", is_busy(tmp_path, at=3))
+    monkeypatch.setenv("PYTHONPATH", unlike(tmp_path, tmp_path / "out" / RECORDS))
+    run = second_session_ends(tmp_path, ON, keys(local))
+    [note] = [note for note in run.manifest.notes if "left out" in note]
+    where, _, why = note.partition(" was left out: ")
+    assert where in {"a node without records", *(f"node {record.node}" for record in run.records)}
+    assert why.startswith("torch is 1.0 there and ")
+
+
+def test_a_node_with_another_torch_is_named_before_anything_is_measured(
+    tmp_path: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", unlike(tmp_path, tmp_path / "sitecustomize.py"))
+    arguments = [*prepared(tmp_path), *ON, "--launcher-option", "nodelist=node-a"]
+    status, printed = ended(tmp_path, arguments)
+    assert (status, printed.count("\n")) == (2, 1), printed
+    assert re.search(r"node 0: torch is 1\.0 there and [\d.+a-z]+ here\n", printed)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -258,6 +370,7 @@ def test_a_second_session_on_a_run_ends_and_the_first_goes_on(tmp_path: Path, cl
     [
         (["partition=nowhere"], "invalid partition specified: nowhere"),
         (["time=never"], "Invalid --time specification"),
+        (["partition=short"], "a task would wait for ever: PartitionTimeLimit"),
     ],
 )
 def test_what_sbatch_does_not_take_is_one_message(

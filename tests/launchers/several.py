@@ -13,8 +13,8 @@ from launchers.stub import COMMAND
 
 from niffbench import protocol
 from niffbench.launch.base import Request, Worker, WorkerEnd
+from niffbench.launch.engine import EngineLauncher
 from niffbench.launch.local import LocalLauncher
-from niffbench.launch.relay import EngineLauncher
 
 
 @dataclass
@@ -48,6 +48,7 @@ class Several(EngineLauncher):
         rack: the names of its nodes, on which workers are started in turn; without, nobody names any.
         started: the nodes on which they were.
         silent: nodes on which they end without a word.
+        recalls: so many of the next workers are preempted before they say one.
     """
 
     workers = 3
@@ -59,6 +60,7 @@ class Several(EngineLauncher):
         self.rack: Sequence[str] = ()
         self.started: list[str] = []
         self.silent: set[str] = set()
+        self.recalls = 0
         self._turn = itertools.count()
 
     @contextmanager
@@ -79,6 +81,9 @@ class Several(EngineLauncher):
         fit = [node for node in self.rack if node not in self.avoided]
         node = fit[next(self._turn) % len(fit)] if fit else None
         self.started += [node] if node else []
+        if self.recalls and task.kind == "round":
+            self.recalls -= 1
+            return SilentWorker(WorkerEnd("was preempted", taken=True, recalled=True))
         if node in self.silent:
             return SilentWorker(WorkerEnd("left nothing", taken=True, node=node))
         return LocalLauncher(COMMAND, variables={"STUB_NODE": node}).start(task, wake)

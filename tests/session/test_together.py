@@ -73,6 +73,12 @@ def test_a_worker_that_is_taken_away_costs_nothing_and_one_that_always_is_three_
     assert statuses(segv) == {"ok": 71, "crashed": 1}  # its own fault: not tried again
 
 
+def test_a_worker_that_is_preempted_costs_nothing_however_often(tmp_path: Path) -> None:
+    several.LAUNCHER.recalls = 60
+    assert statuses(attempt(tmp_path / "run").begin()) == {"ok": 72}
+    assert several.LAUNCHER.recalls == 0
+
+
 def test_what_ends_one_worker_for_good_ends_all_and_the_run_can_go_on(tmp_path: Path) -> None:
     one = attempt(tmp_path / "run", {"pause": 0.01, "faults": [{"round": 2, "do": "end"}]})
     with pytest.raises(WorkerBroken, match="5 workers in a row were lost, over no case"):
@@ -203,11 +209,15 @@ def test_a_node_that_refuses_a_run_that_has_begun_is_left_out(tmp_path: Path) ->
     before = one.begin()
     lines = (tmp_path / "run" / RECORDS).read_bytes().splitlines(keepends=True)
     (tmp_path / "run" / RECORDS).write_bytes(b"".join(lines[:30]))
-    one.script |= {"refusing": {"a": "node 0: torch is 1.0 there", "c": "node 1: there is no cuda device"}}
+    one.script |= {"refusing": {"a": "torch is 1.0 there", "c": "there is no cuda device"}}
     run = one.resume()
     assert keys(run) == keys(before)
-    notes = [note for note in run.manifest.notes if "left out" in note]
-    assert set(notes) <= {f"a node was left out: {why}" for why in one.script["refusing"].values()}
+    notes = [note.partition(" was left out: ") for note in run.manifest.notes if "left out" in note]
+    assert {why for _, _, why in notes} <= {*one.script["refusing"].values()}
+    numbers = {None, *(record.node for record in before.records)}
+    assert {where for where, _, _ in notes} <= {
+        "a node without records" if number is None else f"node {number}" for number in numbers
+    }
     assert {record.node for record in run.records[30:]} == {record.node for record in run.records[30:31]}
     several.LAUNCHER.avoided.clear()
     several.LAUNCHER.rack = ["a"]
@@ -220,7 +230,7 @@ def test_a_node_on_which_workers_end_without_a_word_is_left_out_where_there_are_
     several.LAUNCHER.rack, several.LAUNCHER.silent = ["a", "b", "c"], {"b", "c"}
     run = attempt(tmp_path / "run").begin()
     assert statuses(run) == {"ok": 72}
-    assert "a node was left out: the worker left nothing" in run.manifest.notes
+    assert "a node without records was left out: the worker left nothing" in run.manifest.notes
     several.LAUNCHER.rack = ["a"]
     assert not several.LAUNCHER.avoid("a")  # or nothing could be started any more
     assert several.LAUNCHER.avoided == {"b", "c"}
