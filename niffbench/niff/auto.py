@@ -86,14 +86,15 @@ Kept = tuple[kernel.Call, tuple[str, int, int, torch.dtype]]
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What a call of the C kernel was like. Only where all of it is the same is it done again."""
+    """What a call of the C kernel was like. Only where all of it is the same is it done again.
 
-    how: Form
-    shape: torch.Size
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-    threads: int
-    generator: FilterGenerator
+    Attributes:
+        images: their shape, strides and dtype.
+        by: the layer's form and generator, and the number of threads.
+    """
+
+    images: tuple[torch.Size, tuple[int, ...], torch.dtype]
+    by: tuple[Form, FilterGenerator, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from niffbench.niff.steps import is_recording
 
@@ -22,15 +23,17 @@ def exporting() -> bool:
 
 
 def watched() -> bool:
-    """Whether ``torch.jit.trace`` or ``torch.func`` (grad, vmap, …) must see every single operation."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active()
+    """Whether ``torch.jit.trace``, ``torch.func`` (grad, vmap, …) or dual tensors must see every operation."""
+    return transformed() or (not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None)
 
 
 def transformed() -> bool:
-    """Whether ``torch.func`` wraps the tensors at hand, which then have no address."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    """Whether ``torch.func`` wraps the tensors at hand, or forward differentiation does: ordinary operations only."""
+    return not torch.compiler.is_compiling() and _wrapped()
+
+
+def _wrapped() -> bool:
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def unobserved(x: Tensor) -> bool:
@@ -41,7 +44,7 @@ def unobserved(x: Tensor) -> bool:
     return not (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
-        or torch._C._are_functorch_transforms_active()
+        or _wrapped()
         or torch._C._get_tracing_state() is not None
         or torch.is_autocast_enabled("cpu")
         or is_recording()

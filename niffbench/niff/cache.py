@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
-from collections.abc import Callable, Iterable
+import operator
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from niffbench.niff.grid import Made, Remembered
+from niffbench.niff.native import build
 
 _numbers = itertools.count(1)
 _changes = 0
@@ -39,10 +44,14 @@ class Cache:
 
     def clear(self) -> None:
         """Drop everything."""
+        self._begin((), ([], []))
+
+    def _begin(self, parameters: tuple[Tensor, ...], state: tuple[list[int], list[int]]) -> Remembered:
+        """Drop everything at once, as other threads may look; what is made from now on is of this state."""
+        entries = Remembered(self._capacity)
+        self._current = parameters, state, entries
         note_change()
-        self._parameters: tuple[Tensor, ...] = ()
-        self._state: tuple[list[int], list[int]] = ([], [])
-        self._entries = Remembered(self._capacity)
+        return entries
 
     def get(self, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Made]) -> Made:
         """``make()``, or what it returned for ``key`` since the parameters last changed.
@@ -59,19 +68,18 @@ class Cache:
 
     def at_hand(self, parameters: Iterable[Tensor], key: tuple[object, ...]) -> object:
         """What :meth:`get` would return without making it, outside any graph; else None."""
-        versions, addresses = self._state
-        for one, before, version, address in zip(parameters, self._parameters, versions, addresses, strict=False):
-            if one is not before or one._version != version or one.data_ptr() != address:
+        before, state, entries = self._current
+        for one, other, version, address in zip(parameters, before, *state, strict=False):
+            if one is not other or one._version != version or one.data_ptr() != address:
                 return None
-        return self._entries.find(key)
+        return entries.find(key)
 
     def _look_up(self, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Made]) -> Made:
         state = [one._version for one in parameters], list(map(_address, parameters))
-        same = len(self._parameters) == len(parameters) and all(map(_is, self._parameters, parameters))
-        if not same or state != self._state:
-            self.clear()
-            self._parameters, self._state = parameters, state
-        return self._entries.get(key, make, parameters[0])
+        before, state_before, entries = self._current
+        if not _are(before, parameters) or state != state_before:
+            entries = self._begin(parameters, state)
+        return entries.get(key, make, parameters[0])
 
     def __deepcopy__(self, memo: dict[int, object]) -> Cache:
         return Cache(self._capacity)
@@ -80,13 +88,72 @@ class Cache:
         return (Cache, (self._capacity,))
 
 
+class Watch:
+    """Looks whether the weights of a network on a CPU, and what is around them, are what they were.
+
+    Beyond what :class:`Cache` sees it sees their numbers change: by a sum over all bits, which other numbers share
+    by accident only (one of 2^64, of 2^32 without the C kernel). Left behind when the owner is copied or pickled.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._before: tuple[Sequence[object], Sequence[int]] = (), ()
+        self._sum: tuple[Callable[[], int], int] = int, 0
+
+    def look(self, around: Sequence[object], weights: Sequence[Tensor], changed: Callable[[], None]) -> None:
+        """Call ``changed`` if an object, or a weight's version, address or number, was another at last."""
+        with self._lock:  # Who comes meanwhile waits until what was made of other weights is dropped.
+            if any(weight.is_inference() for weight in weights):  # Such a tensor keeps no version counter.
+                self._before = (), ()
+                changed()
+                return
+            objects = (*around, *weights)
+            state = [*(weight._version for weight in weights), *map(_address, weights)]
+            before, state_before = self._before
+            give, was = self._sum
+            if _are(objects, before) and state == state_before:
+                if (now := give()) != was:
+                    self._sum = give, now
+                    changed()
+                return
+            give = _sum_of([one for one in weights if one.is_cpu and one.is_contiguous() and _address(one)])
+            self._before, self._sum = (objects, state), (give, give())
+            changed()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Watch:
+        return Watch()
+
+    def __reduce__(self) -> tuple[type[Watch], tuple[()]]:
+        return (Watch, ())
+
+
+def _sum_of(tensors: Sequence[Tensor]) -> Callable[[], int]:
+    """What gives a sum over all bits of contiguous tensors on a CPU, which somebody keeps where they are."""
+    count = len(tensors)
+    try:
+        library = build.load("float")
+    except build.Unavailable:
+        return lambda: _checksum(tensors)
+    addresses = (ctypes.c_void_p * count)(*(one.data_ptr() for one in tensors))
+    sizes = (ctypes.c_int64 * count)(*(one.numel() * one.itemsize for one in tensors))
+    return lambda: int(library.niff_sum(count, addresses, sizes))
+
+
+def _checksum(tensors: Sequence[Tensor]) -> int:
+    total = 0
+    for one in tensors:
+        total = zlib.crc32(one.detach().view(torch.uint8).numpy(), total)
+    return total
+
+
 def _address(parameter: Tensor) -> int:
     """Where the numbers are; a subclass (a fake tensor, say) has no address."""
     return parameter.data_ptr() if type(parameter) in (nn.Parameter, Tensor) else 0
 
 
-def _is(one: object, other: object) -> bool:
-    return one is other
+def _are(some: Sequence[object], others: Sequence[object]) -> bool:
+    """Whether they are the same objects."""
+    return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
 @torch._disable_dynamo  # type: ignore[attr-defined]  # not torch.compiler.disable, which loads the compiler where nobody compiles

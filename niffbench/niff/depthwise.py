@@ -53,7 +53,7 @@ class NiffDepthwise(FilteringLayer):
             limits: least and largest of what enters, then of what leaves; at a limit the gradient is 0, as ReLU's.
             in_place: nobody needs ``x`` any more: the result may lie there.
         """
-        if not torch.is_grad_enabled() and unobserved(x):
+        if not (torch.is_grad_enabled() or self._forward_hooks or self._forward_pre_hooks) and unobserved(x):
             wide = shift is None or shift.dtype == torch.promote_types(x.dtype, torch.float32)
             again = self._again(x, shift, limits, in_place=in_place) if wide else None
             if again is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -65,6 +66,7 @@ class FilterGenerator(nn.Module):
             bias = torch.empty(2, fan_out, device=device, dtype=dtype)
             self.register_parameter(f"weight{index}", nn.Parameter(weight))
             self.register_parameter(f"bias{index}", nn.Parameter(bias))
+        self._in_order = operator.itemgetter(*self._parameters)  # Who takes one away and puts it back moves it.
         self._grids = grids.Remembered()
         self._cache = Cache()
         self.reset_parameters()
@@ -190,17 +192,19 @@ class FilterGenerator(nn.Module):
         """
         if self.learns():
             return make()
-        return self._cache.get(self._own(), key, make)
+        return self._cache.get(self.sources(), key, make)
 
     def at_hand(self, key: tuple[object, ...]) -> Any:
         """What :meth:`cached` would return without making it; else None, and of a parametrization always."""
-        return None if self._modules else self._cache.at_hand(self._parameters.values(), key)  # type: ignore[arg-type]
+        return None if self._modules else self._cache.at_hand(self.weights(), key)
 
     def weights(self) -> tuple[Tensor, ...]:
         """Weights and biases of the layers in turn, as a parametrization, say, makes them."""
-        if not self._modules:
-            return tuple(self._parameters.values())  # type: ignore[arg-type]
-        return tuple(tensor for layer in self._layers() for tensor in layer)
+        try:
+            weights: tuple[Tensor, ...] = self._in_order(self._parameters)
+        except KeyError:
+            weights = tuple(tensor for layer in self._layers() for tensor in layer)
+        return weights
 
     def with_weights(self, weights: Sequence[Tensor]) -> FilterGenerator:
         """A generator like this one of other :meth:`weights`; what it keeps it keeps for itself."""
@@ -226,11 +230,11 @@ class FilterGenerator(nn.Module):
 
     def learns(self) -> bool:
         """Whether what is generated now needs a gradient to these weights."""
-        return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self._own())
+        return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.sources())
 
-    def _own(self) -> tuple[Tensor, ...]:
+    def sources(self) -> tuple[Tensor, ...]:
         """What the weights are or, in a module inside (a parametrization), are made of."""
-        return tuple(self.parameters()) if self._modules else self.weights()
+        return (*self.parameters(), *self.buffers()) if self._modules else self.weights()
 
     def _layers(self) -> Iterator[tuple[Tensor, Tensor]]:
         for index in range(1, self.depth + 1):

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from niffbench.niff.autograd import unobserved
-from niffbench.niff.cache import changes
+from niffbench.niff.autograd import compiling, unobserved, watched
+from niffbench.niff.cache import Watch, changes
 from niffbench.niff.catalogue import keeping
 from niffbench.niff.depthwise import NiffDepthwise
-from niffbench.niff.layer import UNLIMITED, SpectralLayer
+from niffbench.niff.layer import UNLIMITED, FilteringLayer, SpectralLayer
 from niffbench.niff.native import kernel
 from niffbench.niff.networks import Surrounded, niff_layers
 from niffbench.niff.pointwise import NiffPointwise
@@ -32,10 +32,11 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
     split ones in a form that does without its FFTs. A batch normalisation goes into the convolution or NIFF layer
     before it, where nothing else takes what that puts out, and a ReLU or ReLU6 into the depthwise NIFF layer
     before or after it, whose C kernel has every number in a register, and which works in place where nothing else
-    takes what it is given, so that a hook which keeps that sees it change. Filters are made once and kept: weights
-    are not to change any more but by ``to`` and ``load_state_dict``, nor by ``functional_call``. On a CPU
-    convolutions keep their channels last in memory, which the C kernel takes as they are. Arguments of ``forward``
-    beside the images have their defaults.
+    takes what it is given, so that a hook which keeps that sees it change. Filters are made once and kept until
+    weights are others, however they were written: on a CPU each call looks at all of them first; elsewhere, and in
+    a compiled graph, a write through ``.data`` is not seen. On a CPU convolutions keep their channels last in
+    memory, which the C kernel takes as they are. Arguments of ``forward`` beside the images have their defaults. A
+    class derived from a layer's stays as it is: what it computes only it knows.
 
     Args:
         copied: else what is made has the layers of ``model``, which is of no use any more.
@@ -142,7 +143,7 @@ def _fold_activation(made: fx.GraphModule, node: fx.Node) -> None:
 def _place(made: fx.GraphModule, node: fx.Node) -> None:
     """Let a depthwise layer work in place, if ``node`` is one and what it is given is nobody else's."""
     layer, before = made.get_submodule(str(node.target)), _given(node)
-    if isinstance(layer, NiffDepthwise):
+    if type(layer) is NiffDepthwise:
         layer = Surrounded(layer, None)
         made.set_submodule(str(node.target), layer)
     if isinstance(layer, Surrounded) and _only_call(node.graph, node):
@@ -152,44 +153,74 @@ def _place(made: fx.GraphModule, node: fx.Node) -> None:
 class _Memory(nn.Module):
     """Scratch memory for the depthwise layers of a network, once for all of them; None where each must ask itself.
 
-    What a layer asks before it calls C is asked once for all of them, and of their weights only where something
-    else has changed: between convolutions, which leave nothing in the caches, that takes longer than some maps do.
+    What a layer asks before it calls C is asked once for all of them, and what it keeps of its weights is dropped
+    where they are others: between convolutions, which leave nothing in the caches, that takes longer than some
+    maps do.
     """
 
-    def __init__(self, layers: list[Surrounded]) -> None:
+    def __init__(self, layers: list[Surrounded | FilteringLayer]) -> None:
         super().__init__()
         self._layers = layers
+        self._watch = Watch()
         self._asked: tuple[int, int] | None = None
         self._bytes = 0
 
     def forward(self, x: Tensor) -> Tensor | None:
-        if torch.is_grad_enabled() or not unobserved(x):
+        if compiling() or watched() or type(x) is not Tensor or not x.is_cpu:
+            return None
+        hooked = self._look()
+        if torch.is_grad_enabled() or hooked or not unobserved(x):
             return None
         now = changes(), torch.get_num_threads()
         if now != self._asked:
-            sizes = [layer.repeats() for layer in self._layers]
-            self._bytes = max(size or 0 for size in sizes)
+            sizes = [layer.repeats() for layer in self._layers if isinstance(layer, Surrounded)]
+            self._bytes = max(size or 0 for size in sizes) if sizes else 0
             self._asked = now
         return kernel.workspace(self._bytes)
 
+    def _look(self) -> bool:
+        """Drop filters of other weights; whether a layer inside another has hooks, which C would pass over."""
+        around: list[object] = []
+        weights: list[Tensor] = []
+        generators, hooked = [], False
+        for layer in self._layers:
+            inner = layer
+            if isinstance(layer, Surrounded):
+                inner = layer.layer
+                around += (inner, layer.limits)
+                if layer.bias is not None:
+                    weights.append(layer.bias)
+                hooked = hooked or bool(inner._forward_hooks or inner._forward_pre_hooks)
+            assert isinstance(inner, FilteringLayer)
+            generators.append(inner.generator)
+            weights += inner.generator.sources()
+
+        def forget() -> None:
+            for generator in generators:
+                generator.forget()
+
+        self._watch.look((*around, *generators), weights, forget)
+        return hooked
+
 
 def _ask_once(made: fx.GraphModule) -> None:
-    """Give all depthwise layers the memory of one :class:`_Memory`."""
+    """Give all depthwise layers the memory of one :class:`_Memory`, which looks at all weights of filters."""
     layers = {
         node: layer
         for node in _calls(made.graph)
-        if isinstance(layer := made.get_submodule(str(node.target)), Surrounded)
-        and isinstance(layer.layer, NiffDepthwise)
+        if isinstance(layer := made.get_submodule(str(node.target)), Surrounded | FilteringLayer)
+        and isinstance(layer.layer if isinstance(layer, Surrounded) else layer, FilteringLayer)
     }
     if not layers:
         return
     images = next(node for node in made.graph.nodes if node.op == "placeholder")
     name = "scratch_memory"
-    made.add_module(name, _Memory([*layers.values()]))
+    made.add_module(name, _Memory([*dict.fromkeys(layers.values())]))
     with made.graph.inserting_after(images):
         memory = made.graph.call_module(name, (images,))
-    for node in layers:
-        node.update_kwarg("memory", memory)
+    for node, layer in layers.items():
+        if isinstance(layer, Surrounded) and type(layer.layer) is NiffDepthwise:
+            node.update_kwarg("memory", memory)
 
 
 def _is_its_own(made: fx.GraphModule, node: fx.Node) -> bool:
@@ -203,9 +234,9 @@ def _ordinary(layer: nn.Module) -> nn.Module:
     inner = layer
     if isinstance(layer, Surrounded):
         inner, bias = layer.layer, layer.bias
-    if isinstance(inner, NiffPointwise) and inner.form == "elided":
+    if type(inner) is NiffPointwise and inner.form == "elided":
         return _linear(inner.weight, bias) if inner.layout == "nhwc" else _convolution(inner.weight, bias)
-    if isinstance(inner, NiffSplit) and inner.elides:
+    if type(inner) is NiffSplit and inner.elides:
         return nn.Sequential(inner.filtering(), _convolution(inner.weight, bias))
     return layer
 
@@ -233,7 +264,7 @@ def _with_normalisation(layer: nn.Module, normalisation: nn.BatchNorm2d) -> nn.M
     inner, bias, limits = layer, None, None
     if isinstance(layer, Surrounded):
         inner, bias, limits = layer.layer, layer.bias, layer.limits
-    if not isinstance(inner, NiffDepthwise) or inner.generator._modules or (limits and limits[2:] != UNLIMITED):
+    if type(inner) is not NiffDepthwise or inner.generator._modules or (limits and limits[2:] != UNLIMITED):
         return None
     mean, variance = normalisation.running_mean, normalisation.running_var
     assert mean is not None
@@ -255,7 +286,7 @@ def _with_limits(layer: nn.Module, within: tuple[float, float], *, leaves: bool)
     if isinstance(layer, Surrounded):
         inner, bias, limits = layer.layer, layer.bias, layer.limits
     entering, leaving = (limits[:2], limits[2:]) if limits else (UNLIMITED, UNLIMITED)
-    if not isinstance(inner, NiffDepthwise) or (leaving if leaves else entering) != UNLIMITED:
+    if type(inner) is not NiffDepthwise or (leaving if leaves else entering) != UNLIMITED:
         return None
     return Surrounded(inner, bias, (*entering, *within) if leaves else (*within, *leaving))
 

@@ -116,6 +116,8 @@ class SpectralLayer(nn.Module):
             raise ValueError(
                 f"expected {self.in_channels} channels in dimension {dimension}, got shape {tuple(x.shape)}"
             )
+        if 0 in x.shape[1:]:
+            raise ValueError(f"expected images of at least one pixel, got shape {tuple(x.shape)}")
 
     def _weights_dtype(self) -> torch.dtype:
         raise NotImplementedError
@@ -340,20 +342,24 @@ class FilteringLayer(SpectralLayer):
 
         What it makes anew of the weights it does with no regard to what is around it: None too, if there is that.
         """
-        constants = self._constants
+        constants, images = self._constants, (x.shape, x.stride(), x.dtype)
         last, generation = constants.last, constants.generation
-        if generation is not None and shift is None and limits is None and self._is_like(generation, x):
+        if (
+            generation is not None
+            and images == generation.images
+            and shift is None
+            and limits is None
+            and self._makes_again(generation, x)
+        ):
             if self.chooses:
                 constants.chosen = "native"
             return generation.prepared.convolve(x, generation.grid, self.generator.weights(), generation.scale)
         if (
             last is None
-            or x.shape != last.shape
-            or x.stride() != last.stride
-            or x.dtype != last.dtype
+            or images != last.images
             or not self.repeats(last, shift, limits)
             or wants_gradient(x)
-            or last.generator.learns()
+            or self.generator.learns()
         ):
             prepared = constants.taken.get(self._like(x))
             if isinstance(prepared, generated.Prepared):
@@ -366,20 +372,16 @@ class FilteringLayer(SpectralLayer):
             constants.chosen = last.chosen
         return last.call.convolve(x, last.made_of, in_place=in_place)
 
-    def _is_like(self, generation: auto.Generation, x: Tensor) -> bool:
-        """Whether such images are convolved with a filter that is made as it was then."""
-        generator = self.generator
+    def _makes_again(self, generation: auto.Generation, x: Tensor) -> bool:
+        """Whether a filter for such images is made as it was then."""
+        by = self._by()
+        generator = by[1]
         weight = generator.weights()[0]
         return (
-            generation.how is self._how
-            and generation.generator is generator
-            and x.shape == generation.shape
-            and x.stride() == generation.stride
-            and x.dtype == generation.dtype
+            by == generation.by
             and weight.dtype == generation.grid.dtype
             and weight.device == generation.grid.device
             and (wants_gradient(x), generator.learns()) == generation.learns
-            and torch.get_num_threads() == generation.threads
         )
 
     def _generated(self, x: Tensor, prepared: generated.Prepared) -> Tensor:
@@ -387,7 +389,8 @@ class FilteringLayer(SpectralLayer):
         grid, layers, scale = self._ingredients(x)
         if self.generator.dtype == grid.dtype:
             self._constants.generation = auto.Generation(
-                *self._now(x),
+                (x.shape, x.stride(), x.dtype),
+                self._by(),
                 learns=(wants_gradient(x), self.generator.learns()),
                 prepared=prepared,
                 grid=grid,
@@ -397,9 +400,9 @@ class FilteringLayer(SpectralLayer):
             self._constants.chosen = "native"
         return prepared.convolve(x, grid, layers, scale)
 
-    def _now(self, x: Tensor) -> tuple[Form, torch.Size, tuple[int, ...], torch.dtype, int, FilterGenerator]:
-        """The fields of :class:`auto.Earlier` for a call with such images."""
-        return self._how, x.shape, x.stride(), x.dtype, torch.get_num_threads(), self.generator
+    def _by(self) -> tuple[Form, FilterGenerator, int]:
+        """As in :class:`auto.Earlier`."""
+        return self._how, self.generator, torch.get_num_threads()
 
     @property
     def last(self) -> auto.Repeat | None:
@@ -409,13 +412,11 @@ class FilteringLayer(SpectralLayer):
     def repeats(self, last: auto.Repeat, shift: Tensor | None, limits: Limits | None) -> bool:
         """Whether such a call, with these around it, is done again with the same, but for the images."""
         return (
-            last.how is self._how
-            and last.generator is self.generator
-            and last.generator.at_hand(last.key) is last.kept
+            self._by() == last.by
+            and last.by[1].at_hand(last.key) is last.kept
             and limits is last.limits
             and shift is last.shift
             and (shift is None or shift.data_ptr() == last.made_of.shift)
-            and torch.get_num_threads() == last.threads
         )
 
     def _repeat(
@@ -443,7 +444,8 @@ class FilteringLayer(SpectralLayer):
             made_of.limits = ctypes.addressof(in_c)
             alive.append(in_c)
         return auto.Repeat(
-            *self._now(x),
+            (x.shape, x.stride(), x.dtype),
+            self._by(),
             key=key,
             kept=kept,
             shift=shift,

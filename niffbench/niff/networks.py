@@ -210,15 +210,13 @@ class Surrounded(nn.Module):
         if (
             memory is not None
             and last is not None
-            and x.shape == last.shape
-            and x.stride() == last.stride
-            and x.dtype == last.dtype
+            and (x.shape, x.stride(), x.dtype) == last.images
             and x.is_cpu
             and memory.numel() >= last.call.forward_bytes
         ):
             return last.call.convolve(x, last.made_of, in_place=self.in_place, memory=memory)
         layer = self.layer
-        if isinstance(layer, NiffDepthwise):
+        if type(layer) is NiffDepthwise:  # What one derived from it computes only that knows.
             result = layer.surrounded(x, self.bias, self.limits, in_place=self.in_place)
             # That may be a call without what is around it, by the layer itself: of one image, or for gradients.
             if not compiling() and (last := layer.last) is not self._last:
@@ -247,7 +245,7 @@ class Surrounded(nn.Module):
     def _is_done_again(self, last: Repeat | None) -> bool:
         layer = self.layer
         return (
-            isinstance(layer, NiffDepthwise)
+            type(layer) is NiffDepthwise
             and last is not None
             and last is layer.last
             and layer.repeats(last, self.bias, self.limits)

@@ -532,6 +532,11 @@ def test_later_calls_see_what_has_changed_since(form: str) -> None:
         layer.generator = NiffDepthwise(9, mlp="big").generator
         for _ in range(2):
             assert relative(layer(x), layer.with_form("fft")(x)) < 1e-5
+        weight = layer.generator.weight4
+        for other in (weight[..., :5].clone(), weight.double()):
+            weight.data = other
+            with pytest.raises((RuntimeError, ValueError)):
+                layer(x)
         layer.to("meta")
         with pytest.raises((RuntimeError, ValueError)):
             layer(x)

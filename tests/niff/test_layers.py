@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from niff_reference import circular_convolution, reference_filter, reference_output
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
+from torch.nn.utils import parametrize
 
 from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit, forms_of
 from niffbench.niff.catalogue import KINDS, form_of
@@ -339,6 +340,11 @@ class _Bump:
         layer.generator.weight1.data.mul_(2)
         layer.generator.forget()
 
+    @staticmethod
+    def taken_away_and_put_back(layer: SpectralLayer) -> None:
+        parametrize.register_parametrization(layer.generator, "weight1", nn.Tanh())
+        parametrize.remove_parametrizations(layer.generator, "weight1")
+
 
 CACHED = [(kind, form) for kind, form in CASES if form_of(kind, form).keeps_filter]
 
@@ -418,6 +424,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: NiffPointwise(3, 4, form="elided")(torch.randn(1, 5, 6, 6)), "3 channels in dimension 1"),
     (lambda: NiffDepthwise(3)(torch.randn(3, 6)), "3 or 4 dimensions"),
     (lambda: NiffDepthwise(3)(torch.randn(1, 3, 6, 6, dtype=torch.complex64)), "real"),
+    (lambda: NiffDepthwise(3, form="native")(torch.randn(2, 3, 0, 6)), r"at least one pixel.*\(2, 3, 0, 6\)"),
 ]
 
 

@@ -555,6 +555,73 @@ def test_a_folded_network_takes_what_is_loaded_and_the_engine_that_is_fixed() ->
             assert torch.allclose(one(x), folded(one)(x), rtol=1e-9, atol=1e-10)
 
 
+class Written:
+    """Ways in which all weights of a network become others."""
+
+    @staticmethod
+    def by_an_optimiser(model: nn.Module) -> None:
+        for one in model.parameters():
+            one.grad = one.detach().clone()
+        torch.optim.SGD(model.parameters(), lr=0.25).step()
+
+    @staticmethod
+    def unseen(model: nn.Module) -> None:
+        for one in model.parameters():
+            one.data.copy_(one.detach() * 1.25)
+
+    @staticmethod
+    def two_signs(model: nn.Module) -> None:
+        for one in model.parameters():
+            one.data.view(-1)[:8:7].neg_()
+
+    @staticmethod
+    def moved(model: nn.Module) -> None:
+        for one in model.parameters():
+            one.data = one.data * 0.75
+
+
+@pytest.mark.parametrize("form", ["native", "features-cached", "rfft", "auto"])
+def test_a_folded_network_keeps_nothing_of_weights_that_were_written_however(form: str) -> None:
+    """As the network that is not folded, whose filters are made in every call."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    layers = (NiffDepthwise(8, form=form), nn.ReLU(), NiffSplit(8, 4, form=form), NiffFull(4, 3))
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), *layers).double().eval().requires_grad_(False)
+    one = folded(model)
+    for _, layer in niff_layers(model):
+        layer.form = "rfft"
+
+    def alike(factor: float = 1.0) -> bool:
+        results = []
+        for network in (one, model):
+            others = {} if factor == 1.0 else {name: w * factor for name, w in network.named_parameters()}
+            results.append(torch.func.functional_call(network, others, (x,)))
+        return torch.allclose(*results, rtol=1e-9, atol=1e-9)
+
+    with torch.no_grad():
+        for write in (Written.by_an_optimiser, Written.unseen, Written.two_signs, Written.moved):
+            for network in (one, model):
+                write(network)
+            assert all(alike(factor) for factor in (1.0, 1.0, 1.5, 1.5, 1.0, 1.0)), write
+        with torch.inference_mode():
+            assert all(alike(factor) for factor in (1.5, 1.5, 1.0, 1.0))
+    Written.unseen(one)
+    Written.unseen(model)
+    assert alike(), "with gradients on too"
+
+
+def test_hooks_of_layers_in_a_folded_network_are_called() -> None:
+    seen: list[tuple[int, ...]] = []
+    one, x = folded(nn.Sequential(NiffDepthwise(4, form="native"), nn.ReLU()).eval()), torch.randn(1, 4, 6, 6)
+    ((_, layer),) = niff_layers(one)
+    with torch.no_grad():
+        expected = one(x)
+        for calls in (0, 3):
+            assert all(torch.allclose(one(x), expected) for _ in range(3))
+            assert len(seen) == calls
+            layer.register_forward_hook(lambda _module, _inputs, y: seen.append(tuple(y.shape)))
+
+
 def test_a_folded_network_is_folded_again_with_all_that_is_in_it() -> None:
     """A normalisation behind an activation stays behind it; at a limit the gradient is that of the activation."""
     layer = NiffDepthwise(8, form="native")

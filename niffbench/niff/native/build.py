@@ -229,6 +229,7 @@ def declared(path: Path) -> ctypes.CDLL:
         "niff_cache": (),
         "niff_workspace": small * 4 + pointer * 2,
         "niff_takes": small,
+        "niff_sum": small + pointer * 2,
         "niff_convolve": pointer * 5,
         "niff_gradient": pointer * 10,
         "niff_features_workspace": small + pointer + small,
@@ -237,7 +238,12 @@ def declared(path: Path) -> ctypes.CDLL:
         "niff_generate": pointer * 8,
         "niff_generate_gradients": pointer * 10,
     }
-    results = {"workspace": ctypes.c_int64, "takes": ctypes.c_int, "cache": ctypes.c_int64}
+    results = {
+        "workspace": ctypes.c_int64,
+        "takes": ctypes.c_int,
+        "cache": ctypes.c_int64,
+        "sum": ctypes.c_uint64,
+    }
     for name, types in declared.items():
         function = getattr(library, name)
         function.argtypes = types

@@ -265,6 +265,28 @@ void niff_features_gradient(const REAL *grid, int64_t points, int count, const i
                 }
 }
 
+/* ---- Whether weights are what they were ------------------------------------------------------------------------- */
+
+/* A number for all bits of tensors of so many bytes; each word is turned on, so that no two changes cancel. */
+uint64_t niff_sum(int count, const char *const *tensors, const int64_t *bytes) {
+    uint64_t strands[4] = {1, 2, 3, 4}, sum = 0;
+    for (int t = 0; t < count; t++)
+        for (int64_t at = 0; at < bytes[t]; at += sizeof strands) {
+            uint64_t words[4] = {0};
+            const int64_t left = bytes[t] - at;
+            if (left >= (int64_t)sizeof words)
+                memcpy(words, tensors[t] + at, sizeof words);
+            else
+                memcpy(words, tensors[t] + at, left);
+            UNROLL(4) for (int s = 0; s < 4; s++) {
+                const uint64_t product = (strands[s] ^ words[s]) * 0x9E3779B97F4A7C15u;
+                strands[s] = product << 31 | product >> 33;
+            }
+        }
+    for (int s = 0; s < 4; s++) sum = (sum ^ strands[s]) * 0x9E3779B97F4A7C15u;
+    return sum ^ sum >> 32;
+}
+
 /* ---- Both kernels in one call ----------------------------------------------------------------------------------- */
 
 void niff_convolve(const Filter *filter, const Call *call, const char *x, char *y, char *memory);

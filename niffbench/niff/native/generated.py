@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -181,6 +182,8 @@ class Prepared:
         self._hidden = _Hidden(points, ctypes.addressof(widths), scale, count, threads, threads)
         self._addresses = (ctypes.addressof(self._hidden), self._images.address)
         self._tensors = ctypes.c_void_p * len(layers)
+        self._shapes = [(layer.shape, layer.dtype) for layer in layers]
+        self._weights: tuple[tuple[int, ...], ctypes.Array[ctypes.c_void_p]] = (), self._tensors()
         self._last = kernel.dense(x)[1]
         self._forward_bytes = max(filters.forward_bytes, self._images.forward_bytes)
         room = prod(filters.shape) * grid.dtype.itemsize + 128
@@ -196,14 +199,32 @@ class Prepared:
 
     def forward(self, x: Tensor, grid: Tensor, layers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The convolution and the features, by one call in C."""
-        alive = [layer.contiguous() for layer in layers]
+        weights, _alive = self._in_c(layers)
         y, features = torch.empty_like(x), grid.new_empty(self._filters.shape)
         memory = kernel.workspace(self._forward_bytes)
         self._filters.library.niff_generate(
-            *(*self._addresses, grid.data_ptr(), self._tensors(*map(Tensor.data_ptr, alive))),
+            *(*self._addresses, grid.data_ptr(), weights),
             *(x.data_ptr(), y.data_ptr(), features.data_ptr(), memory.data_ptr()),
         )
         return y, features
+
+    def _in_c(self, layers: Sequence[Tensor]) -> tuple[ctypes.Array[ctypes.c_void_p], Sequence[Tensor]]:
+        """Where C finds the layers, and what has to stay there for that.
+
+        Raises:
+            ValueError: for layers of other shapes or dtypes than those that were checked.
+        """
+        addresses, (before, in_c) = tuple(map(Tensor.data_ptr, layers)), self._weights
+        if addresses == before:
+            return in_c, layers
+        if [(layer.shape, layer.dtype) for layer in layers] != self._shapes:
+            expected, got = self._shapes, [(layer.shape, layer.dtype) for layer in layers]
+            raise ValueError(f"expected layers {expected}, got {got}")
+        alive = [layer.resolve_neg().contiguous() for layer in layers]
+        in_c = self._tensors(*map(Tensor.data_ptr, alive))
+        if all(map(operator.is_, alive, layers)):
+            self._weights = addresses, in_c
+        return in_c, alive
 
     def backward(
         self,
@@ -215,13 +236,14 @@ class Prepared:
         need_x: bool,
     ) -> list[Tensor | None]:
         """The gradients of the images, None where it is not wanted, and of all layers, by one call in C."""
-        alive = [layer.contiguous() for layer in layers]
-        gradient = kernel.like(gradient, self._last)
+        weights, alive = self._in_c(layers)
+        x, gradient = (kernel.like(one, self._last) for one in (x, gradient))  # Hooks may have laid x out anew.
+        features = features.contiguous()
         for_x = torch.empty_like(x) if need_x else None
         into = [torch.empty_like(layer) for layer in alive]
         memory = kernel.workspace(self._backward_bytes)
         self._filters.library.niff_generate_gradients(
-            *(*self._addresses, grid.data_ptr(), self._tensors(*map(Tensor.data_ptr, alive)), features.data_ptr()),
+            *(*self._addresses, grid.data_ptr(), weights, features.data_ptr()),
             *(x.data_ptr(), gradient.data_ptr(), None if for_x is None else for_x.data_ptr()),
             *(self._tensors(*map(Tensor.data_ptr, into)), memory.data_ptr()),
         )
