@@ -28,12 +28,17 @@ def watched() -> bool:
 
 
 def transformed() -> bool:
-    """Whether ``torch.func`` wraps the tensors at hand, or forward differentiation does: ordinary operations only."""
+    """Whether ``torch.func``, or forward differentiation, wraps the tensors at hand: addresses say too little."""
     return not torch.compiler.is_compiling() and _wrapped()
 
 
 def _wrapped() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def wants_operations(gradient: Tensor) -> bool:
+    """Whether a backward pass given this must be made of torch's operations: it is differentiated, or batched."""
+    return torch.is_grad_enabled() or transformed() or torch._C._functorch.is_legacy_batchedtensor(gradient)
 
 
 def unobserved(x: Tensor) -> bool:

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -519,6 +520,34 @@ def test_later_calls_do_what_the_first_did(form: str, channels: int, dtype: torc
         layer(x)
     assert counter.get_total_flops() > 0, "a counter sees later calls too"
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+
+
+@pytest.mark.parametrize("form", ["fused", "native", "native-cached", "features-cached"])
+def test_whatever_differentiates_gets_right_numbers(form: str) -> None:
+    """Dual tensors, in later calls too; gradients of many at once; hooks that lay out anew what is saved."""
+    layer, x = NiffDepthwise(9, form=form), images(2, 9, 4, 5, dtype=torch.float32)
+    plain, tangent = layer.with_form("rfft"), x.flip(0)
+    for frozen in (True, False):
+        layer.requires_grad_(not frozen)
+        for mode in (torch.no_grad(), torch.enable_grad()):
+            with mode, forward_ad.dual_level():
+                for _ in range(2):
+                    dual = layer(forward_ad.make_dual(x, tangent))
+                    assert relative(forward_ad.unpack_dual(dual).tangent, plain(tangent)) < 1e-5
+    x = x.to(memory_format=torch.channels_last).requires_grad_()
+    outer = images(3, *x.shape, dtype=torch.float32)
+    leaves = [x, *layer.parameters()]
+    every = torch.autograd.grad(layer(x), leaves, outer, is_grads_batched=True)
+    for _ in range(2):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda saved: saved.clone().contiguous(), lambda saved: saved
+        ):
+            y = layer(x)
+        results = torch.autograd.grad(y, leaves, outer[0])
+        for one, many, right in zip(results, every, torch.autograd.grad(plain(x), leaves, outer[0]), strict=True):
+            near = 1e-4 * float(right.abs().max()) + 1e-6
+            assert torch.allclose(one, right, rtol=0, atol=near)
+            assert torch.allclose(many[0], right, rtol=0, atol=near)
 
 
 @pytest.mark.parametrize("form", ["native", "native-cached", "features-cached"])

@@ -610,6 +610,22 @@ def test_a_folded_network_keeps_nothing_of_weights_that_were_written_however(for
     assert alike(), "with gradients on too"
 
 
+class Louder(NiffDepthwise):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 3 + 1
+
+
+def test_what_a_derived_layer_computes_stays() -> None:
+    layer, x = Louder(8, form="native", dtype=torch.float64), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    model = with_statistics(nn.Sequential(nn.Conv2d(3, 8, 1), layer, nn.BatchNorm2d(8), nn.ReLU()))
+    one, beside = folded(model), Surrounded(layer, torch.ones(8, dtype=torch.float64))
+    with torch.no_grad():
+        y = model[0](x)
+        for _ in range(3):
+            assert torch.allclose(one(x), model(x), rtol=1e-9, atol=1e-9)
+            assert torch.allclose(beside(y), layer(y) + 1, rtol=1e-9, atol=1e-9)
+
+
 def test_hooks_of_layers_in_a_folded_network_are_called() -> None:
     seen: list[tuple[int, ...]] = []
     one, x = folded(nn.Sequential(NiffDepthwise(4, form="native"), nn.ReLU()).eval()), torch.randn(1, 4, 6, 6)

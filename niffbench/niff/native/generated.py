@@ -22,7 +22,14 @@ from torch.utils.flop_counter import register_flop_formula
 
 from niffbench.lengths import fft_flops
 from niffbench.niff import fused
-from niffbench.niff.autograd import compiling, transformed, wants_gradient, watched, without_autocast
+from niffbench.niff.autograd import (
+    compiling,
+    transformed,
+    wants_gradient,
+    wants_operations,
+    watched,
+    without_autocast,
+)
 from niffbench.niff.hermitian import Layers, generate_plainly
 from niffbench.niff.native import kernel
 from niffbench.niff.native.build import load
@@ -119,12 +126,13 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, grid, features, *layers = ctx.saved_tensors
         _, need_x, _, _, *need_layers = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # A second derivative: leave both to autograd.
-            with without_autocast(gradient):
+        if wants_operations(gradient):  # Leave all to autograd.
+            twice = torch.is_grad_enabled()
+            with without_autocast(gradient), torch.enable_grad():
                 again = _plainly(x, grid, tuple(layers), ctx.scale)
                 inputs = (x, *layers)
                 wanted = [one for one, need in zip(inputs, (need_x, *need_layers), strict=True) if need]
-                gradients = iter(torch.autograd.grad(again, wanted, gradient, create_graph=True))
+                gradients = iter(torch.autograd.grad(again, wanted, gradient, create_graph=twice))
                 for_x, *for_layers = (next(gradients) if need else None for need in (need_x, *need_layers))
                 return None, for_x, None, None, *for_layers
         seen = _get_current_dispatch_mode() is not None

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from niffbench.lengths import fft_flops, largest_prime_factor
 from niffbench.niff import fused
-from niffbench.niff.autograd import compiling, transformed, wants_gradient, watched
+from niffbench.niff.autograd import compiling, transformed, wants_gradient, wants_operations, watched
 from niffbench.niff.native import LANGUAGES, cuda
 from niffbench.niff.native.build import load
 from niffbench.niff.native.passes import cyclic_length
@@ -100,7 +100,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, half = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if wants_operations(gradient):
             wide = x.to(half.dtype.to_real()), half, gradient.to(half.dtype.to_real())
             for_x, for_half = fused.gradients(*wide, ctx.needs_input_grad)
             return None if for_x is None else for_x.to(x.dtype), for_half
