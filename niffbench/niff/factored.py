@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from niffbench.niff.autograd import compiling, wants_gradient, watched, without_autocast
+from niffbench.niff.autograd import compiling, wants_gradient, wants_operations, watched, without_autocast
 from niffbench.niff.catalogue import images_at_once
 from niffbench.niff.steps import step
 
@@ -75,10 +75,12 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights, spectrum = ctx.saved_tensors
         with without_autocast(gradient):
-            if torch.is_grad_enabled():  # A second derivative: leave both to autograd.
-                again = _plainly(x, *weights)
+            if wants_operations(gradient):  # Leave all to autograd.
+                twice = torch.is_grad_enabled()
                 wanted = [one for one, needed in zip((x, *weights), ctx.needs_input_grad, strict=True) if needed]
-                gradients = iter(torch.autograd.grad(again, wanted, gradient, create_graph=True))
+                with torch.enable_grad():
+                    again = _plainly(x, *weights)
+                    gradients = iter(torch.autograd.grad(again, wanted, gradient, create_graph=twice))
                 return tuple(next(gradients) if needed else None for needed in ctx.needs_input_grad)
             for_spectrum, for_weights = _gradients(gradient, spectrum, ctx.needs_input_grad[0], *weights)
             return None if for_spectrum is None else _inverse(for_spectrum, x.shape), *for_weights

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from niffbench.niff.autograd import compiling, wants_gradient, watched, without_autocast
+from niffbench.niff.autograd import compiling, wants_gradient, wants_operations, watched, without_autocast
 
 Layers = tuple[Tensor, ...]
 """Weights and biases of both MLPs in turn: ``(2, out, in)``, ``(2, out)``, …; index 0 is the real MLP."""
@@ -127,9 +127,13 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     grid, rows, basis, *rest = ctx.saved_tensors
     count = (len(rest) - 2) // 2  # Each hidden layer kept two tensors and has two parameters.
     saved, layers = rest[:count], tuple(rest[count:])
-    if torch.is_grad_enabled():  # A second derivative: leave both to autograd.
-        again = generate_plainly(grid, layers, ctx.scale)
-        return None, None, *torch.autograd.grad(again, layers, gradient, create_graph=True)
+    if wants_operations(gradient):  # Leave all to autograd.
+        twice, needs = torch.is_grad_enabled(), ctx.needs_input_grad[2:]
+        wanted = [layer for layer, need in zip(layers, needs, strict=True) if need]
+        with torch.enable_grad():
+            again = generate_plainly(grid, layers, ctx.scale)
+            some = iter(torch.autograd.grad(again, wanted, gradient, create_graph=twice))
+        return None, None, *(next(some) if need else None for need in needs)
     outer = torch.view_as_real(gradient.resolve_conj()).flatten(1)
     features = (basis.shape[0] - 1) // 2
     for_rows = (outer @ basis.flatten(1).T) * (ctx.scale / 2)

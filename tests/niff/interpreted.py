@@ -254,6 +254,32 @@ def test_products_of_tensor_cores_are_exact_enough(dtype: torch.dtype, monkeypat
         assert exact == (precision == "tf32x3" or dtype != torch.float32)
 
 
+def test_halved_planes_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Triton 3.6 takes them at 56, where the GPU has the shared memory."""
+    monkeypatch.setattr(triton_engine, "spreads", lambda: False)
+    monkeypatch.setattr(triton_engine, "_shared", lambda _: 227 * 1024)
+    monkeypatch.setattr(triton_engine, "_precision", lambda _: "tf32x3")
+    triton_engine.constants_of.cache_clear()
+    how = {"convolves": True, "correlates": True, "conjugate": True}
+    assert triton_engine.constants_of(triton_engine.Layout(45, 56), 0, "tf32x3", 227 * 1024, **how)["PARTS"] == 2
+    x = torch.randn(3, 2, 45, 56, requires_grad=True)
+    half = (torch.fft.rfft2(torch.randn(2, 45, 56)) / (45 * 56)).requires_grad_()
+    outer = torch.randn(x.shape)
+    results, right = (
+        (y, *torch.autograd.grad(y, (x, half), outer))
+        for y in (triton_engine.convolve(x, half), fused.convolve(x, half))
+    )
+    for one, expected in zip(results, right, strict=True):
+        assert (
+            relative(
+                torch.view_as_real(one) if one.is_complex() else one,
+                torch.view_as_real(expected) if expected.is_complex() else expected,
+            )
+            < 1e-5
+        )
+    triton_engine.constants_of.cache_clear()
+
+
 def test_second_derivatives_are_those_of_ordinary_operations() -> None:
     layer, exact = layers(2)
     results = []

@@ -85,7 +85,9 @@ def _convolve(
     how = {"convolves": True, "correlates": backward, "conjugate": backward}
     signature = {f"{name}_ptr": f"*{image if name in IMAGES else REAL}" for name in CONVOLVE}
     signature |= {"scale": REAL, "batch": INTEGER, "channels": INTEGER}
-    constants = triton_engine.constants_of(triton_engine.Layout(*side), hidden, precision, **how) | {"STEPS": 4}
+    constants = triton_engine.constants_of(
+        triton_engine.Layout(*side), hidden, precision, SHARED_MEMORY[architecture], **how
+    ) | {"STEPS": 4}
     return _compiled("convolve", signature, constants, architecture)
 
 
@@ -169,10 +171,7 @@ def test_it_fits_the_gpus_it_is_compiled_for(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     made = _convolve((side, side), architecture, backward=backward, hidden=hidden, image=image)
     # Of the many hidden features of ConvNeXt's filters two numbers are, at 14 in half precision.
-    spilled = 8 if hidden > 4 else 0
-    if side == 56 and architecture != "gfx942" and not triton_engine.spreads():
-        spilled = 1536
-    assert made.local <= spilled, "more is spilled than need be"
+    assert made.local <= (8 if hidden > 4 else 0), "more is spilled than need be"
     assert made.shared <= SHARED_MEMORY[architecture]
     if architecture == 90:
         assert "mma.sync" in made.text, "matrix products are those of tensor cores"

@@ -198,21 +198,30 @@ _HOW = {
 }  # the last is not to change with Triton's default
 
 
+_OF_HALVES = 163840
+"""Bytes of shared memory that products of halved planes take at the largest tile."""
+
+
 @functools.cache
 def spreads() -> bool:
-    """Whether this Triton divides a plane of a product among warps; with 3.6 more than four do the same twice."""
+    """Whether this Triton divides a plane of a product among warps; with 3.6 each of the planes is one warp's."""
     version: str = import_module("triton").__version__
     return tuple(int(part) for part in version.split(".")[:2]) >= (3, 9)
 
 
 @functools.lru_cache(maxsize=256)
 def constants_of(
-    layout: Layout, hidden: int, precision: str, *, convolves: bool, correlates: bool, conjugate: bool
+    layout: Layout, hidden: int, precision: str, shared: int, *, convolves: bool, correlates: bool, conjugate: bool
 ) -> dict[str, Any]:
-    """What the kernel ``convolve`` is compiled for, and how."""
+    """What the kernel ``convolve`` is compiled for, and how, where a program may have so many bytes of shared memory.
+
+    Registers decide, as compiling tells: nothing is spilled at the stages of ResNet and ConvNeXt but, with Triton
+    3.6, at 56 on GPUs of less shared memory than halved planes take (compute capability 8.6, 8.9, 12): there 128
+    bytes a thread forward, 136 backward.
+    """
     (map_height, map_width), (tile_height, tile_width) = layout.map, layout.tile
-    slots = tile_height * tile_width
-    # Registers decide, as compiling tells: nothing is spilled at ResNet's stages, but at 56 with Triton 3.6.
+    slots, separate = tile_height * tile_width, max(layout.tile) > 32
+    halves = slots >= 1024 and not (separate or spreads()) and precision != "ieee" and shared >= _OF_HALVES
     return {
         "H": layout.height,
         "W": layout.width,
@@ -225,10 +234,11 @@ def constants_of(
         "CORRELATES": correlates,
         "CONJUGATE": conjugate,
         "AT_ONCE": convolves and correlates and (slots < 1024 or precision == "tf32"),
-        "SEPARATE": max(layout.tile) > 32,
+        "SEPARATE": separate,
+        "PARTS": 2 if halves else 1,
         "PRECISION": precision,
         **_HOW,
-        "num_warps": min(16, max(4, slots // (128 if spreads() else 256))),
+        "num_warps": min(16, max(4, slots // (128 if halves or spreads() else 256))),
     }
 
 
@@ -250,6 +260,15 @@ def _matrices(layout: Layout, device: torch.device) -> Tensor:
     """On the device, for good: a captured graph knows but the address. So a call must come before a capture."""
     with torch.inference_mode(False):
         return torch.from_numpy(layout.matrices()).to(device)
+
+
+@functools.cache
+def _shared(device: torch.device) -> int:
+    """Bytes of shared memory that a program may have."""
+    if device.index is None:
+        return 0
+    driver = import_module("triton").runtime.driver.active
+    return int(driver.utils.get_device_properties(device.index)["max_shared_mem"])
 
 
 @functools.cache
@@ -292,7 +311,7 @@ def _run(
         *(last if hidden else (filter_, filter_)),
         *(_matrices(layout, images.device), scale, batch, channels),
         STEPS=steps,
-        **constants_of(layout, hidden, precision, **how),
+        **constants_of(layout, hidden, precision, _shared(images.device), **how),
     )
     return result, sums
 

@@ -49,16 +49,22 @@ def _transformed(
     TW: tl.constexpr,
     PRECISION: tl.constexpr,
     SEPARATE: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
-    """Cosines and sines along rows and columns of each plane: of all four in one product, or one by one."""
+    """Cosines and sines along columns and rows of each plane: all four, maybe in parts, in one product or in four."""
     if SEPARATE:
         ee = tl.dot(tl.dot(left, ee, input_precision=PRECISION), right, input_precision=PRECISION)
         eo = tl.dot(tl.dot(left, eo, input_precision=PRECISION), odd_right, input_precision=PRECISION)
         oe = tl.dot(tl.dot(odd_left, oe, input_precision=PRECISION), right, input_precision=PRECISION)
         oo = tl.dot(tl.dot(odd_left, oo, input_precision=PRECISION), odd_right, input_precision=PRECISION)
     else:
-        planes = tl.dot(left, _together(ee, eo, oe, oo, TH, TW), input_precision=PRECISION)
-        ee, eo, oe, oo = _apart(tl.dot(planes, right, input_precision=PRECISION), TH, TW)
+        planes = tl.reshape(_together(ee, eo, oe, oo, TH, TW), (4, TH, PARTS, TW // PARTS))
+        columns = tl.reshape(tl.permute(planes, (0, 2, 1, 3)), (4 * PARTS, TH, TW // PARTS))
+        columns = tl.dot(left, columns, input_precision=PRECISION)
+        planes = tl.permute(tl.reshape(columns, (4, PARTS, TH, TW // PARTS)), (0, 2, 1, 3))
+        rows = tl.reshape(planes, (4 * PARTS, TH // PARTS, TW))
+        rows = tl.dot(rows, right, input_precision=PRECISION)
+        ee, eo, oe, oo = _apart(tl.reshape(rows, (4, TH, TW)), TH, TW)
     return ee, eo, oe, oo
 
 
@@ -81,6 +87,7 @@ def _spectra(
     TW: tl.constexpr,
     PRECISION: tl.constexpr,
     SEPARATE: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
     """Real and imaginary parts of an image's spectrum at (u, v), and those at (-u, v). Each pixel is read once.
 
@@ -102,9 +109,47 @@ def _spectra(
         sums - mirrored_sums,
         differences + mirrored_differences,
         differences - mirrored_differences,
-        *(left, odd_left, right, odd_right, TH, TW, PRECISION, SEPARATE),
+        *(left, odd_left, right, odd_right, TH, TW, PRECISION, SEPARATE, PARTS),
     )
     return ee - oo, -(oe + eo), ee + oo, oe - eo
+
+
+@triton.jit
+def _store_sums(
+    real,
+    imaginary,
+    up_real,
+    up_imaginary,
+    sums_ptr,
+    channels,
+    c,
+    u,
+    v,
+    up,
+    inside,
+    two_rows,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    HIDDEN: tl.constexpr,
+):
+    """A program's part of the filter's gradient. A column that stands for its mirror image too counts twice."""
+    F: tl.constexpr = W // 2 + 1
+    share = tl.where((v > 0) & (2 * v != W), 2.0, 1.0)
+    sums_ptr += tl.program_id(1).to(tl.int64) * channels * (2 * H * F)
+    if HIDDEN == 0:
+        at = sums_ptr + 2 * (c * (H * F) + u * F + v)
+        tl.store(at, share * real, mask=inside)
+        tl.store(at + 1, share * imaginary, mask=inside)
+        at = sums_ptr + 2 * (c * (H * F) + up * F + v)
+        tl.store(at, share * up_real, mask=two_rows)
+        tl.store(at + 1, share * up_imaginary, mask=two_rows)
+    else:
+        at = sums_ptr + c * (H * F) + v
+        tl.store(at + u * F, share * real, mask=inside)
+        tl.store(at + up * F, share * up_real, mask=two_rows)
+        at += channels * (H * F)
+        tl.store(at + u * F, share * imaginary, mask=inside)
+        tl.store(at + up * F, share * up_imaginary, mask=two_rows)
 
 
 @triton.jit(do_not_specialize=("batch", "channels"))
@@ -133,6 +178,7 @@ def convolve(
     CONJUGATE: tl.constexpr,
     AT_ONCE: tl.constexpr,
     SEPARATE: tl.constexpr,
+    PARTS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Images times a filter, and the sum over images of conj(other's spectrum) times the image's.
@@ -156,6 +202,7 @@ def convolve(
         AT_ONCE: both results of an image one after the other, its spectrum being taken once; else all of one
             result first, which takes fewer registers.
         SEPARATE: transform the planes one by one, which takes less shared memory.
+        PARTS: of each plane, where not: so that twice as many warps have one each.
     """
     F: tl.constexpr = W // 2 + 1
     LH: tl.constexpr = H // 2 + 1
@@ -179,33 +226,6 @@ def convolve(
     two_rows = inside & (u > 0) & (2 * u != H)
     two_columns = inside & (v > 0) & (2 * v != W)
 
-    if HIDDEN == 0:
-        at = filter_ptr + 2 * (c * (H * F) + u * F + v)
-        real = tl.load(at, mask=inside, other=0.0)
-        imaginary = tl.load(at + 1, mask=inside, other=0.0)
-        at = filter_ptr + 2 * (c * (H * F) + up * F + v)
-        up_real = tl.where(two_rows, tl.load(at, mask=two_rows, other=0.0), real)
-        up_imaginary = tl.where(two_rows, tl.load(at + 1, mask=two_rows, other=0.0), imaginary)
-    else:
-        real = tl.zeros((TH, TW), tl.float32) + tl.load(bias_ptr + c, mask=present, other=0.0) * scale
-        imaginary = tl.zeros((TH, TW), tl.float32)
-        up_real = real
-        up_imaginary = imaginary
-        for k in tl.range(0, HIDDEN, loop_unroll_factor=4):
-            for_even = tl.load(weight_ptr + c * HIDDEN + k, mask=present, other=0.0)
-            for_odd = tl.load(weight_ptr + (channels + c) * HIDDEN + k, mask=present, other=0.0)
-            even = filter_ptr + k * (H * F) + v
-            odd = even + HIDDEN * H * F
-            real += for_even * tl.load(even + u * F, mask=inside, other=0.0)
-            imaginary += for_odd * tl.load(odd + u * F, mask=inside, other=0.0)
-            up_real += for_even * tl.load(even + up * F, mask=two_rows, other=0.0)
-            up_imaginary += for_odd * tl.load(odd + up * F, mask=two_rows, other=0.0)
-        up_real = tl.where(two_rows, up_real, real)
-        up_imaginary = tl.where(two_rows, up_imaginary, imaginary)
-    if CONJUGATE:
-        imaginary = -imaginary
-        up_imaginary = -up_imaginary
-
     if SEPARATE:
         square = tl.arange(0, TH)[:, None] * TH + tl.arange(0, TH)[None, :]
         left = tl.load(matrices_ptr + square)
@@ -214,7 +234,7 @@ def convolve(
         right = tl.load(matrices_ptr + square)
         odd_right = tl.load(matrices_ptr + TW * TW + square)
     else:
-        plane = tl.arange(0, 4)[:, None, None]
+        plane = tl.arange(0, 4 * PARTS)[:, None, None] // PARTS
         square = tl.arange(0, TH)[None, :, None] * TH + tl.arange(0, TH)[None, None, :]
         left = tl.load(matrices_ptr + (plane // 2) * (TH * TH) + square)
         square = 2 * TH * TH + tl.arange(0, TW)[None, :, None] * TW + tl.arange(0, TW)[None, None, :]
@@ -234,25 +254,55 @@ def convolve(
             place = other_ptr + n * of_image + c * (H * W)
             ar, ai, br, bi = _spectra(
                 *(place, left, odd_left, right, odd_right, u, v, up, back, inside, two_rows, two_columns),
-                *(W, TH, TW, PRECISION, SEPARATE),
+                *(W, TH, TW, PRECISION, SEPARATE, PARTS),
             )
             place = image_ptr + n * of_image + c * (H * W)
             xr, xi, zr, zi = _spectra(
                 *(place, left, odd_left, right, odd_right, u, v, up, back, inside, two_rows, two_columns),
-                *(W, TH, TW, PRECISION, SEPARATE),
+                *(W, TH, TW, PRECISION, SEPARATE, PARTS),
             )
             once = tl.where(first + step < batch, 1.0, 0.0)
             sum_real += once * (ar * xr + ai * xi)
             sum_imaginary += once * (ar * xi - ai * xr)
             up_sum_real += once * (br * zr + bi * zi)
             up_sum_imaginary += once * (br * zi - bi * zr)
+        _store_sums(
+            *(sum_real, sum_imaginary, up_sum_real, up_sum_imaginary),
+            *(sums_ptr, channels, c, u, v, up, inside, two_rows, H, W, HIDDEN),
+        )
     if CONVOLVES:
+        if HIDDEN == 0:
+            at = filter_ptr + 2 * (c * (H * F) + u * F + v)
+            real = tl.load(at, mask=inside, other=0.0)
+            imaginary = tl.load(at + 1, mask=inside, other=0.0)
+            at = filter_ptr + 2 * (c * (H * F) + up * F + v)
+            up_real = tl.where(two_rows, tl.load(at, mask=two_rows, other=0.0), real)
+            up_imaginary = tl.where(two_rows, tl.load(at + 1, mask=two_rows, other=0.0), imaginary)
+        else:
+            real = tl.zeros((TH, TW), tl.float32) + tl.load(bias_ptr + c, mask=present, other=0.0) * scale
+            imaginary = tl.zeros((TH, TW), tl.float32)
+            up_real = real
+            up_imaginary = imaginary
+            for k in tl.range(0, HIDDEN, loop_unroll_factor=4):
+                for_even = tl.load(weight_ptr + c * HIDDEN + k, mask=present, other=0.0)
+                for_odd = tl.load(weight_ptr + (channels + c) * HIDDEN + k, mask=present, other=0.0)
+                even = filter_ptr + k * (H * F) + v
+                odd = even + HIDDEN * H * F
+                real += for_even * tl.load(even + u * F, mask=inside, other=0.0)
+                imaginary += for_odd * tl.load(odd + u * F, mask=inside, other=0.0)
+                up_real += for_even * tl.load(even + up * F, mask=two_rows, other=0.0)
+                up_imaginary += for_odd * tl.load(odd + up * F, mask=two_rows, other=0.0)
+            up_real = tl.where(two_rows, up_real, real)
+            up_imaginary = tl.where(two_rows, up_imaginary, imaginary)
+        if CONJUGATE:
+            imaginary = -imaginary
+            up_imaginary = -up_imaginary
         for step in range(STEPS):
             n = tl.minimum(first + step, batch - 1)
             place = image_ptr + n * of_image + c * (H * W)
             xr, xi, zr, zi = _spectra(
                 *(place, left, odd_left, right, odd_right, u, v, up, back, inside, two_rows, two_columns),
-                *(W, TH, TW, PRECISION, SEPARATE),
+                *(W, TH, TW, PRECISION, SEPARATE, PARTS),
             )
             if AT_ONCE:
                 place = other_ptr + n * of_image + c * (H * W)
@@ -271,7 +321,7 @@ def convolve(
                         two_rows,
                         two_columns,
                     ),
-                    *(W, TH, TW, PRECISION, SEPARATE),
+                    *(W, TH, TW, PRECISION, SEPARATE, PARTS),
                 )
                 once = tl.where(first + step < batch, 1.0, 0.0)
                 sum_real += once * (ar * xr + ai * xi)
@@ -284,7 +334,7 @@ def convolve(
             wi = 2 * (zr * up_imaginary + zi * up_real)
             ee, eo, oe, oo = _transformed(
                 *(yr + wr, -(yi + wi), wi - yi, wr - yr),
-                *(left, odd_left, right, odd_right, TH, TW, PRECISION, SEPARATE),
+                *(left, odd_left, right, odd_right, TH, TW, PRECISION, SEPARATE, PARTS),
             )
             sums = ee + oe
             differences = ee - oe
@@ -299,24 +349,11 @@ def convolve(
                 (differences - mirrored_differences).to(KIND),
                 mask=two_rows & two_columns,
             )
-    if CORRELATES:
-        # A column that stands for its mirror image too counts twice.
-        share = tl.where((v > 0) & (2 * v != W), 2.0, 1.0)
-        sums_ptr += tl.program_id(1).to(tl.int64) * channels * (2 * H * F)
-        if HIDDEN == 0:
-            at = sums_ptr + 2 * (c * (H * F) + u * F + v)
-            tl.store(at, share * sum_real, mask=inside)
-            tl.store(at + 1, share * sum_imaginary, mask=inside)
-            at = sums_ptr + 2 * (c * (H * F) + up * F + v)
-            tl.store(at, share * up_sum_real, mask=two_rows)
-            tl.store(at + 1, share * up_sum_imaginary, mask=two_rows)
-        else:
-            at = sums_ptr + c * (H * F) + v
-            tl.store(at + u * F, share * sum_real, mask=inside)
-            tl.store(at + up * F, share * up_sum_real, mask=two_rows)
-            at += channels * (H * F)
-            tl.store(at + u * F, share * sum_imaginary, mask=inside)
-            tl.store(at + up * F, share * up_sum_imaginary, mask=two_rows)
+        if AT_ONCE:
+            _store_sums(
+                *(sum_real, sum_imaginary, up_sum_real, up_sum_imaginary),
+                *(sums_ptr, channels, c, u, v, up, inside, two_rows, H, W, HIDDEN),
+            )
 
 
 @triton.jit
