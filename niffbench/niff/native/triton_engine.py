@@ -213,7 +213,7 @@ def spreads() -> bool:
 def constants_of(
     layout: Layout, hidden: int, precision: str, shared: int, *, convolves: bool, correlates: bool, conjugate: bool
 ) -> dict[str, Any]:
-    """What the kernel ``convolve`` is compiled for, and how, where a program may have so many bytes of shared memory.
+    """What the kernel ``convolve`` is compiled for, and how; a program may have so many bytes of shared memory.
 
     Registers decide, as compiling tells: nothing is spilled at the stages of ResNet and ConvNeXt but, with Triton
     3.6, at 56 on GPUs of less shared memory than halved planes take (compute capability 8.6, 8.9, 12): there 128

@@ -51,7 +51,7 @@ def _transformed(
     SEPARATE: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Cosines and sines along columns and rows of each plane: all four, maybe in parts, in one product or in four."""
+    """Cosines and sines along columns and rows: all four planes, maybe parts of them, in one product, or each."""
     if SEPARATE:
         ee = tl.dot(tl.dot(left, ee, input_precision=PRECISION), right, input_precision=PRECISION)
         eo = tl.dot(tl.dot(left, eo, input_precision=PRECISION), odd_right, input_precision=PRECISION)
