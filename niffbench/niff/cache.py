@@ -142,7 +142,7 @@ def _sum_of(tensors: Sequence[Tensor]) -> Callable[[], int]:
 def _checksum(tensors: Sequence[Tensor]) -> int:
     total = 0
     for one in tensors:
-        total = zlib.crc32(one.detach().view(torch.uint8).numpy(), total)
+        total = zlib.crc32(one.detach().view(torch.uint8).numpy().tobytes(), total)
     return total
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -66,7 +65,7 @@ class FilterGenerator(nn.Module):
             bias = torch.empty(2, fan_out, device=device, dtype=dtype)
             self.register_parameter(f"weight{index}", nn.Parameter(weight))
             self.register_parameter(f"bias{index}", nn.Parameter(bias))
-        self._in_order = operator.itemgetter(*self._parameters)  # Who takes one away and puts it back moves it.
+        self._names = tuple(self._parameters)
         self._grids = grids.Remembered()
         self._cache = Cache()
         self.reset_parameters()
@@ -200,11 +199,9 @@ class FilterGenerator(nn.Module):
 
     def weights(self) -> tuple[Tensor, ...]:
         """Weights and biases of the layers in turn, as a parametrization, say, makes them."""
-        try:
-            weights: tuple[Tensor, ...] = self._in_order(self._parameters)
-        except KeyError:
-            weights = tuple(tensor for layer in self._layers() for tensor in layer)
-        return weights
+        if tuple(self._parameters) == self._names:  # Who takes one away and puts it back moves it.
+            return tuple(self._parameters.values())  # type: ignore[arg-type]
+        return tuple(tensor for layer in self._layers() for tensor in layer)
 
     def with_weights(self, weights: Sequence[Tensor]) -> FilterGenerator:
         """A generator like this one of other :meth:`weights`; what it keeps it keeps for itself."""

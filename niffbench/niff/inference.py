@@ -184,7 +184,7 @@ class _Memory(nn.Module):
         weights: list[Tensor] = []
         generators, hooked = [], False
         for layer in self._layers:
-            inner = layer
+            inner: nn.Module = layer
             if isinstance(layer, Surrounded):
                 inner = layer.layer
                 around += (inner, layer.limits)

@@ -265,9 +265,9 @@ def _matrices(layout: Layout, device: torch.device) -> Tensor:
 @functools.cache
 def _shared(device: torch.device) -> int:
     """Bytes of shared memory that a program may have."""
-    if device.index is None:
+    if device.type != "cuda":
         return 0
-    driver = import_module("triton").runtime.driver.active
+    driver: Any = import_module("triton").runtime.driver.active
     return int(driver.utils.get_device_properties(device.index)["max_shared_mem"])
 
 
