@@ -243,7 +243,7 @@ def test_what_is_kept_is_the_filter_or_its_features_whichever_is_faster(monkeypa
             results = [layer(x) for _ in range(3)]
         assert all(torch.allclose(one, layer.with_form("fft")(x), atol=1e-4) for one in results)
         assert layer.chosen == engine
-        (entry,) = layer.generator._cache._entries._entries.values()
+        (entry,) = layer.generator._cache._current[2]._entries.values()
         assert [tuple(one.shape) for one in (entry if isinstance(entry, tuple) else (entry,))] == kept
         assert layer(x.requires_grad_()).requires_grad, "of images that want a gradient, or weights, none is kept"
         assert layer.chosen == "native"

@@ -116,7 +116,7 @@ def test_a_measurement_leaves_the_layer_alone(planted: dict[str, float]) -> None
     with torch.no_grad():
         one(x)
     assert one.chosen == "factored"
-    assert len(one.generator._cache._entries) == 1
+    assert len(one.generator._cache._current[2]) == 1
 
 
 @pytest.mark.parametrize("channels", [(1, 4), (3, 1), (1, 1)])
