@@ -265,10 +265,8 @@ def _matrices(layout: Layout, device: torch.device) -> Tensor:
 @functools.cache
 def _shared(device: torch.device) -> int:
     """Bytes of shared memory that a program may have."""
-    if device.type != "cuda":
-        return 0
-    driver: Any = import_module("triton").runtime.driver.active
-    return int(driver.utils.get_device_properties(device.index)["max_shared_mem"])
+    utilities = import_module("triton").runtime.driver.active.utils
+    return int(utilities.get_device_properties(device.index)["max_shared_mem"])
 
 
 @functools.cache
@@ -311,7 +309,7 @@ def _run(
         *(last if hidden else (filter_, filter_)),
         *(_matrices(layout, images.device), scale, batch, channels),
         STEPS=steps,
-        **constants_of(layout, hidden, precision, _shared(images.device), **how),
+        **constants_of(layout, hidden, precision, _shared(images.device) if images.is_cuda else 0, **how),
     )
     return result, sums
 
