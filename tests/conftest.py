@@ -157,6 +157,15 @@ def browser_path() -> str:
     return next(path for name in BROWSERS if (path := shutil.which(name)))
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what stands beside plots: these are put together, and their files are blank."""
+    from matplotlib.figure import Figure
+
+    blank = {"svg": '<svg width="72pt" height="72pt"></svg>', "png": b""}
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, format, **_: file.write(blank[format]))
+
+
 @pytest.fixture(scope="module")
 def device() -> Iterator[CpuDevice]:
     """The CPU as a device, with one thread."""

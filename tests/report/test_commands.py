@@ -67,6 +67,7 @@ def test_report_writes_into_the_run(cli: Cli, tmp_path: Path) -> None:
     assert (path / "report.html").stat().st_size > 50_000
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_report_of_two_runs_goes_beside_the_first(here: Here, tmp_path: Path) -> None:
     one = write(tmp_path / "a", World(sizes=(14,), operators=FEW)).path
     two = write(tmp_path / "b", World(sizes=(14,), operators=FEW, seed=1)).path

@@ -174,6 +174,7 @@ def test_markdown_stays_small_and_shows_plots_by_reference(rich: Path) -> None:
     assert output.count("<details>") == output.count("</details>")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_huge_run_still_gives_small_markdown(tmp_path: Path) -> None:
     world = World(
         sizes=tuple(range(8, 48)), rounds=1, samples=1, kernels={"depthwise": (7,), "dense": (3,)}, faults=()
@@ -199,6 +200,7 @@ def test_the_table_holds_every_case_in_base_units(rich: Path) -> None:
             assert line["reason"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_worst_gradient_is_shown_or_why_there_is_none(tmp_path: Path) -> None:
     run = make(World(sizes=(28,), modes=("inference", "training"), rounds=2, samples=3, operators=FEW), tmp_path)
     name = next(r.traits.label for r in run.records if r.case.problem.mode == "training" and r.status == "ok")
@@ -223,6 +225,7 @@ def test_the_worst_gradient_is_shown_or_why_there_is_none(tmp_path: Path) -> Non
     assert html.count("not compared") == len(left_out)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_gradient_that_was_compared_in_float64_is_shown_and_not_said_to_be_left_out(
     tmp_path: Path, beside: bool
@@ -248,6 +251,7 @@ def test_a_gradient_that_was_compared_in_float64_is_shown_and_not_said_to_be_lef
     assert {line["error_gradient_l2"] for line in lines} == {"3e-06" if beside else ""}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_gradients_take_no_room_where_none_was_compared(tmp_path: Path) -> None:
     """As in older runs, without such checks."""
     report.write(make(World(sizes=(28,), rounds=1, samples=3, operators=FEW), tmp_path), tmp_path)
@@ -298,6 +302,7 @@ def test_the_page_says_what_it_is_sure_of(rich: Path) -> None:
     assert "not finished" not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
     run = make(World(sizes=(14,), modes=("inference", "training"), operators=FEW), tmp_path)
     part = Run(
@@ -314,6 +319,7 @@ def test_a_run_of_which_nothing_is_known_has_a_report(tmp_path: Path) -> None:
     assert "Nothing was measured." in html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
     one = make(World(sizes=(28, 56)), tmp_path / "laptop")
     two = make(World(sizes=(28, 56), device="cuda", seed=1), tmp_path / "rack")
@@ -414,6 +420,7 @@ def test_whatever_is_missing_or_absurd_there_is_a_report(tmp_path: Path, seed: i
     assert "Every case" in html.read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_profile_inside_the_run_becomes_bars(tmp_path: Path) -> None:
     run = make(World(sizes=(28,), operators=FEW), tmp_path)
     phases = [

@@ -143,6 +143,7 @@ def test_what_a_fleet_can_show_is_judged_by_its_devices() -> None:
 UNLIKE = replace(ALIKE, sizes=(14,), rounds=12, nodes=(1.0, 2.0, 1.01, 2.02, 0.99, 1.98), older=(1, 3, 5))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_unlike_machines_are_put_side_by_side_and_never_taken_together(tmp_path: Path) -> None:
     run = write(tmp_path / "run", UNLIKE)
     one, two = machines(run)

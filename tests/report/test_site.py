@@ -60,6 +60,7 @@ def test_planted_steps_are_alerts_and_every_link_leads_somewhere(call: Call, tmp
     assert all(name in alerted.read_text() for name in ('id="latency_steady"', 'id="memory_total"', 'id="flops"'))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_each_run_is_read_once(call: Call, tmp_path: Path) -> None:
     """What an index remembers of a run is not looked for in it again; a damaged index is made anew."""
     fill(tmp_path, range(1, 13))
@@ -83,6 +84,7 @@ def test_each_run_is_read_once(call: Call, tmp_path: Path) -> None:
     assert "12 runs" in call("publish", "kept", "--out", "site").stdout
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_accepted_is_no_alert(call: Call, tmp_path: Path) -> None:
     fill(tmp_path, range(1, RUNS + 1))
     (tmp_path / "accept.toml").write_text(
@@ -92,6 +94,7 @@ def test_what_is_accepted_is_no_alert(call: Call, tmp_path: Path) -> None:
     assert "0 open alerts" in (tmp_path / "site" / "index.html").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_too_few_runs_are_no_absence_of_alerts(call: Call, tmp_path: Path) -> None:
     fill(tmp_path, range(STEP - 2, STEP + 2))
     assert call("publish", "kept", "--out", "site").returncode == 0

@@ -50,6 +50,7 @@ def test_what_was_never_sampled_has_no_neighbours() -> None:
     assert background_load((*lost, *others)) is None
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_terminal_and_the_report_say_it_and_what_to_do(tmp_path: Path) -> None:
     console = Console(width=1000, force_terminal=False, color_system=None)
     with console.capture() as captured:

@@ -83,6 +83,7 @@ def test_it_is_a_column_of_frame_csv_and_parquet_and_no_failure_has_it(run: Run)
         assert 0 < measured.sum() < len(table)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_it_is_in_every_file_of_a_report(run: Run) -> None:
     files = report.draw(run)
     lines = list(csv.DictReader(io.StringIO(str(files["table.csv"]))))
@@ -134,6 +135,7 @@ def test_it_can_be_drawn(run: Run, call: Call) -> None:
     assert TITLE in Path("fig.svg").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_it_has_a_trend_on_the_site_of_a_history(run: Run, call: Call) -> None:
     for _ in range(2):
         assert call("check", str(run.path), "--history", "history").returncode in (0, 3)

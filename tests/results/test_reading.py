@@ -256,6 +256,7 @@ def used(run: Run) -> None:
         compare(run, run, Rules())
 
 
+@pytest.mark.usefixtures("undrawn")
 @given(st.data())
 @settings(max_examples=4, deadline=None)
 def test_a_mutated_record_is_reported_or_refused(
