@@ -166,6 +166,14 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Figure, "savefig", lambda self, file, format, **_: file.write(blank[format]))
 
 
+@pytest.fixture
+def untimed_guards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that compile often: torch flushes all caches to time what guards each graph, and only logs it."""
+    import torch._dynamo.guards
+
+    monkeypatch.setattr(torch._dynamo.guards, "profile_guard_manager", lambda *_: 0.0, raising=False)
+
+
 @pytest.fixture(scope="module")
 def device() -> Iterator[CpuDevice]:
     """The CPU as a device, with one thread."""

@@ -221,6 +221,7 @@ def test_a_kept_spectrum_follows_its_weight(name: str) -> None:
     assert weight.grad is not None  # where a gradient is wanted nothing is taken from the store
 
 
+@pytest.mark.usefixtures("untimed_guards")
 @pytest.mark.parametrize("name", [name for name in ON_CPU if not name.startswith("niff")])
 def test_modules_can_be_compiled(name: str) -> None:
     """Through AOT autograd, without a code generator: the graph is whole, the result the same."""
