@@ -57,8 +57,6 @@ os.environ[warm_process.SHARED] = str(_shared)
 # What torch compiles once is there for all processes of the tests; and none starts others to compile in.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_shared / "inductor"))
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-# For a handful of kernels it takes longer to compile their headers than to read these each time.
-os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
