@@ -18,6 +18,9 @@ from niffbench.fingerprint import Fingerprint
 from niffbench.results import Ceilings, CostRecord, Map, Memory, ModuleSource, Numerics, Record, StepCost
 from niffbench.suite import Regime, Settings, UserModule
 
+FORK, ITSELF = b"f", b"i"
+"""What a process that has loaded all that a worker needs gets with the descriptors of one: fork it, or be it."""
+
 NODE = "NIFFBENCH_NODE"
 """The variable in which a launcher whose engine has several machines tells a worker what it calls its own."""
 

@@ -1,8 +1,9 @@
 """Check every sentence of a report against the records of its run, by arithmetic of its own.
 
 ``python tests/check_sentences.py RUN`` reads ``RUN/records.jsonl`` (or ``.gz``) and ``RUN/report.md``, prints what
-is not so, and ends with 1 if anything is; a sentence that it does not understand is a fault too. It shares no code
-with niffbench on purpose.
+is not so, and ends with 1 if anything is; a sentence that it does not understand is a fault too, and so is a ratio
+in a table of ``RUN/report.html`` that is not the quotient of the values printed beside it. It shares no code with
+niffbench on purpose.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from html import unescape
 from math import exp, log, sqrt
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -25,6 +27,14 @@ NAME = r"[A-Za-z][\w./=-]*(?: [\w]+=[\w.-]+)*"
 QUANTITY = r"(?:steady|cold|graph|wall) latency|total memory|FLOPs"
 ROUNDING = 0.006
 """Of what is said with three digits."""
+
+UNITS = {
+    **{f"{prefix}s": 10.0**power for prefix, power in (("n", -9), ("µ", -6), ("m", -3), ("", 0))},
+    **{f"{prefix}FLOP": 10.0**power for prefix, power in (("", 0), ("k", 3), ("M", 6), ("G", 9), ("T", 12))},
+    **{f"{prefix}B": 2.0**power for prefix, power in (("", 0), ("Ki", 10), ("Mi", 20), ("Gi", 30))},
+    "min": 60.0,
+    "×": 1.0,
+}
 
 Problem = tuple[Any, ...]
 Values = dict[int, float]
@@ -429,6 +439,39 @@ def sentences(markdown: str) -> list[str]:
     return [re.sub(r"\\(.)", r"\1", line[2:]).replace("&#64;", "@") for line in lines if line.startswith("- ")]
 
 
+def quotients(page: str) -> dict[str, bool]:
+    """Each ratio in a column × of a page's tables, and whether it may be the quotient of printed values.
+
+    The value is in the column before, that which it is divided by in the row of the problem's baseline. Both, and
+    the ratio, may be anything that is rounded to what is printed.
+    """
+    result = {}
+    for table in re.findall(r"<table.*?</table>", page, re.DOTALL):
+        header, *rows = [
+            [unescape(re.sub(r"<[^>]*>", "", cell)) for cell in re.findall(r"<t[hd]\b[^>]*>(.*?)</t[hd]>", row)]
+            for row in re.findall(r"<tr.*?</tr>", table, re.DOTALL)
+        ]
+        base = {row[0]: row for row in rows if " baseline" in row[1]}
+        for column in (number for number, name in enumerate(header) if name == "×"):
+            for row in (row for row in rows if row[0] in base):
+                said, value, unit = map(rounded, (row[column], row[column - 1], base[row[0]][column - 1]))
+                if said and value and unit:
+                    what = f"{row[0]}, {row[1]}: {header[column - 1]} × {row[column]}"
+                    result[what] = said[0] <= value[1] / unit[0] and said[1] >= value[0] / unit[1]
+    return result
+
+
+def rounded(printed: str) -> tuple[float, float] | None:
+    """The least and the most that is printed so; None of what is no number."""
+    parts = re.match(r"[^\d]*?(\d[\d,]*)(?:\.(\d+))?\s?([^\W\d]+|×)", printed)
+    if parts is None or parts[3] not in UNITS:
+        return None
+    whole, places = parts[1].replace(",", ""), len(parts[2] or "")
+    half = 0.5 * 10.0**-places if places or len(whole) < 4 else 0.5 * 10.0 ** (len(whole) - 3)
+    number = float(f"{whole}.{parts[2] or 0}")
+    return (number - half) * UNITS[parts[3]], (number + half) * UNITS[parts[3]]
+
+
 def faults(records: Records, said: Sequence[str]) -> dict[str, list[str]]:
     """What is not so, by sentence."""
     checker = Checker(records)
@@ -440,8 +483,13 @@ def main(folder: Path) -> int:
     wrong = faults(read(folder), said)
     for sentence, reasons in wrong.items():
         print(f"{sentence}\n  " + "\n  ".join(reasons))
+    ratios = quotients((folder / "report.html").read_text())
+    others = [ratio for ratio, fits in ratios.items() if not fits]
+    for ratio in others:
+        print(f"{ratio} is not the quotient of what is printed")
     print(f"{len(said) - len(wrong)} of {len(said)} sentences are so")
-    return 1 if wrong else 0
+    print(f"{len(ratios) - len(others)} of {len(ratios)} ratios are quotients of what is printed")
+    return 1 if wrong or others else 0
 
 
 if __name__ == "__main__":

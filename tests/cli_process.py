@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from warm_process import CLI, WORKER, named, start
+from warm_process import CLI, FORKING, WORKER, named, start
 
 from niffbench.results import RECORDS
 
@@ -117,16 +117,17 @@ class Started:
         """What is alive of it and of all that it started, whoever is their parent by now."""
         return self._alive(
             lambda process: (
-                process.name() in named(self.mark, CLI, WORKER) or process.environ().get(_MARK) == self.mark
+                process.name() in named(self.mark, CLI, WORKER, FORKING)
+                or process.environ().get(_MARK) == self.mark
             )
         )
 
     def workers(self) -> list[psutil.Process]:
-        """Those of the family that are workers."""
+        """Those of the family that are workers, and what is to fork them or be one."""
         return self._alive(
             lambda process: (
-                process.name() in named(self.mark, WORKER)
-                or (WORKER in process.cmdline() and process.environ().get(_MARK) == self.mark)
+                process.name() in named(self.mark, WORKER, FORKING)
+                or ({WORKER, FORKING} & {*process.cmdline()} and process.environ().get(_MARK) == self.mark)
             )
         )
 

@@ -34,9 +34,11 @@ from zlib import crc32
 
 ROOT = Path(__file__).parents[1]
 CLI, WORKER, ON_STUB_CARD = "niffbench.cli", "niffbench.worker.main", "on_stub_card"
+FORKING = "niffbench.worker.forking"
 NAMES = {
     CLI: "nb-",
     WORKER: "nw-",
+    FORKING: "nf-",
     ON_STUB_CARD: "nc-",
     **{f"niffbench.verdict.{name}": "nv-" for name in ("assumptions", "witnesses")},
 }
@@ -352,7 +354,7 @@ def _begin(
     sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     tempfile.tempdir = None
     paths = environment.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[:0] = [*([] if module == WORKER else [str(Path.cwd())]), *filter(None, paths)]
+    sys.path[:0] = [*([] if module in (WORKER, FORKING) else [str(Path.cwd())]), *filter(None, paths)]
     encoding = sys.stdout.encoding
     sys.stdin = open(0, encoding=encoding, closefd=False)  # noqa: SIM115
     for name, place, errors in (("stdout", 1, "strict"), ("stderr", 2, "backslashreplace")):
@@ -399,7 +401,7 @@ class _Fork:
         if self.pid == 0:
             with Path(os.devnull).open("rb") as nothing:
                 given, output = how.get("stdin"), how.get("stdout")
-                source = given.fileno() if hasattr(given, "fileno") else nothing.fileno()
+                source = given if isinstance(given, int) else getattr(given, "fileno", nothing.fileno)()
                 target = output.fileno() if hasattr(output, "fileno") else write
                 standard = (source, target, target, *how.get("pass_fds", ()))
                 _end_with(lambda: self._run(module, arguments, tag, standard, how))

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from niffbench.case import Case, Mode
 from niffbench.cost.closed import Cost
+from niffbench.cost.fakes import Fakes
 from niffbench.niff.steps import once
 
 
@@ -148,8 +149,10 @@ def faked(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
                         fake_tensor: Tensor = FakeTensor(mode, detached, torch.device("cpu"))
                     else:
                         fake_tensor = mode.from_tensor(detached)
-                    learned = isinstance(tensor, nn.Parameter)
-                    fakes[id(tensor)] = nn.Parameter(fake_tensor, tensor.requires_grad) if learned else fake_tensor
+                    if isinstance(tensor, nn.Parameter):  # which torch would make by an operation
+                        fake_tensor._is_param = True
+                        fake_tensor.requires_grad_(tensor.requires_grad)
+                    fakes[id(tensor)] = fake_tensor
                 registry[name] = fakes[id(tensor)]  # type: ignore[assignment]
     return module
 
@@ -187,5 +190,5 @@ class _Drawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @contextmanager
 def fake(operator: Costed, case: Case) -> Iterator[Call]:
     """The case's warm call, built of fake tensors: shapes and types without any storage."""
-    with FakeTensorMode():
+    with Fakes():
         yield prepare(operator, case)

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from niffbench.case import Case
 from niffbench.cost.call import Call, Costed, prepare
+from niffbench.cost.fakes import Fakes
 from niffbench.cost.traffic import Dispatched, Traffic
 from niffbench.niff.steps import recording
 
@@ -42,7 +42,7 @@ class Prediction:
 @lru_cache(maxsize=4096)
 def predict(operator: Costed, case: Case) -> Prediction:
     """The memory of one warm call of ``case``, on whatever device."""
-    with FakeTensorMode():
+    with Fakes():
         return follow(prepare(operator, case, warm=False))
 
 

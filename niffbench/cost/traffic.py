@@ -24,6 +24,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from niffbench.cost import fakes
 from niffbench.cost.closed import Direction
 from niffbench.cost.formulas import FORMULAS
 from niffbench.niff.steps import PREFIX, is_once
@@ -52,7 +53,7 @@ class Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.prim.device.default:  # which fakes are asked for more often than for all else
             return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args)
         if is_once():
-            out = func(*args, **kwargs)
+            out = fakes.call(func, args, kwargs)
             self.made_once(out)
             return out
         if func.namespace == "profiler":
@@ -62,7 +63,7 @@ class Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if _is_composite(func):
             with self:
                 return func.decompose(*args, **kwargs)
-        out = func(*args, **kwargs)
+        out = fakes.call(func, args, kwargs)
         self.made(out)
         if not func.is_view and str(func.overloadpacket) not in _NO_DATA:
             self.see(func, args, kwargs, out)

@@ -11,12 +11,12 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from niffbench.case import Case, Mode
 from niffbench.cost import counters, fvcore
 from niffbench.cost.call import Call, Costed, faked, prepare
 from niffbench.cost.closed import Cost, Step, Uncounted, step_costs
+from niffbench.cost.fakes import Fakes
 from niffbench.cost.memory import follow, saved
 from niffbench.lengths import largest_prime_factor
 from niffbench.results import CostRecord
@@ -38,7 +38,7 @@ def witnesses(operator: Costed, case: Case) -> CostRecord:
     stated = operator.cost(case)
     notes: list[str] = []
     floor = parameters = 0
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with Fakes(allow_non_fake_inputs=True):
         call = _attempt("cannot be run on fake tensors", partial(prepare, operator, case), notes)
         counted = None if call is None else _attempt("FlopCounterMode fails", partial(counters.count, call), notes)
         if stated is None and call is not None and counted is not None:
@@ -115,7 +115,7 @@ class ModuleCost:
 def count_module(module: nn.Module, x: Tensor, mode: Mode) -> ModuleCost:
     """What ``module(x)`` costs; ``module`` is left as it is. Raises whatever it raises on fake tensors."""
     own = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+    with Fakes(allow_non_fake_inputs=True) as fake:
         copied = faked(copy.deepcopy(module, memo=own), fake).train(mode == "training")  # of no tensor
         if mode == "inference":
             copied.requires_grad_(False)
@@ -142,11 +142,8 @@ def count_module(module: nn.Module, x: Tensor, mode: Mode) -> ModuleCost:
     )
 
 
-def cost_of(operator: Costed, case: Case) -> Cost | None:
-    """The closed form, or else what was counted; None where that fails too."""
-    stated = operator.cost(case)
-    if stated is not None:
-        return stated
+def counted_cost(operator: Costed, case: Case) -> Cost | None:
+    """The cost of an operator without a closed form, as it is counted; None where that fails."""
     try:
         record: CostRecord = witnesses(operator, case)  # type: ignore[arg-type]
     except Uncounted:
@@ -187,7 +184,7 @@ def _missed(counted: counters.Counted | None, traced: fvcore.Traced | None) -> s
 
 def operations(operator: Costed, case: Case) -> frozenset[str]:
     """The names of torch's operations that cost something in ``case``; on fake tensors."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with Fakes(allow_non_fake_inputs=True):
         return frozenset(counters.count(prepare(operator, case)).by_op)
 
 

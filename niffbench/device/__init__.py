@@ -41,6 +41,9 @@ HELPERS = frozenset({"base", "host", "nvml", "settings"})
 MOST_DEVICES = 256
 """That one run has workers on at once."""
 
+DRIVERS = ("nvidiactl", "kfd", "dxg")
+"""Where the drivers of accelerators show under ``/dev``."""
+
 ON_THE_HOST = frozenset({"cpu", "replay"})
 """Kinds for which an engine need reserve no accelerator."""
 
@@ -78,7 +81,7 @@ def forms(*, computing: bool = False) -> str:
 
 def is_forkable(spec: str) -> bool:
     """Whether a process that has loaded what ``--device`` needs can be forked: no driver's state is lost by it."""
-    return spec == "cpu"
+    return spec == "cpu" or (spec == "auto" and not any(Path("/dev", name).exists() for name in DRIVERS))
 
 
 def uses_accelerator(spec: str) -> bool | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -11,13 +12,18 @@ import sys
 from collections.abc import Mapping
 from typing import IO
 
+from niffbench import protocol
+
 PATIENCE = 1.0
 """Seconds a killed process gets to be gone."""
-_LOADING = 60.0  # seconds that a process which is to fork workers may take to load what these need
+_LOADING = 300.0  # seconds that a process which is to fork workers may take to load what these need
 
 
 class Forks:
-    """A process that forks workers (:mod:`niffbench.worker.forking`), one at a time; it is started when needed."""
+    """A process that forks workers (:mod:`niffbench.worker.forking`), one at a time, and may be the last of them.
+
+    It is started when a fork is needed.
+    """
 
     def __init__(self) -> None:
         self._is_broken = False
@@ -25,12 +31,21 @@ class Forks:
         self._environment: Mapping[str, str] = {}
         self._last: Forked | None = None
 
-    def fork(self, task: int, reply: int, environment: Mapping[str, str]) -> Forked | None:
-        """A worker that has these descriptors; None where that fails, or another one is running."""
+    def worker(
+        self, wish: bytes, task: int, reply: int, environment: Mapping[str, str], wake: int
+    ) -> subprocess.Popen[bytes] | Forked | None:
+        """A worker that has these descriptors; None where that fails, another one is running, or none is there.
+
+        Args:
+            wish: ``protocol.FORK``, or ``ITSELF``: the process of which forks were made, if there is one.
+            wake: when readable, nobody waits for a worker any more.
+        """
         if self._is_broken or (self._last is not None and self._last.poll() is None):
             return None
         if self._process is None or self._process.poll() is not None or self._environment != environment:
             self.close()
+            if wish == protocol.ITSELF:
+                return None
             self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 self._process = subprocess.Popen(
@@ -44,9 +59,9 @@ class Forks:
             self._environment = environment
         output, written = os.pipe()
         try:
-            self._line.settimeout(_LOADING)
-            socket.send_fds(self._line, [b"\0"], [task, written, reply])
-            number = self._line.recv(32)
+            socket.send_fds(self._line, [wish], [task, written, reply])
+            ready, _, _ = select.select([self._line.fileno(), wake], [], [], _LOADING)
+            number = self._line.recv(32) if self._line.fileno() in ready else b""
         except OSError:
             number = b""
         finally:
@@ -56,8 +71,15 @@ class Forks:
             self.close()
             self._is_broken = True
             return None
-        self._last = Forked(int(number), self._line, os.fdopen(output, "rb", buffering=0))
-        return self._last
+        stdout = os.fdopen(output, "rb", buffering=0)
+        if wish == protocol.FORK:
+            self._last = Forked(int(number), self._line, stdout)
+            return self._last
+        worker = self._process
+        worker.stdout = stdout
+        self._line.close()
+        self._process = self._last = None
+        return worker
 
     def close(self) -> None:
         """End the process, and the worker that it may have."""

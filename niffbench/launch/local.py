@@ -35,7 +35,8 @@ _LINE_LENGTH = 300
 class LocalLauncher(Launcher):
     """Starts ``command`` with ``--reply-fd N``; ``-P`` keeps a stray ``random.py`` of this directory out of it.
 
-    While it is open, rounds of probes on a CPU, which are many and short, are forks where that is possible.
+    While it is open, surveys and rounds of probes on a CPU, which are short, are forks where that is possible. The
+    process that a survey was forked from is the next round's, which need not load all once more.
 
     Attributes:
         folder: where it runs, if that is there; None: here.
@@ -51,7 +52,7 @@ class LocalLauncher(Launcher):
     def open(self, request: Request) -> Iterator[None]:
         """Refuse what is nothing of this launcher's; end afterwards what forks workers."""
         with super().open(request):
-            if sys.platform == "linux":
+            if sys.platform == "linux" and self.command == type(self).command:
                 self._forks.append(Forks())
             try:
                 yield
@@ -68,8 +69,7 @@ class LocalLauncher(Launcher):
         variables = {**_environment(), **self.variables}
         environment = {name: value for name, value in variables.items() if value is not None}
         folder = self.folder if self.folder is not None and Path(self.folder).is_dir() else None
-        is_probe = task.kind == "round" and task.round >= task.settings.rounds
-        forks = self._forks[-1] if self._forks and is_probe and is_forkable(task.settings.device) else None
+        forks = self._forks[-1] if self._forks and is_forkable(task.settings.device) else None
         return LocalWorker(self.command, task, wake, folder, environment, forks)
 
 
@@ -106,8 +106,10 @@ class LocalWorker:
             with tempfile.TemporaryFile() as stdin:  # a file: a pipe would block until the worker reads
                 stdin.write(protocol.write(task))
                 stdin.seek(0)
-                forked = None if forks is None else forks.fork(stdin.fileno(), theirs, environment)
-                self._process = forked or subprocess.Popen(
+                is_of_suite = task.kind == "round" and task.round < task.settings.rounds
+                wish = protocol.ITSELF if is_of_suite else protocol.FORK
+                loaded = None if forks is None else forks.worker(wish, stdin.fileno(), theirs, environment, wake)
+                self._process = loaded or subprocess.Popen(
                     [*command, "--reply-fd", str(theirs)],
                     stdin=stdin,
                     stdout=subprocess.PIPE,

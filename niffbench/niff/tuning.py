@@ -20,7 +20,8 @@ from niffbench import __version__
 from niffbench.niff.native import build
 
 SWITCH = "NIFFBENCH_TUNING"
-"""The environment's variable that, set to ``0``, keeps the file from being read and written."""
+"""The environment's variable that keeps the file from being read and written, set to ``0``, or by workers that
+measure to ``traced``: these choose for themselves, and remember what they have traced."""
 
 MOST = 1000
 """Entries; the oldest ones go first."""
@@ -59,7 +60,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def _off() -> bool:
-    return os.environ.get(SWITCH) == "0"
+    return os.environ.get(SWITCH) in ("0", "traced")
 
 
 def _read() -> dict[str, str]:
@@ -88,7 +89,7 @@ def _machine(gpu: str) -> str:
     return "\0".join((__version__, torch.__version__, code(), build.cpu(), str(build.tuning()), gpu))
 
 
-def code() -> str:
-    """A hash of the sources of engines and kernels."""
-    sources = sorted(path for path in Path(__file__).parent.rglob("*.*") if path.suffix in (".py", ".c", ".h"))
+def code(folder: Path = Path(__file__).parent) -> str:
+    """A hash of the sources in a folder, by default of engines and kernels."""
+    sources = sorted(path for path in folder.rglob("*.*") if path.suffix in (".py", ".c", ".h"))
     return hashlib.sha256("\0".join(source.read_text() for source in sources).encode()).hexdigest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from math import inf
+from math import inf, prod
 from typing import TypeAlias
 
 import torch
@@ -37,6 +37,9 @@ SMALLEST_COPY, LARGEST_COPY = 2**14, 2**30
 
 CACHES = 8
 """A copy of so many times the last-level cache goes to memory and back."""
+
+BLOCK = 2**20
+"""Random numbers that are drawn, of all there are in a probe."""
 
 SAMPLE_TIME = 5e-4
 """Seconds of a sample that coarse timers can tell."""
@@ -78,7 +81,7 @@ def _copies(device: Device, place: torch.device) -> dict[int, float]:
     Of random numbers: memory that is full of zeros may be compressed on its way.
     """
     largest = min(LARGEST_COPY, max(LARGEST_COPY // 4, 1 << (CACHES * device.cache - 1).bit_length()))
-    source = torch.rand(largest // 8, device=place)
+    source = _random((largest // 8,), place)
     target = torch.empty_like(source)
     rates: dict[int, float] = {}
     shortest, size = inf, largest
@@ -94,8 +97,7 @@ def _matmul(device: Device, place: torch.device, dtype: str) -> float:
     kind = torch.float32 if dtype == "tf32" else getattr(torch, dtype)
 
     def probe(side: int) -> tuple[Callable[[], object], int]:
-        a = torch.randn(side, side, device=place).to(kind)
-        b = torch.randn(side, side, device=place).to(kind)
+        a, b = (_random((side, side), place).to(kind) for _ in range(2))
         out = torch.empty_like(a)
         return (lambda: torch.mm(a, b, out=out)), 2 * side**3
 
@@ -108,7 +110,7 @@ def _matmul(device: Device, place: torch.device, dtype: str) -> float:
 
 def _fft(device: Device, place: torch.device, dtype: str) -> float:
     def probe(shape: tuple[int, int, int]) -> tuple[Callable[[], object], int]:
-        x: Tensor = torch.randn(shape, dtype=_COMPLEX[dtype], device=place)
+        x = _random(shape, place, _COMPLEX[dtype])
         return (lambda: torch.fft.fft2(x)), fft_flops(shape[1] * shape[2], transforms=shape[0])
 
     return _grown(device, FFT_SHAPES, probe)
@@ -121,13 +123,20 @@ def _of_maps(device: Device, place: torch.device, maps: Iterable[Map]) -> Iterat
         if device.clock() >= until:
             return
         try:
-            x = torch.randn(kind.planes, kind.height, kind.width, dtype=getattr(torch, kind.dtype), device=place)
+            x = _random((kind.planes, kind.height, kind.width), place, getattr(torch, kind.dtype))
             seconds = _best(device, partial(torch.fft.rfft2, x))
         except Exception as error:  # DeviceLost goes on
             explain(error)
             return
         if flops := fft_flops(kind.height * kind.width, kind.planes, real=True):
             yield MapRate(**kind._asdict(), rate=flops / seconds)
+
+
+def _random(shape: tuple[int, ...], place: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Random numbers, the same again after :data:`BLOCK`: to draw more takes longer than what they are for."""
+    count = prod(shape)
+    block = torch.randn(min(count, BLOCK), dtype=dtype, device=place)
+    return block.repeat(-(-count // BLOCK))[:count].view(shape)
 
 
 def _grown(device: Device, sizes: Iterable[object], probe: Probing) -> float:

@@ -1,9 +1,10 @@
 """Workers without the wait: a process that has loaded what a worker loads, and has called none of it, forks them.
 
 Each fork has threads, plans, caches and choices of its own, as a process that is started has; only where libraries
-lie in memory is the same in all of them. ``python -m niffbench.worker.forking`` has a line to a session as its
-standard input: it gets the descriptors of a worker's task, output and replies, and gives back the number of the
-process and, once that has ended, its exit status.
+lie in memory is the same in all of them. At last it may be a worker itself, which is like any that was started.
+``python -m niffbench.worker.forking`` has a line to a session as its standard input: it gets the descriptors of a
+worker's task, output and replies, and gives back the number of the process and, of a fork that has ended, its exit
+status.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ import socket
 import sys
 import traceback
 
+from niffbench import protocol
 from niffbench.device.host import die_with_parent
 from niffbench.worker import main as worker
 
 
 def serve(line: socket.socket) -> None:
-    """Fork one worker after another, until nobody is at the other end any more."""
+    """Fork one worker after another, until this process is to be one, or nobody is at the other end any more."""
     while True:
-        _, descriptors, _, _ = socket.recv_fds(line, 1, 3)
+        wish, descriptors, _, _ = socket.recv_fds(line, 1, 3)
         if not descriptors:
             return
+        if wish == protocol.ITSELF:
+            _be_worker(line, *descriptors)
         child = os.fork()
         if child == 0:
+            os.setsid()
             _be_worker(line, *descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
@@ -36,7 +41,6 @@ def serve(line: socket.socket) -> None:
 def _be_worker(line: socket.socket, task: int, output: int, reply: int) -> None:
     status = 1
     try:
-        os.setsid()
         die_with_parent()
         line.send(str(os.getpid()).encode())
         line.close()
@@ -54,6 +58,9 @@ def _be_worker(line: socket.socket, task: int, output: int, reply: int) -> None:
 if __name__ == "__main__":
     die_with_parent()
     worker.quiet_libraries()
+    from torch import _dynamo as _dynamo  # which fake tensors load
+
+    from niffbench.cost import witness as witness
     from niffbench.device import cpu as cpu
     from niffbench.worker import torch_evaluator as torch_evaluator
 

@@ -1,4 +1,7 @@
-"""The evaluator that builds operators with torch, on a CPU or a GPU."""
+"""The evaluator that builds operators with torch, on a CPU or a GPU.
+
+What traces and counts is loaded by who asks for it: later rounds do neither.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +18,20 @@ import torch
 from torch import Tensor
 
 from niffbench.case import Case
-from niffbench.cost import memory as fake_memory
-from niffbench.cost import witness
 from niffbench.cost.call import cast, cast_dtype, load
-from niffbench.cost.closed import step_costs
+from niffbench.cost.closed import Cost, step_costs
 from niffbench.device import Device
 from niffbench.device.settings import ProcessState
 from niffbench.niff import auto
 from niffbench.niff.native import build as native
-from niffbench.operators.base import Choice
+from niffbench.operators.base import Choice, Operator
 from niffbench.operators.catalogue import catalogue
 from niffbench.protocol import Predicted
 from niffbench.results import Ceilings, CostRecord, GradientError, Map, Numerics
 from niffbench.worker import ceilings, numerics
 from niffbench.worker.evaluator import Workload
 from niffbench.worker.failures import Wrong, explain
+from niffbench.worker.remembered import remembered
 from niffbench.worker.shared import Made, Store
 from niffbench.worker.tolerance import EXACT, HOPELESS, tolerance, tolerance_of_gradients
 from niffbench.worker.workload import TorchWorkload, build, input_of, output_gradient
@@ -78,10 +80,16 @@ class TorchEvaluator:
     def predict(self, case: Case, choice: Choice | None = None) -> Predicted:
         self._restore()
         operator = catalogue()[case.operator] if choice is None else choice.operator
-        call = fake_memory.predict(operator, case)
-        cost = witness.cost_of(operator, case)
-        steps = None if cost is None else step_costs(cost, call.traffic)
-        return Predicted(case=case.id, resident=call.resident, peak=call.peak, steps=steps)
+
+        def traced() -> Predicted:
+            from niffbench.cost import memory
+
+            call = memory.predict(operator, case)
+            cost = _cost_of(operator, case)
+            steps = None if cost is None else step_costs(cost, call.traffic)
+            return Predicted(case=case.id, resident=call.resident, peak=call.peak, steps=steps)
+
+        return remembered(Predicted, operator, case, traced)
 
     def ceilings(self, dtypes: frozenset[str], maps: Sequence[Map] = ()) -> Ceilings:
         self._restore()
@@ -153,6 +161,8 @@ class TorchEvaluator:
                 return False
         choice = self.choice(workload)
         operator = catalogue()[workload.case.operator] if choice is None else choice.operator
+        from niffbench.cost import witness
+
         try:
             return any(map(_PRODUCTS.search, witness.operations(operator, workload.case)))
         except Exception as error:  # what no counter can follow may well make products
@@ -259,7 +269,7 @@ class TorchEvaluator:
     @staticmethod
     def _flops(case: Case) -> int:
         """What is known of them; 0 where nothing is."""
-        cost = witness.cost_of(catalogue()[case.operator], case)
+        cost = _cost_of(catalogue()[case.operator], case)
         return 0 if cost is None else cost.flops()
 
     def choice(self, workload: Workload) -> Choice | None:
@@ -268,7 +278,13 @@ class TorchEvaluator:
 
     def cost(self, case: Case, choice: Choice | None) -> CostRecord:
         operator = catalogue()[case.operator] if choice is None else choice.operator
-        record = witness.witnesses(operator, case)
+
+        def counted() -> CostRecord:
+            from niffbench.cost import witness
+
+            return witness.witnesses(operator, case)
+
+        record = remembered(CostRecord, operator, case, counted)
         return replace(record, executed=operator.executed(case)) if self.device.capabilities.host else record
 
     def judge_by(self, clock: auto.Clock) -> None:
@@ -288,6 +304,16 @@ class _Gradients:
     worst: GradientError | None = None
     exact: GradientError | None = None
     left_out: str | None = None
+
+
+def _cost_of(operator: Operator, case: Case) -> Cost | None:
+    """The closed form, or else what was counted; None where that fails too."""
+    stated = operator.cost(case)
+    if stated is not None:
+        return stated
+    from niffbench.cost import witness
+
+    return witness.counted_cost(operator, case)
 
 
 def _together(*reasons: str | None) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from check_sentences import Records, faults, read
+from check_sentences import Records, faults, quotients, read
 from synthetic import WORLD, Noise, World, make
 
 from niffbench import results
@@ -40,6 +40,16 @@ def test_every_sentence_on_an_example_is_so(name: str) -> None:
     said = sentences(results.read(REPORTS / name))
     assert len(said) > 10
     assert faults(read(REPORTS / name), said) == {}
+
+
+@pytest.mark.parametrize("name", ["quick-example", "full-example", "networks-example"])
+def test_every_printed_ratio_is_the_quotient_of_the_printed_values(name: str) -> None:
+    page = (REPORTS / name / "report.html").read_text()
+    ratios = quotients(page)
+    assert len(ratios) > 100
+    assert [ratio for ratio, fits in ratios.items() if not fits] == []
+    changed = quotients(re.sub(r"(\d)× <span", lambda digit: f"{(int(digit[1]) + 3) % 10}× <span", page))
+    assert sum(not fits for fits in changed.values()) > len(changed) / 5  # or the above would prove nothing
 
 
 def test_where_a_crossover_is_known_most_closely_it_is_named_first(said: list[str]) -> None:
