@@ -229,6 +229,11 @@ class FilterGenerator(nn.Module):
         """Whether what is generated now needs a gradient to these weights."""
         return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.sources())
 
+    def keeps(self) -> bool:
+        """Whether :meth:`cached` keeps what is made now: of tensors made in inference mode no version is counted."""
+        sources = self.sources()
+        return not self.learns() and not any(one.is_inference() for one in sources)
+
     def sources(self) -> tuple[Tensor, ...]:
         """What the weights are or, in a module inside (a parametrization), are made of."""
         return (*self.parameters(), *self.buffers()) if self._modules else self.weights()

@@ -116,7 +116,7 @@ class SpectralLayer(nn.Module):
             raise ValueError(
                 f"expected {self.in_channels} channels in dimension {dimension}, got shape {tuple(x.shape)}"
             )
-        if 0 in x.shape[1:]:
+        if not x.numel() and x.shape[0]:
             raise ValueError(f"expected images of at least one pixel, got shape {tuple(x.shape)}")
 
     def _weights_dtype(self) -> torch.dtype:
@@ -306,7 +306,7 @@ class FilteringLayer(SpectralLayer):
 
     def _has_filter(self) -> bool:
         """Whether the filter is at hand as soon as it was made once."""
-        return self._how.keeps_filter and not self.generator.learns()
+        return self._how.keeps_filter and self.generator.keeps()
 
     def _has_features(self, x: Tensor) -> bool:
         """Whether what the C kernel makes the filter of is, for images that want no gradient."""
@@ -349,11 +349,11 @@ class FilteringLayer(SpectralLayer):
             and images == generation.images
             and shift is None
             and limits is None
-            and self._makes_again(generation, x)
+            and (weights := self._as_before(generation, x)) is not None
         ):
             if self.chooses:
                 constants.chosen = "native"
-            return generation.prepared.convolve(x, generation.grid, self.generator.weights(), generation.scale)
+            return generation.prepared.convolve(x, generation.grid, weights, generation.scale)
         if (
             last is None
             or images != last.images
@@ -372,17 +372,18 @@ class FilteringLayer(SpectralLayer):
             constants.chosen = last.chosen
         return last.call.convolve(x, last.made_of, in_place=in_place)
 
-    def _makes_again(self, generation: auto.Generation, x: Tensor) -> bool:
-        """Whether a filter for such images is made as it was then."""
+    def _as_before(self, generation: auto.Generation, x: Tensor) -> tuple[Tensor, ...] | None:
+        """Weights of which the filter for such images is made as it was then; else None."""
         by = self._by()
         generator = by[1]
-        weight = generator.weights()[0]
-        return (
+        weights = generator.weights()
+        same = (
             by == generation.by
-            and weight.dtype == generation.grid.dtype
-            and weight.device == generation.grid.device
+            and weights[0].dtype == generation.grid.dtype
+            and weights[0].device == generation.grid.device
             and (wants_gradient(x), generator.learns()) == generation.learns
         )
+        return weights if same else None
 
     def _generated(self, x: Tensor, prepared: generated.Prepared) -> Tensor:
         """The convolution with a filter that is made anew; how is remembered for the next call."""

@@ -67,7 +67,7 @@ class NiffPointwise(SpectralLayer):
         with step("mixing"):
             if self.layout == "nhwc":
                 return F.linear(x, self.weight)
-            return F.conv2d(x, self.weight[:, :, None, None])
+            return F.conv2d(x, self.weight.view(self.out_channels, self.in_channels, 1, 1))
 
     def _weights_dtype(self) -> torch.dtype:
         return self.weight.dtype

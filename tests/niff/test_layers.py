@@ -405,6 +405,19 @@ def test_a_kept_filter_is_kept_and_never_reused_in_training(
     assert calls >= made + 2
 
 
+def test_weights_of_inference_mode_are_no_reason_to_be_slow() -> None:
+    """No version of them is counted, so no filter of them is kept; the kernel makes it then."""
+    with torch.inference_mode():
+        layer, x = NiffDepthwise(5, form="auto-cached"), torch.randn(2, 5, 6, 7)
+        for engine in ("native", "features"):
+            layer.fix_engine(engine)
+            for factor in (1.0, 1.5):
+                layer.generator.weight3.mul_(factor)
+                assert relative(layer(x), reference_output(layer, x)) < 1e-5
+                assert relative(layer(x), reference_output(layer, x)) < 1e-5
+    assert layer._constants.generation is not None
+
+
 @pytest.mark.parametrize(("kind", "form"), CACHED)
 def test_a_frozen_layer_passes_gradients_through_its_kept_filter(kind: str, form: str) -> None:
     layer = build(kind, 3, 3, form=form).requires_grad_(False)

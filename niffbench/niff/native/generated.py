@@ -193,9 +193,9 @@ class Prepared:
         self._shapes = [(layer.shape, layer.dtype) for layer in layers]
         self._weights: tuple[tuple[int, ...], ctypes.Array[ctypes.c_void_p]] = (), self._tensors()
         self._last = kernel.dense(x)[1]
-        self._forward_bytes = max(filters.forward_bytes, self._images.forward_bytes)
-        room = prod(filters.shape) * grid.dtype.itemsize + 128
-        self._backward_bytes = room + max(filters.backward_bytes, self._images.backward_bytes)
+        self._forward_bytes = max(filters.forward_bytes, self._images.forward_bytes) + 127 & ~127
+        self._room = prod(filters.shape) * grid.dtype.itemsize + 128  # of features
+        self._backward_bytes = self._room + max(filters.backward_bytes, self._images.backward_bytes)
         self.parts = self._images.parts
 
     def convolve(self, x: Tensor, grid: Tensor, layers: Layers, scale: float) -> Tensor:
@@ -203,18 +203,25 @@ class Prepared:
         if wants_gradient(x, *layers):
             result: Tensor = _Convolution.apply(self, x, grid, scale, *layers)
             return result
-        return self.forward(x, grid, layers)[0]
+        memory = kernel.workspace(self._forward_bytes + self._room)
+        y = torch.empty_like(x)
+        self._generate(x, y, grid, layers, memory.data_ptr() + self._forward_bytes, memory.data_ptr())
+        return y
 
     def forward(self, x: Tensor, grid: Tensor, layers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The convolution and the features, by one call in C."""
-        weights, _alive = self._in_c(layers)
         y, features = torch.empty_like(x), grid.new_empty(self._filters.shape)
         memory = kernel.workspace(self._forward_bytes)
-        self._filters.library.niff_generate(
-            *(*self._addresses, grid.data_ptr(), weights),
-            *(x.data_ptr(), y.data_ptr(), features.data_ptr(), memory.data_ptr()),
-        )
+        self._generate(x, y, grid, layers, features.data_ptr(), memory.data_ptr())
         return y, features
+
+    def _generate(
+        self, x: Tensor, y: Tensor, grid: Tensor, layers: Sequence[Tensor], features: int, memory: int
+    ) -> None:
+        weights, _alive = self._in_c(layers)
+        self._filters.library.niff_generate(
+            *self._addresses, grid.data_ptr(), weights, x.data_ptr(), y.data_ptr(), features, memory
+        )
 
     def _in_c(self, layers: Sequence[Tensor]) -> tuple[ctypes.Array[ctypes.c_void_p], Sequence[Tensor]]:
         """Where C finds the layers, and what has to stay there for that.
