@@ -230,7 +230,7 @@ class FilterGenerator(nn.Module):
         return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.sources())
 
     def keeps(self) -> bool:
-        """Whether :meth:`cached` keeps what is made now: of tensors made in inference mode no version is counted."""
+        """Whether :meth:`cached` keeps what it makes now: tensors of inference mode have no versions."""
         sources = self.sources()
         return not self.learns() and not any(one.is_inference() for one in sources)
 
