@@ -75,11 +75,12 @@ def survives(
     rng: random.Random,
     kills: Sequence[Callable[[Started], object]],
     whole: list[tuple[str, int]],
-) -> None:
+    resumed_on: list[str] | None = None,
+) -> Run:
     """A run that ``kills`` strike at random moments, one after another, and at last the end of its session.
 
     What was in the journal then is there, as it was, when the run has been resumed, and nothing is missing or has
-    failed.
+    failed. It is resumed where it was begun unless that is said.
     """
     arguments = prepared(place, pace=8 * PACE)  # On a busy machine too it must last until the last of the kills.
     out = place / "out"
@@ -94,10 +95,12 @@ def survives(
         assert "Traceback" not in started.said()
     before = read(out).records
     replay(place)
-    run = run_to_the_end(place, ["run", "made-up.toml", "--resume", "out", "--no-report", *on])
+    arguments = ["run", "made-up.toml", "--resume", "out", "--no-report", *(resumed_on or on)]
+    run = run_to_the_end(place, arguments)
     assert keys(run) == whole
     assert run.records[: len(before)] == before
     assert {record.status for record in run.records} == {"ok"}
+    return run
 
 
 def kill_one(find: Callable[[], list[psutil.Process]], rng: random.Random, started: Started) -> None:

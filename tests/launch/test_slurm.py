@@ -195,9 +195,9 @@ def test_what_its_page_says_has_the_records_of_a_local_run_and_is_judged_like_on
 def test_a_killed_worker_task_or_session_costs_nothing(
     tmp_path: Path, cluster: Path, local: Run, seed: int
 ) -> None:
-    """When the run is resumed its array is through, or it is not, and then is ended.
+    """The array goes on without its session, which is killed, or ends as with its terminal, and says so.
 
-    It goes on without its session, which is killed, or ends as with its terminal, and says so.
+    When the run is resumed, elsewhere or not, what is through is taken over, and what is not is ended.
     """
     rng = random.Random(seed)
 
@@ -211,6 +211,7 @@ def test_a_killed_worker_task_or_session_costs_nothing(
         slurm("scancel", *how, rng.choice(jobs_now))
 
     def kill_session(started: Started) -> None:
+        nonlocal recorded
         if seed % 2 != 0:
             started.kill()
             return
@@ -219,9 +220,14 @@ def test_a_killed_worker_task_or_session_costs_nothing(
         [name] = {line.split("|")[2] for line in jobs()}
         assert f"scancel --me --name={name}` ends them" in started.said()
         assert f"--resume out {' '.join(ON)}" in started.said()
-        wait_for(lambda: not jobs())
+        recorded, left = count(tmp_path / "out"), len(jobs())
+        wait_for(lambda: len(jobs()) < left)
 
-    survives(tmp_path, ON, rng, [*rng.sample((kill_worker, kill_task), 2), kill_session], keys(local))
+    recorded = 48
+    here = ["--on", "local"] if seed % 2 == 0 else None
+    kills = [*rng.sample((kill_worker, kill_task), 2), kill_session]
+    run = survives(tmp_path, ON, rng, kills, keys(local), here)
+    assert here is None or [record for record in run.records[recorded:] if record.node is not None]
     assert not jobs()
     assert not (tmp_path / "out" / "slurm").exists()
 
