@@ -395,8 +395,9 @@ def serve(folder: str) -> None:
             for line in relay.relay((place / PARCEL).read_bytes(), os.environ.get("SLURMD_NODENAME", "unnamed")):
                 write(line)
         except Ended as error:
-            # USR2 announces the end of its time; a task that is preempted or cancelled first hears SIGTERM.
-            gone = relay.Gone(cause=f"was ended by Slurm ({error})", taken=True, recalled=str(error) == "SIGTERM")
+            recalled = str(error) == "SIGTERM"  # as of one that is preempted or cancelled; USR2 tells of the limit
+            why = "preempted or cancelled" if recalled else "its time limit is near"
+            gone = relay.Gone(cause=f"was ended by Slurm ({error}: {why})", taken=True, recalled=recalled)
             write(protocol.write(gone))
 
 

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -281,11 +282,18 @@ def test_a_full_disk_ends_a_run_which_goes_on_when_there_is_room(
 
 
 @rare
-def test_a_task_whose_time_is_up_is_submitted_again(tmp_path: Path, cluster: Path, local: Run) -> None:
-    arguments = prepared(tmp_path, pace=10 * PACE)
-    run = run_to_the_end(tmp_path, [*arguments, *ON, "--launcher-option", "time=1"])
-    assert keys(run) == keys(local)
+def test_a_task_whose_time_is_up_is_submitted_again(tmp_path: Path, cluster: Path) -> None:
+    """It has twelve cases of seconds, and less than a minute for them."""
+    arguments = prepared(tmp_path, rounds=1, pace=300 * PACE)
+    more = ["--workers", "1", "--cpus-per-worker", "1", "--launcher-option", "time=1"]
+    submitted: set[str] = set()
+    with Started(tmp_path, [*arguments, *ON[:2], *more]) as started:
+        wait_for(lambda: time.sleep(1) or submitted.update(running()) or started.process.poll() is not None)
+        assert started.end() == 0, started.said()
+    run = read(tmp_path / "out")
+    assert len(run.records) == 12
     assert {record.status for record in run.records} == {"ok"}
+    assert len(submitted) > 2  # a survey, the task, and what was left of it
 
 
 @rare
