@@ -270,7 +270,13 @@ def test_halved_planes_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_second_derivatives_are_those_of_ordinary_operations() -> None:
+    """So are the gradients of many outputs at once."""
     layer, exact = layers(2)
+    x, outer = torch.randn(2, 2, 6, 5, requires_grad=True), torch.randn(2, 2, 2, 6, 5)
+    inputs = [x, *layer.parameters()]
+    many = torch.autograd.grad(layer(x), inputs, outer, is_grads_batched=True)
+    for mine, right in zip(many, torch.autograd.grad(layer(x), inputs, outer[0]), strict=True):
+        assert (mine[0] - right).abs().max() <= 1e-4 * right.abs().max() + 1e-6
     results = []
     for one, dtype in ((layer, torch.float32), (exact, torch.float64)):
         x = torch.linspace(-1, 1, 2 * 2 * 6 * 5).view(2, 2, 6, 5).to(dtype).requires_grad_()

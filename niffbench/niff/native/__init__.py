@@ -2,7 +2,8 @@
 
 On a CPU it is C and needs a compiler: ``cc``, what the environment's ``CC`` names, or where there is no ``cc`` the
 one in Zig's package, which pip installs (``niffbench[compiler]``). It runs in torch's own threads, whichever made
-it. Without one ``auto`` has torch's FFTs and matrix products to choose from, and takes 4.0 times as long in
+it; a process that is forked from one in which several have worked must do with one, as for torch's own operations.
+Without a compiler ``auto`` has torch's FFTs and matrix products to choose from, and takes 4.0 times as long in
 inference and 3.0 times in training (an AMD EPYC, one thread, float32, geometric mean over ResNet's and ConvNeXt's
 stages at batch 1 and 8); with Zig's compiler nothing is lost: 0.86 and 0.92 times the latency of GCC 12's.
 

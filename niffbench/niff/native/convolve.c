@@ -459,7 +459,9 @@ static void pass_by_convolution(int n, int stride, const Plan *plan, const Compl
  *
  * A half spectrum is stored by columns, [v][u] with v = 0 … W / 2, which begin `pitch` numbers apart: rows are written
  * across them, and steps of many powers of two would meet in a few sets of the cache. Two real rows are one complex row;
- * separating them leaves a factor of 2, which is undone in the filter. An inverse FFT is a forward one with
+ * separating them leaves a factor of 2, which is undone in the filter. The first column, and of an even width the last,
+ * are real too: both as one complex column were 0 to 3 % faster at 14, 28 and 56, less than calls vary, and odd
+ * sides have but one, so each is transformed by itself. An inverse FFT is a forward one with
  * real and imaginary part exchanged on both sides ("swapped").
  */
 

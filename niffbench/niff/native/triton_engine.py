@@ -29,7 +29,14 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from niffbench.lengths import fft_flops
 from niffbench.niff import fused, hermitian
-from niffbench.niff.autograd import compiling, transformed, wants_gradient, watched, without_autocast
+from niffbench.niff.autograd import (
+    compiling,
+    transformed,
+    wants_gradient,
+    wants_operations,
+    watched,
+    without_autocast,
+)
 from niffbench.niff.native.build import Unavailable
 from niffbench.niff.native.generated import OPERATIONS as IN_C
 from niffbench.niff.steps import step
@@ -498,10 +505,10 @@ def _remember_features(ctx: Any, inputs: tuple[Tensor, Sequence[Tensor], float],
 def _differentiate_features(ctx: Any, gradient: Tensor) -> tuple[None, list[Tensor], None]:
     grid, *layers = ctx.saved_tensors
     twice, flat = torch.is_grad_enabled() and not compiling(), None
-    if not twice:
+    if compiling() or not wants_operations(gradient):
         with suppress(Failed), step("filter generation"):
             flat = _features_gradient_operator(grid, layers, ctx.scale, gradient)
-    if flat is None:  # A second derivative, say: leave both to autograd.
+    if flat is None:  # Leave all to autograd.
         with without_autocast(gradient), torch.enable_grad():
             rows = grid.transpose(2, 3).flatten(2)
             layers = layers if twice else [layer.detach().requires_grad_() for layer in layers]
@@ -549,10 +556,10 @@ def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, list[Tens
     x, *made_of = ctx.saved_tensors
     need_x, needs, _ = ctx.needs_input_grad
     twice, gradients = torch.is_grad_enabled() and not compiling(), None
-    if not twice:
+    if compiling() or not wants_operations(gradient):
         with suppress(Failed), step("convolution"):
             gradients = _gradients_operator(x, made_of, ctx.scale, gradient, need_x, any(needs))
-    if gradients is None:  # A second derivative, say: leave both to autograd.
+    if gradients is None:  # Leave all to autograd.
         with without_autocast(gradient), torch.enable_grad():
             inputs, wants = (x, *made_of), (need_x, *needs)
             if not twice:
