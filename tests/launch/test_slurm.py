@@ -70,7 +70,10 @@ SlurmdLogFile={place}/%n.log
 KillWait=2
 MinJobAge=60
 GresTypes=gpu
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
 PartitionName=debug Nodes=node-a,node-b,node-c,node-d Default=YES MaxTime=INFINITE State=UP
+PartitionName=first Nodes=node-a,node-b,node-c,node-d MaxTime=INFINITE PriorityTier=9 State=UP
 PartitionName=short Nodes=node-a,node-b,node-c,node-d MaxTime=1 State=UP
 PartitionName=gpu Nodes=node-e MaxTime=INFINITE State=DOWN
 """
@@ -208,8 +211,12 @@ def test_a_killed_worker_task_or_session_costs_nothing(
     def kill_task(started: Started) -> None:
         jobs_now: list[str] = []
         wait_for(lambda: jobs_now.extend(running()) or jobs_now or started.process.poll() is not None)
-        how = ["--signal=KILL"] if seed % 2 == 0 else []  # or as who preempts it
-        slurm("scancel", *how, rng.choice(jobs_now))
+        job = rng.choice(jobs_now)
+        if seed % 2 == 0:
+            slurm("scancel", "--signal=KILL", job)
+        else:  # somebody with more right to its node comes
+            node = slurm("squeue", f"--jobs={job}", "--noheader", "--format=%N").strip()
+            slurm("srun", "--partition=first", f"--nodelist={node}", "true")
 
     def kill_session(started: Started) -> None:
         nonlocal recorded
