@@ -85,7 +85,7 @@ def hold(layer: torch.nn.Module, exact: torch.nn.Module, x: Tensor, outer: Tenso
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(
     batch=st.integers(1, 3),
-    channels=st.sampled_from([1, 2, 3, 5, 17]),
+    channels=st.sampled_from([1, 2, 3, 5]),
     height=SIDES,
     width=SIDES,
     mlp=st.sampled_from(["tiny", "small"]),
@@ -97,6 +97,7 @@ def hold(layer: torch.nn.Module, exact: torch.nn.Module, x: Tensor, outer: Tenso
 @example(batch=1, channels=1, height=4, width=64, mlp="tiny", dtype=torch.float16, last=False)
 @example(batch=2, channels=5, height=14, width=5, mlp="big", dtype=torch.float32, last=True)
 @example(batch=5, channels=3, height=7, width=7, mlp="small", dtype=torch.bfloat16, last=False)
+@example(batch=2, channels=17, height=14, width=13, mlp="small", dtype=torch.float32, last=False)
 def test_values_and_gradients(
     batch: int, channels: int, height: int, width: int, mlp: str, dtype: torch.dtype, last: bool
 ) -> None:
