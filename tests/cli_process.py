@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from warm_process import CLI, FORKING, WORKER, named, start
+from warm_process import CLI, FORKING, WORKER, load, named, start
 
 from niffbench.results import RECORDS
 
@@ -163,6 +163,7 @@ def count(directory: Path) -> int:
 @contextlib.contextmanager
 def busy(processes: int) -> Iterator[None]:
     """So many processes that take all of a core each."""
+    load()
     spinning = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(processes)]
     try:
         yield

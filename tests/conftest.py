@@ -69,6 +69,12 @@ SHARE = "NIFFBENCH_TESTS_SHARE"
 """Which of the tests one of them runs: ``2/6`` the second, eighth, … one."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """What many tests fork is loaded while tests are collected."""
+    if hasattr(config, "workerinput"):
+        warm_process.load()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Take this process's share of the tests; skip what this machine cannot run, saying what it lacks."""

@@ -214,6 +214,12 @@ def prepared(limits: Mapping[str, int] | None = None, ignored: Sequence[int] = (
     exec(code)
 
 
+def load() -> None:
+    """Load what is to be forked, before there is a hurry."""
+    if sys.platform == "linux":
+        _server(())
+
+
 @cache
 def _server(beside: Beside) -> socket.socket:
     """The line to it; it was started in the environment of this process, with variables ``beside``.

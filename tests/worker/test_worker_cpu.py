@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cli_process import busy
 from run_worker import QUICK, TESTS, Said, case_of, work
 
 from niffbench import protocol
@@ -67,15 +68,9 @@ def test_busy_neighbours_are_noticed() -> None:
     """One on every core: the worker's single thread cannot have half of what there is."""
     if host.processor() == Processor():
         pytest.skip("the platform does not tell")
-    idler = [sys.executable, "-c", "while True: pass"]
-    others = [subprocess.Popen(idler) for _ in range(os.cpu_count() or 1)]
-    try:
+    with busy(os.cpu_count() or 1):
         long = QUICK.model_copy(update={"regimes": ["first", "steady"], "min_time": 1.3, "max_time": 1.6})
         record = work([case_of("depthwise", 3)], measure=long).only()
-    finally:
-        for other in others:
-            other.kill()
-            other.wait()
     assert record.machine is not None
     assert record.machine.others is not None
     assert record.machine.others > 0.15
