@@ -277,16 +277,16 @@ def test_an_unknown_operator_is_refused() -> None:
     assert "no-such-thing" in said.of("refused")[0].message
 
 
-def _start(trace: str) -> tuple[subprocess.Popen[bytes], int]:
-    """A worker on one case of a replay that hangs, and the reading end of its replies."""
+def _start(trace: str, *by: str) -> tuple[subprocess.Popen[bytes], int]:
+    """A worker on one case of a replay that hangs, or what starts it; and the reading end of its replies."""
     Path(trace).write_text('{"cases": [{"failure": {"kind": "hang", "stage": "first"}}]}')
     settings = Settings(device=f"replay:{trace}", rounds=1, measure=QUICK)
     task = protocol.Task(kind="round", settings=settings, cases=[case_of("depthwise", 3)])
     read, write = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "niffbench.worker.main", "--reply-fd", str(write)],
+        [*by, sys.executable, "-P", "-m", "niffbench.worker.main", "--reply-fd", str(write)],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         pass_fds=(write,),
         env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
@@ -322,26 +322,21 @@ def test_it_ends_when_nobody_listens_any_more_and_not_at_the_keyboards_wish(tmp_
 
 def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     """The parent is a process of its own that starts a worker, says its number, and is killed."""
-    parent = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import test_worker_cpu as t, sys, time\n"
-            f"process, read = t._start({str(tmp_path / 'hang.json')!r})\n"
-            "t._until(read, 'first')\n"
-            "print(process.pid, flush=True)\n"
-            "time.sleep(60)",
-        ],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS, Path(__file__).parent)))},
+    code = (
+        "import subprocess, sys, time\n"
+        "print(subprocess.Popen(sys.argv[1:], close_fds=False, stdout=2).pid, flush=True)\n"
+        "time.sleep(60)"
     )
+    parent, read = _start(str(tmp_path / "hang.json"), sys.executable, "-c", code)
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
+    _until(read, "first")
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + 60
     while _alive(worker) and time.monotonic() < deadline:
         time.sleep(0.02)
+    os.close(read)
     assert not _alive(worker)
 
 
