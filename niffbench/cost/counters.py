@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -45,12 +46,15 @@ class Counted:
 
 def count(function: Callable[[], object]) -> Counted:
     """Run ``function`` once and count it, with our formulas over the stock counter's."""
-    failed: set[str] = set()
-    formulas = {operation: _guarded(str(operation), formula, failed) for operation, formula in FORMULAS.items()}
-    counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    counter, failed = _counter()
+    failed.clear()
     guard = _Guard(counter.flop_registry)
-    with recording(), _attention_in_parts(), guard, counter:
-        function()
+    try:
+        with recording(), _attention_in_parts(), guard, counter:
+            function()
+    except BaseException:
+        _counter.cache_clear()  # It does not know any more which module is being called.
+        raise
     return Counted(
         flops=counter.get_total_flops(),
         by_op=_by_op(counter),
@@ -60,6 +64,17 @@ def count(function: Callable[[], object]) -> Counted:
         stock={name: flops for name, flops in guard.stock.items() if flops},
         stock_failures=tuple(sorted(guard.stock_failures)),
     )
+
+
+@cache
+def _counter() -> tuple[FlopCounterMode, set[str]]:
+    """The counter, which begins anew whenever it is entered, and what gets the names of formulas that fail.
+
+    To look up its thousand formulas takes longer than to count a layer.
+    """
+    failed: set[str] = set()
+    formulas = {operation: _guarded(str(operation), formula, failed) for operation, formula in FORMULAS.items()}
+    return FlopCounterMode(display=False, custom_mapping=formulas), failed
 
 
 @contextmanager
