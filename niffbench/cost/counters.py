@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ class Counted:
 
 def count(function: Callable[[], object]) -> Counted:
     """Run ``function`` once and count it, with our formulas over the stock counter's."""
-    counter, failed = _counter()
+    counter, failed = _counter(len(flop_registry))
     failed.clear()
     guard = _Guard(counter.flop_registry)
     try:
@@ -66,11 +66,14 @@ def count(function: Callable[[], object]) -> Counted:
     )
 
 
-@cache
-def _counter() -> tuple[FlopCounterMode, set[str]]:
+@lru_cache(maxsize=1)
+def _counter(registered: int) -> tuple[FlopCounterMode, set[str]]:
     """The counter, which begins anew whenever it is entered, and what gets the names of formulas that fail.
 
     To look up its thousand formulas takes longer than to count a layer.
+
+    Args:
+        registered: how many torch knows, to which anybody may add.
     """
     failed: set[str] = set()
     formulas = {operation: _guarded(str(operation), formula, failed) for operation, formula in FORMULAS.items()}
