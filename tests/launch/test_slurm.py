@@ -333,8 +333,8 @@ exec {sbatch} "$@"
 """
 
 
-def is_busy(place: Path, at: int) -> str:
-    """A ``PATH`` with which the controller does not take one submission: 1 is the survey, 2 the array."""
+def is_busy(place: Path, at: str) -> str:
+    """A ``PATH`` with which the controller does not take some submissions: 1 is the survey, 2 the array."""
     sbatch = place / "bin" / "sbatch"
     sbatch.parent.mkdir()
     sbatch.write_text(BUSY.format(calls=place / "calls", busy=at, sbatch=shutil.which("sbatch")))
@@ -346,7 +346,7 @@ def test_what_waits_says_why_has_a_card_of_its_own_and_is_cancelled_by_an_interr
     tmp_path: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though the controller is too busy to take all tasks as one array."""
-    monkeypatch.setenv("PATH", is_busy(tmp_path, at=2))
+    monkeypatch.setenv("PATH", is_busy(tmp_path, at="2"))
     on = [*ON[:4], "--gpus-per-worker", "1", *ON[4:], "--launcher-option", "partition=gpu"]
     with Started(tmp_path, [*prepared(tmp_path, pace=4 * PACE), *on]) as started:
         wait_for(lambda: "queued: PartitionDown (1 task)" in started.said() or started.process.poll() is not None)
@@ -366,13 +366,33 @@ def test_a_second_session_on_a_run_ends_and_the_first_goes_on(
     tmp_path: Path, cluster: Path, local: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though a node turns out to be unlike, and the controller too busy to take again what that did not do."""
-    monkeypatch.setenv("PATH", is_busy(tmp_path, at=3))
+    monkeypatch.setenv("PATH", is_busy(tmp_path, at="3"))
     monkeypatch.setenv("PYTHONPATH", unlike(tmp_path, tmp_path / "out" / RECORDS))
     run = second_session_ends(tmp_path, ON, keys(local))
     [note] = [note for note in run.manifest.notes if "left out" in note]
     where, _, why = note.partition(" was left out: ")
     assert where in {"a node without records", *(f"node {record.node}" for record in run.records)}
     assert why.startswith("torch is 1.0 there and ")
+
+
+@rare
+def test_a_controller_that_takes_no_more_tasks_ends_a_run_which_goes_on_when_it_does(
+    tmp_path: Path, cluster: Path, local: Run
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", is_busy(tmp_path, at="[3-9]"))
+        with Started(tmp_path, [*prepared(tmp_path, pace=PACE), *ON]) as started:
+            wait_for(lambda: count(tmp_path / "out") >= 2 or started.process.poll() is not None)
+            slurm("scancel", "--signal=KILL", running()[0])
+            assert started.end() == 130, started.said()
+            printed = started.said()
+    assert "sbatch takes no task: Batch job submission failed: Socket timed out" in printed
+    assert "--resume out" in printed
+    assert not jobs()
+    before = read(tmp_path / "out").records
+    run = run_to_the_end(tmp_path, ["run", "made-up.toml", "--resume", "out", "--no-report", *ON])
+    assert keys(run) == keys(local)
+    assert run.records[: len(before)] == before
 
 
 def test_a_node_with_another_torch_is_named_before_anything_is_measured(
