@@ -29,11 +29,9 @@ def watched() -> bool:
 
 def transformed() -> bool:
     """Whether ``torch.func``, or forward differentiation, wraps the tensors at hand: addresses say too little."""
-    return not torch.compiler.is_compiling() and _wrapped()
-
-
-def _wrapped() -> bool:
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
 
 
 def wants_operations(gradient: Tensor) -> bool:
@@ -49,7 +47,8 @@ def unobserved(x: Tensor) -> bool:
     return not (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
-        or _wrapped()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
         or torch.is_autocast_enabled("cpu")
         or is_recording()

@@ -195,7 +195,7 @@ class FilterGenerator(nn.Module):
 
     def at_hand(self, key: tuple[object, ...]) -> Any:
         """What :meth:`cached` would return without making it; else None, and of a parametrization always."""
-        return None if self._modules else self._cache.at_hand(self.weights(), key)
+        return None if self._modules else self._cache.at_hand(self._parameters.values(), key)  # type: ignore[arg-type]
 
     def weights(self) -> tuple[Tensor, ...]:
         """Weights and biases of the layers in turn, as a parametrization, say, makes them."""

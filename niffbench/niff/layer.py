@@ -359,7 +359,7 @@ class FilteringLayer(SpectralLayer):
             or images != last.images
             or not self.repeats(last, shift, limits)
             or wants_gradient(x)
-            or self.generator.learns()
+            or last.by[1].learns()
         ):
             prepared = constants.taken.get(self._like(x))
             if isinstance(prepared, generated.Prepared):
@@ -403,7 +403,8 @@ class FilteringLayer(SpectralLayer):
 
     def _by(self) -> tuple[Form, FilterGenerator, int]:
         """As in :class:`auto.Earlier`."""
-        return self._how, self.generator, torch.get_num_threads()
+        generator: Any = self._modules["generator"]  # The attribute of that name takes a µs to find.
+        return self._how, generator, torch.get_num_threads()
 
     @property
     def last(self) -> auto.Repeat | None:
