@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -184,16 +185,16 @@ class _Memory(nn.Module):
         weights: list[Tensor] = []
         generators, hooked = [], False
         for layer in self._layers:
-            inner: nn.Module = layer
-            if isinstance(layer, Surrounded):
-                inner = layer.layer
+            inner: Any = layer
+            if isinstance(layer, Surrounded):  # Attributes of a module's own take a µs each to find.
+                inner, bias = layer._modules["layer"], layer._parameters.get("bias")
                 around += (inner, layer.limits)
-                if layer.bias is not None:
-                    weights.append(layer.bias)
+                if bias is not None:
+                    weights.append(bias)
                 hooked = hooked or bool(inner._forward_hooks or inner._forward_pre_hooks)
-            assert isinstance(inner, FilteringLayer)
-            generators.append(inner.generator)
-            weights += inner.generator.sources()
+            generator = inner._modules["generator"]
+            generators.append(generator)
+            weights += generator.sources()
 
         def forget() -> None:
             for generator in generators:

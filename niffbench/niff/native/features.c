@@ -267,24 +267,30 @@ void niff_features_gradient(const REAL *grid, int64_t points, int count, const i
 
 /* ---- Whether weights are what they were ------------------------------------------------------------------------- */
 
-/* A number for all bits of tensors of so many bytes; each word is turned on, so that no two changes cancel. */
+/* A number for all bits of tensors of so many bytes; words are turned as they come, so that no two changes cancel. */
 uint64_t niff_sum(int count, const char *const *tensors, const int64_t *bytes) {
-    uint64_t strands[4] = {1, 2, 3, 4}, sum = 0;
+    typedef uint32_t Words __attribute__((vector_size(VECTOR_BYTES)));
+    Words strands[4];
+    for (int s = 0; s < 4; s++) strands[s] = (Words){0} + (uint32_t)(s + 1);
     for (int t = 0; t < count; t++)
         for (int64_t at = 0; at < bytes[t]; at += sizeof strands) {
-            uint64_t words[4] = {0};
-            const int64_t left = bytes[t] - at;
-            if (left >= (int64_t)sizeof words)
+            Words words[4] = {{0}};
+            if (bytes[t] - at >= (int64_t)sizeof words)
                 memcpy(words, tensors[t] + at, sizeof words);
             else
-                memcpy(words, tensors[t] + at, left);
+                memcpy(words, tensors[t] + at, bytes[t] - at);
             UNROLL(4) for (int s = 0; s < 4; s++) {
-                const uint64_t product = (strands[s] ^ words[s]) * 0x9E3779B97F4A7C15u;
-                strands[s] = product << 31 | product >> 33;
+                const Words product = (strands[s] ^ words[s]) * 0x9E3779B1u;
+                strands[s] = product << 15 | product >> 17;
             }
         }
-    for (int s = 0; s < 4; s++) sum = (sum ^ strands[s]) * 0x9E3779B97F4A7C15u;
-    return sum ^ sum >> 32;
+    uint64_t sum = 0, parts[sizeof strands / sizeof sum];
+    memcpy(parts, strands, sizeof strands);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        sum = (sum ^ parts[i]) * 0x9E3779B97F4A7C15u;
+        sum ^= sum >> 32;
+    }
+    return sum;
 }
 
 /* ---- Both kernels in one call ----------------------------------------------------------------------------------- */
