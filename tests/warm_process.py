@@ -413,7 +413,8 @@ class _Fork:
         if self.pid == 0:
             with Path(os.devnull).open("rb") as nothing:
                 given, output = how.get("stdin"), how.get("stdout")
-                source = given if isinstance(given, int) else getattr(given, "fileno", nothing.fileno)()
+                is_open = isinstance(given, int) and given >= 0  # and not what stands for no input
+                source = given if is_open else getattr(given, "fileno", nothing.fileno)()
                 target = output.fileno() if hasattr(output, "fileno") else write
                 standard = (source, target, target, *how.get("pass_fds", ()))
                 _end_with(lambda: self._run(module, arguments, tag, standard, how))
