@@ -271,9 +271,9 @@ def _matrices(layout: Layout, device: torch.device) -> Tensor:
 
 @functools.cache
 def _shared(device: torch.device) -> int:
-    """Bytes of shared memory that a program may have."""
-    utilities = import_module("triton").runtime.driver.active.utils
-    return int(utilities.get_device_properties(device.index)["max_shared_mem"])
+    """Bytes of shared memory that a program may have; torch knows, where Triton cannot even be loaded."""
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
 
 
 @functools.cache
