@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -27,6 +29,12 @@ class _Torn(BaseException):
     It is not KeyboardInterrupt: code that an extension module evaluates would be left by that with a mark, and the
     process would end by the signal instead of with its exit status.
     """
+
+
+def _report(otherwise: Callable[[sys.UnraisableHookArgs], object], unraisable: sys.UnraisableHookArgs) -> None:
+    """Say nothing where a signal came in the middle of what cannot raise, a finaliser say; work goes on a bit."""
+    if not isinstance(unraisable.exc_value, _Torn):
+        otherwise(unraisable)
 
 
 class Interrupts:
@@ -102,7 +110,9 @@ class Interrupts:
     @contextmanager
     def at_any_moment(self) -> Iterator[None]:
         """For long work that may be left wherever it is: raises Interrupted out of the middle of it."""
+        unraisable = sys.unraisablehook
         try:
+            sys.unraisablehook = partial(_report, unraisable)
             self._tearing = True
             if self.requested:
                 raise _Torn
@@ -118,6 +128,7 @@ class Interrupts:
             raise Interrupted("interrupted") from None
         finally:
             self._tearing = False
+            sys.unraisablehook = unraisable
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._signalled:

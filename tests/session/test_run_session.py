@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -537,3 +538,17 @@ def test_what_a_library_raises_when_it_is_torn_is_an_interruption() -> None:
 
     with Interrupts() as stop, pytest.raises(Interrupted), stop.at_any_moment():
         library()
+
+
+def test_a_signal_in_the_middle_of_a_finaliser_prints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Last:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+
+    printed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    with Interrupts() as stop, pytest.raises(Interrupted), stop.at_any_moment():
+        Last()
+    assert not printed
+    assert sys.unraisablehook == printed.append
