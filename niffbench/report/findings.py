@@ -375,7 +375,7 @@ def _changes(digest: Digest, rivalries: Sequence[Rivalry]) -> tuple[list[Finding
 
     Latency comes first: of the best forms, then of the others. Then those of the best forms in memory, and in
     FLOPs where latency has none. Of each quantity first one for each axis, NIFF layer (in latency: form) and
-    spatial operator, where it is known most closely; then the others.
+    spatial operator, where it is known most closely, with the fewest values undecided; then the others.
     """
     best = _best_forms(digest)
     forms = set().union(*best.values())
@@ -394,7 +394,12 @@ def _changes(digest: Digest, rivalries: Sequence[Rivalry]) -> tuple[list[Finding
                 rest.append(finding)
 
     changing = [rivalry for rivalry in rivalries if rivalry.crossovers]
-    changing.sort(key=lambda rivalry: max(one.above / one.below for one in rivalry.crossovers))
+    changing.sort(
+        key=lambda rivalry: (
+            max(one.above / one.below for one in rivalry.crossovers),
+            sum(order.better is None for order in rivalry.compared.comparison.orders),
+        )
+    )
     latency = [rivalry for rivalry in changing if rivalry.metric.family == "latency"]
     timed = {rivalry.compared.pair for rivalry in latency}
     take(rivalry for rivalry in latency if rivalry.form in forms)
