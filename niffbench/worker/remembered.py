@@ -23,6 +23,7 @@ from niffbench.case import Case
 from niffbench.niff import tuning
 from niffbench.niff.native import build
 from niffbench.operators.base import Operator
+from niffbench.operators.fft import PACKAGE
 
 MOST_BYTES, MOST_FILES = 2**24, 4
 """No more is written to one file; of older code and machines so many files are left."""
@@ -73,7 +74,7 @@ def _lines(path: Path) -> dict[str, str]:
 @functools.cache
 def _path(threads: int) -> Path:
     parts = [sys.version, torch.__version__, str(threads), build.cpu(), str(build.tuning())]
-    for name in ("torchvision", "fvcore", "numpy"):
+    for name in ("torchvision", "fvcore", "numpy", "triton", PACKAGE.replace("_", "-")):
         try:
             parts.append(version(name))
         except PackageNotFoundError:
