@@ -13,10 +13,12 @@ import gc
 import os
 import socket
 import sys
+import threading
 import traceback
 
 from niffbench import protocol
 from niffbench.device.host import die_with_parent
+from niffbench.niff.native import build
 from niffbench.worker import main as worker
 
 
@@ -58,12 +60,15 @@ def _be_worker(line: socket.socket, task: int, output: int, reply: int) -> None:
 if __name__ == "__main__":
     die_with_parent()
     worker.quiet_libraries()
+    compiling = threading.Thread(target=build.prepare)  # while this one loads
+    compiling.start()
     from torch import _dynamo as _dynamo  # which fake tensors load
 
     from niffbench.cost import witness as witness
     from niffbench.device import cpu as cpu
     from niffbench.worker import torch_evaluator as torch_evaluator
 
+    compiling.join()
     gc.collect()
     gc.freeze()  # or each fork would copy all of it when it collects
     serve(socket.socket(fileno=0))

@@ -265,11 +265,9 @@ class Round:
                 if turn.failure is not None:
                     self._lose(turn.case_run, turn.failure, held, crowded)
                 elif regime == self._regimes[-1]:
-                    self._let_go(turn.case_run, held)
-                    self._close(turn.case_run)
+                    self._finish(turn.case_run, held)
         for case_run in list(held):
-            self._let_go(case_run, held)
-            self._close(case_run)
+            self._finish(case_run, held)
 
     def _turn(self, case_run: CaseRun, regime: Regime, *, beside: bool) -> Turn:
         """What to sample for one regime of one case: nothing when a graph was asked for and cannot be captured.
@@ -343,6 +341,12 @@ class Round:
             crowded.append(case_run)
         else:
             self._close(case_run, failure)
+
+    def _finish(self, case_run: CaseRun, held: list[CaseRun]) -> None:
+        """Close a case that was sampled; the others have what memory they need, so nobody collects garbage for them."""
+        held.remove(case_run)
+        case_run.workload = None
+        self._close(case_run)
 
     def _let_go(self, case_run: CaseRun, held: list[CaseRun]) -> None:
         """Give back what a case holds, for the others to use."""

@@ -66,6 +66,7 @@ class TorchEvaluator:
         self._warnings = tuple(warnings.filters)
         _wake(self._place)
         if device.capabilities.host:
+            native.prepare()
             for real in native.REALS:
                 with suppress(native.Unavailable):
                     native.load(real)

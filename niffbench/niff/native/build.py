@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,6 +85,12 @@ def load(real: str) -> ctypes.CDLL:
         outcome.library.niff_use_runtime(*runtime)
         _sharing.add(outcome.library)
     return outcome.library
+
+
+def prepare() -> None:
+    """Compile the kernels of all element types side by side, and load them; :func:`load` says what fails."""
+    with _lock, ThreadPoolExecutor(len(REALS)) as compilers:
+        list(compilers.map(_outcome, REALS))
 
 
 def _runtime() -> tuple[int | None, ...] | None:
