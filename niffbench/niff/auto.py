@@ -135,6 +135,7 @@ Clock = Literal["host", "device"]
 
 _lock = threading.Lock()
 _clock: Clock = "host"
+_alone = False  # whether choices of other processes are of no account
 _choices: dict[tuple[object, ...], str] = {}
 
 
@@ -221,10 +222,16 @@ def choices() -> Mapping[tuple[object, ...], str]:
     return MappingProxyType(dict(_choices))
 
 
-def forget() -> None:
-    """Measure again, as if nothing had been chosen; layers keep to what they have chosen themselves."""
+def forget(*, alone: bool = False) -> None:
+    """Measure again, as if nothing had been chosen; layers keep to what they have chosen themselves.
+
+    Args:
+        alone: from now on neither take what another process chose nor leave it a choice.
+    """
+    global _alone
     with _lock:
         _choices.clear()
+        _alone = alone
 
 
 def candidates(x: Tensor) -> list[str]:
@@ -291,13 +298,13 @@ def _remembered_or_fastest(key: tuple[object, ...], tensors: Sequence[Tensor], r
     """What an earlier process chose, if that is still among the rivals; else what is fastest now."""
     own = [tensor.detach().requires_grad_(wants_gradient(tensor)) for tensor in tensors]
     calls = rivals(own)
-    engine = tuning.remembered(key, own[0])
+    engine = None if _alone else tuning.remembered(key, own[0])
     if engine in calls:
         return engine
     leaves = [tensor for tensor in own if tensor.requires_grad]
     whole = {name: _with_backward(call, leaves) if leaves else call for name, call in calls.items()}
     engine = _fastest(whole, own[0])
-    if engine is not None:
+    if engine is not None and not _alone:
         tuning.remember(key, own[0], engine)
     return engine
 

@@ -20,21 +20,25 @@ from niffbench import __version__
 from niffbench.niff.native import build
 
 SWITCH = "NIFFBENCH_TUNING"
-"""The environment's variable that keeps the file from being read and written, set to ``0``, or by workers that
-measure to ``traced``: these choose for themselves, and remember what they have traced."""
+"""The environment's variable that keeps the file from being read and written when it is ``0``."""
 
 MOST = 1000
 """Entries; the oldest ones go first."""
 
 
+def is_off() -> bool:
+    """Whether the user wants no process to know what another has found out."""
+    return os.environ.get(SWITCH) == "0"
+
+
 def remembered(kind: tuple[object, ...], x: Tensor) -> str | None:
     """The engine that was chosen for such calls on such a machine; None if none is known."""
-    return None if _off() else _read().get(_key(kind, x))
+    return None if is_off() else _read().get(_key(kind, x))
 
 
 def remember(kind: tuple[object, ...], x: Tensor, engine: str) -> None:
     """Write a choice down; where that fails the next process chooses again."""
-    if _off():
+    if is_off():
         return
     entries = _read()  # Others may have added to it meanwhile.
     entries.pop(_key(kind, x), None)
@@ -57,10 +61,6 @@ def write_whole(path: Path, content: bytes) -> None:
         draft.touch(mode=0o600)
         draft.write_bytes(content)
         draft.replace(path)
-
-
-def _off() -> bool:
-    return os.environ.get(SWITCH) in ("0", "traced")
 
 
 def _read() -> dict[str, str]:

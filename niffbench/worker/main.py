@@ -153,8 +153,6 @@ def quiet_libraries() -> None:
     """Settings that libraries read when they are loaded: no log lines, no processes in the background."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    if os.environ.get("NIFFBENCH_TUNING") != "0":
-        os.environ["NIFFBENCH_TUNING"] = "traced"  # What auto chooses is part of what is measured.
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 It depends on nothing but the case and what a hash in the file's name is of: the sources of this package, torch and
 what else traces and counts, threads and processor. The file is a cache: it may be deleted, and what cannot be read
-of it counts as not there. :data:`niffbench.niff.tuning.SWITCH` set to ``0`` keeps it from being read and written.
+of it counts as not there. Where :func:`niffbench.niff.tuning.is_off` it is neither read nor written.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -34,7 +33,7 @@ T = TypeVar("T")
 def remembered(kind: type[T], operator: Operator, case: Case, make: Callable[[], T]) -> T:
     """What ``make`` gives, or gave in another process; of others' operators, whose code may change, it is anew."""
     is_ours = type(operator).__module__.startswith("niffbench.operators.") and operator.cost(case) is not None
-    if not is_ours or os.environ.get(tuning.SWITCH) == "0":
+    if not is_ours or tuning.is_off():
         return make()
     try:
         path = _path(torch.get_num_threads())

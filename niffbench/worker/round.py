@@ -268,6 +268,7 @@ class Round:
                     self._finish(turn.case_run, held)
         for case_run in list(held):
             self._finish(case_run, held)
+        self._device.release()
 
     def _turn(self, case_run: CaseRun, regime: Regime, *, beside: bool) -> Turn:
         """What to sample for one regime of one case: nothing when a graph was asked for and cannot be captured.
@@ -343,7 +344,7 @@ class Round:
             self._close(case_run, failure)
 
     def _finish(self, case_run: CaseRun, held: list[CaseRun]) -> None:
-        """Close a case that was sampled; the others have what memory they need, so nobody collects garbage for them."""
+        """Close a case that was sampled; what it held is given back when all have been."""
         held.remove(case_run)
         case_run.workload = None
         self._close(case_run)

@@ -64,6 +64,7 @@ class TorchEvaluator:
         self._store = Store()
         self._process = ProcessState.here()
         self._warnings = tuple(warnings.filters)
+        auto.forget(alone=True)  # what it chooses is part of what is measured
         _wake(self._place)
         if device.capabilities.host:
             native.prepare()
@@ -107,7 +108,7 @@ class TorchEvaluator:
 
         Its first call then tunes and plans for itself, whatever cases were called before it.
         """
-        auto.forget()
+        auto.forget(alone=True)
         self._restore()
         self.device.forget_plans()
         operator = catalogue()[case.operator]

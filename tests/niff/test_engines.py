@@ -707,6 +707,17 @@ def test_what_was_compiled_is_found_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
+def test_the_kernels_of_all_element_types_are_compiled_at_once(tmp_path: Path) -> None:
+    begun = f"{tmp_path}/begun"
+    both = f'[ "$(ls -d {begun}-* | wc -l)" -ge {len(build.REALS)} ]'
+    waiting = f"touch {begun}-$$; for _ in $(seq 600); do {both} && break; sleep 0.1; done; {both} || exit 1"
+    compiler = hasty(tmp_path, f'case "$*" in *-DREAL=*) {waiting};; esac')
+    in_a_process(tmp_path / "cache", compiler, "prepare")
+    names = {made.name.split("-")[1] for made in (tmp_path / "cache").rglob("*.so")}
+    assert names == set(build.REALS)
+
+
+@pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
 def test_without_a_cache_all_processes_share_one_directory_of_nobody_elses(tmp_path: Path) -> None:
     compiler, nowhere, temporary = hasty(tmp_path), Path(os.devnull), tmp_path / "temporary"
     temporary.mkdir()

@@ -20,7 +20,7 @@ from niffbench.worker.torch_evaluator import TorchEvaluator
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where they are kept, as by a process that has read none."""
     monkeypatch.setattr(build, "cache", lambda: tmp_path)
-    monkeypatch.setenv(tuning.SWITCH, "traced")
+    monkeypatch.setenv(tuning.SWITCH, "1")
     _begin_anew()
     return tmp_path
 
@@ -43,7 +43,7 @@ def test_what_another_process_traced_is_taken_unless_that_is_not_wanted(
     assert (evaluator.predict(case).peak, evaluator.cost(case, None)) == (7, cost)
     monkeypatch.setenv(tuning.SWITCH, "0")
     assert evaluator.predict(case) == predicted
-    monkeypatch.setenv(tuning.SWITCH, "traced")
+    monkeypatch.setenv(tuning.SWITCH, "1")
     for torn in (file.read_text()[:-40], "\0\n", ""):
         file.write_text(torn)
         _begin_anew()
