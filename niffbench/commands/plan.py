@@ -53,7 +53,7 @@ def command(suite: str, as_json: bool, **overrides: Any) -> int:
     load = loader(suite, *(overrides.pop(name) for name in ("only", "shard", "added")))
     asked = overrides_of(overrides)
     with Interrupts() as stop, launcher(asked.launcher).open(request_of(overrides, Path("plan"), load)):
-        prepared = prepare(load, asked, stop)
+        prepared = prepare(load, asked, stop, counts_ahead=False)
     allowed = _allowed(prepared)
     if as_json:
         sys.stdout.write(json.dumps(_as_json(prepared, allowed), indent=1) + "\n")

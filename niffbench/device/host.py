@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import resource
 import signal
@@ -39,7 +40,12 @@ def die_with_parent() -> None:
 def cores() -> int:
     """Physical cores this process may run on (logical ones where that is not known), at least 1."""
     logical = len(allowed())
-    return max(1, min(logical, psutil.cpu_count(logical=False) or logical))
+    return max(1, min(logical, _physical() or logical))
+
+
+@functools.cache  # reading them takes long beside a block of samples
+def _physical() -> int | None:
+    return psutil.cpu_count(logical=False)
 
 
 def last_level_cache(folder: Path = _CPUS, cpus: Collection[int] | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -123,6 +123,10 @@ class Operator(ABC):
     def choice(self, case: Case, module: nn.Module) -> Choice | None:
         """What ``case`` turned out to be, where only a first call of its ``module`` tells, and there was one."""
         return None
+
+    def likely(self, case: Case) -> Sequence[Operator]:
+        """What ``case`` mostly turns out to be on a CPU, where only a first call tells."""
+        return ()
 
     def switches(self, case: Case) -> bool:
         """Whether units switch on and off, as ReLUs do: rounding then moves gradients further than outputs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 GRID = Option("paper", GRIDS, "coordinate grid; they differ on odd sides, where the paper's has no exact zero")
+_IN_C = frozenset({"native", "features"})
 LAYOUT = Option("nchw", LAYOUTS, "where the layer itself wants the channels; nhwc is ConvNeXt's")
 _OPTIONS: dict[str, dict[str, Option]] = {
     "depthwise": {"mlp": Option("small", tuple(HIDDEN_WIDTHS), "filter MLP; ConvNeXt's is big"), "grid": GRID},
@@ -86,6 +87,16 @@ class Niff(Operator):
     def choice(self, case: Case, module: nn.Module) -> Choice | None:
         engines = engines_of(case, module)
         return Choice(engines, replace(self, engine=engines[0])) if engines else None
+
+    def likely(self, case: Case) -> Sequence[Niff]:
+        """The C kernel where there is one for the layer, on its features too where they are kept."""
+        forms = {form.name: form for form in FORMS[self.kind]}
+        if forms[self.form].engine != "auto":
+            return ()
+        keeps = forms[self.form].keeps_filter
+        engines = {str(form.engine) for form in forms.values() if form.engine and form.keeps_filter == keeps}
+        engines -= {"auto"}
+        return [replace(self, engine=engine) for engine in sorted(engines & _IN_C or engines)]
 
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         return evaluate(self.kind, state, x, str(case.option("grid")) if "grid" in self.options else "paper")

@@ -73,6 +73,7 @@ def prepare(
     fingerprint: Fingerprint | None = None,
     *,
     ceilings: bool = True,
+    counts_ahead: bool = True,
 ) -> Prepared:
     """Survey the machine and plan the suite on it; nothing is written. Raises what :func:`survey` raises.
 
@@ -80,6 +81,7 @@ def prepare(
         wanted: what a command line overrides, or all settings of another run.
         fingerprint: of the machine that it is to be; None for any.
         ceilings: measure what the machine can do at best, too.
+        counts_ahead: see :func:`survey`.
     """
     suite = load(kind_of(wanted.device))
     settings = wanted if isinstance(wanted, Settings) else resolve(suite, wanted)
@@ -87,7 +89,13 @@ def prepare(
         # Of a round of an A/B run nobody reads them.
         ceilings = ceilings and os.environ.get("NIFFBENCH_ROOFLINE") != "0"
         surveyed = survey(
-            suite.cases, settings, stop, modules=suite.modules, ceilings=ceilings, fingerprint=fingerprint
+            suite.cases,
+            settings,
+            stop,
+            modules=suite.modules,
+            ceilings=ceilings,
+            fingerprint=fingerprint,
+            counts_ahead=counts_ahead,
         )
         if settings.device == "auto" and (kind := kind_of(surveyed.fingerprint.must.get("device"))) is not None:
             suite = load(kind)
@@ -291,7 +299,13 @@ def _survey_rest(
         return Survey(manifest.fingerprint, ceilings=manifest.ceilings)
     try:
         surveyed = survey(
-            left, settings, stop, modules=suite.modules, ceilings=False, fingerprint=manifest.fingerprint
+            left,
+            settings,
+            stop,
+            modules=suite.modules,
+            ceilings=False,
+            fingerprint=manifest.fingerprint,
+            counts_ahead=True,
         )
     except TaskRefused as refused:
         node = refused.node

@@ -50,6 +50,7 @@ def survey(
     modules: Sequence[UserModule] = (),
     ceilings: bool = True,
     fingerprint: Fingerprint | None = None,
+    counts_ahead: bool = False,
 ) -> Survey:
     """Ask workers of their own; with ``fingerprint``, they must be on that machine.
 
@@ -58,6 +59,7 @@ def survey(
 
     Args:
         modules: of the suite.
+        counts_ahead: rounds will follow, and ask what the cases cost.
 
     Raises:
         WorkerBroken: when no worker starts.
@@ -85,7 +87,13 @@ def survey(
     for attempt in range(_ATTEMPTS + bool(dtypes)):
         left = [case for case in cases if case.id not in predictions] if attempt < _ATTEMPTS else []
         task = protocol.Task(
-            kind="survey", settings=settings, cases=left, ceilings=dtypes, maps=maps, modules=list(modules)
+            kind="survey",
+            settings=settings,
+            cases=left,
+            ceilings=dtypes,
+            maps=maps,
+            modules=list(modules),
+            counts_ahead=counts_ahead,
         )
         while True:
             session = WorkerSession(task, stop, take, fingerprint=fingerprint)

@@ -60,7 +60,8 @@ def _be_worker(line: socket.socket, task: int, output: int, reply: int) -> None:
 if __name__ == "__main__":
     die_with_parent()
     worker.quiet_libraries()
-    compiling = threading.Thread(target=build.prepare)  # while this one loads
+    gc.disable()
+    compiling = threading.Thread(target=build.unavailable)  # while this one loads
     compiling.start()
     from torch import _dynamo as _dynamo  # which fake tensors load
 
@@ -69,7 +70,6 @@ if __name__ == "__main__":
     from niffbench.worker import torch_evaluator as torch_evaluator
 
     compiling.join()
-    gc.collect()
     gc.freeze()  # or each fork would copy all of it when it collects
     serve(socket.socket(fileno=0))
     os._exit(0)

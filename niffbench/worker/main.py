@@ -6,12 +6,14 @@ when it ends: it ignores the keyboard's interrupt, and ends itself when nobody l
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 from pydantic import BaseModel
 
@@ -57,7 +59,7 @@ class Line:
 
 
 def survey(task: protocol.Task, evaluator: Evaluator, line: Line) -> None:
-    """Predict every case's memory; measure the ceilings that are asked for."""
+    """Predict every case's memory, and count what rounds will ask for; measure the ceilings that are asked for."""
     for case in task.cases:
         line.send(protocol.Begin(case=case.id, stage="predict"))
         try:
@@ -67,6 +69,9 @@ def survey(task: protocol.Task, evaluator: Evaluator, line: Line) -> None:
             line.send(protocol.Predicted(case=case.id, reason=reason))
         else:
             line.send(predicted)
+            if task.counts_ahead:
+                with suppress(*ENDS):  # the round will say so
+                    evaluator.count_ahead(case)
     if task.ceilings:
         before = evaluator.device.processor()
         try:
@@ -102,6 +107,8 @@ def work(task: protocol.Task, device: Device, line: Line) -> None:
     )
     line.send(hello)
     evaluator = open_evaluator(device, task.round)
+    gc.freeze()  # no collection looks through torch itself
+    gc.enable()
     if task.kind == "survey":
         survey(task, evaluator, line)
     else:
@@ -123,6 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
     quiet_libraries()
+    gc.disable()  # until all is loaded, of which nothing is garbage
     line = Line(int(given[1]))
     task = protocol.Task.model_validate_json(sys.stdin.readline())
     try:

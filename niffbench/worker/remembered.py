@@ -32,8 +32,7 @@ T = TypeVar("T")
 
 def remembered(kind: type[T], operator: Operator, case: Case, make: Callable[[], T]) -> T:
     """What ``make`` gives, or gave in another process; of others' operators, whose code may change, it is anew."""
-    is_ours = type(operator).__module__.startswith("niffbench.operators.") and operator.cost(case) is not None
-    if not is_ours or tuning.is_off():
+    if not is_kept(operator, case):
         return make()
     try:
         path = _path(torch.get_num_threads())
@@ -56,6 +55,12 @@ def remembered(kind: type[T], operator: Operator, case: Case, make: Callable[[],
     except OSError:
         pass
     return value
+
+
+def is_kept(operator: Operator, case: Case) -> bool:
+    """Whether what is traced of it is kept for other processes."""
+    is_ours = type(operator).__module__.startswith("niffbench.operators.") and operator.cost(case) is not None
+    return is_ours and not tuning.is_off()
 
 
 @functools.cache

@@ -58,6 +58,9 @@ class ReplayEvaluator:
         rates = dict.fromkeys(sorted(dtypes), trace.flops)
         return trace.ceilings or Ceilings(copy_bandwidth=trace.bandwidth, matmul=rates, fft=rates)
 
+    def count_ahead(self, case: Case) -> None:
+        """Nothing is kept."""
+
     def touch(self, case: Case) -> None:
         """Nothing is called."""
 

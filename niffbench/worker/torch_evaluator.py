@@ -5,6 +5,7 @@ What traces and counts is loaded by who asks for it: later rounds do neither.
 
 from __future__ import annotations
 
+import functools
 import gc
 import re
 import warnings
@@ -31,7 +32,7 @@ from niffbench.results import Ceilings, CostRecord, GradientError, Map, Numerics
 from niffbench.worker import ceilings, numerics
 from niffbench.worker.evaluator import Workload
 from niffbench.worker.failures import Wrong, explain
-from niffbench.worker.remembered import remembered
+from niffbench.worker.remembered import is_kept, remembered
 from niffbench.worker.shared import Made, Store
 from niffbench.worker.tolerance import EXACT, HOPELESS, tolerance, tolerance_of_gradients
 from niffbench.worker.workload import TorchWorkload, build, input_of, output_gradient
@@ -67,12 +68,7 @@ class TorchEvaluator:
         auto.forget(alone=True)  # what it chooses is part of what is measured
         _wake(self._place)
         if device.capabilities.host:
-            native.prepare()
-            for real in native.REALS:
-                with suppress(native.Unavailable):
-                    native.load(real)
-        gc.collect()
-        gc.freeze()  # no collection looks through torch itself
+            native.unavailable()  # which loads it
 
     def _restore(self) -> None:
         """Undo whatever cases before have left in the process."""
@@ -117,9 +113,14 @@ class TorchEvaluator:
         module = build(operator, case, None if shared is None else shared.weights)
         if shared is None:
             self._store.add(case, equivalence, module.state_dict())
+        if case.problem.mode == "training":
+            _wake_gradients(self._place)
         operator.output_shape(case)  # what gives no tensor says so before anything else
         arithmetic = partial(self.device.arithmetic, case.problem.tf32)
         arithmetic()  # where there is none such, say so before anything runs
+        if case.problem.dtype == "float64" and self.device.capabilities.host:
+            with suppress(native.Unavailable):
+                native.load("double")  # no first call is to compile it
         return TorchWorkload(case, module, input_of(case), self._place, arithmetic)
 
     def numerics(self, workload: Workload, output: object) -> Numerics:
@@ -289,6 +290,17 @@ class TorchEvaluator:
         record = remembered(CostRecord, operator, case, counted)
         return replace(record, executed=operator.executed(case)) if self.device.capabilities.host else record
 
+    def count_ahead(self, case: Case) -> None:
+        operator = catalogue()[case.operator]
+        likely = operator.likely(case) if self.device.capabilities.host and native.unavailable() is None else ()
+        for one in likely:
+            choice = Choice((), one)
+            if is_kept(one, case):
+                self.predict(case, choice)
+                self.cost(case, choice)
+        if not likely and is_kept(operator, case):
+            self.cost(case, None)
+
     def judge_by(self, clock: auto.Clock) -> None:
         auto.judge_by(clock)
 
@@ -340,6 +352,14 @@ def _wake(place: torch.device) -> None:
         torch.nn.functional.conv2d(x, torch.ones(8, 8, 3, 3, device=place))
         torch.fft.irfft2(torch.fft.rfft2(x) * 2)
         torch.mm(x.view(32, 64), x.view(64, 32)).sum().item()
+
+
+@functools.cache
+def _wake_gradients(place: torch.device) -> None:
+    """The same of backward passes."""
+    x, weight = (torch.ones(8, 8, 8, 8, device=place, requires_grad=True) for _ in range(2))
+    y = torch.nn.functional.conv2d(x, weight)
+    y.backward(torch.ones_like(y))  # type: ignore[no-untyped-call]
 
 
 def _rounded(value: Tensor, dtype: torch.dtype) -> Tensor:

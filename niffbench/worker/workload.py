@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from niffbench.case import Case
 from niffbench.cost.call import cast, load
+from niffbench.niff.native.registered import itself
 from niffbench.operators.base import Operator
 from niffbench.operators.catalogue import catalogue
 from niffbench.worker.evaluator import Footprint
@@ -235,10 +236,14 @@ class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.outside: dict[int, int] = {}
         self._seen: dict[int, StorageWeakRef] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing here is compiled, so the compiler need not be loaded to be told so
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         read = storages(_tensors((args, kwargs)))
         self.outside |= {key: size for key, size in read.items() if key not in self._seen}
-        result = func(*args, **(kwargs or {}))
+        result = itself(func)(*args, **(kwargs or {}))
         for tensor in _tensors((args, kwargs, result)):
             reference = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
             self._seen.setdefault(reference.cdata, reference)

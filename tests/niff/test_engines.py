@@ -707,14 +707,12 @@ def test_what_was_compiled_is_found_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
-def test_the_kernels_of_all_element_types_are_compiled_at_once(tmp_path: Path) -> None:
+def test_the_kernels_files_are_compiled_at_once(tmp_path: Path) -> None:
     begun = f"{tmp_path}/begun"
-    both = f'[ "$(ls -d {begun}-* | wc -l)" -ge {len(build.REALS)} ]'
+    both = f'[ "$(ls -d {begun}-* | wc -l)" -ge 2 ]'
     waiting = f"touch {begun}-$$; for _ in $(seq 600); do {both} && break; sleep 0.1; done; {both} || exit 1"
-    compiler = hasty(tmp_path, f'case "$*" in *-DREAL=*) {waiting};; esac')
-    in_a_process(tmp_path / "cache", compiler, "prepare")
-    names = {made.name.split("-")[1] for made in (tmp_path / "cache").rglob("*.so")}
-    assert names == set(build.REALS)
+    compiler = hasty(tmp_path, f'case "$*" in *" -c "*) {waiting};; esac')
+    assert in_a_process(tmp_path / "cache", compiler) == "None"
 
 
 @pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from run_worker import case_of
+from run_worker import QUICK, case_of
 
+from niffbench import protocol
+from niffbench.cost import memory, witness
 from niffbench.device.cpu import CpuDevice
 from niffbench.niff import tuning
 from niffbench.niff.native import build
+from niffbench.operators.base import Choice
 from niffbench.operators.catalogue import catalogue
+from niffbench.operators.niff import Niff
+from niffbench.suite import Settings
 from niffbench.worker import remembered
+from niffbench.worker.main import survey
 from niffbench.worker.torch_evaluator import TorchEvaluator
 
 
@@ -51,6 +59,40 @@ def test_what_another_process_traced_is_taken_unless_that_is_not_wanted(
     monkeypatch.setattr(tuning, "code", lambda folder: "other sources")
     _begin_anew()
     assert evaluator.predict(case) == predicted
+
+
+@pytest.mark.parametrize(
+    ("name", "engines"),
+    [
+        ("niff-depthwise/rfft", [None]),
+        ("niff-depthwise/auto", ["native"]),
+        ("niff-depthwise/auto-cached", ["features", "native"]),
+        ("niff-full/auto", ["factored", "rfft"]),
+    ],
+)
+def test_a_survey_counts_what_rounds_will_ask_for(
+    name: str, engines: list[str | None], files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, operator = case_of(name), catalogue()[name]
+    assert isinstance(operator, Niff)
+    choices = [
+        None if engine is None else Choice((engine,), replace(operator, engine=engine)) for engine in engines
+    ]
+    evaluator = TorchEvaluator(CpuDevice(1))
+    right = [(evaluator.cost(case, one), evaluator.predict(case, one)) for one in choices]
+    for file in files.iterdir():
+        file.unlink()
+    _begin_anew()
+    settings = Settings(rounds=1, measure=QUICK)
+    for counts_ahead, kept in ((False, 1), (True, 2 if choices == [None] else 1 + 2 * len(choices))):
+        task = protocol.Task(kind="survey", settings=settings, cases=[case], counts_ahead=counts_ahead)
+        survey(task, evaluator, SimpleNamespace(send=lambda message: None))  # type: ignore[arg-type]
+        [file] = files.glob("traced-*.jsonl")
+        assert len(file.read_text().splitlines()) == kept
+    _begin_anew()
+    monkeypatch.setattr(witness, "witnesses", None)
+    monkeypatch.setattr(memory, "predict", None)
+    assert [(evaluator.cost(case, one), evaluator.predict(case, one)) for one in choices] == right
 
 
 def test_what_is_remembered_is_bounded_and_never_of_anybody_elses_operator(

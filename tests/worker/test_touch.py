@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -67,3 +70,42 @@ def test_a_toy_is_a_case_of_its_operator(name: str) -> None:
     threads = torch.get_num_threads()
     TorchEvaluator(CpuDevice(threads=1)).touch(small)
     torch.set_num_threads(threads)
+
+
+LAZILY = """
+import gc, random, sys
+from niffbench import protocol
+from niffbench.device.cpu import CpuDevice
+from niffbench.operators.catalogue import catalogue
+from niffbench.worker import main, memory
+from niffbench.suite import Settings
+from run_worker import QUICK, case_of
+
+device, evaluators = CpuDevice(1), []
+main.survey = lambda task, evaluator, line: evaluators.append(evaluator)
+task = protocol.Task(kind="survey", settings=Settings(rounds=1, measure=QUICK), cases=[])
+gc.disable()
+main.work(task, device, type("", (), {"send": lambda self, message: None})())
+assert gc.isenabled()
+for mode in ("inference", "training"):
+    for name, operator in catalogue().items():
+        case = case_of(name, 7 if operator.takes_kernel else None, channels=8, size=32, mode=mode)
+        if "triton" in name or operator.role == "network" or operator.refusal(case) is not None:
+            continue
+        workload = evaluators[0].workload(case)
+        before = set(sys.modules)
+        device.timed(workload)
+        if new := set(sys.modules) - before:
+            print(name, mode, len(new), sorted(new)[:5])
+        workload.checked()
+        memory.measure(device, workload, None)
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_no_first_call_loads_what_python_knows_of() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (*sys.path,)))}
+    done = subprocess.run(
+        [sys.executable, "-c", LAZILY], env=environment, capture_output=True, text=True, check=True, timeout=300
+    )
+    assert not done.stdout

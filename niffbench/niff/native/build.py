@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("convolve.c", "features.c", "calls.h", "vectors.h"))
-FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-shared", "-fPIC")
+FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fPIC")
 TUNINGS = (("-march=native",), ("-mcpu=native",), ())
 """Tried in turn, the best first: compilers have different ways to say "this CPU", or none."""
 REALS = {"float": 4, "double": 8}
@@ -87,12 +88,6 @@ def load(real: str) -> ctypes.CDLL:
     return outcome.library
 
 
-def prepare() -> None:
-    """Compile the kernels of all element types side by side, and load them; :func:`load` says what fails."""
-    with _lock, ThreadPoolExecutor(len(REALS)) as compilers:
-        list(compilers.map(_outcome, REALS))
-
-
 def _runtime() -> tuple[int | None, ...] | None:
     """Addresses of the functions of :data:`_RUNTIME`; None where no such runtime is loaded, torch's say."""
     process = ctypes.CDLL(None)
@@ -129,23 +124,28 @@ def _built(real: str, tuning: tuple[str, ...]) -> Path:
 
 
 def compiled(folder: Path, real: str, tuning: tuple[str, ...]) -> Path:
-    """The kernel for one element type of :data:`REALS`, compiled into ``folder`` with more flags.
+    """The kernel for one element type of :data:`REALS`, compiled into ``folder`` with more flags, file by file.
 
     Raises:
         Unavailable: if there is no compiler, or it fails.
     """
-    made, command = folder / f"{real}.so", _command()
+    command = _command()
     arguments = [*command, *FLAGS, *tuning, f"-DREAL={real}", f"-DREAL_BYTES={REALS[real]}"]
-    done = subprocess.run(
-        [*arguments, "-o", str(made), *(str(source) for source in SOURCES if source.suffix == ".c")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    sources = [source for source in SOURCES if source.suffix == ".c"]
+    objects = [folder / f"{source.stem}.o" for source in sources]
+    compiles = [[*arguments, "-c", "-o", made, source] for made, source in zip(objects, sources, strict=True)]
+    with ThreadPoolExecutor(len(compiles)) as compilers:
+        list(compilers.map(_run, compiles))
+    made = folder / f"{real}.so"
+    _run([*arguments, "-shared", "-o", made, *objects])
+    return made
+
+
+def _run(command: Sequence[str | Path]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         message = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise Unavailable(f"{command[0]} could not compile the kernel: {message[0]}")
-    return made
 
 
 def _command() -> list[str]:

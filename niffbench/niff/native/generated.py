@@ -33,6 +33,7 @@ from niffbench.niff.autograd import (
 from niffbench.niff.hermitian import Layers, generate_plainly
 from niffbench.niff.native import kernel
 from niffbench.niff.native.build import load
+from niffbench.niff.native.registered import registered
 from niffbench.niff.steps import is_recording, step
 
 DEVICES = ("cpu",)
@@ -395,7 +396,7 @@ def _gradients(
 # The same as operators of torch, for what traces instead of running, or counts.
 
 
-@torch.library.custom_op("niffbench::filter_features", mutates_args=(), device_types=DEVICES)
+@registered("filter_features", DEVICES)
 def _features_operator(grid: Tensor, layers: Sequence[Tensor], scale: float) -> Tensor:
     return _features(grid, layers, scale)
 
@@ -411,7 +412,7 @@ def _features_flops(grid: Tensor, layers: Sequence[Tensor], *_: Any, **__: Any) 
     return 2 * sum(weight.numel() for weight in layers[::2]) * grid[0].numel()
 
 
-@torch.library.custom_op("niffbench::filter_features_gradient", mutates_args=(), device_types=DEVICES)
+@registered("filter_features_gradient", DEVICES)
 def _features_gradient_operator(
     grid: Tensor, layers: Sequence[Tensor], scale: float, gradient: Tensor
 ) -> list[Tensor]:
@@ -432,7 +433,7 @@ def _features_gradient_flops(grid: Tensor, layers: Sequence[Tensor], *_: Any, **
     return points * (2 * (2 * sum(weights) + sum(weights[1:])) + sum(bias.numel() for bias in layers[1::2]))
 
 
-@torch.library.custom_op("niffbench::generated_convolution", mutates_args=(), device_types=DEVICES)
+@registered("generated_convolution", DEVICES)
 def _operator(x: Tensor, features: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
     return _convolve(x, features, weight, bias, scale)
 
@@ -455,7 +456,7 @@ def _flops(x: Tensor, features: Tensor, weight: Tensor, *_: Any, **__: Any) -> i
     return 2 * transform + product + 2 * weight.numel() * features.shape[2]
 
 
-@torch.library.custom_op("niffbench::generated_convolution_gradients", mutates_args=(), device_types=DEVICES)
+@registered("generated_convolution_gradients", DEVICES)
 def _gradients_operator(
     x: Tensor,
     features: Tensor,

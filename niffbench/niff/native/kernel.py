@@ -21,6 +21,7 @@ from niffbench.niff.autograd import compiling, transformed, wants_gradient, want
 from niffbench.niff.native import LANGUAGES, cuda
 from niffbench.niff.native.build import load
 from niffbench.niff.native.passes import cyclic_length
+from niffbench.niff.native.registered import registered
 from niffbench.niff.steps import step
 
 DEVICES = tuple(LANGUAGES)
@@ -341,7 +342,7 @@ def _powers(prime: int) -> np.ndarray[Any, np.dtype[np.int32]]:
 # The same as operators of torch, for what traces instead of running (torch.compile, fake tensors), or counts.
 
 
-@torch.library.custom_op("niffbench::circular_convolution", mutates_args=(), device_types=DEVICES)
+@registered("circular_convolution", DEVICES)
 def _operator(x: Tensor, half: Tensor) -> Tensor:
     return _convolve(x, half)
 
@@ -357,7 +358,7 @@ def _flops(x: Tensor, half: Tensor, *_: Any, **__: Any) -> int:
     return 2 * fft_flops(prod(x.shape[2:]), prod(x.shape[:2]), real=True) + 6 * x.shape[0] * half.numel()
 
 
-@torch.library.custom_op("niffbench::circular_convolution_gradients", mutates_args=(), device_types=DEVICES)
+@registered("circular_convolution_gradients", DEVICES)
 def _gradients_operator(
     x: Tensor, half: Tensor, gradient: Tensor, need_x: bool, need_half: bool
 ) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,7 @@ from niffbench.niff.autograd import (
 )
 from niffbench.niff.native.build import Unavailable
 from niffbench.niff.native.generated import OPERATIONS as IN_C
+from niffbench.niff.native.registered import registered
 from niffbench.niff.steps import step
 
 LARGEST_SIDE = 64
@@ -477,7 +478,7 @@ def features_constants(
 # As operators of torch, for what traces instead of running, or counts, or asks for gradients.
 
 
-@torch.library.custom_op("niffbench::triton_features", mutates_args=(), device_types=DEVICES)
+@registered("triton_features", DEVICES)
 def _features_operator(grid: Tensor, layers: Sequence[Tensor], scale: float) -> Tensor:
     return _features(grid, layers, scale)
 
@@ -487,7 +488,7 @@ def _(grid: Tensor, layers: Sequence[Tensor], scale: float) -> Tensor:
     return grid.new_empty(2, layers[-2].shape[1], grid.shape[2] * grid.shape[3])
 
 
-@torch.library.custom_op("niffbench::triton_features_gradient", mutates_args=(), device_types=DEVICES)
+@registered("triton_features_gradient", DEVICES)
 def _features_gradient_operator(grid: Tensor, layers: Sequence[Tensor], scale: float, gradient: Tensor) -> Tensor:
     return _features_gradient(grid, layers, scale, gradient)
 
@@ -522,7 +523,7 @@ def _differentiate_features(ctx: Any, gradient: Tensor) -> tuple[None, list[Tens
 _features_operator.register_autograd(_differentiate_features, setup_context=_remember_features)
 
 
-@torch.library.custom_op("niffbench::triton_convolution", mutates_args=(), device_types=DEVICES)
+@registered("triton_convolution", DEVICES)
 def _operator(x: Tensor, made_of: Sequence[Tensor], scale: float) -> Tensor:
     return _convolve(x, made_of, scale)
 
@@ -532,7 +533,7 @@ def _(x: Tensor, made_of: Sequence[Tensor], scale: float) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("niffbench::triton_convolution_gradients", mutates_args=(), device_types=DEVICES)
+@registered("triton_convolution_gradients", DEVICES)
 def _gradients_operator(
     x: Tensor, made_of: Sequence[Tensor], scale: float, gradient: Tensor, need_x: bool, need_filter: bool
 ) -> list[Tensor]:
