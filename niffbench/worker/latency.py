@@ -37,6 +37,9 @@ WARM_TIME = 0.01
 done with in the calls that checked the numerics and measured the memory; but some plans are dropped and made
 again, so that the first call says nothing, unless it is :data:`LONG` and not worth a second."""
 
+WARM_SHARE = 0.25
+"""No more than this share of ``min_time`` is spent on that: a short series is no better for a long warm-up."""
+
 SINGLE: frozenset[Regime] = frozenset({"cold", "wall"})
 """Regimes in which a sample is one call."""
 
@@ -136,7 +139,8 @@ class Sampler:
         """
         if self._each > 0 and (self.regime == "cold" or self._each >= max(LONG, self._measure.max_time)):
             return
-        call = warm_up(self._device, self._runner, self._each)
+        time = min(WARM_TIME, WARM_SHARE * self._measure.min_time)
+        call = warm_up(self._device, self._runner, self._each, time)
         if self.regime not in SINGLE and call > 0:
             length = max(QUANTA * self._quantum, self._measure.min_time / SAMPLES_A_FLOOR)
             self._turns = self._device.calls_lasting(self._runner, length, call)
@@ -192,20 +196,20 @@ def _for_wall(measure: Measure) -> Measure:
     return measure.model_copy(update=times)
 
 
-def warm_up(device: Device, runner: Runner, guess: float = 0.0) -> float:
-    """Call ``runner`` until it is warm; returns the shortest mean of a call in seconds, the first left out.
+def warm_up(device: Device, runner: Runner, guess: float = 0.0, time: float = WARM_TIME) -> float:
+    """Call ``runner`` for ``time`` seconds; returns the shortest mean of a call in seconds, the first left out.
 
     Of what is known to take long, and does, by ``guess`` (seconds of a call) the first is enough.
     """
     first_call, _ = device.timed(runner)
-    if first_call >= LONG or min(first_call, guess) >= WARM_TIME:
+    if first_call >= LONG or min(first_call, guess) >= time:
         return first_call
     calls, spent, best = 1, first_call, inf
-    while spent < WARM_TIME or best == inf:
+    while spent < time or best == inf:
         seconds, _ = device.timed(runner, calls)
         best = min(best, seconds / calls)
         spent += seconds
-        left = (WARM_TIME - spent) / best if best > 0 else inf
+        left = (time - spent) / best if best > 0 else inf
         calls = max(1, ceil(left)) if left < 2 * calls else 2 * calls
     return best
 

@@ -212,6 +212,9 @@ def test_the_warm_up_calls_at_least_once_and_long_enough() -> None:
     runner = _runner(device, 1e-3)
     assert warm_up(device, runner) == pytest.approx(1e-3)
     assert latency.WARM_TIME <= device.clock() < 1.2 * latency.WARM_TIME
+    before = device.clock()
+    warm_up(device, runner, time=0.005)
+    assert device.clock() - before == pytest.approx(0.005)
     slow = _runner(device, 50.0)
     before = device.clock()
     warm_up(device, slow)
