@@ -314,9 +314,9 @@ def _winners(digest: Digest, setting: Setting, groups: Sequence[Group]) -> Itera
             ranked = wins.most_common()
             said = [f"{label} at {text.of_problems(number, len(winners))}" for label, number in ranked]
             open_ = len(winners) - wins.total()
-            undecided = f"; at {text.of_problems(open_, len(winners))} that is undecided" if open_ else ""
             yield Finding(
-                f"{_in(setting)}, the {text.best(metric)} of all operators is {text.listing(said)}{undecided}.",
+                f"{_in(setting)}, the {text.best(metric)} of all operators is {text.listing(said)}"
+                f"{text.undecided(open_)}.",
                 "overview",
                 ranked[0][0],
             )
@@ -426,13 +426,12 @@ def _throughout(best: Mapping[Setting, set[str]], rivalries: Sequence[Rivalry]) 
         decided = [one for one in every if one.compared.comparison.better is not None]
         values = {order.at for one in decided for order in one.compared.comparison.orders}
         less, more = (form, rival) if sides == {"form"} else (rival, form)
-        left = len(every) - len(decided)
-        undecided = f", at {text.of_problems(left, len(every))} that is undecided" if left else ""
         alike = "" if all(one.alike for one in every) else "; the two compute different functions"
         yield Finding(
             f"{_in(setting)}, {less} has less {every[0].metric.title} than {more} at every kernel size measured "
             f"({text.listing([f'{at:g}' for at in sorted(values)], 9)}), "
-            f"at {text.of_problems(len(decided), len(every))}{undecided}{alike}.",
+            f"at {text.of_problems(len(decided), len(every))}"
+            f"{text.undecided(len(every) - len(decided))}{alike}.",
             "crossovers",
             form,
         )

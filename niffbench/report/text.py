@@ -175,6 +175,11 @@ def of_problems(some: int, all_: int) -> str:
     return "the one problem" if all_ == 1 else f"all {all_} problems" if all_ > 2 else "both problems"
 
 
+def undecided(others: int) -> str:
+    """What follows when that was said of some problems, and these are the others."""
+    return f", undecided at the other {others}" if others > 1 else ", undecided at the other" if others else ""
+
+
 def left_out(number: int, noun: str) -> str:
     """The sentence that goes on a caption where something has no room: `` 1 problem is left out for space.``"""
     return f" {plural(number, noun)} {'is' if number == 1 else 'are'} left out for space." if number > 0 else ""
