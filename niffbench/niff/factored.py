@@ -41,15 +41,14 @@ def convolve(x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> T
 
 
 def _plainly(x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> Tensor:
-    """By ordinary operations, all images at once."""
+    """By ordinary operations, all images at once; the first axis is theirs, or torch 2.11 asks how many there are."""
     with step("forward fft"):
         spectrum: Tensor = torch.fft.rfft2(x)
     with step("mixing"):
-        turned = torch.stack((spectrum, spectrum * 1j), dim=2).transpose(0, 1)
-        numbers = torch.view_as_real(turned).flatten(-3).transpose(1, 2)
-        products = (numbers[:, :, None] * features[:, :, None]).reshape(mixing.shape[1], -1)
-        mixed = constant @ numbers[:, 0].flatten(1) + mixing @ products
-    return _inverse(mixed, x.shape)
+        numbers = torch.view_as_real(torch.stack((spectrum, spectrum * 1j), dim=2)).flatten(-3)
+        products = (numbers[:, :, :, None] * features).flatten(1, 3)
+        mixed = constant @ numbers[:, :, 0] + mixing @ products
+    return _inverse(mixed.transpose(0, 1).flatten(1), x.shape)
 
 
 def _forward(x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> tuple[Tensor, Tensor]:
