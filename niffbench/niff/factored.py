@@ -41,7 +41,7 @@ def convolve(x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> T
 
 
 def _plainly(x: Tensor, features: Tensor, mixing: Tensor, constant: Tensor) -> Tensor:
-    """By ordinary operations, all images at once; the first axis is theirs, or torch 2.11 asks how many there are."""
+    """By ordinary operations; images keep the first axis, or torch 2.11 cannot export any number of them."""
     with step("forward fft"):
         spectrum: Tensor = torch.fft.rfft2(x)
     with step("mixing"):
