@@ -17,6 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from niffbench.case import Case, DType, Mode
 from niffbench.device.cpu import CpuDevice
 from niffbench.niff import auto
+from niffbench.niff.native import build
 from niffbench.operators.base import Operator
 from niffbench.operators.catalogue import catalogue
 from niffbench.worker import memory, torch_evaluator
@@ -344,6 +345,17 @@ def test_counting_before_timing_touches_no_eager_case(evaluator: TorchEvaluator)
     modes.clear()
     evaluator.device.samples(workload, "steady", 2, 3)
     assert modes == [0] * 6
+
+
+@pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_first_call_compiles_the_kernel(
+    dtype: DType, evaluator: TorchEvaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload = evaluator.workload(case_of("niff-depthwise/native", dtype=dtype))
+    monkeypatch.setattr(build, "compiled", None)
+    monkeypatch.setattr(build, "_built", None)
+    evaluator.device.timed(workload)
 
 
 def test_every_case_of_auto_tunes_in_its_own_first_call_and_never_again(
