@@ -62,8 +62,8 @@ class Task(_Message):
     """What a fresh worker process is to do.
 
     Attributes:
-        survey: predict the memory of each case from fake tensors and measure the ceilings. ``counts_ahead``: in
-            one process with that, what rounds will ask for is counted, where it is kept for them.
+        survey: predict the memory of each case from fake tensors and measure the ceilings; with ``counts_ahead``
+            also count what the cases cost, and leave it in the file that rounds read.
         ceilings: the dtypes of these, of the whole suite, of which ``cases`` may be what an earlier worker left;
             ``maps`` are those of it that are transformed.
         round: measure each case once, in an order drawn from the settings' seed and ``round``. ``predictions``

@@ -125,8 +125,8 @@ class Operator(ABC):
         return None
 
     def likely(self, case: Case) -> Sequence[Operator]:
-        """What ``case`` mostly turns out to be on a CPU, where only a first call tells."""
-        return ()
+        """What ``case`` is; where only a first call tells, what it mostly turns out to be on a CPU, if known."""
+        return (self,)
 
     def switches(self, case: Case) -> bool:
         """Whether units switch on and off, as ReLUs do: rounding then moves gradients further than outputs."""

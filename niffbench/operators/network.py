@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -173,6 +173,11 @@ class WholeNetwork(Operator):
     def choice(self, case: Case, module: nn.Module) -> Choice | None:
         engines = engines_of(case, module)
         return Choice(engines, replace(self, engines=engines)) if engines else None
+
+    def likely(self, case: Case) -> Sequence[WholeNetwork]:
+        """Of one whose layers choose nothing is known."""
+        chooses = "execution" in self.options and str(case.option("execution")).startswith("auto")
+        return () if chooses else (self,)
 
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The network in float64, each NIFF layer computed from the definition of its filter.

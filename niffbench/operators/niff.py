@@ -89,10 +89,10 @@ class Niff(Operator):
         return Choice(engines, replace(self, engine=engines[0])) if engines else None
 
     def likely(self, case: Case) -> Sequence[Niff]:
-        """The C kernel where there is one for the layer, on its features too where they are kept."""
+        """Of a form that chooses the C kernel, where the layer has it, on its features too where they are kept."""
         forms = {form.name: form for form in FORMS[self.kind]}
         if forms[self.form].engine != "auto":
-            return ()
+            return (self,)
         keeps = forms[self.form].keeps_filter
         engines = {str(form.engine) for form in forms.values() if form.engine and form.keeps_filter == keeps}
         engines -= {"auto"}

@@ -59,7 +59,7 @@ def survey(
 
     Args:
         modules: of the suite.
-        counts_ahead: rounds will follow, and ask what the cases cost.
+        counts_ahead: rounds will follow, and ask what the cases cost. Only done where they will be measured, too.
 
     Raises:
         WorkerBroken: when no worker starts.
@@ -93,7 +93,7 @@ def survey(
             ceilings=dtypes,
             maps=maps,
             modules=list(modules),
-            counts_ahead=counts_ahead,
+            counts_ahead=counts_ahead and settings.launcher == "local",
         )
         while True:
             session = WorkerSession(task, stop, take, fingerprint=fingerprint)

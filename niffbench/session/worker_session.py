@@ -236,7 +236,7 @@ class WorkerSession:
             return STARTUP
         if self.unanswered:  # before its first case it loads what all need, however short a case's timeout
             return max(self._case_timeout, CEILINGS)
-        return CEILINGS if self._roofline_due else FAREWELL
+        return CEILINGS if self._roofline_due or self._task.counts_ahead else FAREWELL
 
     def _next_look(self) -> float:
         """When to stop sleeping, whatever happens."""

@@ -45,7 +45,7 @@ SAMPLE_TIME = 5e-4
 """Seconds of a sample that coarse timers can tell."""
 
 MATMUL_SIDES = (256, 512, 1024, 2048, 4096, 8192, 16384)
-FFT_SHAPES = ((64, 64, 64), (256, 64, 64), (16, 256, 256), (128, 256, 256))
+FFT_SHAPES = ((64, 64, 64), (256, 64, 64), (16, 256, 256), (128, 256, 256), (256, 256, 256))
 """Planes, height, width: from what a cache holds to what fills a GPU."""
 
 Probing: TypeAlias = Callable[..., tuple[Callable[[], object], int]]  # a size → what to call, and its FLOPs

@@ -79,7 +79,7 @@ class Evaluator(Protocol):
         """The witnesses' statements on what was chosen; never touches a workload."""
 
     def count_ahead(self, case: Case) -> None:
-        """Have at hand what a round's process will ask of ``case``: its cost, or that of what it may choose."""
+        """Keep what a round's process will ask of ``case``: its cost, or cost and memory of what it may choose."""
 
     def judge_by(self, clock: Literal["host", "device"]) -> None:
         """By whose time forms that choose among engines do so on an accelerator."""

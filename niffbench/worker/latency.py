@@ -38,7 +38,8 @@ done with in the calls that checked the numerics and measured the memory; but so
 again, so that the first call says nothing, unless it is :data:`LONG` and not worth a second."""
 
 WARM_SHARE = 0.25
-"""No more than this share of ``min_time`` is spent on that: a short series is no better for a long warm-up."""
+"""No more calls are made for that than fill this share of ``min_time``, but two: a short series is no better for a
+long warm-up."""
 
 SINGLE: frozenset[Regime] = frozenset({"cold", "wall"})
 """Regimes in which a sample is one call."""
@@ -202,7 +203,7 @@ def warm_up(device: Device, runner: Runner, guess: float = 0.0, time: float = WA
     Of what is known to take long, and does, by ``guess`` (seconds of a call) the first is enough.
     """
     first_call, _ = device.timed(runner)
-    if first_call >= LONG or min(first_call, guess) >= time:
+    if first_call >= LONG or 0 < time <= min(first_call, guess):
         return first_call
     calls, spent, best = 1, first_call, inf
     while spent < time or best == inf:

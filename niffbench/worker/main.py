@@ -59,7 +59,7 @@ class Line:
 
 
 def survey(task: protocol.Task, evaluator: Evaluator, line: Line) -> None:
-    """Predict every case's memory, and count what rounds will ask for; measure the ceilings that are asked for."""
+    """Predict every case's memory; measure the ceilings that are asked for; then count ahead, if that is."""
     for case in task.cases:
         line.send(protocol.Begin(case=case.id, stage="predict"))
         try:
@@ -69,9 +69,6 @@ def survey(task: protocol.Task, evaluator: Evaluator, line: Line) -> None:
             line.send(protocol.Predicted(case=case.id, reason=reason))
         else:
             line.send(predicted)
-            if task.counts_ahead:
-                with suppress(*ENDS):  # the round will say so
-                    evaluator.count_ahead(case)
     if task.ceilings:
         before = evaluator.device.processor()
         try:
@@ -82,6 +79,9 @@ def survey(task: protocol.Task, evaluator: Evaluator, line: Line) -> None:
             others = (evaluator.device.processor() - before).share
             ceilings = ceilings.model_copy(update={"others": others})
             line.send(protocol.Roofline(ceilings=ceilings, others=others))
+    for case in task.cases if task.counts_ahead else []:
+        with suppress(*ENDS):  # the round will say so
+            evaluator.count_ahead(case)
 
 
 def open_evaluator(device: Device, round_: int = 0) -> Evaluator:
@@ -107,7 +107,6 @@ def work(task: protocol.Task, device: Device, line: Line) -> None:
     )
     line.send(hello)
     evaluator = open_evaluator(device, task.round)
-    gc.freeze()  # no collection looks through torch itself
     gc.enable()
     if task.kind == "survey":
         survey(task, evaluator, line)
@@ -130,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
     quiet_libraries()
-    gc.disable()  # until all is loaded, of which nothing is garbage
+    gc.disable()  # until all is loaded, of which next to nothing is garbage
     line = Line(int(given[1]))
     task = protocol.Task.model_validate_json(sys.stdin.readline())
     try:

@@ -69,6 +69,7 @@ class TorchEvaluator:
         _wake(self._place)
         if device.capabilities.host:
             native.unavailable()  # which loads it
+        gc.freeze()  # no collection looks through torch itself
 
     def _restore(self) -> None:
         """Undo whatever cases before have left in the process."""
@@ -292,14 +293,14 @@ class TorchEvaluator:
 
     def count_ahead(self, case: Case) -> None:
         operator = catalogue()[case.operator]
-        likely = operator.likely(case) if self.device.capabilities.host and native.unavailable() is None else ()
-        for one in likely:
-            choice = Choice((), one)
-            if is_kept(one, case):
-                self.predict(case, choice)
-                self.cost(case, choice)
-        if not likely and is_kept(operator, case):
-            self.cost(case, None)
+        for one in operator.likely(case):
+            if not is_kept(one, case):
+                continue
+            if one is operator:
+                self.cost(case, None)
+            elif self.device.capabilities.host and native.unavailable() is None:
+                self.predict(case, Choice((), one))
+                self.cost(case, Choice((), one))
 
     def judge_by(self, clock: auto.Clock) -> None:
         auto.judge_by(clock)

@@ -61,6 +61,7 @@ def test_what_another_process_traced_is_taken_unless_that_is_not_wanted(
     assert evaluator.predict(case) == predicted
 
 
+@pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
 @pytest.mark.parametrize(
     ("name", "engines"),
     [

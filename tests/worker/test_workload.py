@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from niffbench.case import Case, DType, Mode
 from niffbench.device.cpu import CpuDevice
-from niffbench.niff import auto
+from niffbench.niff import auto, native
 from niffbench.niff.native import build
 from niffbench.operators.base import Operator
 from niffbench.operators.catalogue import catalogue
@@ -352,6 +353,8 @@ def test_counting_before_timing_touches_no_eager_case(evaluator: TorchEvaluator)
 def test_no_first_call_compiles_the_kernel(
     dtype: DType, evaluator: TorchEvaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(build, "_outcome", functools.cache(build._outcome.__wrapped__))  # as in a new process
+    native.unavailable("cpu")
     workload = evaluator.workload(case_of("niff-depthwise/native", dtype=dtype))
     monkeypatch.setattr(build, "compiled", None)
     monkeypatch.setattr(build, "_built", None)

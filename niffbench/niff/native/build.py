@@ -106,7 +106,7 @@ def _outcome(real: str) -> Kernel | str:
     for tuning in TUNINGS:
         try:
             return Kernel(declared(_built(real, tuning)), tuning)
-        except (Unavailable, OSError) as error:
+        except (OSError, RuntimeError) as error:  # Unavailable; or no more threads may be started
             failure = str(error)
     return failure
 

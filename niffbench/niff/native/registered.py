@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._library.custom_ops import CustomOpDef
+
+if TYPE_CHECKING:
+    from torch._library.custom_ops import CustomOpDef
 
 _functions: dict[object, Callable[..., Any]] = {}
 
@@ -26,6 +28,7 @@ def registered(name: str, devices: Sequence[str]) -> Callable[[Callable[..., Any
 def itself(func: Callable[..., Any]) -> Callable[..., Any]:
     """What computes an operation that a dispatch mode was shown: of ours the function without the dispatcher.
 
-    There it is wrapped so that no compiler looks into it, for which the compiler is loaded first.
+    There it is wrapped so that no compiler looks into it, for which the compiler is loaded first. An operator of
+    ours has one function for all its devices.
     """
     return _functions.get(func, func)
