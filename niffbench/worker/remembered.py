@@ -32,12 +32,12 @@ T = TypeVar("T")
 
 def remembered(kind: type[T], operator: Operator, case: Case, make: Callable[[], T]) -> T:
     """What ``make`` gives, or gave in another process; of others' operators, whose code may change, it is anew."""
-    if not is_kept(operator, case):
+    path = file_for(operator, case)
+    if path is None:
         return make()
     try:
-        path = _path(torch.get_num_threads())
         lines = _lines(path)
-    except (OSError, build.Unavailable):
+    except OSError:
         return make()
     key = hashlib.sha256(f"{kind.__name__}\0{case.id}\0{operator!r}".encode()).hexdigest()[:32]
     adapter = TypeAdapter(kind)
@@ -57,10 +57,15 @@ def remembered(kind: type[T], operator: Operator, case: Case, make: Callable[[],
     return value
 
 
-def is_kept(operator: Operator, case: Case) -> bool:
-    """Whether what is traced of it is kept for other processes."""
+def file_for(operator: Operator, case: Case) -> Path | None:
+    """Where what is traced of a case is kept for other processes; None where nothing is."""
     is_ours = type(operator).__module__.startswith("niffbench.operators.") and operator.cost(case) is not None
-    return is_ours and not tuning.is_off()
+    if not is_ours or tuning.is_off():
+        return None
+    try:
+        return _path(torch.get_num_threads())
+    except (OSError, build.Unavailable):
+        return None
 
 
 @functools.cache

@@ -32,7 +32,7 @@ from niffbench.results import Ceilings, CostRecord, GradientError, Map, Numerics
 from niffbench.worker import ceilings, numerics
 from niffbench.worker.evaluator import Workload
 from niffbench.worker.failures import Wrong, explain
-from niffbench.worker.remembered import is_kept, remembered
+from niffbench.worker.remembered import file_for, remembered
 from niffbench.worker.shared import Made, Store
 from niffbench.worker.tolerance import EXACT, HOPELESS, tolerance, tolerance_of_gradients
 from niffbench.worker.workload import TorchWorkload, build, input_of, output_gradient
@@ -294,7 +294,7 @@ class TorchEvaluator:
     def count_ahead(self, case: Case) -> None:
         operator = catalogue()[case.operator]
         for one in operator.likely(case):
-            if not is_kept(one, case):
+            if file_for(one, case) is None:
                 continue
             if one is operator:
                 self.cost(case, None)
@@ -357,7 +357,7 @@ def _wake(place: torch.device) -> None:
 
 @functools.cache
 def _wake_gradients(place: torch.device) -> None:
-    """The same of backward passes."""
+    """Load what any backward pass needs, once a process, so that no ``first`` call pays for it either."""
     x, weight = (torch.ones(8, 8, 8, 8, device=place, requires_grad=True) for _ in range(2))
     y = torch.nn.functional.conv2d(x, weight)
     y.backward(torch.ones_like(y))  # type: ignore[no-untyped-call]
