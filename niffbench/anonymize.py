@@ -6,7 +6,8 @@ import getpass
 import re
 import socket
 from functools import cache
-from pathlib import Path
+
+from niffbench.home import home
 
 _PATH = re.compile(r"(?<![\w./~])/(?:[\w.+@~<>-]+/)+[\w.+@~<>-]+")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
@@ -27,9 +28,9 @@ def _secrets() -> tuple[tuple[re.Pattern[str], str], ...]:
     A short name ("gpu", "ci") may be part of another word, and is hidden where it stands alone. So is a user's of
     any length ("ubuntu" is in a compiler's version), which an underscore joins to others: ``torchinductor_ada``.
     """
-    home, user, host = str(Path.home()), _user(), socket.gethostname()
+    folder, user, host = str(home() or ""), _user(), socket.gethostname()
     named = {
-        home: (_anywhere(home), "~"),
+        folder: (_anywhere(folder), "~"),
         user: (_alone(user, r"[^\W_]"), "<user>"),
         host: (_anywhere(host), "<host>"),
     }

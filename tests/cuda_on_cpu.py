@@ -77,14 +77,14 @@ class OnCpu:
 
     def convolve(self, x: Tensor, half: Tensor, *, conjugate: bool = False) -> Tensor:
         y = torch.full_like(x, torch.nan)
-        parts = -(-x.shape[0] // (2 * self.layout.planes * self.steps))
+        parts = -(-x.shape[0] // (self.layout.planes * self.steps))
         self._run("convolve", (x, half, y), (*x.shape[:2], self.steps, -1 if conjugate else 1, parts))
         return y
 
     def filter_gradient(self, x: Tensor, gradient: Tensor) -> Tensor:
-        parts = -(-x.shape[0] // (self.layout.planes * self.steps))
+        parts = -(-2 * x.shape[0] // (self.layout.planes * self.steps))
         dtype = torch.complex128 if self.layout.double else torch.complex64
-        out = torch.full((parts, x.shape[1], x.shape[2], self.layout.columns), torch.nan, dtype=dtype)
+        out = torch.full((parts, x.shape[1], x.shape[2], self.layout.frequencies), torch.nan, dtype=dtype)
         self._run("filter_gradient", (x, gradient, out), (*x.shape[:2], self.steps, parts))
         return out.sum(0)
 

@@ -123,6 +123,9 @@ OPERATORS = (
     _named("gradient-scaled", _backwards(lambda gradient: gradient * 1.01)),
     _named("gradient-shifted", _backwards(lambda gradient: gradient.roll(1, -1))),
     _named("gradient-transposed", _backwards(lambda gradient: gradient.mT)),
+    _named(
+        "gradient-rounded", _backwards(lambda gradient: gradient + 1 - 1)
+    ),  # as where it is computed beside images
     _named("gradient-nan", _backwards(_not_a_number)),
     Doubling(
         "hostile/gradient-missing", "hostile", "its weight learns nothing", "none", weigh=lambda w: w.detach()

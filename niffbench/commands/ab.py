@@ -18,8 +18,8 @@ from niffbench.commands.options import (
     suite_options,
     threads_option,
     time_budget_option,
-    user_cache,
 )
+from niffbench.home import user_cache
 
 if TYPE_CHECKING:
     from niffbench.gate.checkout import Code

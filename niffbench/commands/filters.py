@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from niffbench.commands.options import conversion_options, share, user_cache
+from niffbench.commands.options import conversion_options, share
 from niffbench.errors import UsageError
+from niffbench.home import user_cache
 
 if TYPE_CHECKING:
     from niffbench.study.tables import FilterReport

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 import niffbench
-from niffbench.commands.options import user_cache
+from niffbench.home import user_cache
 
 if TYPE_CHECKING:
     from torch import nn

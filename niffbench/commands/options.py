@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from math import inf
@@ -23,11 +22,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _BYTES: dict[tuple[str | None, str | None], int] = {(None, None): 1}
 for _power, _prefix in enumerate("KMGT", start=1):
     _BYTES |= {(_prefix, ""): 1000**_power, (_prefix, "I"): 1024**_power}
-
-
-def user_cache() -> Path:
-    """Where files of this user's that can be made again are kept; it need not be there."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "niffbench"
 
 
 def share(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:

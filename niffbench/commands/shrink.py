@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from niffbench.commands.filters import working
-from niffbench.commands.options import conversion_options, share, threads_option, user_cache
+from niffbench.commands.options import conversion_options, share, threads_option
 from niffbench.errors import UsageError
+from niffbench.home import user_cache
 
 if TYPE_CHECKING:
     from niffbench.case import MemoryFormat

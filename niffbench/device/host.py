@@ -39,13 +39,18 @@ def die_with_parent() -> None:
 
 def cores() -> int:
     """Physical cores this process may run on (logical ones where that is not known), at least 1."""
-    logical = len(allowed())
-    return max(1, min(logical, _physical() or logical))
+    return _physical(frozenset(allowed()))
 
 
 @functools.cache  # reading them takes long beside a block of samples
-def _physical() -> int | None:
-    return psutil.cpu_count(logical=False)
+def _physical(cpus: frozenset[int], root: Path = _SYS) -> int:
+    threads = {siblings for cpu in cpus if (siblings := _siblings(cpu, root))}
+    return len(threads) or max(1, min(len(cpus), psutil.cpu_count(logical=False) or len(cpus)))
+
+
+def _siblings(cpu: int, root: Path) -> tuple[int, ...]:
+    """The logical cores of the physical one that ``cpu`` is of; none where nobody tells."""
+    return tuple(cpu_list(_read(root / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")))
 
 
 def last_level_cache(folder: Path = _CPUS, cpus: Collection[int] | None = None) -> int:
@@ -117,10 +122,7 @@ def shares(near: Sequence[Collection[int]], cpus: Collection[int], root: Path = 
     Returns:
         Of each its logical cores; all are empty where there are fewer cores than workers.
     """
-    siblings = {
-        cpu: tuple(cpu_list(_read(root / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"))) or (cpu,)
-        for cpu in sorted(cpus)
-    }
+    siblings = {cpu: _siblings(cpu, root) or (cpu,) for cpu in sorted(cpus)}
     wanted = [[cpu for cpu in siblings if cpu in cores] or list(siblings) for cores in near]
     # Who can choose among fewer chooses first, and others leave these to it.
     order = sorted(range(len(near)), key=lambda worker: len(wanted[worker]))

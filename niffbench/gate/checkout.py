@@ -19,6 +19,7 @@ from pathlib import Path
 
 from niffbench.device.host import die_with_parent
 from niffbench.errors import HeadFails, UsageError, did_you_mean
+from niffbench.home import expanded
 from niffbench.session.lock import Lock
 
 # A hook of the user's repository (post-checkout) must not run on our account, nor a prompt wait for an answer.
@@ -198,7 +199,7 @@ def checked_out(text: str, role: str, here: Path, *, library: bool = False) -> I
     """
     if not text.strip():
         raise UsageError(f"{role} is empty; name a revision, a directory or a Python interpreter")
-    path = here if text == "." else Path(text).expanduser()
+    path = here if text == "." else expanded(text)
     interpreter = _interpreter(path)
     if interpreter is not None:
         yield Code(f"{role} ({text})", str(interpreter))

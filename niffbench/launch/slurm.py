@@ -359,7 +359,9 @@ def _name(directory: Path) -> str:
 def _slurm(*command: str, timeout: float = ANSWERING) -> str | None:
     """What one of Slurm's programs prints; None when it fails or does not answer."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout if done.returncode == 0 else None

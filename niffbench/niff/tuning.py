@@ -65,7 +65,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def _read() -> dict[str, str]:
     try:
-        entries = json.loads(_path().read_text())
+        entries = json.loads(_path().read_bytes())
     except (OSError, ValueError, build.Unavailable):
         return {}
     if not isinstance(entries, dict) or not all(isinstance(engine, str) for engine in entries.values()):
@@ -92,4 +92,4 @@ def _machine(gpu: str) -> str:
 def code(folder: Path = Path(__file__).parent) -> str:
     """A hash of the sources in a folder, by default of engines and kernels."""
     sources = sorted(path for path in folder.rglob("*.*") if path.suffix in (".py", ".c", ".h"))
-    return hashlib.sha256("\0".join(source.read_text() for source in sources).encode()).hexdigest()
+    return hashlib.sha256("\0".join(source.read_text(encoding="utf-8") for source in sources).encode()).hexdigest()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from niffbench.case import Case, OptionValue
 from niffbench.errors import NiffbenchError, UsageError, described, did_you_mean, faulty_line
+from niffbench.home import expanded
 from niffbench.niff.catalogue import EXECUTIONS, REPLACEABLE, one_of
 from niffbench.operators.base import Choice, Operator, Option
 from niffbench.operators.catalogue import add, catalogue
@@ -621,7 +622,7 @@ def _is_path(name: str) -> bool:
 def file_of(name: str, folders: Iterable[Path | str]) -> Path | None:
     """The file in the first of ``folders`` that holds a module, named by its path or as it is imported."""
     if _is_path(name):
-        inside = [Path(name).expanduser()]
+        inside = [expanded(name)]
     else:
         stem = Path(*name.split("."))
         inside = [stem.with_name(f"{stem.name}.py"), stem / "__init__.py"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from niffbench.anonymize import anonymize
 from niffbench.fingerprint import Fact
+from niffbench.home import expanded
 
 _CI_KEYS = (
     "GITHUB_REPOSITORY",
@@ -88,7 +89,7 @@ def located(module: str, folders: Sequence[str]) -> Path | None:
     Nothing is imported. None where there is no such file.
     """
     if module.endswith(".py"):
-        return next((path for folder in folders if (path := Path(folder, module).expanduser()).is_file()), None)
+        return next((path for folder in folders if (path := Path(folder, expanded(module))).is_file()), None)
     top, *parts = module.split(".")
     spec = PathFinder.find_spec(top, [*folders, *sys.path])
     if spec is None:

@@ -72,6 +72,12 @@ class Evaluator(Protocol):
     def numerics(self, workload: Workload, output: object) -> Numerics:
         """The error of ``output``, the workload's own, against float64."""
 
+    def compiled_so_far(self) -> int:
+        """How many of our kernels this process has compiled, which no later case has to."""
+
+    def gone_without(self) -> list[str]:
+        """Why what chooses among engines had fewer of them here than on other machines of the kind."""
+
     def choice(self, workload: Workload) -> Choice | None:
         """What the workload, called once, turned out to be; None where there is nothing to choose."""
 

@@ -439,10 +439,16 @@ _LIBRARIES = (
 )
 
 
+_OURS = ("convolve", "filter_gradient", "features", "features_gradient")
+"""Names of this project's kernels on a GPU."""
+
+
 def library(name: str) -> str:
     """Where a kernel (by its name on a GPU) or an operation (on a CPU) comes from; ``native`` is torch itself."""
     import torch
 
+    if name in _OURS or name.startswith("niffbench::"):
+        return "niffbench"
     origin = next((origin for mark, origin in _LIBRARIES if mark in name), "native")
     if origin == "MKL" and not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         return "PocketFFT" if "_fft_" in name else "BLAS"

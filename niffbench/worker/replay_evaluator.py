@@ -93,6 +93,14 @@ class ReplayEvaluator:
         gradient = _gradient(workload.case, errors.gradient, allowed)
         return Numerics(l2=errors.l2, max=errors.max, tolerance=allowed, gradient=gradient)
 
+    def compiled_so_far(self) -> int:
+        """Nothing is compiled."""
+        return 0
+
+    def gone_without(self) -> list[str]:
+        """Nothing is chosen."""
+        return []
+
     def choice(self, workload: Workload) -> Choice | None:
         """Nothing is called, so nothing is chosen."""
         return None

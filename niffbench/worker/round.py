@@ -22,14 +22,13 @@ from niffbench.anonymize import anonymize
 from niffbench.case import Case, Problem
 from niffbench.cost.closed import Uncounted
 from niffbench.device import Runner
-from niffbench.niff.native import build
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import REGIME_ORDER, Latency
 from niffbench.suite import Regime
 from niffbench.worker import energy, latency, memory, tolerance
 from niffbench.worker.admission import refusal
 from niffbench.worker.case_run import CaseRun
-from niffbench.worker.evaluator import Evaluator
+from niffbench.worker.evaluator import Evaluator, Workload
 from niffbench.worker.failures import ENDS, Failure, explain
 
 T = TypeVar("T")
@@ -53,7 +52,7 @@ class Round:
         self._rng = random.Random(f"{task.settings.seed}/{task.round}")
         self._unfit: list[Case] = []
         self._predicted = {prediction.case: prediction for prediction in task.predictions}
-        self._noted = False  # whether it was said that there is no kernel
+        self._noted: set[str] = set()  # which engines are missing
         asked = self._settings.measure.regimes
         can = self._device.capabilities
         self._regimes: list[Regime] = ["cold"] if "cold" in asked and can.flush else []
@@ -196,15 +195,16 @@ class Round:
         """Everything but the sampling. Returns what went wrong."""
         evaluator, case = self._evaluator, case_run.case
         try:
-            with self._stage(case_run, "build"):
-                case_run.workload = workload = evaluator.workload(case)
-                case_run.parameters = workload.parameters
-            with self._stage(case_run, "first"):
-                case_run.first, output = self._device.timed(workload)
+            before = evaluator.compiled_so_far()
+            workload, output = self._first(case_run)
+            if evaluator.compiled_so_far() != before:  # in another order of cases another would have had to
+                del workload, output
+                case_run.workload = None
+                workload, output = self._first(case_run)
             choice = evaluator.choice(workload)
             if choice is not None:
                 case_run.chosen = list(choice.engines)
-                self._note_missing_kernel()
+                self._note_missing_engines()
             case_run.note_shape(output)
             checked = self._checked(case_run)
             if checked is None:
@@ -238,17 +238,26 @@ class Round:
             return explain(error, self._device.free_memory)
         return None
 
+    def _first(self, case_run: CaseRun) -> tuple[Workload, object]:
+        """Build the case and call it once, which is timed; what the call gave beside the case."""
+        with self._stage(case_run, "build"):
+            case_run.workload = workload = self._evaluator.workload(case_run.case)
+            case_run.parameters = workload.parameters
+        with self._stage(case_run, "first"):
+            case_run.first, output = self._device.timed(workload)
+        return workload, output
+
     def _checked(self, case_run: CaseRun) -> protocol.Checked | None:
         """What an earlier round found out of the case, if it chose the same engines."""
         checks = self._task.checked.get(case_run.case.id, [])
         return next((check for check in checks if check.engines == case_run.chosen), None)
 
-    def _note_missing_kernel(self) -> None:
-        """Say, once, when what was chosen on a CPU was chosen without the engine that is mostly the fastest."""
-        if not self._noted and self._device.capabilities.host and (why := build.unavailable()):
-            self._noted = True
-            text = f"auto went without its C kernel, mostly the fastest on a CPU: {why}"
-            self._send(protocol.Note(text=anonymize(text)))
+    def _note_missing_engines(self) -> None:
+        """Say, once, which engines were not there to be chosen."""
+        for text in self._evaluator.gone_without():
+            if text not in self._noted:
+                self._noted.add(text)
+                self._send(protocol.Note(text=anonymize(text)))
 
     def _sample(self, held: list[CaseRun], crowded: list[CaseRun]) -> None:
         """The regimes one after another, the cases in turns; a record is sent when the last is done."""

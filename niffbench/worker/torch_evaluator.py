@@ -23,8 +23,9 @@ from niffbench.cost.call import cast, cast_dtype, load
 from niffbench.cost.closed import Cost, step_costs
 from niffbench.device import Device
 from niffbench.device.settings import ProcessState
-from niffbench.niff import auto
-from niffbench.niff.native import build as native
+from niffbench.niff import auto, native
+from niffbench.niff.native import build as c_kernel
+from niffbench.niff.native import cuda, triton_engine
 from niffbench.operators.base import Choice, Operator
 from niffbench.operators.catalogue import catalogue
 from niffbench.protocol import Predicted
@@ -66,9 +67,10 @@ class TorchEvaluator:
         self._process = ProcessState.here()
         self._warnings = tuple(warnings.filters)
         auto.forget(alone=True)  # what it chooses is part of what is measured
+        triton_engine.stand_in(False)
         _wake(self._place)
         if device.capabilities.host:
-            native.unavailable()  # which loads it
+            c_kernel.unavailable()  # which loads it
         gc.freeze()  # no collection looks through torch itself
 
     def _restore(self) -> None:
@@ -118,10 +120,12 @@ class TorchEvaluator:
             _wake_gradients(self._place)
         operator.output_shape(case)  # what gives no tensor says so before anything else
         arithmetic = partial(self.device.arithmetic, case.problem.tf32)
-        arithmetic()  # where there is none such, say so before anything runs
+        with arithmetic():  # where there is none such, say so before anything runs
+            if case.problem.dtype == "float32" and self.device.tf32 and not case.problem.tf32:
+                raise NotImplementedError("float32 is not implemented: NVIDIA_TF32_OVERRIDE=1 makes it TF32")
         if case.problem.dtype == "float64" and self.device.capabilities.host:
-            with suppress(native.Unavailable):
-                native.load("double")  # no first call is to compile it
+            with suppress(c_kernel.Unavailable):
+                c_kernel.load("double")  # no first call is to compile it
         return TorchWorkload(case, module, input_of(case), self._place, arithmetic)
 
     def numerics(self, workload: Workload, output: object) -> Numerics:
@@ -276,6 +280,15 @@ class TorchEvaluator:
         cost = _cost_of(catalogue()[case.operator], case)
         return 0 if cost is None else cost.flops()
 
+    def compiled_so_far(self) -> int:
+        return cuda.compiled_so_far() + triton_engine.compiled_so_far()
+
+    def gone_without(self) -> list[str]:
+        kind = self._place.type
+        why = native.unavailable(kind) if kind in native.LANGUAGES else None
+        missing = [] if why is None else [f"its {native.LANGUAGES[kind]} kernel, mostly the fastest: {why}"]
+        return [f"auto went without {what}" for what in (*missing, *triton_engine.failures())]
+
     def choice(self, workload: Workload) -> Choice | None:
         assert isinstance(workload, TorchWorkload)
         return catalogue()[workload.case.operator].choice(workload.case, workload.module)
@@ -298,7 +311,7 @@ class TorchEvaluator:
                 continue
             if one is operator:
                 self.cost(case, None)
-            elif self.device.capabilities.host and native.unavailable() is None:
+            elif self.device.capabilities.host and c_kernel.unavailable() is None:
                 self.predict(case, Choice((), one))
                 self.cost(case, Choice((), one))
 

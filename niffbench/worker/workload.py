@@ -32,6 +32,9 @@ from niffbench.worker.numerics import INPUT, copies
 CACHED_NOISE = 2**26
 """Numbers up to which an input and an output's gradient are kept from case to case: 256 MiB each."""
 
+MEAN_LOSS = 2.0**-20
+"""How large a gradient is that comes from a mean over about a million numbers."""
+
 _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -199,9 +202,14 @@ def input_of(case: Case) -> Tensor:
 
 
 def output_gradient(case: Case) -> Tensor:
-    """Where backward starts from in training: random, in the output's shape, always the same."""
+    """Where backward starts from in training: random, in the output's shape, always the same.
+
+    As small as that of a mean loss, so that an operator is found wrong which rounds gradients beside images.
+    float16 could not hold that, and is trained with losses scaled up.
+    """
     shape = catalogue()[case.operator].output_shape(case)
-    return noise(f"gradient/{shape}", shape)
+    gradient = noise(f"gradient/{shape}", shape)
+    return gradient if case.problem.dtype == "float16" else MEAN_LOSS * gradient
 
 
 def noise(key: str, shape: tuple[int, ...]) -> Tensor:

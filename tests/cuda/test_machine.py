@@ -206,6 +206,22 @@ def test_too_little_memory_is_said_before_anything_is_allocated(cli: Cli, tmp_pa
     assert {record.status for record in read(out).records} == {"skipped"}
 
 
+@pytest.mark.parametrize("form", ["native", "triton"])
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_a_profile_sees_kernels_of_ours(form: str, mode: str, cli: Cli, tmp_path: Path) -> None:
+    arguments = ("--size", "28", "--batch", "8", "--mode", mode, "--device", "cuda", "--out", str(tmp_path / "p"))
+    done = cli("profile", f"niff-depthwise/{form}", *arguments, "--json", timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (case,) = json.loads(done.stdout)["cases"]
+    phases = {(phase["name"], phase["direction"]): phase for phase in case["phases"]}
+    for direction in ("forward", "backward") if mode == "training" else ("forward",):
+        convolution = phases["convolution", direction]
+        assert "convolve" in {
+            kernel["name"] for kernel in convolution["kernels"] if kernel["library"] == "niffbench"
+        }
+        assert convolution["seconds"] > 0
+
+
 def test_a_profile_names_the_kernels_and_the_memory_of_the_steps(cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "profile"
     arguments = ("--size", "56", "--batch", "8", "--device", "cuda", "--out", str(out), "--json")

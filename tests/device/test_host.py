@@ -105,6 +105,15 @@ def test_there_is_at_least_one_core_and_a_fine_timer() -> None:
     assert 0 < host.quantum() < 1e-3
 
 
+@pytest.mark.parametrize(("allowed", "cores"), [({0, 1, 64, 65}, 2), ({0, 1}, 2), ({1, 65}, 1), ({5}, 1)], ids=str)
+def test_two_threads_of_a_core_are_one(allowed: set[int], cores: int, tmp_path: Path) -> None:
+    for cpu in (0, 1, 64, 65):
+        folder = tmp_path / f"devices/system/cpu/cpu{cpu}/topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{cpu % 64},{cpu % 64 + 64}\n")
+    assert host._physical(frozenset(allowed), tmp_path) == cores
+
+
 def test_others_are_what_the_system_used_and_this_process_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steal counts, somebody else had it; waiting for a disk does not, nor do guests, who are in ``user``."""
     names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest")

@@ -730,6 +730,35 @@ def test_without_a_cache_all_processes_share_one_directory_of_nobody_elses(tmp_p
     assert said.startswith("there is no directory to compile the kernel in")
 
 
+ANYWHERE = """
+import os, pwd
+def nobody(uid): raise KeyError(uid)
+pwd.getpwuid = nobody
+import torch
+from niffbench.anonymize import anonymize
+from niffbench.niff import NiffDepthwise, auto
+NiffDepthwise(2, form="auto")(torch.randn(1, 2, 7, 7))
+print(len(auto.choices()), anonymize("as it is"))
+"""
+
+
+def test_auto_needs_no_home_directory_and_no_locale(tmp_path: Path) -> None:
+    """As where a container is run by a user that its image does not know."""
+    bare = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "TMPDIR": str(tmp_path)}
+    left_out = ("HOME", "XDG_CACHE_HOME", "NIFFBENCH_TUNING")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out} | bare
+    said = subprocess.run([sys.executable, "-c", ANYWHERE], env=environment, capture_output=True, check=True)
+    assert said.stdout == b"1 as it is\n"
+    (cache,) = tmp_path.glob("niffbench-*")
+    assert (cache / "choices.json").exists()
+
+
+def test_a_compiler_that_cannot_be_read_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CC", '"gcc')
+    with pytest.raises(build.Unavailable, match="CC cannot be read"):
+        build.compiled("float", tmp_path, ())
+
+
 @pytest.mark.skipif(build.tuning() != "-march=native", reason="the compiler here does not take -march=native")
 def test_a_kernel_that_is_not_tuned_says_so_until_there_is_one_that_is(tmp_path: Path) -> None:
     lost = tmp_path / "lost"

@@ -78,10 +78,11 @@ def test_gradients_are_right(kind: str, form: str, size: tuple[int, int]) -> Non
 
 
 @pytest.mark.parametrize(("kind", "form"), CASES)
-def test_forms_agree_in_gradient_in_float32(kind: str, form: str) -> None:
+@pytest.mark.parametrize("scale", [1, 2**-27], ids=["gradients like images", "gradients of a mean loss"])
+def test_forms_agree_in_gradient_in_float32(kind: str, form: str, scale: float) -> None:
     layer = build(kind, 6, 4)
     x = torch.randn(3, 6, 14, 9)
-    weights = torch.randn_like(layer(x))
+    weights = scale * torch.randn_like(layer(x))
 
     def gradients(of: SpectralLayer, dtype: torch.dtype) -> list[Tensor]:
         of = copy.deepcopy(of).to(dtype)
@@ -91,6 +92,25 @@ def test_forms_agree_in_gradient_in_float32(kind: str, form: str) -> None:
     truth = gradients(layer.with_form("published"), torch.float64)
     for mine, true in zip(gradients(layer.with_form(form), torch.float32), truth, strict=True):
         assert relative(mine, true) < 1e-4
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+@pytest.mark.parametrize("extreme", [2.0**27, torch.nan, torch.inf])
+def test_no_image_depends_on_another(kind: str, form: str, extreme: float) -> None:
+    layer = build(kind, 3, 4, form=form)
+    images, outer = torch.randn(4, 3, 7, 6), torch.randn(4, 3 if kind == "depthwise" else 4, 7, 6)
+    images[1, 1, 2, 3] = outer[1, 2, 3, 1] = extreme
+    for take in ([0, 1], [1, 2], [0, 1, 2, 3]):
+        x = images[take].requires_grad_()
+        y = layer(x)
+        (gradient,) = torch.autograd.grad(y, x, outer[take])
+        for place, image in enumerate(take):
+            if image != 1:
+                alone = images[image : image + 1].clone().requires_grad_()
+                expected = layer(alone)
+                (expected_gradient,) = torch.autograd.grad(expected, alone, outer[image : image + 1])
+                assert relative(y[place], expected[0]) < 1e-5
+                assert relative(gradient[place], expected_gradient[0]) < 1e-5
 
 
 @pytest.mark.parametrize(("kind", "form"), CASES)

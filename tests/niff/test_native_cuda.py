@@ -34,10 +34,14 @@ def _error(result: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 def _hold(kernels: OnCpu, batch: int, channels: int, tolerance: float) -> None:
-    """Forward and both gradients against torch's FFTs in float64; what is not written would be NaN."""
+    """Forward and both gradients against torch's FFTs in float64; what is not written would be NaN.
+
+    The gradient is as small as that of a mean loss.
+    """
     height, width, double = kernels.layout.height, kernels.layout.width, kernels.layout.double
     real, complex_ = (torch.float64, torch.complex128) if double else (torch.float32, torch.complex64)
     x, gradient = torch.randn(2, batch, channels, height, width, dtype=torch.float64)
+    gradient *= 2**-27
     half = _half(channels, height, width)
     narrow_x, narrow_gradient, narrow_half = x.to(real), gradient.to(real), half.to(complex_)
     for_x, for_half = fused.gradients(x, half, gradient, (True, True))
@@ -52,12 +56,16 @@ def _hold(kernels: OnCpu, batch: int, channels: int, tolerance: float) -> None:
 @pytest.mark.parametrize(
     ("size", "planes", "steps", "batch"),
     [
-        ((56, 56), 2, 2, 9),
-        ((7, 7), 2, 1, 5),
-        ((28, 28), 1, 2, 3),
-        ((9, 25), 1, 1, 2),
-        ((64, 6), 1, 1, 1),
-        ((1, 11), 2, 1, 3),
+        ((56, 56), 4, 2, 9),
+        ((7, 7), 4, 1, 5),
+        ((28, 28), 2, 2, 3),
+        ((9, 25), 2, 1, 2),
+        ((64, 6), 2, 1, 1),
+        ((6, 64), 4, 1, 3),
+        ((1, 11), 4, 1, 3),
+        ((5, 2), 4, 1, 7),
+        ((4, 1), 4, 1, 2),
+        ((1, 1), 2, 1, 1),
     ],
     ids=str,
 )
@@ -72,6 +80,30 @@ def test_what_the_kernels_compute(
 def test_in_float64_they_are_as_exact_as_float64(tmp_path: Path) -> None:
     kernels = OnCpu.build(cuda_source.plan(13, 10, 2, double=True), 1, tmp_path, str(COMPILER))
     _hold(kernels, 3, 2, 1e-14)
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [(7, 7), (8, 6)], ids=str)
+def test_no_image_meets_another(size: tuple[int, int], tmp_path: Path) -> None:
+    kernels = OnCpu.build(cuda_source.plan(*size, 4), 2, tmp_path, str(COMPILER))
+    x, half = torch.randn(7, 2, *size), _half(2, *size).to(torch.complex64)
+    expected = kernels.convolve(x, half)
+    x[2, 1, 3, 4], x[5] = torch.nan, 1e20 * x[5]
+    result = kernels.convolve(x, half)
+    for image in (0, 1, 3, 4, 6):
+        assert torch.equal(result[image], expected[image])
+    assert torch.equal(result[2, 0], expected[2, 0])
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [(7, 7), (8, 6), (5, 8)], ids=str)
+def test_of_any_half_plane_real_images_see_what_torch_shows_them(size: tuple[int, int], tmp_path: Path) -> None:
+    kernels = OnCpu.build(cuda_source.plan(*size, 2), 1, tmp_path, str(COMPILER))
+    x = torch.randn(3, 2, *size)
+    half = torch.randn(2, size[0], size[1] // 2 + 1, dtype=torch.complex64)
+    for conjugate in (False, True):
+        truth = fused.convolve(x.double(), (half.conj() if conjugate else half).to(torch.complex128))
+        assert _error(kernels.convolve(x, half, conjugate=conjugate), truth) < 1e-6
 
 
 @given(st.integers(1, 64), st.data())

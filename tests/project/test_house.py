@@ -34,7 +34,7 @@ ROOMS = (
     {"results"},
     {"stats"},
     {"suite"},
-    {"fingerprint", "case", "errors", "anonymize", "lengths", "units", "__init__"},
+    {"fingerprint", "case", "errors", "anonymize", "home", "lengths", "units", "__init__"},
 )
 FLOOR = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # Importing these must not load torch, in any chain.

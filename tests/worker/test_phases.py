@@ -324,6 +324,9 @@ def test_the_trace_opens_as_chromes_and_says_not_whose_machine_it_was(
         ("void regular_fft<56u, EPT<7u>, 8u>", "cuFFT"),
         ("ampere_sgemm_128x64_tn", "cuBLAS"),
         ("triton_poi_fused_mul_0", "Triton"),
+        ("convolve", "niffbench"),
+        ("features_gradient", "niffbench"),
+        ("niffbench::circular_convolution", "niffbench"),
     ],
 )
 def test_kernels_are_told_by_library(monkeypatch: pytest.MonkeyPatch, name: str, origin: str) -> None:

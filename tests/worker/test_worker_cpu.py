@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,9 @@ CASES = [
     case_of("depthwise", 3),
     case_of("depthwise", 3, mode="training"),
 ]
+
+
+WRONG_GRADIENTS = ("scaled", "shifted", "transposed", "rounded", "nan", "missing")
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +135,7 @@ def misbehaved() -> Said:
 
 @pytest.fixture(scope="module")
 def backward() -> Said:
-    names = [f"hostile/gradient-{name}" for name in ("scaled", "shifted", "transposed", "nan", "missing")]
+    names = [f"hostile/gradient-{name}" for name in WRONG_GRADIENTS]
     cases = [case_of(name, mode=mode, batch=3) for name in names for mode in ("inference", "training")]
     return work(cases, hostile=True)
 
@@ -155,7 +159,7 @@ def test_a_wrong_operator_is_not_timed(misbehaved: Said, name: str) -> None:
     assert not {"cold", "steady"} & stages
 
 
-@pytest.mark.parametrize("name", ["scaled", "shifted", "transposed", "nan", "missing"])
+@pytest.mark.parametrize("name", WRONG_GRADIENTS)
 def test_a_wrong_gradient_is_not_timed(backward: Said, name: str) -> None:
     """The output is right: in inference the same operator is timed."""
     wrong, right = sorted(
@@ -409,9 +413,44 @@ def test_what_was_checked_in_another_round_is_relied_on_and_trained_on_the_whole
         assert record.memory == earlier.memory, "gradients of the whole batch are made in the call"
 
 
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+
+
+@needs_triton
+def test_no_first_call_is_that_in_which_a_kernel_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the interpreter, which compiles nothing, but meets each kernel for the first time as a GPU does."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    said = work([case_of("niff-depthwise/triton", channels=channels) for channels in (1, 2, 3)])
+    assert [record.status for record in said.records] == ["ok"] * 3
+    stages = [
+        [message.stage for message in said.of("begin") if message.case == record.id] for record in said.records
+    ]
+    assert sorted(each.count("first") for each in stages) == [1, 1, 2]
+    (twice,) = (each for each in stages if each.count("first") == 2)
+    assert twice[twice.index("build") :][:5] == ["build", "first", "build", "first", "numerics"]
+
+
+BROKEN = """
+import sys
+from types import SimpleNamespace
+class Broken:
+    def __getitem__(self, grid): raise RuntimeError("no such instruction")
+sys.modules["niffbench.niff.native.triton_kernels"] = SimpleNamespace(features=Broken(), convolve=Broken())
+"""
+
+
+@needs_triton
+def test_a_kernel_that_fails_is_not_measured_as_what_would_step_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    record = work([case_of("niff-depthwise/triton")], prelude=BROKEN).only()
+    assert record.status == "unsupported"
+    assert record.reason is not None
+    assert "the triton form's kernel features failed: RuntimeError: no such instruction" in record.reason
+
+
 def test_without_a_compiler_the_record_names_what_stepped_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     said = work([case_of("niff-depthwise/auto", size=size) for size in (8, 9)])
     assert all(record.chosen in (["fused"], ["dft"]) for record in said.records)
     [note] = said.of("note")
-    assert "auto went without its C kernel, mostly the fastest on a CPU: no C compiler was found" in note.text
+    assert "auto went without its C kernel, mostly the fastest: no C compiler was found" in note.text

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from niffbench.home import shared_cache, user_cache
+
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("convolve.c", "features.c", "calls.h", "vectors.h"))
 FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fPIC")
 TUNINGS = (("-march=native",), ("-mcpu=native",), ())
@@ -142,7 +144,7 @@ def compiled(folder: Path, real: str, tuning: tuple[str, ...]) -> Path:
 
 
 def _run(command: Sequence[str | Path]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
         message = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise Unavailable(f"{command[0]} could not compile the kernel: {message[0]}")
@@ -154,7 +156,10 @@ def _command() -> list[str]:
     Raises:
         Unavailable: if there is none.
     """
-    command = shlex.split(os.environ.get("CC", "cc"))
+    try:
+        command = shlex.split(os.environ.get("CC", "cc"))
+    except ValueError as error:
+        raise Unavailable(f"the environment's CC cannot be read ({error}): {os.environ['CC']}") from error
     compiler = shutil.which(command[0]) if command else None
     if compiler is not None:
         return [compiler, *command[1:]]
@@ -167,13 +172,14 @@ def _command() -> list[str]:
 
 
 def _version(command: list[str]) -> str:
-    return subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
+    asked = [*command, "--version"]
+    return subprocess.run(asked, capture_output=True, text=True, errors="replace", check=False).stdout
 
 
 def _identity(command: list[str], tuning: tuple[str, ...]) -> str:
     """A name for all that the compiled file depends on."""
     parts = [
-        *(source.read_text() for source in SOURCES),
+        *(source.read_text(encoding="utf-8") for source in SOURCES),
         _version(command),
         *command,
         *FLAGS,
@@ -187,7 +193,7 @@ def _identity(command: list[str], tuning: tuple[str, ...]) -> str:
 def cpu() -> str:
     """What this CPU can do, as far as the system tells: a home directory may be shared by unlike machines."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor()
     return "\n".join(line for line in lines[:64] if line.startswith(("flags", "Features", "model name")))
@@ -200,9 +206,8 @@ def cache() -> Path:
     Raises:
         Unavailable: if neither can, or others may put files into the latter.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    shared = Path(tempfile.gettempdir(), f"niffbench-{os.geteuid()}")
-    for directory in (base / "niffbench", shared):
+    shared = shared_cache()
+    for directory in (user_cache(), shared):
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if directory == shared and not _private(directory):

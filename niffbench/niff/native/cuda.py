@@ -74,6 +74,11 @@ class Kernels:
     multiprocessors: int
 
 
+def compiled_so_far() -> int:
+    """For how many layouts and GPUs this process has compiled kernels."""
+    return _loaded.cache_info().misses
+
+
 def unavailable() -> str | None:
     """Why no kernel can be compiled for a CUDA GPU here, or None if it can; asks no GPU."""
     if torch.version.cuda is None:
@@ -100,10 +105,9 @@ def convolve(x: Tensor, half: Tensor, *, conjugate: bool = False) -> Tensor:
     x, y = _aligned(x), torch.empty_like(x)
     if x.numel():
         batch, channels, height, width = x.shape
-        pairs = -(-batch // 2)
-        layout = plan(height, width, pairs, double=x.dtype == torch.float64)
+        layout = plan(height, width, batch, double=x.dtype == torch.float64)
         kernels = _kernels(layout, x.device.index)
-        steps, parts = _division(-(-pairs // layout.planes), channels, layout, kernels)
+        steps, parts = _division(-(-batch // layout.planes), channels, layout, kernels)
         arguments = (x.data_ptr(), half.data_ptr(), y.data_ptr(), batch, channels, steps, -1 if conjugate else 1)
         kernels.convolve((channels, parts), arguments, x.device)
     return y
@@ -119,11 +123,11 @@ def filter_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     dtype = torch.complex128 if x.dtype == torch.float64 else torch.complex64
     if not x.numel():
         return torch.zeros(channels, height, width // 2 + 1, dtype=dtype, device=x.device)
-    layout = plan(height, width, batch, double=x.dtype == torch.float64)
+    layout = plan(height, width, 2 * batch, double=x.dtype == torch.float64)
     kernels = _kernels(layout, x.device.index)
-    steps, parts = _division(-(-batch // layout.planes), channels, layout, kernels)
+    steps, parts = _division(-(-2 * batch // layout.planes), channels, layout, kernels)
     x, gradient = _aligned(x), _aligned(gradient)
-    out = torch.empty(parts, channels, height, layout.columns, dtype=dtype, device=x.device)
+    out = torch.empty(parts, channels, height, layout.frequencies, dtype=dtype, device=x.device)
     arguments = (x.data_ptr(), gradient.data_ptr(), out.data_ptr(), batch, channels, steps)
     kernels.filter_gradient((channels, parts), arguments, x.device)
     return out.sum(0) if parts > 1 else out[0]

@@ -1,9 +1,11 @@
 """CUDA C for the depthwise circular convolution of images of one size, written out for that size.
 
-Two images are one complex image, ``z = x1 + i·x2``: a real filter's Hermitian plane acts on both at once, so that
-every transform is complex and none is wasted. A thread transforms a row, then a column, all of it in registers;
-between the two the plane crosses shared memory. The product with the filter happens where a column is
-transformed, there and back. Images are read and written once.
+Two rows of an image are one complex row, whose transform is taken apart again: no image meets another, nor its own
+gradient, which may be smaller by more than float32 can hold. Of the half plane that is left the first column, and
+of an even width the last, are real until columns are transformed: together they are one complex column. So no
+transform is wasted. A thread transforms two rows, then a column, all of it in registers; between the two the half
+plane crosses shared memory. The product with the filter happens where a column is transformed, there and back.
+Images are read and written once.
 
 A transform of length N is straight-line code: prime-factor steps without twiddles between coprime factors
 (Good 1958, Thomas 1963), Cooley and Tukey's steps within powers of a prime, and for an odd prime p the sums over
@@ -158,7 +160,7 @@ class Plan:
     """How a block is laid out for images of ``height`` × ``width``.
 
     Attributes:
-        planes: complex planes that a block works at side by side.
+        planes: real planes that a block works at side by side, an even number: images, or images and gradients.
         double: in float64 instead of float32.
     """
 
@@ -168,9 +170,19 @@ class Plan:
     double: bool = False
 
     @property
+    def pairs(self) -> int:
+        """Of rows; of an odd height the last has but one."""
+        return -(-self.height // 2)
+
+    @property
+    def columns(self) -> int:
+        """Of a plane in shared memory."""
+        return -(-self.width // 2)
+
+    @property
     def lanes(self) -> int:
         """Threads of one plane."""
-        return max(self.height, self.width)
+        return max(self.pairs, self.columns)
 
     @property
     def threads(self) -> int:
@@ -180,17 +192,17 @@ class Plan:
     @property
     def stride(self) -> int:
         """Numbers from row to row in shared memory: odd, so that neither rows nor columns share banks."""
-        return self.width | 1
+        return self.columns | 1
 
     @property
-    def columns(self) -> int:
-        """Of the half plane."""
+    def frequencies(self) -> int:
+        """Columns of the filter's half plane."""
         return self.width // 2 + 1
 
     @property
     def memory(self) -> int:
         """Bytes of shared memory: the filter's half plane and, for each plane, both parts."""
-        numbers = 2 * self.height * self.columns + 2 * self.planes * self.height * self.stride
+        numbers = 2 * self.height * self.frequencies + 4 * self.planes * self.pairs * self.stride
         return numbers * (8 if self.double else 4)
 
 
@@ -204,9 +216,10 @@ def plan(height: int, width: int, planes: int, *, double: bool = False) -> Plan:
         raise NotImplementedError(
             f"the native form on a GPU takes sides up to {LARGEST_SIDE}, got {height}×{width}"
         )
-    # Measured on an H200: a plane of up to 32 lanes is best a warp that waits for no other; two tiny ones fit.
-    most = 1 if double or 8 < max(height, width) <= 32 else 2
-    return Plan(height, width, max(1, min(most, planes)), double)
+    # A warp of two planes is best alone, waiting for no other; four tiny ones fit. (Measured on an H200 with an
+    # earlier kernel, of as many lanes for two planes.)
+    most = 2 if double or 8 < max(height, width) <= 32 else 4
+    return Plan(height, width, 2 if planes <= 2 else most, double)
 
 
 def source(layout: Plan) -> str:
@@ -216,7 +229,9 @@ def source(layout: Plan) -> str:
     constants = {
         "H": height,
         "W": width,
-        "F": layout.columns,
+        "F": layout.frequencies,
+        "PAIRS": layout.pairs,
+        "COLUMNS": layout.columns,
         "STRIDE": layout.stride,
         "LANES": layout.lanes,
         "PLANES": layout.planes,
@@ -255,121 +270,198 @@ static __device__ __forceinline__ void write_row(real *row, const real (&in)[W])
     }
 }
 
-/* N numbers of a plane in shared memory, `step` apart: real parts, and H STRIDE further the imaginary ones. */
-template <int N>
-static __device__ __forceinline__ void load(const real *plane, int step, real (&re)[N], real (&im)[N]) {
+/* Where a row of a plane is in shared memory: the first rows of all pairs and planes, then the second ones, so
+   that threads that follow one another write rows that do. Real parts, and PART further the imaginary ones. */
+#define ROW(i) (((i) / PAIRS * PLANES * PAIRS + (i) % PAIRS) * STRIDE)
+#define PART (2 * PLANES * PAIRS * STRIDE)
+#define EVEN (W % 2 == 0)
+
+/* Transform two rows of an image, and store twice the left half of the spectrum of each. Its first number is real;
+   of an even width so is the one in the middle, which is stored as the imaginary part of the first. */
+static __device__ __forceinline__ void rows_there(const real *image, real *plane, int pair) {
+    real re[W], im[W];
+    const int second = pair + PAIRS;
+    read_row(image + pair * W, re);
+    if (second < H) {
+        read_row(image + second * W, im);
+    } else {
+        #pragma unroll
+        for (int i = 0; i < W; i++) im[i] = 0;
+    }
+    FFT_ROW(re, im);
+    real *one = plane + pair * STRIDE, *two = one + ROW(PAIRS);
+    one[0] = 2 * re[0];
+    two[0] = 2 * im[0];
+    one[PART] = EVEN ? 2 * re[W / 2] : 0;
+    two[PART] = EVEN ? 2 * im[W / 2] : 0;
     #pragma unroll
-    for (int i = 0; i < N; i++) { re[i] = plane[i * step]; im[i] = plane[H * STRIDE + i * step]; }
+    for (int i = 1; i < COLUMNS; i++) {
+        one[i] = re[i] + re[W - i];
+        one[PART + i] = im[i] - im[W - i];
+        two[i] = im[i] + im[W - i];
+        two[PART + i] = re[W - i] - re[i];
+    }
 }
 
-template <int N>
-static __device__ __forceinline__ void store(real *plane, int step, const real (&re)[N], const real (&im)[N]) {
+/* The way back: the spectra of two rows, stored like that but once, to the rows. */
+static __device__ __forceinline__ void rows_back(const real *plane, real *image, int pair) {
+    real re[W], im[W];
+    const int second = pair + PAIRS;
+    const real *one = plane + pair * STRIDE, *two = one + ROW(PAIRS);
+    re[0] = one[0];
+    im[0] = two[0];
+    if (EVEN) {
+        re[W / 2] = one[PART];
+        im[W / 2] = two[PART];
+    }
     #pragma unroll
-    for (int i = 0; i < N; i++) { plane[i * step] = re[i]; plane[H * STRIDE + i * step] = im[i]; }
+    for (int i = 1; i < COLUMNS; i++) {
+        re[i] = one[i] - two[PART + i];
+        im[i] = one[PART + i] + two[i];
+        re[W - i] = one[i] + two[PART + i];
+        im[W - i] = two[i] - one[PART + i];
+    }
+    FFT_ROW(im, re);
+    write_row(image + pair * W, re);
+    if (second < H) write_row(image + second * W, im);
+}
+
+static __device__ __forceinline__ void load_column(const real *column, real (&re)[H], real (&im)[H]) {
+    #pragma unroll
+    for (int i = 0; i < H; i++) { re[i] = column[ROW(i)]; im[i] = column[PART + ROW(i)]; }
+}
+
+static __device__ __forceinline__ void store_column(real *column, const real (&re)[H], const real (&im)[H]) {
+    #pragma unroll
+    for (int i = 0; i < H; i++) { column[ROW(i)] = re[i]; column[PART + ROW(i)] = im[i]; }
 }
 
 /* y = H W irfft2(half rfft2(x)) for sign 1; for sign -1 with the filter's conjugate, which is the gradient of x.
-   grid: (channels, parts of the batch); a part is `steps` times PLANES pairs of images. */
+   grid: (channels, parts of the batch); a part is `steps` times PLANES images. */
 extern "C" __global__ void __launch_bounds__(THREADS) convolve(
     const real *__restrict__ x, const complex *__restrict__ half, real *__restrict__ y,
     int batch, int channels, int steps, int sign)
 {
     complex *filter = (complex *)memory;
     const int c = blockIdx.x, lane = threadIdx.x % LANES, slot = threadIdx.x / LANES;
-    real *plane = memory + 2 * H * F + slot * 2 * H * STRIDE;
+    real *plane = memory + 2 * H * F + slot * PAIRS * STRIDE;
+    /* Half the filter, as spectra are stored twice as large. Two columns may be one, Z = A + i B; with wa and wb,
+       what real images see of the filter there, and m for -k,
+       wa A + i wb B = (wa + wb) / 2 Z(k) + (wa - wb) / 2 conj Z(m). */
     for (int i = threadIdx.x; i < H * F; i += THREADS) {
-        complex w = half[(long long)c * H * F + i];
-        w.y *= sign;
+        const int v = i % F;
+        const complex *row = half + (long long)c * H * F + i - v;
+        complex w = row[v];
+        if (EVEN && (v == 0 || v == W / 2)) {
+            const complex *mirrored = half + (long long)c * H * F + (i < F ? 0 : H * F - i + v);
+            const real turn = v ? -1 : 1;
+            w.x = (row[0].x + mirrored[0].x + turn * (row[W / 2].x + mirrored[W / 2].x)) / 4;
+            w.y = (row[0].y - mirrored[0].y + turn * (row[W / 2].y - mirrored[W / 2].y)) / 4;
+        }
+        w.x /= 2;
+        w.y *= (real)sign / 2;
         filter[i] = w;
     }
     for (int step = 0; step < steps; step++) {
-        const int first = 2 * ((blockIdx.y * steps + step) * PLANES + slot), second = first + 1;
-        const bool works = slot < PLANES && first < batch;
-        const long long one = ((long long)first * channels + c) * H * W, two = one + (long long)channels * H * W;
-        if (works && lane < H) {
-            real re[W], im[W];
-            read_row(x + one + lane * W, re);
-            if (second < batch) {
-                read_row(x + two + lane * W, im);
+        const int image = (blockIdx.y * steps + step) * PLANES + slot;
+        const bool works = slot < PLANES && image < batch;
+        const long long place = ((long long)image * channels + c) * H * W;
+        if (works && lane < PAIRS) rows_there(x + place, plane, lane);
+        __syncthreads();
+        if (works && lane < COLUMNS) {
+            real re[H], im[H];
+            load_column(plane + lane, re, im);
+            FFT_COLUMN(re, im);
+            if (lane || !EVEN) {
+                #pragma unroll
+                for (int i = 0; i < H; i++) {
+                    const complex w = filter[i * F + lane];
+                    const real r = re[i];
+                    re[i] = r * w.x - im[i] * w.y;
+                    im[i] = r * w.y + im[i] * w.x;
+                }
             } else {
                 #pragma unroll
-                for (int i = 0; i < W; i++) im[i] = 0;
-            }
-            FFT_ROW(re, im);
-            store<W>(plane + lane * STRIDE, 1, re, im);
-        }
-        __syncthreads();
-        if (works && lane < W) {
-            real re[H], im[H];
-            load<H>(plane + lane, STRIDE, re, im);
-            FFT_COLUMN(re, im);
-            const bool mirrored = lane >= F;
-            const complex *column = filter + (mirrored ? W - lane : lane);
-            const real turn = mirrored ? -1 : 1;
-            #pragma unroll
-            for (int i = 0; i < H; i++) {
-                const complex w = column[(mirrored ? (H - i) % H : i) * F];
-                const real wi = turn * w.y, r = re[i];
-                re[i] = r * w.x - im[i] * wi;
-                im[i] = r * wi + im[i] * w.x;
+                for (int k = 0; k <= H / 2; k++) {
+                    const int m = (H - k) % H;
+                    const complex a = filter[k * F], b = filter[k * F + W / 2];
+                    const real r = re[k], i = im[k], s = re[m], j = im[m];
+                    re[k] = r * a.x - i * a.y + s * b.x + j * b.y;
+                    im[k] = r * a.y + i * a.x + s * b.y - j * b.x;
+                    re[m] = s * a.x + j * a.y + r * b.x - i * b.y;
+                    im[m] = j * a.x - s * a.y - r * b.y - i * b.x;
+                }
             }
             FFT_COLUMN(im, re);
-            store<H>(plane + lane, STRIDE, re, im);
+            store_column(plane + lane, re, im);
         }
         __syncthreads();
-        if (works && lane < H) {
-            real re[W], im[W];
-            load<W>(plane + lane * STRIDE, 1, re, im);
-            FFT_ROW(im, re);
-            write_row(y + one + lane * W, re);
-            if (second < batch) write_row(y + two + lane * W, im);
-        }
+        if (works && lane < PAIRS) rows_back(plane, y + place, lane);
         /* The next step writes the rows that this thread itself has just read: nobody need wait. */
     }
 }
 
+/* Twice the spectra, at k, of two columns that were real: of A and of B in Z = A + i B, m being -k. */
+static __device__ __forceinline__ complex of_first(const real *re, const real *im, int k, int m) {
+    complex a;
+    a.x = re[k] + re[m];
+    a.y = im[k] - im[m];
+    return a;
+}
+
+static __device__ __forceinline__ complex of_last(const real *re, const real *im, int k, int m) {
+    complex b;
+    b.x = im[k] + im[m];
+    b.y = re[m] - re[k];
+    return b;
+}
+
 /* The gradient of the half plane over one part of the batch: sums of conj(rfft2(x)) rfft2(g), columns that stand
-   for their mirror images too counted twice. An image and its gradient are one complex image.
-   grid: (channels, parts); a part is `steps` times PLANES images. out: (parts, channels, H, F). */
+   for their mirror images too counted twice.
+   grid: (channels, parts); a part is `steps` times PLANES / 2 images. out: (parts, channels, H, F). */
 extern "C" __global__ void __launch_bounds__(THREADS) filter_gradient(
     const real *__restrict__ x, const real *__restrict__ gradient, complex *__restrict__ out,
     int batch, int channels, int steps)
 {
     complex *sums = (complex *)memory; /* Each is one thread's own. */
     const int c = blockIdx.x, lane = threadIdx.x % LANES, slot = threadIdx.x / LANES;
-    real *planes = memory + 2 * H * F, *plane = planes + slot * 2 * H * STRIDE;
+    real *planes = memory + 2 * H * F, *plane = planes + slot * PAIRS * STRIDE;
     for (int i = threadIdx.x; i < H * F; i += THREADS) sums[i].x = sums[i].y = 0;
     for (int step = 0; step < steps; step++) {
-        const int first = (blockIdx.y * steps + step) * PLANES, image = first + slot;
+        /* The first planes are the images', the others their gradients'. */
+        const int first = (blockIdx.y * steps + step) * (PLANES / 2), image = first + slot % (PLANES / 2);
         const bool works = slot < PLANES && image < batch;
-        const long long place = ((long long)image * channels + c) * H * W + lane * W;
-        if (works && lane < H) {
-            real re[W], im[W];
-            read_row(x + place, re);
-            read_row(gradient + place, im);
-            FFT_ROW(re, im);
-            store<W>(plane + lane * STRIDE, 1, re, im);
-        }
+        const long long place = ((long long)image * channels + c) * H * W;
+        if (works && lane < PAIRS) rows_there((slot < PLANES / 2 ? x : gradient) + place, plane, lane);
         __syncthreads();
-        if (works && lane < W) {
+        if (works && lane < COLUMNS) {
             real re[H], im[H];
-            load<H>(plane + lane, STRIDE, re, im);
+            load_column(plane + lane, re, im);
             FFT_COLUMN(re, im);
-            store<H>(plane + lane, STRIDE, re, im);
+            store_column(plane + lane, re, im);
         }
         __syncthreads();
-        const int present = batch - first < PLANES ? batch - first : PLANES;
+        const int present = batch - first < PLANES / 2 ? batch - first : PLANES / 2;
         for (int i = threadIdx.x; i < H * F; i += THREADS) {
-            const int u = i / F, v = i % F;
-            const int here = u * STRIDE + v, there = (u ? H - u : 0) * STRIDE + (v ? W - v : 0);
+            const int u = i / F, v = i % F, m = ROW((H - u) % H);
             complex sum = sums[i];
             for (int p = 0; p < present; p++) {
-                const real *re = planes + p * 2 * H * STRIDE, *im = re + H * STRIDE;
-                /* z = x + i g, so that 2 X = Z(k) + conj Z(-k) and 2 G = -i (Z(k) - conj Z(-k)). */
-                const real xr = re[here] + re[there], xi = im[here] - im[there];
-                const real gr = im[here] + im[there], gi = re[there] - re[here];
-                sum.x += xr * gr + xi * gi;
-                sum.y += xr * gi - xi * gr;
+                const real *xs = planes + p * PAIRS * STRIDE, *gs = xs + PLANES / 2 * PAIRS * STRIDE;
+                complex a, b;
+                if (EVEN && v == 0) {
+                    a = of_first(xs, xs + PART, ROW(u), m);
+                    b = of_first(gs, gs + PART, ROW(u), m);
+                } else if (EVEN && v == W / 2) {
+                    a = of_last(xs, xs + PART, ROW(u), m);
+                    b = of_last(gs, gs + PART, ROW(u), m);
+                } else {
+                    a.x = xs[ROW(u) + v];
+                    a.y = xs[PART + ROW(u) + v];
+                    b.x = gs[ROW(u) + v];
+                    b.y = gs[PART + ROW(u) + v];
+                }
+                sum.x += a.x * b.x + a.y * b.y;
+                sum.y += a.x * b.y - a.y * b.x;
             }
             sums[i] = sum;
         }
@@ -377,7 +469,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) filter_gradient(
     }
     for (int i = threadIdx.x; i < H * F; i += THREADS) {
         const int v = i % F;
-        const real share = v == 0 || 2 * v == W ? (real)0.25 : (real)0.5;
+        /* Spectra are twice as large, of the two columns that are one four times. */
+        const real share = v != 0 && 2 * v != W ? (real)0.5 : EVEN ? (real)0.0625 : (real)0.25;
         complex sum = sums[i];
         sum.x *= share;
         sum.y *= share;

@@ -40,7 +40,7 @@ from niffbench.niff.autograd import (
 from niffbench.niff.native.build import Unavailable
 from niffbench.niff.native.generated import OPERATIONS as IN_C
 from niffbench.niff.native.registered import registered
-from niffbench.niff.steps import step
+from niffbench.niff.steps import is_recording, step
 
 LARGEST_SIDE = 64
 """Larger images are convolved by torch's FFTs."""
@@ -66,7 +66,25 @@ class Failed(Unavailable):
     """A kernel does not compile, or cannot be launched, on a GPU where Triton runs."""
 
 
-_failed: set[tuple[object, ...]] = set()
+_compiled: set[tuple[object, ...]] = set()
+_failed: dict[tuple[object, ...], str] = {}
+_stands_in = True  # whether torch's FFTs do what a kernel that failed should have done
+
+
+def stand_in(allowed: bool) -> None:
+    """From now on leave what a kernel fails to do to torch's FFTs, or raise: where it is measured, say."""
+    global _stands_in
+    _stands_in = allowed
+
+
+def compiled_so_far() -> int:
+    """How many kernels this process has compiled, or loaded from Triton's cache."""
+    return len(_compiled)
+
+
+def failures() -> list[str]:
+    """What became of the kernels that failed."""
+    return list(_failed.values())
 
 
 def unavailable(x: Tensor) -> str | None:
@@ -113,7 +131,7 @@ def convolve(x: Tensor, half: Tensor) -> Tensor:
         ValueError: if ``half`` is not the half plane of such images.
     """
     if not _plain(x):
-        with suppress(Failed):
+        with _unless_failed():
             return _convolved(x, [half], 1.0)
     return _plainly(x, half)
 
@@ -128,7 +146,7 @@ def generated(x: Tensor, grid: Tensor, layers: hermitian.Layers, scale: float) -
         scale: a factor on the filter.
     """
     if not _plain(x):
-        with suppress(Failed):
+        with _unless_failed():
             with step("filter generation"):
                 hidden = list(layers[:-2])
                 features = (_features if _directly(grid, *hidden) else _features_operator)(grid, hidden, scale)
@@ -146,6 +164,10 @@ def _plain(x: Tensor) -> bool:
     return transformed() or not takes(x)
 
 
+def _unless_failed() -> AbstractContextManager[object]:
+    return suppress(Failed) if _stands_in else nullcontext()
+
+
 def _plainly(x: Tensor, half: Tensor) -> Tensor:
     return fused.convolve(x.to(torch.float32), half).to(x.dtype)
 
@@ -157,9 +179,10 @@ def _convolved(x: Tensor, made_of: list[Tensor], scale: float) -> Tensor:
 
 
 def _directly(*tensors: Tensor) -> bool:
-    """Whether nobody must see an operator: no autograd, tracer, counter or fake tensor."""
+    """Whether nobody must see an operator: no autograd, tracer, counter, profiler of a GPU or fake tensor."""
     return not (
         compiling()
+        or (is_recording() and tensors[0].is_cuda)
         or watched()
         or wants_gradient(*tensors)
         or _get_current_dispatch_mode() is not None
@@ -335,7 +358,8 @@ def _launch(kernel: str, grid: tuple[int, ...], *arguments: object, **constants:
 
     Raises:
         Unavailable: if it cannot run there.
-        Failed: if it could not be compiled or launched, which is warned of once and not tried again.
+        Failed: if it could not be compiled or launched, which is not tried again; where others stand in, it is
+            warned of once.
     """
     first = arguments[0]
     assert isinstance(first, Tensor)
@@ -343,19 +367,20 @@ def _launch(kernel: str, grid: tuple[int, ...], *arguments: object, **constants:
         raise Unavailable(f"the triton form is not available for {first.device.type}: {why}")
     kernels = import_module("niffbench.niff.native.triton_kernels")  # only now: it loads Triton
     where: AbstractContextManager[object] = torch.cuda.device(first.device) if first.is_cuda else nullcontext()
-    key = kernel, tuple(constants.items())
+    key = kernel, first.dtype, first.device, tuple(constants.items())
     if key in _failed:
-        raise Failed(kernel)
+        raise Failed(_failed[key])
     try:
         with where:
             getattr(kernels, kernel)[grid](*arguments, **constants)
+        _compiled.add(key)
     except Exception as error:  # of Triton's compiler, of the assembler, of the driver: they share no class
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        _failed.add(key)
-        what = f"the triton form's kernel {kernel} failed, torch's FFTs step in: {type(error).__name__}: {error}"
-        warnings.warn(what[:300], RuntimeWarning, stacklevel=2)
-        raise Failed(kernel) from error
+        _failed[key] = what = f"the triton form's kernel {kernel} failed: {type(error).__name__}: {error}"[:300]
+        if _stands_in:
+            warnings.warn(f"torch's FFTs step in, as {what}", RuntimeWarning, stacklevel=2)
+        raise Failed(what) from error
 
 
 def _check(x: Tensor, made_of: Sequence[Tensor]) -> None:
@@ -507,7 +532,7 @@ def _differentiate_features(ctx: Any, gradient: Tensor) -> tuple[None, list[Tens
     grid, *layers = ctx.saved_tensors
     twice, flat = torch.is_grad_enabled() and not compiling(), None
     if compiling() or not wants_operations(gradient):
-        with suppress(Failed), step("filter generation"):
+        with _unless_failed(), step("filter generation"):
             flat = _features_gradient_operator(grid, layers, ctx.scale, gradient)
     if flat is None:  # Leave all to autograd.
         with without_autocast(gradient), torch.enable_grad():
@@ -558,7 +583,7 @@ def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, list[Tens
     need_x, needs, _ = ctx.needs_input_grad
     twice, gradients = torch.is_grad_enabled() and not compiling(), None
     if compiling() or not wants_operations(gradient):
-        with suppress(Failed), step("convolution"):
+        with _unless_failed(), step("convolution"):
             gradients = _gradients_operator(x, made_of, ctx.scale, gradient, need_x, any(needs))
     if gradients is None:  # Leave all to autograd.
         with without_autocast(gradient), torch.enable_grad():
