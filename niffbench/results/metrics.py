@@ -143,7 +143,7 @@ def _latency(regime: Regime) -> Reader:
 
 def _latency_metric(regime: Regime) -> Metric:
     meanings = {
-        "first": "the first call of a process: plans, tuning, what torch.compile does; our own kernels are compiled before",
+        "first": "the first call of a process: plans, tuning, torch.compile; our own kernels are compiled before",
         "cold": "a call after the caches were flushed",
         "steady": "a call among many, back to back",
         "wall": "a call whose result the host waits for before the next",

@@ -86,6 +86,21 @@ def test_a_tolerance_is_loosened_only_where_products_are_rounded(
     assert (allowed > 100 * tolerance("float32")) is loosened
 
 
+class Overridden(CpuDevice):
+    """A device whose driver rounds float32 to TF32, whatever is asked for."""
+
+    tf32 = True
+
+
+def test_float32_is_refused_where_it_would_be_tf32() -> None:
+    threads = torch.get_num_threads()
+    evaluator = TorchEvaluator(Overridden(threads=1))
+    torch.set_num_threads(threads)
+    with pytest.raises(NotImplementedError, match="NVIDIA_TF32_OVERRIDE=1 makes it TF32"):
+        evaluator.workload(case_of("depthwise", 3))
+    assert evaluator.workload(case_of("depthwise", 3, dtype="float64")).parameters > 0
+
+
 def test_operators_of_a_class_get_the_same_weights_and_so_agree(evaluator: TorchEvaluator) -> None:
     forms = [
         evaluator.workload(case_of(f"niff-depthwise/{form}")) for form in ("published", "fft", "rfft", "cached")

@@ -11,8 +11,9 @@ On a CUDA GPU it is CUDA C, written out for the image's size and compiled by the
 along. Without either everything else works, and :func:`unavailable` says what is missing.
 
 A GPU has another in Triton (:mod:`niffbench.niff.native.triton_engine`, the form ``triton``). The one in CUDA C
-takes a finished filter, does float64 too, and was measured on an H200; the one in Triton makes the filter itself,
-takes half precision, goes by tensor cores, and has not been measured. ``auto`` tries both.
+takes a finished filter and does float64 too; the one in Triton makes the filter itself, takes half precision and
+goes by tensor cores. ``auto`` tries both. What was measured on an H200 is the former as it was when two images were
+one complex image; as they are now neither has been.
 """
 
 from __future__ import annotations
