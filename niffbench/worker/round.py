@@ -347,6 +347,7 @@ class Round:
     def _lose(self, case_run: CaseRun, failure: Failure, held: list[CaseRun], crowded: list[CaseRun]) -> None:
         """A case failed; one that ran out of memory beside others is ``crowded``, and not yet closed."""
         self._let_go(case_run, held)
+        self._device.release()
         if failure.status == "oom" and held:
             crowded.append(case_run)
         else:
@@ -354,15 +355,12 @@ class Round:
 
     def _finish(self, case_run: CaseRun, held: list[CaseRun]) -> None:
         """Close a case that was sampled; what it held is given back when all have been."""
-        held.remove(case_run)
-        case_run.workload = None
+        self._let_go(case_run, held)
         self._close(case_run)
 
     def _let_go(self, case_run: CaseRun, held: list[CaseRun]) -> None:
-        """Give back what a case holds, for the others to use."""
         held.remove(case_run)
         case_run.workload = None
-        self._device.release()
 
     def _close(self, case_run: CaseRun, failure: Failure | None = None) -> None:
         if failure is not None and failure.status == "oom":

@@ -12,8 +12,8 @@ along. Without either everything else works, and :func:`unavailable` says what i
 
 A GPU has another in Triton (:mod:`niffbench.niff.native.triton_engine`, the form ``triton``). The one in CUDA C
 takes a finished filter and does float64 too; the one in Triton makes the filter itself, takes half precision and
-goes by tensor cores. ``auto`` tries both. What was measured on an H200 is the former as it was when two images were
-one complex image; as they are now neither has been.
+goes by tensor cores. ``auto`` tries both. What was measured on an H200 is the former as it was when two images
+were one complex image; as they are now neither has been.
 """
 
 from __future__ import annotations
