@@ -47,7 +47,7 @@ REPLY = ("--reply-fd", "3")
 """A worker's arguments here: its fourth file is the line to its session."""
 CONSTANTS = "NIFFBENCH_TESTS_CONSTANTS"
 """A variable: names of constants of modules with what they are in forks, as JSON, so that nobody waits long."""
-LOADS = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "LD_", "TORCH", "KINETO", "LC_", "LANG")
+LOADS = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "LD_", "TORCH", "TRITON", "KINETO", "LC_", "LANG")
 """Beginnings of variables that are read before anything is run."""
 Beside = tuple[tuple[str, str], ...]
 """Variables and what they are."""

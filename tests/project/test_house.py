@@ -193,7 +193,7 @@ def test_a_worker_does_not_load_torchs_compiler_that_nobody_asked_for() -> None:
 def test_niff_is_a_library_of_its_own() -> None:
     """It knows nothing of benchmarking but its version, so that people can import it on its own."""
     for path in (PACKAGE / "niff").rglob("*.py"):
-        assert _imports(path) <= {"niff", "errors", "lengths", "__version__"}, path
+        assert _imports(path) <= {"niff", "errors", "home", "lengths", "__version__"}, path
 
 
 def test_package_and_command_line_load_neither_torch_nor_pandas() -> None:
