@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from operator_cases import case_at
-from warm_process import REPLY, WORKER, Forked
+from warm_process import REPLY, WORKER, Beside, Forked
 
 from niffbench import protocol
 from niffbench.case import Case, DType, Execution, Mode, Problem
@@ -71,21 +71,27 @@ def work(
     memory_limit: int | None = None,
     hostile: bool = False,
     prelude: str = "",
+    beside: Beside = (),
     **task: Any,
 ) -> Said:
-    """Run one task in a worker of its own; ``prelude`` is Python that it runs first."""
+    """Run one task in a worker of its own.
+
+    Args:
+        prelude: is Python that it runs first.
+        beside: variables that its libraries read when they are loaded.
+    """
     settings = Settings(device=device, rounds=1, seed=seed, measure=measure, memory_limit=memory_limit)
     sent = protocol.Task(kind=kind, settings=settings, cases=list(cases), **task)
     read, write = os.pipe()
     paths = [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment = {**os.environ, **dict(beside), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if hostile:
         environment["NIFFBENCH_EXTRA_OPERATORS"] = "hostile_operators"
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:
         given.write(protocol.write(sent))
         given.seek(0)
         standard = (given.fileno(), printed.fileno(), printed.fileno(), write)
-        process = Forked(WORKER, REPLY, standard, environment, prepare={"code": prelude})
+        process = Forked(WORKER, REPLY, standard, environment, prepare={"code": prelude}, beside=beside)
         os.close(write)
         try:
             with os.fdopen(read, "rb") as lines:

@@ -414,13 +414,15 @@ def test_what_was_checked_in_another_round_is_relied_on_and_trained_on_the_whole
 
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+INTERPRETED = (("TRITON_INTERPRET", "1"),)
 
 
 @needs_triton
-def test_no_first_call_is_that_in_which_a_kernel_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_first_call_is_that_in_which_a_kernel_was_compiled() -> None:
     """By the interpreter, which compiles nothing, but meets each kernel for the first time as a GPU does."""
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    said = work([case_of("niff-depthwise/triton", channels=channels) for channels in (1, 2, 3)])
+    said = work(
+        [case_of("niff-depthwise/triton", channels=channels) for channels in (1, 2, 3)], beside=INTERPRETED
+    )
     assert [record.status for record in said.records] == ["ok"] * 3
     stages = [
         [message.stage for message in said.of("begin") if message.case == record.id] for record in said.records
@@ -440,9 +442,8 @@ sys.modules["niffbench.niff.native.triton_kernels"] = SimpleNamespace(features=B
 
 
 @needs_triton
-def test_a_kernel_that_fails_is_not_measured_as_what_would_step_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    record = work([case_of("niff-depthwise/triton")], prelude=BROKEN).only()
+def test_a_kernel_that_fails_is_not_measured_as_what_would_step_in() -> None:
+    record = work([case_of("niff-depthwise/triton")], prelude=BROKEN, beside=INTERPRETED).only()
     assert record.status == "unsupported"
     assert record.reason is not None
     assert "the triton form's kernel features failed: RuntimeError: no such instruction" in record.reason
