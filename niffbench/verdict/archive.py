@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import socket
 import tarfile
+import zlib
 from pathlib import Path
 
 from niffbench.anonymize import anonymize
@@ -36,11 +37,17 @@ def pack(folder: Path, out: Path) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=5) as archive:
         for path in sorted(folder.rglob("*")):
-            if not path.is_file() or path.stat().st_size > MOST_BYTES:
+            if not path.is_file():
                 continue
-            content = _cleaned(path)
+            try:
+                facts = path.stat()
+                if facts.st_size > MOST_BYTES:
+                    continue
+                content = _cleaned(path)
+            except FileNotFoundError:  # whose draft it was has renamed it
+                continue
             entry = tarfile.TarInfo(path.relative_to(folder).as_posix())
-            entry.size, entry.mtime = len(content), int(path.stat().st_mtime)
+            entry.size, entry.mtime = len(content), int(facts.st_mtime)
             archive.addfile(entry, io.BytesIO(content))
     save(out / NAME, packed.getvalue())
 
@@ -56,7 +63,7 @@ def unpack(out: Path, folder: Path) -> None:
     try:
         with tarfile.open(out / NAME) as archive:
             archive.extractall(folder, filter="data")
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise UsageError(f"{out / NAME}: cannot be unpacked ({error}); name another --out") from error
 
 

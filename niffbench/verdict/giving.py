@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from niffbench.errors import NiffbenchError
 from niffbench.session.directory import make
 from niffbench.session.interrupts import Interrupts
 from niffbench.verdict import archive
@@ -73,7 +72,7 @@ def _done(
     if allowed >= min(LEAST, step.estimate):
         try:
             outcome = step.do(job)
-        except (NiffbenchError, OSError, ValueError, KeyError) as error:
+        except Exception as error:  # whatever it is, the other steps are worth doing
             outcome = Outcome("failed", f"{type(error).__name__}: {error}")
     taken = time.monotonic() - began
     return StepResult(step.name, step.group, outcome.status, step.estimate, allowed, taken, outcome.detail)

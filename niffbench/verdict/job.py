@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from niffbench.device import kind, kind_of
+from niffbench.errors import NiffbenchError
 from niffbench.session.interrupts import Interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,9 +130,12 @@ class Job:
         names = [name] if len(commands) == 1 else [f"{name}-{number}" for number, _ in enumerate(commands, 1)]
         with ExitStack() as files:
             outputs = [files.enter_context((logs / f"{each}.txt").open("w+b")) for each in names]
-            for place, command in enumerate(commands):
-                self._start(command, environments[place] if environments else {}, outputs[place])
-            statuses = self._wait()
+            try:
+                for place, command in enumerate(commands):
+                    self._start(command, environments[place] if environments else {}, outputs[place])
+                statuses = self._wait()
+            finally:  # what one step leaves running would spoil the next
+                self._end()
             texts = []
             for output in outputs:
                 output.seek(0)
@@ -164,7 +168,8 @@ class Job:
         while self._running() and self.left > 0 and not self.stop.requested:
             time.sleep(0.05)
             if time.monotonic() - gathered > GATHER_EVERY:
-                self.gather()
+                with suppress(OSError, NiffbenchError):  # after the step all of it is gathered
+                    self.gather()
                 gathered = time.monotonic()
         interrupted = self._running()
         for process in interrupted:
@@ -172,12 +177,14 @@ class Job:
         until = time.monotonic() + GRACE
         while self._running() and time.monotonic() < until:
             time.sleep(0.05)
+        return [None if process in interrupted else process.returncode for process in self._processes]
+
+    def _end(self) -> None:
+        """Leave nothing running."""
         self.kill()
-        statuses = [None if process in interrupted else process.wait() for process in self._processes]
         for process in self._processes:
             process.wait()
         self._processes.clear()
-        return statuses
 
     def _running(self) -> list[subprocess.Popen[bytes]]:
         return [process for process in self._processes if process.poll() is None]

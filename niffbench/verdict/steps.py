@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Literal, get_args
 from xml.etree import ElementTree
 
+from niffbench.case import Case
 from niffbench.errors import UsageError, did_you_mean, plural
 from niffbench.niff.catalogue import FORMS
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import read
+from niffbench.session.budget import REPORT_TIME
 from niffbench.suite import load
 from niffbench.verdict.job import ROOT, Job, Outcome, Settings
 
@@ -30,8 +32,17 @@ PROCESSES = 6
 PRIVATE = re.compile(r"serial|uuid|guid|pdi|host id|hostname", re.IGNORECASE)
 """Lines of ``nvidia-smi -q`` that name one card or machine among many."""
 
-PROFILED = ("niff-depthwise/published", "niff-depthwise/rfft", "niff-depthwise/native", "depthwise-k7")
+PROFILED = (
+    "niff-depthwise/published",
+    "niff-depthwise/rfft",
+    "niff-depthwise/native",
+    "niff-depthwise/triton",
+    "depthwise-k7",
+)
 COMPILED = "published or rfft or depthwise"
+
+PATIENCE = 15.0
+"""Seconds that the driver gets to tell of its card at least: where it has to be woken it takes several."""
 
 _START = 7.0
 """Seconds that a worker takes to start on a GPU."""
@@ -40,6 +51,11 @@ _CASE = 0.12
 """Seconds that a case takes there in a round besides being sampled."""
 _ENERGY = 0.5
 """Seconds that its energy takes, in the first round."""
+_COMPILING = 2.0
+"""Seconds in which Triton compiles a kernel, one after the other and in the first round alone: 1 to 5 where they
+were compiled for compute capability 9.0 on a CPU without a card."""
+_TESTED_KERNELS = 200
+"""Kernels of Triton that the tests compile, about."""
 
 _SMALL = ("--min-time", "1ms", "--max-time", "2ms")
 
@@ -63,7 +79,7 @@ def steps(settings: Settings) -> tuple[Step, ...]:
     return (
         Step("nvidia-smi", "right", 2, nvidia_smi),
         Step("doctor", "right", 12, doctor),
-        Step("tests", "right", 90, tests),
+        Step("tests", "right", 90 + _COMPILING * _TESTED_KERNELS / PROCESSES, tests),
         Step("assumptions", "right", 30, partial(checked, "assumptions")),
         Step("smoke", "right", 30, smoke),
         Step("compile", "right", 60, compiled),
@@ -72,7 +88,7 @@ def steps(settings: Settings) -> tuple[Step, ...]:
             for suite in settings.suites
         ),
         Step("witnesses", "cost", 45, partial(checked, "witnesses")),
-        Step("profile", "cost", 30, profile),
+        Step("profile", "cost", 40, profile),
         Step("kernels", "cost", _estimate(KERNELS, settings.rounds), kernels),
     )
 
@@ -94,9 +110,13 @@ def nvidia_smi(job: Job) -> Outcome:
     """All that the driver tells of the card, but for what tells whose it is."""
     if shutil.which("nvidia-smi") is None:
         return Outcome("skipped", "there is no nvidia-smi here")
-    answer = subprocess.run(
-        ["nvidia-smi", "-q"], capture_output=True, text=True, timeout=max(job.left, 2), check=False
-    )
+    patience = max(job.left, PATIENCE)
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", "-q"], capture_output=True, text=True, errors="replace", timeout=patience, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome("cut", f"it said nothing for {patience:.0f} s")
     lines = [line for line in answer.stdout.splitlines() if not PRIVATE.search(line.partition(":")[0])]
     (job.folder / "nvidia-smi.txt").write_text("\n".join(lines) + "\n")
     product = next((line.partition(":")[2].strip() for line in lines if "Product Name" in line), "no card")
@@ -120,14 +140,14 @@ def tests(job: Job) -> Outcome:
     files = sorted(path for path in _tests() if path.name != "test_compile.py")
     if job.settings.is_rehearsal:  # they skip, each saying why
         files = files[:1]
-    return _tested(job, "tests", files, 2 if job.settings.is_rehearsal else PROCESSES)
+    return run_tests(job, "tests", files, 2 if job.settings.is_rehearsal else PROCESSES)
 
 
 def compiled(job: Job) -> Outcome:
     """A few of the tests that compile, which take long."""
     if job.settings.is_rehearsal:
         return Outcome("skipped", "they need a card")
-    return _tested(job, "compile", [path for path in _tests() if path.name == "test_compile.py"], 1, COMPILED)
+    return run_tests(job, "compile", [path for path in _tests() if path.name == "test_compile.py"], 1, COMPILED)
 
 
 def checked(what: Literal["assumptions", "witnesses"], job: Job) -> Outcome:
@@ -176,7 +196,7 @@ def _tests() -> list[Path]:
     return sorted((ROOT / "tests" / "cuda").glob("test_*.py"))
 
 
-def _tested(job: Job, name: str, files: list[Path], processes: int, keyword: str = "") -> Outcome:
+def run_tests(job: Job, name: str, files: list[Path], processes: int, keyword: str = "") -> Outcome:
     """Run test files in plain processes of pytest that share out the tests."""
     if not files:
         return Outcome("skipped", "there are no tests: niffbench is installed here, not checked out")
@@ -195,12 +215,13 @@ def _tested(job: Job, name: str, files: list[Path], processes: int, keyword: str
         lock.unlink()
     results = test_results(place)
     detail = ", ".join(f"{number} {kind}" for kind, number in Counter(kind for kind, _, _ in results).items())
-    # pytest's statuses: 0 passed, 1 failures, 2 interrupted, 5 nothing collected.
+    detail = detail or finished[0].last_line
     statuses = {process.status for process in finished}
-    if statuses & {None, 2, 130}:
-        return Outcome("cut", detail or finished[0].last_line)
-    fine = statuses <= {0, 5} and all(kind != "failed" for kind, _, _ in results)
-    return Outcome("done" if fine else "failed", detail or finished[0].last_line)
+    was_cut = None in statuses
+    # pytest's statuses: 0 passed, 1 failures, 2 a file that cannot be imported, 5 nothing collected.
+    if any(kind == "failed" for kind, _, _ in results) or not statuses <= {None, 0, 5}:
+        return Outcome("failed", f"{detail}; the rest was cut" if was_cut else detail)
+    return Outcome("cut" if was_cut else "done", detail)
 
 
 def test_results(place: Path) -> list[tuple[str, str, str]]:
@@ -229,7 +250,17 @@ def _estimate(suite: str, rounds: int | None) -> float:
     measure, count, cases = loaded.measure, rounds or loaded.rounds, len(loaded.cases)
     sampled = measure.max_time * sum(regime != "first" for regime in measure.regimes)
     energy = _ENERGY * cases if measure.energy else 0.0
-    return _SURVEY + count * (_START + (_CASE + sampled) * cases) + energy
+    compiling = _COMPILING * sum(map(_compiled_kernels, loaded.cases))
+    return _SURVEY + count * (_START + (_CASE + sampled) * cases) + energy + compiling
+
+
+def _compiled_kernels(case: Case) -> int:
+    """Triton's kernels that a case compiles: each size, batch and way has its own."""
+    layer, _, name = case.operator.removeprefix("niff-").partition("/")
+    engines = {form.engine for form in FORMS.get(layer, ()) if form.name == name}
+    if not engines & {"auto", "triton"}:
+        return 0
+    return 2 if case.problem.mode == "training" else 1
 
 
 def _measured(job: Job, name: str, suite: str, rounds: int | None) -> Outcome:
@@ -237,7 +268,8 @@ def _measured(job: Job, name: str, suite: str, rounds: int | None) -> Outcome:
     out = _empty(job, f"runs/{name}")
     rounds = 1 if job.settings.is_rehearsal else rounds
     arguments = ["run", suite, "--device", job.settings.device, "--out", str(out), "--no-report"]
-    arguments += ["--time-budget", f"{max(job.left - 4, 1):.0f}s", *(["--rounds", str(rounds)] if rounds else [])]
+    budget = max(job.left - 4, 1) + REPORT_TIME  # which a run keeps free for a report
+    arguments += ["--time-budget", f"{budget:.0f}s", *(["--rounds", str(rounds)] if rounds else [])]
     arguments += _SMALL if job.settings.is_rehearsal else ()
     job.until = min(job.until + 0.25 * job.left, job.deadline)  # a budget is an estimate
     finished = job.cli(name, *arguments)

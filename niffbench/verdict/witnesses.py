@@ -103,7 +103,7 @@ class Clocked:
 
 
 def runners(device: Device) -> dict[str, Runner]:
-    """What is timed, by name: four operators at one problem, and a copy of their input."""
+    """What is timed, by name: five operators at one problem, and a copy of their input."""
     problem = SMALL if device.capabilities.host else PROBLEM
     text = SUITE.format(**problem)
     suite = expand(parse(text, "witnesses"), "witnesses", "witnesses", text, catalogue())
@@ -164,17 +164,20 @@ TRITON: Mapping[str, tuple[Regime, Callable[[Runner], float]]] = {
 }
 
 
-def nvbench(timed: Mapping[str, Runner]) -> tuple[Times, Times]:
+def nvbench(timed: Mapping[str, Runner], place: str) -> tuple[Times, Times]:
     """NVBench's medians of isolated calls with an emptied L2 cache, and means of its batches of calls.
 
-    It has one registry a process and runs all of it at once.
+    ``place`` is the card that holds the tensors. NVBench has one registry a process and runs all of it at once.
     """
     from cuda import bench
     from cuda.bench.results import BenchmarkResult
 
+    card = torch.device(place)
+
     def benchmark(runner: Runner) -> Callable[[Any], None]:
         def launch(launched: Any) -> None:
-            stream = torch.cuda.ExternalStream(launched.get_stream().addressof())  # type: ignore[no-untyped-call]
+            address = launched.get_stream().addressof()
+            stream = torch.cuda.ExternalStream(address, device=card)  # type: ignore[no-untyped-call]
             with torch.cuda.stream(stream):
                 runner.call()
 
@@ -200,7 +203,7 @@ def nvbench(timed: Mapping[str, Runner]) -> tuple[Times, Times]:
             "--batch-target-time",
             "0.2",
         ]
-        bench.run_all_benchmarks(["nvbench", "--devices", "0", *limits, "--jsonbin", out])
+        bench.run_all_benchmarks(["nvbench", "--devices", str(card.index), *limits, "--jsonbin", out])
         for name, result in BenchmarkResult.from_json(out).items():
             for state in result.states:
                 mean = state.summaries.get("nv/batch/time/gpu/mean")
@@ -226,7 +229,7 @@ def witnesses(device: Device) -> Iterator[Witness]:
             if regime in clocked[name].medians:
                 theirs, reason = _elsewhere(partial(measure, runner), device)
                 yield clocked[name].beside(name, regime, tool, theirs, reason)
-    figures, reason = _elsewhere(partial(nvbench, timed), device)
+    figures, reason = _elsewhere(partial(nvbench, timed, device.place), device)
     cold, batch = figures or ({}, {})
     for name, one in clocked.items():
         for regime, tool, times in (("cold", "cold", cold), ("steady", "batch", batch)):

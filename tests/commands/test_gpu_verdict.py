@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,17 +11,26 @@ import socket
 import subprocess
 import sys
 import tarfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cli_process import Started, wait_for
 from conftest import Cli
 
+from niffbench.operators.catalogue import catalogue
 from niffbench.results import read
-from niffbench.verdict.job import Settings
-from niffbench.verdict.steps import steps
+from niffbench.session.interrupts import Interrupts
+from niffbench.verdict import archive, giving
+from niffbench.verdict import job as verdict_job
+from niffbench.verdict import steps as verdict_steps
+from niffbench.verdict.job import Job, Outcome, Settings, StepResult
+from niffbench.verdict.steps import Step, steps
 
 ROOT = Path(__file__).parents[2]
 TRACE = ROOT / "tests" / "data" / "replay_cuda.json"
@@ -174,6 +184,141 @@ def test_a_step_that_fails_is_told_and_stops_no_other(cli: Cli, tmp_path: Path) 
     assert "torn.json" in (out / "verdict.md").read_text()
 
 
+def _given(out: Path, *planned: Step, minutes: float = 10.0) -> dict[str, StepResult]:
+    """What became of steps that are not the command's own."""
+    with Interrupts() as stop:
+        results = giving.give(out, Settings("cpu", minutes, None, ()), planned, stop, lambda result: None)
+    with tarfile.open(out / "gathered.tar.gz") as archive:
+        assert "steps.json" in archive.getnames()
+    return {result.name: result for result in results}
+
+
+def _fine(name: str) -> Step:
+    return Step(name, "right", 60, lambda job: job.run(name, [["-c", "print('fine')"]])[0].outcome())
+
+
+def test_a_driver_that_does_not_answer_is_cut_and_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "bin" / "nvidia-smi"
+    slow.parent.mkdir()
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", str(slow.parent), prepend=os.pathsep)
+    monkeypatch.setattr(verdict_steps, "PATIENCE", 0.2)
+    results = _given(tmp_path / "out", Step("nvidia-smi", "right", 0.1, verdict_steps.nvidia_smi), _fine("next"))
+    assert {name: result.status for name, result in results.items()} == {"nvidia-smi": "cut", "next": "done"}
+
+
+def test_a_step_that_breaks_in_whatever_way_stops_no_other(tmp_path: Path) -> None:
+    def broken(job: Job) -> Outcome:
+        raise AssertionError("nobody thought of it")
+
+    results = _given(tmp_path / "out", Step("broken", "right", 1, broken), _fine("next"))
+    assert (results["broken"].status, results["next"].status) == ("failed", "done")
+    assert "nobody thought of it" in results["broken"].detail
+
+
+def test_tests_that_failed_have_failed_though_the_rest_was_cut(tmp_path: Path) -> None:
+    """One that fails, then one that outlasts the step; and in the next step a file that cannot be imported."""
+    slow, torn, short = tmp_path / "test_slow.py", tmp_path / "test_torn.py", tmp_path / "test_short.py"
+    head = "import time\nimport pytest\npytestmark = pytest.mark.cuda\n"
+    slow.write_text(f"{head}def test_fails():\n    assert 0\n\ndef test_lasts():\n    time.sleep(100)\n")
+    short.write_text(f"{head}def test_lasts():\n    time.sleep(100)\n")
+    torn.write_text("import what_is_not_there\n")
+    with Interrupts() as stop:
+        job = Job(Settings("cpu", 1, None, ()), tmp_path / "out", stop, lambda: None, time.monotonic() + 600)
+        outcomes = {}
+        for path in (slow, short, torn):
+            job.until = time.monotonic() + (600 if path is torn else 10)
+            outcomes[path] = verdict_steps.run_tests(job, path.stem, [path], 1)
+    assert outcomes[slow].status == "failed"
+    assert outcomes[slow].detail.endswith("the rest was cut")
+    assert outcomes[short].status == "cut"
+    assert outcomes[torn].status == "failed"
+
+
+def test_a_gathering_that_fails_leaves_the_step_and_the_next_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something lies where the archive is drafted, until the first step is over."""
+    out = tmp_path / "out"
+    draft = out / "gathered.tar.gz.part"
+    monkeypatch.setattr(verdict_job, "GATHER_EVERY", 0.1)
+
+    def lasting(job: Job) -> Outcome:
+        draft.mkdir(parents=True)
+        try:
+            return job.run("lasting", [["-c", "import time; time.sleep(1); print('whole')"]])[0].outcome()
+        finally:
+            draft.rmdir()
+
+    results = _given(out, Step("lasting", "right", 60, lasting), _fine("next"))
+    assert [(one.status, one.detail) for one in results.values()] == [("done", "whole"), ("done", "fine")]
+
+
+def test_processes_end_with_their_step_though_it_breaks(tmp_path: Path) -> None:
+    def broken(job: Job) -> Outcome:
+        lasting = ["-c", f"import time; open({str(tmp_path / 'begun')!r}, 'w'); time.sleep(100)"]
+        return job.run("broken", [lasting, ["-c", "\0"]])[0].outcome()  # no argument holds that
+
+    results = _given(tmp_path / "out", Step("broken", "right", 60, broken), _fine("next"))
+    assert [(one.status, one.detail) for one in results.values()][1] == ("done", "fine")
+    assert results["broken"].status == "failed"
+
+
+def test_a_file_that_vanishes_while_it_is_packed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "folder", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    for name in ("a.txt", "draft.part", "z.txt"):
+        (folder / name).write_text(name)
+
+    def cleaned(path: Path) -> bytes:  # its writer is faster
+        if path.suffix == ".part":
+            path.unlink()
+        return path.read_bytes()
+
+    monkeypatch.setattr(archive, "_cleaned", cleaned)
+    archive.pack(folder, out)
+    with tarfile.open(out / archive.NAME) as packed:
+        assert packed.getnames() == ["a.txt", "z.txt"]
+
+
+def test_nvbench_measures_on_the_card_that_holds_the_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of a stand-in for NVBench, which needs a card."""
+    from niffbench.verdict import witnesses
+    from niffbench.worker.probe import Probe
+
+    seen: dict[str, object] = {}
+    launched = SimpleNamespace(get_stream=lambda: SimpleNamespace(addressof=lambda: 0))
+    state = SimpleNamespace(exec=lambda launch, batched: launch(launched))
+
+    def run_all(arguments: list[str]) -> None:
+        seen["devices"] = arguments[arguments.index("--devices") + 1]
+        for run in registered:
+            run(state)
+
+    registered: list[Callable[[object], None]] = []
+
+    def register(run: Callable[[object], None]) -> SimpleNamespace:
+        registered.append(run)
+        return SimpleNamespace(set_name=lambda name: None)
+
+    bench = SimpleNamespace(register=register, run_all_benchmarks=run_all)
+    results = SimpleNamespace(BenchmarkResult=SimpleNamespace(from_json=lambda path: {}))
+    for name, module in (("cuda", SimpleNamespace(bench=bench)), ("cuda.bench.results", results)):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "cuda.bench", bench)
+    monkeypatch.setattr("torch.cuda.ExternalStream", lambda address, device: seen.setdefault("stream", device))
+    monkeypatch.setattr("torch.cuda.stream", lambda stream: nullcontext())
+    witnesses.nvbench({"copy": Probe(lambda: None)}, "cuda:1")
+    assert seen["devices"] == "1"
+    assert str(seen["stream"]) == "cuda:1"
+
+
 def test_without_time_steps_are_cut_and_said_to_be(cli: Cli, tmp_path: Path) -> None:
     done = cli("gpu-verdict", "--only", "cost", "--device", "cpu", "--minutes", "0.05", "--out", str(tmp_path))
     assert done.returncode == 0
@@ -207,12 +352,49 @@ def test_bad_input_is_one_message(cli: Cli, tmp_path: Path, arguments: list[str]
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_is_no_archive_is_refused(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "gathered.tar.gz").write_text("no archive")
+def test_what_triton_compiles_is_in_a_suites_time_once_however_many_rounds(tmp_path: Path) -> None:
+    def estimate(form: str, mode: str, rounds: int) -> float:
+        path = tmp_path / f"{form}.toml"
+        path.write_text(
+            f'description = "x"\nbaseline = "niff-depthwise/{form}"\n'
+            f'axes = {{batch = 1, channels = 8, size = [7, 14, 28], mode = "{mode}"}}\n'
+            f'operators = [{{name = "niff-depthwise/{form}"}}]\n'
+        )
+        [step] = [one for one in steps(Settings("cuda", 1, rounds, (str(path),))) if one.name == f"suite-{form}"]
+        return step.estimate
+
+    def compiling(form: str, mode: str = "inference", rounds: int = 1) -> float:
+        return estimate(form, mode, rounds) - estimate("rfft", mode, rounds)
+
+    assert compiling("triton") > 0
+    assert compiling("auto") == compiling("auto", rounds=5) == pytest.approx(compiling("triton"))
+    assert compiling("auto", "training") == pytest.approx(2 * compiling("auto"))
+    assert compiling("native") == pytest.approx(0)
+
+
+def test_every_operator_that_is_profiled_is_there() -> None:
+    assert set(verdict_steps.PROFILED) <= {*catalogue(), "depthwise-k7"}
+    assert {"niff-depthwise/native", "niff-depthwise/triton"} <= set(verdict_steps.PROFILED)
+
+
+@pytest.mark.parametrize("damage", ["none", "cut", "garbled"])
+def test_a_file_that_is_no_archive_is_refused(cli: Cli, tmp_path: Path, damage: str) -> None:
+    content = b"no archive"
+    if damage != "none":
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+            entry = tarfile.TarInfo("trace.bin")
+            text = " ".join(map(str, range(30_000))).encode()
+            entry.size = len(text)
+            archive.addfile(entry, io.BytesIO(text))
+        whole = packed.getvalue()
+        half = len(whole) // 2
+        content = whole[:half] if damage == "cut" else whole[:half] + b"\xff" * 500 + whole[half + 500 :]
+    (tmp_path / "gathered.tar.gz").write_bytes(content)
     done = cli("gpu-verdict", "--only", "nvidia-smi", "--device", "cpu", "--out", str(tmp_path))
     assert done.returncode == 2
     assert "gathered.tar.gz: cannot be unpacked" in done.stderr
-    assert (tmp_path / "gathered.tar.gz").read_text() == "no archive"
+    assert (tmp_path / "gathered.tar.gz").read_bytes() == content
 
 
 TIMED = """
