@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from niffbench.case import Case
+from niffbench.case import REGIMES, Case
 from niffbench.fingerprint import Fingerprint
 from niffbench.results import Ceilings, CostRecord, Map, Memory, ModuleSource, Numerics, Record, StepCost
 from niffbench.suite import Regime, Settings, UserModule
@@ -68,12 +68,13 @@ class Task(_Message):
             ``maps`` are those of it that are transformed.
         round: measure each case once, in an order drawn from the settings' seed and ``round``. ``predictions``
             (the survey's) and what was ``checked`` in earlier rounds, by case id, are not worked out again.
+        busy: as a round, over and over until the process is ended, of which nothing is said once it samples.
         modules: the user's among the operators.
         devices: all that are measured on at once, of which the settings' is number ``place``; the worker keeps to
             its share of the cores. Empty: there is one.
     """
 
-    kind: Literal["survey", "round"]
+    kind: Literal["survey", "round", "busy"]
     settings: Settings
     cases: list[Case]
     round: int = 0
@@ -113,6 +114,11 @@ class Begin(_Message):
     type: Literal["begin"] = "begin"
     case: str
     stage: Stage
+
+    @property
+    def samples(self) -> bool:
+        """Whether it goes on to sample the case, with which setting up is over."""
+        return self.stage in REGIMES and self.stage != "first"
 
 
 class Roofline(_Message):

@@ -133,8 +133,7 @@ class Stub:
         for case in cases:
             self.send(type="begin", case=case_id(case), stage="build")
             self.send(type="begin", case=case_id(case), stage="steady")
-            busy = self.task["settings"]["measure"]["max_time"] > 100  # it is only to keep its device at work
-            time.sleep(3600 if busy else self.script.get("pause", 0.0))
+            time.sleep(3600 if self.task["kind"] == "busy" else self.script.get("pause", 0.0))
             what = self.fault(case)
             if what is not None:
                 self.happen(what, case)

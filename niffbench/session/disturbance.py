@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from math import exp, log
 from statistics import fmean
+from typing import Literal
 
 import numpy as np
 
 from niffbench import protocol
-from niffbench.case import REGIMES, Case
+from niffbench.case import Case
 from niffbench.errors import FingerprintsDiffer
 from niffbench.fingerprint import Fingerprint, differences
 from niffbench.launch.base import Launcher, Worker, WorkerBroken, WorkerEnd
@@ -28,8 +29,8 @@ MOST_CASES, MOST_PROBES, PAIRS = 3, 4, 4
 """Cases that are measured, devices on which they are, and how often alone and beside the others at least."""
 MOST_TIME = 0.5
 """Seconds that a case is sampled."""
-FOREVER = 3600.0
-"""Seconds that the others go on sampling, if they are let."""
+TURN = 10.0
+"""Seconds for which the others sample a case, or until there are samples enough, before they turn to the next."""
 TOLERATED = 0.01
 """The share by which a device may be slower beside the others for them to be measured on at once."""
 
@@ -112,20 +113,19 @@ class _Check:
 
         others = [other for other in range(len(self.launcher.devices)) if beside and other != place]
         with self._busy(others):
-            WorkerSession(self._task(place, MOST_TIME), self.stop, take, fingerprint=self.fingerprint).run()
+            WorkerSession(self._task("round", place), self.stop, take, fingerprint=self.fingerprint).run()
         metric = REGISTRY[f"latency_{main_regime(records)}"]
         values = {record.id: round_value(record, metric) for record in records}
         return {case: value for case, value in values.items() if not isinstance(value, Reason) and value > 0}
 
-    def _task(self, place: int, most: float) -> protocol.Task:
+    def _task(self, kind: Literal["round", "busy"], place: int) -> protocol.Task:
         measure = self.settings.measure
-        update = {
-            "max_time": most,
-            "min_time": most if most == FOREVER else min(measure.min_time, most),
-            "case_timeout": max(measure.case_timeout, 4 * most),
-        }
+        update = {"max_time": MOST_TIME, "min_time": min(measure.min_time, MOST_TIME)}
+        if kind == "busy":
+            update = {"max_time": TURN, "min_time": TURN}
+        update["case_timeout"] = max(measure.case_timeout, 4 * MOST_TIME)
         return protocol.Task(
-            kind="round",
+            kind=kind,
             settings=self.settings.model_copy(update={"measure": measure.model_copy(update=update)}),
             cases=self.cases,
             modules=self.modules,
@@ -135,11 +135,11 @@ class _Check:
 
     @contextmanager
     def _busy(self, places: Sequence[int]) -> Iterator[None]:
-        """Keep the devices at ``places`` sampling, until the with block is left."""
+        """Keep the devices at ``places`` at work, until the with block is left."""
         with ExitStack() as stack:
             workers = []
             for place in places:
-                worker = self.launcher.start(self._task(place, FOREVER), self.stop.descriptor)
+                worker = self.launcher.start(self._task("busy", place), self.stop.descriptor)
                 workers.append(stack.enter_context(worker))
                 stack.enter_context(self.stop.killing(worker.kill))
             deadline = time.monotonic() + STARTUP
@@ -148,15 +148,13 @@ class _Check:
             yield
 
     def _await_sampling(self, worker: Worker, device: str, deadline: float) -> None:
-        """Hear a worker out until it samples, or has done so where time is virtual."""
+        """Hear a worker out until it samples, or has called every case once; it says no more."""
         while True:
             message = worker.next(deadline)
             if self.stop.requested:
                 raise Interrupted("interrupted before anything was measured")
             match message:
-                case protocol.Begin(stage=stage) if stage in REGIMES and stage != "first":
-                    return
-                case protocol.End():
+                case protocol.Begin(samples=True) | protocol.End():
                     return
                 case protocol.Hello(fingerprint=own) if unlike := differences(self.fingerprint.must, own.must):
                     facts = "; ".join(f"{key} {one!r} and {other!r}" for key, (one, other) in unlike.items())

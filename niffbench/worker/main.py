@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NoReturn
 
 from pydantic import BaseModel
 
@@ -84,6 +85,26 @@ def survey(task: protocol.Task, evaluator: Evaluator, line: Line) -> None:
             evaluator.count_ahead(case)
 
 
+def stay_busy(task: protocol.Task, evaluator: Evaluator, line: Line) -> NoReturn:
+    """Measure every case over and over, until the process is ended.
+
+    Nobody listens once it samples, or has called every case: it says no more then, as a full pipe would halt it.
+    """
+    is_heard = True
+
+    def say(message: BaseModel) -> None:
+        nonlocal is_heard
+        if is_heard:
+            line.send(message)
+        match message:
+            case protocol.Begin(samples=True) | protocol.End():
+                is_heard = False
+
+    while True:
+        Round(task, evaluator, say).run()
+        say(protocol.End())
+
+
 def open_evaluator(device: Device, round_: int = 0) -> Evaluator:
     """The evaluator for ``device``; ``round_`` chooses among recorded rounds on a replay."""
     if isinstance(device, ReplayDevice):
@@ -108,10 +129,13 @@ def work(task: protocol.Task, device: Device, line: Line) -> None:
     line.send(hello)
     evaluator = open_evaluator(device, task.round)
     gc.enable()
-    if task.kind == "survey":
-        survey(task, evaluator, line)
-    else:
-        Round(task, evaluator, line.send).run()
+    match task.kind:
+        case "survey":
+            survey(task, evaluator, line)
+        case "round":
+            Round(task, evaluator, line.send).run()
+        case "busy":
+            stay_busy(task, evaluator, line)
     line.send(protocol.End())
 
 

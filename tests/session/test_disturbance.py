@@ -112,13 +112,22 @@ def test_a_resumed_run_goes_on_as_it_began(tmp_path: Path, stubs: None) -> None:
     assert {sample for record in again.records for sample in record.latency["steady"].samples} == {0.001}
 
 
-def test_devices_of_a_replay_disturb_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it was planted, for real workers on which time passes; the second is a straggler, too."""
+@pytest.mark.parametrize(
+    ("regime", "seconds"), [("steady", 1e-3), ("cold", 1e-5), ("first", 1e-3)], ids=["steady", "cold", "first"]
+)
+def test_devices_of_a_replay_disturb_each_other(
+    regime: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it was planted, for real workers on which time passes; the second is a straggler, too.
+
+    The other is busy for as long as it takes, however soon all its samples are taken, and where none is.
+    """
     monkeypatch.setattr(checking, "PAIRS", 2)
-    series = {"median": 0.001, "sigma": 0.001, "between": 0.0005}
-    trace = {"cases": [{"latency": {"steady": series}}], "pace": 1.0, "slow": [1.0, 1.4], "disturbed": 1.05}
+    monkeypatch.setattr(checking, "MOST_CASES", 1)
+    series = {"median": seconds, "sigma": 0.001, "between": 0.0005}
+    trace = {"cases": [{"latency": {regime: series}}], "pace": 1.0, "slow": [1.0, 1.4], "disturbed": 1.05}
     (tmp_path / "r.json").write_text(json.dumps(trace))
-    suite = suite_of(sizes=(14,), rounds=4, regimes='["steady"]', min_time=0.02, max_time=0.02, case_timeout=60)
+    suite = suite_of(sizes=(14,), rounds=4, regimes=f'["{regime}"]', min_time=0.02, max_time=0.02, case_timeout=60)
     device = f"replay:{tmp_path / 'r.json'}:0-1"
     run = begin(Attempt(tmp_path / "run", suite, overrides=asked("devices", device, seed=3)))
     assert keys(run) == all_keys(suite)
