@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check(task)
         if task.devices:
-            pin(task.devices, task.place)
+            _pin(task)
         device = open_device(task.settings.device, task.settings.measure.threads)
         work(task, device, line)
     except NiffbenchError as error:
@@ -169,6 +169,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"the device is lost: {error}", file=sys.stderr, flush=True)
         os._exit(LOST)  # destructors would talk to it again, and hang
     return 0
+
+
+def _pin(task: protocol.Task) -> None:
+    """Keep to the worker's share of the cores.
+
+    Raises:
+        UsageError: when one of the devices is not there.
+    """
+    try:
+        pin(task.devices, task.place)
+    except Exception:
+        for spec in task.devices:
+            open_device(spec)  # what is wrong with it is said here
+        raise
 
 
 def _check(task: protocol.Task) -> None:

@@ -189,6 +189,15 @@ def test_what_only_engines_know_is_refused(tmp_path: Path, options: dict[str, An
         pass
 
 
+def test_cards_that_are_not_there_are_one_clear_message(tmp_path: Path, call: Call) -> None:
+    """Said by real workers, as of one card."""
+    alone, several = (
+        call("run", "smoke", *card) for card in (["--device", "cuda:98"], ["--devices", "cuda:98-99"])
+    )
+    assert alone.stderr.startswith("niffbench: --device cuda:98: torch ")
+    assert (several.returncode, several.stderr) == (2, alone.stderr)
+
+
 def test_devices_and_another_place_or_device_are_one_too_many(tmp_path: Path, call: Call) -> None:
     for more in (["--device", "cpu"], ["--on", "ray"]):
         done = call("run", "smoke", "--devices", "cuda:0-1", *more, "--out", "new")
