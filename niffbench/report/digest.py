@@ -63,7 +63,7 @@ class Cell:
     @property
     def counted(self) -> bool:
         """Whether rounds that differ are no noise: something else was executed."""
-        return self.metric.exact or self.metric.counted
+        return self.metric.certainty != "by rounds"
 
     @property
     def exact(self) -> bool:
@@ -72,12 +72,9 @@ class Cell:
 
     @cached_property
     def estimate(self) -> float:
-        """What stands for the rounds: their median, or the largest; of what is counted, the most frequent."""
-        if self.counted:
-            return Counter(self.rounds.values()).most_common(1)[0][0]
-        if self.metric.over_rounds == "largest":
-            return self.metric.of_rounds(list(self.rounds.values()))
-        return self.metric.of_rounds(self.replicates)
+        """What stands for the rounds; where that is their median, for the members of a fleet."""
+        is_median = not self.counted and self.metric.over_rounds == "median"
+        return self.metric.of_rounds(self.replicates if is_median else list(self.rounds.values()))
 
     @cached_property
     def replicates(self) -> list[float]:
@@ -100,8 +97,8 @@ class Cell:
             return exactly(self.estimate, CONFIDENCE)
         if self.counted:
             return counted(self.estimate, list(self.rounds.values()), CONFIDENCE, len(self.rounds))
-        if self.metric.over_rounds == "largest":
-            return Interval(self.estimate, None, None, CONFIDENCE, len(self.rounds), "largest", "of all rounds")
+        if (method := self.metric.over_rounds) != "median":
+            return Interval(self.estimate, None, None, CONFIDENCE, len(self.rounds), method, "of all rounds")
         return median_of_rounds(self.replicates, confidence=CONFIDENCE)
 
     @cached_property

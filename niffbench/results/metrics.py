@@ -6,6 +6,7 @@ Frame, CSV, Parquet, JSON, terminal, reports, plots, exports, the pytest plugin 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -66,7 +67,7 @@ class Metric:
         exact: every round must find the same, so that one is enough.
         counted: it is counted, not timed, so that one round is enough too, and rounds that differ are no
             noise: something else was executed. All others are noisy, and known by an interval over rounds.
-        over_rounds: what stands for several rounds.
+        over_rounds: what stands for several rounds, unless it is counted.
         compared: a ratio to the baseline means something.
         statuses: those of a record in which the value means anything; what needs no running is known of a
             failed case too.
@@ -86,7 +87,7 @@ class Metric:
     better: Literal["lower", "higher"] | None = "lower"
     exact: bool = False
     counted: bool = False
-    over_rounds: Literal["median", "largest"] = "median"
+    over_rounds: Literal["median", "largest", "smallest"] = "median"
     compared: bool = False
     statuses: frozenset[Status] = MEASURED
     plausible: tuple[float, float] = (-LARGEST, LARGEST)
@@ -100,8 +101,15 @@ class Metric:
         return "exactly" if self.exact else "counted" if self.counted else "by rounds"
 
     def of_rounds(self, values: Sequence[float]) -> float:
-        """What stands for the values of several rounds, of which there is one at least."""
-        return median(values) if self.over_rounds == "median" else max(values)
+        """What stands for the values of several rounds, of which there is one at least.
+
+        Of what is counted it is the most frequent: between two choices of engines lies a value that none has.
+        """
+        if self.certainty != "by rounds":
+            return Counter(values).most_common(1)[0][0]
+        if self.over_rounds == "median":
+            return median(values)
+        return max(values) if self.over_rounds == "largest" else min(values)
 
 
 def round_value(record: Record, metric: Metric) -> float | Reason:
@@ -313,8 +321,14 @@ def _error(key: str, part: str, title: str, meaning: str, shown: tuple[Place, ..
     )
 
 
-def _machine(part: str, title: str, unit: str, meaning: str) -> Metric:
-    """The machine around a case while it was sampled."""
+def _machine(
+    part: str,
+    title: str,
+    unit: str,
+    meaning: str,
+    over_rounds: Literal["largest", "smallest"] = "largest",
+) -> Metric:
+    """The machine around a case while it was sampled; the worst of all rounds stands for them."""
     return Metric(
         key=part,
         title=title,
@@ -323,7 +337,7 @@ def _machine(part: str, title: str, unit: str, meaning: str) -> Metric:
         meaning=meaning,
         family="machine",
         better=None,
-        over_rounds="largest",
+        over_rounds=over_rounds,
     )
 
 
@@ -384,9 +398,11 @@ _METRICS = (
     _memory("workspace", "workspace memory", "peak without what was predicted: what kernels took inside"),
     _memory("saved", "saved memory", "what autograd kept for backward"),
     _memory("output", "output memory", "the result"),
-    _memory("reserved", "reserved memory", "what the allocator's pool grew by (CUDA)"),
+    _memory("reserved", "reserved memory", "what the allocator's pool grew by in one warm call (CUDA)"),
     _memory(
-        "device_delta", "device memory", "what the card as a whole lost: pool, plans, libraries' own memory (CUDA)"
+        "device_delta",
+        "device memory",
+        "what the card's free memory shrank by in one warm call: no plans, no libraries, which were there (CUDA)",
     ),
     _count(
         "flops",
@@ -491,7 +507,7 @@ _METRICS = (
     ),
     _machine("load", "load", "", "load average per core"),
     _machine("others", "others' load", "share", "other processes' share of the processor while it was sampled"),
-    _machine("sm_clock", "SM clock", "MHz", "clock of the card's multiprocessors"),
+    _machine("sm_clock", "SM clock", "MHz", "clock of the card's multiprocessors", "smallest"),
     _machine("temperature", "temperature", "°C", "of the card"),
     _machine("power", "power", "W", "drawn by the card"),
     *map(_samples_metric, REGIMES),

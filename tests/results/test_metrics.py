@@ -10,16 +10,19 @@ import pytest
 from synthetic import World, make
 
 from niffbench.case import REGIMES
+from niffbench.report.digest import Cells
 from niffbench.results import (
     REGISTRY,
     CostRecord,
     Latency,
+    MachineState,
     Memory,
     Reason,
     Record,
     Run,
     Status,
     frame,
+    over_rounds,
     round_value,
 )
 from niffbench.results.metrics import UNUSABLE
@@ -97,6 +100,36 @@ def test_every_number_of_a_record_is_a_metric_and_every_regime_has_its_own() -> 
         ),
     )  # fmt: skip
     assert set(range(1001, 1010)) <= {round_value(numbered, metric) for metric in REGISTRY.values()}
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "stands"),
+    [
+        ({"memory": "peak"}, [200, 100, 100, 700], 100),
+        ({"memory": "peak"}, [100, 200], 100),
+        ({"memory": "device_delta"}, [100, 200], 150),
+        ({"machine": "sm_clock"}, [1900.0, 1200.0, 1900.0], 1200.0),
+        ({"machine": "temperature"}, [40.0, 70.0, 41.0], 70.0),
+        ({"cost": "closed"}, [30, 10, 10], 10),
+    ],
+    ids=str,
+)
+def test_one_rule_says_what_stands_for_rounds(part: dict[str, str], values: list[float], stands: float) -> None:
+    """To who reads records and to who reads a report; of what is counted no value that no round had."""
+    [(whole, name)] = part.items()
+    bare = replace(
+        MEASURED,
+        machine=MachineState(),
+        memory=Memory(peak=1, resident=1, output=1),
+        cost=CostRecord(closed=1, closed_forward=1, steps=[], bytes_floor=1, bytes_own=None),
+    )
+    records = [
+        replace(bare, round=number, **{whole: replace(getattr(bare, whole), **{name: value})})
+        for number, value in enumerate(values)
+    ]
+    key = {"peak": "memory_peak", "device_delta": "memory_device_delta", "closed": "flops"}.get(name, name)
+    assert over_rounds(records)[key] == stands
+    assert Cells(records)[key].estimate == stands
 
 
 def test_how_much_of_a_padded_kernel_meets_the_image_is_said_of_those_alone() -> None:
