@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _RANDOM = ("Dropout", "DropPath", "StochasticDepth", "DropBlock")
-"""Names of modules that draw in training: without them a call can be compared with a reference."""
+"""In the names of modules that draw in training: without them a call can be compared with a reference."""
+
+_SHARES = ("dropout", "dropout_p", "drop_prob", "drop_rate", "attention_dropout")
+"""Attributes by which modules of any name, as attention and recurrent ones, drop in training."""
 
 _SWITCHES = ("relu", "threshold", "hardtanh", "hardswish", "hardsigmoid", "max_pool", "clamp", "where", "aten.max")
 """In the names of operations whose units switch."""
@@ -340,11 +343,15 @@ def _materialise(module: nn.Module, case: Case) -> None:
 
 def _without_chance(module: nn.Module) -> nn.Module:
     """``module`` with nothing drawn in training: only so can a call be compared with a reference."""
+    from torch import nn
+
     for part in module.modules():
-        if type(part).__name__.startswith(_RANDOM):
-            for name in ("p", "drop_prob"):
-                if isinstance(getattr(part, name, None), float):
-                    setattr(part, name, 0.0)
+        draws = any(mark in kind.__name__ for kind in type(part).mro() for mark in _RANDOM)
+        for name, value in dict(vars(part)).items():
+            if isinstance(value, float) and (name in _SHARES or (draws and name == "p")):
+                setattr(part, name, 0.0)
+        if isinstance(part, nn.RReLU):
+            part.lower = part.upper = (part.lower + part.upper) / 2  # its slope in evaluation
     return module
 
 

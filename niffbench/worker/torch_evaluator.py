@@ -35,7 +35,7 @@ from niffbench.worker.evaluator import Workload
 from niffbench.worker.failures import Wrong, explain
 from niffbench.worker.remembered import file_for, remembered
 from niffbench.worker.shared import Made, Store
-from niffbench.worker.tolerance import EXACT, HOPELESS, tolerance, tolerance_of_gradients
+from niffbench.worker.tolerance import EXACT, HOPELESS, is_wrong, tolerance, tolerance_of_gradients
 from niffbench.worker.workload import TorchWorkload, build, input_of, output_gradient
 
 HEAVY = 5e9
@@ -135,6 +135,7 @@ class TorchEvaluator:
 
         Raises:
             Wrong: for an operator that changes its input or the process, or gives another shape than before.
+            NotImplementedError: for one that is beyond its tolerance because it draws at random.
         """
         assert isinstance(workload, TorchWorkload)
         assert isinstance(output, Tensor)
@@ -154,13 +155,27 @@ class TorchEvaluator:
             gradients = self._gradients(workload, equivalence, allowed)
         workload.checked()
         reference = self._store.reference(case, equivalence, lambda weights: self._reference(case, weights))
-        errors = numerics.compare(output, reference, allowed)
-        return replace(
-            errors,
+        errors = replace(
+            numerics.compare(output, reference, allowed),
             gradient=gradients.worst,
             exact_gradient=gradients.exact,
             gradients_left_out=gradients.left_out,
         )
+        if is_wrong(errors) and self._draws(workload, allowed):
+            mode = "training" if case.problem.mode == "training" else "evaluation"
+            raise NotImplementedError(f"it draws at random in {mode}, so that there is nothing to compare it with")
+        return errors
+
+    def _draws(self, workload: TorchWorkload, allowed: float) -> bool:
+        """Whether what it gives is the same with the same seed alone."""
+        outputs = []
+        with torch.random.fork_rng([] if self.device.capabilities.host else [self._place]), workload.scope():
+            for seed in (0, 0, 1):
+                torch.manual_seed(seed)
+                outputs.append(workload.call().detach().double())
+        workload.reset()
+        again, other = (is_wrong(numerics.compare(output, outputs[0], allowed)) for output in outputs[1:])
+        return other and not again
 
     def _rounds_products(self, workload: TorchWorkload) -> bool:
         """Whether TF32 was on and there was something for it to round: convolutions or matrix products."""

@@ -119,6 +119,55 @@ class Random(nn.Module):
         return self.inner(x)
 
 
+class Plain(nn.Dropout):
+    """Dropout by another name."""
+
+
+class Chancy(nn.Module):
+    """Draws in every way of torch's."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        drops = nn.AlphaDropout(0.3), nn.FeatureAlphaDropout(0.3), Plain(0.3)
+        self.inner = nn.Sequential(nn.Conv2d(channels, channels, 1), *drops, nn.RReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+class Encoder(nn.Module):
+    """Attention among the pixels, as it comes: what it weighs is dropped in training."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.TransformerEncoderLayer(channels, 2, 16, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
+
+
+class Recurrent(nn.Module):
+    """Two layers along the rows, with dropout between them."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.inner = nn.GRU(width, width, num_layers=2, dropout=0.5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.flatten(0, 1))[0].reshape(x.shape)
+
+
+class Noisy(nn.Module):
+    """Adds noise that nobody can switch off."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) + torch.randn_like(x) if self.training else self.inner(x)
+
+
 class Strided(nn.Module):
     """Gives a smaller image."""
 

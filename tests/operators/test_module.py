@@ -209,11 +209,24 @@ def become(evaluator: TorchEvaluator, case: Case) -> str:
 
 @pytest.mark.parametrize("mode", ["inference", "training"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-@pytest.mark.parametrize("name", ["Normalised", "Counting", "Random", "Strided", "Tied", "Lazy", "made", "Given"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Normalised", "Counting", "Random", "Chancy", "Encoder", "Recurrent"),
+        *("Strided", "Tied", "Lazy", "made", "Given"),
+    ],
+)
 def test_whatever_is_a_module_is_right_in_its_mode(
     evaluator: TorchEvaluator, name: str, dtype: str, mode: str
 ) -> None:
     [case] = suite_of(f"own_modules.py:{name}", dtype=dtype, mode=mode, batch=3)
+    assert become(evaluator, case) == "ok"
+
+
+def test_what_still_draws_at_random_is_no_wrong_module(evaluator: TorchEvaluator) -> None:
+    [case] = suite_of("own_modules.py:Noisy", mode="training")
+    assert become(evaluator, case).startswith("unsupported: it draws at random in training")
+    [case] = suite_of("own_modules.py:Noisy", mode="inference")
     assert become(evaluator, case) == "ok"
 
 
