@@ -58,9 +58,17 @@ class WholeNetwork(Operator):
                 return f"folded=yes needs mode = inference, got {p.mode}"
             if "execution" in self.options and not str(case.option("execution")).startswith("auto"):
                 return f"folded=yes needs execution = auto or auto-cached, got {case.option('execution')}"
-        alone = p.batch * (p.height // STRIDE) * (p.width // STRIDE) == 1
-        if p.mode == "training" and alone and not self.network.base.startswith("convnext"):
-            return "cannot normalise over a single value in training: needs batch ≥ 2, or at least 64×32 pixels"
+        if p.mode == "training" and p.batch == 1 and not self.network.base.startswith("convnext"):
+            *_, last = (
+                site.made
+                for site in sites(self.network.base, p.height, p.width, p.channels_out)
+                if isinstance(site, Convolution)
+            )
+            if last == (1, 1):
+                return (
+                    "cannot normalise over a single value in training: "
+                    f"needs batch ≥ 2, or more than {p.height}×{p.width} pixels, whose last map is 1×1"
+                )
         return None
 
     def equivalence(self, case: Case) -> str:

@@ -310,6 +310,27 @@ def test_refusals_say_what_would_be_right(name: str, change: dict[str, object], 
     assert text in refusal
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "densenet121"])
+def test_a_single_image_is_trained_on_unless_torchvision_cannot_normalise_it(name: str) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    model = torchvision.models.get_model(name, weights=None).train()
+    for height, width in ((32, 32), (32, 33), (48, 48), (63, 63), (64, 32)):
+        case = network(name, replace(IMAGES, mode="training", batch=1, height=height, width=width))
+        refusal = catalogue()[case.operator].refusal(case) or ""
+        assert (refusal == "") == _normalises(model, height, width)
+        assert refusal == "" or f"more than {height}×{width} pixels" in refusal
+
+
+def _normalises(model: nn.Module, height: int, width: int) -> bool:
+    """Whether its maps of a single image have more than one pixel."""
+    try:
+        with torch.no_grad():
+            model(torch.randn(1, 3, height, width))
+    except ValueError:
+        return False
+    return True
+
+
 def test_folding_needs_inference_and_layers_that_choose() -> None:
     operator = catalogue()["network/mobilenet_v2-niff"]
     refused = (("training", "auto", "mode = inference"), ("inference", "rfft", "execution = auto"))
