@@ -509,7 +509,10 @@ def image_channels(model: nn.Module) -> int:
 
 
 def _traced(model: nn.Module, height: int, width: int) -> dict[str, tuple[int, int]]:
-    """The sizes that :func:`feature_maps` tells; ValueError if the network cannot take such an input."""
+    """The sizes that :func:`feature_maps` tells; ValueError if the network cannot take such an input.
+
+    What meta tensors cannot follow, as tensors that are no buffers or branches on values, is called as it is.
+    """
     sizes: dict[str, tuple[int, int]] = {}
     handles = []
     for name, module in model.named_modules():
@@ -525,12 +528,22 @@ def _traced(model: nn.Module, height: int, width: int) -> dict[str, tuple[int, i
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     try:
         model.eval()
-        with unset_fake_temporarily(), torch.no_grad():  # plain meta tensors are ten times faster than fake ones
-            images = torch.empty(1, image_channels(model), height, width, device="meta")
-            weights = {
-                name: torch.empty(value.shape, dtype=value.dtype, device="meta") for name, value in state.items()
-            }
-            torch.func.functional_call(model, weights, (images,))
+        shape = 1, image_channels(model), height, width
+        try:
+            with (
+                unset_fake_temporarily(),
+                torch.no_grad(),
+            ):  # plain meta tensors are ten times faster than fake ones
+                weights = {
+                    name: torch.empty(value.shape, dtype=value.dtype, device="meta")
+                    for name, value in state.items()
+                }
+                torch.func.functional_call(model, weights, (torch.empty(shape, device="meta"),))
+        except Exception:  # what is wrong with the network itself comes up again
+            sizes.clear()
+            like = next(model.parameters(), torch.empty(0))
+            with torch.no_grad():
+                model(torch.zeros(shape, dtype=like.dtype, device=like.device))
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"{type(model).__name__} cannot take an input of {height}×{width}: {reason}") from error

@@ -203,12 +203,12 @@ class UserNetwork(UserOperator):
     engines: tuple[str, ...] = ()
 
     def traits(self, case: Case) -> Traits:
-        replaced = bool(self._replace(case))
+        became = self._became(case)
         return replace(
             super().traits(case),
-            boundary="circular" if replaced else "zero",
-            base=self.name if replaced else None,
-            layers="niff" if replaced else "dense",
+            boundary="circular" if became - {"pointwise"} else "zero",  # a 1×1 convolution has no boundary
+            base=self.name if became else None,
+            layers="niff" if became else "dense",
         )
 
     def refusal(self, case: Case) -> str | None:
@@ -223,7 +223,12 @@ class UserNetwork(UserOperator):
         return None
 
     def is_published(self, case: Case) -> bool:
-        return bool(self._replace(case)) and self._execution(case) == "published"
+        return bool(self._became(case)) and self._execution(case) == "published"
+
+    @classmethod
+    def _became(cls, case: Case) -> set[str]:
+        """What layers were replaced by."""
+        return {*cls._replace(case).values()} - {"keep"}
 
     @staticmethod
     def _replace(case: Case) -> dict[str, str]:

@@ -316,4 +316,16 @@ def network(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.GELU(), nn.Conv2d(6, 6, 1), *pooled)
 
 
+class Centred(nn.Module):
+    """A network that takes away a mean that is no buffer, of images that are not dark."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.mean = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)
+        self.body = network(num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x - self.mean if x.abs().max().item() > 0.1 else x)
+
+
 classifier = network(5)

@@ -638,6 +638,31 @@ def test_a_network_that_is_made_already_is_converted(evaluator: TorchEvaluator) 
     assert become(evaluator, case) == "ok"
 
 
+def test_a_network_that_no_meta_tensor_goes_through_is_converted(evaluator: TorchEvaluator) -> None:
+    """One with a tensor that is no buffer, and a branch on a value."""
+    row = "own_modules.py:Centred replace.conv3x3=split"
+    [case] = suite_of(row, channels=3, channels_out=5, size=16)
+    assert become(evaluator, case) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("rule", "boundary", "layers"),
+    [
+        ("replace.conv1x1=pointwise", "zero", "niff"),
+        ("replace.conv1x1=pointwise replace.conv3x3=keep", "zero", "niff"),
+        ("replace.conv1x1=pointwise replace.conv3x3=split", "circular", "niff"),
+        ("replace.depthwise=depthwise", "circular", "niff"),
+        ("replace.conv3x3=keep", "zero", "dense"),
+    ],
+)
+def test_a_network_is_circular_where_a_layer_that_has_a_boundary_is_replaced(
+    rule: str, boundary: str, layers: str
+) -> None:
+    [case] = suite_of(f"own_modules.py:network {rule}", channels=3, channels_out=5, size=16)
+    traits = catalogue()[case.operator].traits(case)
+    assert (traits.boundary, traits.layers) == (boundary, layers)
+
+
 def test_a_network_of_ones_own_trains_and_chooses(evaluator: TorchEvaluator) -> None:
     row = "own_modules.py:network replace.conv3x3=split replace.conv1x1=pointwise execution=auto"
     [case] = suite_of(row, channels=3, channels_out=5, size=16, batch=2, mode="training")
