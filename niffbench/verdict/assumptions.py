@@ -24,6 +24,7 @@ from niffbench.device import Device, open_device
 from niffbench.lengths import fft_flops
 from niffbench.niff import NiffDepthwise
 from niffbench.results import Ceilings
+from niffbench.verdict.archive import save
 from niffbench.worker import ceilings
 from niffbench.worker.probe import Probe
 
@@ -342,7 +343,7 @@ def main(place: str, out: Path) -> None:
         measured = ceilings.measure(device, there, ["float32"])
     for finding in check_all(Card(device, there, measured)):
         findings.append(asdict(finding))
-        out.write_text(json.dumps(findings, indent=1), encoding="utf-8")
+        save(out, json.dumps(findings, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -233,6 +233,8 @@ def test_results(place: Path) -> list[tuple[str, str, str]]:
         except ElementTree.ParseError:  # its writer was killed
             continue
         for case in cases:
+            if case.get("name") is None:  # it was interrupted
+                continue
             name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
             fault = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
             kind = "passed" if fault is None else "skipped" if fault.tag == "skipped" else "failed"

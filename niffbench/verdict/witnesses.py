@@ -23,6 +23,7 @@ from niffbench.device import Device, open_device
 from niffbench.device.base import Runner
 from niffbench.operators.catalogue import catalogue
 from niffbench.suite import Measure, Regime, expand, parse
+from niffbench.verdict.archive import save
 from niffbench.worker.latency import Sampler
 from niffbench.worker.probe import Probe
 from niffbench.worker.torch_evaluator import TorchEvaluator
@@ -255,7 +256,7 @@ def main(place: str, out: Path) -> None:
     rows: list[dict[str, object]] = []
     for witness in witnesses(open_device(place)):
         rows.append({**asdict(witness), "difference": witness.difference})
-        out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        save(out, json.dumps(rows, indent=1).encode())
 
 
 if __name__ == "__main__":

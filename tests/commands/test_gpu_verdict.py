@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -220,22 +221,37 @@ def test_a_step_that_breaks_in_whatever_way_stops_no_other(tmp_path: Path) -> No
 
 
 def test_tests_that_failed_have_failed_though_the_rest_was_cut(tmp_path: Path) -> None:
-    """One that fails, then one that outlasts the step; and in the next step a file that cannot be imported."""
-    slow, torn, short = tmp_path / "test_slow.py", tmp_path / "test_torn.py", tmp_path / "test_short.py"
-    head = "import time\nimport pytest\npytestmark = pytest.mark.cuda\n"
-    slow.write_text(f"{head}def test_fails():\n    assert 0\n\ndef test_lasts():\n    time.sleep(100)\n")
-    short.write_text(f"{head}def test_lasts():\n    time.sleep(100)\n")
-    torn.write_text("import what_is_not_there\n")
+    """One fails before another lasts too long; one alone lasts too long; a file cannot be imported."""
+    begun = tmp_path / "begun"
+    lasting = f"def test_lasts():\n    open({str(begun)!r}, 'w')\n    time.sleep(1000)\n"
+    codes = {
+        "both": f"def test_fails():\n    assert 0\n\n{lasting}",
+        "long": lasting,
+        "torn": "import not_there\n",
+    }
     with Interrupts() as stop:
         job = Job(Settings("cpu", 1, None, ()), tmp_path / "out", stop, lambda: None, time.monotonic() + 600)
+
+        def cut() -> None:
+            wait_for(begun.exists)
+            job.until = time.monotonic()
+
         outcomes = {}
-        for path in (slow, short, torn):
-            job.until = time.monotonic() + (600 if path is torn else 10)
-            outcomes[path] = verdict_steps.run_tests(job, path.stem, [path], 1)
-    assert outcomes[slow].status == "failed"
-    assert outcomes[slow].detail.endswith("the rest was cut")
-    assert outcomes[short].status == "cut"
-    assert outcomes[torn].status == "failed"
+        for name, code in codes.items():
+            path = tmp_path / f"test_{name}.py"
+            path.write_text(f"import time\nimport pytest\npytestmark = pytest.mark.cuda\n\n{code}")
+            begun.unlink(missing_ok=True)
+            job.until = job.deadline
+            if lasting in code:
+                threading.Thread(target=cut, daemon=True).start()
+            outcomes[name] = verdict_steps.run_tests(job, name, [path], 1)
+    assert {name: outcome.status for name, outcome in outcomes.items()} == {
+        "both": "failed",
+        "long": "cut",
+        "torn": "failed",
+    }
+    assert outcomes["both"].detail == "1 failed; the rest was cut"
+    assert "passed" not in outcomes["long"].detail
 
 
 def test_a_gathering_that_fails_leaves_the_step_and_the_next_alone(
