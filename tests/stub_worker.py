@@ -4,7 +4,8 @@ in milliseconds. ``STUB_WORKER`` holds its script, JSON:
     {"pause": 0.001, "free": 1000, "must": {"device": "fake"}, "predict": {"depthwise": 100},
      "start": "exit", "faults": [{"kernel": 7, "round": 0, "height": 14, "do": "kill", "once": "FILE"}]}
 
-``pause``: seconds a case takes. ``note``: what it says of its round. ``start``: what happens instead of hello,
+``pause``: seconds a case takes; ``slow``: {round: seconds that each of its cases takes, it says, once}. ``note``:
+what it says of its round. ``start``: what happens instead of hello,
 ``ceilings`` instead of their measurement (``fail``: it says why there are none), beside which ``others`` use that
 share of the processor. ``nodes`` and ``cards``: what the engine calls its machine, and its device's identity, of
 each round in turn. ``racks``, ``refusing`` and ``modules``: facts, what is refused, and hashes of the user's
@@ -143,6 +144,8 @@ class Stub:
                 more = {"cost": cost, "numerics": numerics} if self.script.get("cost") else {}
                 if chosen := self.script.get("chosen", {}).get(case["operator"]):
                     more["chosen"] = chosen
+                if (once := self.script.get("slow", {}).get(str(self.task["round"]))) is not None:
+                    more |= {"elapsed": once + 0.002, "measuring": 0.001, "once": once}
                 if factor := self.slowness():
                     more["latency"] = {"steady": {"samples": [0.001 * factor] * 2}}
                 self.send(type="finished", record=record(case, self.task["round"], **more))

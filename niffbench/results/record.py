@@ -262,7 +262,7 @@ class Record(_Part):
 
     Attributes:
         elapsed: the wall time of the case in this round in seconds, ``measuring`` the part of it in sampling
-            and the energy pass. ``energy`` in joules a call.
+            and the energy pass, ``once`` the part that later rounds have no need of. ``energy`` in joules a call.
         chosen: the engine of each layer that chooses one by measuring (NIFF's ``auto``), in the network's
             order; the cost is then that of these.
         output: the output's shape where it is none of an image as large as the input, of a layer.
@@ -289,6 +289,7 @@ class Record(_Part):
     available: Count | None = None
     elapsed: Seconds = 0.0
     measuring: Seconds = 0.0
+    once: Seconds = 0.0
     node: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     device_id: Annotated[str, Field(pattern="^[0-9a-f]{12}$")] | None = None
 

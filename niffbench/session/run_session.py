@@ -95,7 +95,7 @@ class RunSession:
         self._unheard = unheard
         self._budget_began = began - (manifest.wall or 0.0)
         self._done = {(record.id, record.round) for record in done}
-        self._overheads = [record.elapsed - record.measuring for record in done if record.elapsed > 0]
+        self._overheads = [_overhead(record) for record in done if record.elapsed > 0]
         self._checked: dict[str, list[protocol.Checked]] = {}
         for record in done:
             self._note_checked(record)
@@ -454,7 +454,7 @@ class RunSession:
         return allowed
 
     def _overhead(self) -> float:
-        """Seconds of a round that are not sampling: as forecast at first, then as seen."""
+        """Seconds of a later round that are not sampling: as forecast at first, then as seen."""
         if not self._overheads:
             return self.plan.overhead
         mean = sum(self._overheads) / len(self._overheads)
@@ -524,7 +524,7 @@ class RunSession:
             self._refinement.add(record)
         self._units.answered(record.round, record.id)
         if record.elapsed > 0:
-            self._overheads.append(record.elapsed - record.measuring)
+            self._overheads.append(_overhead(record))
             self._elapsed.append(record.elapsed)
         self._note_checked(record)
         self._observer.record(record)
@@ -540,3 +540,8 @@ class RunSession:
                     engines=record.chosen, numerics=record.numerics, cost=record.cost, memory=record.memory
                 )
             )
+
+
+def _overhead(record: Record) -> float:
+    """Seconds of a case that a later round needs, too, and that are not sampling."""
+    return max(record.elapsed - record.measuring - record.once, 0.0)

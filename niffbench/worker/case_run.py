@@ -19,7 +19,7 @@ from niffbench.worker.latency import around
 
 @dataclass
 class CaseRun:
-    """``case`` in the making. ``workload`` is there while it can be run; times in seconds.
+    """``case`` in the making. ``workload`` is there while it can be run; times in seconds, as in its record.
 
     ``first`` is what the first call took, asked for or not.
     """
@@ -42,6 +42,7 @@ class CaseRun:
     note: str | None = None
     elapsed: float = 0.0
     measuring: float = 0.0
+    once: float = 0.0
 
     def pace(self, regime: Regime) -> float:
         """Seconds a call is known to take before ``regime`` is sampled; 0 if unknown.
@@ -91,6 +92,7 @@ class CaseRun:
             available=None if failure is None else failure.available,
             elapsed=self.elapsed,
             measuring=self.measuring,
+            once=self.once,
         )
 
 

@@ -36,6 +36,9 @@ T = TypeVar("T")
 TOY_CHANNELS, TOY_SIDE = 8, 32
 """Large enough for the deepest of the networks."""
 
+ONCE: frozenset[protocol.Stage] = frozenset({"predict", "numerics", "cost"})
+"""What is found out once, of the same choice."""
+
 NOT_CAPTURED = "not captured"
 """Flag of the regime ``graph`` where a case cannot be captured as a CUDA graph."""
 
@@ -200,6 +203,7 @@ class Round:
             if evaluator.compiled_so_far() != before:  # in another order of cases another would have had to
                 del workload, output
                 case_run.workload = None
+                case_run.once = case_run.elapsed
                 workload, output = self._first(case_run)
             choice = evaluator.choice(workload)
             if choice is not None:
@@ -375,7 +379,9 @@ class Round:
         try:
             yield
         finally:
-            case_run.elapsed += self._device.clock() - begun
+            taken = self._device.clock() - begun
+            case_run.elapsed += taken
+            case_run.once += taken if stage in ONCE else 0.0
 
 
 def toy(case: Case) -> Case:

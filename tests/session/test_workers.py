@@ -247,6 +247,13 @@ def test_a_budget_measures_every_case_once_and_says_what_it_cut(tmp_path: Path) 
     assert run.manifest.settings.budget == 0.2
 
 
+def test_what_only_a_first_round_takes_is_not_expected_of_later_ones(tmp_path: Path) -> None:
+    suite = suite_of(rounds=3)
+    run = Attempt(tmp_path, suite, {"slow": {"0": 1000.0}}, asked(budget=100.0)).begin()
+    assert keys(run) == all_keys(suite)
+    assert {record.status for record in run.records} == {"ok"}
+
+
 def test_a_session_sleeps_while_a_worker_measures(tmp_path: Path) -> None:
     spent: list[float] = []
 
