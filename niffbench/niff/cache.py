@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from niffbench.niff.autograd import transformed
 from niffbench.niff.grid import Made, Remembered
 from niffbench.niff.native import build
 
@@ -56,8 +57,11 @@ class Cache:
     def get(self, parameters: tuple[Tensor, ...], key: tuple[object, ...], make: Callable[[], Made]) -> Made:
         """``make()``, or what it returned for ``key`` since the parameters last changed.
 
+        Under ``torch.func`` and forward differentiation it is made in every call.
         ``torch.compile`` breaks its graph here, since what is kept lives outside any graph.
         """
+        if transformed():  # What is made then may belong to the transform, as the parameters may.
+            return make()
         for parameter in parameters:
             if parameter.is_inference():  # Such a tensor keeps no version counter.
                 return make()
@@ -116,7 +120,7 @@ class Watch:
                     self._sum = give, now
                     changed()
                 return
-            give = _sum_of([one for one in weights if one.is_cpu and one.is_contiguous() and _address(one)])
+            give = _sum_of([one for one in weights if one.is_cpu and _address(one)])
             self._before, self._sum = (objects, state), (give, give())
             changed()
 
@@ -128,21 +132,30 @@ class Watch:
 
 
 def _sum_of(tensors: Sequence[Tensor]) -> Callable[[], int]:
-    """What gives a sum over all bits of contiguous tensors on a CPU, which somebody keeps where they are."""
+    """What gives a sum over all bits of tensors on a CPU, which somebody keeps where they are.
+
+    Of what lies between the numbers of one that is not contiguous too, which changes nothing that matters.
+    """
     count = len(tensors)
+    places = [one.data_ptr() for one in tensors]
+    lengths = [_span(one) * one.itemsize for one in tensors]
     try:
         library = build.load("float")
     except build.Unavailable:
-        return lambda: _checksum(tensors)
-    addresses = (ctypes.c_void_p * count)(*(one.data_ptr() for one in tensors))
-    sizes = (ctypes.c_int64 * count)(*(one.numel() * one.itemsize for one in tensors))
+        return lambda: _checksum(places, lengths)
+    addresses, sizes = (ctypes.c_void_p * count)(*places), (ctypes.c_int64 * count)(*lengths)
     return lambda: int(library.niff_sum(count, addresses, sizes))
 
 
-def _checksum(tensors: Sequence[Tensor]) -> int:
+def _span(tensor: Tensor) -> int:
+    """Numbers from the first in memory to the last."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _checksum(places: Sequence[int], lengths: Sequence[int]) -> int:
     total = 0
-    for one in tensors:
-        total = zlib.crc32(one.detach().view(torch.uint8).numpy().tobytes(), total)
+    for place, length in zip(places, lengths, strict=True):
+        total = zlib.crc32(ctypes.string_at(place, length), total)
     return total
 
 

@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
+from niffbench.niff.autograd import transformed
 from niffbench.niff.steps import once
 
 Made = TypeVar("Made", Tensor, tuple[Tensor, ...])
@@ -95,7 +96,8 @@ class Remembered:
 
     They belong to no state dict, are made outside inference mode (so that a first call there does not spoil a
     later training step), and are left behind when the owner is copied or pickled: they are cheap to make again.
-    Nothing is kept while ``torch.compile`` traces, nor of a tensor's subclasses, but for fakes among fake weights.
+    Nothing is kept while ``torch.compile`` traces, or ``torch.func`` transforms and so may wrap what is made, nor
+    of a tensor's subclasses, but for fakes among fake weights.
     """
 
     def __init__(self, capacity: int = 8) -> None:
@@ -112,7 +114,8 @@ class Remembered:
         kept_as_a_fake = once() if _fake_mode(weight) is not None else nullcontext()
         with torch.inference_mode(False), torch.no_grad(), kept_as_a_fake:
             made = make()
-        if all(_is_constant(one, weight) for one in (made if isinstance(made, tuple) else (made,))):
+        every = made if isinstance(made, tuple) else (made,)
+        if not transformed() and all(_is_constant(one, weight) for one in every):
             self._entries[key] = made
             while len(self._entries) > self._capacity:
                 self._entries.popitem(last=False)

@@ -435,6 +435,37 @@ def test_weights_of_inference_mode_are_no_reason_to_be_slow() -> None:
     assert layer._constants.generation is not None
 
 
+@pytest.mark.parametrize(("kind", "form"), CASES)
+def test_transforms_over_weights(kind: str, form: str) -> None:
+    """An ensemble by ``vmap``, and forward derivatives; of layers that keep what was made of other weights."""
+    layers = [build(kind, 3, 4, seed, form=form, dtype=torch.float64).requires_grad_(False) for seed in (0, 1)]
+    x = torch.randn(2, 3, 6, 7, dtype=torch.float64)
+    first = {name: weight.detach().clone() for name, weight in layers[0].named_parameters()}
+    tangents = {name: torch.randn_like(weight) for name, weight in first.items()}
+
+    def call(layer: SpectralLayer, weights: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(layer, weights, (x,))
+
+    published = layers[0].with_form("published")
+    _, slope = torch.func.jvp(lambda weights: call(published, weights), (first,), (tangents,))
+    stacked, _ = torch.func.stack_module_state(layers)
+    for _ in range(2):
+        expected = torch.stack([layer(x) for layer in layers])
+        together = torch.func.vmap(lambda weights: call(layers[0], weights))(stacked)
+        assert relative(together, expected) < 1e-9
+        mine = torch.func.jvp(lambda weights: call(layers[0], weights), (first,), (tangents,))[1]
+        assert relative(mine, slope) < 1e-9
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+def test_a_transform_leaves_nothing_of_its_own_behind(kind: str, form: str) -> None:
+    layer, x = build(kind, 3, 4, form=form), torch.randn(2, 3, 6, 7)
+    torch.func.grad(lambda image: layer(image).sum())(x)
+    with torch.no_grad():
+        for _ in range(3):
+            assert relative(layer(x), reference_output(layer, x)) < 1e-5
+
+
 @pytest.mark.parametrize(("kind", "form"), CACHED)
 def test_a_frozen_layer_passes_gradients_through_its_kept_filter(kind: str, form: str) -> None:
     layer = build(kind, 3, 3, form=form).requires_grad_(False)
