@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn.modules import module
 
 from niffbench.niff.steps import is_recording
 
@@ -32,6 +33,11 @@ def transformed() -> bool:
     return not torch.compiler.is_compiling() and (
         torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     )
+
+
+def hooks_of_all() -> bool:
+    """Whether hooks that are not one module's see the calls of all."""
+    return bool(module._global_forward_hooks or module._global_forward_pre_hooks)
 
 
 def wants_operations(gradient: Tensor) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from niffbench.niff import auto, native, spectral
-from niffbench.niff.autograd import compiling, exporting, unobserved, watched
+from niffbench.niff.autograd import compiling, exporting, hooks_of_all, unobserved, watched
 from niffbench.niff.layer import UNLIMITED, FilteringLayer, Limits, Settings
 from niffbench.niff.native import kernel
 
@@ -53,7 +53,8 @@ class NiffDepthwise(FilteringLayer):
             limits: least and largest of what enters, then of what leaves; at a limit the gradient is 0, as ReLU's.
             in_place: nobody needs ``x`` any more: the result may lie there.
         """
-        if not (torch.is_grad_enabled() or self._forward_hooks or self._forward_pre_hooks) and unobserved(x):
+        hooked = self._forward_hooks or self._forward_pre_hooks or hooks_of_all()
+        if not (torch.is_grad_enabled() or hooked) and unobserved(x):
             wide = shift is None or shift.dtype == torch.promote_types(x.dtype, torch.float32)
             again = self._again(x, shift, limits, in_place=in_place) if wide else None
             if again is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from niffbench.niff.autograd import compiling, unobserved, watched
+from niffbench.niff.autograd import compiling, hooks_of_all, transformed, unobserved
 from niffbench.niff.cache import Watch, changes
 from niffbench.niff.catalogue import keeping
 from niffbench.niff.depthwise import NiffDepthwise
@@ -24,6 +24,14 @@ from niffbench.niff.split import NiffSplit
 _FRESH = (nn.Conv2d, nn.BatchNorm2d, nn.Linear, SpectralLayer, Surrounded)
 """Modules whose output is no view of what they are given: nobody else sees what is done to it in place."""
 
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_ABOUT_HOOKS = (
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_is_full_backward_hook",
+)
+
 
 @torch.inference_mode(mode=False)  # Of what is made in it no version is counted, so no filter of it is kept.
 def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
@@ -33,30 +41,42 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
     split ones in a form that does without its FFTs. A batch normalisation goes into the convolution or NIFF layer
     before it, where nothing else takes what that puts out, and a ReLU or ReLU6 into the depthwise NIFF layer
     before or after it, whose C kernel has every number in a register, and which works in place where nothing else
-    takes what it is given, so that a hook which keeps that sees it change. Filters are made once and kept until
-    weights are others, however they were written: on a CPU each call looks at all of them first; elsewhere, and in
-    a compiled graph, a write through ``.data`` is not seen. On a CPU convolutions keep their channels last in
-    memory, which the C kernel takes as they are. Arguments of ``forward`` beside the images have their defaults. A
-    class derived from a layer's stays as it is: what it computes only it knows.
+    takes what it is given. Filters are made once and kept until weights are others, however they were written: on
+    a CPU each call looks at all of them first; elsewhere, and in a compiled graph, a write through ``.data`` is
+    not seen. On a CPU convolutions keep their channels last in memory, which the C kernel takes as they are.
+    Arguments of ``forward`` beside the images have their defaults.
+
+    A class derived from a layer's stays as it is: what it computes only it knows. So does what has hooks (pruned
+    weights have, too), with all that is in it; of hooks added later those that keep an output may see it change.
 
     Args:
         copied: else what is made has the layers of ``model``, which is of no use any more.
 
     Raises:
-        ValueError: for a model in training, or one that ``torch.fx`` cannot trace.
+        ValueError: for a model in training, or one that cannot be copied, or that ``torch.fx`` cannot trace.
     """
+    name = type(model).__name__
     if any(module.training for module in model.modules()):
         raise ValueError("only a model in evaluation mode can be folded: call eval() first")
-    model = copy.deepcopy(model) if copied else model
+    try:
+        model = copy.deepcopy(model) if copied else model
+    except RuntimeError as error:  # Of a weight that is pruned, say, with the graph that made it.
+        raise ValueError(f"{name} cannot be copied and so not be folded: {error}") from error
     try:
         graph = _Tracer().trace(model, _defaults(model))
-    except (fx.proxy.TraceError, TypeError) as error:
-        raise ValueError(f"{type(model).__name__} cannot be traced and so not be folded: {error}") from error
+    except Exception as error:  # Its own code meets what is no tensor, and may raise anything.
+        raise ValueError(f"{name} cannot be traced and so not be folded: {error}") from error
     made = fx.GraphModule(model, graph)
+    if _is_hooked(model):  # Those of the whole stay too, with what they may need.
+        made.__dict__.update({hooks: model.__dict__[hooks] for hooks in (*_HOOKS, *_ABOUT_HOOKS)})
+        made._parameters.update(model._parameters)
+        made._buffers.update(model._buffers)
     for node in _calls(graph):
-        layer = _ordinary(made.get_submodule(str(node.target)))
+        given = made.get_submodule(str(node.target))
+        layer = _ordinary(given)
         made.set_submodule(str(node.target), layer)
-        if isinstance(layer, nn.Sequential):  # Two calls, so that each meets what is before and after it.
+        # Of two ordinary ones two calls, so that each meets what is before and after it.
+        if layer is not given and isinstance(layer, nn.Sequential):
             node.target, first = f"{node.target}.0", node.target
             with graph.inserting_after(node):
                 second = graph.call_module(f"{first}.1", (node,))
@@ -65,10 +85,10 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
     for fold in (_fold_normalisation, _fold_activation, _place):
         for node in _calls(graph):
             fold(made, node)
+    made.delete_all_unused_submodules()
     _ask_once(made)
     for _, one in niff_layers(made):
         one.form = keeping(one.kind, one.form)
-    made.delete_all_unused_submodules()
     made.recompile()
     made.requires_grad_(False).eval()
     for weight in made.parameters():
@@ -84,10 +104,17 @@ def _defaults(model: nn.Module) -> dict[str, object]:
 
 
 class _Tracer(fx.Tracer):
-    """Sees a NIFF layer as one operation."""
+    """Sees a NIFF layer as one operation, and what has hooks, which would meet no tensors."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, SpectralLayer | Surrounded) or super().is_leaf_module(m, module_qualified_name)
+        whole = isinstance(m, SpectralLayer | Surrounded) or _is_hooked(m)
+        return whole or super().is_leaf_module(m, module_qualified_name)
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether hooks see, or change, what it is given and puts out, or the layer in it."""
+    within = (module, module.layer) if isinstance(module, Surrounded) else (module,)
+    return any(one.__dict__[hooks] for one in within for hooks in _HOOKS)
 
 
 def _calls(graph: fx.Graph) -> list[fx.Node]:
@@ -116,7 +143,7 @@ def _fold_normalisation(made: fx.GraphModule, node: fx.Node) -> None:
     normalisation, before = made.get_submodule(str(node.target)), _given(node)
     if type(normalisation) is not nn.BatchNorm2d or normalisation.running_var is None or before is None:
         return
-    if len(before.users) > 1 or not _only_call(node.graph, before):
+    if len(before.users) > 1 or not _only_call(node.graph, before) or _is_hooked(normalisation):
         return
     both = _with_normalisation(made.get_submodule(str(before.target)), normalisation)
     if both is not None:
@@ -127,9 +154,11 @@ def _fold_normalisation(made: fx.GraphModule, node: fx.Node) -> None:
 def _fold_activation(made: fx.GraphModule, node: fx.Node) -> None:
     """Into the depthwise layer before or after it, if ``node`` is one, and no other sees what it changes."""
     activation, before = made.get_submodule(str(node.target)), _given(node)
-    if not isinstance(activation, nn.ReLU | nn.ReLU6) or before is None or not _is_its_own(made, before):
+    if type(activation) not in (nn.ReLU, nn.ReLU6) or before is None or not _is_its_own(made, before):
         return
-    within = (0.0, 6.0 if isinstance(activation, nn.ReLU6) else math.inf)
+    if _is_hooked(activation):
+        return
+    within = (0.0, 6.0 if type(activation) is nn.ReLU6 else math.inf)
     after = next(iter(node.users)) if len(node.users) == 1 else None
     for layer, leaves in ((before, True), (after, False)):
         if layer is None or layer.op != "call_module" or not _only_call(node.graph, layer):
@@ -142,13 +171,13 @@ def _fold_activation(made: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _place(made: fx.GraphModule, node: fx.Node) -> None:
-    """Let a depthwise layer work in place, if ``node`` is one and what it is given is nobody else's."""
+    """Let a depthwise layer work in place, if ``node`` is one and no other, nor a hook, has what it is given."""
     layer, before = made.get_submodule(str(node.target)), _given(node)
     if type(layer) is NiffDepthwise:
         layer = Surrounded(layer, None)
         made.set_submodule(str(node.target), layer)
     if isinstance(layer, Surrounded) and _only_call(node.graph, node):
-        layer.in_place = before is not None and _is_its_own(made, before)
+        layer.in_place = before is not None and _is_its_own(made, before) and not _is_hooked(layer)
 
 
 class _Memory(nn.Module):
@@ -167,7 +196,7 @@ class _Memory(nn.Module):
         self._bytes = 0
 
     def forward(self, x: Tensor) -> Tensor | None:
-        if compiling() or watched() or type(x) is not Tensor or not x.is_cpu:
+        if compiling() or transformed() or (isinstance(x, Tensor) and not x.is_cpu):
             return None
         hooked = self._look()
         if torch.is_grad_enabled() or hooked or not unobserved(x):
@@ -183,7 +212,7 @@ class _Memory(nn.Module):
         """Drop filters of other weights; whether a layer inside another has hooks, which C would pass over."""
         around: list[object] = []
         weights: list[Tensor] = []
-        generators, hooked = [], False
+        generators, hooked = [], hooks_of_all()
         for layer in self._layers:
             inner: Any = layer
             if isinstance(layer, Surrounded):  # Attributes of a module's own take a µs each to find.
@@ -205,28 +234,35 @@ class _Memory(nn.Module):
 
 
 def _ask_once(made: fx.GraphModule) -> None:
-    """Give all depthwise layers the memory of one :class:`_Memory`, which looks at all weights of filters."""
-    layers = {
-        node: layer
-        for node in _calls(made.graph)
-        if isinstance(layer := made.get_submodule(str(node.target)), Surrounded | FilteringLayer)
-        and isinstance(layer.layer if isinstance(layer, Surrounded) else layer, FilteringLayer)
-    }
+    """Give all depthwise layers the memory of one :class:`_Memory`, which looks at all weights of filters.
+
+    Those of layers inside what stays as it is, too.
+    """
+    every = [one for one in made.modules() if isinstance(one, Surrounded | FilteringLayer)]
+    inside = [one.layer for one in every if isinstance(one, Surrounded)]
+    layers = [
+        one
+        for one in every
+        if not any(one is other for other in inside)
+        and isinstance(one.layer if isinstance(one, Surrounded) else one, FilteringLayer)
+    ]
     if not layers:
         return
     images = next(node for node in made.graph.nodes if node.op == "placeholder")
     name = "scratch_memory"
-    made.add_module(name, _Memory([*dict.fromkeys(layers.values())]))
+    calls = [(node, made.get_submodule(str(node.target))) for node in _calls(made.graph)]
+    made.add_module(name, _Memory(layers))
     with made.graph.inserting_after(images):
         memory = made.graph.call_module(name, (images,))
-    for node, layer in layers.items():
+    for node, layer in calls:
         if isinstance(layer, Surrounded) and type(layer.layer) is NiffDepthwise:
             node.update_kwarg("memory", memory)
 
 
 def _is_its_own(made: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether what a call puts out is no view of what others have, and but one other takes it."""
-    return isinstance(made.get_submodule(str(node.target)), _FRESH) and len(node.users) == 1
+    """Whether what a call puts out is no view of what others have, hooks neither, and but one other takes it."""
+    module = made.get_submodule(str(node.target))
+    return isinstance(module, _FRESH) and not _is_hooked(module) and len(node.users) == 1
 
 
 def _ordinary(layer: nn.Module) -> nn.Module:
@@ -235,6 +271,8 @@ def _ordinary(layer: nn.Module) -> nn.Module:
     inner = layer
     if isinstance(layer, Surrounded):
         inner, bias = layer.layer, layer.bias
+    if _is_hooked(layer):
+        return layer
     if type(inner) is NiffPointwise and inner.form == "elided":
         return _linear(inner.weight, bias) if inner.layout == "nhwc" else _convolution(inner.weight, bias)
     if type(inner) is NiffSplit and inner.elides:
@@ -260,11 +298,13 @@ def _convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
 @torch.no_grad()
 def _with_normalisation(layer: nn.Module, normalisation: nn.BatchNorm2d) -> nn.Module | None:
     """Both in one layer; None where the layer is none that a factor for each channel of its output can go into."""
-    if type(layer) is nn.Conv2d:
-        return _convolution_with(layer, normalisation)
     inner, bias, limits = layer, None, None
     if isinstance(layer, Surrounded):
         inner, bias, limits = layer.layer, layer.bias, layer.limits
+    if _is_hooked(layer):
+        return None
+    if type(layer) is nn.Conv2d:
+        return _convolution_with(layer, normalisation)
     if type(inner) is not NiffDepthwise or inner.generator._modules or (limits and limits[2:] != UNLIMITED):
         return None
     mean, variance = normalisation.running_mean, normalisation.running_var
@@ -287,7 +327,7 @@ def _with_limits(layer: nn.Module, within: tuple[float, float], *, leaves: bool)
     if isinstance(layer, Surrounded):
         inner, bias, limits = layer.layer, layer.bias, layer.limits
     entering, leaving = (limits[:2], limits[2:]) if limits else (UNLIMITED, UNLIMITED)
-    if type(inner) is not NiffDepthwise or (leaving if leaves else entering) != UNLIMITED:
+    if type(inner) is not NiffDepthwise or (leaving if leaves else entering) != UNLIMITED or _is_hooked(layer):
         return None
     return Surrounded(inner, bias, (*entering, *within) if leaves else (*within, *leaving))
 

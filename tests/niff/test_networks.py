@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import cache
 from math import inf
 
@@ -10,8 +11,10 @@ import pytest
 import torch
 import torchvision.models
 from torch import Tensor, fx, nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils import prune
 
-from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit
+from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit, native
 from niffbench.niff.catalogue import EXECUTIONS, KINDS, NETWORKS
 from niffbench.niff.inference import folded
 from niffbench.niff.networks import (
@@ -610,6 +613,38 @@ def test_a_folded_network_keeps_nothing_of_weights_that_were_written_however(for
     assert alike(), "with gradients on too"
 
 
+class Image(Tensor):
+    """Of a class of its own."""
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_unseen_writes_are_noticed_whatever_images_and_weights_are_like(
+    kernel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of weights with room between their numbers, and of layers inside what is left as it is."""
+    if not kernel:
+        monkeypatch.setattr(native.build, "_outcome", lambda real: "no compiler")
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, 6, 6, dtype=torch.float64)
+    layers = [NiffDepthwise(4, form="native" if kernel else "rfft", dtype=torch.float64) for _ in range(2)]
+    model = nn.Sequential(layers[0], nn.Sequential(layers[1])).eval().requires_grad_(False)
+    model[1].register_forward_hook(lambda _module, _inputs, _y: None)
+    for layer in layers:
+        for name in ("weight2", "bias3"):
+            weight = getattr(layer.generator, name)
+            setattr(layer.generator, name, nn.Parameter(torch.stack((weight, weight), dim=-1)[..., 0], False))
+    one = folded(model)
+    with torch.no_grad():
+        for images in (nn.Parameter(x), x.as_subclass(Image), x):
+            for network in (one, model):
+                network(images)
+                for layer in [layer for _, layer in niff_layers(network)]:
+                    layer.generator.weight2.data.mul_(1.25)
+                    layer.generator.bias3.data.add_(0.25)
+            expected = model[1][0].with_form("fft")(model[0].with_form("fft")(x))
+            assert torch.allclose(one(images).as_subclass(Tensor), expected, rtol=1e-9, atol=1e-9)
+
+
 class Louder(NiffDepthwise):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * 3 + 1
@@ -624,6 +659,80 @@ def test_what_a_derived_layer_computes_stays() -> None:
         for _ in range(3):
             assert torch.allclose(one(x), model(x), rtol=1e-9, atol=1e-9)
             assert torch.allclose(beside(y), layer(y) + 1, rtol=1e-9, atol=1e-9)
+
+
+def hooked() -> nn.Module:
+    """All that folding would change, some of it within a container."""
+    layers = (NiffDepthwise(8, form="native"), nn.BatchNorm2d(8), nn.ReLU6())
+    beside = Surrounded(NiffDepthwise(4, form="native"), torch.ones(4))
+    return with_statistics(
+        nn.Sequential(
+            *(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Sequential(*layers)),
+            *(NiffPointwise(8, 8, form="elided"), NiffSplit(8, 4, form="elided"), nn.BatchNorm2d(4), beside),
+            nn.ReLU(),
+        )
+    )
+
+
+@pytest.mark.parametrize("place", [name for name, _ in hooked().named_modules() if "generator" not in name])
+def test_what_has_hooks_stays_as_it_is(place: str) -> None:
+    """A hook changes what the module puts out, and keeps it; as in the network that is not folded."""
+    torch.manual_seed(0)
+    seen: list[Tensor] = []
+    model, x = hooked(), torch.randn(2, 3, 6, 7, dtype=torch.float64)
+
+    def twice(_module: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
+        seen.extend((*inputs, y))
+        return 2 * y
+
+    model.get_submodule(place).register_forward_hook(twice)
+    with torch.no_grad():
+        expected, before = model(x), seen.copy()
+        one = folded(model)
+        for _ in range(3):
+            seen.clear()
+            assert torch.allclose(one(x), expected, rtol=1e-9, atol=1e-9)
+            assert len(seen) == len(before)
+            assert all(torch.allclose(*pair, rtol=1e-9, atol=1e-9) for pair in zip(seen, before, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        torch.nn.utils.spectral_norm,
+        torch.nn.utils.weight_norm,
+        torch.nn.utils.parametrizations.spectral_norm,
+    ],
+    ids=["pruned", "spectral", "normed", "parametrized"],
+)
+def test_a_weight_that_is_made_of_others_stays_so(change: Callable[[nn.Module], nn.Module]) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(3, 8, 3, padding=1), torch.randn(2, 3, 6, 7, dtype=torch.float64)
+    with torch.no_grad():
+        change(layer)
+        model = with_statistics(nn.Sequential(layer, nn.BatchNorm2d(8), NiffDepthwise(8, form="native")))
+        model(x)
+        one = folded(model)
+        for factor in (1.0, 1.5):
+            for weight in (*one.get_submodule("0").parameters(), *layer.parameters()):
+                weight.mul_(factor)
+            assert all(torch.allclose(one(x), model(x), rtol=1e-9, atol=1e-9) for _ in range(3))
+
+
+def test_hooks_of_all_modules_see_layers_in_a_folded_network() -> None:
+    seen: list[str] = []
+    one, x = folded(nn.Sequential(NiffDepthwise(4, form="native"), nn.ReLU()).eval()), torch.randn(1, 4, 6, 6)
+    with torch.no_grad():
+        one(x)
+        handle = register_module_forward_hook(lambda module, _inputs, _y: seen.append(type(module).__name__))
+        try:
+            for _ in range(3):
+                one(x)
+        finally:
+            handle.remove()
+    assert seen.count("NiffDepthwise") == 3
 
 
 def test_hooks_of_layers_in_a_folded_network_are_called() -> None:
@@ -701,5 +810,20 @@ def test_what_cannot_be_folded_is_said_or_stays() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(ValueError, match="Branching cannot be traced"):
-        folded(Branching().eval())
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x / len(x)
+
+    class Asserting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert isinstance(x, Tensor)
+            return x
+
+    for untraceable in (Branching(), Counting(), Asserting()):
+        with pytest.raises(ValueError, match=f"{type(untraceable).__name__} cannot be traced"):
+            folded(untraceable.eval())
+    pruned = nn.Sequential(nn.Conv2d(3, 3, 1)).eval()
+    prune.l1_unstructured(pruned[0], "weight", 0.5)
+    with pytest.raises(ValueError, match="Sequential cannot be copied"):
+        folded(pruned)
+    assert folded(pruned, copied=False)(x.float()).shape == x.shape
