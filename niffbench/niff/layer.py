@@ -223,7 +223,8 @@ class FilteringLayer(SpectralLayer):
         The planes are ``(C,)`` for depthwise and split, ``(in, out)`` for full.
         """
         dtype = torch.promote_types(self.generator.dtype, torch.float32)
-        return self.generator.full_plane(height, width, dtype)
+        with without_autocast(self.generator.weights()[0]):
+            return self.generator.full_plane(height, width, dtype)
 
     def spatial_kernel(self, height: int, width: int) -> Tensor:
         """The equivalent circular convolution kernel ``Re ifft2(W)``, centred; real ``(*planes, height, width)``.

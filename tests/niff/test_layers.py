@@ -177,6 +177,16 @@ def test_the_spatial_kernel_is_centred_and_does_what_the_layer_does(size: tuple[
     assert relative(layer(x), circular_convolution(x, dense)) < 1e-12
 
 
+@pytest.mark.parametrize("kind", FILTERING)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_leaves_filter_and_kernel_as_they_are(kind: str, dtype: torch.dtype) -> None:
+    layer = build(kind, 3, 2)
+    expected = layer.filter(6, 7), layer.spatial_kernel(6, 7)
+    with torch.autocast("cpu", dtype=dtype):
+        mine = layer.filter(6, 7), layer.spatial_kernel(6, 7)
+    assert all(torch.equal(*pair) for pair in zip(mine, expected, strict=True))
+
+
 @pytest.mark.parametrize(("kind", "form"), CASES)
 def test_many_sizes_in_one_life_and_after_a_copy(kind: str, form: str) -> None:
     layer = build(kind, 3, 3, form=form).eval()
