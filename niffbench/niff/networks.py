@@ -112,6 +112,8 @@ class Rule:
             why = "named in keep"
         elif isinstance(module, nn.Conv2d) and module.stride != (1, 1):
             why = f"stride {module.stride[0]}"
+        elif isinstance(module, nn.Conv2d) and _only_scales(module):
+            why = "no filter: it scales each channel"
         elif kind is None:
             why = "as the rule says"
         elif size == (1, 1):
@@ -137,13 +139,21 @@ class Rule:
         if module.kernel_size == (1, 1) and module.groups == 1:
             return "pointwise" if self.pointwise else None
         if module.groups == module.in_channels == module.out_channels and module.groups > 1:
-            return "depthwise" if self.depthwise else None
+            return "depthwise" if self.depthwise and not _only_scales(module) else None
         return self.spatial
 
     def layer(self, kind: str, module: nn.Conv2d | nn.Linear) -> nn.Module:
-        """The NIFF layer of that kind that takes the place of ``module``, on its device and in its dtype."""
-        layer = self._layer(kind, module)
-        return Surrounded(layer, module.bias) if self.bias and module.bias is not None else layer
+        """The NIFF layer of that kind that takes the place of ``module``, on its device, in its dtype and mode.
+
+        What it takes over, a pointwise layer's weight and a bias, is trained where it was; new filters are.
+        """
+        layer = self._layer(kind, module).train(module.training)
+        if not self.bias or module.bias is None:
+            return layer
+        both = Surrounded(layer, module.bias).train(module.training)
+        assert both.bias is not None
+        both.bias.requires_grad_(module.bias.requires_grad)
+        return both
 
     def _layer(self, kind: str, module: nn.Conv2d | nn.Linear) -> SpectralLayer:
         device, dtype, form = module.weight.device, module.weight.dtype, self.forms[kind]
@@ -173,6 +183,7 @@ class Rule:
         )
         with torch.no_grad():
             layer.weight.copy_(module.weight.view(out_channels, in_channels))
+        layer.weight.requires_grad_(module.weight.requires_grad)
         return layer
 
 
@@ -281,14 +292,12 @@ def convert(model: nn.Module, rule: Rule, sizes: FeatureMaps | None = None) -> n
 
     Arguments and errors are those of :func:`replacements`; after an error the model is as it was.
     """
-    every = list(model.named_modules(remove_duplicate=False))
+    instead: dict[nn.Module, nn.Module] = {}
     for name, kind in replaced_by(model, rule, sizes).items():
         module = model.get_submodule(name)
         assert isinstance(module, nn.Conv2d | nn.Linear)
-        layer = rule.layer(kind, module)
-        for place in [place for place, one in every if one is module]:  # a layer may have several names
-            model = _put(model, place, layer)
-    return model
+        instead[module] = rule.layer(kind, module)
+    return _with(model, instead)
 
 
 def original(source: str, classes: int = 1000) -> nn.Module:
@@ -332,12 +341,13 @@ def with_kernel(model: nn.Module, rule: Rule, kernel: int | str, *, input_size: 
         raise ValueError(f"a kernel size must be odd and positive, got {kernel}")
     replaced = replaced_by(model, rule)
     sizes = feature_maps(model, *_sides(input_size)) if isinstance(kernel, str) else {}
+    instead: dict[nn.Module, nn.Module] = {}
     for name in replaced:
         old = model.get_submodule(name)
         if not isinstance(old, nn.Conv2d) or old.kernel_size == (1, 1):
             continue
         sides = tuple(side // 2 * 2 + 1 for side in sizes[name]) if isinstance(kernel, str) else (kernel, kernel)
-        new = nn.Conv2d(
+        instead[old] = nn.Conv2d(
             old.in_channels,
             old.out_channels,
             (sides[0], sides[1]),
@@ -346,9 +356,8 @@ def with_kernel(model: nn.Module, rule: Rule, kernel: int | str, *, input_size: 
             bias=old.bias is not None,
             device=old.weight.device,
             dtype=old.weight.dtype,
-        )
-        model = _put(model, name, new)
-    return model
+        ).train(old.training)
+    return _with(model, instead)
 
 
 def build(
@@ -568,6 +577,11 @@ def _check_patterns(model: nn.Module, rule: Rule) -> None:
             )
 
 
+def _only_scales(module: nn.Conv2d) -> bool:
+    """Whether it is depthwise and of one pixel."""
+    return module.kernel_size == (1, 1) and module.groups == module.in_channels == module.out_channels > 1
+
+
 def _undefined(module: nn.Conv2d) -> str | None:
     """What a convolution does that NIFF does not define, if anything."""
     keeps_size = module.padding == "same" or all(
@@ -598,10 +612,13 @@ def _in_words(module: nn.Conv2d | nn.Linear) -> str:
     return ", ".join(parts)
 
 
-def _put(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """``model`` with the submodule ``name`` replaced; a model that is itself replaced is the new module."""
-    if not name:
-        return module
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, module)
+def _with(model: nn.Module, instead: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """``model`` with modules replaced by all their names; a model that is itself replaced is the new module."""
+    for name, old in list(model.named_modules(remove_duplicate=False)):
+        if old not in instead:
+            continue
+        if not name:
+            return instead[old]
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, instead[old])
     return model

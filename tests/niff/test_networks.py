@@ -385,6 +385,38 @@ def test_a_convolution_that_computes_something_of_its_own_stays_and_a_shared_one
     assert model[1] is not shared
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("trained", [True, False])
+def test_what_takes_a_layers_place_is_in_its_mode_and_takes_over_weights_as_they_are_trained(
+    training: bool, trained: bool
+) -> None:
+    def model() -> nn.Module:
+        layers = (nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1, bias=False))
+        return nn.Sequential(*layers).train(training).requires_grad_(trained)
+
+    rule = Rule.of({"conv3x3": "split", "conv1x1": "pointwise"})
+    for changed in (convert(model(), rule), with_kernel(model(), rule, 5)):
+        assert {module.training for module in changed.modules()} == {training}
+    asked = {name: weight.requires_grad for name, weight in convert(model(), rule).named_parameters()}
+    over = {"0.bias", "1.bias", "1.layer.weight", "2.weight"}
+    assert all(asked[name] == (trained or name not in over) for name in asked)
+    assert over <= asked.keys()
+
+
+def test_a_shared_convolution_gets_its_other_kernel_by_all_its_names() -> None:
+    shared = nn.Conv2d(4, 4, 3, padding=1)
+    model = with_kernel(nn.Sequential(shared, nn.ReLU(), nn.Sequential(shared)), Rule(spatial="full"), 5)
+    assert model[0] is model[2][0]
+    assert model[0].kernel_size == (5, 5)
+
+
+def test_a_scale_of_each_channel_becomes_no_filter() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 1, groups=4), nn.Conv2d(4, 4, 3, padding=1, groups=4))
+    scale, filtering = replacements(model, Rule())
+    assert (scale.kind, scale.why) == (None, "no filter: it scales each channel")
+    assert filtering.kind == "depthwise"
+
+
 def with_statistics(model: nn.Module) -> nn.Module:
     """In evaluation, its normalisations as if it had been trained."""
     generator = torch.Generator().manual_seed(0)
