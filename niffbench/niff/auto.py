@@ -144,7 +144,6 @@ class Constants(Remembered):
 
     Attributes:
         engines: the layer's own choices, kind of call to engine, which stay when the process forgets its.
-        given: the engine of every call, whatever it is like, where nothing is to be measured.
         taken: what is prepared for more calls of the C kernel, by what they are like.
         last: what the last of them was, with a filter that is kept.
         generation: the same, with one that is made.
@@ -153,7 +152,6 @@ class Constants(Remembered):
     def __init__(self, capacity: int = 8) -> None:
         super().__init__(capacity)
         self.chosen: str | None = None
-        self.given: str | None = None
         self.engines: dict[tuple[object, ...], str] = {}
         self.taken: dict[tuple[object, ...], generated.Prepared | Kept] = {}
         self.last: Repeat | None = None
@@ -188,8 +186,6 @@ def choose(
         otherwise: see above.
         what: beside the images' shape and the like, what calls of one kind have in common.
     """
-    if constants.given is not None:
-        return constants.given
     if watched() or type(x) not in (Tensor, nn.Parameter):
         return otherwise
     key = _kind(x, what)

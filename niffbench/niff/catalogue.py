@@ -224,6 +224,12 @@ def form_of(kind: str, name: str) -> Form:
     return forms[one_of(name, forms, f"form of the {kind} layer")]
 
 
+def engines_of(kind: str) -> tuple[str, ...]:
+    """What the forms ``auto`` and ``auto-cached`` of one kind of layer have to choose from."""
+    engines = dict.fromkeys(form.engine for form in FORMS[kind] if form.engine not in (None, "auto"))
+    return tuple(engine for engine in engines if engine is not None)
+
+
 def form_with_engine(kind: str, name: str, engine: str) -> str:
     """The form that always does what the form ``name`` (an ``auto``) does once it has chosen ``engine``."""
     keeps = form_of(kind, name).keeps_filter

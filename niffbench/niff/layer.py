@@ -24,7 +24,7 @@ from niffbench.niff.autograd import (
     without_autocast,
 )
 from niffbench.niff.cache import note_change
-from niffbench.niff.catalogue import Form, form_of, form_with_engine
+from niffbench.niff.catalogue import Form, engines_of, form_of, form_with_engine, one_of
 from niffbench.niff.filters import FilterGenerator
 from niffbench.niff.grid import Made
 from niffbench.niff.native import generated, kernel, triton_engine
@@ -178,6 +178,7 @@ class FilteringLayer(SpectralLayer):
     ) -> None:
         super().__init__(in_channels, out_channels, form, **undefined)
         self._constants = auto.Constants()
+        self._fixed: str | None = None
         mlp = self.default_mlp if mlp is None else mlp
         self.generator = FilterGenerator(self._planes(), mlp=mlp, grid=grid, device=device, dtype=dtype)
 
@@ -185,6 +186,11 @@ class FilteringLayer(SpectralLayer):
         if unobserved(x) and self._constants.taken and (again := self._again(x)) is not None:
             return _as_given(x, self._finish(again))
         return super().forward(x)
+
+    def with_form(self, form: str) -> Self:
+        twin = super().with_form(form)
+        twin._constants = auto.Constants()
+        return twin
 
     @property
     def chooses(self) -> bool:
@@ -195,21 +201,22 @@ class FilteringLayer(SpectralLayer):
     def chosen(self) -> str | None:
         """The engine that the last call took by measurement, its own or one remembered; None before there was one.
 
-        A compiled graph does not measure: see :meth:`when_compiled`.
+        A compiled graph does not measure (see :meth:`when_compiled`), nor does a layer whose engine is fixed.
         """
-        return self._constants.chosen if self.chooses else None
+        return self._constants.chosen if self.chooses and self._fixed is None else None
 
     def fix_engine(self, engine: str) -> None:
         """Take ``engine`` in every call that is not compiled, and measure nothing; of a form that chooses.
 
+        Copies of the layer, and those :meth:`with_form` makes from now on, take it too.
+
         Raises:
-            ValueError: where the form leaves nothing to choose.
+            ValueError: where the form leaves nothing to choose, or for an engine that this kind of layer lacks.
         """
         if not self.chooses:
             raise ValueError(f"form {self.form!r} leaves nothing to choose")
-        self._constants.given = engine
-        self._constants.taken.clear()
-        self._constants.last = self._constants.generation = None
+        self._fixed = one_of(engine, engines_of(self.kind), f"engine of the {self.kind} layer")
+        self._constants = auto.Constants()
         note_change()
 
     def when_compiled(self) -> str:
@@ -474,6 +481,8 @@ class FilteringLayer(SpectralLayer):
         """The engine that is fastest for the whole of such a call, what it makes anew of the weights included."""
         if compiling():
             return self.when_compiled()
+        if self._fixed is not None:
+            return self._fixed
         generator = self.generator
         what = (self.kind, self._how.keeps_filter, generator.mlp, generator.planes, generator.dtype)
         return auto.choose(

@@ -49,7 +49,7 @@ class NiffSplit(FilteringLayer):
         """The depthwise layer that the first half of such a form is, of the same parameters."""
         form = "rfft" if self.form == "elided" else self.form
         layer = NiffDepthwise(self.in_channels, mlp=self.generator.mlp, form=form, device="meta")
-        layer.generator = self.generator
+        layer.generator, layer._fixed = self.generator, self._fixed
         return layer.train(self.training)
 
     def _execute(self, x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from niffbench.niff import NiffDepthwise, auto, fused, tuning
+from niffbench.niff import NiffDepthwise, NiffSplit, auto, fused, tuning
 from niffbench.niff.autograd import wants_gradient
 from niffbench.niff.grid import Remembered
 from niffbench.niff.native import build
@@ -222,6 +222,34 @@ def test_a_layer_says_what_was_chosen_for_it(planted: Engines) -> None:
         assert other.chosen == "dft", "remembered from the first layer's call"
     assert copy.deepcopy(layer).chosen is None
     assert layer.with_form("native").chosen is None, "that is no choice"
+
+
+def test_an_engine_is_fixed_for_one_layer_its_copies_and_later_twins(planted: Engines) -> None:
+    layer, (x, _) = NiffDepthwise(3, form="auto"), inputs()
+    twin = layer.with_form("auto-cached")
+    twin.fix_engine("fused")
+    with torch.no_grad():
+        for _ in range(3):
+            layer(x)
+            assert layer.chosen == "dft", "by measurement: it is not the twin that was told"
+        planted.calls.clear()
+        for fixed in (twin, copy.deepcopy(twin), twin.with_form("auto")):
+            for _ in range(3):
+                fixed(x)
+                assert fixed.chosen is None, "that is no choice"
+    assert set(planted.calls) == {"fused"}
+
+
+@pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
+def test_a_layer_that_is_told_to_take_the_kernel_chooses_nothing() -> None:
+    layer, x = NiffSplit(3, 4, form="auto"), torch.randn(2, 3, 6, 5)
+    layer.fix_engine("native")
+    with torch.no_grad():
+        for _ in range(3):
+            assert torch.allclose(layer(x), layer.with_form("fft")(x), atol=1e-4)
+            assert (layer.chosen, layer.filtering().chosen) == (None, None)
+        layer.filtering()(x)
+    assert not auto.choices()
 
 
 @pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
