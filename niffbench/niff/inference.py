@@ -37,14 +37,14 @@ _ABOUT_HOOKS = (
 def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
     """A copy of ``model``, which is in evaluation mode, that computes the same, up to rounding, with fewer passes.
 
-    What is an ordinary 1×1 convolution becomes one: pointwise layers in form ``elided`` and the second half of
-    split ones in a form that does without its FFTs. A batch normalisation goes into the convolution or NIFF layer
-    before it, where nothing else takes what that puts out, and a ReLU or ReLU6 into the depthwise NIFF layer
-    before or after it, whose C kernel has every number in a register, and which works in place where nothing else
-    takes what it is given. Filters are made once and kept until weights are others, however they were written: on
-    a CPU each call looks at all of them first; elsewhere, and in a compiled graph, a write through ``.data`` is
-    not seen. On a CPU convolutions keep their channels last in memory, which the C kernel takes as they are.
-    Arguments of ``forward`` beside the images have their defaults.
+    What is an ordinary 1×1 convolution becomes one, which takes images of its dtype only: pointwise layers in form
+    ``elided`` and the second half of split ones in a form that does without its FFTs. A batch normalisation goes
+    into the convolution or NIFF layer before it, where nothing else takes what that puts out, and a ReLU or ReLU6
+    into the depthwise NIFF layer before or after it, whose C kernel has every number in a register, and which
+    works in place where nothing else takes what it is given. Filters are made once and kept until weights are
+    others, however they were written: on a CPU each call looks at all of them first; elsewhere, and in a compiled
+    graph, a write through ``.data`` is not seen. On a CPU convolutions keep their channels last in memory, which
+    the C kernel takes as they are. Arguments of ``forward`` beside the images have their defaults.
 
     A class derived from a layer's stays as it is: what it computes only it knows. So does what has hooks (pruned
     weights have, too), with all that is in it; of hooks added later those that keep an output may see it change.

@@ -215,6 +215,11 @@ class Surrounded(nn.Module):
         self.in_place = in_place
         self._last: Repeat | None = None
 
+    def reset_parameters(self) -> None:
+        """No bias to begin with; the layer's weights are its own to draw."""
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
         """The layer and what is around it; ``memory`` is that of the whole network: see :meth:`repeats`."""
         last = self._last

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from niffbench.niff import spectral
+from niffbench.niff.autograd import autocasts
 from niffbench.niff.catalogue import LAYOUTS, one_of
 from niffbench.niff.layer import SpectralLayer
 from niffbench.niff.steps import step
@@ -20,8 +21,9 @@ class NiffPointwise(SpectralLayer):
     Because the map is the same everywhere it commutes with the FFT, and the layer equals an ordinary 1×1
     convolution: that is the form ``elided``. ``(B, Ci, H, W)`` to ``(B, Co, H, W)``, or with channels last.
 
-    Under autocast ``elided`` behaves as an ordinary 1×1 convolution does: it computes, and returns, the lower
-    precision. The other forms compute in at least float32 and return the input's dtype.
+    ``elided`` computes in the dtype of its input and weights, or the wider one where they differ; under autocast
+    it computes, and returns, the lower precision, as an ordinary 1×1 convolution does. The other forms compute in
+    at least float32. All return the input's dtype otherwise.
 
     Args:
         in_channels: Ci.
@@ -64,10 +66,21 @@ class NiffPointwise(SpectralLayer):
     def _compute(self, x: Tensor) -> Tensor:
         if self.form != "elided":
             return super()._compute(x)
+        if x.dtype == self.weight.dtype or autocasts(x):
+            return self._mixed(x, self.weight)
+        wide = torch.promote_types(x.dtype, self.weight.dtype)
+        with step("cast"):
+            images, weight = x.to(wide), self.weight.to(wide)
+        result = self._mixed(images, weight)
+        with step("cast"):
+            return result.to(x.dtype)
+
+    def _mixed(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The linear map, of images and weights in one dtype or as autocast makes them so."""
         with step("mixing"):
             if self.layout == "nhwc":
-                return F.linear(x, self.weight)
-            return F.conv2d(x, self.weight.view(self.out_channels, self.in_channels, 1, 1))
+                return F.linear(x, weight)
+            return F.conv2d(x, weight.view(self.out_channels, self.in_channels, 1, 1))
 
     def _weights_dtype(self) -> torch.dtype:
         return self.weight.dtype

@@ -37,7 +37,11 @@ class NiffSplit(FilteringLayer):
         super().__init__(in_channels, out_channels, **settings)
         weight = torch.empty(out_channels, in_channels, device=settings.get("device"), dtype=settings.get("dtype"))
         self.weight = nn.Parameter(weight)
-        bound = 1 / math.sqrt(in_channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the linear map's weight as ``nn.Linear`` does; the filter's are the ``generator``'s to draw."""
+        bound = 1 / math.sqrt(self.in_channels)
         nn.init.uniform_(self.weight, -bound, bound)
 
     @property

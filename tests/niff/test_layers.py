@@ -16,8 +16,9 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.utils import parametrize
 
 from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit, forms_of
-from niffbench.niff.catalogue import KINDS, form_of
+from niffbench.niff.catalogue import KINDS, LAYOUTS, form_of
 from niffbench.niff.layer import SpectralLayer
+from niffbench.niff.networks import Surrounded
 
 CASES = [(kind, form) for kind in KINDS for form in forms_of(kind) if "cpu" in form_of(kind, form).devices]
 FILTERING = ("depthwise", "full", "split")
@@ -228,13 +229,51 @@ def test_a_saved_layer_is_the_same_layer(kind: str, form: str, tmp_path: object)
 def test_half_precision_is_cast_inside(kind: str, form: str, dtype: torch.dtype) -> None:
     layer = build(kind, 3, 3, form=form)
     x = torch.randn(2, 3, 7, 6).to(dtype)
-    if form == "elided" and kind == "pointwise":
-        layer = layer.to(dtype)  # An ordinary 1×1 convolution: it runs in the dtype it is given.
     result = layer(x)
     assert result.dtype == dtype
     assert relative(result, reference_output(layer, x)) < 3e-2
     weights_too = copy.deepcopy(layer).to(dtype)
     assert relative(weights_too(x), reference_output(weights_too, x)) < 3e-2
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+@pytest.mark.parametrize(
+    ("of_images", "of_weights"), [(torch.float64, torch.float32), (torch.float32, torch.float64)]
+)
+def test_the_wider_dtype_is_computed_in(
+    kind: str, form: str, of_images: torch.dtype, of_weights: torch.dtype
+) -> None:
+    layer = build(kind, 3, 3, form=form, dtype=of_weights)
+    x = torch.randn(2, 3, 7, 6, dtype=of_images)
+    result = layer(x)
+    assert result.dtype == of_images
+    assert relative(result, reference_output(layer, x)) < (1e-12 if of_images == torch.float64 else 1e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_ordinary_convolution_in_half_precision_stays_one(layout: str) -> None:
+    layer = NiffPointwise(4, 4, layout=layout, form="elided", dtype=torch.bfloat16)
+    x, weight = torch.randn(2, 4, 4, 4, dtype=torch.bfloat16), layer.weight
+    expected = nn.functional.conv2d(x, weight[:, :, None, None]) if layout == "nchw" else x @ weight.T
+    assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_a_layer_without_data_are_drawn_like_any(kind: str) -> None:
+    layer = Surrounded(build(kind, 3, 4, device="meta"), torch.zeros(4 if kind != "depthwise" else 3))
+    layer.to("meta").to_empty(device="cpu")
+    with torch.no_grad():
+        for weight in layer.parameters():
+            weight.fill_(torch.nan)
+    torch.manual_seed(0)
+    for module in layer.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    drawn = {name.removeprefix("layer."): weight for name, weight in layer.named_parameters() if name != "bias"}
+    for name, other in build(kind, 3, 4).named_parameters():
+        bound = other.shape[-1] ** -0.5 if "bias" not in name else 1
+        assert 0 < drawn[name].abs().max() <= bound
+    assert not layer.bias.any()
 
 
 @pytest.mark.parametrize(("kind", "form"), CASES)
