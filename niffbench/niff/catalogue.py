@@ -74,12 +74,7 @@ _ENGINES = (
     Form("triton", _TRITON, devices=("cuda",), engine="triton"),
     Form("triton-cached", f"triton, {_CACHED_FILTER}", devices=("cuda",), engine="triton", keeps_filter=True),
     Form("auto", _AUTO, engine="auto"),
-    Form(
-        "auto-cached",
-        "auto, the filter kept or, as features-cached, the features",
-        engine="auto",
-        keeps_filter=True,
-    ),
+    Form("auto-cached", _CACHED_EITHER, engine="auto", keeps_filter=True),
 )
 
 _FULL_ENGINES = (
