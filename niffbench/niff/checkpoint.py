@@ -113,9 +113,10 @@ class Recognised:
 def recognise(state_dict: Mapping[str, Tensor]) -> Recognised:
     """Build every NIFF layer with a filter whose weights a state dict holds, in our layout or the published one.
 
-    The MLP is told by its widths, the kind by the MLP (full layers always have the tiny one) and by the matrix
-    that split layers have besides. How many channels of a full layer come in and how many go out is clear only
-    where there are as many. Grids are taken for the paper's.
+    The MLP is told by its widths, a split layer by the matrix that it has besides. Nothing tells a depthwise layer
+    from a full one with as many planes: with the tiny MLP, as published full layers have, it is taken for a full
+    one, else for a depthwise one. Of a full one the channels that come in are taken to be as many as go out, and
+    where the planes are no square it is unclear. Grids are taken for the paper's.
 
     Raises:
         ValueError: for weights that look like a layer's and are not.
@@ -162,22 +163,24 @@ def _layer(
     mlp = next((mlp for mlp, hidden in HIDDEN_WIDTHS.items() if hidden == widths[:-1]), None)
     if mlp is None:
         raise ValueError(f"'{name}' looks like a NIFF layer, but no filter MLP has the widths {widths[:-1]}")
+    planes = widths[-1]
     mixing = state_dict.get(f"{prefix}weight")
     if published and prefix.endswith("0."):
         mixing = state_dict.get(f"{prefix[:-2]}1.mlp.weight")
+        if mlp == "tiny" and mixing is not None and mixing.shape[-1:] != (planes,):
+            mixing = None  # Of a pointwise layer behind a full one.
         prefix = prefix[:-2] if mixing is not None else prefix
         name = prefix.removesuffix(".")
     if mixing is not None and mixing.dim() != 2:
         raise ValueError(f"'{name}' looks like a NIFF layer, but what mixes its channels is no matrix")
-    planes = widths[-1]
     if planes == 0 or (mixing is not None and mixing.numel() == 0):
         raise ValueError(f"'{name}' looks like a NIFF layer, but has no channels")
     layer: FilteringLayer | None
-    if mlp == "tiny":
+    if mixing is not None:
+        layer = NiffSplit(planes, mixing.shape[0], mlp=mlp)
+    elif mlp == "tiny":
         side = isqrt(planes)
         layer = NiffFull(side, side) if side * side == planes else None
-    elif mixing is not None:
-        layer = NiffSplit(planes, mixing.shape[0], mlp=mlp)
     else:
         layer = NiffDepthwise(planes, mlp=mlp)
     if layer is None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit, form_of, forms_of, load_published
+from niffbench.niff.catalogue import HIDDEN_WIDTHS
+from niffbench.niff.checkpoint import recognise
 from niffbench.niff.layer import SpectralLayer
 
 VECTORS = Path(__file__).parents[1] / "data" / "niff_reference_vectors.npz"
@@ -88,6 +90,31 @@ def test_another_architecture_is_refused_and_nothing_is_changed(
     with pytest.raises(ValueError, match=message):
         load_published(layer, published(name)[0])
     assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+
+
+@pytest.mark.parametrize("mlp", HIDDEN_WIDTHS)
+def test_a_split_layer_is_told_by_its_matrix_whatever_its_mlp(mlp: str) -> None:
+    layer = NiffSplit(16, 8, mlp=mlp)
+    (mine,) = recognise({f"block.{key}": value for key, value in layer.state_dict().items()}).layers.values()
+    assert isinstance(mine, NiffSplit)
+    assert torch.equal(mine.weight, layer.weight)
+    assert torch.equal(mine.filter(5, 6), layer.filter(5, 6))
+
+
+def test_a_pointwise_layer_behind_a_full_one_makes_no_split_layer_of_it() -> None:
+    """In the published layout, where both stand as the halves of a split layer do."""
+    state: dict[str, Tensor] = {}
+    for number, name in enumerate(("full_tiny_8", "pointwise_8")):
+        weights, x, y = published(name)
+        state |= {f"block.{number}.{key}": value for key, value in weights.items()}
+        if number == 0:
+            images, expected, channels = x, y, (x.shape[1], y.shape[1])
+    recognised = recognise(state)
+    assert not any(isinstance(layer, NiffSplit) for layer in recognised.layers.values())
+    if channels[0] == channels[1]:
+        assert torch.allclose(recognised.layers["block.0"](images), expected, atol=1e-5)
+    else:
+        assert recognised.unclear == ("block.0",)
 
 
 def test_a_published_state_dict_is_not_taken_for_our_own() -> None:
