@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from niffbench.niff import grid as grids
 from niffbench.niff import hermitian
-from niffbench.niff.autograd import compiling, watched
+from niffbench.niff.autograd import compiling, watched, without_autocast
 from niffbench.niff.cache import Cache
 from niffbench.niff.catalogue import GRIDS, HIDDEN_WIDTHS, one_of
 from niffbench.niff.steps import step
@@ -83,16 +83,19 @@ class FilterGenerator(nn.Module):
 
         What the filters look like, their scale apart, stays as it is.
         """
-        *inner_layers, (weight, bias) = self._layers()
-        hidden = grids.plane(height, width, self.grid, device=weight.device, dtype=weight.dtype).flatten(1)
-        hidden = hidden.expand(2, -1, -1)
-        for inner, offset in inner_layers:
-            hidden = F.silu(torch.baddbmm(offset[:, :, None], inner, hidden))
-        # W is linear in the last hidden layer and a constant: no plane need be made to know their mean square.
-        hidden = torch.cat((hidden, torch.ones_like(hidden[:, :1])), dim=1)
-        planes = torch.cat((weight, bias[:, :, None]), dim=2)
-        square = ((planes.mT @ planes) * (hidden @ hidden.mT)).sum() / (self.planes * height * width)
-        for tensor in (weight, bias):
+        *_, last = self._layers()
+        dtype = torch.promote_types(last[0].dtype, torch.float32)  # Sums over frequencies are large.
+        with without_autocast(last[0]):
+            *inner, weight, bias = self._cast_layers(dtype)
+            hidden = grids.plane(height, width, self.grid, device=weight.device, dtype=dtype).flatten(1)
+            hidden = hidden.expand(2, -1, -1)
+            for matrix, offset in zip(inner[::2], inner[1::2], strict=True):
+                hidden = F.silu(torch.baddbmm(offset[:, :, None], matrix, hidden))
+            # W is linear in the last hidden layer and a constant: no plane need be made to know their mean square.
+            hidden = torch.cat((hidden, torch.ones_like(hidden[:, :1])), dim=1)
+            planes = torch.cat((weight, bias[:, :, None]), dim=2)
+            square = ((planes.mT @ planes) * (hidden @ hidden.mT)).sum() / (self.planes * height * width)
+        for tensor in last:
             tensor.mul_((power / square).sqrt())
 
     @property

@@ -113,6 +113,16 @@ def test_scaling_filters_leaves_their_shape() -> None:
     torch.testing.assert_close(after / after.abs().max(), before / before.abs().max())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_filters_in_any_dtype_are_scaled(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = NiffFull(8, 8, dtype=dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        layer.generator.level(56, 56, power=0.25)
+    power = layer.filter(56, 56).abs().square().mean()
+    assert float(power) == pytest.approx(0.25, rel=1e-9 if dtype == torch.float64 else 1e-2)
+
+
 @pytest.mark.parametrize("base", ["resnet18", "mobilenet_v2", "convnext_tiny"])
 def test_baselines_change_the_kernel_and_nothing_else(base: str) -> None:
     original = dict(shapes(base).named_modules())
