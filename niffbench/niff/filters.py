@@ -57,7 +57,7 @@ class FilterGenerator(nn.Module):
         self.shape = tuple(shape)
         self.planes = math.prod(shape)
         self.mlp = one_of(mlp, HIDDEN_WIDTHS, "filter MLP")
-        self.grid = one_of(grid, GRIDS, "grid")
+        self._convention = one_of(grid, GRIDS, "grid")
         widths = (2, *HIDDEN_WIDTHS[mlp], self.planes)
         self.depth = len(widths) - 1
         for index, (fan_in, fan_out) in enumerate(itertools.pairwise(widths), start=1):
@@ -69,6 +69,11 @@ class FilterGenerator(nn.Module):
         self._grids = grids.Remembered()
         self._cache = Cache()
         self.reset_parameters()
+
+    @property
+    def grid(self) -> str:
+        """The grid's name; on another the weights would mean nothing."""
+        return self._convention
 
     def reset_parameters(self) -> None:
         """Draw the weights as ``nn.Conv2d`` does: uniform within ±1/√fan_in, bias too."""
@@ -197,13 +202,17 @@ class FilterGenerator(nn.Module):
         return self._cache.get(self.sources(), key, make)
 
     def at_hand(self, key: tuple[object, ...]) -> Any:
-        """What :meth:`cached` would return without making it; else None, and of a parametrization always."""
-        return None if self._modules else self._cache.at_hand(self._parameters.values(), key)  # type: ignore[arg-type]
+        """What :meth:`cached` would return without making it; else None, and where it :attr:`derives` always."""
+        if self._modules or self._forward_pre_hooks:
+            return None
+        return self._cache.at_hand(self._parameters.values(), key)  # type: ignore[arg-type]
 
     def weights(self) -> tuple[Tensor, ...]:
-        """Weights and biases of the layers in turn, as a parametrization, say, makes them."""
+        """Weights and biases of the layers in turn, as a parametrization or a hook, say, makes them."""
         if tuple(self._parameters) == self._names:  # Who takes one away and puts it back moves it.
             return tuple(self._parameters.values())  # type: ignore[arg-type]
+        for hook in self._forward_pre_hooks.values():  # Nobody calls this module, whose hooks would run then.
+            hook(self, ())
         return tuple(tensor for layer in self._layers() for tensor in layer)
 
     def with_weights(self, weights: Sequence[Tensor]) -> FilterGenerator:
@@ -237,9 +246,14 @@ class FilterGenerator(nn.Module):
         sources = self.sources()
         return not self.learns() and not any(one.is_inference() for one in sources)
 
+    @property
+    def derives(self) -> bool:
+        """Whether weights are made of others: in a module inside (a parametrization), or by a hook (pruning)."""
+        return bool(self._modules or self._forward_pre_hooks)
+
     def sources(self) -> tuple[Tensor, ...]:
-        """What the weights are or, in a module inside (a parametrization), are made of."""
-        return (*self.parameters(), *self.buffers()) if self._modules else self.weights()
+        """What the weights are, or are made of."""
+        return (*self.parameters(), *self.buffers()) if self.derives else self.weights()
 
     def _layers(self) -> Iterator[tuple[Tensor, Tensor]]:
         for index in range(1, self.depth + 1):

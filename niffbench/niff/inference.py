@@ -305,7 +305,7 @@ def _with_normalisation(layer: nn.Module, normalisation: nn.BatchNorm2d) -> nn.M
         return None
     if type(layer) is nn.Conv2d:
         return _convolution_with(layer, normalisation)
-    if type(inner) is not NiffDepthwise or inner.generator._modules or (limits and limits[2:] != UNLIMITED):
+    if type(inner) is not NiffDepthwise or inner.generator.derives or (limits and limits[2:] != UNLIMITED):
         return None
     mean, variance = normalisation.running_mean, normalisation.running_var
     assert mean is not None

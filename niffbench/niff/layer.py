@@ -334,7 +334,7 @@ class FilteringLayer(SpectralLayer):
     def _prepare(self, x: Tensor, engine: str) -> None:
         """Remember how to do again, without checks, what the C kernel has just done, if it takes such images."""
         dense, last = kernel.dense(x)
-        if dense is not x or self.generator._modules:
+        if dense is not x or self.generator.derives:
             return
         if not self._has_filter():
             self._constants.take(self._like(x), generated.Prepared(x, *self._ingredients(x)))

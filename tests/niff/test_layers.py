@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from niff_reference import circular_convolution, reference_filter, reference_output
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 
 from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit, forms_of
 from niffbench.niff.catalogue import KINDS, LAYOUTS, form_of
@@ -415,6 +415,20 @@ class _Bump:
         layer.generator.forget()
 
     @staticmethod
+    def pruned(layer: SpectralLayer) -> None:
+        prune.l1_unstructured(layer.generator, "weight2", 0.5)
+
+    @staticmethod
+    def pruned_and_in_place(layer: SpectralLayer) -> None:
+        x = torch.randn(2, 3, 6, 6)
+        prune.l1_unstructured(layer.generator, "weight2", 0.5)
+        for change in (lambda: layer.generator.weight2_orig.mul_(2), lambda: layer.generator.weight2_mask.zero_()):
+            with torch.no_grad():
+                before = layer(x)
+                change()
+                assert not torch.equal(layer(x), before)
+
+    @staticmethod
     def taken_away_and_put_back(layer: SpectralLayer) -> None:
         parametrize.register_parametrization(layer.generator, "weight1", nn.Tanh())
         parametrize.remove_parametrizations(layer.generator, "weight1")
@@ -434,6 +448,7 @@ def test_a_kept_filter_follows_the_weights(kind: str, form: str, change: str) ->
     with torch.no_grad():
         after = layer(x)
         assert not torch.equal(after, before)
+        layer.generator.weights()  # Pruned, it has them without what made them, which could not be copied.
         assert torch.equal(after, copy.deepcopy(layer)(x))
         assert relative(after, reference_output(layer, x)) < 1e-5
 
@@ -524,6 +539,34 @@ def test_a_frozen_layer_passes_gradients_through_its_kept_filter(kind: str, form
     mine = torch.autograd.grad(layer(x).square().sum(), x)[0]
     truth = torch.autograd.grad(layer.with_form("published")(x).square().sum(), x)[0]
     assert relative(mine, truth) < 1e-4
+
+
+@pytest.mark.parametrize(("kind", "form"), [case for case in CASES if case[0] != "pointwise"])
+def test_a_pruned_filter_is_trained(kind: str, form: str) -> None:
+    """Each call makes its weights of those that are trained, also where one that was not pruned came before."""
+    layer, x = build(kind, 3, 3, form=form), torch.randn(2, 3, 6, 6)
+    for _ in range(2):
+        layer(x).sum().backward()
+    prune.l1_unstructured(layer.generator, "weight2", 0.5)
+    kept = layer.generator.weight2_mask.bool()
+    optimiser = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        layer(x).square().mean().backward()
+        assert layer.generator.weight2_orig.grad[kept].all()
+        assert not layer.generator.weight2_orig.grad[~kept].any()
+        optimiser.step()
+        with torch.no_grad():
+            assert relative(layer(x), reference_output(layer, x)) < 1e-5
+    prune.remove(layer.generator, "weight2")
+    with torch.no_grad():
+        assert relative(layer(x), reference_output(layer, x)) < 1e-5
+
+
+def test_the_grid_of_a_filter_cannot_become_another() -> None:
+    layer = build("depthwise", 3, 3)
+    with pytest.raises(AttributeError, match="grid"):
+        layer.generator.grid = "centred"
 
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
