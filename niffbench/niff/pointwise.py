@@ -66,21 +66,22 @@ class NiffPointwise(SpectralLayer):
     def _compute(self, x: Tensor) -> Tensor:
         if self.form != "elided":
             return super()._compute(x)
-        if x.dtype == self.weight.dtype or autocasts(x):
-            return self._mixed(x, self.weight)
-        wide = torch.promote_types(x.dtype, self.weight.dtype)
-        with step("cast"):
-            images, weight = x.to(wide), self.weight.to(wide)
-        result = self._mixed(images, weight)
-        with step("cast"):
-            return result.to(x.dtype)
-
-    def _mixed(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The linear map, of images and weights in one dtype or as autocast makes them so."""
+        images: Tensor = x
+        weight: Tensor = self.weight
+        differ = x.dtype != weight.dtype and not autocasts(x)
+        if differ:
+            wide = torch.promote_types(x.dtype, weight.dtype)
+            with step("cast"):
+                images, weight = x.to(wide), weight.to(wide)
         with step("mixing"):
             if self.layout == "nhwc":
-                return F.linear(x, weight)
-            return F.conv2d(x, weight.view(self.out_channels, self.in_channels, 1, 1))
+                result = F.linear(images, weight)
+            else:
+                result = F.conv2d(images, weight.view(self.out_channels, self.in_channels, 1, 1))
+        if not differ:
+            return result
+        with step("cast"):
+            return result.to(x.dtype)
 
     def _weights_dtype(self) -> torch.dtype:
         return self.weight.dtype
