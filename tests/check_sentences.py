@@ -48,11 +48,14 @@ class Records:
         self.chosen: dict[str, dict[Problem, Counter[str]]] = {}
         self.stock: list[float] = []
         self.probed: dict[Problem, dict[str, dict[str, Values]]] = {}
+        self.asked: dict[Problem, set[str]] = {}  # who was to be measured there, whatever came of it
         for line in lines:
-            if line["status"] != "ok":
-                continue
             label, number = line["traits"]["label"], line["round"]
             problem = self.problem(line["case"])
+            if number < rounds:
+                self.asked.setdefault(problem, set()).add(label)
+            if line["status"] != "ok":
+                continue
             into = [self.measured, self.probed] if number < rounds else [self.probed]
             for quantity, value in self.values(line):
                 for place in into:
@@ -141,7 +144,9 @@ class Checker:
             (
                 re.compile(
                     rf"In ([\w, ]+), ({NAME}) has less ({QUANTITY}) than ({NAME}) at every kernel size measured "
-                    r"\(([\d, and]+)\), at (?:(\d+) of (\d+)|all (\d+)|(both|the one)) problems?"
+                    r"\(([\w, ]+)\), at (?:(\d+) of (\d+)|all (\d+)|(both|the one)) problems?"
+                    r"(?:, undecided at (\d+), not compared at (\d+)"
+                    r"|, (undecided|not compared) at the other(?: (\d+))?)?"
                 ),
                 self.throughout,
             ),
@@ -165,7 +170,7 @@ class Checker:
 
     def problems(self, setting: str) -> list[Problem]:
         mode, *unusual = setting.replace("forward passes", "forward").split(", ")
-        return [p for p in self.records.measured if p[4] == mode and p[5] == tuple(unusual)]
+        return [p for p in self.records.asked if p[4] == mode and p[5] == tuple(unusual)]
 
     def crossover(self, sentence: str, _: re.Match[str]) -> Iterator[str]:
         said = re.search(r"\((B\d*, |\d+ channels|\d+²)?[^()]*?(inference|training|forward)[^()]*\)", sentence)
@@ -224,10 +229,12 @@ class Checker:
                 yield from self.order(axis, value, there, name, other, quantity)
 
     def throughout(self, sentence: str, match: re.Match[str]) -> Iterator[str]:
-        setting, less, quantity, more, listed, some, of, every, word = match.groups()
+        setting, less, quantity, more, listed, some, of, every, word, _, apart, why, others = match.groups()
         total = int(of or every or {"both": 2, "the one": 1}[word])
-        kernels: set[int] = set()
-        decided = comparable = 0
+        said = int(some or total)
+        apart = int(apart or (others or 1 if why == "not compared" else 0))
+        kernels: list[set[int]] = []
+        comparable = 0
         for problem in self.problems(setting):
             batch, channels, height, width, mode, unusual = problem
             side = f"{height}²" if height == width else f"{height}×{width}"
@@ -238,13 +245,20 @@ class Checker:
                 if not any(
                     fault for at in places for fault in self.order("kernel", at, fixed, less, more, quantity)
                 ):
-                    decided += 1
-                    kernels.update(places)
+                    kernels.append(set(places))
         # Here each kernel is tested by itself, in the report all of a problem together, so that fewer are decided.
-        if comparable != total or decided < int(some or total):
-            yield f"{quantity}: {decided} of {comparable} problems"
-        if not kernels.issuperset(map(int, re.findall(r"\d+", listed))):
-            yield f"{quantity}: at the kernels {sorted(kernels)}"
+        problems = len(self.problems(setting))
+        if problems != total or comparable != total - apart or len(kernels) < said:
+            yield f"{quantity}: {len(kernels)} of {comparable} compared, of {problems} problems"
+        *numbers, high = map(int, re.findall(r"\d+", listed))
+        if "at a problem" in listed:
+            fits = {numbers.pop(), high} <= set().union(*kernels) and set(numbers) <= set(map(len, kernels))
+        elif "others" in listed:
+            fits = sum(sizes > set(numbers) and len(sizes) == len(numbers) + high for sizes in kernels) >= said
+        else:
+            fits = sum(sizes == {*numbers, high} for sizes in kernels) >= said
+        if not fits:
+            yield f"{quantity}: at the kernels {kernels}"
 
     def telling(self, axis: str, fixed: Sequence[str], one: str, other: str, quantity: str) -> list[int]:
         """The values at which both have what tells of a quantity: of a latency one round tells nothing."""
@@ -333,8 +347,9 @@ class Checker:
             ratios = self.ratios(match[1], form[1], base[1], quantity)
             sure = [ratio for ratio, certain in ratios if certain and (ratio < 1) == (float(least) < 1)]
             total = int(of or every or {"both": 2, "the one": 1}[word])
-            if (len(sure), len(ratios)) != (int(some or total), total):
-                yield f"{quantity}: {len(sure)} of {len(ratios)} problems, not {some or total} of {total}"
+            problems = len(self.problems(match[1]))
+            if (len(sure), problems) != (int(some or total), total):
+                yield f"{quantity}: {len(sure)} of {problems} problems, not {some or total} of {total}"
             elif not (close(least, min(sure)) and close(most or least, max(sure))):
                 yield f"{quantity}: {min(sure):.3g}× to {max(sure):.3g}×"
 
@@ -345,11 +360,12 @@ class Checker:
         if base is None:
             yield "what it is compared with is not understood"
             return
-        pattern = rf"([\d.]+)×(?: \[([\d.]+), ([\d.]+)\])? \(([\d.]+)× to ([\d.]+)×\) the ({QUANTITY})"
-        for mean, low, high, least, most, quantity in re.findall(pattern, sentence):
+        spread = r"\(([\d.]+)× to ([\d.]+)×(?:, at (\d+) of them)?\)"
+        pattern = rf"([\d.]+)×(?: \[([\d.]+), ([\d.]+)\])? {spread} the ({QUANTITY})"
+        for mean, low, high, least, most, some, quantity in re.findall(pattern, sentence):
             ratios = [ratio for ratio, _ in self.ratios(match[1], form[1], base[1], quantity)]
             true = exp(fmean(map(log, ratios)))
-            if len(ratios) != int(match[2]):
+            if len(ratios) != int(some or match[2]):
                 yield f"{quantity}: {len(ratios)} problems"
             if not (close(mean, true) and close(least, min(ratios)) and close(most, max(ratios))):
                 yield f"{quantity}: {true:.3g}× ({min(ratios):.3g}× to {max(ratios):.3g}×)"
@@ -361,7 +377,7 @@ class Checker:
         for mean, low, high, least, most, quantity in re.findall(pattern, sentence):
             ratios, names, problems = [], set(), set()
             for problem in self.problems(match[1]):
-                for label in self.records.measured[problem]:
+                for label in self.records.measured.get(problem, {}):
                     name, _, execution = label.partition(" execution=")
                     two = self.records.of(problem, f"{name} execution={match[2]}", quantity)
                     one = self.records.of(problem, label, quantity)
@@ -380,9 +396,11 @@ class Checker:
     def winners(self, sentence: str, match: re.Match[str]) -> Iterator[str]:
         quantity = "total memory" if match[2] == "leanest" else self.main
         wins: Counter[str] = Counter()
-        problems = [p for p in self.problems(match[1]) if len(self.having(p, quantity)) > 1]
+        problems = self.problems(match[1])
         for problem in problems:
             having = self.having(problem, quantity)
+            if len(having) < 2:
+                continue
             best = min(having, key=lambda label: estimate(having[label], quantity))
             if all(is_sure(having[best], values, quantity) for label, values in having.items() if label != best):
                 wins[best] += 1
@@ -403,11 +421,12 @@ class Checker:
         return next(f"{regime} latency" for regime in ("steady", "cold") if f"{regime} latency" in every)
 
     def having(self, problem: Problem, quantity: str) -> dict[str, Values]:
-        return {label: one[quantity] for label, one in self.records.measured[problem].items() if quantity in one}
+        there = self.records.measured.get(problem, {})
+        return {label: one[quantity] for label, one in there.items() if quantity in one}
 
     def choices(self, sentence: str, match: re.Match[str]) -> Iterator[str]:
         usual = Counter(words.most_common(1)[0][0] for words in self.records.chosen.get(match[1], {}).values())
-        total = sum(usual.values())
+        total = sum(match[1] in labels for labels in self.records.asked.values())
         for what, some, of, every in re.findall(
             r"([\w+-]+(?: \d+(?:, [\w+-]+ \d+)*)?) at (?:(\d+) of (\d+)|all (\d+)|both|the one) problem", match[2]
         ):

@@ -93,13 +93,17 @@ def measured(digest: Digest) -> str:
 
 
 def choices(digest: Digest) -> Iterator[tuple[str, str]]:
-    """Each row that chooses how to execute, by its label, and a sentence on what it chose and how often."""
+    """Each row that chooses how to execute, by its label, and a sentence on what it chose and how often.
+
+    Of all its problems, those where it failed and chose nothing too.
+    """
     chosen_by: dict[str, Counter[str]] = {}
     for row in digest.rows:
         if row.choices:
             chosen_by.setdefault(row.label, Counter())[next(iter(row.choices))] += 1
+    asked = Counter(row.label for row in digest.rows)
     for label, chosen in chosen_by.items():
-        places = [f"{what} at {text.of_problems(number, chosen.total())}" for what, number in chosen.most_common()]
+        places = [f"{what} at {text.of_problems(number, asked[label])}" for what, number in chosen.most_common()]
         yield label, f"{label} chose {'; '.join(places)}."
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import exp, log
@@ -150,7 +150,7 @@ def _against_baseline(digest: Digest, setting: Setting, settings: Settings, form
     rows = [row for group in settings[setting] if (row := _row(group, form)) and row.label != digest.baseline]
     ratios = {m.key: [row.cells[m.key].ratio for row in rows if m.key in row.cells] for m in digest.metrics}
     alike = all(row.like_baseline for row in rows)
-    yield from _against(digest, setting, form, digest.baseline, ratios, alike=alike)
+    yield from _against(digest, setting, form, digest.baseline, ratios, len(settings[setting]), alike=alike)
 
 
 def _against(
@@ -159,14 +159,15 @@ def _against(
     form: str,
     base: str,
     ratios: Mapping[str, Sequence[Interval | None]],
+    problems: int,
     *,
     alike: bool,
 ) -> Iterator[Finding]:
-    """One row against another over all problems of a setting, in each quantity, by its ``ratios`` to ``base``."""
+    """One row against another in each quantity, by its ``ratios`` to ``base``, of so many ``problems``."""
     said: list[str] = []
     for metric in digest.metrics:
         of = f"its {metric.title}" if said else f"the {metric.title} of {base}"
-        said += _at_problems(ratios[metric.key], of)
+        said += _at_problems(ratios[metric.key], of, problems)
     if said:
         unlike = "" if alike else "; the two compute different functions"
         yield Finding(f"{_in(setting)}, {form} takes {text.listing(said, len(said))}{unlike}.", "overview", form)
@@ -195,7 +196,7 @@ def _against_originals(
             ]
             for m in digest.metrics
         }
-        for finding in _against(digest, setting, form, base, ratios, alike=False):
+        for finding in _against(digest, setting, form, base, ratios, len(groups), alike=False):
             yield pairs[0][1].kin == "niff", finding
 
 
@@ -212,12 +213,11 @@ def _original(group: Group, row: Row) -> Row | None:
     )
 
 
-def _at_problems(ratios: Sequence[Interval | None], of: str) -> list[str]:
-    """By how much, and how often, a quantity differs from the baseline's where its interval leaves no doubt."""
-    determined = [ratio for ratio in ratios if ratio is not None and ratio.estimate]
-    sure = [r.estimate for r in determined if r.estimate and r.excludes(1.0) and _worth(r.estimate)]
+def _at_problems(ratios: Sequence[Interval | None], of: str, problems: int) -> list[str]:
+    """By how much a quantity differs from the baseline's where its interval leaves no doubt, and at how many."""
+    sure = [r.estimate for r in ratios if r is not None and r.estimate and r.excludes(1.0) and _worth(r.estimate)]
     sides = [side for side in ([r for r in sure if r < 1], [r for r in sure if r > 1]) if side]
-    places = [(_range(side), text.of_problems(len(side), len(determined))) for side in sides]
+    places = [(_range(side), text.of_problems(len(side), problems)) for side in sides]
     return [f"{places[0][0]} {of} at {places[0][1]}", *(f"{r} at {at}" for r, at in places[1:])] if places else []
 
 
@@ -300,7 +300,9 @@ def _means(digest: Digest, pairs: Sequence[tuple[Row, Row]]) -> list[str]:
         exact = all(cell.counted for pair in whole for cell in pair)
         if ratio.estimate and _worth(ratio.estimate) and (exact or ratio.excludes(1.0)):
             mean = text.times(ratio.estimate) if exact else text.ratio(ratio)
-            spread = f" ({text.times(least)} to {text.times(most)})" if len(whole) > 1 else ""
+            notes = [f"{text.times(least)} to {text.times(most)}"] if len(whole) > 1 else []
+            notes += [f"at {len(whole)} of them"] if len(whole) < len(pairs) else []
+            spread = f" ({', '.join(notes)})" if notes else ""
             said.append(f"{mean}{spread} the {metric.title}")
     return said
 
@@ -312,11 +314,10 @@ def _winners(digest: Digest, setting: Setting, groups: Sequence[Group]) -> Itera
         wins = Counter(winner.row.label for winner in winners if winner.decided)
         if wins.total() * 2 >= max(len(winners), 1):
             ranked = wins.most_common()
-            said = [f"{label} at {text.of_problems(number, len(winners))}" for label, number in ranked]
-            open_ = len(winners) - wins.total()
+            said = [f"{label} at {text.of_problems(number, len(groups))}" for label, number in ranked]
             yield Finding(
                 f"{_in(setting)}, the {text.best(metric)} of all operators is {text.listing(said)}"
-                f"{text.undecided(open_)}.",
+                f"{text.others(len(winners) - wins.total(), len(groups) - len(winners))}.",
                 "overview",
                 ranked[0][0],
             )
@@ -403,7 +404,7 @@ def _changes(digest: Digest, rivalries: Sequence[Rivalry]) -> tuple[list[Finding
     latency = [rivalry for rivalry in changing if rivalry.metric.family == "latency"]
     timed = {rivalry.compared.pair for rivalry in latency}
     take(rivalry for rivalry in latency if rivalry.form in forms)
-    leading = [*first.values(), *_throughout(best, rivalries)]
+    leading = [*first.values(), *_throughout(_settings(digest), best, rivalries)]
     first_of_best = len(first)
     take(rivalry for rivalry in latency if rivalry.form not in forms)
     others = [rivalry for rivalry in changing if rivalry.form in forms]
@@ -412,29 +413,44 @@ def _changes(digest: Digest, rivalries: Sequence[Rivalry]) -> tuple[list[Finding
     return [*leading, *list(first.values())[first_of_best:]], rest
 
 
-def _throughout(best: Mapping[Setting, set[str]], rivalries: Sequence[Rivalry]) -> Iterator[Finding]:
-    """Where a best form and a spatial operator change places in latency at no kernel, and who has less."""
+def _throughout(
+    settings: Settings, best: Mapping[Setting, set[str]], rivalries: Sequence[Rivalry]
+) -> Iterator[Finding]:
+    """Where a best form and a spatial operator change places in latency at no kernel, and who has less.
+
+    Problems differ in the kernels that were measured, so that these are named only where all decided ones agree.
+    """
     pairs: dict[tuple[Setting, str, str], list[Rivalry]] = {}
     timed = [rivalry for rivalry in rivalries if rivalry.metric.family == "latency" and rivalry.axis == "kernel"]
     for rivalry in timed:
-        if rivalry.form in best.get(rivalry.group.setting, ()):
+        compared = rivalry.compared.comparison.orders  # none where fewer than two values are
+        if compared and rivalry.form in best.get(rivalry.group.setting, ()):
             pairs.setdefault((rivalry.group.setting, rivalry.form, rivalry.rival), []).append(rivalry)
     for (setting, form, rival), every in pairs.items():
         sides = {comparison.better for one in every if (comparison := one.compared.comparison).better is not None}
         if len(sides) != 1 or any(one.crossovers for one in every):
             continue
         decided = [one for one in every if one.compared.comparison.better is not None]
-        values = {order.at for one in decided for order in one.compared.comparison.orders}
+        sizes = [{order.at for order in one.compared.comparison.orders} for one in decided]
         less, more = (form, rival) if sides == {"form"} else (rival, form)
         alike = "" if all(one.alike for one in every) else "; the two compute different functions"
         yield Finding(
             f"{_in(setting)}, {less} has less {every[0].metric.title} than {more} at every kernel size measured "
-            f"({text.listing([f'{at:g}' for at in sorted(values)], 9)}), "
-            f"at {text.of_problems(len(decided), len(every))}"
-            f"{text.undecided(len(every) - len(decided))}{alike}.",
+            f"({_sizes(sizes)}), at {text.of_problems(len(decided), len(settings[setting]))}"
+            f"{text.others(len(every) - len(decided), len(settings[setting]) - len(every))}{alike}.",
             "crossovers",
             form,
         )
+
+
+def _sizes(measured: Sequence[Set[float]]) -> str:
+    """Those measured at each problem: ``3, 7 and 11`` where they are the same, else how many and between which."""
+    union = sorted(set().union(*measured))
+    if all(len(sizes) == len(union) for sizes in measured):
+        return text.listing([f"{at:g}" for at in union], 9)
+    least, most = min(map(len, measured)), max(map(len, measured))
+    number = f"{least}" if least == most else f"{least} to {most}"
+    return f"{number} at a problem, between {union[0]:g} and {union[-1]:g}"
 
 
 def crossover_sentence(rivalry: Rivalry, flops: Rivalry | None = None, elsewhere: Sequence[str] = ()) -> str:

@@ -175,9 +175,13 @@ def of_problems(some: int, all_: int) -> str:
     return "the one problem" if all_ == 1 else f"all {all_} problems" if all_ > 2 else "both problems"
 
 
-def undecided(others: int) -> str:
-    """What follows when that was said of some problems, and these are the others."""
-    return f", undecided at the other {others}" if others > 1 else ", undecided at the other" if others else ""
+def others(undecided: int, uncompared: int) -> str:
+    """What follows when that was said of some problems: of how many others it is not known, and why."""
+    if undecided and uncompared:
+        return f", undecided at {undecided}, not compared at {uncompared}"
+    number = undecided + uncompared
+    what = "undecided" if undecided else "not compared"
+    return f", {what} at the other{f' {number}' if number > 1 else ''}" if number else ""
 
 
 def left_out(number: int, noun: str) -> str:
