@@ -481,12 +481,21 @@ def _flags(record: Record, regime: Regime) -> set[str]:
 
 
 def _winner(rows: Iterable[Row], key: str) -> Winner | None:
-    """The row of least value among those measured, and those whose ratio to it does not exclude 1."""
+    """The row of least value among those measured, and those whose ratio to it does not exclude 1.
+
+    What is counted may be nothing, of which there is no ratio: it is compared as it is.
+    """
     having = [row for row in rows if row.ok and key in row.cells]
     if len(having) < 2:
         return None
     best = min(having, key=lambda row: row.cells[key].estimate)
-    ratios = [(row, compare(best.cells[key], row.cells[key])) for row in having if row.id != best.id]
+    others = [row for row in having if row.id != best.id]
+    if best.cells[key].counted:
+        most = max(best.cells[key].rounds.values())
+        return Winner(
+            best, tuple(row for row in others if min(row.cells[key].rounds.values()) <= most), certain=True
+        )
+    ratios = [(row, compare(best.cells[key], row.cells[key])) for row in others]
     tied = tuple(row for row, ratio in ratios if ratio.low is not None and not ratio.excludes(1.0))
     return Winner(best, tied, certain=all(ratio.low is not None for _, ratio in ratios))
 

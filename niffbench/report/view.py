@@ -25,6 +25,8 @@ from niffbench.results import Run
 
 MOST_ROWS = 3000
 """Rows of the table of cases in a page; ``table.csv`` always has them all."""
+ONE_MISSES = 20
+"""Of so many intervals one misses the truth; of fewer that is nothing to count on."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,25 @@ class View:
 
     @property
     def intervals(self) -> str:
-        """How many intervals of a ratio there are, and how many of so many err; empty where there is none."""
-        ratios = (cell.ratio for row in self.digest.rows for cell in row.cells.values() if not cell.counted)
-        number = sum(ratio is not None and ratio.low is not None for ratio in ratios)
+        """What intervals assume and, of the many ratios in latency that a page shows, how many err; or nothing."""
+        latency = self.digest.metrics[0]
+        number = sum(
+            (cell := row.cells.get(latency.key)) is not None
+            and cell.ratio is not None
+            and cell.ratio.low is not None
+            for group in _fitting(self.digest.groups)
+            for row in group.rows
+            if row is not group.baseline
+        )
         if not number:
             return ""
+        miss = (
+            f": of the {number:,} intervals of a ratio to {self.digest.baseline} in {latency.title} about "
+            f"{round(number / ONE_MISSES):,} miss it"
+        )
         return (
-            "Each interval holds the truth with 95 % by itself, assuming that rounds scatter log-normally: of the "
-            f"{number:,} intervals of a ratio to {self.digest.baseline} in this report about "
-            f"{max(round(number / 20), 1):,} miss it. Where one round in ten is slow 91 % to 97 % hold it, and "
+            "Each interval holds the truth with 95 % by itself, assuming that rounds scatter log-normally"
+            f"{miss if number >= ONE_MISSES else ''}. Where one round in ten is slow 91 % to 97 % hold it, and "
             "85 % of those over three rounds that have two modes."
         )
 

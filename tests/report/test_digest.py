@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from synthetic import FAULTS, NETWORKS, WORLD, Fault, Noise, World, digest_of, make, truth
 
+from niffbench.report import draw
 from niffbench.report.comparison import pairs, table, unlike
 from niffbench.report.digest import Group, Row, gather, over_floor
 from niffbench.report.exports import spreadsheet
 from niffbench.report.facts import notices
 from niffbench.report.tables import cases, memory, witnesses
 from niffbench.report.text import MISSING
+from niffbench.report.view import view
 from niffbench.results import REGISTRY, Ceilings, MachineState, Memory, Run, frame, round_value
 from niffbench.stats.intervals import median_of_rounds
 
@@ -405,3 +407,38 @@ def test_an_empty_run_has_a_digest() -> None:
     digest = gather(Run(run.path, run.manifest, ()))
     assert digest.groups == ()
     assert digest.missing == len(run.records)
+
+
+def test_what_counts_as_nothing_is_the_least_and_decided() -> None:
+    """An identity, or a shuffle, takes no FLOPs: of those there is no ratio, and nothing is undecided."""
+    run = make(World(sizes=(28,), faults=(), rounds=1), Path("made-up"))
+
+    def without_flops(*labels: str) -> Group:
+        records = [
+            replace(record, cost=replace(record.cost, closed=0, closed_forward=0, counted=0, fvcore=0, steps=[]))
+            if record.cost and record.traits.label in labels
+            else record
+            for record in run.records
+        ]
+        none = replace(run, records=tuple(records))
+        draw(none)
+        (group,) = gather(none).groups
+        return group
+
+    alone = without_flops("global-filter")
+    winner, cell = alone.winners["flops"], _row(alone, "global-filter").cells["flops"]
+    assert (winner.row.label, winner.decided, cell.value.estimate, cell.ratio) == ("global-filter", True, 0, None)
+    tied = without_flops("global-filter", "attention").winners["flops"]
+    assert tied.certain
+    assert {row.label for row in (tied.row, *tied.tied)} == {"global-filter", "attention"}
+    baseline = without_flops("depthwise-k7")
+    assert baseline.winners["flops"].decided
+    assert all(row.cells["flops"].ratio is None for row in baseline.rows)
+
+
+def test_intervals_that_err_are_counted_of_many_alone_and_of_other_rows_than_the_baseline() -> None:
+    few, many = (make(World(sizes=sizes, faults=()), Path("made-up")) for sizes in ((28,), (14, 28)))
+    assert len(gather(many).rows) == 26
+    assert "of the 24 intervals" in view(many).intervals
+    assert "miss it" not in view(few).intervals
+    assert view(few).intervals
