@@ -27,7 +27,7 @@ from niffbench.study import shrink_tables as tables
 from niffbench.study.costs import Measuring
 from niffbench.study.images import fold_of, of_digits
 from niffbench.study.request import Observer
-from niffbench.study.shrink import Quality
+from niffbench.study.shrink import Budget, Quality
 from niffbench.study.shrinking import (
     EXECUTION,
     FORMS,
@@ -115,12 +115,10 @@ def sentences(folds: Folds) -> list[str]:
     first = folds.reports[0]
     said = []
     if own.accuracy is not None and own.loss is not None:
-        inside = own.loss.high is not None and own.loss.high <= first.budget.value
-        certain = "certainly within" if inside else "on average within" if own.within(first.budget) else "beyond"
         said.append(
             f"Over {text.plural(len(folds.reports), 'fold')} and {own.images:,} digits, each judged by a network "
-            f"that never saw it, shrinking loses {tables.points(own.loss)} points of accuracy, paired: {certain} "
-            f"the {text.percent(first.budget.value)} that were allowed."
+            f"that never saw it, shrinking loses {tables.points(own.loss)} points of accuracy, "
+            f"paired: {_beside_budget(own, own.loss, first.budget)}."
         )
     ratios = [(other, folds.speed(SHRUNK, other)) for other in (PUBLISHED, FORMS, TWIN) if other in folds.names]
     named = [f"{text.ratio(interval)} the latency of {tables.IN_WORDS[other]}" for other, interval in ratios]
@@ -130,7 +128,7 @@ def sentences(folds: Folds) -> list[str]:
         sums = [tables.sums(report.shrunk) for report in folds.reports]
         low, high = (end(one["cheapest"] for one in sums) for end in (min, max))
         least, most = (end(one["forms"] for one in sums) for end in (min, max))
-        are = "not faster than the fastest forms for certain"
+        are = "not shown to be faster than the fastest forms"
         if not any(report.cuts for report in folds.reports):
             are = "the ones in their fastest forms, as nothing could be cut"
         said.append(
@@ -139,6 +137,19 @@ def sentences(folds: Folds) -> list[str]:
             f"{text.seconds(low)} to {text.seconds(high)}."
         )
     return said
+
+
+def _beside_budget(own: Quality, loss: Interval, allowed: Budget) -> str:
+    """Where the loss is, beside what was allowed: by its interval where that tells, else by its estimate."""
+    most = text.percent(allowed.value)
+    if allowed.kind == "error":
+        return f"outputs are {text.percent(own.error)} off, where {most} was allowed"
+    known = f" ({text.percent(loss.confidence)})"
+    if loss.high is not None and loss.high <= allowed.value:
+        return f"within the {most} that were allowed{known}"
+    if loss.low is not None and loss.low > allowed.value:
+        return f"beyond the {most} that were allowed{known}"
+    return f"on average {'within' if own.within(allowed) else 'beyond'} the {most} that were allowed"
 
 
 def networks(folds: Folds) -> Table:

@@ -70,11 +70,13 @@ class Growth:
         if low is None or high is None:
             return "are of one seed, which decides nothing"
         if low > 0:
-            kind = "more slowly than the map" if high < 1 else "faster than the map" if low > 1 else "with the map"
-            return f"grow {kind}"
+            if high < 1:
+                return "grow more slowly than the map"
+            return "grow faster than the map" if low > 1 else "grow, at a rate that may be the map's"
         if high < 0:
             return "shrink in pixels"
-        return "do not grow for certain" if high < 1 else "may grow or not"
+        slowly = " and, if they do, grow more slowly than the map" if high < 1 else ""
+        return f"are not shown to grow{slowly}"
 
 
 def learn_widths(

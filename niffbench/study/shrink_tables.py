@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -124,9 +125,7 @@ def _speed(report: ShrinkReport) -> list[str]:
     ahead = report.speed(FORMS)
     if report.objective == "latency" and (report.undone or ahead is None or ahead.high is None or ahead.high >= 1):
         costs = sums(report.shrunk)
-        is_ = (
-            "the one in its fastest forms" if not report.cuts else "not faster than the fastest forms for certain"
-        )
+        is_ = "not shown to be faster than the fastest forms" if report.cuts else "the one in its fastest forms"
         sentence += (
             f" It is {is_}: layer by layer these take "
             f"{text.seconds(costs['forms'])} in all, what was chosen {text.seconds(costs['chosen'])}, and the "
@@ -182,8 +181,8 @@ def _lost(loss: Interval | None) -> str:
 
 
 def _median(rounds: Sequence[float | None]) -> float | None:
-    values = sorted(value for value in rounds if value is not None)
-    return values[len(values) // 2] if values else None
+    values = [value for value in rounds if value is not None]
+    return median(values) if values else None
 
 
 def in_percent(interval: Interval) -> str:

@@ -279,7 +279,7 @@ def _timed(parts: dict[str, float], what: str) -> Iterator[None]:
 
 
 def is_worse(report: ShrinkReport) -> bool:
-    """Whether the shrunk network, measured whole, certainly takes more of the objective than the forms do."""
+    """Whether the shrunk network, measured whole, is shown to take more of the objective than the forms do."""
     own, forms = report.compared[SHRUNK], report.compared[FORMS]
     match report.objective:
         case "latency":

@@ -10,15 +10,22 @@ import pytest
 import torch
 
 from niffbench.cli import main
+from niffbench.stats.intervals import Interval
 from niffbench.study import digits
 from niffbench.study.effective import FilterSize, mass_ratio
+from niffbench.study.folds import _beside_budget
 from niffbench.study.images import fold_of
-from niffbench.study.resolutions import Width, growth
+from niffbench.study.resolutions import Growth, Width, growth
+from niffbench.study.shrink import Budget, Quality
 
 
 @pytest.mark.parametrize(
     ("exponent", "verdict"),
-    [(0.0, "do not grow for certain"), (0.5, "grow more slowly than the map"), (1.0, "grow with the map")],
+    [
+        (0.0, "are not shown to grow and, if they do, grow more slowly than the map"),
+        (0.5, "grow more slowly than the map"),
+        (1.0, "grow, at a rate that may be the map's"),
+    ],
 )
 def test_planted_growth_is_recovered(exponent: float, verdict: str) -> None:
     noise = torch.Generator().manual_seed(0)
@@ -34,6 +41,41 @@ def test_planted_growth_is_recovered(exponent: float, verdict: str) -> None:
     assert one.exponent.low <= exponent <= one.exponent.high
     assert one.exponent.high - one.exponent.low < 0.3
     assert one.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.02, 1.9, "grow, at a rate that may be the map's"),
+        (-0.1, 0.9, "are not shown to grow and, if they do, grow more slowly than the map"),
+        (-0.1, 1.1, "are not shown to grow"),
+        (1.1, 1.9, "grow faster than the map"),
+        (-0.9, -0.1, "shrink in pixels"),
+    ],
+)
+def test_growth_is_said_as_far_as_its_interval_tells(low: float, high: float, said: str) -> None:
+    assert Growth("a", Interval((low + high) / 2, low, high, 0.95, 3, "paired t on logs")).verdict == said
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (0, "within the 0.2 % that were allowed (95 %)"),
+        (3, "on average within the 0.2 % that were allowed"),
+        (5, "on average beyond the 0.2 % that were allowed"),
+        (20, "beyond the 0.2 % that were allowed (95 %)"),
+    ],
+)
+def test_a_loss_is_held_against_what_was_allowed_by_its_interval(lost: int, said: str) -> None:
+    own = Quality(0.1, images=1797, right=1700, lost=lost, gained=0)
+    assert own.loss is not None
+    assert _beside_budget(own, own.loss, Budget("accuracy", 0.002)) == said
+
+
+def test_a_budget_of_errors_is_no_accuracy() -> None:
+    own = Quality(0.1, images=1797, right=1700, lost=20, gained=0)
+    assert own.loss is not None
+    assert _beside_budget(own, own.loss, Budget("error", 0.05)) == "outputs are 10 % off, where 5 % was allowed"
 
 
 def test_sizes_whose_maps_are_equal_are_told_apart() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -40,7 +40,7 @@ from niffbench.study.shrink import (
     shrink,
     tolerated,
 )
-from niffbench.study.shrinking import SHRUNK, Loaded, ShrinkRequest, carry_out
+from niffbench.study.shrinking import FORMS, SHRUNK, Loaded, ShrinkReport, ShrinkRequest, carry_out
 
 
 def layers() -> list[FilteringLayer]:
@@ -457,10 +457,10 @@ def test_a_wave_whose_cases_another_layer_had_measured_does_not_end_the_measurin
     assert 23 in sides
 
 
-@pytest.mark.parametrize("objective", ["latency", "memory", "energy"])
-def test_cuts_with_which_the_whole_network_takes_more_are_undone_and_nothing_else_is_said(
-    monkeypatch: pytest.MonkeyPatch, objective: str
-) -> None:
+def reported(
+    monkeypatch: pytest.MonkeyPatch, objective: str, timed: Callable[..., dict[str, NetworkFigures]]
+) -> ShrinkReport:
+    """What becomes of a network whose layer is cheapest as a 3×3 kernel; ``timed`` measures the whole networks."""
     torch.manual_seed(0)
     key = {"latency": "latency_steady", "memory": "memory_total", "energy": "energy"}[objective]
     model = nn.Sequential(planted(torch.randn(4, 3, 3)), nn.AdaptiveAvgPool2d(2), nn.Flatten())
@@ -471,16 +471,23 @@ def test_cuts_with_which_the_whole_network_takes_more_are_undone_and_nothing_els
         }
         return Costs({id_: {key: price} for id_, price in prices.items()})
 
-    def timed(networks: Mapping[str, object], *_: object) -> dict[str, NetworkFigures]:
-        high = {name: 2.0 if name == SHRUNK else 1.0 for name in networks}
-        return {name: NetworkFigures((high[name],) * 3, high[name], high[name]) for name in networks}
-
     monkeypatch.setattr(shrinking, "measure", priced)
     monkeypatch.setattr(shrinking, "measure_networks", timed)
     some = Images(list(torch.randn(30, 4, 9, 9)), range(30), labelled=False)  # type: ignore[arg-type]
     loaded = Loaded("planted", "planted", model, None, Splits(some, some, some, "noise"), Budget("error", 0.01))
     with Interrupts() as stop:
-        report = carry_out(loaded, ShrinkRequest("planted", objective=objective), Measuring(stop))
+        return carry_out(loaded, ShrinkRequest("planted", objective=objective), Measuring(stop))
+
+
+@pytest.mark.parametrize("objective", ["latency", "memory", "energy"])
+def test_cuts_with_which_the_whole_network_takes_more_are_undone_and_nothing_else_is_said(
+    monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    def timed(networks: Mapping[str, object], *_: object) -> dict[str, NetworkFigures]:
+        high = {name: 2.0 if name == SHRUNK else 1.0 for name in networks}
+        return {name: NetworkFigures((high[name],) * 3, high[name], high[name]) for name in networks}
+
+    report = reported(monkeypatch, objective, timed)
     assert report.shrunk.attempts[-1].choice["0"].candidate.name == "k3"
     assert report.cuts == {}
     assert objective in report.undone
@@ -489,6 +496,19 @@ def test_cuts_with_which_the_whole_network_takes_more_are_undone_and_nothing_els
     assert said.startswith("Nothing is cut: the whole network took more")
     assert "is kept" not in said
     assert report.undone in shrink_tables.layers(report).rows[0].entries[-1].text
+
+
+def test_a_cut_that_is_not_shown_to_save_time_is_not_said_to_save_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(networks: Mapping[str, object], *_: object) -> dict[str, NetworkFigures]:
+        return {name: NetworkFigures((1.0, 2.0) if name == SHRUNK else (1.0, 3.5), 1.0, 1.0) for name in networks}
+
+    report = reported(monkeypatch, "latency", timed)
+    assert report.cuts
+    said = " ".join(shrink_tables.sentences(report))
+    assert "It is not shown to be faster than the fastest forms" in said
+    medians = {row.entries[0].text: row.entries[3].value for row in shrink_tables.networks(report).rows}
+    assert (medians[FORMS], medians[SHRUNK]) == (2.25, 1.5)
+    assert "the networks differ by 750 ms" in said  # by the medians that the table shows
 
 
 def test_a_checkpoint_of_a_fold_is_judged_by_the_digits_of_that_fold(tmp_path: Path) -> None:
