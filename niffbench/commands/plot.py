@@ -28,16 +28,13 @@ def _labels(context: click.Context, parameter: click.Parameter, given: Sequence[
 
 def _theme(path: Path | None) -> tuple[dict[str, str], dict[str, str]]:
     """Labels and colours of a TOML file's two tables."""
-    import tomllib
-
     from matplotlib.colors import is_color_like
+
+    from niffbench.suite import parse_toml, read_text
 
     if path is None:
         return {}, {}
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    content = parse_toml(read_text(path, "a theme"), str(path))
     if strange := set(content) - {"labels", "colours"}:
         raise UsageError(f"{path}: unknown table '{min(strange)}'; there are [labels] and [colours]")
     for table, entries in content.items():

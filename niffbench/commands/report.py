@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from pathlib import Path
 
 import click
 
 from niffbench.errors import UsageError
+
+MOST_BYTES = 120
+"""Of the name of a report on several runs."""
 
 
 @click.command()
@@ -31,10 +36,8 @@ def command(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
         raise UsageError(f"{repeated[0]}: is named twice; side by side with itself a run says nothing")
     read_runs = [read(path) for path in runs]
     if out is None:
-        first, *others = read_runs
-        out = first.path
-        if others:
-            out = first.path.resolve().parent / "-and-".join(run.name for run in read_runs)[:120]
+        first, *others = [run.path.resolve() for run in read_runs]
+        out = first.parent / _joined(first, *others) if others else read_runs[0].path
     page = write(read_runs, out)
     if as_json:
         click.echo(
@@ -42,3 +45,12 @@ def command(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
         )
     else:
         click.echo(page)
+
+
+def _joined(*runs: Path) -> str:
+    """The name of a report on several runs; no two have one name, whose runs have long names or lie elsewhere."""
+    name = os.fsencode("-and-".join(run.name for run in runs))
+    if len(name) <= MOST_BYTES and len({run.parent for run in runs}) == 1:
+        return os.fsdecode(name)
+    mark = hashlib.sha256(b"\0".join(map(os.fsencode, runs))).hexdigest()[:8]
+    return f"{name[: MOST_BYTES - 9].decode(errors='ignore')}-{mark}"

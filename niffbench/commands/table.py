@@ -82,7 +82,8 @@ def command(
 
     narrowed = narrow(read_run)
     if not narrowed.records:
-        raise UsageError(f"{run}: --only {' '.join(only)} matches no case of it")
+        what = f"--only {' '.join(only)} matches no case of it" if only else "nothing was measured in it"
+        raise UsageError(f"{run}: {what}")
     table = _per_node(narrowed) if per_node else pivot(narrowed, rows, columns, values)
     if not intervals:
         bare = (replace(row, entries=tuple(replace(one, note="") for one in row.entries)) for row in table.rows)

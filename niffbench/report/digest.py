@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from niffbench.case import Case, Execution, Problem
 from niffbench.cost.roofline import bandwidth, ceiling, floor_time
-from niffbench.report.text import clean
+from niffbench.report.text import NAME, clean, short_names
 from niffbench.results import (
     REGIME_ORDER,
     REGISTRY,
@@ -173,10 +173,38 @@ def compare(base: Cell, other: Cell, *, paired: bool = True) -> Interval:
 
 
 @dataclass(frozen=True)
+class Names:
+    """What the operators of a run are called: no two that differ are called the same.
+
+    Attributes:
+        labels: by their labels.
+        without_kernel: by their labels without the kernel size.
+    """
+
+    labels: Mapping[str, str]
+    without_kernel: Mapping[str, str]
+
+    def shown(self, label: str) -> str:
+        """What is shown of a label, that of an operator without a record too."""
+        return self.labels.get(label) or clean(label, NAME)
+
+
+def _names(run: Run) -> Names:
+    records = (*run.records, *run.probes)
+    return Names(short_names(record.traits.label for record in records), short_names(map(_bare, records)))
+
+
+def _bare(record: Record) -> str:
+    return record.traits.label.replace(f"-k{record.case.kernel}", "", 1)
+
+
+@dataclass(frozen=True)
 class Row:
     """One case: an operator on the group's problem, with all that its rounds learned.
 
     Attributes:
+        label: the operator's name, fit to show.
+        without_kernel: the same without its kernel size.
         cells: every metric that any round has a value of.
         statuses: rounds by status.
         reasons: the first reason of each status other than ``ok``.
@@ -191,6 +219,8 @@ class Row:
     id: str
     attributes: Mapping[str, Any]
     traits: Traits
+    label: str
+    without_kernel: str
     cells: Cells
     statuses: Mapping[str, int]
     reasons: Mapping[str, str]
@@ -206,11 +236,6 @@ class Row:
         """What stands for the rounds of a metric, or None."""
         cell = self.cells.get(key)
         return cell.estimate if cell else None
-
-    @property
-    def label(self) -> str:
-        """The operator's name, fit to show."""
-        return clean(self.traits.label, 60)
 
     @property
     def kin(self) -> str:
@@ -305,6 +330,7 @@ class Digest:
     regime: Regime
     groups: tuple[Group, ...]
     missing: int  # cases × rounds of the suite without a record
+    names: Names = field(repr=False)
 
     @property
     def metrics(self) -> tuple[Metric, Metric, Metric]:
@@ -335,7 +361,7 @@ class Digest:
         for record in self.run.probes:
             if record.id not in own:
                 by_case.setdefault(record.id, []).append(record)
-        return tuple(_row(records, self.regime, Cells(records), None) for records in by_case.values())
+        return tuple(_row(records, self.regime, Cells(records), None, self.names) for records in by_case.values())
 
     @cached_property
     def fleet(self) -> Fleet:
@@ -345,7 +371,7 @@ class Digest:
     @property
     def baseline(self) -> str:
         """The baseline's name."""
-        return clean(self.run.manifest.suite.baseline, 60)
+        return self.names.shown(self.run.manifest.suite.baseline)
 
     @property
     def rounds(self) -> int:
@@ -398,6 +424,7 @@ def gather(run: Run) -> Digest:
     for record in run.records:
         by_case.setdefault(record.id, []).append(record)
     order = {case: place for place, case in enumerate(run.manifest.suite.cases)}
+    names = _names(run)
     groups: dict[tuple[Problem, Execution], list[list[Record]]] = {}
     for id_ in sorted(by_case, key=lambda id_: order.get(id_, len(order))):
         case = by_case[id_][0].case
@@ -407,19 +434,25 @@ def gather(run: Run) -> Digest:
         name=clean(run.name),
         regime=regime,
         groups=tuple(
-            _group(run, problem, execution, cases, regime) for (problem, execution), cases in groups.items()
+            _group(run, problem, execution, cases, regime, names) for (problem, execution), cases in groups.items()
         ),
         missing=max(len(order) * run.manifest.rounds - len(run.records), 0),
+        names=names,
     )
 
 
 def _group(
-    run: Run, problem: Problem, execution: Execution, cases: Sequence[Sequence[Record]], regime: Regime
+    run: Run,
+    problem: Problem,
+    execution: Execution,
+    cases: Sequence[Sequence[Record]],
+    regime: Regime,
+    names: Names,
 ) -> Group:
     base = next((records for records in cases if run.is_baseline(records[0])), None)
     base_cells = None if base is None else Cells(base)
     rows = [
-        _row(records, regime, Cells(records, base_cells), None if base is None else base[0].traits)
+        _row(records, regime, Cells(records, base_cells), None if base is None else base[0].traits, names)
         for records in cases
     ]
     ranked = (*headline(regime), REGISTRY["bytes_own"])
@@ -432,7 +465,7 @@ def _group(
     )
 
 
-def _row(records: Sequence[Record], regime: Regime, cells: Cells, base: Traits | None) -> Row:
+def _row(records: Sequence[Record], regime: Regime, cells: Cells, base: Traits | None, names: Names) -> Row:
     measured = [record for record in records if record.status == "ok"]
     best = measured[0] if measured else records[0]
     choices = Counter(words for record in measured if (words := in_words(record.chosen)))
@@ -448,6 +481,8 @@ def _row(records: Sequence[Record], regime: Regime, cells: Cells, base: Traits |
         id=best.id,
         attributes=attributes(best),
         traits=traits,
+        label=names.labels[traits.label],
+        without_kernel=names.without_kernel[_bare(best)],
         cells=cells,
         statuses=Counter(record.status for record in records),
         reasons=reasons,

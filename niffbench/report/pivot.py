@@ -84,7 +84,7 @@ def _cases(digest: Digest) -> Iterator[tuple[Group, Row]]:
 
 def _attributes(group: Group, case: Row) -> Mapping[str, object]:
     """What tells a case from another; its operator and problem as tables name them."""
-    return {**case.attributes, "operator": case.label, "problem": group.label}
+    return {**case.attributes, "operator": case.label, "label": case.label, "problem": group.label}
 
 
 def _place(group: Group, case: Row, names: Sequence[str]) -> Place:

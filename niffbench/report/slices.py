@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from niffbench.report.digest import Digest, Group, Row
-from niffbench.report.text import clean
 from niffbench.suite.pairs import Axis, fixed, position
 from niffbench.suite.pairs import curve as curve_of
 
@@ -69,11 +68,6 @@ class Slice:
         return [*(point for points in self.curves.values() for point in points), *self.level.values()]
 
 
-def without_kernel(row: Row) -> str:
-    """The operator's name without its kernel size."""
-    return clean(row.traits.label.replace(f"-k{row.case.kernel}", "", 1), 60)
-
-
 def slices(digest: Digest, axis: Axis) -> tuple[Slice, ...]:
     """All slices along ``axis`` in which it takes values enough (FEWEST), the largest first."""
     grouped: dict[tuple[object, ...], list[Point]] = {}
@@ -100,7 +94,7 @@ def _slice(axis: Axis, points: Sequence[Point]) -> Slice:
     for curve in curves.values():
         if len(curve) > 1:
             row = curve[0].row
-            name = _unused(without_kernel(row) if axis == "kernel" else row.label, named)
+            name = _unused(row.without_kernel if axis == "kernel" else row.label, named)
             named[name] = tuple(sorted(curve, key=lambda point: point.at))
     named_level: dict[str, Point] = {}
     for point in level.values():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING
@@ -145,6 +147,28 @@ def _clean(text: str, longest: int) -> str:
     line = "".join(char for char in line if unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
     line = " ".join(line.split())
     return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+NAME = 60
+"""Characters of an operator's name that are shown."""
+
+
+def short_names(labels: Iterable[str]) -> dict[str, str]:
+    """What each of ``labels`` is called where there is little room: cut short, and never such that two become one.
+
+    Those that would be alike keep beginning and end, where their settings are, and have a mark each, which is the
+    same in every run.
+    """
+    shown = {label: clean(label, NAME) for label in labels}
+    times = Counter(shown.values())
+    return {label: name if times[name] == 1 else _marked(label) for label, name in shown.items()}
+
+
+def _marked(label: str) -> str:
+    mark = hashlib.sha256(label.encode(errors="backslashreplace")).hexdigest()[:6]
+    whole = clean(label, len(label))
+    ends = whole if len(whole) <= NAME - 8 else f"{whole[:31]}…{whole[-20:]}"
+    return f"{ends} #{mark}"
 
 
 _SPECIAL = str.maketrans(

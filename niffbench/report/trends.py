@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from niffbench.operators.catalogue import catalogue
 from niffbench.report.digest import CONFIDENCE, Cell, Digest, Group, Row, aligned
-from niffbench.report.slices import AXES, Slice, describe, evenly, slices, without_kernel
+from niffbench.report.slices import AXES, Slice, describe, evenly, slices
 from niffbench.results import Metric
 from niffbench.session.refine import Compared, comparisons
 from niffbench.stats.crossovers import Crossover
@@ -109,7 +109,7 @@ def rivalries(digest: Digest) -> tuple[Rivalry, ...]:
     every: list[Rivalry] = []
     for compared in comparisons(digest.run, catalogue()):
         (form, group), (rival, _) = places[compared.pair.form], places[compared.pair.rival]
-        names = [without_kernel(row) if compared.pair.axis == "kernel" else row.label for row in (form, rival)]
+        names = [row.without_kernel if compared.pair.axis == "kernel" else row.label for row in (form, rival)]
         fixed = describe(group, compared.pair.axis)
         every.append(Rivalry(compared, names[0], names[1], group, fixed, _same(form, rival)))
     return tuple(every)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -22,6 +23,7 @@ from synthetic import FEW, Fault, World, make, save, write
 
 from niffbench.cli import main
 from niffbench.commands.plot import _records
+from niffbench.report.digest import gather
 from niffbench.results import frame, read
 
 Here = Callable[..., "Done"]
@@ -76,6 +78,19 @@ def test_report_of_two_runs_goes_beside_the_first(here: Here, tmp_path: Path) ->
     output = json.loads(done.stdout)
     assert Path(output["html"]) == tmp_path / "a-and-b" / "report.html"
     assert all(Path(path).is_file() for path in output.values())
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_no_report_of_several_runs_overwrites_that_of_others(here: Here, tmp_path: Path) -> None:
+    world = World(sizes=(14,), operators=FEW, rounds=1)
+    names = [f"{letter}-{'long name ' * 3}" for letter in "abcdef"]
+    long = [str(write(tmp_path / name, world).path) for name in names]
+    short = [str(write(tmp_path / place / "same", world).path) for place in ("one", "two", "three")]
+    pages = [
+        here("report", *runs).stdout for runs in (long[:5], [*long[:4], long[5]], short[:2], [short[0], short[2]])
+    ]
+    assert len({Path(page.strip()).parent for page in pages}) == 4
+    assert all(Path(page.strip()).is_file() for page in pages)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +194,15 @@ def test_plot_draws_words_along_x_and_is_the_same_every_time(here: Here, run: Pa
     assert b"niff-depthwise/rfft" in one
 
 
+@pytest.mark.parametrize("option", ["hue", "style", "col", "row", "x"])
+@pytest.mark.parametrize("column", ["tf32", "published"])
+def test_plot_takes_what_is_true_or_false_for_words(here: Here, run: Path, option: str, column: str) -> None:
+    x = () if option == "x" else ("--x", "size")
+    done = here("plot", str(run), *x, f"--{option}", column, "--out", "a.svg")
+    assert done.returncode == 0
+    assert "False" in svg_words(Path("a.svg"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -232,6 +256,9 @@ def test_a_figure_has_level_lines_names_of_ones_own_and_its_size_in_millimetres(
         ("[colours]\na = 'no colour'", "colours.a should be a colour"),
         ("labels = 1", "labels.labels should be a text"),
         ("[labels", "theme.toml"),
+        (f"a = {'[' * 2000}{']' * 2000}", "not valid TOML"),
+        (f"a{'.a' * 100_000} = 1", "dots"),
+        ("#" * 1_100_000, "larger than"),
     ],
 )
 def test_a_faulty_theme_is_one_clear_message(
@@ -421,6 +448,47 @@ def test_a_table_for_a_paper_is_latex_and_goes_into_a_file(here: Here, run: Path
     assert re.search(r"niff-depthwise/rfft & 28 & .*(KiB|MiB).*&.*(KiB|MiB)", written)
     bare = here("table", str(run), "--only", "size=28", "--values", "latency", "--no-intervals").stdout
     assert bare.count(r"\[") == 0
+
+
+def test_rows_that_differ_in_a_late_argument_alone_are_told_apart(here: Here, tmp_path: Path) -> None:
+    """In a table, in a plot's legend and in who wins."""
+    long = "my_layers.py:LargeKernelDepthwiseSeparableConvolution bias=False dilation=1 padding_mode="
+    labels = {"global-filter": f"{long}circular", "niff-depthwise/rfft": f"{long}reflect"}
+    run = make(World(sizes=(14, 28), faults=()), tmp_path / "r")
+    records = [
+        replace(
+            record,
+            traits=replace(record.traits, label=labels.get(record.traits.label, record.traits.label)),
+            latency={
+                name: replace(one, samples=[sample / 100 for sample in one.samples])
+                if (record.traits.label, record.case.problem.height)
+                in (("global-filter", 14), ("niff-depthwise/rfft", 28))
+                else one
+                for name, one in record.latency.items()
+            },
+        )
+        for record in run.records
+    ]
+    digest = gather(save(replace(run, records=tuple(records))))
+    names = {row.traits.label: row.label for row in digest.rows}
+    assert len(set(names.values())) == len(names)
+    assert all(len(name) <= 60 for name in names.values())
+    assert [group.winners["latency_steady"].row.label for group in digest.groups] == [
+        names[labels["global-filter"]], names[labels["niff-depthwise/rfft"]]
+    ]  # fmt: skip
+    done = here("table", "r", "--values", "latency", "--format", "csv")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {row.partition(",")[0] for row in done.stdout.splitlines()[1:]} == set(names.values())
+    assert here("plot", "r", "--x", "size", "--out", "a.svg").returncode == 0
+    assert all(name in svg_words(tmp_path / "a.svg") for name in names.values())
+
+
+def test_a_table_of_a_run_without_records_says_so(here: Here, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "empty")
+    (tmp_path / "empty" / "records.jsonl").write_bytes(b"")
+    done = here("table", "empty")
+    assert done.returncode == 2
+    assert "empty: nothing was measured in it" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -253,10 +253,9 @@ def draw(request: Request, table: pd.DataFrame, suffix: str) -> bytes:
     )
     level, rows = _level(request, table).copy(), _drawn(request, table).copy()
     for name in request.shown:
-        if name != request.x and not level.empty:
-            level[name] = level[name].map(lambda value: text.clean(value, 60) if isinstance(value, str) else value)
-        if rows[name].dtype.kind not in "iufb":
-            rows[name] = rows[name].map(lambda value: text.clean(value, 60))
+        if not _is_numeric(table[name]):  # true and false are words, too
+            called = text.short_names(map(str, table[name]))
+            rows[name], level[name] = ([called[str(value)] for value in some[name]] for some in (rows, level))
         elif rows[name].dtype.kind == "f" and (rows[name] % 1 == 0).all():
             rows[name] = rows[name].astype(int)
     both = pd.concat([rows, level]) if len(level) else rows

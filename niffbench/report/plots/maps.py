@@ -14,7 +14,6 @@ from niffbench.report import text
 from niffbench.report.digest import Digest, Group, Row
 from niffbench.report.plots.canvas import INK, MUTED, PAPER, Margins, Plot, finish, sheet
 from niffbench.report.plots.palette import family_colours
-from niffbench.report.slices import without_kernel
 from niffbench.report.trends import is_niff, is_spatial
 from niffbench.results import Metric
 
@@ -122,7 +121,7 @@ def _plane(digest: Digest) -> list[Place] | None:
 
 def _tile(axis: Axes, x: int, y: int, row: Row, colour: str, *, tied: bool) -> None:
     axis.fill_between([x - 0.47, x + 0.47], y - 0.46, y + 0.46, color=colour, linewidth=0)
-    name = without_kernel(row).rpartition("/")[2] if row.case.kernel is None else f"k{row.case.kernel}"
+    name = row.without_kernel.rpartition("/")[2] if row.case.kernel is None else f"k{row.case.kernel}"
     label = ("≈ " if tied else "") + (name if len(name) <= 10 else name[:9] + "…")
     axis.text(x, y, label, ha="center", va="center", fontsize=6.5, color="#fefefe", fontweight="bold")
 
@@ -140,18 +139,18 @@ def _grid(axis: Axes, across: Sequence[str], down: Sequence[str]) -> None:
 
 def _swept(digest: Digest) -> str | None:
     """The spatial operator measured at the most kernel sizes, the baseline first; None unless at several."""
-    baselines = {without_kernel(group.baseline) for group in digest.groups if group.baseline is not None}
+    baselines = {group.baseline.without_kernel for group in digest.groups if group.baseline is not None}
     kernels: dict[tuple[bool, str], set[int]] = {}
     for row in digest.rows:
         if row.ok and row.case.kernel is not None and is_spatial(row):
-            operator = (without_kernel(row) in baselines, without_kernel(row))
+            operator = (row.without_kernel in baselines, row.without_kernel)
             kernels.setdefault(operator, set()).add(row.case.kernel)
     best = max(kernels, key=lambda operator: (len(kernels[operator]), operator[0]), default=None)
     return best[1] if best is not None and len(kernels[best]) > 1 else None
 
 
 def _first(digest: Digest, operator: str) -> Group:
-    return next(g for g in digest.groups if any(without_kernel(row) == operator for row in g.rows))
+    return next(g for g in digest.groups if any(row.without_kernel == operator for row in g.rows))
 
 
 def _ratios(digest: Digest, operator: str, metric: Metric) -> dict[tuple[float, int], float]:
@@ -163,7 +162,7 @@ def _ratios(digest: Digest, operator: str, metric: Metric) -> dict[tuple[float, 
             continue
         niff = [row.cells[metric.key].estimate for row in group.rows if _has(row, metric) and is_niff(row)]
         for row in group.rows:
-            if niff and _has(row, metric) and without_kernel(row) == operator and row.case.kernel:
+            if niff and _has(row, metric) and row.without_kernel == operator and row.case.kernel:
                 size = (group.problem.height * group.problem.width) ** 0.5
                 ratios[size, row.case.kernel] = min(niff) / row.cells[metric.key].estimate
     return ratios
