@@ -40,7 +40,7 @@ class Result:
 
     @cached_property
     def findings(self) -> dict[str, Any]:
-        """What ``findings.json`` holds: winners, crossovers, and what was not measured."""
+        """What ``findings.json`` holds: crossovers, winners, ratios to the baseline; a fleet's devices."""
         from niffbench.report.exports import findings_of
 
         return findings_of(self.run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -132,6 +133,32 @@ def test_every_key_of_a_suite_is_on_its_page() -> None:
     models: list[type[BaseModel]] = [SuiteFile, Axes, OperatorEntry, Exclusion, Measure, Refine]
     keys = {name for model in models for name in model.model_fields}
     assert {key for key in keys if f"`{key}`" not in page} == set()
+
+
+def test_the_defaults_of_a_suite_are_those_of_its_page(tmp_path: Path) -> None:
+    (tmp_path / "least.toml").write_text(
+        'description = "d"\nbaseline = "dense-k3"\naxes = { channels = 4, size = 7 }\n'
+        'operators = [{ name = "dense-k3" }]\n'
+    )
+    (case,) = load(str(tmp_path / "least.toml"), catalogue()).cases
+    names = ("batch", "dtype", "tf32", "memory_format", "mode")
+    used = {name: getattr(case.problem, name) for name in names} | {"execution": case.execution}
+    used |= {name: field.default for name, field in Measure.model_fields.items() if field.default is not None}
+    assert {name: written for name, written in told_defaults().items() if name in used} == {
+        name: ", ".join(value) if isinstance(value, list) else json.dumps(value).strip('"').removesuffix(".0")
+        for name, value in used.items()
+    }
+
+
+def told_defaults() -> dict[str, str]:
+    """By key, what the tables of the page on suites have in their column of defaults."""
+    page, told = (DOCS / "suites.md").read_text(encoding="utf-8"), dict[str, str]()
+    for header, rows in re.findall(r"^(\|.*\|)\n\|[-|]+\|\n((?:\|.*\|\n)+)", page, re.MULTILINE):
+        columns = [cell.strip() for cell in header.split("|")]
+        for cells in (row.split("|") for row in rows.splitlines() if "default" in columns):
+            keys, written = re.findall(r"`(\w+)`", cells[1]), cells[columns.index("default")].strip().strip("`")
+            told |= dict(zip(keys, written.split(", ") if len(keys) > 1 else [written], strict=True))
+    return told
 
 
 def test_the_data_dictionary_is_that_of_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
