@@ -373,7 +373,7 @@ def _begin(
         file = io.BufferedWriter(io.FileIO(place, "wb", closefd=False))
         lines = place == 2 or os.isatty(place)
         setattr(sys, name, io.TextIOWrapper(file, encoding=encoding, errors=errors, line_buffering=lines))
-    Path("/proc/self/comm").write_text(f"{NAMES[module]}{tag[:11]}")
+    Path("/proc/self/comm").write_text(f"{NAMES[module]}{tag[:11]}", encoding="utf-8")
 
 
 def _popen(tag: str) -> type[subprocess.Popen[Any]]:

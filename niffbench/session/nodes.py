@@ -92,7 +92,7 @@ def _digest(key: str, node: str) -> str:
 def _remembered(file: Path) -> tuple[str, dict[str, int]]:
     """The key, and the numbers of nodes by their names' digests; a new key where nothing can be used."""
     try:
-        written = json.loads(file.read_text())
+        written = json.loads(file.read_text(encoding="utf-8"))
         return str(written["key"]), {str(name): int(number) for name, number in written["numbers"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return token_hex(16), {}

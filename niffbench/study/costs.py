@@ -246,7 +246,7 @@ class _Store:
         if self._path is None:
             return
         try:
-            content = json.loads(self._path.read_text())
+            content = json.loads(self._path.read_bytes())
             self.figures = {
                 str(id_): {str(key): float(value) for key, value in row.items()} for id_, row in content.items()
             }

@@ -80,4 +80,4 @@ def _done(
 
 def _earlier(folder: Path) -> list[StepResult]:
     path = folder / STEPS
-    return [StepResult(**result) for result in json.loads(path.read_text())] if path.exists() else []
+    return [StepResult(**result) for result in json.loads(path.read_bytes())] if path.exists() else []

@@ -123,7 +123,7 @@ def crossovers(folder: Path, name: str) -> Iterator[str]:
 
 def witnesses(folder: Path, name: str) -> Iterator[str]:
     """Our medians beside other tools', and the time in which the host enqueues a call."""
-    rows = json.loads((folder / name).read_text())
+    rows = json.loads((folder / name).read_bytes())
     cells = [
         (
             row["operator"],
@@ -146,7 +146,7 @@ def assumptions(folder: Path, name: str) -> Iterator[str]:
     """Every claim about CUDA and what the card says to it."""
     rows = [
         (finding["claim"], finding["verdict"], finding["evidence"])
-        for finding in json.loads((folder / name).read_text())
+        for finding in json.loads((folder / name).read_bytes())
     ]
     yield from table("claim | verdict | evidence", rows)
 

@@ -157,7 +157,7 @@ def checked(what: Literal["assumptions", "witnesses"], job: Job) -> Outcome:
     finished = job.run(what, [command])[0]
     if not out.exists():
         return finished.outcome()
-    rows = json.loads(out.read_text())
+    rows = json.loads(out.read_bytes())
     if what == "witnesses":
         return finished.outcome(f"{plural(len(rows), 'pair')} of medians")
     verdicts = Counter(row["verdict"] for row in rows)

@@ -123,7 +123,7 @@ def test_a_fault_of_niffbench_is_one_line_and_a_file(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("niffbench: ZeroDivisionError: a; this is a fault of niffbench")
     file = line.split("details are in ")[1].split(",")[0]
-    with open(file) as stored:  # noqa: PTH123 - a path from a message
+    with open(file, encoding="utf-8") as stored:  # noqa: PTH123 - a path from a message
         assert "Traceback" in stored.read()
     monkeypatch.setenv("NIFFBENCH_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):

@@ -234,7 +234,7 @@ def _changed(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     """The trace as another card would have played it."""
     trace = json.loads(TRACE.read_text())
     change(trace)
-    path.write_text(json.dumps(trace))
+    path.write_text(json.dumps(trace), encoding="utf-8")
     return path
 
 

@@ -154,7 +154,7 @@ def test_a_share_lies_between_nothing_and_all_and_needs_its_time(spent: Processo
 
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
 
 
 def _machine(root: Path, siblings: dict[int, str], **devices: tuple[str, str]) -> Path:

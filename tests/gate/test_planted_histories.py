@@ -156,7 +156,9 @@ def test_a_case_that_vanished_is_missing_until_that_is_accepted(call: Call) -> N
     runs = [run_of(1), *(run_of(day, replace(GOOD, operators=GOOD.operators[:-1])) for day in (2, 3, 4))]
     codes = [call("check", run.path.name, "--history", "kept").returncode for run in runs[:3]]
     assert codes == [3, 1, 1]
-    Path("accept.toml").write_text("[[accept]]\nquantities = ['coverage']\nreason = 'not sold'\n")
+    Path("accept.toml").write_text(
+        "[[accept]]\nquantities = ['coverage']\nreason = 'not sold'\n", encoding="utf-8"
+    )
     accepted = call("check", "run-4", "--history", "kept", "--accept", "accept.toml")
     assert accepted.returncode == 0, accepted.stdout
     assert "not sold" in accepted.stdout
@@ -193,12 +195,12 @@ def test_an_alert_stays_open_until_it_is_gone_or_accepted(call: Call) -> None:
     accept = (
         "[[accept]]\ncases = ['global-filter']\nquantities = ['latency_*']\nup_to = '+30%'\nreason = 'known'\n"
     )
-    Path("accept.toml").write_text(accept)
+    Path("accept.toml").write_text(accept, encoding="utf-8")
     assert judged(5, SLOW, "--accept", "accept.toml") == 0
     worse = replace(GOOD, slower={"global-filter": 1.2 * 1.15})
     # +15 % of the last run, but +38 % of the accepted level.
     assert judged(6, worse, "--accept", "accept.toml") == 1
-    Path("accept.toml").write_text(accept + "until = 2026-01-31\n")
+    Path("accept.toml").write_text(accept + "until = 2026-01-31\n", encoding="utf-8")
     assert judged(7, SLOW, "--accept", "accept.toml") == 1
     assert judged(8, GOOD) == 0
 
@@ -240,7 +242,9 @@ def test_a_step_fails_while_it_stands_if_asked_to(call: Call) -> None:
 
 
 def _accepting() -> str:
-    Path("all.toml").write_text("[[accept]]\nquantities = ['latency_*']\nup_to = '+30%'\nreason = 'all'\n")
+    Path("all.toml").write_text(
+        "[[accept]]\nquantities = ['latency_*']\nup_to = '+30%'\nreason = 'all'\n", encoding="utf-8"
+    )
     return "all.toml"
 
 
@@ -262,7 +266,7 @@ def _accepting() -> str:
 )
 def test_a_faulty_file_of_accepted_changes_is_refused(call: Call, text: str, complaint: str) -> None:
     run_of(1), run_of(2)
-    Path("accept.toml").write_text(text)
+    Path("accept.toml").write_text(text, encoding="utf-8")
     done = call("check", "run-1", "run-2", "--accept", "accept.toml")
     assert done.returncode == 2
     assert complaint in done.stderr
@@ -272,7 +276,7 @@ def test_a_faulty_file_of_accepted_changes_is_refused(call: Call, text: str, com
 def test_what_is_accepted_for_no_case_is_said(call: Call) -> None:
     run_of(1), run_of(2)
     entry = "[[accept]]\ncases = ['{}']\nquantities = ['flops']\nup_to = 1e9\nreason = 'x'\n"
-    Path("accept.toml").write_text(entry.format("dense-k3") + entry.format("dense-k33"))
+    Path("accept.toml").write_text(entry.format("dense-k3") + entry.format("dense-k33"), encoding="utf-8")
     done = call("check", "run-1", "run-2", "--accept", "accept.toml", "--json")
     assert [note for note in json.loads(done.stdout)["notes"] if "fits no case" in note] == [
         "accept.toml: accept[1] fits no case of either run"
@@ -298,7 +302,9 @@ def test_a_changed_environment_hides_nothing_later(call: Call) -> None:
         runs = [run_of(1), run_of(2, new, change), run_of(3, new, change)]
         assert [call("check", run.path.name, "--history", folder).returncode for run in runs] == codes
     environment = runs[-1].manifest.fingerprint.hash
-    Path("accept.toml").write_text(f"[[environment]]\nfingerprint = '{environment}'\nreason = 'torch 2.16'\n")
+    Path("accept.toml").write_text(
+        f"[[environment]]\nfingerprint = '{environment}'\nreason = 'torch 2.16'\n", encoding="utf-8"
+    )
     assert call("check", "run-3", "--history", "alike", "--accept", "accept.toml").returncode == 0
 
 
@@ -312,14 +318,14 @@ def test_a_slowdown_that_came_with_another_environment_stays_one(call: Call) -> 
     assert codes(call, run_of(1), run_of(2, slow), run_of(3, slow), run_of(4, slow)) == [3, 1, 1, 1]
     fingerprint = run_of(5, slow).manifest.fingerprint.hash
     environment = f"[[environment]]\nfingerprint = '{fingerprint}'\nreason = 'torch 2.16'\n"
-    Path("accept.toml").write_text(environment)
+    Path("accept.toml").write_text(environment, encoding="utf-8")
     options = ("--accept", "accept.toml")
     assert codes(call, run_of(6, slow), options=options) == [1], "an acknowledged environment excuses no case"
-    Path("accept.toml").write_text(environment + "up_to = '+30%'\n")
+    Path("accept.toml").write_text(environment + "up_to = '+30%'\n", encoding="utf-8")
     assert codes(call, run_of(7, slow), options=options) == [0]
     slower = replace(new, slower={"global-filter": 1.5})
     assert codes(call, run_of(8, slower), run_of(9, slower), options=options) == [1, 1]
-    Path("accept.toml").write_text(environment)
+    Path("accept.toml").write_text(environment, encoding="utf-8")
     assert codes(call, run_of(10, new), options=options) == [0], "it is gone"
 
 
@@ -358,7 +364,7 @@ def test_what_slows_everything_stays_open_until_it_is_accepted(call: Call) -> No
 
     assert codes(call, run_of(1), *(run_of(day, all_slower(1.08)) for day in (2, 3, 4))) == [3, 5, 5, 5]
     Path("accept.toml").write_text(
-        "[[accept]]\nquantities = ['shared_*']\nup_to = '+10%'\nreason = 'a slower clock'\n"
+        "[[accept]]\nquantities = ['shared_*']\nup_to = '+10%'\nreason = 'a slower clock'\n", encoding="utf-8"
     )
     options = ("--accept", "accept.toml")
     assert codes(call, run_of(5, all_slower(1.08)), run_of(6, all_slower(1.2)), options=options) == [0, 5]
@@ -377,7 +383,8 @@ def test_a_baseline_operator_that_slows_is_accepted_up_to_where_it_may_go(call: 
     run_of(1), run_of(2, replace(GOOD, torch="2.16.0"), slow)
     for limit, code in ((10, 5), (60, 0)):
         Path("accept.toml").write_text(
-            f"[[accept]]\nquantities = ['shared_*']\nup_to = '+{limit}%'\nreason = 'a slower depthwise'\n"
+            f"[[accept]]\nquantities = ['shared_*']\nup_to = '+{limit}%'\nreason = 'a slower depthwise'\n",
+            encoding="utf-8",
         )
         done = call("check", "run-1", "run-2", "--across-machines", "--accept", "accept.toml")
         assert done.returncode == code, done.stdout
@@ -443,7 +450,9 @@ def test_a_metric_that_vanished_is_missing_until_that_is_accepted(call: Call, wh
     runs = [run_of(1), run_of(2, change=without), run_of(3, change=without)]
     codes = [call("check", run.path.name, "--history", "kept").returncode for run in runs]
     assert codes == [3, 1, 1]
-    Path("accept.toml").write_text("[[accept]]\nquantities = ['coverage']\nreason = 'not measured here'\n")
+    Path("accept.toml").write_text(
+        "[[accept]]\nquantities = ['coverage']\nreason = 'not measured here'\n", encoding="utf-8"
+    )
     assert call("check", "run-3", "--history", "kept", "--accept", "accept.toml").returncode == 0
 
 
@@ -455,7 +464,8 @@ def test_options_for_a_changed_environment(call: Call) -> None:
     assert call(*arguments).returncode == 5
     assert call(*arguments, "--fail-on-environment").returncode == 1
     Path("accept.toml").write_text(
-        f"[[environment]]\nfingerprint = '{run.manifest.fingerprint.hash}'\nreason = 'torch 2.16'\n"
+        f"[[environment]]\nfingerprint = '{run.manifest.fingerprint.hash}'\nreason = 'torch 2.16'\n",
+        encoding="utf-8",
     )
     done = call(*arguments, "--accept", "accept.toml")
     assert done.returncode == 0
@@ -563,7 +573,7 @@ def _wrote(done: subprocess.CompletedProcess[str], code: int) -> dict[str, objec
     assert outcome["exit_code"] == code
     assert outcome["headline"]
     assert isinstance(outcome["counts"], dict)
-    assert Path("out/s.md").read_text().startswith("### niffbench: ")
+    assert Path("out/s.md").read_text(encoding="utf-8").startswith("### niffbench: ")
     root = ElementTree.parse("out/j.xml").getroot()
     assert int(root.get("failures", "")) + int(root.get("errors", "")) > 0 or code in (0, 5)
     return outcome

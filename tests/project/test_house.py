@@ -77,7 +77,7 @@ def _room(path: Path) -> str:
 
 def _imports(path: Path) -> set[str]:
     result: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             result |= (
                 {f"{node.module}.{alias.name}" for alias in node.names}
@@ -118,7 +118,7 @@ def _nodes_at_run_time(tree: ast.AST) -> Iterator[ast.AST]:
 def _imported_modules(path: Path) -> set[str]:
     """The dotted names that a module imports at run time, lazy imports too."""
     names: set[str] = set()
-    for node in _nodes_at_run_time(ast.parse(path.read_text())):
+    for node in _nodes_at_run_time(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             inner = [f"{node.module}.{alias.name}" for alias in node.names]
             names |= {name if name in NAMES else node.module for name in inner}
@@ -208,7 +208,7 @@ def test_package_and_command_line_load_neither_torch_nor_pandas() -> None:
 def _names(path: Path) -> set[str]:
     """What a module defines: functions, classes, constants, and ``Class.method``."""
     result: set[str] = set()
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
             methods = [item.name for item in node.body if isinstance(item, ast.FunctionDef)]
             result |= {node.name, *methods, *(f"{node.name}.{name}" for name in methods)}

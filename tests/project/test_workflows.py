@@ -36,7 +36,7 @@ measure = {regimes = ["steady"], min_time = 0.0, max_time = 0.02, min_samples = 
 
 
 def parsed(path: Path) -> dict[str, Any]:
-    return yaml.load(path.read_text(), Loader=yaml.BaseLoader)
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
 
 
 def steps(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -47,7 +47,7 @@ def steps(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_permissions_are_the_least_and_actions_are_pinned(path: Path) -> None:
-    workflow, text = parsed(path), path.read_text()
+    workflow, text = parsed(path), path.read_text(encoding="utf-8")
     assert workflow["permissions"] == {}
     for job in workflow["jobs"].values():
         assert set(job["permissions"].items()) <= {("contents", "read"), ("actions", "read")}
@@ -66,7 +66,7 @@ def test_permissions_are_the_least_and_actions_are_pinned(path: Path) -> None:
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_no_secret_and_no_runner_is_within_reach_of_a_fork(path: Path) -> None:
-    workflow, text = parsed(path), path.read_text()
+    workflow, text = parsed(path), path.read_text(encoding="utf-8")
     assert "pull_request_target" not in workflow["on"]
     assert "workflow_run" not in workflow["on"]
     assert "secrets." not in text
@@ -117,7 +117,7 @@ def _actionlint() -> Callable[[str], list[dict[str, str]]]:
 
 @pytest.mark.parametrize("path", [FOLDER / "gpu-regression.yml", ROOT / ".ci" / "examples" / "gitlab-ci.yml"])
 def test_a_checkout_is_installed_where_git_knows_its_commit(path: Path) -> None:
-    installs = [line.split() for line in path.read_text().splitlines() if "pip install" in line]
+    installs = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if "pip install" in line]
     assert installs
     assert all("-e" in words for words in installs)
 

@@ -34,7 +34,7 @@ def fill(place: Path, runs: range, name: str = "synthetic") -> None:
 
 def links(page: Path) -> list[tuple[Path, str]]:
     """Where a page's links lead: the file, and the place in it."""
-    hrefs = re.findall(r'href="([^"#]*)#?([^"]*)"', page.read_text())
+    hrefs = re.findall(r'href="([^"#]*)#?([^"]*)"', page.read_text(encoding="utf-8"))
     return [(page.parent / unquote(href), place) for href, place in hrefs if href and not href.startswith("data:")]
 
 

@@ -97,8 +97,8 @@ def test_it_is_in_every_file_of_a_report(run: Run) -> None:
 
 
 def test_it_is_on_the_terminal_and_in_json(call: Call) -> None:
-    Path("one.toml").write_text(SUITE)
-    Path("r.json").write_text("{}")
+    Path("one.toml").write_text(SUITE, encoding="utf-8")
+    Path("r.json").write_text("{}", encoding="utf-8")
     arguments = ("run", "one.toml", "--device", "replay:r.json", "--no-report", "--out")
     printed = call(*arguments, "printed").stdout
     assert TITLE in printed
@@ -132,7 +132,7 @@ def test_it_can_be_a_table_for_a_paper(run: Run, call: Call, form: str) -> None:
 
 def test_it_can_be_drawn(run: Run, call: Call) -> None:
     assert call("plot", str(run.path), "--x", "size", "--y", KEY, "--out", "fig.svg").returncode == 0
-    assert TITLE in Path("fig.svg").read_text()
+    assert TITLE in Path("fig.svg").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -162,7 +162,9 @@ def test_the_gate_judges_it_by_its_rule(
 
 
 def test_a_threshold_may_name_it(call: Call, tmp_path: Path, run: Run) -> None:
-    Path("limits.toml").write_text(f'[[threshold]]\nquantities = ["{KEY}"]\nmin_effect = "90%"\n')
+    Path("limits.toml").write_text(
+        f'[[threshold]]\nquantities = ["{KEY}"]\nmin_effect = "90%"\n', encoding="utf-8"
+    )
     worse = sticky(tmp_path / "head", 1.5)
     done = call("check", str(run.path), str(worse.path), "--json", "--thresholds", "limits.toml")
     findings = [one for one in json.loads(done.stdout)["findings"] if one["quantity"] == KEY]

@@ -142,7 +142,7 @@ def test_the_revision_of_code_and_whether_it_was_changed(code: Path) -> None:
     new.write_text("2")
     assert revision(code, {}) == Revision(commit, dirty=True)
     new.unlink()
-    code.write_text("2")
+    code.write_text("2", encoding="utf-8")
     assert revision(code, {}) == Revision(commit, dirty=True)
 
 

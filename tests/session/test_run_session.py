@@ -323,7 +323,7 @@ OLD = sorted((Path(__file__).parents[2] / "reports").glob("*/run.json"))
 @pytest.mark.parametrize("path", OLD, ids=lambda path: path.parent.name)
 def test_a_manifest_of_before_keeps_its_keys(path: Path) -> None:
     """The settings are read from them, and they are written beside ``settings``."""
-    old = json.loads(path.read_text())
+    old = json.loads(path.read_text(encoding="utf-8"))
     manifest = read_manifest(path.parent)
     new = json.loads(manifest.model_dump_json())
     assert old.keys() <= new.keys()

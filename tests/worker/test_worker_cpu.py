@@ -283,7 +283,7 @@ def test_an_unknown_operator_is_refused() -> None:
 
 def _start(trace: str, *by: str) -> tuple[subprocess.Popen[bytes], int]:
     """A worker on one case of a replay that hangs, or what starts it; and the reading end of its replies."""
-    Path(trace).write_text('{"cases": [{"failure": {"kind": "hang", "stage": "first"}}]}')
+    Path(trace).write_text('{"cases": [{"failure": {"kind": "hang", "stage": "first"}}]}', encoding="utf-8")
     settings = Settings(device=f"replay:{trace}", rounds=1, measure=QUICK)
     task = protocol.Task(kind="round", settings=settings, cases=[case_of("depthwise", 3)])
     read, write = os.pipe()
@@ -346,7 +346,7 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
 
 def _alive(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:  # noqa: PTH123
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
