@@ -146,6 +146,16 @@ class CaseResults:
         members = {record.round: member for record in self.ok if (member := record.member)}
         return RoundValues(values, tuple(left_out), members)
 
+    def samples(self, metric: Metric) -> tuple[Sequence[float], ...]:
+        """What was sampled in each round that has a value of a metric; where that is no series, the value."""
+        values = self.values(metric).values
+        regime = metric.regime
+        return tuple(
+            record.latency[regime].samples if regime in record.latency else (values[record.round],)
+            for record in self.ok
+            if record.round in values
+        )
+
     def ratios(self, metric: Metric) -> RoundValues | None:
         """A metric over that of the baseline operator, round by round; None without one, and for itself."""
         baseline = self.run.baseline_of(self.case)

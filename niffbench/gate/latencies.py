@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import exp, isnan, log, nan
-from statistics import fmean
+from statistics import fmean, median
 
 import numpy as np
 
 from niffbench.gate.case_results import CaseResults, EarlierCases, RoundValues, RunCases, ratio_name, shared_name
 from niffbench.gate.findings import Finding, Verdict
 from niffbench.gate.rules import Rules
-from niffbench.results import Member, is_control
+from niffbench.results import Member, Metric, is_control
 from niffbench.stats.contrasts import FloatArray
-from niffbench.stats.decision import Decision, decide, shared_shift
+from niffbench.stats.decision import Decision, decide, relative_step, shared_shift
 from niffbench.stats.fleet import replicates
 from niffbench.stats.power import noise, paired_noise, smallest_effect
 
@@ -32,13 +32,18 @@ class Pairing:
 
 @dataclass(frozen=True)
 class _Question:
-    """One latency to be judged: its rounds on both sides, the least change that counts, and which run is BASE."""
+    """One latency to be judged: its rounds on both sides, the least change that counts, and which run is BASE.
+
+    Attributes:
+        step: the clock's, relative to the latency.
+    """
 
     results: CaseResults
     quantity: str
     base: RoundValues
     head: RoundValues
     min_effect: float
+    step: float
     run: str
     baseline: str | None
 
@@ -69,12 +74,25 @@ def judge(base: EarlierCases, head: RunCases, rules: Rules, pairing: Pairing | N
             one, two = (values if values and values.attempted else None for values in measured)
             if one and two:
                 effect = rules.min_effect_of(results.case, results.label, quantity)
-                questions.append(_Question(results, quantity, one, two, effect, run, baseline))
+                step = _step((earlier, results), metric, ratios=base.ratios)
+                questions.append(_Question(results, quantity, one, two, effect, step, run, baseline))
             elif one:
                 findings.append(results.finding(quantity, "missing", "measured only in BASE", run=run))
             elif two:
                 findings.append(results.finding(quantity, "new", "measured only in HEAD", run=run))
     return [*findings, *_decided(questions, rules, pairing)]
+
+
+def _step(sides: Sequence[CaseResults], metric: Metric, *, ratios: bool) -> float:
+    """The step of the clock, relative to the values, as far as the samples of both sides tell.
+
+    Medians do not tell, once what controls share is taken out of them.
+    """
+    step = relative_step([samples for side in sides for samples in side.samples(metric)])
+    if ratios:  # what they are to was timed, too
+        baselines = [one for side in sides if (one := side.run.baseline_of(side.case)) is not None]
+        step += _step(baselines, metric, ratios=False)
+    return step
 
 
 def _decided(questions: Sequence[_Question], rules: Rules, pairing: Pairing | None) -> Iterator[Finding]:
@@ -96,6 +114,7 @@ def _decided(questions: Sequence[_Question], rules: Rules, pairing: Pairing | No
         alpha=rules.alpha,
         min_effect=[question.min_effect for question in questions] + [rules.min_effect] * len(shifts),
         confidence=1 - 2 * rules.alpha,  # the interval that lies inside the margin when a case is equivalent
+        steps=[question.step for question in questions] + [shift.step for shift in shifts],
         unit=["devices" if fleet else "pairs" if pairing else "rounds" for fleet in of_fleet],
     )
     for number, question in enumerate(questions):
@@ -133,6 +152,7 @@ class _Shift:
     run: str
     sides: Sides
     controls: int
+    step: float
     baseline: str | None
 
     def finding(self, decision: Decision, rules: Rules, *, paired: bool) -> Finding:
@@ -199,7 +219,8 @@ def _take_out_shared(questions: Sequence[_Question], values: list[Sides]) -> lis
         for n, (base, head) in corrected.items():
             values[n] = (base, head)
         baseline = questions[members[0]].baseline
-        shifts.append(_Shift(shared_name(quantity), run, shared, len(whole), baseline))
+        step = median(questions[n].step for n in whole)
+        shifts.append(_Shift(shared_name(quantity), run, shared, len(whole), step, baseline))
     return shifts
 
 

@@ -18,7 +18,6 @@ FloatArray: TypeAlias = NDArray[np.float64]
 BoolArray: TypeAlias = NDArray[np.bool_]
 
 _NEGLIGIBLE = 1e-12  # of a log: differences of rounding in float64, not of measurement
-_EXACT = 1e9  # degrees of freedom of a variance that was not estimated
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,6 @@ def contrast(
     weights: Sequence[float | FloatArray],
     *,
     shared: bool,
-    rounding: FloatArray | float = 0.0,
 ) -> Contrast:
     """Estimate ``sum(weights[g] * mean(groups[g]))`` with its standard error.
 
@@ -70,7 +68,6 @@ def contrast(
         weights: one number a group, or an array of the leading shape.
         shared: the groups were measured in the same rounds (same length, in the same order), so the contrast
             is formed within each round and Student's t applied to its values.
-        rounding: variance of the whole contrast that more rounds do not reduce (a clock's resolution).
 
     Raises:
         ValueError: for a group of fewer than two rounds, or shared groups of unlike length.
@@ -88,19 +85,14 @@ def contrast(
         freedom = np.full_like(variance, sizes[0] - 1.0)
     else:
         estimate, variance, freedom = _welch(groups, weights, sizes)
-    return _with_rounding(estimate, variance, freedom, rounding)
+    return _without_rounding(estimate, variance, freedom)
 
 
-def _with_rounding(
-    estimate: FloatArray, variance: FloatArray, freedom: FloatArray, rounding: FloatArray | float
-) -> Contrast:
-    """Take rounding in float64 for the nothing it is, and add the clock's, which is known."""
+def _without_rounding(estimate: FloatArray, variance: FloatArray, freedom: FloatArray) -> Contrast:
+    """Take rounding in float64 for the nothing it is."""
     estimate = np.where(np.abs(estimate) < _NEGLIGIBLE, 0.0, estimate)
     variance = np.where(variance < _NEGLIGIBLE**2, 0.0, variance)
-    total = variance + rounding
-    with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = np.where(variance > 0, freedom * (total / variance) ** 2, np.where(total > 0, _EXACT, freedom))
-    return Contrast(estimate, np.sqrt(total), np.minimum(freedom, _EXACT))
+    return Contrast(estimate, np.sqrt(variance), freedom)
 
 
 def _welch(
@@ -126,7 +118,7 @@ def _column(weight: float | FloatArray) -> float | FloatArray:
     return weight[..., None] if isinstance(weight, np.ndarray) else weight
 
 
-def in_order(differences: FloatArray, base_first: ArrayLike, *, rounding: FloatArray | float = 0.0) -> Contrast:
+def in_order(differences: FloatArray, base_first: ArrayLike) -> Contrast:
     """The mean of paired log differences, freed of a steady drift by the order of each pair.
 
     A machine that slows down steadily adds +d to a pair base–head and −d to head–base. The model
@@ -137,7 +129,6 @@ def in_order(differences: FloatArray, base_first: ArrayLike, *, rounding: FloatA
     Args:
         differences: ``(..., pairs)``, log(head) − log(base) of neighbours in time.
         base_first: per pair, whether base ran first.
-        rounding: as in :func:`contrast`.
 
     Raises:
         ValueError: unless both orders occur and there are at least three pairs.
@@ -153,4 +144,4 @@ def in_order(differences: FloatArray, base_first: ArrayLike, *, rounding: FloatA
     estimate = (one.mean(axis=-1) + two.mean(axis=-1)) / 2
     squares = one.var(axis=-1) * forth + two.var(axis=-1) * back
     variance = squares / (n - 2) * (1 / forth + 1 / back) / 4
-    return _with_rounding(estimate, variance, np.full_like(variance, n - 2.0), rounding)
+    return _without_rounding(estimate, variance, np.full_like(variance, n - 2.0))

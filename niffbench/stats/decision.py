@@ -10,7 +10,9 @@ The rule, for a positive quantity of which less is better (latency):
 4. a case is called equivalent only if that was shown: two one-sided tests (Schuirmann, Journal of
    Pharmacokinetics and Biopharmaceutics 15, 1987, pp. 657–680), each at ``alpha``, put it inside the margin
    ±minimum effect;
-5. everything else is inconclusive, and so are fewer rounds than can support ``alpha`` (:func:`fewest_rounds`).
+5. a median lies within half a step of what a better clock would show, so what is tested is whether the difference
+   is more than one step, however well rounds agree, and interval and margin allow for as much;
+6. everything else is inconclusive, and so are fewer rounds than can support ``alpha`` (:func:`fewest_rounds`).
 
 The tests are two-sided although only a regression fails the gate: improvements are reported too, in the same
 words, and a one-sided test would report them without any bound on their error. The price is that a gate at
@@ -23,7 +25,7 @@ at best; :mod:`niffbench.stats.power` says which changes are seen reliably.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from typing import Literal
 
@@ -36,10 +38,11 @@ from niffbench.stats.intervals import (
     Rounds,
     combination,
     exponential,
+    finite,
     log_groups,
     of_contrast,
-    rounding,
 )
+from niffbench.stats.series import smallest_step
 
 Verdict = Literal["regressed", "improved", "equivalent", "inconclusive"]
 
@@ -109,14 +112,19 @@ def holm(p_values: FloatArray) -> FloatArray:
     return result
 
 
-def judge(difference: Contrast, *, alpha: float, min_effect: float | FloatArray) -> Judgement:
+def judge(
+    difference: Contrast, *, alpha: float, min_effect: float | FloatArray, step: float | FloatArray = 0.0
+) -> Judgement:
     """Apply the module's rule along the last axis, which is the suite; leading axes are more suites.
 
     Args:
         difference: log(head) − log(base). A NaN estimate is a case without a test: nothing is called.
+        step: the clock's, of the logs.
     """
     margin = np.log1p(np.asarray(min_effect, dtype=np.float64))
-    p_value = np.where(np.isfinite(difference.estimate), difference.p_value(), np.nan)
+    beyond = np.sign(difference.estimate) * np.maximum(np.abs(difference.estimate) - step * _EXACTLY, 0)
+    tested = Contrast(beyond, difference.error, difference.freedom)
+    p_value = np.where(np.isfinite(difference.estimate), tested.p_value(), np.nan)
     adjusted = holm(p_value)
     low, high = difference.band(1 - 2 * alpha)
     with np.errstate(invalid="ignore"):
@@ -125,7 +133,7 @@ def judge(difference: Contrast, *, alpha: float, min_effect: float | FloatArray)
         reached = 1 - 1e-12
         higher = significant & (difference.estimate >= margin * reached)
         lower = significant & (difference.estimate <= -margin * reached)
-        equivalent = (low >= -margin) & (high <= margin) & ~higher & ~lower
+        equivalent = (low - step >= -margin) & (high + step <= margin) & ~higher & ~lower
     return Judgement(higher, lower, equivalent, p_value, adjusted)
 
 
@@ -154,7 +162,7 @@ def decide(
     min_effect: float | Sequence[float] = MIN_EFFECT,
     confidence: float = 0.95,
     fewest: int | None = None,
-    resolution: float = 0.0,
+    steps: Sequence[float] | None = None,
     unit: Sequence[str] | None = None,
 ) -> tuple[Decision, ...]:
     """Judge a suite: one decision a case, in the order given.
@@ -168,7 +176,8 @@ def decide(
         min_effect: relative, one for all or one a case.
         fewest: rounds (pairs) below which a case is inconclusive, by default :func:`fewest_rounds`; two is the
             least.
-        resolution: the clock's step.
+        steps: of each case the clock's step, relative to the values; where left out the smallest difference
+            between any two of them, which is no less.
         unit: of each case, what its values are one of; rounds, or pairs, where left out.
 
     Raises:
@@ -181,19 +190,32 @@ def decide(
         raise ValueError("a minimum effect cannot be negative")
     needed = fewest_rounds(alpha, paired=paired) if fewest is None else max(fewest, 2)
     units = unit or ["pairs" if paired else "rounds"] * len(base)
+    known: Sequence[float | None] = [None] * len(base) if steps is None else steps
     evidence = [
-        _evidence(one, two, paired, base_first, needed, confidence, resolution, of)
-        for one, two, of in zip(base, head, units, strict=True)
+        _evidence(one, two, paired, base_first, needed, confidence, step, of)
+        for one, two, step, of in zip(base, head, known, units, strict=True)
     ]
     judged = judge(
         Contrast(*(np.array([getattr(one.contrast, name) for one in evidence]) for name in _FIELDS)),
         alpha=alpha,
         min_effect=effects,
+        step=np.array([one.step for one in evidence]),
     )
     return tuple(_decision(one, judged, index, float(effects[index]), alpha) for index, one in enumerate(evidence))
 
 
+def relative_step(values: Sequence[Rounds]) -> float:
+    """The step of the clock that positive ``values`` were taken with, relative to the least, as far as they tell.
+
+    That is the smallest difference between two of them, which is no less; 0 where all are equal.
+    """
+    every = np.concatenate([finite(some) for some in values]) if values else np.empty(0)
+    step = smallest_step(every)
+    return step / float(every.min()) if step and every.min() > 0 else 0.0
+
+
 _SIGNS = (-1.0, 1.0)
+_EXACTLY = 1 + 1e-9  # a step, as it may look on logs
 _FIELDS = ("estimate", "error", "freedom")
 _UNTESTED = Contrast(*(np.asarray(np.nan) for _ in _FIELDS))
 
@@ -203,6 +225,7 @@ class _Evidence:
     contrast: Contrast
     ratio: Interval
     refusal: str | None
+    step: float = 0.0  # of the clock, on logs
 
 
 def _evidence(
@@ -212,28 +235,31 @@ def _evidence(
     base_first: Sequence[bool] | None,
     needed: int,
     confidence: float,
-    resolution: float,
+    step: float | None,
     unit: str,
 ) -> _Evidence:
     sides = (base, head)
-    plain = combination(sides, _SIGNS, shared=paired, confidence=confidence, resolution=resolution)
+    plain = combination(sides, _SIGNS, shared=paired, confidence=confidence)
     if plain.low is None:
         lone = unit == "devices" and plain.rounds == 1
         reason = "one device on a side: what another would give is unknown" if lone else plain.reason
         return _Evidence(_UNTESTED, exponential(plain), reason)
     logs = log_groups(sides, shared=paired)
-    step = rounding(logs, _SIGNS, resolution)
-    method, difference = plain.method, contrast(logs, _SIGNS, shared=paired, rounding=step)
+    on_logs = float(np.log1p(step)) if step is not None else smallest_step(np.concatenate(logs)) or 0.0
+    method, difference = plain.method, contrast(logs, _SIGNS, shared=paired)
     if paired and base_first is not None:
         order = _order_of_pairs(base, head, base_first)
         if order.size > 2 and order.any() and not order.all():
             method = "paired t on logs, order taken out"
-            difference = in_order(logs[1] - logs[0], order, rounding=step)
-    interval = exponential(of_contrast(difference, confidence, plain.rounds, method))
+            difference = in_order(logs[1] - logs[0], order)
+    band = of_contrast(difference, confidence, plain.rounds, method)
+    assert band.low is not None
+    assert band.high is not None
+    interval = exponential(replace(band, low=band.low - on_logs, high=band.high + on_logs))
     if plain.rounds < needed:
         side = "" if paired else " a side"
         return _Evidence(_UNTESTED, interval, f"{plain.rounds} {unit}{side}, at least {needed} are needed")
-    return _Evidence(difference, interval, None)
+    return _Evidence(difference, interval, None, on_logs)
 
 
 def _order_of_pairs(base: Rounds, head: Rounds, base_first: Sequence[bool]) -> NDArray[np.bool_]:
@@ -256,6 +282,9 @@ def _decision(evidence: _Evidence, judged: Judgement, index: int, effect: float,
     elif judged.equivalent[index]:
         verdict = "equivalent"
         reason = f"shown to be within ±{size}"
+    elif 0 < abs(evidence.contrast.estimate) <= evidence.step * _EXACTLY:
+        verdict = "inconclusive"
+        reason = f"they differ by no more than a step of the clock, {100 * np.expm1(evidence.step):.2g} %"
     elif adjusted <= alpha:
         verdict = "inconclusive"
         reason = f"significant (p {_shown(adjusted)}), but neither at least {size} nor shown to be less"

@@ -31,8 +31,8 @@ either of two modes, 1.15 apart     .80 .93 .91 .96     .85 .93 .95 .95
 Three rounds that all fall into one of two modes know nothing of the other: hence .80. The geometric mean was no
 choice: with slow rounds its interval holds it in .62 to .88 of the cases.
 
-Rounds that agree exactly give an interval of no width. That is right for bytes and FLOPs; for a clock, give its
-``resolution`` and the interval is never narrower than its step warrants.
+Rounds that agree exactly give an interval of no width. That is right for bytes and FLOPs; of times it says that
+the clock did not tell them apart, and :mod:`niffbench.stats.decision` calls no difference of one of its steps.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def spread(samples: Sequence[float] | FloatArray) -> Spread:
     return Spread(low, lower, median, upper, high, values.size)
 
 
-def median_of_rounds(rounds: Rounds, *, confidence: float = 0.95, resolution: float = 0.0) -> Interval:
+def median_of_rounds(rounds: Rounds, *, confidence: float = 0.95) -> Interval:
     """The median of round medians, with a confidence interval over rounds.
 
     Below ten rounds: Student's t on the logs (run-to-run factors multiply), stretched where needed to contain the
@@ -124,7 +124,6 @@ def median_of_rounds(rounds: Rounds, *, confidence: float = 0.95, resolution: fl
 
     Args:
         rounds: one median a round, positive; None and NaN (a round that failed) are left out.
-        resolution: the clock's step, in the same unit.
     """
     values = finite(rounds)
     if not values.size:
@@ -140,20 +139,11 @@ def median_of_rounds(rounds: Rounds, *, confidence: float = 0.95, resolution: fl
     if ends is None:
         low, high = contrast([logs], [1.0], shared=True).band(confidence)
         ends = float(low), float(high)
-    step = resolution / 2  # the truth lies within half a step of what the clock shows
-    low_end = max(min(float(np.exp(ends[0])), estimate) - step, 0.0)
-    high_end = max(float(np.exp(ends[1])), estimate) + step
-    return Interval(estimate, low_end, high_end, confidence, values.size, method)
+    on_logs = Interval(None, *ends, confidence, values.size, method)
+    return stretched(exponential(on_logs), estimate)
 
 
-def ratio(
-    base_rounds: Rounds,
-    other_rounds: Rounds,
-    *,
-    paired: bool,
-    confidence: float = 0.95,
-    resolution: float = 0.0,
-) -> Interval:
+def ratio(base_rounds: Rounds, other_rounds: Rounds, *, paired: bool, confidence: float = 0.95) -> Interval:
     """The ratio other/base with a confidence interval over rounds.
 
     The estimate is the quotient of the medians of both sides' rounds: that of :func:`median_of_rounds`. The
@@ -168,9 +158,7 @@ def ratio(
     Raises:
         ValueError: for paired sides of unlike length.
     """
-    logs = combination(
-        (base_rounds, other_rounds), (-1.0, 1.0), shared=paired, confidence=confidence, resolution=resolution
-    )
+    logs = combination((base_rounds, other_rounds), (-1.0, 1.0), shared=paired, confidence=confidence)
     one, two = finite(base_rounds), finite(other_rounds)
     if not one.size or not two.size or min(one.min(), two.min()) <= 0:
         return exponential(logs)
@@ -186,12 +174,7 @@ def stretched(interval: Interval, estimate: float) -> Interval:
 
 
 def combination(
-    groups: Sequence[Rounds],
-    weights: Sequence[float],
-    *,
-    shared: bool,
-    confidence: float = 0.95,
-    resolution: float = 0.0,
+    groups: Sequence[Rounds], weights: Sequence[float], *, shared: bool, confidence: float = 0.95
 ) -> Interval:
     """A weighted sum of mean logs (a log ratio, a log–log slope) with its interval over rounds, on logs.
 
@@ -213,7 +196,7 @@ def combination(
     if rounds == 1:
         estimate = sum(weight * float(group.mean()) for weight, group in zip(weights, logs, strict=True))
         return Interval(estimate, None, None, confidence, 1, "none", ONE_ROUND)
-    difference = contrast(logs, weights, shared=shared, rounding=rounding(logs, weights, resolution))
+    difference = contrast(logs, weights, shared=shared)
     return of_contrast(difference, confidence, rounds, "paired t on logs" if shared else "Welch t on logs")
 
 
@@ -278,19 +261,6 @@ def log_groups(groups: Sequence[Rounds], *, shared: bool) -> tuple[FloatArray, .
     if any((group <= 0).any() for group in values):
         raise NotPositive(NOT_POSITIVE)
     return tuple(np.log(group) for group in values)
-
-
-def rounding(logs: Sequence[FloatArray], weights: Sequence[float], resolution: float) -> float:
-    """Variance that a clock read in steps of ``resolution`` adds to a combination: step²/12 a group (uniform).
-
-    More rounds do not reduce it: they round alike.
-    """
-    if not resolution:
-        return 0.0
-    relative = (
-        weight * resolution / float(np.exp(median(g.tolist()))) for weight, g in zip(weights, logs, strict=True)
-    )
-    return sum(part**2 for part in relative) / 12
 
 
 def _order_statistics(ordered: FloatArray, confidence: float) -> tuple[float, float] | None:

@@ -287,6 +287,23 @@ def test_one_step_of_a_coarse_timer_is_no_change() -> None:
     assert all("timer cannot tell apart" in finding.reason for finding in judged)
 
 
+@pytest.mark.parametrize(("ticks", "verdict"), [(1, "inconclusive"), (2, "regressed")])
+@pytest.mark.parametrize("paired", [False, True])
+def test_medians_on_either_side_of_one_step_are_no_change(ticks: int, verdict: str, paired: bool) -> None:
+    """What each median is of is known, though what controls share is taken out of them."""
+
+    def sampled(seconds: list[float]) -> Callable[[Record], Record]:
+        coarse = Latency(samples=seconds, flags=["coarse"])
+        return lambda r: replace(r, latency=r.latency | {"cold": coarse}) if r.case.operator == "strip" else r
+
+    world, step = replace(QUIET, rounds=10, noise=Noise(0.002, 0.002)), 0.5e-6
+    order = Pairing(tuple(i % 2 == 0 for i in range(10))) if paired else None
+    one = [5e-6] * 5 + [5e-6 + step] * 4
+    sides = changed(base(world), sampled(one)), changed(head(world), sampled([s + ticks * step for s in one]))
+    judged = result(compare(*sides, Rules(), pairing=order), "latency_cold", "strip-k31")
+    assert verdicts(judged) == {verdict}
+
+
 def test_unlike_fingerprints_are_refused_with_the_fields() -> None:
     with pytest.raises(FingerprintsDiffer) as refusal:
         compare(base(), head(replace(QUIET, torch="2.14.0")), Rules())
@@ -467,10 +484,37 @@ def test_of_pairs_what_slows_everything_is_heads(tmp_path: Path) -> None:
     comparison = compare(*sides, Rules(), pairing=order)
     assert comparison.exit_code == 1
     assert {finding.quantity for finding in comparison.failing} == {"shared_cold", "shared_steady"}
+    assert " of 26 case" not in comparison.headline
     for limit, code in (("+4%", 1), ("+8%", 0)):
         accept = tmp_path / "accept.toml"
         accept.write_text(f"[[accept]]\nquantities = ['shared_*']\nup_to = '{limit}'\nreason = 'x'\n")
         assert compare(*sides, Rules().reading(None, accept), pairing=order).exit_code == code
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize(
+    ("machine", "slower", "limit", "verdict"),
+    [
+        (1.08, 1.15, "+20%", "accepted"),
+        (0.92, 1.28, "+20%", "regressed"),
+        (1.0, 1.15, "1 ns", "regressed"),
+        (1.0, 1.15, "1 s", "accepted"),
+    ],
+)
+def test_a_relative_limit_is_one_of_what_the_machine_has_no_part_in(
+    tmp_path: Path, paired: bool, machine: float, slower: float, limit: str, verdict: str
+) -> None:
+    world = replace(QUIET, rounds=10, noise=Noise(0.005, 0.005))
+    sides = base(world), shaken(head(replace(world, slower={"global-filter": slower})), 0.0, machine)
+    accept = tmp_path / "accept.toml"
+    accept.write_text(
+        "[[accept]]\nquantities = ['shared_*']\nup_to = '+10%'\nreason = 'x'\n"
+        f"[[accept]]\ncases = ['global-filter']\nquantities = ['latency_*']\nup_to = '{limit}'\nreason = 'x'\n"
+    )
+    order = Pairing(tuple(i % 2 == 0 for i in range(10))) if paired else None
+    comparison = compare(*sides, Rules().reading(None, accept), pairing=order)
+    assert verdicts(result(comparison, "latency_steady", "global-filter")) == {verdict}
+    assert comparison.exit_code == (verdict == "regressed")
 
 
 def test_a_baseline_that_slows_makes_no_other_operator_faster_across_machines() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, ttest_ind, ttest_rel
 
 from niffbench.stats.contrasts import contrast
-from niffbench.stats.decision import decide, fewest_rounds, holm, judge
+from niffbench.stats.decision import Decision, decide, fewest_rounds, holm, judge
 
 ABBA = (True, False) * 4
 
@@ -45,10 +45,11 @@ def test_planted_slowdown_is_found_in_the_right_case_only() -> None:
 
 def test_p_values_are_those_of_the_textbook_tests() -> None:
     base, head = rounds(4, 5), rounds(5, 5)
-    for one, two, decision in zip(base, head, decide(base, head), strict=True):
+    fine = [0.0] * 5
+    for one, two, decision in zip(base, head, decide(base, head, steps=fine), strict=True):
         expected = ttest_ind(np.log(two), np.log(one), equal_var=False).pvalue
         assert decision.p_value == pytest.approx(expected)
-    for one, two, decision in zip(base, head, decide(base, head, paired=True), strict=True):
+    for one, two, decision in zip(base, head, decide(base, head, paired=True, steps=fine), strict=True):
         assert decision.p_value == pytest.approx(ttest_rel(np.log(two), np.log(one)).pvalue)
 
 
@@ -182,18 +183,39 @@ def test_order_of_a_lost_pair_is_lost_with_it() -> None:
         decide(base, head, paired=True, base_first=order[:-1])
 
 
-def test_identical_values_are_equivalent_and_a_coarse_clock_is_no_proof() -> None:
-    same, other = [np.full(5, 5.0)], [np.full(5, 5.2)]
+def test_identical_values_are_equivalent() -> None:
+    same = [np.full(5, 5.0)]
     (equal,) = decide(same, same)
     assert (equal.verdict, equal.p_value) == ("equivalent", 1.0)
-    assert decide(same, other)[0].verdict == "regressed"
-    assert decide(same, other, resolution=0.5)[0].verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.4])
+@pytest.mark.parametrize("paired", [False, True])
+def test_one_step_of_a_coarse_clock_is_no_change(alpha: float, paired: bool) -> None:
+    """However well the rounds agree; two steps are one, since the truth lies within half a step on either side."""
+    tick, rounds = 0.032e-6, 12
+
+    def judged(*ticks: float, steps: list[float] | None = None) -> Decision:
+        base, head = np.full(rounds, 1e-6), 1e-6 + tick * np.resize(ticks, rounds)
+        return decide([base], [head], paired=paired, alpha=alpha, steps=steps)[0]
+
+    one = judged(1)
+    assert one.verdict == "inconclusive"
+    assert "a step of the clock, 3.2 %" in one.reason
+    assert not one.ratio.excludes(1.0)
+    assert judged(1, 1, 1, 0).verdict == "inconclusive"
+    assert judged(2, 2, 2, 1).verdict == "regressed"
+    assert judged(2, steps=[0.032]).verdict == "regressed"
+    assert judged(1, steps=[0.001]).verdict == "regressed"
+    assert judged(0, steps=[0.032]).verdict == "inconclusive"
+    assert judged(0, steps=[0.01]).verdict == "equivalent"
 
 
 def test_an_effect_of_exactly_the_margin_reaches_it() -> None:
-    assert decide([np.full(5, 1.0)], [np.full(5, 1.03)])[0].verdict == "regressed"
-    assert decide([np.full(5, 1.03)], [np.full(5, 1.0)])[0].verdict == "improved"
-    assert decide([np.full(5, 1.0)], [np.full(5, 1.0299)])[0].verdict == "equivalent"
+    quiet = 1 + np.array([-2e-6, -1e-6, 0.0, 1e-6, 2e-6])
+    assert decide([quiet], [1.03 * quiet])[0].verdict == "regressed"
+    assert decide([1.03 * quiet], [quiet])[0].verdict == "improved"
+    assert decide([quiet], [1.0299 * quiet])[0].verdict == "equivalent"
 
 
 def test_bad_arguments_raise_and_an_empty_suite_is_empty() -> None:

@@ -171,15 +171,12 @@ def test_paired_sides_of_unlike_length_are_refused() -> None:
         ratio([1.0, 2.0], [1.0], paired=True)
 
 
-def test_identical_rounds_have_no_width_unless_the_clock_is_coarse() -> None:
+def test_identical_rounds_have_no_width() -> None:
     exact = ratio([4.0] * 3, [5.0] * 5, paired=False)
     assert exact.low == exact.high == exact.estimate == pytest.approx(1.25)
     assert ratio([0.1] * 3, [0.1] * 4, paired=False).excludes(1.0) is False
-    coarse = ratio([5.0] * 3, [5.1] * 3, paired=False, resolution=0.5)
-    assert not coarse.excludes(1.0)
-    assert ratio([5.0] * 3, [5.1] * 3, paired=False).excludes(1.0)
-    median = median_of_rounds([5.0] * 3, resolution=0.5)
-    assert (median.low, median.high) == pytest.approx((4.75, 5.25))
+    median = median_of_rounds([5.0] * 3)
+    assert (median.low, median.high) == pytest.approx((5.0, 5.0))
 
 
 def test_median_outside_the_t_interval_stretches_it() -> None:
