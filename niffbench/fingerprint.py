@@ -8,11 +8,20 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from typing import TypeAlias
+from math import isfinite
+from typing import Annotated, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
-Fact: TypeAlias = str | int | float | bool | None
+
+def _finite(value: object) -> object:
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError(f"should be finite, not {value}")
+    return value
+
+
+Fact: TypeAlias = Annotated[str | int | float | bool | None, AfterValidator(_finite)]
+"""What is known of a machine in one respect; no file and no format of another tool has a word for NaN."""
 
 
 class Fingerprint(BaseModel):

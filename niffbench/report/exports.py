@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from niffbench import __version__
@@ -446,9 +447,9 @@ def _exported(row: Row) -> Iterator[tuple[Metric, Interval]]:
 
 
 def _with_ends(interval: Interval) -> list[float]:
-    """The estimate, and the ends of its confidence interval if it has one."""
+    """The estimate, and the ends of its confidence interval if it has one; no format has a word for infinity."""
     figures = [interval.estimate, *([interval.low, interval.high] if _is_confidence(interval) else [])]
-    return [float(figure) for figure in figures if figure is not None]
+    return [float(figure) for figure in figures if figure is not None and isfinite(figure)]
 
 
 _SUFFIXES = {"s": "seconds", "B": "bytes", "J": "joules"}

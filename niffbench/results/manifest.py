@@ -20,7 +20,7 @@ from pydantic import (
 from niffbench.case import Problem
 from niffbench.errors import UsageError
 from niffbench.fingerprint import Fact, Fingerprint
-from niffbench.suite import Measure, Settings
+from niffbench.suite import Measure, Settings, Shard
 
 SCHEMA = 8
 """Of what is written. A new field raises it, so that a niffbench that does not know the field says so."""
@@ -49,6 +49,21 @@ def _moment(text: str) -> str:
     return text
 
 
+def _part(text: str) -> str:
+    """The text itself.
+
+    Raises:
+        ValueError: unless it is what ``--shard`` takes.
+    """
+    try:
+        canonical = str(Shard.parse(text))
+    except UsageError:
+        canonical = ""
+    if text != canonical:
+        raise ValueError(f"should be a part of a suite like 2/4, not {text[:40]!r}")
+    return text
+
+
 Moment = Annotated[str, AfterValidator(_moment)]
 
 
@@ -67,7 +82,7 @@ class ExcludedCase(_Model):
 class ShardEcho(_Model):
     """Which part of the suite was measured, as 2/4, and where its cases stand among those of all parts."""
 
-    name: str
+    name: Annotated[str, AfterValidator(_part)]
     positions: list[Annotated[int, Field(ge=0)]]
 
     @property

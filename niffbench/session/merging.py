@@ -14,6 +14,9 @@ from niffbench.results import RECORDS, Manifest, Record, Run, dump
 from niffbench.session import directory as place
 from niffbench.session.journal import JournalLost
 
+_MOST_NAMED = 40
+"""Parts that are missing, of which all are named in a message."""
+
 
 def merge(runs: Sequence[Run], out: Path, *, fleet: bool = False) -> None:
     """Write the run that ``runs``, all the parts of a suite, are together into ``out``, which must be vacant.
@@ -178,7 +181,8 @@ def _checked(runs: Sequence[Run]) -> list[Run]:
     names = [f"{number}/{first_count}" for number in range(1, int(first_count) + 1)]
     if absent := [name for name in names if name not in shards]:
         suite, on = first.manifest.suite.name, first.manifest.fingerprint.machine
-        raise UsageError(f"part {', '.join(absent)} of '{suite}' is missing on {on}, beside {first.path}")
+        listed = ", ".join(absent[:_MOST_NAMED]) + (", …" if len(absent) > _MOST_NAMED else "")
+        raise UsageError(f"part {listed} of '{suite}' is missing on {on}, beside {first.path}")
     return [shards[name] for name in names]
 
 

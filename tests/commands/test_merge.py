@@ -142,6 +142,12 @@ def _edit(place: Path, **changes: object) -> None:
         (["part1", "part2", "part3"], {"suite__source_hash": "0" * 64}, 2, "part3: the text of the suite is"),
         (["part1", "part2", "part3"], {"suite__shard__name": "3/4"}, 2, "part3: the number of parts is '4'"),
         (["part1", "part2", "part3"], {"fingerprint__must__torch": "1.0"}, 4, "part1 and part3 were measured on"),
+        (["part3"], {"suite__shard__name": "3/999999"}, 2, "part 1/999999, 2/999999, 4/999999, "),
+        (["part3"], {"suite__shard__name": "1/999999999"}, 2, "part3/run.json: key 'suite.shard.name'"),
+        (["part3"], {"suite__shard__name": "1/x"}, 2, "part3/run.json: key 'suite.shard.name'"),
+        (["part3"], {"suite__shard__name": "4/3"}, 2, "part3/run.json: key 'suite.shard.name'"),
+        (["part3"], {"fingerprint__must__x": float("nan")}, 2, "part3/run.json: key 'fingerprint.must.x'"),
+        (["part3"], {"ci": {"x": float("inf")}}, 2, "part3/run.json: key 'ci.x'"),
         (["part1", "nowhere"], {}, 2, "nowhere: there is no such directory"),
     ],
 )

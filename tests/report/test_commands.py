@@ -388,6 +388,19 @@ def test_bencher_s_schema_is_met(here: Here, run: Path) -> None:
     assert min(latencies) == pytest.approx(frame(read(run)).groupby("case")["latency_steady"].median().min() * 1e9)
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_interval_without_an_end_is_exported_without(here: Here, tmp_path: Path) -> None:
+    """Of two rounds that are nothing like each other."""
+    run = make(replace(WORLD, rounds=2, sizes=(14,), channels=(16,), faults=()), tmp_path / "wild")
+    save(replace(run, records=tuple(replace(r, energy=9e29 if r.round else 1e-300) for r in run.records)))
+    content = json.loads(here("export", "wild", "--format", "bencher").stdout)
+    assert all(set(measures["energy"]) == {"value", "lower_value"} for measures in content.values())
+    exported = here("export", "wild", "--format", "openmetrics").stdout
+    names = {family.name for family in text_string_to_metric_families(exported)}
+    assert "niffbench_energy_low_joules" in names
+    assert "niffbench_energy_high_joules" not in names
+
+
 def test_cases_of_endless_names_stay_apart_in_other_tools(here: Here, tmp_path: Path) -> None:
     run = make(replace(WORLD, sizes=(14,), channels=(16,)), tmp_path / "named")
     evil = "x\n::error::\u202e" + "y" * 5000
