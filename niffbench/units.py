@@ -25,6 +25,11 @@ def digits(value: float, significant: int = 3) -> str:
     return f"{float(rounded):.{max(significant - 1 - magnitude, 0)}f}"
 
 
+def percents(share: float) -> str:
+    """A share that was asked for, with all of its digits: ``3%``, ``0.5%``, ``99.8%``."""
+    return f"{100 * share:.15g}%"
+
+
 def scaled(value: float | None, units: Sequence[tuple[float, str]], suffix: str = "") -> str:
     """``value`` in the largest of ``units``, pairs of scale and name from large to small, that it reaches."""
     if value is None or not isfinite(value):

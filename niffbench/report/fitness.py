@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -15,6 +16,7 @@ from niffbench.report.text import clean, percent, plural, seconds
 from niffbench.report.writers.terminal import STYLES, Terminal
 from niffbench.stats import refining
 from niffbench.stats.power import Fitness
+from niffbench.units import percents
 
 _MARKS: dict[str, tuple[Mark]] = {"fit": ("passed",), "unfit": ("failed",), "unknown": ("undecided",)}
 
@@ -29,7 +31,7 @@ def terminal(assessment: Assessment) -> RenderableType:
         Terminal(table(assessment)),
         Text(
             f"\nnoise: standard deviation between {one}. sees: the smallest slowdown found with probability "
-            f"{aim.power:.0%} by {unit}. needs: {one} a side (check) or pairs (ab) to find "
+            f"{percents(aim.power)} by {unit}. needs: {one} a side (check) or pairs (ab) to find "
             f"{percent(aim.effect)}.",
             style="dim",
         ),
@@ -58,12 +60,12 @@ def table(assessment: Assessment) -> Table:
         columns += [Column(f"{name} sees", "figure"), Column(f"{name} needs", "figure", importance=7)]
     rows = []
     for number, case in enumerate(assessment.cases):
-        medians = sorted(value for value in case.medians if value == value)
+        medians = [value for value in case.medians if value == value]
         noise = case.rounds
         entries = [
             Entry(clean(case.results.label), clean(case.results.problem)),
             Entry(case.quantity.removeprefix("latency_")),
-            Entry(seconds(medians[len(medians) // 2])),
+            Entry(seconds(median(medians))),
             Entry(percent(noise.sd), f"{percent(noise.low)} to {percent(noise.high)}"),
         ]
         for _, fitness in gates:
@@ -115,7 +117,7 @@ def plain(assessment: Assessment) -> dict[str, Any]:
 
 def tables(rows: Sequence[Row]) -> tuple[Table, Table]:
     """False alarms, and power: a line per rule and scenario, a column per run-to-run standard deviation."""
-    effects = " / ".join(f"{effect:.0%}" for effect in rows[0].effects)
+    effects = " / ".join(f"{percents(effect)}" for effect in rows[0].effects)
     return (
         _table(
             "alarms",

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import cli_process
 import pytest
@@ -17,8 +18,10 @@ from niffbench.errors import HeadFails
 from niffbench.gate.comparison import compare
 from niffbench.gate.noise import Aim, assess
 from niffbench.gate.rules import Rules
+from niffbench.report import fitness
 from niffbench.report.digest import gather
 from niffbench.report.facts import facts
+from niffbench.report.text import seconds
 from niffbench.report.verdicts import document
 from niffbench.results import Latency, Record, Run, read
 from niffbench.session.provenance import revision
@@ -41,6 +44,12 @@ def test_planted_noise_is_estimated(sd: float) -> None:
     assert sum(inside) >= 0.8 * len(inside)
     paired = [case.paired.sd for case in result.cases if case.paired]
     assert sum(paired) / len(paired) == pytest.approx(sd * 2**0.5, rel=0.1)
+
+
+def test_the_median_of_an_even_number_of_rounds_lies_between_two() -> None:
+    assessment = assess(run_with(0.2, rounds=2), STEADY, Aim())
+    shown = [row.entries[2].text for row in fitness.table(assessment).rows]
+    assert shown == [seconds(median(case.medians)) for case in assessment.cases]
 
 
 def test_a_quiet_machine_is_fit_and_a_loud_one_is_not() -> None:
