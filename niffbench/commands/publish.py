@@ -34,6 +34,8 @@ def command(history: Path, out: Path, accept: Path | None) -> None:
     from niffbench.gate.rules import Rules
     from niffbench.gate.series import INDEX, collect
     from niffbench.report import make_directory, site
+    from niffbench.report.text import clean
+    from niffbench.report.verdicts import LONGEST_NOTE
 
     rules = Rules().reading(None, accept)
     make_directory(out)
@@ -41,6 +43,6 @@ def command(history: Path, out: Path, accept: Path | None) -> None:
     series = list(collect(history, out / INDEX, rules, notes))
     page = site.write(series, out, rules.accepted, notes)
     for note in notes:
-        click.echo(note, err=True)
+        click.echo(clean(note, LONGEST_NOTE), err=True)
     runs = sum(len(one.entries) for one in series)
     click.echo(f"{page}: {plural(runs, 'run')} of {plural(len(series), 'suite')}")

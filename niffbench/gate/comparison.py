@@ -98,13 +98,13 @@ def compare(
 
     findings = unvarying(old) + timed(old)
     sides: list[Mapping[str, CaseResults]] = [new, old]
-    levels = {(finding.case, finding.quantity): finding.base for finding in findings}
+    levels = {(finding.case, finding.quantity): finding for finding in findings}
     acknowledged = rules.accepted.environment(head.manifest.fingerprint.hash)
     ages: dict[str, int] = {}
 
     def hold_to(level: EarlierCases, against: list[Finding], of: str = "") -> list[Finding]:
         sides.append(level)
-        levels.update({(one.case, one.quantity): one.base for one in against if one.base is not None})
+        levels.update({(one.case, one.quantity): one for one in against if one.base is not None})
         return _with_creep(findings, against, f"the accepted level{of}", ages)
 
     if reference is not None:
@@ -255,17 +255,20 @@ def _unreadable(place: Path, why: str) -> Finding:
 
 def _accepted(
     findings: Iterable[Finding],
-    levels: Mapping[tuple[str, str], float | None],
+    levels: Mapping[tuple[str, str], Finding],
     sides: Iterable[Mapping[str, CaseResults]],
     accepted: Accepted,
     environment: Environment | None,
 ) -> Iterator[Finding]:
     """The findings, with what was accepted as such; a relative limit is one of the accepted level.
 
-    A metric that is measured no more has no value that could be within a limit: it is a matter of coverage. What
-    all share is of no case, and accepted for all or not at all.
+    What is tested on rounds is held to a relative limit by the change that was judged, from which what all share
+    is taken out; to an absolute one, as everything else, by its value. A metric that is measured no more has no
+    value that could be within a limit: it is a matter of coverage. What all share is of no case, and accepted for
+    all or not at all.
 
     Args:
+        levels: of each case and quantity the finding against the level that its limit is of.
         environment: what acknowledges HEAD's; its limit is one of ratios to the baseline operator.
     """
     cases = {id_: results for side in sides for id_, results in side.items()}
@@ -281,9 +284,12 @@ def _accepted(
             yield finding
             continue
         last = fitting[-1]
-        head, level = finding.head, levels.get((finding.case, finding.quantity), finding.base)
+        against = levels.get((finding.case, finding.quantity), finding)
+        head, level = finding.head, against.base
         if finding.is_shared and finding.ratio:  # a baseline operator that got slower makes ratios smaller
             head, level = max(finding.ratio, 1 / finding.ratio), 1.0
+        elif finding.is_tested and last.up_to is not None and last.up_to.relative:
+            head, level = against.ratio, 1.0
         if accepted.is_over(last.until):
             why = f"accepted only until {last.until}"
         elif not last.covers(head, level):

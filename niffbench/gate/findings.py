@@ -13,6 +13,7 @@ from niffbench.errors import plural
 from niffbench.fingerprint import Fact
 from niffbench.results import REGISTRY
 from niffbench.stats.power import half_and_most
+from niffbench.units import percents
 
 SCHEMA = 3
 
@@ -42,8 +43,9 @@ class _Model(BaseModel):
 class Finding(_Model):
     """The verdict on one quantity of one case.
 
-    ``base`` and ``head`` are in the quantity's unit (latency: seconds, the geometric mean of the round medians),
-    ``ratio`` is head/base with the ends of its interval, all None where there is none.
+    ``base`` and ``head`` are in the quantity's unit, as measured (latency: seconds, the geometric mean of the
+    round medians). ``ratio`` is the change that was judged, with the ends of its interval, all None where there is
+    none: head/base, of a latency less what the controls of the suite share, if it has enough of them.
 
     Attributes:
         p_adjusted: Holm's (latency only), ``min_effect`` the relative change below which nothing is called.
@@ -76,6 +78,12 @@ class Finding(_Model):
     def is_shared(self) -> bool:
         """Whether it is of no case, but of what all cases share."""
         return self.quantity.startswith("shared_")
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether it is of a quantity that is judged by a test on rounds."""
+        metric = REGISTRY.get(self.quantity)
+        return metric.gate == "test" if metric else self.quantity.startswith("ratio_")
 
     @property
     def pressing(self) -> bool:
@@ -196,10 +204,13 @@ class Comparison(_Model):
         """The outcome in one sentence."""
         parts = []
         if self.failing:
-            cases = len({finding.case for finding in self.failing})
-            parts.append(
-                f"{plural(len(self.failing), 'regression')} in {cases} of {plural(self._cases(), 'case')}"
-            )
+            own = [finding for finding in self.failing if not finding.is_shared]
+            cases = len({finding.case for finding in own})
+            if own:
+                parts.append(f"{plural(len(own), 'regression')} in {cases} of {plural(self._cases(), 'case')}")
+            if shared := [finding for finding in self.failing if finding.is_shared]:
+                worst = max(shared, key=lambda finding: finding.ratio or 0.0)
+                parts.append(f"a regression of all: {worst.reason.partition(';')[0]}")
         if self.open_steps:
             parts.append(f"{plural(len(self.open_steps), 'step')} of the history still stands")
         if self.environment is not None:
@@ -223,7 +234,7 @@ class Comparison(_Model):
         if blind and not self.failing:
             parts.append(
                 f"{len(blind)} of {self._measured():,} latencies could hide "
-                f"a slowdown of {self.rule_out:.0%}: too few rounds or too much noise"
+                f"a slowdown of {percents(self.rule_out)}: too few rounds or too much noise"
             )
         if self.failing or self.open_steps or self.environment == "failing":
             return "; ".join(parts)

@@ -17,6 +17,7 @@ from niffbench.report.writers import markdown
 from niffbench.report.writers.terminal import Terminal
 from niffbench.results import REGISTRY
 from niffbench.stats.intervals import Interval
+from niffbench.units import percents
 
 _MARKS: dict[Verdict, tuple[Mark, ...]] = {
     "regressed": ("failed",),
@@ -52,6 +53,7 @@ SIGNS: dict[Verdict, str] = {
 """A sign for each verdict, so that colour is not needed to tell them apart."""
 
 LONGEST_NOTE = 400
+LONGEST_HEADLINE = 1000
 
 
 def value(finding: Finding, number: float | None) -> str:
@@ -139,7 +141,7 @@ def table(findings: Sequence[Finding], alpha: float, *, every_reason: bool) -> T
             Column("quantity"),
             Column("base", "figure", importance=4),
             Column("head", "figure", importance=5),
-            Column(f"change [{1 - 2 * alpha:.0%} CI]" if bounded else "change", "figure"),
+            Column(f"change [{percents(1 - 2 * alpha)} CI]" if bounded else "change", "figure"),
             Column("why", "prose"),
         ),
         tuple(
@@ -179,7 +181,8 @@ def terminal(comparison: Comparison, *, everything: bool = False) -> RenderableT
     parts += [Text(f"open: {why}", style="dim") for why in _reasons(comparison)]
     parts += [Text(f"note: {remark}", style="dim") for remark in remarks(comparison)]
     parts += [Text(f"step: {line(step)}", style="magenta") for step in comparison.steps]
-    parts.append(Text(f"{comparison.headline} ({tally(comparison)})", style=f"bold {colour}"))
+    headline = clean(comparison.headline, LONGEST_HEADLINE)
+    parts.append(Text(f"{headline} ({tally(comparison)})", style=f"bold {colour}"))
     return Group(*parts)
 
 
@@ -210,7 +213,7 @@ def document(comparison: Comparison) -> str:
         f"BASE: {escape(side(comparison.base), 200)}  \n"
         f"HEAD: {escape(side(comparison.head), 200)}  \n"
         f"Rule: {escape(comparison.method, 200)}, alpha {comparison.alpha:g}; "
-        f"slowdowns of {comparison.rule_out:.0%} are to be ruled out."
+        f"slowdowns of {percents(comparison.rule_out)} are to be ruled out."
     )
     points = [f"- Step in the history: {escape(line(step), 300)}" for step in comparison.steps[:20]]
     points += [f"- {escape(remark, 300)}" for remark in remarks(comparison)[:40]]

@@ -101,6 +101,7 @@ def test_text_from_a_run_cannot_break_any_output(field: str) -> None:
         finding(**{field: EVIL}),
         notes=(EVIL,),
         differences=(Difference(tier="must", field=EVIL, base=EVIL, head=1),),
+        environment="failing",
     )
     ElementTree.fromstring(junit.write(hostile))
     assert "\x1b" not in shown(hostile)
@@ -133,6 +134,27 @@ def test_any_finding_can_be_said_in_every_output(text: str, base: float, ratio: 
     document(strange)
     ElementTree.fromstring(junit.write(strange))
     strange.model_dump_json()
+
+
+def test_a_regression_of_all_is_none_of_a_case() -> None:
+    shared = finding(case="shared b", quantity="shared_steady", reason="4 controls changed; more", ratio=1.08)
+    both = of(finding(), shared).headline
+    assert "1 regression in 1 of 1 case" in both
+    assert "4 controls changed" in both
+    alone = of(finding(verdict="equivalent"), shared)
+    assert alone.exit_code == 1
+    assert "4 controls changed" in alone.headline
+    assert "of 1 case" not in alone.headline
+
+
+def test_a_share_that_was_asked_for_is_said_in_full() -> None:
+    blind = finding(
+        verdict="inconclusive", blind=True, base=1.0, head=1.0, ratio=1.0, low=0.9, high=1.2, p_adjusted=1
+    )
+    strict = of(blind, alpha=0.001, rule_out=0.005)
+    assert "a slowdown of 0.5%" in strict.headline
+    assert "99.8% CI" in document(strict)
+    assert "slowdowns of 0.5%" in document(strict)
 
 
 def test_steps_of_a_history_are_told_everywhere() -> None:

@@ -109,6 +109,17 @@ def test_too_few_runs_are_no_absence_of_alerts(call: Call, tmp_path: Path) -> No
     assert re.search(r"</a>: FLOPs \+100\.0 % beyond", (tmp_path / "site" / "index.html").read_text())
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_what_is_wrong_with_a_run_commands_no_terminal(call: Call, tmp_path: Path) -> None:
+    fill(tmp_path, range(1, 3))
+    manifest = max((tmp_path / "kept").rglob("run.json"))
+    manifest.write_text(manifest.read_text().replace("{", '{"\\u001b]0;pwned\\u0007": 1,', 1))
+    done = call("publish", "kept", "--out", "site")
+    assert done.returncode == 0
+    assert "pwned" in done.stderr
+    assert "\x1b" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status"), [(("nowhere",), 2), (("empty",), 3), (("kept", "--accept", "no.toml"), 2)]
 )

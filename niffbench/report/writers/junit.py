@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from niffbench.gate.findings import FAILING, Comparison, Finding
 from niffbench.report.text import clean
-from niffbench.report.verdicts import change, interval, line, remarks, value
+from niffbench.report.verdicts import LONGEST_HEADLINE, change, interval, line, remarks, value
 
 
 def write(comparison: Comparison) -> bytes:
@@ -33,12 +33,14 @@ def write(comparison: Comparison) -> bytes:
         SubElement(case, "failure", {"type": "step", "message": line(step)})
     if changed:
         case = SubElement(suite, "testcase", {"classname": "niffbench", "name": "environment", "time": "0"})
-        message = {"message": clean(comparison.headline, 1000)}
+        message = {"message": clean(comparison.headline, LONGEST_HEADLINE)}
         if environment == "failing":
             SubElement(case, "failure", {"type": "environment", **message})
         else:
             SubElement(case, "skipped", message)
-    SubElement(suite, "system-out").text = "\n".join([comparison.headline, *remarks(comparison)])
+    SubElement(suite, "system-out").text = "\n".join(
+        [clean(comparison.headline, LONGEST_HEADLINE), *remarks(comparison)]
+    )
     indent(root)
     return bytes(tostring(root, encoding="utf-8", xml_declaration=True))
 
