@@ -59,7 +59,11 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     metavar="RUN",
     help="What has crept away from RUN is a regression, too.  [default: the first of --history]",
 )
-@click.option("--fail-on-step", is_flag=True, help="With --history: a step for the worse fails while it stands.")
+@click.option(
+    "--fail-on-step",
+    is_flag=True,
+    help="With --history: a step for the worse fails while it stands, one that all share until it is accepted.",
+)
 @click.option(
     "--fail-on-environment", is_flag=True, help="Exit 1 for a changed environment that nobody acknowledged."
 )
@@ -219,11 +223,13 @@ def _before(
 def _keep(directory: Path, head: Run) -> bool:
     """Keep ``head`` in a history; returns whether it was worth it."""
     from niffbench.gate.history import keep
+    from niffbench.report.text import clean
+    from niffbench.report.verdicts import LONGEST_NOTE
 
     try:
         keep(directory, head)
     except NothingMeasured as error:
-        click.echo(error, err=True)
+        click.echo(clean(error, LONGEST_NOTE), err=True)
         return False
     return True
 
@@ -263,7 +269,7 @@ def _steps(
         drawn = draw(of_case(every, trend))
         write(plot, drawn.png if plot.suffix == ".png" else drawn.svg.encode())
         click.echo(f"{plot}: {drawn.title}", err=True)
-    return tuple(step for one in every for step in one.steps())
+    return tuple(step for one in every for step in one.steps(rules.accepted))
 
 
 def _tell(steps: tuple[Step, ...], as_json: bool, *, fail_on_step: bool) -> int:

@@ -91,6 +91,11 @@ class CaseResults:
         return self.any.case
 
     @property
+    def id(self) -> str:
+        """Of the case."""
+        return self.any.id
+
+    @property
     def label(self) -> str:
         """Its row's name in tables."""
         return self.any.traits.label
@@ -171,7 +176,7 @@ class CaseResults:
     def finding(self, quantity: str, verdict: Verdict, reason: str, **numbers: Unpack[Numbers]) -> Finding:
         """A verdict on one of this case's quantities."""
         return Finding(
-            case=self.any.id,
+            case=self.id,
             label=self.label,
             problem=self.problem,
             quantity=quantity,

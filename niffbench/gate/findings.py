@@ -97,7 +97,8 @@ class Step(_Model):
     Attributes:
         ratio: the new level over the old one, with the ends of its interval; ``started`` is when the first run
             at the new level began.
-        open: it was for the worse, and the newest level is still beyond the one before it.
+        open: it was for the worse, and the newest level is still beyond the one before it; what all share is no
+            longer open once it is accepted.
     """
 
     case: str

@@ -1,20 +1,31 @@
-"""Trends: a metric of a case over the runs of a history, and where its level changed."""
+"""Trends: a metric of a case over the runs of a history, and where its level changed.
+
+As when two runs are compared, what the controls of a suite share in a run is taken out of its latencies, and is a
+trend of its own: a machine that got slower is one step and not one of every case.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf, isfinite, nan
 from statistics import median
 
+import numpy as np
+
 from niffbench.errors import NothingMeasured, UsageError, did_you_mean
-from niffbench.gate.case_results import CaseResults, RunCases
+from niffbench.gate.case_results import CaseResults, RunCases, shared_name
 from niffbench.gate.findings import Step
+from niffbench.gate.latencies import FEWEST_CONTROLS
 from niffbench.gate.rules import Accepted, Rules
-from niffbench.results import REGISTRY, Metric, Reason, Run, round_value
+from niffbench.results import REGISTRY, Metric, Reason, Run, is_control, round_value
 from niffbench.stats.changepoints import History, change_points
+from niffbench.stats.contrasts import FloatArray
+from niffbench.stats.fleet import polish
 from niffbench.suite import Selection
+
+_NOTHING = Accepted()
 
 
 @dataclass(frozen=True)
@@ -26,32 +37,55 @@ class Moment:
 
 
 @dataclass(frozen=True)
+class Everything:
+    """What a trend is of that all cases share: in the place of a case's results."""
+
+    controls: int
+    id: str = "shared"
+    label: str = "everything"
+    case: None = None
+
+    @property
+    def problem(self) -> str:
+        """Of how many controls it is known."""
+        return f"{self.controls} controls"
+
+
+@dataclass(frozen=True)
 class Trend:
     """One metric of one case over all runs, oldest first, cut into levels.
 
     A change is called at :class:`Rules`' alpha, divided by the number of trends looked at together, and from the
-    least change that counts of that metric on.
+    least change that counts of that metric on. A latency is what it would have been on the newest run's machine,
+    so far as the controls tell how fast that was in each run; what they share is relative to the first run.
 
     Attributes:
-        rounds: of each run the values of its rounds, or one where all are alike; none where it failed.
+        rounds: of each run the values of its rounds, or one where all are alike; none where it failed, or where
+            there are controls, but not enough of them in that run.
         runs: when each run was.
         values: the median of each run's rounds; NaN without any.
+        controls: how many there are whose share was taken out.
     """
 
-    results: CaseResults
+    results: CaseResults | Everything
     metric: Metric
     runs: Sequence[Moment]
     rounds: Sequence[Sequence[float]]
     values: Sequence[float]
     history: History
     least: float
+    controls: int = 0
 
-    def steps(self) -> tuple[Step, ...]:
-        """The changes of level, oldest first. The culprit is after ``since`` and up to ``commit``."""
+    def steps(self, accepted: Accepted = _NOTHING) -> tuple[Step, ...]:
+        """The changes of level, oldest first. The culprit is after ``since`` and up to ``commit``.
+
+        What all share is no longer open once it is ``accepted``: no commit of a case can close it.
+        """
         segments = self.history.segments
+        closed = self.results.case is None and self._is_accepted(accepted)
         return tuple(
             Step(
-                case=self.results.any.id,
+                case=self.results.id,
                 label=self.results.label,
                 problem=self.results.problem,
                 quantity=self.metric.key,
@@ -61,7 +95,9 @@ class Trend:
                 ratio=change.ratio.estimate,
                 low=change.ratio.low,
                 high=change.ratio.high,
-                open=segments[-1].level > before.level * (1 + self.least) and after.level > before.level,
+                open=segments[-1].level > before.level * (1 + self.least)
+                and after.level > before.level
+                and not closed,
             )
             for change, before, after in zip(self.history.changes, segments, segments[1:], strict=False)
         )
@@ -71,13 +107,18 @@ class Trend:
         levels = self._levels
         if not levels or levels[-1] <= levels[0] * (1 + self.least):
             return None
-        first, last = levels[0], levels[-1]
+        if self._is_accepted(accepted):
+            return None
+        return levels[-1] / levels[0] if levels[0] else inf
+
+    def _is_accepted(self, accepted: Accepted) -> bool:
+        """Whether the newest level is within what the last entry accepts that speaks of it."""
         for one in reversed(accepted.changes):
             if one.fits(self.results.case, self.results.label, self.metric.key):
-                if not accepted.is_over(one.change.until) and one.change.covers(last, first):
-                    return None
-                break
-        return last / first if first else inf
+                levels = self._levels
+                within = bool(levels) and one.change.covers(levels[-1], levels[0])
+                return within and not accepted.is_over(one.change.until)
+        return False
 
     @property
     def is_undecided(self) -> bool:
@@ -109,7 +150,8 @@ def of_case(trends: Sequence[Trend], case: str) -> Trend:
     """
     takes = Selection([case])
     for trend in trends:
-        if takes.takes(trend.results.case, trend.results.label):
+        results = trend.results
+        if takes.takes(results.case, results.label) if results.case else case == results.label:
             return trend
     raise UsageError(
         f"no case of the newest run is '{case}'{did_you_mean(case, {t.results.label for t in trends})}"
@@ -166,20 +208,100 @@ class Collected:
 def of_values(
     newest: RunCases, runs: Sequence[Moment], values: Sequence[Values], rules: Rules
 ) -> tuple[Trend, ...]:
-    """The trends of every case of ``newest``; of each run its moment and its values, oldest first."""
+    """The trends of every case of ``newest``, and of what they share; of each run its moment and its values.
+
+    Args:
+        values: oldest first.
+    """
     measured = {(id_, key) for run in values for id_, metrics in run.items() for key in metrics}
     wanted = [(id_, metric) for id_ in newest for metric in followed(rules) if (id_, metric.key) in measured]
     nothing: Mapping[str, Sequence[float]] = {}
+    rounds = {
+        (id_, metric.key): [run.get(id_, nothing).get(metric.key, ()) for run in values] for id_, metric in wanted
+    }
+    shared: dict[str, _Shared] = {}
+    for metric in followed(rules):
+        controls = {
+            id_: _levels(rounds[id_, metric.key])
+            for id_, other in wanted
+            if other is metric and metric.gate == "test" and is_control(newest[id_].any.traits)
+        }
+        if (found := _Shared.of(controls)) is not None:
+            shared[metric.key] = found
+    alpha = rules.alpha / max(len(wanted) + len(shared), 1)
     trends = []
     for id_, metric in wanted:
-        results = newest[id_]
-        rounds = [run.get(id_, nothing).get(metric.key, ()) for run in values]
-        levels = [one[0] if len(one) == 1 else median(one) if one else nan for one in rounds]
+        results, own = newest[id_], rounds[id_, metric.key]
+        share = shared.get(metric.key)
+        if share is not None:
+            factors = share.without(id_)
+            own = [tuple(v / f for v in one) if isfinite(f) else () for one, f in zip(own, factors, strict=True)]
+        levels = _levels(own)
         least = rules.least_change(results.case, results.label, metric)
         # Of nothing there is no logarithm.
         shift = metric.unit in ("B", "FLOP", "count") and 0 in levels
-        cut = change_points(
-            [level + 1 for level in levels] if shift else levels, alpha=rules.alpha / len(wanted), min_effect=least
-        )
-        trends.append(Trend(results, metric, runs, rounds, levels, cut, least))
+        cut = change_points([level + 1 for level in levels] if shift else levels, alpha=alpha, min_effect=least)
+        trends.append(Trend(results, metric, runs, own, levels, cut, least, share.controls if share else 0))
+    for key, share in shared.items():
+        metric = REGISTRY[key]
+        metric = replace(metric, key=shared_name(key), title=f"{metric.title} that all share", unit="")
+        own = [(level,) if isfinite(level) else () for level in share.levels]
+        cut = change_points(share.levels, alpha=alpha, min_effect=rules.min_effect)
+        every = Everything(share.controls)
+        trends.append(Trend(every, metric, runs, own, share.levels, cut, rules.min_effect))
     return tuple(trends)
+
+
+def _levels(rounds: Sequence[Sequence[float]]) -> list[float]:
+    return [one[0] if len(one) == 1 else median(one) if one else nan for one in rounds]
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What the controls share in each run of one latency.
+
+    Attributes:
+        residuals: of each control the log of its level less its own, of shape (runs,); NaN without one, and in
+            runs that measured fewer than FEWEST_CONTROLS.
+    """
+
+    residuals: Mapping[str, FloatArray]
+
+    @classmethod
+    def of(cls, controls: Mapping[str, Sequence[float]]) -> _Shared | None:
+        """Of the levels of each control; None where the newest run has too few, to which all others are put."""
+        if not controls:
+            return None
+        table = np.log(np.array(list(controls.values()), dtype=np.float64))
+        enough = np.isfinite(table).sum(axis=0) >= FEWEST_CONTROLS
+        if not enough[-1]:
+            return None
+        table[:, ~enough] = nan
+        known = np.flatnonzero(np.isfinite(table).any(axis=1)).tolist()
+        centres = polish(table[known][:, enough].T)
+        ids = list(controls)
+        return cls({ids[row]: table[row] - centre for row, centre in zip(known, centres, strict=True)})
+
+    @property
+    def controls(self) -> int:
+        """How many there are."""
+        return len(self.residuals)
+
+    @property
+    def levels(self) -> list[float]:
+        """The speed of each run to that of the first that it is known of."""
+        logs = self._logs(list(self.residuals.values()))
+        return list(map(float, np.exp(logs - logs[np.isfinite(logs)][0])))
+
+    def without(self, id_: str) -> list[float]:
+        """What a case has of it in each run, relative to the newest; a control what the others share."""
+        logs = self._logs([one for control, one in self.residuals.items() if control != id_])
+        return list(map(float, np.exp(logs - logs[-1])))
+
+    @staticmethod
+    def _logs(residuals: Sequence[FloatArray]) -> FloatArray:
+        table = np.array(residuals)
+        known = np.isfinite(table).any(axis=0)
+        result = np.full(table.shape[1], nan)
+        result[known] = np.nanmedian(table[:, known], axis=0)
+        return result

@@ -59,7 +59,9 @@ class Shown:
     def standing(self) -> str:
         """How many alerts are open, and of how many cases too few runs tell nothing."""
         undecided = {
-            trend.results.any.id for trend in self.series.trends if trend.metric.gate and trend.is_undecided
+            id_
+            for id_, trends in self.cases.items()
+            if any(trend.metric.gate and trend.is_undecided for trend in trends)
         }
         some = bool(self.alerts) or len(undecided) < len(self.cases)
         parts = [plural(len(self.alerts), "open alert")] if some else []
@@ -75,12 +77,17 @@ class Shown:
         return [(trend, line(step)) for trend, step in steps]
 
     @cached_property
+    def pages(self) -> dict[str, list[Trend]]:
+        """The trends of each case, and of what all share."""
+        pages: dict[str, list[Trend]] = {}
+        for trend in self.series.trends:
+            pages.setdefault(trend.results.id, []).append(trend)
+        return pages
+
+    @property
     def cases(self) -> dict[str, list[Trend]]:
         """The trends of each case."""
-        cases: dict[str, list[Trend]] = {}
-        for trend in self.series.trends:
-            cases.setdefault(trend.results.any.id, []).append(trend)
-        return cases
+        return {id_: trends for id_, trends in self.pages.items() if trends[0].results.case is not None}
 
     @property
     def columns(self) -> list[str]:
@@ -110,7 +117,7 @@ def write(series: Iterable[Series], out: Path, accepted: Accepted, notes: Sequen
         if not (page.exists() and mark.exists() and mark.read_text(encoding="utf-8") == newest):
             report.write(one.series.newest, folder / "newest")
             write_whole(mark, newest)
-        for id_, trends in one.cases.items():
+        for id_, trends in one.pages.items():
             write_whole(folder / f"{id_}.html", _page("case", "../", one=one, trends=trends))
         write_whole(folder / "index.html", _page("series", "../", one=one))
     write_whole(out / "index.html", _page("overview", "", shown=shown, notes=notes))
@@ -164,4 +171,5 @@ def chart(trend: Trend) -> Markup:
 
 def _ends(trend: Trend, low: float, high: float) -> str:
     key = trend.metric.key
-    return f"{value_in(key, low)} to {value_in(key, high)} over {plural(len(trend.runs), 'run')}"
+    less = f", less what {trend.controls} controls share" if trend.controls else ""
+    return f"{value_in(key, low)} to {value_in(key, high)} over {plural(len(trend.runs), 'run')}{less}"

@@ -144,7 +144,7 @@ def shifts(
         own = shared & np.isfinite(table[group]).any(axis=0)
         inside = np.isin(rows, group) & own[columns]
         centre = np.full(len(cases), np.nan)
-        centre[own] = _polish(table[group][:, own])
+        centre[own] = polish(table[group][:, own])
         residuals = logs - centre[columns]
         order = np.argsort(rows[inside], kind="stable")
         bounds = np.searchsorted(rows[inside][order], [*group, len(names)])
@@ -182,10 +182,11 @@ def _connected(measured: BoolArray) -> list[list[int]]:
     return blocks
 
 
-def _polish(table: FloatArray) -> FloatArray:
-    """The cases' effects of ``case + member``: medians are taken out of rows and columns until none is left.
+def polish(table: FloatArray) -> FloatArray:
+    """The cases' effects of ``case + member``, of shape (cases,): medians are taken out until none is left.
 
-    Every row and column has a value.
+    Args:
+        table: Members × cases, on logs; NaN where there is no value, of which every row and column has one.
     """
     members = np.zeros((table.shape[0], 1))
     for _ in range(_SWEEPS):

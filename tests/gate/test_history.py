@@ -6,6 +6,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 from synthetic import Fault, World, make, save
@@ -16,7 +17,7 @@ from niffbench.gate.rules import Rules
 from niffbench.gate.trend import Collected, Trend, of_case
 from niffbench.report import verdicts as words
 from niffbench.report.plots import trend as drawing
-from niffbench.results import Record, Run, read
+from niffbench.results import Record, Run, read, round_value
 
 SMALL = World(rounds=2, sizes=(14,), samples=3, faults=())
 STEADY = Rules(regimes=("steady",))
@@ -180,10 +181,64 @@ def test_a_planted_step_is_found_at_its_run_in_its_case_only(tmp_path: Path) -> 
     assert "after" in words.line(steps[0])
 
 
+def on_machine(run: Run, factor: float) -> Run:
+    """The same run on a machine on which all takes ``factor`` times as long."""
+
+    def slower(record: Record) -> Record:
+        series = record.latency.items()
+        latency = {regime: replace(one, samples=[factor * s for s in one.samples]) for regime, one in series}
+        return replace(record, latency=latency)
+
+    return replace(run, records=tuple(map(slower, run.records)))
+
+
+@pytest.mark.parametrize("lost", ["nothing", "controls of a run", "all but one case of a run"])
+def test_a_slower_machine_is_one_step_and_hides_none(tmp_path: Path, lost: str) -> None:
+    """Nor does a faster one: what is slower by 12 % stays so."""
+    for machine in (1.08, 0.9):
+        runs = [
+            on_machine(run, machine if day >= 9 else 1.0)
+            for day, run in enumerate(grown(tmp_path, 24, 15, 1.12), 1)
+        ]
+        if lost == "controls of a run":
+            runs[11] = replace(runs[11], records=tuple(r for r in runs[11].records if r.case.operator != "dense"))
+        elif lost != "nothing":
+            own = tuple(r for r in runs[11].records if r.case.operator == "global-filter")
+            runs[11] = replace(runs[11], records=own)
+        result = trends(runs, STEADY)
+        assert {
+            (step.label, step.quantity, step.commit): step.ratio for one in result for step in one.steps()
+        } == {
+            ("everything", "shared_steady", f"{9:040x}"): pytest.approx(machine, abs=0.02),
+            ("global-filter", "latency_steady", f"{15:040x}"): pytest.approx(1.12, abs=0.03),
+        }
+        newest = of_case(result, "global-filter")
+        assert newest.values[-1] == pytest.approx(
+            median(round_value(r, newest.metric) for r in runs[-1].records if r.traits.label == "global-filter")
+        )
+        assert of_case(result, "everything").metric.key == "shared_steady"
+
+
+def test_a_control_that_got_slower_is_a_step_of_its_own(tmp_path: Path) -> None:
+    runs = [
+        run_of(tmp_path / f"{day}", day, replace(SMALL, slower={"dense": 1.15 if day >= 12 else 1.0}))
+        for day in range(1, 25)
+    ]
+    labels = {step.label for one in trends(runs, STEADY) for step in one.steps()}
+    assert labels == {"dense-k3", "dense-k7"}
+
+
+def test_without_enough_controls_latencies_are_taken_as_they_are(tmp_path: Path) -> None:
+    world = replace(SMALL, operators=tuple(p for p in SMALL.operators if p.operator != "depthwise"))
+    runs = [on_machine(run_of(tmp_path / f"{day}", day, world), 1.08 if day >= 9 else 1.0) for day in range(1, 25)]
+    labels = {step.label for one in trends(runs, STEADY) for step in one.steps()}
+    assert labels == {record.traits.label for record in runs[0].records}
+
+
 def test_noise_alone_has_no_step(tmp_path: Path) -> None:
     result = trends(grown(tmp_path, 24, 99, 1.0), STEADY)
     cases = {record.id for record in run_of(tmp_path, 1).records}
-    assert {(t.results.any.id, t.metric.key) for t in result} >= {
+    assert {(t.results.id, t.metric.key) for t in result} >= {
         (case, metric) for case in cases for metric in ("latency_steady", "memory_peak", "flops", "error_l2")
     }
     assert not [step for trend in result for step in trend.steps()]

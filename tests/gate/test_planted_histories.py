@@ -241,6 +241,32 @@ def test_a_step_fails_while_it_stands_if_asked_to(call: Call) -> None:
     assert set(junit("failure")) == {"global-filter latency_cold step", "global-filter latency_steady step"}
 
 
+def test_a_slower_machine_is_a_step_until_it_is_accepted(call: Call) -> None:
+    """And of no case, whose regressions it does not excuse."""
+    everything = {planted.operator: 1.08 for planted in GOOD.operators}
+    Path("machine.toml").write_text(
+        "[[accept]]\nquantities = ['shared_*']\nup_to = '+10%'\nreason = 'another room'\n"
+    )
+    for day in range(1, 15):
+        world = replace(GOOD, slower=everything if day >= 9 else {})
+        call("check", run_of(day, world).path.name, "--history", "kept")
+    accepting = ("--accept", "machine.toml")
+    failed = call("check", "run-14", "--history", "kept", "--fail-on-step", "--json")
+    assert failed.returncode == 1
+    assert {step["label"] for step in json.loads(failed.stdout)["steps"] if step["open"]} == {"everything"}
+    assert call("check", "run-14", "--history", "kept", "--fail-on-step", *accepting).returncode == 0
+    assert call("check", "--history", "kept", "--fail-on-step").returncode == 1
+    assert call("check", "--history", "kept", "--fail-on-step", *accepting).returncode == 0
+    for day in range(15, 20):
+        call(
+            "check",
+            run_of(day, replace(GOOD, slower=everything | {"global-filter": 1.2})).path.name,
+            "--history",
+            "kept",
+        )
+    assert call("check", "--history", "kept", "--fail-on-step", *accepting).returncode == 1
+
+
 def _accepting() -> str:
     Path("all.toml").write_text(
         "[[accept]]\nquantities = ['latency_*']\nup_to = '+30%'\nreason = 'all'\n", encoding="utf-8"

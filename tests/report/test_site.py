@@ -23,10 +23,11 @@ SMALL = World(rounds=2, sizes=(14,), samples=3, faults=(), operators=FEW)
 RUNS, STEP = 16, 9
 
 
-def fill(place: Path, runs: range, name: str = "synthetic") -> None:
-    """Runs of a suite in which ``global-filter`` takes 15 % longer from run STEP on."""
+def fill(place: Path, runs: range, name: str = "synthetic", machine: float = 1.0) -> None:
+    """Runs of a suite in which ``global-filter`` takes 15 % longer from run STEP on, and all ``machine`` times."""
     for day in runs:
-        slower = {"global-filter": 1.15 if day >= STEP else 1.0}
+        slower = {planted.operator: machine for planted in SMALL.operators if day >= STEP}
+        slower["global-filter"] = 1.15 * machine if day >= STEP else 1.0
         run = make(replace(SMALL, name=name, seed=day, slower=slower), place / "made")
         update = {"started": f"2026-03-{day:02}T10:00:00Z", "commit": f"{day:040x}"}
         history.keep(place / "kept", replace(run, manifest=run.manifest.model_copy(update=update)))
@@ -49,7 +50,7 @@ def test_planted_steps_are_alerts_and_every_link_leads_somewhere(call: Call, tmp
     assert "<img" not in overview
     pages = [page for page in (tmp_path / "site").rglob("*.html") if page.name != "report.html"]
     cases = len(make(SMALL, tmp_path / "made").manifest.suite.cases)
-    assert len(pages) == 1 + 2 * (1 + cases)
+    assert len(pages) == 1 + 2 * (1 + cases + 1)  # of what all share
     for page in pages:
         assert links(page)
         for target, anchor in links(page):
@@ -92,6 +93,21 @@ def test_what_is_accepted_is_no_alert(call: Call, tmp_path: Path) -> None:
     )
     assert call("publish", "kept", "--out", "site", "--accept", "accept.toml").returncode == 0
     assert "0 open alerts" in (tmp_path / "site" / "index.html").read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_slower_machine_is_an_alert_of_no_case_until_it_is_accepted(call: Call, tmp_path: Path) -> None:
+    fill(tmp_path, range(1, RUNS + 1), machine=1.08)
+    (tmp_path / "accept.toml").write_text(
+        '[[accept]]\ncases = ["global-filter"]\nquantities = ["latency_*"]\nup_to = "20%"\nreason = "known"\n'
+    )
+    overview = tmp_path / "site" / "index.html"
+    assert call("publish", "kept", "--out", "site", "--accept", "accept.toml").returncode == 0
+    assert set(re.findall(r"([^>]*)</a>: [^<]* beyond", overview.read_text())) == {"everything · 6 controls"}
+    with (tmp_path / "accept.toml").open("a") as file:
+        file.write('[[accept]]\nquantities = ["shared_*"]\nup_to = "10%"\nreason = "another room"\n')
+    assert call("publish", "kept", "--out", "site", "--accept", "accept.toml").returncode == 0
+    assert "0 open alerts" in overview.read_text()
 
 
 @pytest.mark.usefixtures("undrawn")
