@@ -42,7 +42,6 @@ from niffbench.stats.intervals import (
     log_groups,
     of_contrast,
 )
-from niffbench.stats.series import smallest_step
 
 Verdict = Literal["regressed", "improved", "equivalent", "inconclusive"]
 
@@ -176,8 +175,8 @@ def decide(
         min_effect: relative, one for all or one a case.
         fewest: rounds (pairs) below which a case is inconclusive, by default :func:`fewest_rounds`; two is the
             least.
-        steps: of each case the clock's step, relative to the values; where left out the smallest difference
-            between any two of them, which is no less.
+        steps: of each case the clock's step, relative to the values; where left out as far as these tell
+            (:func:`relative_step`).
         unit: of each case, what its values are one of; rounds, or pairs, where left out.
 
     Raises:
@@ -207,11 +206,17 @@ def decide(
 def relative_step(values: Sequence[Rounds]) -> float:
     """The step of the clock that positive ``values`` were taken with, relative to the least, as far as they tell.
 
-    That is the smallest difference between two of them, which is no less; 0 where all are equal.
+    That is the smallest difference between two of them, which is no less, where some repeat; where none does, the
+    step is too small to matter beside their noise, and 0 is returned.
     """
     every = np.concatenate([finite(some) for some in values]) if values else np.empty(0)
-    step = smallest_step(every)
+    step = _step(every)
     return step / float(every.min()) if step and every.min() > 0 else 0.0
+
+
+def _step(values: FloatArray) -> float:
+    levels = np.unique(values)
+    return float(np.diff(levels).min()) if 1 < levels.size < values.size else 0.0
 
 
 _SIGNS = (-1.0, 1.0)
@@ -245,7 +250,7 @@ def _evidence(
         reason = "one device on a side: what another would give is unknown" if lone else plain.reason
         return _Evidence(_UNTESTED, exponential(plain), reason)
     logs = log_groups(sides, shared=paired)
-    on_logs = float(np.log1p(step)) if step is not None else smallest_step(np.concatenate(logs)) or 0.0
+    on_logs = float(np.log1p(step)) if step is not None else _step(np.concatenate(logs))
     method, difference = plain.method, contrast(logs, _SIGNS, shared=paired)
     if paired and base_first is not None:
         order = _order_of_pairs(base, head, base_first)

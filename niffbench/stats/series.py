@@ -198,7 +198,7 @@ def check(samples: Samples, quantum: float = 0.0) -> Check:
     values = raw[good]
     zeros = int((values == 0).sum())
     levels = np.unique(values)
-    step = smallest_step(levels)
+    step = float(np.diff(levels).min()) if levels.size > 1 else None
     flags: list[Flag] = ["invalid"] if not good.all() else []
     equal = values.size >= 3 and levels.size == 1
     if zeros or equal:
@@ -229,12 +229,6 @@ def check(samples: Samples, quantum: float = 0.0) -> Check:
         if two_modes >= TWO_MODES + 0.5 / np.sqrt(logs.size) and gap > 3 * tick:
             flags.append("bimodal")
     return Check(*facts, outliers, autocorrelation, effective, drift, two_modes, tuple(flags))
-
-
-def smallest_step(values: Samples) -> float | None:
-    """The smallest difference between two of the values, than which a clock's step is not larger; None without."""
-    levels = np.unique(np.asarray(values, dtype=np.float64))
-    return float(np.diff(levels).min()) if levels.size > 1 else None
 
 
 def trend(logs: FloatArray) -> Drift | None:
