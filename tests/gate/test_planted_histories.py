@@ -245,7 +245,7 @@ def test_a_slower_machine_is_a_step_until_it_is_accepted(call: Call) -> None:
     """And of no case, whose regressions it does not excuse."""
     everything = {planted.operator: 1.08 for planted in GOOD.operators}
     Path("machine.toml").write_text(
-        "[[accept]]\nquantities = ['shared_*']\nup_to = '+10%'\nreason = 'another room'\n"
+        "[[accept]]\nquantities = ['shared_*']\nup_to = '+10%'\nreason = 'another room'\n", encoding="utf-8"
     )
     for day in range(1, 15):
         world = replace(GOOD, slower=everything if day >= 9 else {})
