@@ -40,7 +40,7 @@ NAMES = {
     WORKER: "nw-",
     FORKING: "nf-",
     ON_STUB_CARD: "nc-",
-    **{f"niffbench.verdict.{name}": "nv-" for name in ("assumptions", "witnesses")},
+    **{f"niffbench.verdict.{name}": "nv-" for name in ("ahead", "assumptions", "witnesses")},
 }
 """What the names of processes begin with, which tell whose a process is where its environment does not."""
 REPLY = ("--reply-fd", "3")

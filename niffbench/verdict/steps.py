@@ -7,20 +7,20 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 from xml.etree import ElementTree
 
-from niffbench.case import Case
 from niffbench.errors import UsageError, did_you_mean, plural
 from niffbench.niff.catalogue import FORMS
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import read
 from niffbench.session.budget import REPORT_TIME
 from niffbench.suite import load
+from niffbench.verdict import ahead
 from niffbench.verdict.job import ROOT, Job, Outcome, Settings
 
 Group = Literal["right", "cost"]
@@ -28,6 +28,8 @@ Group = Literal["right", "cost"]
 KERNELS = "gpu-kernels"
 PROCESSES = 6
 """Test processes side by side; what times anything holds a lock."""
+AHEAD = 12
+"""Processes that compile kernels side by side."""
 
 PRIVATE = re.compile(r"serial|uuid|guid|pdi|host id|hostname", re.IGNORECASE)
 """Lines of ``nvidia-smi -q`` that name one card or machine among many."""
@@ -51,9 +53,8 @@ _CASE = 0.12
 """Seconds that a case takes there in a round besides being sampled."""
 _ENERGY = 0.5
 """Seconds that its energy takes, in the first round."""
-_COMPILING = 2.0
-"""Seconds in which Triton compiles a kernel, one after the other and in the first round alone: 1 to 5 where they
-were compiled for compute capability 9.0 on a CPU without a card."""
+_COMPILING = 3.0
+"""Seconds in which Triton compiles a kernel: 1 to 5 for compute capability 9.0 on a CPU without a card."""
 _TESTED_KERNELS = 200
 """Kernels of Triton that the tests compile, about."""
 
@@ -83,6 +84,7 @@ def steps(settings: Settings) -> tuple[Step, ...]:
         Step("assumptions", "right", 30, partial(checked, "assumptions")),
         Step("smoke", "right", 30, smoke),
         Step("compile", "right", 60, compiled),
+        Step("ahead", "cost", _ahead_estimate(settings.suites), compiled_ahead),
         *(
             Step(headline_name(suite), "cost", _estimate(suite, settings.rounds), partial(headline, suite))
             for suite in settings.suites
@@ -169,6 +171,22 @@ def smoke(job: Job) -> Outcome:
     return _measured(job, "smoke", "smoke", rounds=1)
 
 
+def compiled_ahead(job: Job) -> Outcome:
+    """Triton's kernels of the suites that are measured next, side by side."""
+    if job.settings.is_rehearsal:
+        return Outcome("skipped", "nothing is compiled without a GPU")
+    arguments = (*job.settings.suites, KERNELS)
+    shares = [f"{number}/{AHEAD}" for number in range(1, AHEAD + 1)]
+    finished = job.run(
+        "ahead", [["-m", "niffbench.verdict.ahead", job.settings.device, share, *arguments] for share in shares]
+    )
+    broken = next((process for process in finished if process.status != 0), None)
+    if broken is not None:
+        return broken.outcome("not all was compiled")
+    called = sum(int(process.last_line) for process in finished)
+    return Outcome("done", f"{plural(called, 'case')} of {len(ahead.compiling(arguments))} called")
+
+
 def headline(suite: str, job: Job) -> Outcome:
     """A suite whose figures are asked for."""
     return _measured(job, headline_name(suite), suite, job.settings.rounds)
@@ -252,17 +270,11 @@ def _estimate(suite: str, rounds: int | None) -> float:
     measure, count, cases = loaded.measure, rounds or loaded.rounds, len(loaded.cases)
     sampled = measure.max_time * sum(regime != "first" for regime in measure.regimes)
     energy = _ENERGY * cases if measure.energy else 0.0
-    compiling = _COMPILING * sum(map(_compiled_kernels, loaded.cases))
-    return _SURVEY + count * (_START + (_CASE + sampled) * cases) + energy + compiling
+    return _SURVEY + count * (_START + (_CASE + sampled) * cases) + energy
 
 
-def _compiled_kernels(case: Case) -> int:
-    """Triton's kernels that a case compiles: each size, batch and way has its own."""
-    layer, _, name = case.operator.removeprefix("niff-").partition("/")
-    engines = {form.engine for form in FORMS.get(layer, ()) if form.name == name}
-    if not engines & {"auto", "triton"}:
-        return 0
-    return 2 if case.problem.mode == "training" else 1
+def _ahead_estimate(suites: Sequence[str]) -> float:
+    return _START + _COMPILING * sum(map(ahead.kernels, ahead.compiling((*suites, KERNELS)))) / AHEAD
 
 
 def _measured(job: Job, name: str, suite: str, rounds: int | None) -> Outcome:

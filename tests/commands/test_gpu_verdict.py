@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,7 @@ from conftest import Cli
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import read
 from niffbench.session.interrupts import Interrupts
-from niffbench.verdict import archive, giving
+from niffbench.verdict import ahead, archive, giving
 from niffbench.verdict import job as verdict_job
 from niffbench.verdict import steps as verdict_steps
 from niffbench.verdict.job import Job, Outcome, Settings, StepResult
@@ -368,24 +369,42 @@ def test_bad_input_is_one_message(cli: Cli, tmp_path: Path, arguments: list[str]
     assert not (tmp_path / "out").exists()
 
 
-def test_what_triton_compiles_is_in_a_suites_time_once_however_many_rounds(tmp_path: Path) -> None:
-    def estimate(form: str, mode: str, rounds: int) -> float:
-        path = tmp_path / f"{form}.toml"
-        path.write_text(
-            f'description = "x"\nbaseline = "niff-depthwise/{form}"\n'
-            f'axes = {{batch = 1, channels = 8, size = [7, 14, 28], mode = "{mode}"}}\n'
-            f'operators = [{{name = "niff-depthwise/{form}"}}]\n'
+def _suite(folder: Path, form: str, mode: str = "inference", sizes: str = "[7, 14, 28]") -> str:
+    path = folder / f"{form}-{mode}.toml"
+    path.write_text(
+        f'description = "x"\nbaseline = "niff-depthwise/{form}"\n'
+        f'axes = {{batch = 1, channels = 8, size = {sizes}, mode = "{mode}"}}\n'
+        f'operators = [{{name = "niff-depthwise/{form}"}}]\n',
+        encoding="utf-8",
+    )
+    return str(path)
+
+
+def test_what_triton_compiles_is_compiled_ahead_whatever_form_asks_for_it(tmp_path: Path) -> None:
+    def kernels(form: str, mode: str = "inference") -> int:
+        return sum(map(ahead.kernels, ahead.compiling([_suite(tmp_path, form, mode)])))
+
+    assert kernels("triton") == kernels("auto") == 3
+    assert kernels("auto", "training") == 6
+    assert kernels("native") == kernels("rfft") == 0
+    [few, many] = (
+        next(step.estimate for step in steps(Settings("cuda", 1, rounds, (suite,))) if step.name == "ahead")
+        for suite, rounds in ((_suite(tmp_path, "rfft"), 9), (_suite(tmp_path, "triton"), 1))
+    )
+    assert few < many
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_shares_of_what_is_compiled_ahead_are_all_of_it(tmp_path: Path) -> None:
+    """By the interpreter, which meets the same kernels."""
+    suite, called = _suite(tmp_path, "triton", sizes="[5, 6, 7]"), 0
+    for share in ("1/2", "2/2"):
+        command = [sys.executable, "-m", "niffbench.verdict.ahead", "cpu", share, suite]
+        done = subprocess.run(
+            command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=True
         )
-        [step] = [one for one in steps(Settings("cuda", 1, rounds, (str(path),))) if one.name == f"suite-{form}"]
-        return step.estimate
-
-    def compiling(form: str, mode: str = "inference", rounds: int = 1) -> float:
-        return estimate(form, mode, rounds) - estimate("rfft", mode, rounds)
-
-    assert compiling("triton") > 0
-    assert compiling("auto") == compiling("auto", rounds=5) == pytest.approx(compiling("triton"))
-    assert compiling("auto", "training") == pytest.approx(2 * compiling("auto"))
-    assert compiling("native") == pytest.approx(0)
+        called += int(done.stdout)
+    assert called == 3
 
 
 def test_every_operator_that_is_profiled_is_there() -> None:
