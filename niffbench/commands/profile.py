@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from niffbench.case import DType, MemoryFormat, Mode
-from niffbench.errors import UsageError
+from niffbench.errors import NothingMeasured, UsageError
 
 if TYPE_CHECKING:
     from niffbench.case import Case
@@ -79,7 +79,15 @@ def command(
     directory.check_vacant(out)
     opened = open_computing(device, threads, "to take apart")
     directory.make(out)
-    apart = [profiled(opened, case, out) for case in cases]
+    apart: list[Profiled] = []
+    missing: list[str] = []
+    for case in cases:
+        try:
+            apart.append(profiled(opened, case, out))
+        except NothingMeasured as error:
+            missing.append(str(error))
+    if not apart:
+        raise NothingMeasured("; ".join(missing))
     figures, plot = json.dumps(document(opened, apart), indent=1), _plot(apart)
     try:
         (out / "profile.json").write_text(figures + "\n", encoding="utf-8")
@@ -91,6 +99,8 @@ def command(
         click.echo(figures)
     else:
         _print(apart, out)
+    if missing:
+        raise NothingMeasured(f"{'; '.join(missing)}; the others were taken apart")
 
 
 def _cases(rows: tuple[str, ...], axes: dict[str, Any], options: tuple[str, ...]) -> tuple[Case, ...]:

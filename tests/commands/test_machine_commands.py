@@ -113,3 +113,14 @@ def test_profile_writes_over_nothing(call: Call, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "not empty" in done.stderr
     assert (tmp_path / "apart" / "mine").read_text() == "kept"
+
+
+def test_profile_keeps_what_was_taken_apart_beside_what_could_not_be(call: Call, tmp_path: Path) -> None:
+    arguments = ("--channels", "4", "--size", "8", "--device", "cpu", "--out", "apart")
+    done = call("profile", "niff-depthwise/triton", "depthwise-k3", *arguments, "--json")
+    assert done.returncode == 3
+    (case,) = json.loads(done.stdout)["cases"]
+    assert case["label"] == "depthwise-k3"
+    assert json.loads((tmp_path / "apart" / "profile.json").read_text(encoding="utf-8"))["cases"] == [case]
+    assert "niff-depthwise/triton at B1 4@8: unsupported: the triton form is not available for cpu" in done.stderr
+    assert "the others were taken apart" in done.stderr
