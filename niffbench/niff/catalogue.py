@@ -219,10 +219,14 @@ def form_of(kind: str, name: str) -> Form:
     return forms[one_of(name, forms, f"form of the {kind} layer")]
 
 
-def engines_of(kind: str) -> tuple[str, ...]:
-    """What the forms ``auto`` and ``auto-cached`` of one kind of layer have to choose from."""
-    engines = dict.fromkeys(form.engine for form in FORMS[kind] if form.engine not in (None, "auto"))
-    return tuple(engine for engine in engines if engine is not None)
+def engines_of(kind: str, keeps_filter: bool | None = None) -> tuple[str, ...]:
+    """What the forms ``auto`` and ``auto-cached`` of one kind of layer have to choose from.
+
+    Args:
+        keeps_filter: whether the form does that chooses; by default either.
+    """
+    forms = (form for form in FORMS[kind] if keeps_filter in (None, form.keeps_filter))
+    return tuple(dict.fromkeys(form.engine for form in forms if form.engine is not None and form.engine != "auto"))
 
 
 def form_with_engine(kind: str, name: str, engine: str) -> str:

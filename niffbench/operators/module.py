@@ -24,7 +24,7 @@ from niffbench.niff.catalogue import EXECUTIONS, REPLACEABLE, one_of
 from niffbench.operators.base import Choice, Operator, Option
 from niffbench.operators.catalogue import add, catalogue
 from niffbench.operators.network import by_definition
-from niffbench.operators.niff import engines_of
+from niffbench.operators.niff import chosen_engines
 from niffbench.results import ModuleSource, Role, Traits
 from niffbench.suite import UserModule, entry_of, operator_of
 from niffbench.suite.schema import LIBRARIES, WORDS, argument_of, words_in
@@ -272,7 +272,7 @@ class UserNetwork(UserOperator):
         return _module(_called(make, dict.fromkeys(wanted, classes)), row)
 
     def choice(self, case: Case, module: nn.Module) -> Choice | None:
-        engines = engines_of(case, module)
+        engines = chosen_engines(case, module)
         return Choice(engines, replace(self, engines=engines)) if engines else None
 
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from niffbench.cost.closed import NOTHING, Cost, Work, added, steps
 from niffbench.cost.niff import Layer, layer_parts
 from niffbench.niff.catalogue import EXECUTIONS, GRIDS, NETWORKS, Network, form_of, keeping
 from niffbench.operators.base import Choice, Operator, Option
-from niffbench.operators.niff import engines_of, evaluate
+from niffbench.operators.niff import chosen_engines, evaluate
 from niffbench.results import Role
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class WholeNetwork(Operator):
         return model.train(p.mode == "training")
 
     def choice(self, case: Case, module: nn.Module) -> Choice | None:
-        engines = engines_of(case, module)
+        engines = chosen_engines(case, module)
         return Choice(engines, replace(self, engines=engines)) if engines else None
 
     def likely(self, case: Case) -> Sequence[WholeNetwork]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from niffbench.case import Case
 from niffbench.cost.closed import Cost, layer_cost
 from niffbench.cost.niff import Layer, executed, layer_parts
-from niffbench.niff.catalogue import FORMS, GRIDS, HIDDEN_WIDTHS, LAYOUTS
+from niffbench.niff.catalogue import FORMS, GRIDS, HIDDEN_WIDTHS, LAYOUTS, engines_of, form_of
 from niffbench.operators.base import Choice, Operator, Option, same_channels
 from niffbench.results import Role
 
@@ -85,17 +85,15 @@ class Niff(Operator):
         return filtering
 
     def choice(self, case: Case, module: nn.Module) -> Choice | None:
-        engines = engines_of(case, module)
+        engines = chosen_engines(case, module)
         return Choice(engines, replace(self, engine=engines[0])) if engines else None
 
     def likely(self, case: Case) -> Sequence[Niff]:
         """Of a form that chooses the C kernel, where the layer has it, on its features too where they are kept."""
-        forms = {form.name: form for form in FORMS[self.kind]}
-        if forms[self.form].engine != "auto":
+        form = form_of(self.kind, self.form)
+        if form.engine != "auto":
             return (self,)
-        keeps = forms[self.form].keeps_filter
-        engines = {str(form.engine) for form in forms.values() if form.engine and form.keeps_filter == keeps}
-        engines -= {"auto"}
+        engines = {*engines_of(self.kind, form.keeps_filter)}
         return [replace(self, engine=engine) for engine in sorted(engines & _IN_C or engines)]
 
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -121,7 +119,7 @@ def evaluate(kind: str, state: Mapping[str, Tensor], x: Tensor, grid: str) -> Te
     return torch.einsum("bihw,oi->bohw", x, state["weight"]) if kind in ("pointwise", "split") else x
 
 
-def engines_of(case: Case, module: nn.Module) -> tuple[str, ...]:
+def chosen_engines(case: Case, module: nn.Module) -> tuple[str, ...]:
     """The engine of each layer of ``module`` that chooses one, in their order; none while any has not chosen."""
     from niffbench.niff.networks import choosing_layers
 
