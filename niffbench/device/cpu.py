@@ -97,10 +97,10 @@ class CpuDevice:
                 for _ in repeat(None, count):
                     if cold:
                         self.flush()
-                    start = time.perf_counter()
+                    start = time.perf_counter_ns()  # equal times in floats differ by what uptime has rounded off
                     for _ in repeat(None, calls):
                         call()
-                    taken.append((time.perf_counter() - start) / calls)
+                    taken.append((time.perf_counter_ns() - start) / 1e9 / calls)
         finally:
             if collecting:
                 gc.enable()

@@ -151,15 +151,10 @@ class CaseResults:
         members = {record.round: member for record in self.ok if (member := record.member)}
         return RoundValues(values, tuple(left_out), members)
 
-    def samples(self, metric: Metric) -> tuple[Sequence[float], ...]:
-        """What was sampled in each round that has a value of a metric; where that is no series, the value."""
-        values = self.values(metric).values
-        regime = metric.regime
-        return tuple(
-            record.latency[regime].samples if regime in record.latency else (values[record.round],)
-            for record in self.ok
-            if record.round in values
-        )
+    def coarse(self, metric: Metric) -> list[float]:
+        """The samples of a latency in rounds where the clock's step was large beside them."""
+        series = (record.latency.get(metric.regime) for record in self.ok) if metric.regime else ()
+        return [sample for one in series if one is not None and "coarse" in one.flags for sample in one.samples]
 
     def ratios(self, metric: Metric) -> RoundValues | None:
         """A metric over that of the baseline operator, round by round; None without one, and for itself."""

@@ -14,9 +14,10 @@ from niffbench.gate.findings import Finding, Verdict
 from niffbench.gate.rules import Rules
 from niffbench.results import Member, Metric, is_control
 from niffbench.stats.contrasts import FloatArray
-from niffbench.stats.decision import Decision, decide, relative_step, shared_shift
+from niffbench.stats.decision import Decision, decide, shared_shift
 from niffbench.stats.fleet import replicates
 from niffbench.stats.power import noise, paired_noise, smallest_effect
+from niffbench.stats.series import clock_step
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,12 @@ def judge(base: EarlierCases, head: RunCases, rules: Rules, pairing: Pairing | N
 
 
 def _step(sides: Sequence[CaseResults], metric: Metric, *, ratios: bool) -> float:
-    """The step of the clock, relative to the values, as far as the samples of both sides tell.
+    """The step of the clock, relative to the values, as samples of series tell for which it is too coarse.
 
-    Medians do not tell, once what controls share is taken out of them.
+    Medians do not tell, once what controls share is taken out of them. Elsewhere it is of no account.
     """
-    step = relative_step([samples for side in sides for samples in side.samples(metric)])
+    samples = [sample for side in sides for sample in side.coarse(metric)]
+    step = (clock_step(samples) or 0.0) / min(samples) if samples else 0.0
     if ratios:  # what they are to was timed, too
         baselines = [one for side in sides if (one := side.run.baseline_of(side.case)) is not None]
         step += _step(baselines, metric, ratios=False)

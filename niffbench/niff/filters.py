@@ -106,7 +106,7 @@ class FilterGenerator(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The parameters' dtype."""
-        return self.weights()[0].dtype
+        return self.sources()[0].dtype
 
     def extra_repr(self) -> str:
         return f"{' × '.join(map(str, self.shape))} planes, mlp={self.mlp!r}, grid={self.grid!r}"
@@ -269,7 +269,7 @@ class FilterGenerator(nn.Module):
 
     def _grid(self, make: Callable[..., Tensor], height: int, width: int, dtype: torch.dtype) -> Tensor:
         """One of the grids of :mod:`niffbench.niff.grid`, remembered."""
-        weight = self.weights()[0]
+        weight = self.sources()[0]
         device = weight.device
         return self._grids.get(
             (make, height, width, dtype, device),

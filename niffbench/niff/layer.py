@@ -230,7 +230,7 @@ class FilteringLayer(SpectralLayer):
         The planes are ``(C,)`` for depthwise and split, ``(in, out)`` for full.
         """
         dtype = torch.promote_types(self.generator.dtype, torch.float32)
-        with without_autocast(self.generator.weights()[0]):
+        with without_autocast(self.generator.sources()[0]):
             return self.generator.full_plane(height, width, dtype)
 
     def spatial_kernel(self, height: int, width: int) -> Tensor:
@@ -469,7 +469,7 @@ class FilteringLayer(SpectralLayer):
     def _like(self, x: Tensor) -> tuple[object, ...]:
         """What calls have in common of which one can do what was prepared for the other."""
         generator = self.generator
-        weight, learns = generator.weights()[0], (wants_gradient(x), generator.learns())
+        weight, learns = generator.sources()[0], (wants_gradient(x), generator.learns())
         filters = weight.dtype, weight.device, generator.mlp, generator.grid, generator.planes
         return self._how.name, x.shape, x.stride(), x.dtype, filters, learns, torch.get_num_threads()
 

@@ -353,7 +353,8 @@ def _without_chance(module: nn.Module) -> nn.Module:
     for part in module.modules():
         draws = any(mark in kind.__name__ for kind in type(part).mro() for mark in _RANDOM)
         for name, value in dict(vars(part)).items():
-            if isinstance(value, float) and (name in _SHARES or (draws and name == "p")):
+            is_share = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+            if is_share and (name in _SHARES or (draws and name == "p")):
                 setattr(part, name, 0.0)
         if isinstance(part, nn.RReLU):
             part.lower = part.upper = (part.lower + part.upper) / 2  # its slope in evaluation

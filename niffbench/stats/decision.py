@@ -38,7 +38,6 @@ from niffbench.stats.intervals import (
     Rounds,
     combination,
     exponential,
-    finite,
     log_groups,
     of_contrast,
 )
@@ -175,8 +174,7 @@ def decide(
         min_effect: relative, one for all or one a case.
         fewest: rounds (pairs) below which a case is inconclusive, by default :func:`fewest_rounds`; two is the
             least.
-        steps: of each case the clock's step, relative to the values; where left out as far as these tell
-            (:func:`relative_step`).
+        steps: of each case the clock's step, relative to the values; where left out it does not matter.
         unit: of each case, what its values are one of; rounds, or pairs, where left out.
 
     Raises:
@@ -189,7 +187,7 @@ def decide(
         raise ValueError("a minimum effect cannot be negative")
     needed = fewest_rounds(alpha, paired=paired) if fewest is None else max(fewest, 2)
     units = unit or ["pairs" if paired else "rounds"] * len(base)
-    known: Sequence[float | None] = [None] * len(base) if steps is None else steps
+    known = [0.0] * len(base) if steps is None else steps
     evidence = [
         _evidence(one, two, paired, base_first, needed, confidence, step, of)
         for one, two, step, of in zip(base, head, known, units, strict=True)
@@ -201,22 +199,6 @@ def decide(
         step=np.array([one.step for one in evidence]),
     )
     return tuple(_decision(one, judged, index, float(effects[index]), alpha) for index, one in enumerate(evidence))
-
-
-def relative_step(values: Sequence[Rounds]) -> float:
-    """The step of the clock that positive ``values`` were taken with, relative to the least, as far as they tell.
-
-    That is the smallest difference between two of them, which is no less, where some repeat; where none does, the
-    step is too small to matter beside their noise, and 0 is returned.
-    """
-    every = np.concatenate([finite(some) for some in values]) if values else np.empty(0)
-    step = _step(every)
-    return step / float(every.min()) if step and every.min() > 0 else 0.0
-
-
-def _step(values: FloatArray) -> float:
-    levels = np.unique(values)
-    return float(np.diff(levels).min()) if 1 < levels.size < values.size else 0.0
 
 
 _SIGNS = (-1.0, 1.0)
@@ -240,7 +222,7 @@ def _evidence(
     base_first: Sequence[bool] | None,
     needed: int,
     confidence: float,
-    step: float | None,
+    step: float,
     unit: str,
 ) -> _Evidence:
     sides = (base, head)
@@ -250,7 +232,7 @@ def _evidence(
         reason = "one device on a side: what another would give is unknown" if lone else plain.reason
         return _Evidence(_UNTESTED, exponential(plain), reason)
     logs = log_groups(sides, shared=paired)
-    on_logs = float(np.log1p(step)) if step is not None else _step(np.concatenate(logs))
+    on_logs = float(np.log1p(step))
     method, difference = plain.method, contrast(logs, _SIGNS, shared=paired)
     if paired and base_first is not None:
         order = _order_of_pairs(base, head, base_first)

@@ -172,6 +172,12 @@ def autocorrelation_time(values: FloatArray, *, fitted: int = 1) -> float:
     return float(max(total * (1 + 2 * fitted * total / n), 1.0)) if total > 0 else 1.0
 
 
+def clock_step(values: Samples) -> float | None:
+    """The smallest difference between values that are unlike, which a clock's step is at most; None if none is."""
+    levels = np.unique(np.asarray(values, dtype=np.float64))
+    return float(np.diff(levels).min()) if levels.size > 1 else None
+
+
 def check(samples: Samples, quantum: float = 0.0) -> Check:
     """Look for what makes the series' median untrue; see :class:`Check`, whose ``flags`` sum it up:
 
@@ -198,7 +204,7 @@ def check(samples: Samples, quantum: float = 0.0) -> Check:
     values = raw[good]
     zeros = int((values == 0).sum())
     levels = np.unique(values)
-    step = float(np.diff(levels).min()) if levels.size > 1 else None
+    step = clock_step(values)
     flags: list[Flag] = ["invalid"] if not good.all() else []
     equal = values.size >= 3 and levels.size == 1
     if zeros or equal:

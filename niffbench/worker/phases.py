@@ -169,9 +169,10 @@ class _Timeline:
     """The profiler's events, sorted into calls and steps. Times in µs."""
 
     def __init__(self, events: EventList, on_gpu: bool, by_kind: bool = False) -> None:
-        from niffbench.niff.steps import PREFIX
+        from niffbench.niff.steps import PREFIX, STEPS
 
         self._prefix = PREFIX
+        self._steps = {PREFIX + name for name in STEPS}  # operators of ours are called niffbench::… too
         self._on_gpu = on_gpu
         self.events: list[FunctionEvent] = [e for e in events if _is_host(e) and e.name != "[memory]"]
         self.calls = sorted((e for e in self.events if e.name == CALL), key=lambda e: e.time_range.start)
@@ -271,7 +272,7 @@ class _Timeline:
         return [(event.name, library(event.name), event.self_cpu_time_total)]
 
     def _is_step(self, event: FunctionEvent) -> bool:
-        return event.name.startswith(self._prefix) and event.name != CALL
+        return event.name in self._steps
 
     def _is_part(self, event: FunctionEvent) -> bool:
         """A step or a node; a step inside a node that is some step's own belongs to that one."""

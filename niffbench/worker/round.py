@@ -78,7 +78,11 @@ class Round:
                 alone += self._measure(together)
             for case_run in alone:  # ran out of memory beside others
                 again = CaseRun(
-                    case_run.case, case_run.operator, prediction=case_run.prediction, elapsed=case_run.elapsed
+                    case_run.case,
+                    case_run.operator,
+                    prediction=case_run.prediction,
+                    elapsed=case_run.elapsed,
+                    once=case_run.once,
                 )
                 self._measure([again])
             self._evaluator.forget()

@@ -28,6 +28,15 @@ def test_samples_are_means_over_calls_and_as_many_as_asked_for(device: CpuDevice
     assert block.flags == frozenset()
 
 
+def test_equal_times_of_a_coarse_clock_are_equal_samples(
+    device: CpuDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a long uptime floats would tell them apart, by what they have rounded off."""
+    microseconds = iter(range(10**11, 10**12, 20))
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: 1000 * next(microseconds))
+    assert set(device.samples(Probe(lambda: None), "steady", 3, 50).samples) == {20e-6 / 3}
+
+
 def test_only_cold_samples_are_preceded_by_a_flush(device: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     monkeypatch.setattr(device, "flush", lambda: order.append("flush"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -138,6 +139,31 @@ def test_a_source_that_does_not_compile_is_unavailable(monkeypatch: pytest.Monke
     monkeypatch.setattr(cuda, "source", lambda layout: "this is not CUDA")
     with pytest.raises(cuda.Unavailable, match="NVRTC could not compile the kernel"):
         cuda.compiled(cuda_source.plan(4, 4, 1), "sm_90")
+
+
+def test_fewer_planes_are_taken_where_there_is_less_shared_memory() -> None:
+    assert cuda_source.plan(56, 56, 16).planes == 4
+    small = cuda_source.plan(56, 56, 16, memory=48 * 1024)
+    assert small.planes == 2
+    assert small.memory <= 48 * 1024
+
+
+def test_a_layout_that_cannot_be_compiled_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def failing(layout: cuda_source.Plan, architecture: str) -> None:
+        tried.append(architecture)
+        raise cuda.Unavailable("no such instruction")
+
+    monkeypatch.setattr(cuda, "compiled", failing)
+    monkeypatch.setattr(cuda, "unavailable", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=9, minor=0))
+    before = cuda.compiled_so_far()
+    for _ in range(2):
+        with pytest.raises(cuda.Unavailable, match="no such instruction"):
+            cuda._kernels(cuda_source.plan(3, 5, 2), 0)
+    assert tried == ["sm_90"]
+    assert cuda.compiled_so_far() == before
 
 
 def test_larger_sides_are_refused_by_name() -> None:

@@ -135,6 +135,17 @@ class Chancy(nn.Module):
         return self.inner(x)
 
 
+class DropoutOfPowers(nn.Module):
+    """Called as if it drew, which it does not: ``p`` is an exponent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.p, self.inner = 3.0, nn.Dropout(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs().pow(self.p) + self.inner(x)
+
+
 class Encoder(nn.Module):
     """Attention among the pixels, as it comes: what it weighs is dropped in training."""
 

@@ -223,6 +223,16 @@ def test_whatever_is_a_module_is_right_in_its_mode(
     assert become(evaluator, case) == "ok"
 
 
+def test_only_shares_are_taken_for_shares_that_are_dropped(evaluator: TorchEvaluator) -> None:
+    [case] = suite_of("own_modules.py:DropoutOfPowers", mode="training")
+    workload = evaluator.workload(case)
+    with workload.scope():
+        workload.module.eval()
+        x = workload.x.detach()
+        assert torch.allclose(workload.module(x), x.abs().pow(3) + x)
+        assert torch.allclose(workload.module.train()(x), x.abs().pow(3) + x)
+
+
 def test_what_still_draws_at_random_is_no_wrong_module(evaluator: TorchEvaluator) -> None:
     [case] = suite_of("own_modules.py:Noisy", mode="training")
     assert become(evaluator, case).startswith("unsupported: it draws at random in training")

@@ -194,9 +194,9 @@ def test_one_step_of_a_coarse_clock_is_no_change(alpha: float, paired: bool) -> 
     """However well the rounds agree; two steps are one, since the truth lies within half a step on either side."""
     tick, rounds = 0.032e-6, 12
 
-    def judged(*ticks: float, steps: list[float] | None = None) -> Decision:
+    def judged(*ticks: float, step: float = 0.032) -> Decision:
         base, head = np.full(rounds, 1e-6), 1e-6 + tick * np.resize(ticks, rounds)
-        return decide([base], [head], paired=paired, alpha=alpha, steps=steps)[0]
+        return decide([base], [head], paired=paired, alpha=alpha, steps=[step])[0]
 
     one = judged(1)
     assert one.verdict == "inconclusive"
@@ -204,10 +204,9 @@ def test_one_step_of_a_coarse_clock_is_no_change(alpha: float, paired: bool) -> 
     assert not one.ratio.excludes(1.0)
     assert judged(1, 1, 1, 0).verdict == "inconclusive"
     assert judged(2, 2, 2, 1).verdict == "regressed"
-    assert judged(2, steps=[0.032]).verdict == "regressed"
-    assert judged(1, steps=[0.001]).verdict == "regressed"
-    assert judged(0, steps=[0.032]).verdict == "inconclusive"
-    assert judged(0, steps=[0.01]).verdict == "equivalent"
+    assert judged(1, step=0.001).verdict == "regressed"
+    assert judged(0).verdict == "inconclusive"
+    assert judged(0, step=0.01).verdict == "equivalent"
 
 
 def test_an_effect_of_exactly_the_margin_reaches_it() -> None:

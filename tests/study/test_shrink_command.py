@@ -19,7 +19,7 @@ from torch import nn
 
 from niffbench.case import Case, Problem
 from niffbench.cli import main
-from niffbench.commands.options import user_cache
+from niffbench.home import user_cache
 from niffbench.launch import local
 from niffbench.niff import NiffDepthwise, NiffFull, NiffSplit, folded, networks
 from niffbench.niff.layer import FilteringLayer

@@ -19,11 +19,13 @@ from torch.autograd.profiler_util import EventList, FunctionEvent
 from niffbench.case import Case
 from niffbench.cost.closed import step_costs
 from niffbench.cost.witness import witnesses
+from niffbench.niff.native import kernel
 from niffbench.niff.steps import PREFIX, STEPS
 from niffbench.operators.catalogue import catalogue
 from niffbench.results import StepCost
 from niffbench.worker import phases
 from niffbench.worker.phases import CALL, Phases, library, profile, take_apart
+from niffbench.worker.probe import Probe
 from niffbench.worker.torch_evaluator import TorchEvaluator
 
 SIZE = 16
@@ -59,6 +61,28 @@ def test_the_steps_of_the_published_form_are_found_in_their_order(evaluator: Tor
     ]
     assert {phase.direction for phase in result.phases} == {"forward"}
     assert set(STEPS) >= {phase.name for phase in result.phases}
+
+
+def test_a_kernel_that_is_called_as_an_operator_is_work_of_its_step(
+    evaluator: TorchEvaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, whose profiler knows kernels by the operator that launched them."""
+    monkeypatch.setattr(kernel, "_is_seen", lambda _: True)
+    x = torch.randn(2, 8, 14, 14, requires_grad=True)
+    half = torch.fft.rfft2(torch.randn(8, 14, 14)).requires_grad_()
+
+    def call() -> None:
+        with torch.enable_grad():
+            kernel.convolve(x, half).sum().backward()
+
+    workload: Any = Probe(call)
+    result = profile(evaluator.device, workload, ())
+    assert [(phase.name, phase.direction) for phase in result.phases] == [
+        ("convolution", "forward"),
+        ("convolution", "backward"),
+    ]
+    for phase, name in zip(result.phases, ("convolution", "convolution_gradients"), strict=True):
+        assert f"niffbench::circular_{name}" in {one.name for one in phase.kernels if one.library == "niffbench"}
 
 
 def test_backward_work_is_attributed_to_the_step_that_caused_it(training: Phases) -> None:

@@ -29,6 +29,7 @@ INTEGERS = {"convolve": 4, "filter_gradient": 3}
 Arguments = tuple[int, ...]
 
 _lock = threading.Lock()
+_refused: dict[tuple[Plan, int], str] = {}
 
 
 class Kernel:
@@ -76,7 +77,14 @@ class Kernels:
 
 def compiled_so_far() -> int:
     """For how many layouts and GPUs this process has compiled kernels."""
-    return _loaded.cache_info().misses
+    return _loaded.cache_info().currsize
+
+
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes that a block may have; torch knows, where Triton cannot even be loaded."""
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
 
 
 def unavailable() -> str | None:
@@ -104,8 +112,8 @@ def convolve(x: Tensor, half: Tensor, *, conjugate: bool = False) -> Tensor:
     """
     x, y = _aligned(x), torch.empty_like(x)
     if x.numel():
-        batch, channels, height, width = x.shape
-        layout = plan(height, width, batch, double=x.dtype == torch.float64)
+        batch, channels = x.shape[:2]
+        layout = _plan(x, batch)
         kernels = _kernels(layout, x.device.index)
         steps, parts = _division(-(-batch // layout.planes), channels, layout, kernels)
         arguments = (x.data_ptr(), half.data_ptr(), y.data_ptr(), batch, channels, steps, -1 if conjugate else 1)
@@ -123,7 +131,7 @@ def filter_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     dtype = torch.complex128 if x.dtype == torch.float64 else torch.complex64
     if not x.numel():
         return torch.zeros(channels, height, width // 2 + 1, dtype=dtype, device=x.device)
-    layout = plan(height, width, 2 * batch, double=x.dtype == torch.float64)
+    layout = _plan(x, 2 * batch)
     kernels = _kernels(layout, x.device.index)
     steps, parts = _division(-(-2 * batch // layout.planes), channels, layout, kernels)
     x, gradient = _aligned(x), _aligned(gradient)
@@ -145,9 +153,20 @@ def _division(turns: int, channels: int, layout: Plan, kernels: Kernels) -> tupl
     return steps, -(-turns // steps)
 
 
+def _plan(x: Tensor, planes: int) -> Plan:
+    height, width = x.shape[-2:]
+    return plan(height, width, planes, double=x.dtype == torch.float64, memory=shared_memory(x.device))
+
+
 def _kernels(layout: Plan, device: int) -> Kernels:
     with _lock:  # Two threads would compile twice.
-        return _loaded(layout, device)
+        if (layout, device) in _refused:
+            raise Unavailable(_refused[layout, device])
+        try:
+            return _loaded(layout, device)
+        except Unavailable as error:
+            _refused[layout, device] = str(error)
+            raise
 
 
 @functools.cache

@@ -206,8 +206,11 @@ class Plan:
         return numbers * (8 if self.double else 4)
 
 
-def plan(height: int, width: int, planes: int, *, double: bool = False) -> Plan:
+def plan(height: int, width: int, planes: int, *, double: bool = False, memory: int | None = None) -> Plan:
     """The layout for images of one size, where there are ``planes`` planes of a channel at most.
+
+    Args:
+        memory: Bytes of shared memory that a block may have.
 
     Raises:
         NotImplementedError: for sides beyond :data:`LARGEST_SIDE`.
@@ -219,7 +222,8 @@ def plan(height: int, width: int, planes: int, *, double: bool = False) -> Plan:
     # A warp of two planes is best alone, waiting for no other; four tiny ones fit. (Measured on an H200 with an
     # earlier kernel, of as many lanes for two planes.)
     most = 2 if double or 8 < max(height, width) <= 32 else 4
-    return Plan(height, width, 2 if planes <= 2 else most, double)
+    layout = Plan(height, width, 2 if planes <= 2 else most, double)
+    return layout if memory is None or layout.memory <= memory else Plan(height, width, 2, double)
 
 
 def source(layout: Plan) -> str:

@@ -111,8 +111,10 @@ class _Convolution(torch.autograd.Function):
 def _forward(x: Tensor, half: Tensor) -> Tensor:
     """The kernel by its address; through torch's dispatcher where somebody wants to see it."""
     with step("convolution"):
-        result: Tensor = (_operator if _is_seen(x) else _convolve)(x, half)
-        return result
+        if not _is_seen(x):
+            return _convolve(x, half)
+        seen: Tensor = torch.ops.niffbench.circular_convolution(x, half)  # of this call profilers know for certain
+        return seen
 
 
 def _is_seen(x: Tensor) -> bool:

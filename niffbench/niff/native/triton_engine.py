@@ -39,6 +39,7 @@ from niffbench.niff.autograd import (
     without_autocast,
 )
 from niffbench.niff.native.build import Unavailable
+from niffbench.niff.native.cuda import shared_memory
 from niffbench.niff.native.generated import OPERATIONS as IN_C
 from niffbench.niff.native.registered import registered
 from niffbench.niff.steps import is_recording, step
@@ -295,13 +296,6 @@ def _matrices(layout: Layout, device: torch.device) -> Tensor:
 
 
 @functools.cache
-def _shared(device: torch.device) -> int:
-    """Bytes of shared memory that a program may have; torch knows, where Triton cannot even be loaded."""
-    properties = torch.cuda.get_device_properties(device)
-    return int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
-
-
-@functools.cache
 def _precision(device: torch.device) -> str:
     """How float32 is multiplied so that it stays float32."""
     if device.index is None or torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0):
@@ -341,7 +335,7 @@ def _run(
         *(last if hidden else (filter_, filter_)),
         *(_matrices(layout, images.device), scale, batch, channels),
         STEPS=steps,
-        **constants_of(layout, hidden, precision, _shared(images.device) if images.is_cuda else 0, **how),
+        **constants_of(layout, hidden, precision, shared_memory(images.device) if images.is_cuda else 0, **how),
     )
     return result, sums
 
