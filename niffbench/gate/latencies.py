@@ -89,8 +89,11 @@ def _step(sides: Sequence[CaseResults], metric: Metric, *, ratios: bool) -> floa
 
     Medians do not tell, once what controls share is taken out of them. Elsewhere it is of no account.
     """
-    samples = [sample for side in sides for sample in side.coarse(metric)]
-    step = (clock_step(samples) or 0.0) / min(samples) if samples else 0.0
+    series = [one for side in sides for one in side.coarse(metric)]
+    # In whole nanoseconds of a sample, of which a call has a share.
+    ticks = [round(sample * one.calls * 1e9) for one in series for sample in one.samples]
+    tick = (clock_step(ticks) or 0.0) * 1e-9
+    step = max((tick / (one.calls * min(one.samples)) for one in series), default=0.0)
     if ratios:  # what they are to was timed, too
         baselines = [one for side in sides if (one := side.run.baseline_of(side.case)) is not None]
         step += _step(baselines, metric, ratios=False)
@@ -192,8 +195,9 @@ class _Shift:
 def _take_out_shared(questions: Sequence[_Question], values: list[Sides]) -> list[_Shift]:
     """Divide every value by what the controls share in its round; returns that.
 
-    A control is divided by what the others share. Where fewer than FEWEST_CONTROLS were measured in every round,
-    values stay as they are: nothing is known of what is shared.
+    A control is divided by what the others share, if these are FEWEST_CONTROLS: of two, one that changes would
+    change the third. Where fewer were measured in every round, values stay as they are: nothing is known of what
+    is shared.
     """
     shifts = []
     groups: dict[tuple[str, str], list[int]] = {}
@@ -212,7 +216,7 @@ def _take_out_shared(questions: Sequence[_Question], values: list[Sides]) -> lis
         corrected = {}
         for n in members:
             mine = shared
-            if n in whole:
+            if n in whole and len(whole) > FEWEST_CONTROLS:
                 others = [i for i, other in enumerate(whole) if other != n]
                 mine = _by_round(shared_shift(logs[0][others], logs[1][others]), rounds)
             corrected[n] = tuple(

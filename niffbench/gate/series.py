@@ -26,7 +26,7 @@ from niffbench.results.reading import MOST_PACKED, lines
 from niffbench.suite import Selection
 
 INDEX = "index.jsonl.gz"
-_FORMAT = {"index": 2, "niffbench": __version__}
+_FORMAT = {"index": 3, "niffbench": __version__}
 _WORTH_PROCESSES = 40
 """Runs from which several processes read faster than one."""
 
@@ -40,7 +40,13 @@ class Entry:
     commit: str | None
     suite: str
     fingerprint: str
+    is_scattered: bool
     values: dict[str, dict[str, list[float]]]
+
+    @property
+    def moment(self) -> Moment:
+        """When it was."""
+        return Moment(self.started, self.commit, self.is_scattered)
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def collect(history: Path, index: Path, rules: Rules, notes: list[str]) -> Itera
         series.setdefault((entry.suite, entry.fingerprint), []).append(entry)
     for _, members in sorted(series.items()):
         newest = RunCases(read(history / members[-1].place), Selection(()))
-        moments = [Moment(entry.started, entry.commit) for entry in members]
+        moments = [entry.moment for entry in members]
         trends = of_values(newest, moments, [entry.values for entry in members], rules)
         yield Series(tuple(members), newest.run, trends)
 
@@ -109,7 +115,8 @@ def _read(folder: Path, history: Path) -> Entry | str:
         for id_, metrics in values.items()
     }
     place = str(folder.relative_to(history))
-    return Entry(place, manifest.started, manifest.commit, manifest.suite.name, manifest.fingerprint.hash, shorter)
+    moment, name, machine = Moment.of(run), manifest.suite.name, manifest.fingerprint.hash
+    return Entry(place, moment.started, moment.commit, name, machine, moment.is_scattered, shorter)
 
 
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)

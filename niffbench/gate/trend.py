@@ -19,7 +19,7 @@ from niffbench.gate.case_results import CaseResults, RunCases, shared_name
 from niffbench.gate.findings import Step
 from niffbench.gate.latencies import FEWEST_CONTROLS
 from niffbench.gate.rules import Accepted, Rules
-from niffbench.results import REGISTRY, Metric, Reason, Run, is_control, round_value
+from niffbench.results import REGISTRY, Member, Metric, Reason, Run, is_control, round_value
 from niffbench.stats.changepoints import History, change_points
 from niffbench.stats.contrasts import FloatArray
 from niffbench.stats.fleet import polish
@@ -30,10 +30,23 @@ _NOTHING = Accepted()
 
 @dataclass(frozen=True)
 class Moment:
-    """One run of a history: when it began, and of which commit it is."""
+    """One run of a history: when it began, and of which commit it is.
+
+    Attributes:
+        is_scattered: whether several devices measured one of its rounds, which then share nothing.
+    """
 
     started: str
     commit: str | None
+    is_scattered: bool = False
+
+    @classmethod
+    def of(cls, run: Run) -> Moment:
+        """That of ``run``."""
+        owners: dict[int, Member | None] = {}
+        measured = [record for record in run.records if record.status == "ok"]
+        is_scattered = any(owners.setdefault(one.round, one.member) != one.member for one in measured)
+        return cls(run.manifest.started, run.manifest.commit, is_scattered)
 
 
 @dataclass(frozen=True)
@@ -57,11 +70,11 @@ class Trend:
 
     A change is called at :class:`Rules`' alpha, divided by the number of trends looked at together, and from the
     least change that counts of that metric on. A latency is what it would have been on the newest run's machine,
-    so far as the controls tell how fast that was in each run; what they share is relative to the first run.
+    so far as the controls tell how fast that was in each run; a run with too few of them counts as fast as the one
+    before. What they share is relative to the first run.
 
     Attributes:
-        rounds: of each run the values of its rounds, or one where all are alike; none where it failed, or where
-            there are controls, but not enough of them in that run.
+        rounds: of each run the values of its rounds, or one where all are alike; none where it failed.
         runs: when each run was.
         values: the median of each run's rounds; NaN without any.
         controls: how many there are whose share was taken out.
@@ -186,7 +199,7 @@ class Collected:
     def add(self, run: Run) -> None:
         """Take the values of one more run."""
         self._newest = run
-        self.runs.append(Moment(run.manifest.started, run.manifest.commit))
+        self.runs.append(Moment.of(run))
         self._values.append(values_of(run, self._metrics))
 
     @property
@@ -226,7 +239,7 @@ def of_values(
             for id_, other in wanted
             if other is metric and metric.gate == "test" and is_control(newest[id_].any.traits)
         }
-        if (found := _Shared.of(controls)) is not None:
+        if (found := _Shared.of(controls, runs)) is not None:
             shared[metric.key] = found
     alpha = rules.alpha / max(len(wanted) + len(shared), 1)
     trends = []
@@ -235,7 +248,7 @@ def of_values(
         share = shared.get(metric.key)
         if share is not None:
             factors = share.without(id_)
-            own = [tuple(v / f for v in one) if isfinite(f) else () for one, f in zip(own, factors, strict=True)]
+            own = [tuple(v / factor for v in one) for one, factor in zip(own, factors, strict=True)]
         levels = _levels(own)
         least = rules.least_change(results.case, results.label, metric)
         # Of nothing there is no logarithm.
@@ -262,19 +275,20 @@ class _Shared:
 
     Attributes:
         residuals: of each control the log of its level less its own, of shape (runs,); NaN without one, and in
-            runs that measured fewer than FEWEST_CONTROLS.
+            runs that measured fewer than FEWEST_CONTROLS, or are scattered.
     """
 
     residuals: Mapping[str, FloatArray]
 
     @classmethod
-    def of(cls, controls: Mapping[str, Sequence[float]]) -> _Shared | None:
-        """Of the levels of each control; None where the newest run has too few, to which all others are put."""
+    def of(cls, controls: Mapping[str, Sequence[float]], runs: Sequence[Moment]) -> _Shared | None:
+        """Of the levels of each control in ``runs``; None where it is known of none."""
         if not controls:
             return None
         table = np.log(np.array(list(controls.values()), dtype=np.float64))
         enough = np.isfinite(table).sum(axis=0) >= FEWEST_CONTROLS
-        if not enough[-1]:
+        enough &= [not run.is_scattered for run in runs]
+        if not enough.any():
             return None
         table[:, ~enough] = nan
         known = np.flatnonzero(np.isfinite(table).any(axis=1)).tolist()
@@ -289,13 +303,19 @@ class _Shared:
 
     @property
     def levels(self) -> list[float]:
-        """The speed of each run to that of the first that it is known of."""
+        """The speed of each run to that of the first that it is known of; NaN where it is not."""
         logs = self._logs(list(self.residuals.values()))
         return list(map(float, np.exp(logs - logs[np.isfinite(logs)][0])))
 
     def without(self, id_: str) -> list[float]:
-        """What a case has of it in each run, relative to the newest; a control what the others share."""
-        logs = self._logs([one for control, one in self.residuals.items() if control != id_])
+        """What a case has of it in each run, relative to the newest; a control what enough others share.
+
+        Where it is not known it is that of the run before, and before the first that of the first.
+        """
+        others = [one for control, one in self.residuals.items() if control != id_]
+        logs = self._logs(others if len(others) >= FEWEST_CONTROLS else list(self.residuals.values()))
+        known = np.flatnonzero(np.isfinite(logs))
+        logs = logs[known[np.maximum(np.searchsorted(known, np.arange(logs.size), "right") - 1, 0)]]
         return list(map(float, np.exp(logs - logs[-1])))
 
     @staticmethod

@@ -171,5 +171,5 @@ def chart(trend: Trend) -> Markup:
 
 def _ends(trend: Trend, low: float, high: float) -> str:
     key = trend.metric.key
-    less = f", less what {trend.controls} controls share" if trend.controls else ""
+    less = f", less what {trend.controls} controls share: as on the newest run's machine" if trend.controls else ""
     return f"{value_in(key, low)} to {value_in(key, high)} over {plural(len(trend.runs), 'run')}{less}"

@@ -13,11 +13,11 @@ from synthetic import Fault, World, make, save
 
 from niffbench.errors import NothingMeasured, UsageError
 from niffbench.gate import history
-from niffbench.gate.rules import Rules
+from niffbench.gate.rules import Accepted, Rules
 from niffbench.gate.trend import Collected, Trend, of_case
 from niffbench.report import verdicts as words
 from niffbench.report.plots import trend as drawing
-from niffbench.results import Record, Run, read, round_value
+from niffbench.results import Record, Run, is_control, read, round_value
 
 SMALL = World(rounds=2, sizes=(14,), samples=3, faults=())
 STEADY = Rules(regimes=("steady",))
@@ -192,7 +192,14 @@ def on_machine(run: Run, factor: float) -> Run:
     return replace(run, records=tuple(map(slower, run.records)))
 
 
-@pytest.mark.parametrize("lost", ["nothing", "controls of a run", "all but one case of a run"])
+def without(run: Run, operator: str) -> Run:
+    """The same run in which an operator was not measured."""
+    return replace(run, records=tuple(record for record in run.records if record.case.operator != operator))
+
+
+@pytest.mark.parametrize(
+    "lost", ["nothing", "controls of a run", "controls of the newest", "all but one case of a run"]
+)
 def test_a_slower_machine_is_one_step_and_hides_none(tmp_path: Path, lost: str) -> None:
     """Nor does a faster one: what is slower by 12 % stays so."""
     for machine in (1.08, 0.9):
@@ -200,8 +207,9 @@ def test_a_slower_machine_is_one_step_and_hides_none(tmp_path: Path, lost: str) 
             on_machine(run, machine if day >= 9 else 1.0)
             for day, run in enumerate(grown(tmp_path, 24, 15, 1.12), 1)
         ]
-        if lost == "controls of a run":
-            runs[11] = replace(runs[11], records=tuple(r for r in runs[11].records if r.case.operator != "dense"))
+        if lost.startswith("controls"):
+            which = 11 if lost == "controls of a run" else -1
+            runs[which] = without(runs[which], "dense")
         elif lost != "nothing":
             own = tuple(r for r in runs[11].records if r.case.operator == "global-filter")
             runs[11] = replace(runs[11], records=own)
@@ -226,6 +234,47 @@ def test_a_control_that_got_slower_is_a_step_of_its_own(tmp_path: Path) -> None:
     ]
     labels = {step.label for one in trends(runs, STEADY) for step in one.steps()}
     assert labels == {"dense-k3", "dense-k7"}
+
+
+def test_a_step_stands_when_controls_come_later(tmp_path: Path) -> None:
+    runs = [without(run, "dense") if day < 16 else run for day, run in enumerate(grown(tmp_path, 24, 10, 1.12), 1)]
+    [step] = [step for one in trends(runs, STEADY) for step in one.steps()]
+    assert (step.label, step.commit, step.open) == ("global-filter", f"{10:040x}", True)
+    assert of_case(trends(runs, STEADY), "global-filter").beyond(Accepted()) == pytest.approx(1.12, abs=0.03)
+
+
+@pytest.mark.parametrize("factor", [1.15, 0.87])
+def test_of_three_controls_one_that_changes_is_alone(tmp_path: Path, factor: float) -> None:
+    def changed(run: Run) -> Run:
+        slower = on_machine(run, factor).records
+        records = (
+            two if one.traits.label == "dense-k3" else one for one, two in zip(run.records, slower, strict=True)
+        )
+        return replace(run, records=tuple(records))
+
+    operators = (replace(p, kernels=(7,)) if p.operator == "depthwise" else p for p in SMALL.operators)
+    world = replace(SMALL, operators=tuple(operators))
+    runs = [run_of(tmp_path / f"{day}", day, world) for day in range(1, 25)]
+    assert len({r.traits.label for r in runs[0].records if is_control(r.traits)}) == 3
+    result = trends([changed(run) if day >= 12 else run for day, run in enumerate(runs, 1)], STEADY)
+    assert {step.label for one in result for step in one.steps()} == {"dense-k3"}
+
+
+def test_what_several_devices_share_in_a_round_is_nothing(tmp_path: Path) -> None:
+    """One of two nodes that measured the halves of each run got faster: only its own cases did."""
+    world = replace(SMALL, sizes=(14, 21))
+
+    def scattered(run: Run, faster: bool) -> Run:
+        records = []
+        for record, fast in zip(run.records, on_machine(run, 0.8).records, strict=True):
+            node = int(record.case.problem.height == 21)
+            records.append(replace(fast if node and faster else record, node=node))
+        return replace(run, records=tuple(records))
+
+    runs = [scattered(run_of(tmp_path / f"{day}", day, world), day >= 12) for day in range(1, 25)]
+    steps = [step for one in trends(runs, STEADY) for step in one.steps()]
+    assert steps
+    assert {step.problem for step in steps} == {r.case.problem.label for r in runs[0].records if r.node}
 
 
 def test_without_enough_controls_latencies_are_taken_as_they_are(tmp_path: Path) -> None:

@@ -55,4 +55,6 @@ def _fill(axes: Axes, trend: Trend) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: value_in(trend.metric.key, value)))
     axes.grid(axis="x", visible=False)
     axes.grid(axis="y", color=FAINT)
-    axes.set_ylabel(f"{trend.metric.title}, each round")
+    of_what = "each round" if trend.results.case else "relative to the first run"
+    less = "\nless what controls share" if trend.controls else ""
+    axes.set_ylabel(f"{trend.metric.title}, {of_what}{less}")
