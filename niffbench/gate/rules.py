@@ -44,7 +44,7 @@ def fraction(value: object) -> float:
     except (TypeError, ValueError):
         raise ValueError(f"should be a share like 0.03 or '3%', not {value!r}") from None
     if not 0 <= number < 10:
-        raise ValueError(f"should be a share from 0 up to 10 (1000%), not {value!r}")
+        raise ValueError(f"should be a share below 10 (1000%), as 5% or 0.05, not {value!r}")
     return number
 
 

@@ -33,12 +33,19 @@ def find(name_or_path: str) -> Path:
     suites = available()
     if name_or_path in suites:
         return suites[name_or_path]
-    if not name_or_path.endswith(".toml") and "/" not in name_or_path:
-        raise UsageError(f"no suite named '{name_or_path}'{did_you_mean(name_or_path, suites)}")
+    path = Path(name_or_path)
     try:
-        if (path := Path(name_or_path)).is_file():
-            return path
-        what = "is a directory" if path.is_dir() else "there is no such file"
+        if path.is_file():
+            if path.suffix == ".toml" or "/" in name_or_path:
+                return path
+            what = "its name should end in .toml"
+        elif path.is_dir():
+            what = "is a directory"
+        elif not name_or_path.endswith(".toml") and "/" not in name_or_path:
+            near = [*suites, *(file.name for file in Path().glob("*.toml"))]
+            raise UsageError(f"no suite named '{name_or_path}'{did_you_mean(name_or_path, near)}")
+        else:
+            what = "there is no such file"
     except (OSError, ValueError):  # a name too long, or with a NUL
         what = "there is no such file"
     raise UsageError(f"suite file {name_or_path}: {what}")

@@ -86,7 +86,7 @@ def test_a_plan_of_a_faulty_suite(call: Call, tmp_path: Path) -> None:
     [
         (["smoek"], "no suite named 'smoek'; did you mean 'smoke'?"),
         (["nothing.toml"], "suite file nothing.toml: there is no such file"),
-        (["."], "no suite named '.'"),
+        (["."], "suite file .: is a directory"),
         (["smoke", "--only", "denes-k3"], "--only denes-k3: matches no case of smoke; did you mean 'dense-k3'?"),
         (["smoke", "--only", "size=99"], "--only size=99: matches no case of smoke; its rows are"),
         (["smoke", "--only", "sizes=7"], "--only sizes=7: no axis named 'sizes'; did you mean 'size'?"),
