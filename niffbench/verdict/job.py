@@ -23,6 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 GRACE = 8.0
 """Seconds that an interrupted process gets to write down what it has, and that are kept free at the end."""
 
+LAST = 3.0
+"""Seconds that killed processes get to be gone."""
+
 GATHER_EVERY = 20.0
 """Seconds between two gatherings while a step lasts."""
 
@@ -180,10 +183,12 @@ class Job:
         return [None if process in interrupted else process.returncode for process in self._processes]
 
     def _end(self) -> None:
-        """Leave nothing running."""
+        """Leave nothing running, but what the system itself takes longer to end: a driver may."""
         self.kill()
+        until = time.monotonic() + LAST
         for process in self._processes:
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(until - time.monotonic(), 0.0))
         self._processes.clear()
 
     def _running(self) -> list[subprocess.Popen[bytes]]:

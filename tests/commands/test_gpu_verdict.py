@@ -284,6 +284,27 @@ def test_processes_end_with_their_step_though_it_breaks(tmp_path: Path) -> None:
     assert results["broken"].status == "failed"
 
 
+def test_a_process_that_cannot_be_ended_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a driver is slow to let go of one that was killed."""
+    stubborn = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    held: list[int] = []
+    monkeypatch.setattr(verdict_job.os, "killpg", lambda group, _: held.append(group))
+    monkeypatch.setattr(verdict_job, "GRACE", 0.1)
+    monkeypatch.setattr(verdict_job, "LAST", 0.1)
+
+    def lasting(job: Job) -> Outcome:
+        job.until = time.monotonic() + 0.5
+        return job.run("lasting", [["-c", stubborn]])[0].outcome()
+
+    try:
+        results = _given(tmp_path / "out", Step("lasting", "right", 60, lasting), _fine("next"))
+    finally:
+        monkeypatch.undo()
+        for group in set(held):
+            os.killpg(group, signal.SIGKILL)
+    assert {name: one.status for name, one in results.items()} == {"lasting": "cut", "next": "done"}
+
+
 def test_a_file_that_vanishes_while_it_is_packed_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
