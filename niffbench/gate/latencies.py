@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import exp, isnan, log, nan
 from statistics import fmean, median
@@ -232,15 +232,16 @@ def _take_out_shared(questions: Sequence[_Question], values: list[Sides]) -> lis
 
 def _is_scattered(questions: Sequence[_Question]) -> bool:
     """Whether a round of either side is of several devices, which then share nothing in it."""
-    for side in ("base", "head"):
-        owners: dict[int, Member | None] = {}
-        for question in questions:
-            values: RoundValues = getattr(question, side)
-            for number in values.values:
-                owner = values.members.get(number)
-                if owners.setdefault(number, owner) != owner:
-                    return True
-    return False
+    return any(
+        are_scattered((number, values.members.get(number)) for values in side for number in values.values)
+        for side in ([question.base for question in questions], [question.head for question in questions])
+    )
+
+
+def are_scattered(measured: Iterable[tuple[int, Member | None]]) -> bool:
+    """Whether a round, each given by number with a device that measured in it, is of several devices."""
+    owners: dict[int, Member | None] = {}
+    return any(owners.setdefault(number, owner) != owner for number, owner in measured)
 
 
 def _is_fleet(question: _Question) -> bool:

@@ -17,9 +17,9 @@ import numpy as np
 from niffbench.errors import NothingMeasured, UsageError, did_you_mean
 from niffbench.gate.case_results import CaseResults, RunCases, shared_name
 from niffbench.gate.findings import Step
-from niffbench.gate.latencies import FEWEST_CONTROLS
+from niffbench.gate.latencies import FEWEST_CONTROLS, are_scattered
 from niffbench.gate.rules import Accepted, Rules
-from niffbench.results import REGISTRY, Member, Metric, Reason, Run, is_control, round_value
+from niffbench.results import REGISTRY, Metric, Reason, Run, is_control, round_value
 from niffbench.stats.changepoints import History, change_points
 from niffbench.stats.contrasts import FloatArray
 from niffbench.stats.fleet import polish
@@ -43,10 +43,8 @@ class Moment:
     @classmethod
     def of(cls, run: Run) -> Moment:
         """That of ``run``."""
-        owners: dict[int, Member | None] = {}
-        measured = [record for record in run.records if record.status == "ok"]
-        is_scattered = any(owners.setdefault(one.round, one.member) != one.member for one in measured)
-        return cls(run.manifest.started, run.manifest.commit, is_scattered)
+        owners = ((record.round, record.member) for record in run.records if record.status == "ok")
+        return cls(run.manifest.started, run.manifest.commit, are_scattered(owners))
 
 
 @dataclass(frozen=True)
