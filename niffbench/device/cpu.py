@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from niffbench.device import host
+from niffbench.device import host, malloc
 from niffbench.device.base import (
     DEFAULT_CACHE,
     FLUSH_FACTOR,
@@ -45,6 +45,7 @@ class CpuDevice:
 
     def __init__(self, threads: int | None = None, cache: int | None = None) -> None:
         torch.set_num_threads(threads or host.cores())
+        self._malloc = malloc.keep_freed()
         self.quantum = host.quantum()
         self.cache = (host.last_level_cache() if cache is None else cache) or DEFAULT_CACHE
         self._sweep: torch.Tensor | None = None
@@ -56,11 +57,12 @@ class CpuDevice:
         return nullcontext()
 
     def facts(self) -> Mapping[str, Fact]:
-        """Processor, the logical cores of it that may be used, libraries, threads, flags."""
+        """Processor, the logical cores of it that may be used, allocator, libraries, threads, flags."""
         return {
             "device": "cpu",
             "processor": host_facts()["cpu"],
             "allowed_cores": len(host.allowed()),
+            "malloc": self._malloc,
             **torch_facts(),
         }
 
@@ -153,6 +155,7 @@ class CpuDevice:
 
     def release(self) -> None:
         gc.collect()
+        malloc.give_back()
 
     def forget_plans(self) -> None:
         """Nobody lets MKL and oneDNN forget theirs."""
