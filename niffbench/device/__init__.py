@@ -36,7 +36,7 @@ __all__ = [
     "uses_accelerator",
 ]
 
-HELPERS = frozenset({"base", "host", "nvml", "settings"})
+HELPERS = frozenset({"base", "host", "malloc", "nvml", "settings"})
 
 MOST_DEVICES = 256
 """That one run has workers on at once."""
