@@ -131,6 +131,24 @@ def test_no_image_meets_another() -> None:
     assert torch.equal(result[2], expected[2])
 
 
+@pytest.mark.parametrize("size", [(9, 9), (8, 25)])
+def test_every_row_is_as_exact_where_filters_are_tiny(size: tuple[int, int]) -> None:
+    x, half = torch.randn(2, 3, *size), 2**-50 * torch.fft.rfft2(torch.randn(3, *size))
+    x[1] *= 2**-20
+    outer = 2**-40 * torch.randn_like(x)
+    mine, exact = [x, half], [x.double(), half.to(torch.complex128)]
+    for inputs in (mine, exact):
+        for one in inputs:
+            one.requires_grad_()
+    y, right = triton_engine.convolve(*mine), fused.convolve(*exact)
+    for_x, for_half = torch.autograd.grad(y, mine, outer)
+    right_for_x, right_for_half = torch.autograd.grad(right, exact, outer.double())
+    for rows, right_rows in ((y, right), (for_x, right_for_x)):
+        error = (rows - right_rows).detach().norm(dim=-1) / right_rows.detach().norm(dim=-1)
+        assert error.max() < 5e-6
+    assert (for_half - right_for_half).norm() < 2e-6 * right_for_half.norm()
+
+
 def test_split_layers_and_the_centred_grid() -> None:
     layer, exact = NiffSplit(3, 4, grid="centred", form="triton"), NiffSplit(3, 4, grid="centred").double()
     exact.load_state_dict(layer.state_dict())

@@ -115,6 +115,33 @@ def test_no_image_depends_on_another(kind: str, form: str, extreme: float) -> No
 
 
 @pytest.mark.parametrize(("kind", "form"), CASES)
+@pytest.mark.parametrize("size", [(9, 9), (8, 25)])
+def test_filters_images_and_gradients_far_smaller_than_others_are_as_exact(
+    kind: str, form: str, size: tuple[int, int]
+) -> None:
+    """In every row: nothing that the filter has not made small gets into one, of an odd height say."""
+    layer = build(kind, 3, 4, form=form)
+    with torch.no_grad():
+        last = [layer.weight] if kind == "pointwise" else list(layer.generator.parameters())[-2:]
+        for weight in last:
+            weight.mul_(2**-50)
+    x, outer = torch.randn(2, 3, *size), 2**-40 * torch.randn(2, 3 if kind == "depthwise" else 4, *size)
+    x[1] *= 2**-20
+
+    def values(of: SpectralLayer, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
+        of = copy.deepcopy(of).to(dtype)
+        image = x.to(dtype).requires_grad_()
+        y = of(image)
+        for_x, *for_weights = torch.autograd.grad(y, [image, *of.parameters()], outer.to(dtype))
+        return [row for images in (y, for_x) for row in images.flatten(0, 2)], for_weights
+
+    rows, for_weights = values(layer, torch.float32)
+    true_rows, true_for_weights = values(layer.with_form("published"), torch.float64)
+    assert max(map(relative, rows, true_rows)) < 1e-4
+    assert max(map(relative, for_weights, true_for_weights)) < 1e-4
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
 def test_only_what_asks_for_a_gradient_gets_one(kind: str, form: str) -> None:
     layer = build(kind, 3, 4, form=form)
     x = torch.randn(2, 3, 6, 7)

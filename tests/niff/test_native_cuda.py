@@ -97,6 +97,19 @@ def test_no_image_meets_another(size: tuple[int, int], tmp_path: Path) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("size", [(9, 9), (3, 49), (7, 16), (8, 25)], ids=str)
+def test_every_row_is_as_exact_where_filters_are_tiny(size: tuple[int, int], tmp_path: Path) -> None:
+    """The last of an odd height too, which has no partner."""
+    kernels = OnCpu.build(cuda_source.plan(*size, 2), 1, tmp_path, str(COMPILER))
+    x, half = torch.randn(2, 2, *size), 2**-50 * _half(2, *size).to(torch.complex64)
+    x[1] *= 2**-20
+    for conjugate in (False, True):
+        truth = fused.convolve(x.double(), (half.conj() if conjugate else half).to(torch.complex128))
+        error = (kernels.convolve(x, half, conjugate=conjugate) - truth).norm(dim=-1) / truth.norm(dim=-1)
+        assert error.max() < 5e-6
+
+
+@needs_compiler
 @pytest.mark.parametrize("size", [(7, 7), (8, 6), (5, 8)], ids=str)
 def test_of_any_half_plane_real_images_see_what_torch_shows_them(size: tuple[int, int], tmp_path: Path) -> None:
     kernels = OnCpu.build(cuda_source.plan(*size, 2), 1, tmp_path, str(COMPILER))

@@ -305,6 +305,11 @@ static __device__ __forceinline__ void rows_there(const real *image, real *plane
         two[i] = im[i] + im[W - i];
         two[PART + i] = re[W - i] - re[i];
     }
+    /* Rounding leaves more than nothing of a row that is not there, and no filter makes it smaller. */
+    if (H % 2 && second == H) {
+        #pragma unroll
+        for (int i = 0; i < COLUMNS; i++) two[i] = two[PART + i] = 0;
+    }
 }
 
 /* The way back: the spectra of two rows, stored like that but once, to the rows. */
