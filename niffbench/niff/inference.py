@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from niffbench.niff.autograd import compiling, hooks_of_all, transformed, unobserved
@@ -59,7 +60,8 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
     if any(module.training for module in model.modules()):
         raise ValueError("only a model in evaluation mode can be folded: call eval() first")
     try:
-        model = copy.deepcopy(model) if copied else model
+        with unset_fake_temporarily() as mode:  # within it torch copies no buffer, and without it the mode too
+            model = copy.deepcopy(model, {id(mode): mode}) if copied else model
     except RuntimeError as error:  # Of a weight that is pruned, say, with the graph that made it.
         raise ValueError(f"{name} cannot be copied and so not be folded: {error}") from error
     try:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision.models
 from torch import Tensor, fx, nn
+from torch._subclasses import FakeTensorMode
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import prune
 
@@ -468,6 +469,18 @@ def test_a_folded_network_computes_the_same_with_fewer_passes(name: str, executi
         assert len(activations) == {"resnet18-split": 9, "mobilenet_v2-niff": 9, "densenet121-split": 62}[name]
         assert not any(isinstance(layer, NiffPointwise | NiffSplit) for _, layer in niff_layers(one))
     assert left[1] < left[0] or not left[0]
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # by torch, where it copies one
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_network_without_data_is_folded(copied: bool) -> None:
+    with FakeTensorMode():
+        model = build("mobilenet_v2-niff", execution="auto", input_size=32, num_classes=7).eval()
+        one = folded(model, copied=copied)
+        assert one(torch.empty(2, 3, 32, 32)).shape == (2, 7)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in one.modules())
+    shared = {*model.parameters()} & {*one.parameters()}
+    assert bool(shared) != copied
 
 
 @pytest.mark.parametrize("form", ["native-cached", "features-cached", "native", "rfft"])
