@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from niffbench.niff.catalogue import HIDDEN_WIDTHS
 from niffbench.niff.depthwise import NiffDepthwise
-from niffbench.niff.filters import FilterGenerator
+from niffbench.niff.filters import FilterGenerator, written
 from niffbench.niff.full import NiffFull
 from niffbench.niff.layer import FilteringLayer, SpectralLayer
 from niffbench.niff.pointwise import NiffPointwise
@@ -28,8 +28,8 @@ def load_published(layer: SpectralLayer, state_dict: Mapping[str, Tensor]) -> No
     split, are permuted on the way in.
 
     Raises:
-        ValueError: if the keys or shapes are those of another layer, MLP or channel count; the layer is then
-            left as it was.
+        ValueError: if the keys or shapes are those of another layer, MLP or channel count, or weights of ``layer``
+            are made of others (parametrized, say); the layer is then left as it was.
     """
     entries = list(_entries(layer))
     wanted = {key for entry in entries for key in entry.keys}
@@ -79,20 +79,20 @@ class _Entry:
 
 def _entries(layer: SpectralLayer) -> Iterator[_Entry]:
     if isinstance(layer, NiffPointwise):
-        yield _Entry(layer.weight, ("mlp.weight",), tuple(layer.weight.shape))
+        yield _Entry(written(layer, "weight"), ("mlp.weight",), tuple(layer.weight.shape))
         return
     if isinstance(layer, FilteringLayer):
         yield from _generator_entries(layer.generator, "0." if isinstance(layer, NiffSplit) else "")
     if isinstance(layer, NiffSplit):
         shape = tuple(layer.weight.shape)
-        yield _Entry(layer.weight, ("1.mlp.weight",), shape, channels=shape)
+        yield _Entry(written(layer, "weight"), ("1.mlp.weight",), shape, channels=shape)
 
 
 def _generator_entries(generator: FilterGenerator, prefix: str) -> Iterator[_Entry]:
     for index in range(1, generator.depth + 1):
         channels = generator.shape if index == generator.depth else ()
         for name, tail in (("weight", (1, 1)), ("bias", ())):
-            parameter = generator.get_parameter(f"{name}{index}")
+            parameter = written(generator, f"{name}{index}")
             keys = tuple(f"{prefix}mlp_{part}.layer_mpl{index}.{name}" for part in ("real", "imag"))
             yield _Entry(parameter, keys, (*parameter.shape[1:], *tail), channels, first=1)
 

@@ -24,6 +24,21 @@ from niffbench.niff.catalogue import GRIDS, HIDDEN_WIDTHS, one_of
 from niffbench.niff.steps import step
 
 
+def written(module: nn.Module, name: str) -> nn.Parameter:
+    """The parameter of that name, to be written in place.
+
+    Raises:
+        ValueError: where it is made of others, and what is written would be lost.
+    """
+    parameter = module._parameters.get(name)
+    if parameter is None:
+        raise ValueError(
+            f"{name} of this {type(module).__name__} is made of other weights (parametrized, pruned, normed), and "
+            "what is written to it would be lost: load or scale first"
+        )
+    return parameter
+
+
 class FilterGenerator(nn.Module):
     """The complex frequency filter ``W = complex(mlp_real(g), mlp_imag(g))`` of one layer.
 
@@ -87,8 +102,11 @@ class FilterGenerator(nn.Module):
         """Scale the last layer of both MLPs so that the mean of |W|² over planes and frequencies is ``power``.
 
         What the filters look like, their scale apart, stays as it is.
+
+        Raises:
+            ValueError: if weights of the last layer are made of others (parametrized, say).
         """
-        *_, last = self._layers()
+        last = [written(self, f"{name}{self.depth}") for name in ("weight", "bias")]
         dtype = torch.promote_types(last[0].dtype, torch.float32)  # Sums over frequencies are large.
         with without_autocast(last[0]):
             *inner, weight, bias = self._cast_layers(dtype)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
 
 from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit, form_of, forms_of, load_published
 from niffbench.niff.catalogue import HIDDEN_WIDTHS
@@ -89,6 +91,35 @@ def test_another_architecture_is_refused_and_nothing_is_changed(
     before = {key: value.clone() for key, value in layer.state_dict().items()}
     with pytest.raises(ValueError, match=message):
         load_published(layer, published(name)[0])
+    assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "weight"),
+    [
+        ("depthwise_small_8", "generator", "weight2"),
+        ("full_tiny_8", "generator", "bias1"),
+        ("split_small_8", "", "weight"),
+        ("pointwise_8", "", "weight"),
+    ],
+)
+@pytest.mark.parametrize(
+    "make_of_others",
+    [
+        lambda module, name: parametrize.register_parametrization(module, name, nn.Tanh()),
+        lambda module, name: prune.l1_unstructured(module, name, 0.5),
+    ],
+    ids=["parametrized", "pruned"],
+)
+def test_weights_made_of_others_are_refused_and_nothing_is_changed(
+    name: str, module: str, weight: str, make_of_others: Callable[[nn.Module, str], object]
+) -> None:
+    weights, x, y = published(name)
+    layer = layer_for(name, x.shape[1], y.shape[1])
+    make_of_others(layer.get_submodule(module), weight)
+    before = {key: value.clone() for key, value in layer.state_dict().items()}
+    with pytest.raises(ValueError, match=rf"^{weight} of this .* is made of other weights"):
+        load_published(layer, weights)
     assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
 
 

@@ -13,7 +13,7 @@ import torchvision.models
 from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensorMode
 from torch.nn.modules.module import register_module_forward_hook
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
 
 from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit, native
 from niffbench.niff.catalogue import EXECUTIONS, KINDS, NETWORKS
@@ -122,6 +122,18 @@ def test_filters_in_any_dtype_are_scaled(dtype: torch.dtype) -> None:
         layer.generator.level(56, 56, power=0.25)
     power = layer.filter(56, 56).abs().square().mean()
     assert float(power) == pytest.approx(0.25, rel=1e-9 if dtype == torch.float64 else 1e-2)
+
+
+def test_filters_whose_last_layer_is_made_of_others_are_not_scaled() -> None:
+    generator = NiffFull(5, 6).generator
+    prune.l1_unstructured(generator, "weight1", 0.5)
+    generator.level(7, 10, power=0.4)
+    assert float(generator.full_plane(7, 10, torch.float32).detach().abs().square().mean()) == pytest.approx(0.4)
+    parametrize.register_parametrization(generator, "weight2", nn.Tanh())
+    before = generator.full_plane(7, 10, torch.float32)
+    with pytest.raises(ValueError, match=r"^weight2 of this .* is made of other weights"):
+        generator.level(7, 10, power=0.1)
+    assert torch.equal(generator.full_plane(7, 10, torch.float32), before)
 
 
 @pytest.mark.parametrize("base", ["resnet18", "mobilenet_v2", "convnext_tiny"])
