@@ -104,25 +104,32 @@ def _describe(layer: SpectralLayer) -> str:
 
 @dataclass(frozen=True)
 class Recognised:
-    """The layers with a filter in a state dict, by name; ``unclear`` are those that it does not say enough of."""
+    """The layers with a filter in a state dict, by name.
+
+    Attributes:
+        guessed: those of which only the MLP says that they are depthwise, or full.
+        unclear: those that it does not say enough of; they are left out.
+    """
 
     layers: Mapping[str, FilteringLayer]
+    guessed: tuple[str, ...]
     unclear: tuple[str, ...]
 
 
 def recognise(state_dict: Mapping[str, Tensor]) -> Recognised:
     """Build every NIFF layer with a filter whose weights a state dict holds, in our layout or the published one.
 
-    The MLP is told by its widths, a split layer by the matrix that it has besides. Nothing tells a depthwise layer
-    from a full one with as many planes: with the tiny MLP, as published full layers have, it is taken for a full
-    one, else for a depthwise one. Of a full one the channels that come in are taken to be as many as go out, and
-    where the planes are no square it is unclear. Grids are taken for the paper's.
+    The MLP is told by its widths, a split layer by the matrix that it has besides, a depthwise layer, and a full
+    one with as many planes, by the channels of the normalisation after it. Where none follows, one with the tiny
+    MLP, as published full layers have, is taken for a full one, else for a depthwise one. Of such a full one the
+    channels that come in are taken to be as many as go out, and where the planes are no square it is unclear.
+    Grids are taken for the paper's.
 
     Raises:
         ValueError: for weights that look like a layer's and are not.
     """
     layers: dict[str, FilteringLayer] = {}
-    unclear = []
+    guessed, unclear = [], []
     for key in state_dict:
         for weight, outputs in _WEIGHTS.items():
             mark = weight.format(1)
@@ -133,7 +140,7 @@ def recognise(state_dict: Mapping[str, Tensor]) -> Recognised:
             while (weights := state_dict.get(prefix + weight.format(len(widths) + 1))) is not None:
                 widths.append(weights.shape[outputs] if weights.dim() > outputs else 0)
             try:
-                name, layer = _layer(state_dict, prefix, tuple(widths), published=outputs == 0)
+                name, layer, is_guess = _layer(state_dict, prefix, tuple(widths), published=outputs == 0)
             except (RuntimeError, IndexError, KeyError) as error:
                 reason = (str(error).strip().splitlines() or [""])[-1].strip()
                 raise ValueError(
@@ -143,7 +150,8 @@ def recognise(state_dict: Mapping[str, Tensor]) -> Recognised:
                 unclear.append(name)
             else:
                 layers[name] = layer
-    return Recognised(layers, tuple(unclear))
+                guessed += [name] if is_guess else []
+    return Recognised(layers, tuple(guessed), tuple(unclear))
 
 
 def is_of_filter(key: str) -> bool:
@@ -157,8 +165,11 @@ _WEIGHTS = {"generator.weight{}": 1, "mlp_real.layer_mpl{}.weight": 0}
 
 def _layer(
     state_dict: Mapping[str, Tensor], prefix: str, widths: tuple[int, ...], *, published: bool
-) -> tuple[str, FilteringLayer | None]:
-    """The layer whose MLP has its weights after ``prefix``; None where its channels are not clear."""
+) -> tuple[str, FilteringLayer | None, bool]:
+    """Name and layer of the MLP with its weights after ``prefix``, and whether its kind is a guess.
+
+    None for a layer whose channels are not clear.
+    """
     name = prefix.removesuffix(".")
     mlp = next((mlp for mlp, hidden in HIDDEN_WIDTHS.items() if hidden == widths[:-1]), None)
     if mlp is None:
@@ -176,15 +187,19 @@ def _layer(
     if planes == 0 or (mixing is not None and mixing.numel() == 0):
         raise ValueError(f"'{name}' looks like a NIFF layer, but has no channels")
     layer: FilteringLayer | None
+    after = _normalised_after(state_dict, name)
+    known = after is not None and planes % after == 0
     if mixing is not None:
         layer = NiffSplit(planes, mixing.shape[0], mlp=mlp)
+    elif after is not None and known:
+        layer = NiffDepthwise(planes, mlp=mlp) if after == planes else NiffFull(planes // after, after, mlp=mlp)
     elif mlp == "tiny":
         side = isqrt(planes)
         layer = NiffFull(side, side) if side * side == planes else None
     else:
         layer = NiffDepthwise(planes, mlp=mlp)
     if layer is None:
-        return name, None
+        return name, None, True
     own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
     if not published:  # within whatever else stands beside them
         own = {key: value for key, value in own.items() if key == "weight" or key.startswith("generator.")}
@@ -195,4 +210,19 @@ def _layer(
         load_published(layer, own)
     else:
         layer.load_state_dict(own)
-    return name, layer
+    return name, layer, mixing is None and not known
+
+
+def _normalised_after(state_dict: Mapping[str, Tensor], name: str) -> int | None:
+    """Channels of the normalisation that comes next in the module that the layer is in; None where none does.
+
+    By the order in which torch writes weights; where they are sorted by name, a bias comes first.
+    """
+    keys = list(state_dict)
+    after = 1 + max(place for place, key in enumerate(keys) if key.startswith(f"{name}." if name else ""))
+    beside = keys[after].rpartition(".")[0] if after < len(keys) else ""
+    expected = [f"{beside}.weight", f"{beside}.bias"]
+    if keys[after : after + 2] != expected or beside.rpartition(".")[0] != name.rpartition(".")[0]:
+        return None
+    weight, bias = (state_dict[key] for key in expected)
+    return len(weight) or None if weight.dim() == 1 and weight.shape == bias.shape else None

@@ -152,6 +152,9 @@ class Request:
             self.boundary,
             layers,
             unreached=tuple(one for one in self.only or filtering if one not in seen),
+            guessed=tuple(one for one in model.guessed if one in seen)
+            if isinstance(model, stored.BareLayers)
+            else (),
         )
 
     def _of_trained(self, observer: Observer) -> tuple[FilterReport, Mapping[str, nn.Module]]:

@@ -369,14 +369,19 @@ def bare(checkpoint: Checkpoint, execution: str) -> nn.Module:
         if recognised.unclear:
             what = f"only full layers whose channels its names do not tell, as {recognised.unclear[0]}"
         raise ValueError(f"{path}: holds {what}; --network says what it is of")
-    return networks.execute_as(BareLayers(recognised.layers), execution)
+    return networks.execute_as(BareLayers(recognised.layers, recognised.guessed), execution)
 
 
 class BareLayers(nn.Module):
-    """Layers without a network: each is given noise of its own channels, of the input's batch and size."""
+    """Layers without a network: each is given noise of its own channels, of the input's batch and size.
 
-    def __init__(self, layers: Mapping[str, FilteringLayer]) -> None:
+    Attributes:
+        guessed: those of which only the MLP says that they are depthwise, or full.
+    """
+
+    def __init__(self, layers: Mapping[str, FilteringLayer], guessed: tuple[str, ...] = ()) -> None:
         super().__init__()
+        self.guessed = guessed
         for name, layer in layers.items():
             *parents, last = name.split(".")
             place: nn.Module = self

@@ -34,7 +34,7 @@ CAPTION = (
 class FilterReport:
     """One network's filters. ``input`` is what it was run on, ``size`` its side, ``weights`` whose they are.
 
-    ``unreached`` names the layers that evaluation never reaches.
+    ``unreached`` names the layers that evaluation never reaches, ``guessed`` those that may be of another kind.
     """
 
     network: str
@@ -47,6 +47,7 @@ class FilterReport:
     layers: tuple[LayerStudy, ...]
     learned: Learned | None = None
     unreached: tuple[str, ...] = ()
+    guessed: tuple[str, ...] = ()
 
 
 def advice(report: FilterReport) -> list[str]:
@@ -78,6 +79,11 @@ def advice(report: FilterReport) -> list[str]:
         said.append("None of them would save FLOPs: the kernel it takes costs more than the FFTs do.")
     if report.unreached:
         said.append(f"Left out, because evaluation never reaches them: {text.listing(report.unreached, 4)}.")
+    if report.guessed:
+        said.append(
+            "The file does not say whether these are depthwise or full, which is guessed by their MLPs: "
+            f"{text.listing(report.guessed, 4)}. --network tells."
+        )
     if report.learned is not None:
         said += _learned(report.learned, error)
     return said
@@ -198,6 +204,7 @@ def plain(report: FilterReport) -> dict[str, Any]:
         "boundary": report.boundary,
         "layers": [_plain(layer) for layer in report.layers],
         "unreached": list(report.unreached),
+        "guessed": list(report.guessed),
         "learned": None
         if learned is None
         else {

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize, prune
 from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit, form_of, forms_of, load_published
 from niffbench.niff.catalogue import HIDDEN_WIDTHS
 from niffbench.niff.checkpoint import recognise
-from niffbench.niff.layer import SpectralLayer
+from niffbench.niff.layer import FilteringLayer, SpectralLayer
 
 VECTORS = Path(__file__).parents[1] / "data" / "niff_reference_vectors.npz"
 NAMES = [
@@ -146,6 +146,38 @@ def test_a_pointwise_layer_behind_a_full_one_makes_no_split_layer_of_it() -> Non
         assert torch.allclose(recognised.layers["block.0"](images), expected, atol=1e-5)
     else:
         assert recognised.unclear == ("block.0",)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        NiffDepthwise(16, mlp="tiny"),
+        NiffDepthwise(6),
+        NiffFull(8, 2),
+        NiffFull(3, 5),
+        NiffFull(4, 4, mlp="small"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("normalisation", [nn.BatchNorm2d, nn.LayerNorm])
+def test_a_normalisation_after_a_layer_tells_a_depthwise_one_from_a_full_one(
+    layer: FilteringLayer, normalisation: Callable[[int], nn.Module]
+) -> None:
+    block = nn.Sequential(nn.BatchNorm2d(3), layer, normalisation(layer.out_channels), nn.BatchNorm2d(7))
+    state = {f"net.{key}": value for key, value in block.state_dict().items()}
+    found = recognise(state)
+    mine = found.layers["net.1"]
+    assert (type(mine), mine.in_channels, mine.out_channels) == (
+        type(layer),
+        layer.in_channels,
+        layer.out_channels,
+    )
+    assert not found.guessed + found.unclear
+    by_name, inside = dict(sorted(state.items())), {key.replace("net.1.", "net.1.0."): state[key] for key in state}
+    alone = {key: value for key, value in state.items() if key.startswith("net.1.")}
+    for unclear, name in ((by_name, "net.1"), (inside, "net.1.0"), (alone, "net.1")):
+        found = recognise(unclear)
+        assert found.guessed + found.unclear == (name,), "what comes next may be of another branch"
 
 
 def test_a_published_state_dict_is_not_taken_for_our_own() -> None:

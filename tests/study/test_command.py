@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from warm_process import run
 
 from niffbench.cli import main
+from niffbench.niff import NiffFull
 from niffbench.niff.filters import FilterGenerator
 from niffbench.study import stored
 
@@ -156,6 +158,18 @@ def test_any_network_is_converted_by_rule(
     [layer] = json.loads(capsys.readouterr().out)["layers"]
     assert (layer["layer"], layer["height"]) == ("0.layer", 16)
     assert main(["filters", "resnet18-split", "--size", "32", "--layer", "layer1.0.conv1", "--json"]) == 0
+
+
+def test_what_a_file_does_not_say_is_said_to_be_a_guess(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = nn.Sequential(NiffFull(8, 2), nn.BatchNorm2d(2), NiffFull(4, 4))
+    torch.save(blocks.state_dict(), tmp_path / "own.pt")
+    monkeypatch.chdir(tmp_path)
+    assert main(["filters", "own.pt", "--size", "8", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [layer["kind"] for layer in report["layers"]] == ["full", "full"]
+    assert report["guessed"] == ["2"]
 
 
 @pytest.fixture(scope="module")

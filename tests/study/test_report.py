@@ -84,6 +84,14 @@ def test_layers_left_out_are_said() -> None:
     assert filter_tables.plain(report)["unreached"] == ["aux1.conv", "aux2.conv"]
 
 
+def test_kinds_that_are_guessed_are_said() -> None:
+    *_, said = filter_tables.advice(replace(_report(CUT), guessed=("block.conv",)))
+    assert said == (
+        "The file does not say whether these are depthwise or full, which is guessed by their MLPs: block.conv. "
+        "--network tells."
+    )
+
+
 def test_what_was_learned_is_said_with_its_twin() -> None:
     said = filter_tables.advice(_report(CUT, DEAR, WIDE, learned=LEARNED))[2:]
     assert said == [

@@ -136,6 +136,7 @@ def test_layers_are_recognised_by_their_names_in_any_network(tmp_path: Path) -> 
         "model.third": "NiffFull",
         "model.old": "NiffDepthwise",
     }
+    assert model.guessed == ("model.first", "model.third", "model.old")
     for name, layer in (("first", own.first), ("second", own.second), ("third", own.third)):
         copy = layers[f"model.{name}"]
         assert isinstance(copy, FilteringLayer)
