@@ -198,6 +198,12 @@ class FilteringLayer(SpectralLayer):
         return self._how.engine == "auto"
 
     @property
+    def may_be_in_c(self) -> bool:
+        """Whether on a CPU the engine is, or may be chosen to be, the C kernel."""
+        engine = self._fixed or self._how.engine
+        return any(one in auto.IN_C for one in (engines_of(self.kind) if engine == "auto" else (engine,)))
+
+    @property
     def chosen(self) -> str | None:
         """The engine that the last call took by measurement, its own or one remembered; None before there was one.
 

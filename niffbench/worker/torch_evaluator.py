@@ -123,7 +123,7 @@ class TorchEvaluator:
         with arithmetic():  # where there is none such, say so before anything runs
             if case.problem.dtype == "float32" and self.device.tf32 and not case.problem.tf32:
                 raise NotImplementedError("float32 is not implemented: NVIDIA_TF32_OVERRIDE=1 makes it TF32")
-        if case.problem.dtype == "float64" and self.device.capabilities.host:
+        if case.problem.dtype == "float64" and self.device.capabilities.host and _may_be_in_c(module):
             with suppress(c_kernel.Unavailable):
                 c_kernel.load("double")  # no first call is to compile it
         return TorchWorkload(case, module, input_of(case), self._place, arithmetic)
@@ -358,6 +358,13 @@ def _cost_of(operator: Operator, case: Case) -> Cost | None:
     from niffbench.cost import witness
 
     return witness.counted_cost(operator, case)
+
+
+def _may_be_in_c(module: torch.nn.Module) -> bool:
+    """Whether a layer in it is, or may choose to be, the C kernel."""
+    from niffbench.niff.layer import FilteringLayer
+
+    return any(isinstance(one, FilteringLayer) and one.may_be_in_c for one in module.modules())
 
 
 def _together(*reasons: str | None) -> str | None:

@@ -364,16 +364,40 @@ def test_counting_before_timing_touches_no_eager_case(evaluator: TorchEvaluator)
 
 
 @pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("form", "dtype"), [("native", "float32"), ("native", "float64"), ("features-cached", "float64")]
+)
 def test_no_first_call_compiles_the_kernel(
-    dtype: DType, evaluator: TorchEvaluator, monkeypatch: pytest.MonkeyPatch
+    form: str, dtype: DType, evaluator: TorchEvaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "_outcome", functools.cache(build._outcome.__wrapped__))  # as in a new process
     native.unavailable("cpu")
-    workload = evaluator.workload(case_of("niff-depthwise/native", dtype=dtype))
+    workload = evaluator.workload(case_of(f"niff-depthwise/{form}", dtype=dtype))
     monkeypatch.setattr(build, "compiled", None)
     monkeypatch.setattr(build, "_built", None)
     evaluator.device.timed(workload)
+
+
+@pytest.mark.skipif(build.unavailable() is not None, reason="there is no C compiler here")
+def test_only_operators_that_may_take_the_kernel_wait_for_it(
+    evaluator: TorchEvaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    built = build._built
+
+    def noted(real: str, tuning: tuple[str, ...]) -> object:
+        made.append(real)
+        return built(real, tuning)
+
+    monkeypatch.setattr(build, "_outcome", functools.cache(build._outcome.__wrapped__))  # as in a new process
+    monkeypatch.setattr(build, "_built", noted)
+    for name in ("depthwise", "niff-depthwise/rfft", "niff-depthwise/dft-cached", "niff-full/auto"):
+        evaluator.device.timed(
+            evaluator.workload(case_of(name, 3 if name == "depthwise" else None, dtype="float64"))
+        )
+    assert "double" not in made
+    evaluator.workload(case_of("niff-depthwise/auto", dtype="float64"))
+    assert "double" in made
 
 
 def test_every_case_of_auto_tunes_in_its_own_first_call_and_never_again(
