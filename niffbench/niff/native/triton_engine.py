@@ -4,8 +4,8 @@ A filter is given as what it is made of, so many tensors: alone, the half plane;
 MLPs, weights and bias of their last layer, which the kernel applies where it multiplies.
 
 float32 images are computed in three products of TF32, which is as exact as float32; float16 and bfloat16 are read
-and written as they are, and computed in TF32, which is more exact than they. Of an image that is not finite in one
-channel, channels that are computed beside it may not be finite either.
+and written as they are, and computed in one, of numbers rounded to TF32, which is as exact as float16. Of an image
+that is not finite in one channel, channels that are computed beside it may not be finite either.
 """
 
 from __future__ import annotations

@@ -36,6 +36,20 @@ def _together(ee, eo, oe, oo, TH: tl.constexpr, TW: tl.constexpr):
 
 
 @triton.jit
+def _rounded(x):
+    """To the nearest of TF32: the bits that tensor cores then cut off would else make every product smaller."""
+    return (x.to(tl.int32, bitcast=True) + 0x1000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _product(left, right, PRECISION: tl.constexpr):
+    if PRECISION == "tf32":
+        left = _rounded(left)
+        right = _rounded(right)
+    return tl.dot(left, right, input_precision=PRECISION)
+
+
+@triton.jit
 def _transformed(
     ee,
     eo,
@@ -53,17 +67,17 @@ def _transformed(
 ):
     """Cosines and sines along columns and rows: all four planes, maybe parts of them, in one product, or each."""
     if SEPARATE:
-        ee = tl.dot(tl.dot(left, ee, input_precision=PRECISION), right, input_precision=PRECISION)
-        eo = tl.dot(tl.dot(left, eo, input_precision=PRECISION), odd_right, input_precision=PRECISION)
-        oe = tl.dot(tl.dot(odd_left, oe, input_precision=PRECISION), right, input_precision=PRECISION)
-        oo = tl.dot(tl.dot(odd_left, oo, input_precision=PRECISION), odd_right, input_precision=PRECISION)
+        ee = _product(_product(left, ee, PRECISION), right, PRECISION)
+        eo = _product(_product(left, eo, PRECISION), odd_right, PRECISION)
+        oe = _product(_product(odd_left, oe, PRECISION), right, PRECISION)
+        oo = _product(_product(odd_left, oo, PRECISION), odd_right, PRECISION)
     else:
         planes = tl.reshape(_together(ee, eo, oe, oo, TH, TW), (4, TH, PARTS, TW // PARTS))
         columns = tl.reshape(tl.permute(planes, (0, 2, 1, 3)), (4 * PARTS, TH, TW // PARTS))
-        columns = tl.dot(left, columns, input_precision=PRECISION)
+        columns = _product(left, columns, PRECISION)
         planes = tl.permute(tl.reshape(columns, (4, PARTS, TH, TW // PARTS)), (0, 2, 1, 3))
         rows = tl.reshape(planes, (4 * PARTS, TH // PARTS, TW))
-        rows = tl.dot(rows, right, input_precision=PRECISION)
+        rows = _product(rows, right, PRECISION)
         ee, eo, oe, oo = _apart(tl.reshape(rows, (4, TH, TW)), TH, TW)
     return ee, eo, oe, oo
 
