@@ -32,6 +32,7 @@ def command(what: str, pattern: str, as_json: bool, markdown: bool) -> int:
     from fnmatch import fnmatchcase
 
     from niffbench.errors import UsageError, did_you_mean
+    from niffbench.suite import nameless
 
     if what == "networks" and ":" in pattern:
         _conversion(pattern, as_json)
@@ -39,6 +40,8 @@ def command(what: str, pattern: str, as_json: bool, markdown: bool) -> int:
     names, rows = _SOURCES[what]()
     chosen = [name for name in names if fnmatchcase(name, pattern)]
     if not chosen:
+        if lack := nameless(pattern):
+            raise UsageError(f"'{pattern}' {lack}")
         raise UsageError(f"no {what[:-1]} is called '{pattern}'{did_you_mean(pattern, names)}")
     listed = rows(chosen)
     if as_json:

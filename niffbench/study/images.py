@@ -18,6 +18,7 @@ from niffbench.errors import UsageError
 from niffbench.operators.module import attribute_of, users_code
 from niffbench.study import digits
 from niffbench.study.filters import natural_noise
+from niffbench.suite import nameless
 
 BATCH = 32
 """Images at once: of their activations none is kept."""
@@ -146,6 +147,8 @@ def load(data: str, channels: int, side: int | None, most: int, seed: int) -> Sp
         return of_digits(digits.load(side or digits.SIDE))
     if Path(data).is_dir():
         return _thirds(_pictures(Path(data), channels, side or 224), True, most, seed, Path(data).name)
+    if lack := nameless(data):
+        raise UsageError(f"--data '{data}' {lack}")
     if ":" not in data:
         raise UsageError(f"--data {data}: is no folder; give digits, a folder of images or my_data.py:dataset")
     with users_code(data):

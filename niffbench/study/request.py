@@ -69,7 +69,9 @@ class Request:
         if self.subject is not None and self.epochs is not None:
             raise UsageError("--epochs are those of --train")
         if self.subject is not None and self.network is not None and not _is_file(self.subject):
-            raise UsageError(f"--network says what a checkpoint's weights are of, and '{self.subject}' is no file")
+            raise UsageError(
+                f"--network says what a checkpoint's weights are of, and '{self.subject}' is no such file"
+            )
 
     def report(self, observer: Observer) -> tuple[FilterReport, Mapping[str, nn.Module]]:
         """What is found, and the networks that were trained, by name.
@@ -245,6 +247,8 @@ def as_json(report: FilterReport) -> str:
 def _is_file(subject: str) -> bool:
     """Whether a checkpoint is meant rather than a network's name."""
     path = Path(subject)
+    if path.suffix == ".py":  # of which a network's name is missing
+        return False
     if path.is_file() or path.suffix in SUFFIXES:
         return True
     return path.name != subject and ":" not in subject

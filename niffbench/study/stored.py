@@ -28,7 +28,7 @@ from niffbench.niff.networks import Rule
 from niffbench.operators.module import UserNetwork, users_code
 from niffbench.study import digits
 from niffbench.study.filters import natural_noise
-from niffbench.suite import UserModule
+from niffbench.suite import UserModule, nameless
 
 LARGEST_FILE = 2 * 2**30
 """Bytes; the largest network of the catalogue has a quarter of that."""
@@ -88,6 +88,8 @@ def build(
         ValueError: for an unknown name, execution or pattern, a network without replaceable convolution, or a
             size that is smaller than the network's stride or that it cannot take.
     """
+    if lack := nameless(name):
+        raise ValueError(f"'{name}' {lack}")
     if ":" in name:
         return _anybodys(name, execution, keep, replaced or {}, size, classes)
     if replaced:

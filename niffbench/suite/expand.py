@@ -27,6 +27,7 @@ from niffbench.suite.schema import (
     UserModule,
     check_entry,
     entry_of,
+    nameless,
     parse,
     validate,
     words_in,
@@ -335,6 +336,8 @@ def operator_of(text: str, catalogue: Mapping[str, OperatorInfo], where: str) ->
     stem, kernel = split_kernel(text)
     if stem in catalogue:
         return stem, kernel
+    if lack := nameless(text):
+        raise UsageError(f"{where}: '{text}' {lack}")
     raise UsageError(f"{where}: no operator named '{text}'{did_you_mean(stem, catalogue)}")
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from niffbench.case import DType, Execution, MemoryFormat, Mode, OptionValue, Regime
 from niffbench.errors import UsageError, did_you_mean
+from niffbench.home import expanded
 from niffbench.suite.pairs import Axis
 from niffbench.units import NUMBER
 
@@ -160,6 +161,38 @@ WORDS = ("channels", "channels_out", "height", "width", "batch", "kernel")
 """What a module's arguments may say instead of a number: the case's own."""
 
 
+def nameless(source: str) -> str | None:
+    """What is wrong with ``my_ops.py`` where ``my_ops.py:NAME`` is wanted; None of any other text.
+
+    Names what the file defines, which is read and not imported.
+    """
+    file = source.removesuffix(":")
+    if ":" in file or not file.endswith(".py"):
+        return None
+    try:
+        parts = ast.parse(expanded(file).read_bytes()).body
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        parts = []  # what is wrong with the file itself is said where it is imported
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    names = [part.name for part in parts if isinstance(part, kinds) and not part.name.startswith("_")]
+    known = f" (it defines {', '.join(names[:40])})" if names else ""
+    return f"should have a name after a colon, as {file}:{names[0] if names else 'NAME'}{known}"
+
+
+def _sourced(pattern: str) -> BeforeValidator:
+    """A callable's place, as ``my_ops.py:MyConv``."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and re.fullmatch(pattern, value) is None:
+            raise ValueError(nameless(value) or "should be FILE.py:NAME, or MODULE:NAME of what can be imported")
+        return value
+
+    return BeforeValidator(check)
+
+
+_SOURCE = r"[^\s:]([^:]*[^\s:])?:[\w.]+"
+
+
 class OperatorEntry(Axes):
     """One operator of a suite, and axes that override the suite's for it alone.
 
@@ -172,12 +205,12 @@ class OperatorEntry(Axes):
 
     name: str | None = None
     options: Scalars = {}
-    module: Annotated[str, Field(pattern=r"^[^\s:]([^:]*[^\s:])?:[\w.]+(-k\d+)?$")] | None = None
+    module: Annotated[str, _sourced(_SOURCE + r"(-k\d+)?")] | None = None
     arguments: Literals = {}
-    model: Annotated[str, Field(pattern=r"^[^\s:]([^:]*[^\s:])?:[\w.]+$")] | None = None
+    model: Annotated[str, _sourced(_SOURCE)] | None = None
     replace: dict[str, str] = {}
     like: Annotated[str, Field(pattern=r"\S")] | None = None
-    reference: Annotated[str, Field(pattern=r"^[^\s:]([^:]*[^\s:])?:[\w.]+$")] | None = None
+    reference: Annotated[str, _sourced(_SOURCE)] | None = None
     label: Annotated[str, Field(pattern=r"^\S(.*\S)?$", max_length=60)] | None = None
 
     @property
@@ -217,11 +250,13 @@ def entry_of(text: str) -> OperatorEntry:
     """The entry that a text stands for: ``niff-depthwise/rfft mlp=big``, ``my_ops.py:MyConv groups=4 label=mine``.
 
     Raises:
-        UsageError: for a text without a name, and where what follows the name is no option.
+        UsageError: for a text without a name, or of a file alone, and where what follows the name is no option.
     """
     if not text.split():
         raise UsageError("a row has no name; give one as 'niff-depthwise/rfft mlp=big' or my_ops.py:MyConv")
     name, *pairs = words_of(text)
+    if lack := nameless(name):
+        raise UsageError(f"'{name}' {lack}")
     settings = dict(setting_of(pair, text, lists=":" in name) for pair in pairs)
     if ":" not in name:
         return OperatorEntry(name=name, options=settings)
@@ -240,7 +275,7 @@ def entry_of(text: str) -> OperatorEntry:
 
 def words_of(row: str) -> list[str]:
     """A row's name and the settings after it; the path of a file may have spaces."""
-    path = re.match(r"\s*[^:=]+\.py:\S+", row)
+    path = re.match(r"\s*[^:=]+\.py(:\S*|(?!\S))", row)
     end = path.end() if path else 0
     return [*([row[:end].strip()] if end else []), *row[end:].split()]
 

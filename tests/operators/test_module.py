@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cli_in_process import Call, call
 from conftest import Cli
 from launchers.inline import InlineWorker
 from torch import nn
@@ -35,6 +36,8 @@ from niffbench.suite import UserModule, cases_of, entry_of, load
 from niffbench.worker import tolerance
 from niffbench.worker.failures import ENDS, explain
 from niffbench.worker.torch_evaluator import TorchEvaluator
+
+__all__ = ["call"]
 
 CODE = Path(__file__).with_name("own_modules.py")
 
@@ -526,9 +529,33 @@ def test_what_a_users_code_raises_is_one_message_of_every_command(
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "smoke", "--operator"],
+        ["profile"],
+        ["list", "networks"],
+        ["list", "operators"],
+        ["shrink"],
+        ["filters", "--replace", "conv3x3=split"],
+    ],
+)
+@pytest.mark.parametrize("file", ["mine.py", "mine.py:", "a folder/mine.py"])
+def test_of_a_file_alone_every_command_says_what_it_defines(call: Call, arguments: list[str], file: str) -> None:
+    place = Path(file.rstrip(":"))
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("import nowhere\n\nclass Mine: ...\n\ndef make(): ...\n\ndef _own(): ...\n", encoding="utf-8")
+    done = call(*arguments, file)
+    assert done.returncode == 2
+    wanted = f"'{file}' should have a name after a colon, as {place}:Mine (it defines Mine, make)"
+    assert wanted in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ('module = "a.py"', "operators[1].module"),
+        ('module = "a.py"', "operators[1].module': should have a name after a colon, as a.py:NAME"),
+        ('module = "a"', "operators[1].module': should be FILE.py:NAME, or MODULE:NAME"),
+        ('name = "a.py"', "operators[1].name: 'a.py' should have a name after a colon, as a.py:NAME"),
         ('module = "a.py:X"\nname = "copy"', "needs one of name"),
         ('name = "dense-k3"\narguments = { a = 1 }', "arguments: goes with module, not with name"),
         ('module = "a.py:X"\noptions = { a = 1 }', "options: goes with name or model, not with module"),

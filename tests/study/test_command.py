@@ -220,7 +220,7 @@ def files(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["maxvit_t-split", "--size", "256"], "MaxVit cannot take an input of 256×256: "),
         (["resnet18-split", "--error", "0"], "should be a share between 0 and 1"),
         (["resnet18-split", "--out", "full"], "--out full: is not empty"),
-        (["resnet18-split", "--network", "resnet18-full"], "'resnet18-split' is no file"),
+        (["resnet18-split", "--network", "resnet18-full"], "'resnet18-split' is no such file"),
         (["resnet18-split", "--epochs", "3"], "--epochs are those of --train"),
         (["resnet18-split", "--train", "digits"], "give no CHECKPOINT, NETWORK or --network with it"),
         (["--train", "digits", "--size", "7"], "--size 7: the digits are 8×8, and enlarged to"),

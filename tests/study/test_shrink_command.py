@@ -253,6 +253,7 @@ words = ["no image"] * 60
         (["niff.pt", "--data", "data.py:absent"], "data.py:absent: data.py has no 'absent'"),
         (["niff.pt", "--data", "nowhere"], "--data nowhere: is no folder; give digits, a folder of images or"),
         (["niff.pt", "--data", "empty"], "should hold a folder of images for each class"),
+        (["niff.pt", "--data", "data.py"], "'data.py' should have a name after a colon, as data.py:of"),
         (["niff.pt", "--size", "32"], "niff.pt: was trained at 8×8, not 32×32"),
         (["niff.pt", "--folds", "5"], "--folds trains networks of its own: give digits-niff alone"),
         (["niff.pt", "--epochs", "5"], "--epochs are those of --folds"),
