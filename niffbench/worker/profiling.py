@@ -12,6 +12,7 @@ from niffbench.device import Device
 from niffbench.errors import NothingMeasured, UsageError
 from niffbench.operators.catalogue import catalogue
 from niffbench.worker import phases, tolerance
+from niffbench.worker.admission import refusal
 from niffbench.worker.failures import DeviceLost, explain
 from niffbench.worker.machine import fingerprint
 from niffbench.worker.torch_evaluator import TorchEvaluator
@@ -36,7 +37,8 @@ def profiled(device: Device, case: Case, folder: Path) -> Profiled:
     """Take ``case`` apart; its trace goes to ``folder``.
 
     Raises:
-        NothingMeasured: when it is wrong, or cannot be run or profiled here.
+        NothingMeasured: when it is wrong, is predicted to need more memory than is free, or cannot be run or
+            profiled here.
         UsageError: when the trace cannot be written.
     """
     operator = catalogue()[case.operator]
@@ -44,6 +46,9 @@ def profiled(device: Device, case: Case, folder: Path) -> Profiled:
     name = f"{label} at {case.problem.label}"
     try:
         evaluator = TorchEvaluator(device)
+        skip = refusal(case, catalogue(), needed=_needed(evaluator, case), available=device.free_memory())
+        if skip is not None:
+            raise NothingMeasured(f"{name}: skipped, {skip.reason}")
         workload = evaluator.workload(case)
         _, output = device.timed(workload)
         numerics = evaluator.numerics(workload, output)
@@ -63,12 +68,21 @@ def profiled(device: Device, case: Case, folder: Path) -> Profiled:
             failure = explain(error, device.free_memory)
         except DeviceLost as lost:
             raise NothingMeasured(f"{name}: the device is lost: {lost}") from error
-        raise NothingMeasured(f"{name}: {failure.status}: {failure.reason}") from error
+        raise NothingMeasured(f"{name}: {failure.status}, {failure.reason}") from error
     if not apart.instrumented > 0:  # CUPTI is not there, or not for this user
         raise NothingMeasured(
             f"{name}: torch's profiler saw none of its kernels; does CUPTI work on this machine?"
         )
     return Profiled(case, label, trace, apart, cost is not None and bool(cost.transform_lengths))
+
+
+def _needed(evaluator: TorchEvaluator, case: Case) -> int | None:
+    """Predicted bytes at the worst moment; None where there is no prediction."""
+    try:
+        return evaluator.predict(case).needed
+    except (Exception, SystemExit) as error:
+        explain(error)  # the case will say itself what it lacks
+        return None
 
 
 def document(device: Device, cases: Sequence[Profiled]) -> dict[str, Any]:

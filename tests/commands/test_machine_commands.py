@@ -115,6 +115,16 @@ def test_profile_writes_over_nothing(call: Call, tmp_path: Path) -> None:
     assert (tmp_path / "apart" / "mine").read_text() == "kept"
 
 
+def test_profile_refuses_what_does_not_fit_in_memory_as_a_run_does(call: Call, tmp_path: Path) -> None:
+    arguments = ("depthwise-k3", "niff-depthwise/rfft", "--channels", "1000", "--size", "30000", "--device", "cpu")
+    done = call("profile", *arguments, "--out", "apart")
+    assert done.returncode == 3
+    for label in arguments[:2]:
+        assert f"{label} at B1 1000@30000: skipped, needs " in done.stderr
+    assert "TiB by prediction, " in done.stderr
+    assert not any((tmp_path / "apart").iterdir())
+
+
 def test_profile_keeps_what_was_taken_apart_beside_what_could_not_be(call: Call, tmp_path: Path) -> None:
     arguments = ("--channels", "4", "--size", "8", "--device", "cpu", "--out", "apart")
     done = call("profile", "niff-depthwise/triton", "depthwise-k3", *arguments, "--json")
@@ -122,5 +132,5 @@ def test_profile_keeps_what_was_taken_apart_beside_what_could_not_be(call: Call,
     (case,) = json.loads(done.stdout)["cases"]
     assert case["label"] == "depthwise-k3"
     assert json.loads((tmp_path / "apart" / "profile.json").read_text(encoding="utf-8"))["cases"] == [case]
-    assert "niff-depthwise/triton at B1 4@8: unsupported: the triton form is not available for cpu" in done.stderr
+    assert "niff-depthwise/triton at B1 4@8: unsupported, the triton form is not available for cpu" in done.stderr
     assert "the others were taken apart" in done.stderr
