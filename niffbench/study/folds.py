@@ -168,14 +168,13 @@ def networks(folds: Folds) -> Table:
         quality, latency = folds.quality(name), median_of_rounds(folds.latencies(name))
         memory = median_of_rounds([report.compared[name].figures.memory for report in folds.reports])
         ratios = [
-            Entry(text.MISSING) if other == name else Entry(text.ratio(folds.speed(name, other)))
-            for other in (PUBLISHED, FORMS)
+            tables.ratio(None if other == name else folds.speed(name, other)) for other in (PUBLISHED, FORMS)
         ]
         rows.append(
             row_of(
                 name,
-                text.MISSING if quality.accuracy is None else tables.in_percent(quality.accuracy),
-                text.MISSING if quality.loss is None else tables.points(quality.loss),
+                tables.accuracy(quality.accuracy),
+                tables.lost(quality.loss),
                 Entry(text.seconds(latency.estimate), value=latency.estimate),
                 *ratios,
                 Entry(text.size_of(memory.estimate), value=memory.estimate),
@@ -242,9 +241,9 @@ def fold_by_fold(folds: Folds) -> Table:
             row_of(
                 f"{number}",
                 ", ".join(f"{name} ({count})" for name, count in cuts.most_common()) or "nothing",
-                text.MISSING if own.accuracy is None else tables.in_percent(own.accuracy),
-                text.MISSING if own.loss is None else tables.points(own.loss),
-                *(text.MISSING if one is None else Entry(text.ratio(one), value=one.estimate) for one in ratios),
+                tables.accuracy(own.accuracy),
+                tables.lost(own.loss),
+                *map(tables.ratio, ratios),
                 *(Entry(show(costs[what]), value=costs[what]) for what in ("forms", "chosen", "cheapest")),
             )
         )

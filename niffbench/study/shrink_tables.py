@@ -187,12 +187,37 @@ def _median(rounds: Sequence[float | None]) -> float | None:
 
 def in_percent(interval: Interval) -> str:
     """A share with its interval, in percent."""
-    return f"{100 * (interval.estimate or 0):.1f} % {_ends(interval)}".rstrip()
+    return _in_a_line(accuracy(interval))
 
 
 def points(interval: Interval) -> str:
     """A difference of shares, in points."""
-    return f"{100 * (interval.estimate or 0):.2f} {_ends(interval)}".rstrip()
+    return _in_a_line(lost(interval))
+
+
+def accuracy(interval: Interval | None) -> Entry:
+    """A cell with a share in percent, its interval below it where room is short."""
+    if interval is None:
+        return Entry(text.MISSING)
+    return Entry(f"{100 * (interval.estimate or 0):.1f} %", note=_ends(interval), value=interval.estimate)
+
+
+def lost(interval: Interval | None) -> Entry:
+    """The same of a difference of shares, in points."""
+    if interval is None:
+        return Entry(text.MISSING)
+    return Entry(f"{100 * (interval.estimate or 0):.2f}", note=_ends(interval), value=interval.estimate)
+
+
+def ratio(interval: Interval | None) -> Entry:
+    """The same of a quotient."""
+    if interval is None:
+        return Entry(text.MISSING)
+    return Entry(text.times(interval.estimate), note=text.brackets(interval), value=interval.estimate)
+
+
+def _in_a_line(entry: Entry) -> str:
+    return f"{entry.text} {entry.note}".rstrip()
 
 
 def _ends(interval: Interval) -> str:
@@ -306,25 +331,19 @@ def networks(report: ShrinkReport) -> Table:
 
 
 def _network_row(report: ShrinkReport, one: Compared) -> Row:
-    from niffbench.stats.intervals import median_of_rounds, ratio
+    from niffbench.stats import intervals
 
-    accuracy, loss = one.quality.accuracy, one.quality.loss
-    named = Entry(text.MISSING) if accuracy is None else Entry(in_percent(accuracy), value=accuracy.estimate)
-    lost = Entry(f"{text.percent(one.quality.error)} off")
-    if loss is not None:
-        lost = Entry(points(loss), value=loss.estimate)
-    latency = median_of_rounds(one.figures.latency)
+    loss = one.quality.loss
+    latency = intervals.median_of_rounds(one.figures.latency)
     ratios = []
     for other in (PUBLISHED, FORMS):
         base = report.compared[other].figures.latency
-        interval = None if other == one.name else ratio(base, one.figures.latency, paired=True)
-        ratios.append(
-            Entry(text.MISSING) if interval is None else Entry(text.ratio(interval), value=interval.estimate)
-        )
+        interval = None if other == one.name else intervals.ratio(base, one.figures.latency, paired=True)
+        ratios.append(ratio(interval))
     return row_of(
         Entry(one.name, note="channels last" if one.figures.channels_last else ""),
-        named,
-        lost,
+        accuracy(one.quality.accuracy),
+        Entry(f"{text.percent(one.quality.error)} off") if loss is None else lost(loss),
         Entry(text.seconds(latency.estimate), value=latency.estimate),
         *ratios,
         Entry(text.size_of(one.figures.memory), value=one.figures.memory),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from niffbench.niff import NiffDepthwise, NiffFull, NiffPointwise, NiffSplit
 from niffbench.niff.catalogue import forms_of
 from niffbench.niff.filters import FilterGenerator
 from niffbench.niff.layer import FilteringLayer
+from niffbench.report.writers.terminal import layout
 from niffbench.session.interrupts import Interrupts
 from niffbench.study import digits, shrink_tables, shrinking, stored
 from niffbench.study.candidates import Candidate, Errors, build, candidates
@@ -28,6 +30,7 @@ from niffbench.study.shrink import (
     Budget,
     Layer,
     Outputs,
+    Quality,
     Shrunk,
     Tuning,
     costs_of,
@@ -509,6 +512,26 @@ def test_a_cut_that_is_not_shown_to_save_time_is_not_said_to_save_none(monkeypat
     medians = {row.entries[0].text: row.entries[3].value for row in shrink_tables.networks(report).rows}
     assert (medians[FORMS], medians[SHRUNK]) == (2.25, 1.5)
     assert "the networks differ by 750 ms" in said  # by the medians that the table shows
+
+
+def test_whole_networks_are_read_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(networks: Mapping[str, object], *_: object) -> dict[str, NetworkFigures]:
+        rounds = [
+            (0.7, 0.9, 0.8, 0.71, 0.75, 0.82),
+            (0.19, 0.17, 0.21, 0.2, 0.18, 0.2),
+            (0.1, 0.12, 0.1, 0.1, 0.1, 0.11),
+        ]
+        return {name: NetworkFigures(one, 421_000, 1.0) for name, one in zip(networks, rounds, strict=True)}
+
+    report = reported(monkeypatch, "latency", timed)
+    named = Quality(0.01, 225, right=223, lost=3, gained=2)
+    compared = {name: replace(one, quality=named) for name, one in report.compared.items()}
+    table = shrink_tables.networks(replace(report, compared=compared))
+    plan = layout(table, 80)
+    assert plan.width <= 80
+    assert {table.columns[place].title for place in plan.dropped} <= {"memory", "parameters"}
+    words = " ".join(row.entries[0].text for row in table.rows).split()
+    assert plan.widths[0] >= max(map(len, words))
 
 
 def test_a_checkpoint_of_a_fold_is_judged_by_the_digits_of_that_fold(tmp_path: Path) -> None:
