@@ -79,6 +79,7 @@ def command(
     directory.check_vacant(out)
     opened = open_computing(device, threads, "to take apart")
     directory.make(out)
+    before = opened.processor()
     apart: list[Profiled] = []
     missing: list[str] = []
     for case in cases:
@@ -88,7 +89,8 @@ def command(
             missing.append(str(error))
     if not apart:
         raise NothingMeasured("; ".join(missing))
-    figures, plot = json.dumps(document(opened, apart), indent=1), _plot(apart)
+    others = (opened.processor() - before).share
+    figures, plot = json.dumps(document(opened, apart, others), indent=1), _plot(apart)
     try:
         (out / "profile.json").write_text(figures + "\n", encoding="utf-8")
         (out / "phases.svg").write_text(plot.svg, encoding="utf-8")
@@ -98,7 +100,7 @@ def command(
     if as_json:
         click.echo(figures)
     else:
-        _print(apart, out)
+        _print(apart, out, others)
     if missing:
         raise NothingMeasured(f"{'; '.join(missing)}; the others were taken apart")
 
@@ -155,9 +157,10 @@ def _plot(profiled: list[Profiled]) -> Plot:
     return measured_steps(bars, profiled[0].case.problem.label)
 
 
-def _print(profiled: list[Profiled], out: Path) -> None:
+def _print(profiled: list[Profiled], out: Path, others: float | None) -> None:
     from niffbench.report import text
     from niffbench.report.writers.terminal import Terminal, console
+    from niffbench.results import is_busy
 
     out_console = console()
     for one in profiled:
@@ -168,6 +171,11 @@ def _print(profiled: list[Profiled], out: Path) -> None:
             f"An instrumented call takes {text.seconds(phases.whole)}, a plain one {text.seconds(phases.steady)} "
             f"({cost:+.0%}). Steps and remainder add up to {text.seconds(phases.instrumented)}, a gap of "
             f"{phases.gap:.1%}. {_overhead(one)}\n"
+        )
+    if others is not None and is_busy(others):
+        out_console.print(
+            f"Other processes used {100 * others:.0f} % of the processor meanwhile: repeat this on a quiet "
+            "machine."
         )
     click.echo(f"Plot: {out / 'phases.svg'}")
     click.echo(f"Traces, for ui.perfetto.dev: {', '.join(str(one.trace) for one in profiled)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from niffbench.case import REGIMES
-from niffbench.results.background_load import BackgroundLoad, background_load, is_busy
+from niffbench.results.background_load import BackgroundLoad, background_load, calm_cases, is_busy, most_others
 from niffbench.results.frame import attributes, frame
 from niffbench.results.manifest import (
     MANIFEST,
@@ -81,6 +81,7 @@ __all__ = [
     "Traits",
     "attributes",
     "background_load",
+    "calm_cases",
     "dump",
     "frame",
     "in_words",
@@ -89,6 +90,7 @@ __all__ = [
     "key_of",
     "machine_runs",
     "main_regime",
+    "most_others",
     "next_machine",
     "over_rounds",
     "parse",

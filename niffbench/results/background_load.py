@@ -32,6 +32,25 @@ class BackgroundLoad:
         )
 
 
+def most_others(records: Iterable[Record]) -> float | None:
+    """The largest share of the processor that others used while any case was sampled; None where nobody knows."""
+    shares = [record.machine.others for record in records if record.machine is not None]
+    return max((share for share in shares if share is not None), default=None)
+
+
+def calm_cases(records: Iterable[Record]) -> set[str]:
+    """Ids of the cases that were measured while others were not busy, as far as anybody knows.
+
+    One that was sampled for too short a time to know is judged by the busiest of the others.
+    """
+    cases: dict[str, list[Record]] = {}
+    for record in records:
+        cases.setdefault(record.id, []).append(record)
+    shares = {id_: most_others(own) for id_, own in cases.items()}
+    worst = max((share for share in shares.values() if share is not None), default=None)
+    return {id_ for id_, share in shares.items() if not is_busy(worst if share is None else share)}
+
+
 def background_load(records: Iterable[Record]) -> BackgroundLoad | None:
     """The busy neighbours of a run's cases; None where there were none, or nobody knows."""
     sampled: set[str] = set()

@@ -21,7 +21,17 @@ from niffbench.niff.layer import FilteringLayer
 from niffbench.niff.split import NiffSplit
 from niffbench.operators.catalogue import catalogue
 from niffbench.operators.module import declare
-from niffbench.results import REGISTRY, Reason, Run, over_rounds, read, round_value
+from niffbench.results import (
+    REGISTRY,
+    Reason,
+    Record,
+    Run,
+    calm_cases,
+    most_others,
+    over_rounds,
+    read,
+    round_value,
+)
 from niffbench.session.interrupts import Interrupts
 from niffbench.session.opening import begin, prepare
 from niffbench.session.run_session import RunSession
@@ -157,12 +167,15 @@ class Costs:
         lost: cases without a figure, and why.
         measured: how many were measured now; the others were remembered.
         machine: what the machine is, where anything was asked of it.
+        others: the largest share of the processor, 0 to 1, that other processes used meanwhile; None where
+            nothing was measured now, or nobody knows.
     """
 
     figures: Mapping[str, Mapping[str, float]]
     lost: Mapping[str, str] = field(default_factory=dict)
     measured: int = 0
     machine: Mapping[str, object] = field(default_factory=dict)
+    others: float | None = None
 
     def joined(self, other: Costs) -> Costs:
         """Both together."""
@@ -171,6 +184,7 @@ class Costs:
             {**self.lost, **other.lost},
             self.measured + other.measured,
             other.machine or self.machine,
+            max((share for share in (self.others, other.others) if share is not None), default=None),
         )
 
     def of(self, cases: Iterable[Case], objective: str) -> float | None:
@@ -185,7 +199,8 @@ class Costs:
 def measure(cases: Iterable[Case], measuring: Measuring, *, energy: bool = False) -> Costs:
     """Figures of all ``cases``; those that are remembered are not measured again.
 
-    What is remembered belongs to one machine (its fingerprint), one niffbench and its kernels.
+    What is remembered belongs to one machine (its fingerprint), one niffbench and its kernels. What was measured
+    beside busy neighbours is not.
 
     Raises:
         UsageError, Interrupted, WorkerBroken: as a run.
@@ -199,9 +214,11 @@ def measure(cases: Iterable[Case], measuring: Measuring, *, energy: bool = False
     figures = {id_: store.figures[id_] for id_ in wanted if id_ in store.figures}
     missing = [case for id_, case in wanted.items() if id_ not in figures]
     lost: dict[str, str] = {}
+    every: list[Record] = []
     rows = _rows(missing)
     for start in range(0, len(rows), _MOST_ROWS):
         records = measuring.run(rows[start : start + _MOST_ROWS], settings).records
+        every += records
         for case in {record.case.id: record.case for record in records}.values():
             own = [record for record in records if record.id == case.id]
             figures[case.id] = {
@@ -209,8 +226,9 @@ def measure(cases: Iterable[Case], measuring: Measuring, *, energy: bool = False
             }
             if OBJECTIVES["latency"] not in figures[case.id]:
                 lost[case.id] = next((record.reason for record in own if record.reason), "no round has a figure")
-    store.add({case.id: figures[case.id] for case in missing if case.id in figures and case.id not in lost})
-    return Costs(figures, lost, len(missing), machine.must)
+    calm = calm_cases(every) - lost.keys()
+    store.add({case.id: figures[case.id] for case in missing if case.id in calm})
+    return Costs(figures, lost, len(missing), machine.must, most_others(every))
 
 
 def _rows(cases: Sequence[Case]) -> list[dict[str, Any]]:
@@ -269,6 +287,7 @@ class NetworkFigures:
     """A whole network's rounds: seconds of a call by round, None where a round failed, bytes of memory and joules.
 
     ``reason``: why there is no figure. ``channels_last``: whether it had its channels last in memory.
+    ``others``: as of :class:`Costs`.
     """
 
     latency: tuple[float | None, ...]
@@ -276,6 +295,7 @@ class NetworkFigures:
     energy: float | None = None
     reason: str | None = None
     channels_last: bool = False
+    others: float | None = None
 
 
 def measure_networks(
@@ -328,5 +348,6 @@ def measure_networks(
             over_rounds(own).get("energy"),
             next((record.reason for record in own if record.reason), None),
             name in channels_last,
+            most_others(own),
         )
     return figures

@@ -136,7 +136,8 @@ def sentences(folds: Folds) -> list[str]:
             f"{text.seconds(least)} to {text.seconds(most)} in all, every layer's cheapest candidate within reach "
             f"{text.seconds(low)} to {text.seconds(high)}."
         )
-    return said
+    shares = [report.others for report in folds.reports]
+    return said + tables.beside(max((share for share in shares if share is not None), default=None))
 
 
 def _beside_budget(own: Quality, loss: Interval, allowed: Budget) -> str:

@@ -16,6 +16,7 @@ from niffbench.report import text
 from niffbench.report.table import Column, Entry, Row, Table, row_of
 from niffbench.report.writers import csv, html
 from niffbench.report.writers.markdown import titled
+from niffbench.results import is_busy
 from niffbench.study.candidates import Candidate
 from niffbench.study.choice import Option
 from niffbench.study.costs import OBJECTIVES
@@ -83,12 +84,23 @@ def sentences(report: ShrinkReport) -> list[str]:
     said += _quality(report)
     said += _speed(report)
     said += _foreseen(report)
+    said += beside(report.others)
     if report.unwritten:
         said.append(f"No module could be written of the network: {report.unwritten}.")
     elif report.module is not None:
         needs = "niffbench for the layers that are left" if "niffbench" in _imports(report) else "torch alone"
         said.append(f"The module that was written of the network needs {needs}.")
     return said
+
+
+def beside(others: float | None) -> list[str]:
+    """What is to be said where others were busy while costs were measured."""
+    if others is None or not is_busy(others):
+        return []
+    return [
+        f"Other processes used up to {100 * others:.0f} % of the processor while costs were measured: repeat this "
+        "on a quiet machine. What a layer costs is remembered only where it was measured on one."
+    ]
 
 
 def _imports(report: ShrinkReport) -> str:
@@ -501,6 +513,7 @@ def plain(report: ShrinkReport) -> dict[str, Any]:
         "unwritten": report.unwritten,
         "measured_cases": shrunk.costs.measured,
         "lost": dict(shrunk.costs.lost),
+        "others": report.others,
         "seconds": report.seconds,
         "parts": dict(report.parts),
         "sentences": sentences(report),

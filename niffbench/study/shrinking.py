@@ -193,6 +193,12 @@ class ShrinkReport:
         """That all of it took."""
         return sum(self.parts.values())
 
+    @property
+    def others(self) -> float | None:
+        """The largest share of the processor that other processes used while costs were measured, 0 to 1."""
+        shares = [self.shrunk.costs.others, *(one.figures.others for one in self.compared.values())]
+        return max((share for share in shares if share is not None), default=None)
+
     def speed(self, other: str) -> Interval | None:
         """The latency of the shrunk network to that of another one; None where there is none."""
         own, base = self.compared.get(SHRUNK), self.compared.get(other)

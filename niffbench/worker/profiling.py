@@ -85,10 +85,15 @@ def _needed(evaluator: TorchEvaluator, case: Case) -> int | None:
         return None
 
 
-def document(device: Device, cases: Sequence[Profiled]) -> dict[str, Any]:
-    """The figures as plain data, for ``profile.json``."""
+def document(device: Device, cases: Sequence[Profiled], others: float | None) -> dict[str, Any]:
+    """The figures as plain data, for ``profile.json``.
+
+    Args:
+        others: the share of the processor, 0 to 1, that other processes used meanwhile; None where nobody knows.
+    """
     return {
         "fingerprint": fingerprint(device).model_dump(),
+        "others": others,
         "cases": [
             {
                 "label": one.label,

@@ -7,10 +7,13 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter as clock
 
 import pytest
 
 from niffbench.commands import doctor
+from niffbench.device.base import Processor
+from niffbench.device.cpu import CpuDevice
 from niffbench.niff.native import build
 from niffbench.worker import health_check
 
@@ -113,6 +116,16 @@ def test_profile_writes_over_nothing(call: Call, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "not empty" in done.stderr
     assert (tmp_path / "apart" / "mine").read_text() == "kept"
+
+
+@pytest.mark.parametrize("share", [0.4, 0.01])
+def test_profile_says_that_the_machine_was_busy(call: Call, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    monkeypatch.setattr(CpuDevice, "processor", lambda _: Processor(1e6 * share * clock(), 1e6 * clock()))
+    done = call("profile", "depthwise-k3", "--channels", "4", "--size", "8", "--device", "cpu", "--out", "apart")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(Path("apart", "profile.json").read_text(encoding="utf-8"))["others"]
+    assert said == pytest.approx(share, abs=0.002)
+    assert ("Other processes used 40 % of the processor" in done.stdout) == (share == 0.4)
 
 
 def test_profile_refuses_what_does_not_fit_in_memory_as_a_run_does(call: Call, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from niffbench import report
 from niffbench.gate.comparison import compare
 from niffbench.gate.latencies import Pairing
 from niffbench.gate.rules import Rules
-from niffbench.results import MachineState, Record, Run, background_load, dump, frame, parse
+from niffbench.results import MachineState, Record, Run, background_load, calm_cases, dump, frame, parse
 
 WORLD = World(rounds=8, sizes=(14, 28), faults=())
 CALM = make(WORLD, Path("calm"))
@@ -42,6 +42,15 @@ def test_a_case_counts_once_and_the_largest_share_is_told() -> None:
     result = background_load(CROWDED.records)
     assert result is not None
     assert (result.sampled, result.busy, result.most) == (CASES, DENSE, 0.41)
+
+
+def test_a_case_of_which_nobody_knows_is_as_calm_as_the_busiest_other() -> None:
+    dense = {record.id for record in CALM.records if record.case.operator == "dense"}
+    every = {record.id for record in CALM.records}
+    assert calm_cases(CROWDED.records) == every - dense
+    unknown = _beside(lambda record: 0.2 if record.case.operator == "dense" else None)
+    assert calm_cases(unknown.records) == set()
+    assert calm_cases(_beside(lambda record: None).records) == every
 
 
 def test_what_was_never_sampled_has_no_neighbours() -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter as clock
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from torch import nn
 
 from niffbench.case import Case, Problem
 from niffbench.cli import main
+from niffbench.device.base import Processor
+from niffbench.device.cpu import CpuDevice
 from niffbench.home import user_cache
 from niffbench.launch import local
 from niffbench.niff import NiffDepthwise, NiffFull, NiffSplit, folded, networks
@@ -28,6 +31,7 @@ from niffbench.study import costs, digits, source, stored
 from niffbench.study.costs import Measuring, measure
 from niffbench.study.images import fold_of
 from niffbench.study.shrink import replaced
+from niffbench.study.shrink_tables import beside
 
 SIDE = 8
 
@@ -188,6 +192,29 @@ def test_costs_are_measured_once_and_remembered(place: Path) -> None:
     for case in kernels:
         assert (again.of([case], "latency") or 0) > 0
         assert (again.of([case], "memory") or 0) >= 4 * 3 * 64
+
+
+def test_what_was_measured_beside_busy_neighbours_is_said_and_not_remembered(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Case("depthwise-circular", Problem(1, 5, 5, 8, 8), kernel=3)
+
+    def busy(share: float) -> None:
+        monkeypatch.setattr(CpuDevice, "processor", lambda _: Processor(1e6 * share * clock(), 1e6 * clock()))
+
+    with Interrupts() as stop:
+        measuring = Measuring(stop, "cpu", rounds=2, cache=place / "busy")
+        busy(0.6)
+        loud = measure([case], measuring)
+        busy(0.01)
+        calm = measure([case], measuring)
+        again = measure([case], measuring)
+    assert loud.others == pytest.approx(0.6, abs=0.01)
+    assert loud.joined(calm).others == loud.others
+    assert (calm.others, again.others) == (pytest.approx(0.01, abs=0.005), None)
+    assert (loud.measured, calm.measured, again.measured) == (1, 1, 0)
+    assert ["60 %" in sentence for sentence in beside(loud.others)] == [True]
+    assert beside(calm.others) == beside(None) == []
 
 
 @pytest.mark.parametrize("layer", [NiffFull(3, 2, grid="centred"), NiffSplit(3, 4, mlp="big", form="dft")])
