@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from niffbench import results
 from niffbench.case import Mode
-from niffbench.errors import UsageError, did_you_mean
+from niffbench.errors import UsageError, did_you_mean, kind_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,9 +84,24 @@ def read(path: Path | str) -> Result:
 
 
 def count(module: nn.Module, x: Tensor, mode: Mode = "inference") -> ModuleCost:
-    """FLOPs, bytes and memory of ``module(x)``, on fake tensors: nothing is executed, ``module`` is left alone."""
+    """FLOPs, bytes and memory of ``module(x)``, on fake tensors: nothing is executed, ``module`` is left alone.
+
+    Raises:
+        UsageError: for what is no module, no tensor or no mode.
+    """
+    from torch import Tensor, nn
+
     from niffbench.cost.witness import count_module
 
+    if isinstance(module, type):
+        name = module.__name__
+        raise UsageError(f"count: {name} is a class, and should be a module that was made of it, as {name}(…)")
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"count: should be given a torch.nn.Module, and not {kind_of(module)}")
+    if not isinstance(x, Tensor):
+        raise UsageError(f"count: the input should be a tensor, and not {kind_of(x)}")
+    if mode not in get_args(Mode):
+        raise UsageError(f"count: no mode named '{mode}'{did_you_mean(mode, get_args(Mode))}")
     return count_module(module, x, mode)
 
 
@@ -131,6 +146,9 @@ def measure(
         raise UsageError(
             "measure: called where a worker imports this file; put it below if __name__ == '__main__'"
         )
+    if not isinstance(operators, Sequence) or isinstance(operators, str) or not operators:
+        given = kind_of(operators) if operators else "an empty one"
+        raise UsageError(f"measure: should be given a list of rows, as ['depthwise-k7', MyConv], and not {given}")
     allowed = (*AXES, *Measure.model_fields)
     for name in settings:
         if name not in allowed:
@@ -172,7 +190,9 @@ def _row(operator: object, saved: Path) -> tuple[Mapping[str, Any], str | None]:
     if isinstance(operator, nn.Module):
         return _saved(operator, saved), None
     if not callable(operator):
-        raise UsageError(f"measure: {operator!r} should be a name, a mapping, a module or a callable")
+        raise UsageError(
+            f"measure: a row should be a name, a mapping, a module or a callable, and not {kind_of(operator)}"
+        )
     name = getattr(operator, "__qualname__", "")
     file = _importable(operator)
     module = sys.modules[operator.__module__]

@@ -60,6 +60,12 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def kind_of(value: object) -> str:
+    """What something is, for a message: ``a list``, ``an int``, ``None``."""
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """Say which known word was probably meant, as the tail of a message.
 

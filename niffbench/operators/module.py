@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from niffbench.case import Case, OptionValue
-from niffbench.errors import NiffbenchError, UsageError, described, did_you_mean, faulty_line
+from niffbench.errors import NiffbenchError, UsageError, described, did_you_mean, faulty_line, kind_of
 from niffbench.home import expanded
 from niffbench.niff.catalogue import EXECUTIONS, REPLACEABLE, one_of
 from niffbench.operators.base import Choice, Operator, Option
@@ -312,7 +312,7 @@ def _module(value: object, row: UserModule) -> nn.Module:
     from torch import nn
 
     if not isinstance(value, nn.Module):
-        raise TypeError(f"{row.source} returned {_kind(value)}, and should return a torch.nn.Module")
+        raise TypeError(f"{row.source} returned {kind_of(value)}, and should return a torch.nn.Module")
     if hasattr(value, "_orig_mod"):
         raise NotImplementedError(
             f"{row.source} returned what torch.compile made, and should return the module itself: execution = "
@@ -404,7 +404,7 @@ def _call_of(operator: UserOperator, case: Case) -> _Call:
         with _said_where(row):
             module, out = called()
     if not isinstance(out, Tensor):
-        raise TypeError(f"{operator.name} gives {_kind(out)}, and should give a tensor{_where(row)}")
+        raise TypeError(f"{operator.name} gives {kind_of(out)}, and should give a tensor{_where(row)}")
     if out.is_complex():
         raise TypeError(f"{operator.name} gives complex numbers, and should give real ones{_where(row)}")
     if out.layout is not torch.strided:
@@ -427,11 +427,6 @@ def _said_where(row: UserModule) -> Iterator[None]:
 
 def _where(row: UserModule) -> str:
     return "" if row.source.partition(":")[0] in LIBRARIES else _defined(resolve(row.source, row.folders))
-
-
-def _kind(value: object) -> str:
-    name = type(value).__name__
-    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _arguments(row: UserModule, make: Callable[..., object], case: Case) -> dict[str, object]:
@@ -578,7 +573,7 @@ def resolve(source: str, folders: Sequence[str]) -> Callable[..., Any]:
     """
     value = attribute_of(source, folders)
     if not callable(value):
-        raise UsageError(f"{source}: is {_kind(value)}, and should be a callable that returns a torch.nn.Module")
+        raise UsageError(f"{source}: is {kind_of(value)}, and should be a callable that returns a torch.nn.Module")
     made: Callable[..., Any] = value
     return made
 

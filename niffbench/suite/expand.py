@@ -177,7 +177,7 @@ def cases_of(
     written = [row.model_dump(exclude_unset=True) if isinstance(row, OperatorEntry) else row for row in rows]
     document = {"description": where, "baseline": where, "axes": axes, "operators": written, **(keys or {})}
     text = json.dumps(document, sort_keys=True)
-    file = validate(document, where)
+    file = validate(document, where, is_file=False)
     if not (keys and "baseline" in keys):
         file = file.model_copy(update={"baseline": ""})
     return expand(file, where, where, text, catalogue, declare=declare, folders=(*folders, str(Path.cwd())))

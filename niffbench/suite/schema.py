@@ -441,8 +441,11 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         raise UsageError(f"{where}: not valid TOML: {str(error).partition(';')[0]}") from error
 
 
-def validate(document: Mapping[str, Any], where: str) -> SuiteFile:
+def validate(document: Mapping[str, Any], where: str, *, is_file: bool = True) -> SuiteFile:
     """Check what a suite's text says, or whoever makes a suite without one.
+
+    Args:
+        is_file: whether keys are called as in a file, ``axes.size[0]``, or as arguments, ``size``.
 
     Raises:
         UsageError: for a key or value that is wrong.
@@ -450,7 +453,7 @@ def validate(document: Mapping[str, Any], where: str) -> SuiteFile:
     try:
         file = SuiteFile.model_validate(document)
     except ValidationError as error:
-        raise UsageError(f"{where}: {_explain(error)}") from error
+        raise UsageError(f"{where}: {_explain(error, is_file=is_file)}") from error
     for index, entry in enumerate(file.operators):
         check_entry(entry, f"{where}: operators[{index}]")
     if file.measure.min_time > file.measure.max_time:
@@ -487,11 +490,13 @@ def check_entry(entry: OperatorEntry, where: str) -> None:
         raise UsageError(f"{where}: give like or reference, not both: each says what it is held to")
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, *, is_file: bool = True) -> str:
     """One fault of a validation, an unknown key first, as key, what is wrong and what would be right."""
     fault = max(error.errors(include_url=False), key=lambda e: e["type"] == "extra_forbidden")
     loc = fault["loc"]
     named = [part for part in loc if part not in _TAGS]
+    if not is_file and named[0] in ("axes", "measure"):
+        named = [part for part in named[1:] if part != 0]  # a single value is checked as a list of one
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in named).lstrip(".")
     key = key or "the file"
     if fault["type"] == "extra_forbidden":
@@ -501,6 +506,8 @@ def _explain(error: ValidationError) -> str:
     if fault["type"] in ("too_long", "too_short") and loc[-1] == _PAIR:
         return f"key '{key}': should be one side, or [height, width], got {_shorten(fault['input'])}"
     rule = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if fault["type"] == "int_type" and isinstance(fault["input"], str) and fault["input"].isdecimal():
+        rule += " without quotation marks"
     return f"key '{key}': {rule}, got {_shorten(fault['input'])}"
 
 

@@ -51,6 +51,25 @@ def test_any_input_can_be_counted() -> None:
     assert niffbench.count(nn.Embedding(3, 5), torch.zeros(2, dtype=torch.long), "forward").flops == 0
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            (nn.Conv2d, torch.ones(1)),
+            "Conv2d is a class, and should be a module that was made of it, as Conv2d(…)",
+        ),
+        ((torch.sin, torch.ones(1)), "should be given a torch.nn.Module, and not a builtin_function_or_method"),
+        (("depthwise-k3", torch.ones(1)), "should be given a torch.nn.Module, and not a str"),
+        ((nn.ReLU(), (1, 4, 8, 8)), "the input should be a tensor, and not a tuple"),
+        ((nn.ReLU(), torch.ones(1), "train"), "no mode named 'train'; did you mean 'training'?"),
+    ],
+)
+def test_what_cannot_be_counted_is_one_message(given: Any, message: str) -> None:
+    with pytest.raises(NiffbenchError) as caught:
+        niffbench.count(*given)
+    assert str(caught.value) == f"count: {message}"
+
+
 def test_a_run_is_read_shown_and_reported(tmp_path: Path) -> None:
     run = niffbench.read(write(tmp_path / "run", World(sizes=(14,), operators=WORLD[2:4], faults=())).path)
     assert set(run.frame["label"]) >= {"depthwise-k7", "niff-depthwise/cached"}
@@ -91,17 +110,38 @@ def test_modules_and_classes_are_measured_beside_names(tmp_path: Path, monkeypat
         (
             ["depthwise-k3"],
             {"channels": "four", "size": 8},
-            "key 'axes.channels[0]': should be a valid integer",
+            "key 'channels': should be a valid integer, got 'four'",
+        ),
+        (
+            ["depthwise-k3"],
+            {"channels": 4, "size": "8"},
+            "key 'size': should be a valid integer without quotation marks, got '8'",
+        ),
+        (["depthwise-k3"], {"channels": 4, "size": [8, -1]}, "key 'size[1]': should be greater"),
+        (
+            ["depthwise-k3"],
+            {"channels": 4, "size": 8, "max_time": "x"},
+            "key 'max_time': should be a valid number",
+        ),
+        (
+            "depthwise-k3",
+            {"channels": 4, "size": 8},
+            "should be given a list of rows, as ['depthwise-k7', MyConv], and not a str",
+        ),
+        (nn.Conv2d, {"channels": 4, "size": 8}, "MyConv], and not a type"),
+        ([], {"channels": 4, "size": 8}, "MyConv], and not an empty one"),
+        (
+            [torch.ones(3)],
+            {"channels": 4, "size": 8},
+            "a row should be a name, a mapping, a module or a callable, and not a Tensor",
         ),
         (["depthwis-k3"], {"channels": 4, "size": 8}, "did you mean 'depthwise'?"),
-        ([3], {"channels": 4, "size": 8}, "3 should be a name, a mapping, a module or a callable"),
         ([{"modul": "a:b"}], {"channels": 4, "size": 8}, "modul"),
-        ([], {"channels": 4, "size": 8}, "operators"),
         (["depthwise-k3"], {"channels": 4, "size": 8, "out": "."}, "is not empty"),
     ],
 )
 def test_what_makes_no_sense_is_one_message(
-    rows: list[Any], settings: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: Any, settings: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "something").touch()
