@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from niffbench.report.table import Table
     from niffbench.session.budget import Share
     from niffbench.session.opening import Prepared
-    from niffbench.session.plan import Forecast
-    from niffbench.suite import Suite
+    from niffbench.session.plan import Forecast, Plan
+    from niffbench.suite import Settings, Suite
 
 _FEW = 3
 """Excluded cases that are named for one reason."""
@@ -65,13 +65,13 @@ def command(suite: str, as_json: bool, **overrides: Any) -> int:
 
 
 def _allowed(prepared: Prepared) -> Share | None:
-    """What a time budget allows; None without one, or when it allows everything."""
+    """What a time budget allows; None without one, or when it allows everything or nothing is measured."""
     from niffbench.session.budget import share
 
     settings, plan = prepared.settings, prepared.plan
-    if settings.budget is None:
+    if settings.budget is None or plan.skipped == len(plan.forecasts):
         return None
-    cases = sum(forecast.skip is None for forecast in plan.forecasts)
+    cases = len(plan.forecasts) - plan.skipped
     left = share(
         settings.budget, rounds=settings.rounds, cases=cases, overhead=plan.overhead, measure=settings.measure
     )
@@ -81,21 +81,33 @@ def _allowed(prepared: Prepared) -> Share | None:
 def _show(console: Console, prepared: Prepared, allowed: Share | None) -> None:
     from rich.text import Text
 
-    from niffbench.commands.progress import expected
     from niffbench.report import text
     from niffbench.report.writers.terminal import Terminal
 
     suite, settings, plan = prepared.suite, prepared.settings, prepared.plan
-    skipped = sum(forecast.skip is not None for forecast in plan.forecasts)
     console.print(Terminal(_table(prepared)))
     lines = [
         f"{suite.name}: {text.plural(len(plan.forecasts), 'case')}, {text.plural(settings.rounds, 'round')}, "
-        f"{skipped} skipped, "
+        f"{plan.skipped} skipped, "
         f"{len(suite.excluded)} excluded by the suite"
     ]
     lines += _exclusions(suite)
     if plan.available is not None:
         lines.append(f"memory: {text.size_of(plan.available)} available")
+    if plan.skipped == len(plan.forecasts):
+        lines.append("nothing would be measured: every case is skipped")
+    else:
+        lines += _times(settings, plan, allowed)
+    for line in lines:
+        console.print(Text(text.clean(line, 1000)))
+
+
+def _times(settings: Settings, plan: Plan, allowed: Share | None) -> list[str]:
+    """How long it takes, where anything is measured."""
+    from niffbench.commands.progress import expected
+    from niffbench.report import text
+
+    lines = []
     estimated = sum(forecast.is_estimated for forecast in plan.forecasts)
     if estimated:
         lines.append(f"estimated: the time of {text.plural(estimated, 'case')}, whose bytes could not be counted")
@@ -114,8 +126,7 @@ def _show(console: Console, prepared: Prepared, allowed: Share | None) -> None:
             f"with {text.seconds(allowed.measure.max_time)} of sampling a regime; the run will say which cases "
             f"that did not let reach ±{text.percent(settings.measure.precision)}"
         )
-    for line in lines:
-        console.print(Text(text.clean(line, 1000)))
+    return lines
 
 
 def _exclusions(suite: Suite) -> list[str]:

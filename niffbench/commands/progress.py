@@ -96,8 +96,12 @@ class Bar(Observer):
 
 def expected(seconds: float, plan: Plan) -> str:
     """The time that something will take by ``plan``, and whether that can be believed."""
+    if plan.skipped == len(plan.forecasts):
+        return "nothing will be measured"
     doubt = (
-        ", or far less: the machine was busy with something else when that was foreseen" if plan.crowded else ""
+        " (perhaps far less: other processes kept the machine busy while its speed was measured for this estimate)"
+        if plan.crowded
+        else ""
     )
     return f"about {text.duration(seconds)}{doubt}"
 

@@ -51,14 +51,13 @@ class Screen:
     def opening(self, session: RunSession) -> AbstractContextManager[Observer]:
         """Say what is going to be measured; returns the progress bar, or on no terminal a silent observer."""
         manifest, missing, plan = session.manifest, session.progress.missing, session.plan
-        skipped = sum(forecast.skip is not None for forecast in plan.forecasts)
         total = manifest.records
         left = plan.seconds * missing / max(total, 1) / session.workers
         self.say(
             f"{manifest.suite.name}: {text.plural(len(manifest.suite.cases), 'case')} × "
             f"{text.plural(manifest.rounds, 'round')} on {manifest.fingerprint.machine}"
             + (f", {total - missing} of {text.plural(total, 'record')} there" if session.is_resumed else "")
-            + (f", {text.plural(skipped, 'case')} will be skipped" if skipped else "")
+            + (f", {text.plural(plan.skipped, 'case')} will be skipped" if plan.skipped else "")
             + (f"; {expected(left, plan)}" if missing else "; nothing is missing")
         )
         if self._quiet or not self._err.is_terminal or not missing:

@@ -79,6 +79,11 @@ class Plan:
     crowded: bool = False
 
     @property
+    def skipped(self) -> int:
+        """How many of the cases will not be tried."""
+        return sum(forecast.skip is not None for forecast in self.forecasts)
+
+    @property
     def overhead(self) -> float:
         """Expected seconds of one round that are not sampling, the worker's start included."""
         return WORKER + sum(forecast.overhead for forecast in self.forecasts if forecast.skip is None)

@@ -131,6 +131,17 @@ def test_when_nothing_could_be_measured(cli: Cli, place: Path) -> None:
     assert {record.status for record in read(place / "out").records} == {"crashed"}
 
 
+def test_of_a_plan_without_a_case_that_fits_no_time_is_foretold(cli: Cli, place: Path) -> None:
+    arguments = ("plan", "made-up.toml", "--device", "replay:r.json", "--time-budget", "10m")
+    assert "in all about" in cli(*arguments).stdout
+    done = cli(*arguments, "--memory-limit", "1")
+    assert done.returncode == 0, done.stderr
+    assert "nothing would be measured: every case is skipped" in done.stdout
+    assert "about" not in done.stdout
+    said = cli("run", *arguments[1:], "--memory-limit", "1", "--out", "out").stderr
+    assert f"{CASES} cases will be skipped; nothing will be measured" in said
+
+
 def test_overrides_are_recorded(cli: Cli, place: Path) -> None:
     options = ("--precision", "7%", "--max-time", "80ms", "--case-timeout", "1m", "--threads", "1")
     limits = ("--memory-limit", "1GiB", "--time-budget", "5m", "--only", "size=9", "--rounds", "1")

@@ -140,7 +140,7 @@ def test_a_roofline_measured_beside_busy_neighbours_is_told(
     attempt = Attempt(tmp_path, suite_of(sizes=(8,), kernels=(3,)), {"others": others})
     with Interrupts() as stop:
         plan = attempt.prepare(stop).plan
-    assert expected(plan.seconds, plan).endswith("when that was foreseen") is crowded
+    assert ("far less" in expected(plan.seconds, plan)) is crowded
     output = (
         "other processes used 62 % of the processor while the machine's roofline was measured: it may be too low, "
         "so no latency is held against it"
