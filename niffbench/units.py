@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
+from math import floor, isfinite
 
 MISSING = "–"
 NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
@@ -23,6 +23,15 @@ def digits(value: float, significant: int = 3) -> str:
     if not -5 <= magnitude < 6:
         return rounded
     return f"{float(rounded):.{max(significant - 1 - magnitude, 0)}f}"
+
+
+def percent(share: float | None) -> str:
+    """A share: ``35 %``, with decimals where it is small or nearly all: ``0.4 %``, and 99.97 % is no ``100 %``."""
+    if share is None or not isfinite(share):
+        return MISSING
+    if 0.995 <= share < 1:
+        return f"{floor(1000 * share + 1e-9) / 10:g} %"
+    return f"{100 * share:.0f} %" if abs(share) >= 0.1 or share == 0 else f"{100 * share:.2g} %"
 
 
 def percents(share: float) -> str:

@@ -81,7 +81,7 @@ def _print(findings: dict[str, Any]) -> None:
     machine, quiet = findings["fingerprint"], findings["quiet"]
     facts = [(key, str(value)) for tier in ("must", "should") for key, value in machine[tier].items()]
     _show(console, f"Machine (fingerprint {machine['hash']})", facts)
-    others = "not told here" if quiet["others"] is None else f"{quiet['others']:.0%} of the processor"
+    others = "not told here" if quiet["others"] is None else f"{text.percent(quiet['others'])} of the processor"
     verdict = "quiet" if not quiet["remarks"] else "noisy: " + "; ".join(quiet["remarks"])
     _show(
         console,

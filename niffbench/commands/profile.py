@@ -174,7 +174,7 @@ def _print(profiled: list[Profiled], out: Path, others: float | None) -> None:
         )
     if others is not None and is_busy(others):
         out_console.print(
-            f"Other processes used {100 * others:.0f} % of the processor meanwhile: repeat this on a quiet "
+            f"Other processes used {text.percent(others)} of the processor meanwhile: repeat this on a quiet "
             "machine."
         )
     click.echo(f"Plot: {out / 'phases.svg'}")
@@ -183,12 +183,14 @@ def _print(profiled: list[Profiled], out: Path, others: float | None) -> None:
 
 def _overhead(one: Profiled) -> str:
     """What share of a call is there only for the FFTs."""
+    from niffbench.report import text
+
     phases = one.phases
     steps = [phase.seconds for phase in phases.phases if phase.name in TRANSFORMS]
     if one.transforms and not steps:
         split = f"{one.case.operator.partition('/')[0]}/rfft"
         return f"Its transforms are inside one kernel and cannot be told apart; profile {split} for the split."
-    return f"FFTs, shifts and real parts are {sum(steps) / phases.instrumented:.0%} of it."
+    return f"FFTs, shifts and real parts are {text.percent(sum(steps) / phases.instrumented)} of it."
 
 
 def _table(one: Profiled) -> Table:
@@ -211,7 +213,7 @@ def _table(one: Profiled) -> Table:
         row_of(
             Entry(phase.name, phase.direction if phase.direction == "backward" else ""),
             text.seconds(phase.seconds),
-            f"{phase.seconds / phases.instrumented:.0%}",
+            text.percent(phase.seconds / phases.instrumented),
             text.flops(phase.flops),
             _rate(phase, phase.flops, "FLOP/s"),
             text.size_of(phase.bytes),
@@ -221,7 +223,7 @@ def _table(one: Profiled) -> Table:
         )
         for phase in phases.phases
     ]
-    share = f"{phases.remainder / phases.instrumented:.0%}"
+    share = text.percent(phases.remainder / phases.instrumented)
     outside = ("outside the steps", text.seconds(phases.remainder), share, *[""] * 5, _names(phases.outside))
     title = f"{one.label} at {one.case.problem.label}"
     return Table("steps", title, columns, (*rows, row_of(*outside)))

@@ -478,7 +478,7 @@ def _stretches(rivalry: Rivalry) -> str:
         said.append(f"{names[one.better_above]} {where}")
     if rivalry.compared.quantity == "latency":
         said.append(
-            f"at least {100 * crossovers[0].confidence:.0f} % sure of {'both' if len(said) == 2 else 'all'}"
+            f"at least {text.percent(crossovers[0].confidence)} sure of {'both' if len(said) == 2 else 'all'}"
         )
     undecided = {order.at for order in rivalry.compared.comparison.orders if order.better is None}
     undecided.update(tie for one in crossovers for tie in one.ties)

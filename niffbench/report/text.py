@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from niffbench.errors import plural as plural
 from niffbench.units import MISSING as MISSING
 from niffbench.units import digits as digits
+from niffbench.units import percent as percent
 from niffbench.units import scaled
 from niffbench.units import size_of as size_of
 
@@ -88,7 +89,7 @@ _UNITS: dict[str, Callable[[float | None], str]] = {
     "W": lambda value: rate(value, "W"),
     "images/s": plain,
     "count": count,
-    "share": lambda value: percent(value),
+    "share": percent,
     "error": lambda value: power_of_ten(value),
 }
 
@@ -102,13 +103,6 @@ def best(metric: Metric) -> str:
 def exponent_digits(exponent: int) -> str:
     """An exponent in superscript digits."""
     return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
-def percent(share: float | None) -> str:
-    """A share: ``35 %``, with a decimal where it is small."""
-    if share is None or not isfinite(share):
-        return MISSING
-    return f"{share:.0%}".replace("%", " %") if share >= 0.1 or share == 0 else f"{100 * share:.2g} %"
 
 
 def brackets(interval: Interval | None) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from niffbench.errors import plural
 from niffbench.results.record import Record
+from niffbench.units import percent
 
 BUSY_OTHERS = 0.05
 """Other processes' share of the processor from which a machine is called busy."""
@@ -27,7 +28,7 @@ class BackgroundLoad:
 
     def __str__(self) -> str:
         return (
-            f"other processes used up to {100 * self.most:.0f} % of the processor "
+            f"other processes used up to {percent(self.most)} of the processor "
             f"while {self.busy} of {plural(self.sampled, 'case')} {'was' if self.sampled == 1 else 'were'} sampled"
         )
 

@@ -12,6 +12,7 @@ from niffbench.results.metrics import REGISTRY, Reason, key_of, round_value
 from niffbench.results.reading import Run
 from niffbench.results.record import Member, Record, main_regime
 from niffbench.stats.fleet import Shift, shifts
+from niffbench.units import percent
 
 _LOWER_CLOCK, _HOTTER, _MORE_THROTTLED = 0.99, 5.0, 0.1
 """What is worth saying of a straggler: a share of its fellows' clock, °C and a share of rounds above theirs."""
@@ -151,7 +152,7 @@ class Fleet:
         if one.temperature is not None and heat is not None and one.temperature > heat + _HOTTER:
             signs.append(f"hotter ({one.temperature:.0f} against {heat:.0f} °C)")
         if one.throttled > (_typical(fellows, lambda m: m.throttled) or 0.0) + _MORE_THROTTLED:
-            signs.append(f"throttled in {100 * one.throttled:.0f} % of its rounds")
+            signs.append(f"throttled in {percent(one.throttled)} of its rounds")
         return signs
 
 

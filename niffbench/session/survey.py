@@ -16,6 +16,7 @@ from niffbench.results import Ceilings, Map, ModuleSource, is_busy
 from niffbench.session.interrupts import Interrupts
 from niffbench.session.worker_session import Answer, TaskRefused, WorkerSession
 from niffbench.suite import Settings, UserModule
+from niffbench.units import percent
 
 _ATTEMPTS = 3
 
@@ -140,7 +141,7 @@ def _note(roofline: protocol.Roofline) -> str | None:
         return f"the machine's roofline could not be measured: {roofline.reason}"
     if roofline.others is not None and is_busy(roofline.others):
         return (
-            f"other processes used {100 * roofline.others:.0f} % of the processor while the machine's roofline "
+            f"other processes used {percent(roofline.others)} of the processor while the machine's roofline "
             "was measured: it may be too low, so no latency is held against it"
         )
     return None

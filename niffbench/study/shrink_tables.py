@@ -98,8 +98,8 @@ def beside(others: float | None) -> list[str]:
     if others is None or not is_busy(others):
         return []
     return [
-        f"Other processes used up to {100 * others:.0f} % of the processor while costs were measured: repeat this "
-        "on a quiet machine. What a layer costs is remembered only where it was measured on one."
+        f"Other processes used up to {text.percent(others)} of the processor while costs were measured: repeat "
+        "this on a quiet machine. What a layer costs is remembered only where it was measured on one."
     ]
 
 

@@ -16,6 +16,7 @@ from niffbench.fingerprint import Fact
 from niffbench.niff.native import build
 from niffbench.results import is_busy
 from niffbench.stats.intervals import spread
+from niffbench.units import percent
 from niffbench.worker.probe import Probe
 
 WATCHED = 1.0
@@ -62,9 +63,9 @@ def quiet(governor: str | None) -> Quiet:
     jitter, worst = (taken.high - taken.low) / taken.median, max(samples) / taken.median
     remarks = []
     if others is not None and is_busy(others):
-        remarks.append(f"other processes use {others:.0%} of the processor")
+        remarks.append(f"other processes use {percent(others)} of the processor")
     if jitter > SHAKY:
-        remarks.append(f"a fixed piece of work varies by {jitter:.0%}")
+        remarks.append(f"a fixed piece of work varies by {percent(jitter)}")
     if governor not in (None, "performance"):
         remarks.append(f"the frequency governor is '{governor}', not 'performance'")
     return Quiet(host.load(), others, jitter, worst, governor, tuple(remarks))

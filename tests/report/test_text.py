@@ -36,6 +36,27 @@ def test_bytes_are_binary_and_flops_decimal() -> None:
     assert text.rate(8.15e10, "B/s") == "81.5 GB/s"
 
 
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [
+        (0.0, "0 %"),
+        (0.004, "0.4 %"),
+        (0.0312, "3.1 %"),
+        (0.354, "35 %"),
+        (0.99, "99 %"),
+        (0.994, "99 %"),
+        (0.996, "99.6 %"),
+        (0.999999, "99.9 %"),
+        (1.0, "100 %"),
+        (1.204, "120 %"),
+        (-1.5, "-150 %"),
+        (None, "–"),
+    ],
+)
+def test_a_share_of_almost_all_is_not_all_nor_one_of_little_none(share: float | None, shown: str) -> None:
+    assert text.percent(share) == shown
+
+
 @given(st.floats(1e-30, 1e30))
 def test_three_digits_are_right_to_half_a_percent(value: float) -> None:
     assert float(text.digits(value)) == pytest.approx(value, rel=5.1e-3)
