@@ -9,7 +9,7 @@ from typing import Any
 
 from niffbench.report import text
 from niffbench.report.digest import Digest, Group, Row
-from niffbench.report.findings import crossover_sentence
+from niffbench.report.findings import crossover_sentence, left_open
 from niffbench.report.plots.palette import family_colours
 from niffbench.report.table import SIGNS
 from niffbench.report.tables import ends
@@ -101,8 +101,8 @@ def _crossovers(group: Group, rivalries: Iterable[Rivalry]) -> dict[str, list[st
 
 
 def _without(rivalries: Sequence[Rivalry]) -> str:
-    undecided = sum(rivalry.compared.comparison.better is None for rivalry in rivalries)
-    if undecided:
-        some = f"{undecided:,} of {text.plural(len(rivalries), 'pair')}"
-        return f"No crossover is certain in this metric: {some} cannot be told apart at some value."
+    every = [rivalry.compared.comparison for rivalry in rivalries]
+    if undecided := [comparison for comparison in every if comparison.better is None]:
+        some = f"{len(undecided):,} of {text.plural(len(every), 'pair')}"
+        return f"No crossover is certain in this metric: {some} {left_open(undecided)}."
     return "No two change places in this metric along what varies here."

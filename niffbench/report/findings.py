@@ -18,7 +18,7 @@ from niffbench.report.slices import WORDS, Slice, representative
 from niffbench.report.trends import Growth, Rivalry, is_niff
 from niffbench.results import Metric
 from niffbench.stats.crossovers import Comparison
-from niffbench.stats.intervals import Interval, combination, exponential, stretched
+from niffbench.stats.intervals import ONE_ROUND, Interval, combination, exponential, stretched
 from niffbench.suite.pairs import Axis
 
 Setting = tuple[str, ...]
@@ -567,13 +567,21 @@ def no_crossovers(rivalries: Iterable[Rivalry]) -> str:
         return "Nothing was measured along an axis that a form of NIFF and a spatial convolution have in common."
     if any(comparison.crossovers for comparison in timed):
         return ""
-    undecided = sum(comparison.outcome == "undecided" for comparison in timed)
+    undecided = [comparison for comparison in timed if comparison.outcome == "undecided"]
     if undecided:
         return (
             f"None in latency is certain: of {text.plural(len(timed), 'pair')} of a form of NIFF and a spatial "
-            f"convolution {undecided:,} cannot be told apart at some value."
+            f"convolution {len(undecided):,} {left_open(undecided)}."
         )
     return "A form of NIFF and a spatial convolution change places in latency nowhere in what was measured."
+
+
+def left_open(undecided: Sequence[Comparison]) -> str:
+    """What is said of pairs of whom it is not known who is better everywhere."""
+    if all(comparison.reason == ONE_ROUND for comparison in undecided):
+        were = "was" if len(undecided) == 1 else "were"
+        return f"{were} measured in one round alone, by which no latency is judged; measure several rounds"
+    return "cannot be told apart at some value"
 
 
 def outcome(comparison: Comparison, niff: str, spatial: str) -> str:

@@ -10,8 +10,9 @@ import pytest
 from synthetic import CROSSOVER, NETWORKS, WORLD, Law, Planted, World, digest_of, make
 
 from niffbench.report.digest import Digest, gather
+from niffbench.report.explorer import _crossovers
 from niffbench.report.exports import findings_of
-from niffbench.report.findings import Finding, _original, findings, outcome
+from niffbench.report.findings import Finding, _original, findings, no_crossovers, outcome
 from niffbench.report.slices import Axis, slices
 from niffbench.report.trends import all_slices, growths, rivalries
 from niffbench.results import Run
@@ -47,6 +48,20 @@ def test_the_planted_crossover_is_found_with_the_flop_crossover_beside_it() -> N
     expected = (flops["niff-depthwise/rfft"] / (flops["depthwise-k3"] / 9)) ** 0.5
     assert by_flops[0] < expected < by_flops[1]
     assert by_flops[1] - by_flops[0] == 2  # closed forms know every odd kernel
+
+
+@pytest.mark.parametrize(("rounds", "alone"), [(1, True), (2, False)])
+def test_what_one_round_leaves_open_is_not_called_alike(rounds: int, alone: bool) -> None:
+    """That it measured the two alike is more than one round says."""
+    digest = digest_of(World(sizes=(28, 56), rounds=rounds, kernels={"depthwise": (3, 5)}, faults=()))
+    flat = [one for one in rivalries(digest) if not one.crossovers and one.metric.family == "latency"]
+    some = [one for one in flat if one.compared.comparison.outcome == "undecided"]
+    assert some
+    said = no_crossovers(some)
+    assert ("one round alone" in said) == alone
+    assert ("told apart" in said) != alone
+    (shown,) = _crossovers(digest.groups[0], some[:1]).values()
+    assert ("one round alone" in shown[0]) == alone
 
 
 def test_an_undecided_crossover_names_who_wins_where_that_is_known() -> None:
