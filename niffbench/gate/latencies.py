@@ -17,7 +17,7 @@ from niffbench.stats.contrasts import FloatArray
 from niffbench.stats.decision import Decision, decide, shared_shift
 from niffbench.stats.fleet import replicates
 from niffbench.stats.power import noise, paired_noise, smallest_effect
-from niffbench.stats.series import clock_step
+from niffbench.stats.series import JITTER, clock_step
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,8 @@ def _step(sides: Sequence[CaseResults], metric: Metric, *, ratios: bool) -> floa
     Medians do not tell, once what controls share is taken out of them. Elsewhere it is of no account.
     """
     series = [one for side in sides for one in side.coarse(metric)]
-    # In whole nanoseconds of a sample, of which a call has a share.
-    ticks = [round(sample * one.calls * 1e9) for one in series for sample in one.samples]
-    tick = (clock_step(ticks) or 0.0) * 1e-9
+    # A call has a share of a sample.
+    tick = clock_step([sample * one.calls for one in series for sample in one.samples], JITTER) or 0.0
     step = max((tick / (one.calls * min(one.samples)) for one in series), default=0.0)
     if ratios:  # what they are to was timed, too
         baselines = [one for side in sides if (one := side.run.baseline_of(side.case)) is not None]

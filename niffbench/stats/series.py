@@ -25,6 +25,8 @@ ENOUGH = 10
 """Samples below which only impossible values and a stuck timer are looked for."""
 COARSE_STEP = 0.01
 """Step of the timer, relative to the median, from which it is called coarse."""
+JITTER = 1e-9
+"""Of a clock's reading, in seconds: clocks tell whole nanoseconds, whatever their step is."""
 OUTLIER_SHARE = 0.05
 """Share of outliers beyond which a series is flagged."""
 LEAST_EFFECTIVE = 10.0
@@ -40,6 +42,9 @@ _LEAST_BATCHES, _MOST_BATCHES = 6, 20
 _SEGMENTS = 4
 _SPACING = 5  # a batch is at least this many autocorrelation times long
 _PLENTY = _SPACING * _LEAST_BATCHES  # samples from which correlation and modes can be judged
+_MOST_PARTS = 100  # of the smallest difference that is tried as a clock's step
+_LEAST_STEP = 50  # jitters: by chance one value in eight is about a multiple
+_ROUNDED = 1e-6  # of a time that is recorded to six digits
 _LEAST_MODE = 0.1  # share of the samples a mode must have
 
 
@@ -63,8 +68,7 @@ class Check:
     Attributes:
         invalid: samples that are negative or not finite.
         distinct: different values.
-        step: the smallest difference between two of them, in the samples' unit, an upper bound of the timer's
-            resolution.
+        step: the timer's as far as they tell, in the samples' unit (:func:`clock_step`).
         outliers: samples beyond 3 interquartile ranges, below and above.
         autocorrelation: at lag one.
         effective: the independent samples that would know the median as well.
@@ -172,13 +176,58 @@ def autocorrelation_time(values: FloatArray, *, fitted: int = 1) -> float:
     return float(max(total * (1 + 2 * fitted * total / n), 1.0)) if total > 0 else 1.0
 
 
-def clock_step(values: Samples) -> float | None:
-    """The smallest difference between values that are unlike, which a clock's step is at most; None if none is."""
+def clock_step(values: Samples, jitter: float = 0.0) -> float | None:
+    """The step of the clock that took ``values``, as far as they tell: an upper bound of it.
+
+    A time is the difference of two readings and thus a whole multiple of the step, an outlier too. So it is the
+    largest of which all are multiples among the smallest difference between values, its half, its third and so on.
+    Where there is none (a fine clock, or too much jitter) it is the smallest difference.
+
+    Args:
+        values: In any unit, as the clock gave them.
+        jitter: Of a reading, in the same unit. It hides steps of less than 50 times as much.
+
+    Returns:
+        None where all values are equal.
+    """
     levels = np.unique(np.asarray(values, dtype=np.float64))
-    return float(np.diff(levels).min()) if levels.size > 1 else None
+    if levels.size < 2:
+        return None
+    gaps = np.diff(levels)
+    smallest = float(gaps.min())
+    apart = 2.5 * jitter  # two, and rounding
+    groups = np.split(levels, np.flatnonzero(gaps > apart) + 1)
+    if len(groups) < 2 or max(float(group[-1] - group[0]) for group in groups) > apart:
+        return smallest
+    centres = np.array([group[0] + (group[-1] - group[0]) / 2 for group in groups])
+    gap = float(np.diff(centres).min())
+    multiples = np.array([gap, *(centres[1:] - centres[0]), centres[0]])
+    steps = (_fitted(gap / parts, multiples, jitter) for parts in range(1, _MOST_PARTS + 1))
+    return next((step for step in steps if step is not None), smallest)
 
 
-def check(samples: Samples, quantum: float = 0.0) -> Check:
+def _fitted(step: float, multiples: FloatArray, jitter: float) -> float | None:
+    """The step near ``step`` of which all ``multiples`` are whole ones, as far as they can tell; else None.
+
+    Args:
+        multiples: The first is one for certain, and tells about how large the step is.
+    """
+    reach, end = float(multiples[0]), 0.0
+    while reach > end and step >= _LEAST_STEP * jitter:
+        # Of n steps nobody knows how many they are where a step is known to a part in n only: the largest so far
+        # says how well it is.
+        with np.errstate(all="ignore"):  # values may be as large or as small as can be
+            end, near = reach, multiples[8 * jitter * multiples <= reach * step]
+            counts = np.round(near / step)
+            step = float(counts @ near / (counts @ counts))
+            fits = np.abs(near - counts * step) <= 3 * jitter + _ROUNDED * near
+        if not fits.all() or not near.size:
+            return None
+        reach = float(near.max())
+    return step if end else None
+
+
+def check(samples: Samples, quantum: float = 0.0, jitter: float = 0.0) -> Check:
     """Look for what makes the series' median untrue; see :class:`Check`, whose ``flags`` sum it up:
 
     - ``invalid``: a sample is negative or not finite; the rest is judged without it;
@@ -198,13 +247,14 @@ def check(samples: Samples, quantum: float = 0.0) -> Check:
     Args:
         samples: times in one unit, in the order taken.
         quantum: the smallest step in which they can differ, as far as is known.
+        jitter: of the clock's readings.
     """
     raw = np.asarray(samples, dtype=np.float64)
     good = np.isfinite(raw) & (raw >= 0)
     values = raw[good]
     zeros = int((values == 0).sum())
     levels = np.unique(values)
-    step = clock_step(values)
+    step = clock_step(values, jitter)
     flags: list[Flag] = ["invalid"] if not good.all() else []
     equal = values.size >= 3 and levels.size == 1
     if zeros or equal:

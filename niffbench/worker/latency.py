@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 from niffbench.device import Block, Device, Processor, Runner
 from niffbench.device.base import is_throttled
 from niffbench.results import Latency, MachineState
-from niffbench.stats.series import ENOUGH, check, precision
+from niffbench.stats.series import ENOUGH, JITTER, check, precision
 from niffbench.suite import WALL_SHARE, Measure, Regime
 
 QUANTA = 1000
@@ -126,7 +126,7 @@ class Sampler:
             calls=self.calls,
             blocks=self._blocks,
             stopped=self.stopped,
-            flags=_flags(self._samples, self._flags, self._quantum / self.calls),
+            flags=_flags(self._samples, self._flags, self._quantum / self.calls, JITTER / self.calls),
         )
 
     def median(self) -> float:
@@ -267,5 +267,5 @@ def around(states: Sequence[MachineState], processor: Sequence[Processor] = ()) 
     )
 
 
-def _flags(samples: list[float], flags: set[str], quantum: float = 0.0) -> list[str]:
-    return sorted({*check(samples, quantum).flags, *flags})
+def _flags(samples: list[float], flags: set[str], quantum: float = 0.0, jitter: float = 0.0) -> list[str]:
+    return sorted({*check(samples, quantum, jitter).flags, *flags})

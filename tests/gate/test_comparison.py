@@ -304,6 +304,17 @@ def test_medians_on_either_side_of_one_step_are_no_change(ticks: int, verdict: s
     assert verdicts(judged) == {verdict}
 
 
+def test_a_rare_outlier_does_not_make_the_clocks_step_larger() -> None:
+    """All but one sample of each round are alike, two steps apart on both sides; the outlier is five away."""
+
+    def sampled(seconds: float) -> Callable[[Record], Record]:
+        series = Latency(samples=[seconds] * 9 + [15e-6], flags=["coarse"])
+        return lambda r: replace(r, latency=r.latency | {"cold": series}) if r.case.operator == "strip" else r
+
+    sides = changed(base(), sampled(10e-6)), changed(head(), sampled(12e-6))
+    assert verdicts(result(compare(*sides, Rules()), "latency_cold", "strip-k31")) == {"regressed"}
+
+
 def test_unlike_fingerprints_are_refused_with_the_fields() -> None:
     with pytest.raises(FingerprintsDiffer) as refusal:
         compare(base(), head(replace(QUIET, torch="2.14.0")), Rules())

@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 from scipy.stats import binom, kendalltau
 
-from niffbench.stats.series import DRIFT_ALPHA, _kendall, autocorrelation_time, check, precision, trend
+from niffbench.stats.series import (
+    DRIFT_ALPHA,
+    JITTER,
+    _kendall,
+    autocorrelation_time,
+    check,
+    clock_step,
+    precision,
+    trend,
+)
 
 
 def noise(seed: int, n: int, *, rho: float = 0.0, sd: float = 0.01) -> NDArray[np.float64]:
@@ -53,6 +62,65 @@ def test_coarse_timer_is_flagged_with_its_step() -> None:
     result = check(np.round(5 * np.exp(noise(2, 100, sd=0.1)) / 0.5) * 0.5)
     assert result.flags == ("coarse",)
     assert result.step == pytest.approx(0.5)
+
+
+def timed(
+    seed: int, n: int, step: float, latency: float, *, outliers: float = 0.0, jitter: float = 0.0
+) -> NDArray[np.float64]:
+    """Samples in seconds of what takes about ``latency`` steps of a clock and begins at any moment."""
+    generator = np.random.default_rng([seed, n])
+    times = latency * np.exp(0.003 * generator.standard_normal(n))
+    times = np.where(generator.random(n) < outliers, times * generator.uniform(1.2, 4, n), times)
+    ticks = np.floor(times + generator.random(n)) * step
+    return np.asarray(np.round(1e9 * (ticks + jitter * generator.integers(-1, 2, n))) / 1e9)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 1e-9])
+@pytest.mark.parametrize("outliers", [0.0, 0.05])
+@pytest.mark.parametrize("step", [1e-7, 5e-7, 1e-6])
+def test_a_clocks_step_is_told_whatever_outliers_and_jitter_there_are(
+    step: float, outliers: float, jitter: float
+) -> None:
+    found = []
+    for seed in range(100):
+        samples = timed(seed, 30, step, 20.4, outliers=outliers, jitter=jitter)
+        result = check(samples, jitter=JITTER)
+        found.append("coarse" in result.flags and result.step == pytest.approx(step, rel=0.01))
+    assert np.mean(found) >= 0.95
+
+
+def test_few_samples_never_tell_of_a_step_below_the_clocks_and_seldom_of_a_larger_one() -> None:
+    """Nine in ten samples are of one length here, so that differences alone tell of outliers."""
+    found = [clock_step(timed(seed, 10, 1e-6, 12.02, outliers=0.1), JITTER) for seed in range(300)]
+    known = np.array([step for step in found if step is not None]) * 1e6
+    assert known.size > 150
+    assert known.min() > 0.99
+    assert np.mean(known < 1.01) > 0.7
+
+
+@pytest.mark.parametrize(
+    ("samples", "step"),
+    [
+        ([10e-6] * 9 + [13e-6], 1e-6),
+        ([10e-6] * 9 + [15e-6], 5e-6),  # nothing tells that it is less
+        ([10e-6] * 8 + [12e-6, 1.000005], 2e-6),  # that is too far away to tell of anything
+        ([10e-6] * 10, None),
+    ],
+)
+def test_an_outlier_is_a_multiple_of_the_step_too(samples: list[float], step: float | None) -> None:
+    assert clock_step(samples, JITTER) == (step and pytest.approx(step))
+
+
+@pytest.mark.parametrize("n", [10, 12, 30, 200])
+@pytest.mark.parametrize("sd", [0.001, 0.01, 0.05])
+def test_a_fine_clock_is_not_called_coarse(n: int, sd: float) -> None:
+    """Samples of 20 µs on a clock that tells nanoseconds, some of them twice or three times as long."""
+    for seed in range(100):
+        generator = np.random.default_rng([seed, n])
+        times = 20e-6 * np.exp(noise(seed, n, sd=sd)) * np.where(generator.random(n) < 0.1, 2.3, 1.0)
+        result = check(np.round(1e9 * times) / 1e9, jitter=JITTER)
+        assert "coarse" not in result.flags
+        assert result.step is not None
 
 
 def test_fine_steps_are_neither_coarse_nor_outliers() -> None:
