@@ -9,7 +9,7 @@ from typing import TypedDict, Unpack
 
 from niffbench.case import Case, Execution, Problem
 from niffbench.gate.findings import Finding, Verdict
-from niffbench.results import REGISTRY, Latency, Manifest, Member, Metric, Reason, Record, Run, round_value
+from niffbench.results import REGISTRY, Manifest, Member, Metric, Reason, Record, Run, round_value
 from niffbench.suite import Selection
 
 
@@ -150,11 +150,6 @@ class CaseResults:
                 left_out.append(f"round {record.round} {value.words}")
         members = {record.round: member for record in self.ok if (member := record.member)}
         return RoundValues(values, tuple(left_out), members)
-
-    def coarse(self, metric: Metric) -> list[Latency]:
-        """A latency in the rounds where the clock's step was large beside the samples."""
-        series = (record.latency.get(metric.regime) for record in self.ok) if metric.regime else ()
-        return [one for one in series if one is not None and "coarse" in one.flags and all(one.samples)]
 
     def ratios(self, metric: Metric) -> RoundValues | None:
         """A metric over that of the baseline operator, round by round; None without one, and for itself."""

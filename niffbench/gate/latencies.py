@@ -13,11 +13,11 @@ from niffbench.gate.case_results import CaseResults, EarlierCases, RoundValues, 
 from niffbench.gate.findings import Finding, Verdict
 from niffbench.gate.rules import Rules
 from niffbench.results import Member, Metric, is_control
+from niffbench.results.clock import coarse, relative_step
 from niffbench.stats.contrasts import FloatArray
 from niffbench.stats.decision import Decision, decide, shared_shift
 from niffbench.stats.fleet import replicates
 from niffbench.stats.power import noise, paired_noise, smallest_effect
-from niffbench.stats.series import JITTER, clock_step
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,7 @@ def _step(sides: Sequence[CaseResults], metric: Metric, *, ratios: bool) -> floa
 
     Medians do not tell, once what controls share is taken out of them. Elsewhere it is of no account.
     """
-    series = [one for side in sides for one in side.coarse(metric)]
-    # A call has a share of a sample.
-    tick = clock_step([sample * one.calls for one in series for sample in one.samples], JITTER) or 0.0
-    step = max((tick / (one.calls * min(one.samples)) for one in series), default=0.0)
+    step = relative_step([one for side in sides for one in coarse(side.ok, metric)])
     if ratios:  # what they are to was timed, too
         baselines = [one for side in sides if (one := side.run.baseline_of(side.case)) is not None]
         step += _step(baselines, metric, ratios=False)

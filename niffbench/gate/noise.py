@@ -10,7 +10,8 @@ from niffbench.errors import HeadFails, UsageError, did_you_mean, plural
 from niffbench.gate.ab import base_first
 from niffbench.gate.case_results import CaseResults, RoundValues, RunCases
 from niffbench.gate.rules import Rules
-from niffbench.results import Run
+from niffbench.results import REGISTRY, Run
+from niffbench.results.clock import coarse, relative_step
 from niffbench.results.fleet import of_one_machine
 from niffbench.stats.decision import Decision, decide, fewest_rounds
 from niffbench.stats.fleet import replicates
@@ -151,4 +152,5 @@ def _alarms(cases: Sequence[Noisy], rules: Rules) -> tuple[Decision, ...]:
         base_first=order,
         alpha=rules.alpha,
         min_effect=rules.min_effect,
+        steps=[relative_step(coarse(case.results.ok, REGISTRY[case.quantity])) for case in cases],
     )

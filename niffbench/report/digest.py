@@ -20,6 +20,7 @@ from niffbench.results import (
     REGISTRY,
     Ceilings,
     CostRecord,
+    Latency,
     Member,
     Metric,
     Numerics,
@@ -33,10 +34,11 @@ from niffbench.results import (
     main_regime,
     round_value,
 )
+from niffbench.results.clock import coarse, relative_step
 from niffbench.results.fleet import Fleet, fleet, of_one_machine
 from niffbench.results.metrics import Place, headline
 from niffbench.stats.fleet import replicates
-from niffbench.stats.intervals import Interval, counted, exactly, median_of_rounds, ratio
+from niffbench.stats.intervals import Interval, counted, exactly, median_of_rounds, ratio, widened
 from niffbench.suite import Regime
 
 CONFIDENCE = 0.95
@@ -51,6 +53,7 @@ class Cell:
         rounds: the value of each round that has one.
         choices: what each round chose by measuring.
         members: whose each round is, of a fleet's.
+        coarse: the series of it that the clock's step is large for.
         base: the baseline's cells.
     """
 
@@ -58,6 +61,7 @@ class Cell:
     rounds: Mapping[int, float]
     choices: Mapping[int, str] = field(default_factory=dict)
     members: Mapping[int, Member] = field(default_factory=dict)
+    coarse: Sequence[Latency] = ()
     base: Cells | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -138,7 +142,10 @@ class Cells(Mapping[str, Cell]):
         }
         choices = {record.round: words for record in self._records if (words := in_words(record.chosen))}
         members = {record.round: member for record in self._records if (member := record.member)}
-        return Cell(metric, rounds, choices, members, self._base) if rounds else None
+        if not rounds:
+            return None
+        series = coarse([record for record in self._records if record.round in rounds], metric)
+        return Cell(metric, rounds, choices, members, series, self._base)
 
     def why_not(self, key: str) -> str:
         """Why rounds that ran have no value: ``stuck``, ``throttled 2 of 3``; empty where all have one."""
@@ -161,7 +168,10 @@ def aligned(*cells: Cell | None) -> list[list[float | None]]:
 
 
 def compare(base: Cell, other: Cell, *, paired: bool = True) -> Interval:
-    """The ratio other/base, the quotient of the two estimates; within one run its interval is paired by round."""
+    """The ratio other/base, the quotient of the two estimates; within one run its interval is paired by round.
+
+    It allows for a step of the clock, where that is large.
+    """
     if base.counted and other.counted and min(*base.rounds.values(), *other.rounds.values()) > 0:
         every = [two / one for one in base.rounds.values() for two in other.rounds.values()]
         estimate = other.estimate / base.estimate
@@ -169,7 +179,8 @@ def compare(base: Cell, other: Cell, *, paired: bool = True) -> Interval:
             return exactly(estimate, CONFIDENCE)
         return counted(estimate, every, CONFIDENCE, min(len(base.rounds), len(other.rounds)))
     sides = aligned(base, other) if paired else [cell.replicates for cell in (base, other)]
-    return ratio(*sides, paired=paired, confidence=CONFIDENCE)
+    interval = ratio(*sides, paired=paired, confidence=CONFIDENCE)
+    return widened(interval, relative_step([*base.coarse, *other.coarse]))
 
 
 @dataclass(frozen=True)

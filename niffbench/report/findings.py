@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import zip_longest
-from math import exp, log
+from math import exp, expm1, log, log1p
 from statistics import fmean
 
 from niffbench.case import Contender
@@ -17,8 +17,9 @@ from niffbench.report.facts import choices
 from niffbench.report.slices import WORDS, Slice, representative
 from niffbench.report.trends import Growth, Rivalry, is_niff
 from niffbench.results import Metric
+from niffbench.results.clock import relative_step
 from niffbench.stats.crossovers import Comparison
-from niffbench.stats.intervals import ONE_ROUND, Interval, combination, exponential, stretched
+from niffbench.stats.intervals import ONE_ROUND, Interval, combination, exponential, stretched, widened
 from niffbench.suite.pairs import Axis
 
 Setting = tuple[str, ...]
@@ -102,7 +103,9 @@ def mean_ratio(base: Sequence[Cell], other: Sequence[Cell]) -> tuple[Interval, t
     logs = combination(aligned(*base, *other), weights, shared=True, confidence=CONFIDENCE)
     if len(ratios) < len(base):
         return exponential(logs), (0.0, 0.0)
-    return stretched(exponential(logs), exp(fmean(map(log, ratios)))), (min(ratios), max(ratios))
+    steps = [relative_step([*one.coarse, *two.coarse]) for one, two in zip(base, other, strict=True)]
+    interval = stretched(exponential(logs), exp(fmean(map(log, ratios))))
+    return widened(interval, expm1(fmean(map(log1p, steps)))), (min(ratios), max(ratios))
 
 
 def _settings(digest: Digest) -> dict[Setting, list[Group]]:

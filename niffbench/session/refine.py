@@ -11,6 +11,7 @@ from niffbench.operators.base import Operator
 from niffbench.results import (
     REGIME_ORDER,
     REGISTRY,
+    Latency,
     Member,
     Metric,
     Reason,
@@ -20,6 +21,7 @@ from niffbench.results import (
     main_regime,
     round_value,
 )
+from niffbench.results.clock import coarse, relative_step
 from niffbench.stats.crossovers import Comparison, Point, compare, lattice, wanted
 from niffbench.stats.fleet import replicates
 from niffbench.suite import (
@@ -43,10 +45,15 @@ MOST_SILENT = 3
 
 @dataclass
 class _Place:
-    """One case of a curve: whose its rounds are, its value of each quantity by round, and whether any failed."""
+    """One case of a curve: whose its rounds are, its value of each quantity by round, and whether any failed.
+
+    Attributes:
+        coarse: the series of its latency that the clock's step is large for.
+    """
 
     members: dict[int, Member | None] = field(default_factory=dict)
     values: dict[Quantity, dict[int, float]] = field(default_factory=dict)
+    coarse: list[Latency] = field(default_factory=list)
     failed: bool = False
 
     def of(self, quantity: Quantity) -> dict[int, float]:
@@ -70,6 +77,8 @@ class Measured:
         """Take over what a record says."""
         place = self._curve(record.case).setdefault(position(record.case, self._axis), _Place())
         place.members[record.round] = record.member
+        if record.status == "ok":
+            place.coarse += coarse([record], self.metrics["latency"])
         place.failed |= record.status != "ok"
         for quantity, metric in self.metrics.items():
             if not isinstance(value := round_value(record, metric), Reason):
@@ -84,7 +93,8 @@ class Measured:
             one, other = form.of(quantity), rival.of(quantity)
             if by_member:
                 one, other = replicates([one, other], [form.members, rival.members])
-            points.append(Point(at, one, other, theory))
+            step = relative_step([*form.coarse, *rival.coarse]) if quantity == "latency" else 0.0
+            points.append(Point(at, one, other, theory, step))
         return points
 
     def barred(self, pair: Pair) -> set[float]:

@@ -17,6 +17,8 @@ from scipy.special import stdtr, stdtrit
 FloatArray: TypeAlias = NDArray[np.float64]
 BoolArray: TypeAlias = NDArray[np.bool_]
 
+EXACTLY = 1 + 1e-9
+"""The factor by which a clock's step may look larger than it is, for rounding."""
 _NEGLIGIBLE = 1e-12  # of a log: differences of rounding in float64, not of measurement
 
 
@@ -39,6 +41,11 @@ class Contrast:
     def quantile(self, probability: float) -> FloatArray:
         """Student's t quantile at each contrast's degrees of freedom."""
         return np.asarray(stdtrit(self.freedom, probability), dtype=np.float64)
+
+    def beyond(self, step: float | FloatArray) -> Contrast:
+        """By how much more than ``step``, of the logs, the estimates are from zero."""
+        more = np.maximum(np.abs(self.estimate) - step * EXACTLY, 0)
+        return Contrast(np.sign(self.estimate) * more, self.error, self.freedom)
 
     def p_value(self) -> FloatArray:
         """Two-sided p-values of "the contrast is zero"."""

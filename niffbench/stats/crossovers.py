@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from math import ceil, exp, gcd, isfinite, log, log2, nan
+from math import ceil, exp, gcd, isfinite, log, log1p, log2, nan
 from statistics import fmean, median
 from typing import Literal
 
@@ -57,13 +57,14 @@ class Point:
 
     Rounds that both sides have are compared pairwise, what a round does to both cancels; without two of these the
     sides are compared as they are. ``theory``: what explains their growth along the axis (FLOPs), the form's
-    first.
+    first. ``step``: the clock's, relative to the costs, where it is large: a difference of no more is none.
     """
 
     at: float
     form: Mapping[int, float]
     rival: Mapping[int, float]
     theory: tuple[float, float] | None = None
+    step: float = 0.0
 
     @property
     def shared(self) -> list[int]:
@@ -239,6 +240,7 @@ def _measured(points: Sequence[Point]) -> list[Point]:
             {number: cost for number, cost in point.form.items() if isfinite(cost)},
             {number: cost for number, cost in point.rival.items() if isfinite(cost)},
             point.theory,
+            point.step,
         )
         for point in sorted(points, key=lambda point: point.at)
     )
@@ -267,7 +269,7 @@ def _better(point: Point, level: float, exact: bool, least: int = LOOKS[0]) -> C
         return "form" if max(form) < min(rival) else "rival" if max(rival) < min(form) else None
     if min(len(form), len(rival)) < least:
         return None
-    looks = _looks(form, rival, is_shared=len(point.shared) > 1)
+    looks = _looks(form, rival, is_shared=len(point.shared) > 1, step=point.step)
     return next((side for p_value, side in looks if p_value <= level), None)
 
 
@@ -281,7 +283,9 @@ def _paired(point: Point) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 @lru_cache(maxsize=10_000)  # refining asks again of all values whenever one has changed
-def _looks(form: tuple[float, ...], rival: tuple[float, ...], *, is_shared: bool) -> list[tuple[float, Contender]]:
+def _looks(
+    form: tuple[float, ...], rival: tuple[float, ...], *, is_shared: bool, step: float
+) -> list[tuple[float, Contender]]:
     """The one-sided p-value of each look, and whom it speaks for.
 
     A look after all rounds takes the place of those that were not made; unpaired rounds are looked at once.
@@ -291,7 +295,8 @@ def _looks(form: tuple[float, ...], rival: tuple[float, ...], *, is_shared: bool
     tests: list[tuple[float, Contender]] = []
     for look in looks:
         difference = contrast([log[:look] for log in logs], (1.0, -1.0), shared=is_shared)
-        tests.append((float(difference.p_value()) / 2, "form" if difference.estimate < 0 else "rival"))
+        p_value = float(difference.beyond(log1p(step)).p_value()) / 2
+        tests.append((p_value, "form" if difference.estimate < 0 else "rival"))
     return tests
 
 

@@ -25,7 +25,7 @@ at best; :mod:`niffbench.stats.power` says which changes are seen reliably.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import comb
 from typing import Literal
 
@@ -40,6 +40,7 @@ from niffbench.stats.intervals import (
     exponential,
     log_groups,
     of_contrast,
+    widened,
 )
 
 Verdict = Literal["regressed", "improved", "equivalent", "inconclusive"]
@@ -120,9 +121,7 @@ def judge(
         step: the clock's, of the logs.
     """
     margin = np.log1p(np.asarray(min_effect, dtype=np.float64))
-    beyond = np.sign(difference.estimate) * np.maximum(np.abs(difference.estimate) - step * _EXACTLY, 0)
-    tested = Contrast(beyond, difference.error, difference.freedom)
-    p_value = np.where(np.isfinite(difference.estimate), tested.p_value(), np.nan)
+    p_value = np.where(np.isfinite(difference.estimate), difference.beyond(step).p_value(), np.nan)
     adjusted = holm(p_value)
     low, high = difference.band(1 - 2 * alpha)
     with np.errstate(invalid="ignore"):
@@ -202,7 +201,6 @@ def decide(
 
 
 _SIGNS = (-1.0, 1.0)
-_EXACTLY = 1 + 1e-9  # a step, as it may look on logs
 _FIELDS = ("estimate", "error", "freedom")
 _UNTESTED = Contrast(*(np.asarray(np.nan) for _ in _FIELDS))
 
@@ -240,9 +238,7 @@ def _evidence(
             method = "paired t on logs, order taken out"
             difference = in_order(logs[1] - logs[0], order)
     band = of_contrast(difference, confidence, plain.rounds, method)
-    assert band.low is not None
-    assert band.high is not None
-    interval = exponential(replace(band, low=band.low - on_logs, high=band.high + on_logs))
+    interval = widened(exponential(band), step)
     if plain.rounds < needed:
         side = "" if paired else " a side"
         return _Evidence(_UNTESTED, interval, f"{plain.rounds} {unit}{side}, at least {needed} are needed")
@@ -269,7 +265,7 @@ def _decision(evidence: _Evidence, judged: Judgement, index: int, effect: float,
     elif judged.equivalent[index]:
         verdict = "equivalent"
         reason = f"shown to be within ±{size}"
-    elif 0 < abs(evidence.contrast.estimate) <= evidence.step * _EXACTLY:
+    elif evidence.contrast.estimate and not evidence.contrast.beyond(evidence.step).estimate:
         verdict = "inconclusive"
         reason = f"they differ by no more than a step of the clock, {100 * np.expm1(evidence.step):.2g} %"
     elif adjusted <= alpha:

@@ -32,7 +32,8 @@ Three rounds that all fall into one of two modes know nothing of the other: henc
 choice: with slow rounds its interval holds it in .62 to .88 of the cases.
 
 Rounds that agree exactly give an interval of no width. That is right for bytes and FLOPs; of times it says that
-the clock did not tell them apart, and :mod:`niffbench.stats.decision` calls no difference of one of its steps.
+the clock did not tell them apart. Where its step was large the interval of a ratio is :func:`widened` by it, so
+that no difference of one step is called one.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from statistics import median
 import numpy as np
 from scipy.special import bdtr
 
-from niffbench.stats.contrasts import Contrast, FloatArray, contrast
+from niffbench.stats.contrasts import EXACTLY, Contrast, FloatArray, contrast
 
 Rounds = Sequence[float | None] | FloatArray
 
@@ -171,6 +172,18 @@ def stretched(interval: Interval, estimate: float) -> Interval:
     if low is None or high is None:
         return replace(interval, estimate=estimate)
     return replace(interval, estimate=estimate, low=min(low, estimate), high=max(high, estimate))
+
+
+def widened(interval: Interval, step: float) -> Interval:
+    """The interval of a ratio of two times, either of which a clock has told to within half a step of it.
+
+    Args:
+        step: relative to the times.
+    """
+    if interval.low is None or interval.high is None:
+        return interval
+    factor = (1 + step) * EXACTLY if step else 1.0
+    return replace(interval, low=interval.low / factor, high=interval.high * factor)
 
 
 def combination(

@@ -91,6 +91,21 @@ def test_the_same_code_judged_against_itself_raises_no_alarm() -> None:
     assert result.false_alarms == 0
 
 
+@pytest.mark.parametrize(("ticks", "alarms"), [(1, 0), (3, 1)])
+def test_medians_on_either_side_of_one_step_of_the_clock_are_no_alarm(ticks: int, alarms: int) -> None:
+    """Whatever made the second of each pair's sides a step longer than the first."""
+
+    def sampled(record: Record) -> Record:
+        longer = ticks * (record.round % 4 in (1, 2))  # rounds are read as base, head, head, base
+        samples = [1e-6 * (10 + longer)] * 6 + [1e-6 * (11 + longer)] * 4
+        return replace(record, latency={"steady": Latency(samples=samples, flags=["coarse"])})
+
+    run = run_with(0.002)
+    records = (sampled(r) if r.traits.label == "dense-k3" else r for r in run.records)
+    result = assess(replace(run, records=tuple(records)), STEADY, Aim())
+    assert result.false_alarms == alarms * sum(case.results.label == "dense-k3" for case in result.cases)
+
+
 def test_a_drift_is_no_noise_of_pairs() -> None:
     world = World(rounds=32, sizes=(14,), samples=5, faults=(), noise=Noise(0.002, 1e-4))
     steady = make(world, Path("aa"))

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from synthetic import CROSSOVER, NETWORKS, WORLD, Law, Planted, World, digest_of, make
 
@@ -15,8 +16,9 @@ from niffbench.report.exports import findings_of
 from niffbench.report.findings import Finding, _original, findings, no_crossovers, outcome
 from niffbench.report.slices import Axis, slices
 from niffbench.report.trends import all_slices, growths, rivalries
-from niffbench.results import Run
+from niffbench.results import Latency, Record, Run
 from niffbench.stats.crossovers import Point, compare
+from niffbench.stats.series import JITTER, check
 
 KERNELS = {"depthwise": (3, 7, 11, 15, 21, 31)}
 RFFT = tuple(o for o in WORLD if o.operator in ("niff-depthwise/rfft", "depthwise"))
@@ -116,6 +118,48 @@ def test_an_exponent_unlike_its_flops_is_said() -> None:
     said = [s for s in _said(world, "niff-depthwise/rfft's steady latency grows") if "resolution" in s]
     assert len(said) == 1
     assert float(re.findall(r"to the power ([\d.]+)", said[0])[0]) == pytest.approx(1.5, abs=0.05)
+
+
+def _on_coarse_clock(run: Run, latencies: dict[str, float], step: float = 1e-6) -> Run:
+    """The run as a clock of that step tells it, of operators that take so many steps, a part of one included."""
+    generator = np.random.default_rng(0)
+
+    def timed(record: Record) -> Record:
+        taken = latencies[record.traits.label] * np.exp(0.002 * generator.standard_normal(60))
+        samples = (step * np.floor(taken + generator.random(60))).tolist()
+        series = Latency(samples=samples, flags=list(check(samples, jitter=JITTER).flags))
+        return replace(record, latency={"steady": series})
+
+    return replace(run, records=tuple(map(timed, run.records)))
+
+
+@pytest.mark.parametrize(("apart", "decided"), [(0.7, False), (4.0, True)])
+def test_a_difference_of_one_step_of_a_coarse_clock_is_none(apart: float, decided: bool) -> None:
+    """Of 15.2 and 15.9 steps all medians are 15 and 16, which says nothing of 7 %."""
+    latencies = {"niff-depthwise/rfft": 15.2 + apart, "depthwise-k3": 15.2, "depthwise-k7": 15.2}
+    world = World(sizes=(28,), operators=RFFT, kernels={"depthwise": (3, 7)}, faults=(), rounds=8)
+    digest = gather(_on_coarse_clock(make(world, Path("made-up")), latencies))
+    (group,) = digest.groups
+    ratio = next(row for row in group.rows if "niff" in row.label).cells["latency_steady"].ratio
+    assert ratio is not None
+    assert ratio.estimate == pytest.approx(1 + round(apart) / 15, rel=0.001)
+    assert ratio.excludes(1.0) == decided
+    winner = group.winners["latency_steady"]
+    assert ("niff-depthwise/rfft" in {row.label for row in (winner.row, *winner.tied)}) != decided
+    (timed,) = (r.compared.comparison for r in rivalries(digest) if r.metric.key == "latency_steady")
+    assert timed.outcome == ("none" if decided else "undecided")
+    said = [f.sentence for f in _findings(digest) if "steady latency of depthwise" in f.sentence]
+    assert bool(said) == decided
+
+
+@pytest.mark.parametrize(("apart", "decided"), [(0.7, False), (4.0, True)])
+def test_nor_is_one_in_a_mean_over_problems(apart: float, decided: bool) -> None:
+    latencies = {"niff-depthwise/published": 15.2 + apart, "niff-depthwise/rfft": 15.2}
+    operators = tuple(o for o in WORLD if o.operator in latencies)
+    world = World(sizes=(28, 56), operators=operators, faults=(), rounds=8, baseline="niff-depthwise/rfft")
+    digest = gather(_on_coarse_clock(make(world, Path("made-up")), latencies))
+    (sentence,) = (f.sentence for f in _findings(digest) if "for the same function" in f.sentence)
+    assert ("steady latency" in sentence) == decided
 
 
 def test_pure_noise_is_not_made_into_findings() -> None:

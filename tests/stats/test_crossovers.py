@@ -64,6 +64,14 @@ def test_operators_that_do_not_cross_are_not_said_to(rounds: int) -> None:
         assert made_up <= 0.05 * 100
 
 
+@pytest.mark.parametrize(("step", "outcome"), [(0.0, "crossover"), (0.05, "undecided"), (0.01, "crossover")])
+def test_what_differs_by_one_step_of_the_clock_is_a_tie(step: float, outcome: str) -> None:
+    some = [replace(point, step=step) for point in points({3: [1.0 / 1.05] * 5, 5: [1.05] * 5}, [1.0] * 5)]
+    assert compare(some, [3, 5]).outcome == outcome
+    asked = wanted([replace(point, form={k: v for k, v in point.form.items() if k < 3}) for point in some], [3, 5])
+    assert asked == (dict.fromkeys((3, 5), LOOKS[1]) if outcome == "undecided" else {})
+
+
 @pytest.mark.parametrize("rounds", [3, 9])
 def test_equal_costs_at_many_values_are_not_taken_for_a_crossover(rounds: int) -> None:
     ratios = {at: np.exp(-1.0 * (at <= 5)) for at in range(1, 21)}
