@@ -99,6 +99,8 @@ class Step(_Model):
             at the new level began.
         open: it was for the worse, and the newest level is still beyond the one before it; what all share is no
             longer open once it is accepted.
+        machine_known: False for a latency where it is not known how fast the machine was at either run: the step
+            may be the machine's.
     """
 
     case: str
@@ -112,6 +114,7 @@ class Step(_Model):
     low: float | None
     high: float | None
     open: bool = False
+    machine_known: bool = True
 
 
 class ComparedRun(_Model):

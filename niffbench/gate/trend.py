@@ -69,13 +69,14 @@ class Trend:
     A change is called at :class:`Rules`' alpha, divided by the number of trends looked at together, and from the
     least change that counts of that metric on. A latency is what it would have been on the newest run's machine,
     so far as the controls tell how fast that was in each run; a run with too few of them counts as fast as the one
-    before. What they share is relative to the first run.
+    before, and a step there may be the machine's. What they share is relative to the first run.
 
     Attributes:
         rounds: of each run the values of its rounds, or one where all are alike; none where it failed.
         runs: when each run was.
         values: the median of each run's rounds; NaN without any.
         controls: how many there are whose share was taken out.
+        known: of each run, whether they tell how fast its machine was; None where that does not matter.
     """
 
     results: CaseResults | Everything
@@ -86,9 +87,12 @@ class Trend:
     history: History
     least: float
     controls: int = 0
+    known: Sequence[bool] | None = None
 
     def steps(self, accepted: Accepted = _NOTHING) -> tuple[Step, ...]:
         """The changes of level, oldest first. The culprit is after ``since`` and up to ``commit``.
+
+        ``since`` is the last run before that has a value.
 
         What all share is no longer open once it is ``accepted``: no commit of a case can close it.
         """
@@ -101,7 +105,7 @@ class Trend:
                 problem=self.results.problem,
                 quantity=self.metric.key,
                 started=self.runs[change.run].started,
-                since=self.runs[change.run - 1].commit,
+                since=self.runs[before.end - 1].commit,
                 commit=self.runs[change.run].commit,
                 ratio=change.ratio.estimate,
                 low=change.ratio.low,
@@ -109,6 +113,7 @@ class Trend:
                 open=segments[-1].level > before.level * (1 + self.least)
                 and after.level > before.level
                 and not closed,
+                machine_known=self.known is None or (self.known[before.end - 1] and self.known[change.run]),
             )
             for change, before, after in zip(self.history.changes, segments, segments[1:], strict=False)
         )
@@ -244,15 +249,17 @@ def of_values(
     for id_, metric in wanted:
         results, own = newest[id_], rounds[id_, metric.key]
         share = shared.get(metric.key)
+        known = [False] * len(runs) if metric.gate == "test" else None
         if share is not None:
-            factors = share.without(id_)
+            known, factors = share.known, share.without(id_)
             own = [tuple(v / factor for v in one) for one, factor in zip(own, factors, strict=True)]
         levels = _levels(own)
         least = rules.least_change(results.case, results.label, metric)
         # Of nothing there is no logarithm.
         shift = metric.unit in ("B", "FLOP", "count") and 0 in levels
         cut = change_points([level + 1 for level in levels] if shift else levels, alpha=alpha, min_effect=least)
-        trends.append(Trend(results, metric, runs, own, levels, cut, least, share.controls if share else 0))
+        controls_of = share.controls if share else 0
+        trends.append(Trend(results, metric, runs, own, levels, cut, least, controls_of, known))
     for key, share in shared.items():
         metric = REGISTRY[key]
         metric = replace(metric, key=shared_name(key), title=f"{metric.title} that all share", unit="")
@@ -298,6 +305,11 @@ class _Shared:
     def controls(self) -> int:
         """How many there are."""
         return len(self.residuals)
+
+    @property
+    def known(self) -> list[bool]:
+        """Of each run, whether it is known there."""
+        return [isfinite(level) for level in self.levels]
 
     @property
     def levels(self) -> list[float]:

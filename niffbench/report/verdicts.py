@@ -124,9 +124,9 @@ def line(step: Step) -> str:
     change = "" if step.ratio is None else f"{100 * (step.ratio - 1):+.1f} %"
     ends = "" if step.low is None or step.high is None else f" [{step.low:.3f}, {step.high:.3f}]"
     case = f"{clean(step.label)} · {clean(step.problem)} · {step.quantity}"
-    return (
-        f"{case}: {change}{ends} from {commit(step.commit)} on ({clean(step.started)}), after {commit(step.since)}"
-    )
+    unknown = "" if step.machine_known else "; how fast the machine was is not known there, and it may be that"
+    where = f"from {commit(step.commit)} on ({clean(step.started)}), after {commit(step.since)}"
+    return f"{case}: {change}{ends} {where}{unknown}"
 
 
 def table(findings: Sequence[Finding], alpha: float, *, every_reason: bool) -> Table:

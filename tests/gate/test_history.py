@@ -193,12 +193,12 @@ def on_machine(run: Run, factor: float) -> Run:
 
 
 def without(run: Run, operator: str) -> Run:
-    """The same run in which an operator was not measured."""
+    """The same run in which an operator was not measured; without ``depthwise`` two controls are left."""
     return replace(run, records=tuple(record for record in run.records if record.case.operator != operator))
 
 
 @pytest.mark.parametrize(
-    "lost", ["nothing", "controls of a run", "controls of the newest", "all but one case of a run"]
+    "lost", ["nothing", "controls of a run", "controls of the newest but four", "all but one case of a run"]
 )
 def test_a_slower_machine_is_one_step_and_hides_none(tmp_path: Path, lost: str) -> None:
     """Nor does a faster one: what is slower by 12 % stays so."""
@@ -209,7 +209,7 @@ def test_a_slower_machine_is_one_step_and_hides_none(tmp_path: Path, lost: str) 
         ]
         if lost.startswith("controls"):
             which = 11 if lost == "controls of a run" else -1
-            runs[which] = without(runs[which], "dense")
+            runs[which] = without(runs[which], "dense" if which == -1 else "depthwise")
         elif lost != "nothing":
             own = tuple(r for r in runs[11].records if r.case.operator == "global-filter")
             runs[11] = replace(runs[11], records=own)
@@ -237,10 +237,74 @@ def test_a_control_that_got_slower_is_a_step_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_step_stands_when_controls_come_later(tmp_path: Path) -> None:
-    runs = [without(run, "dense") if day < 16 else run for day, run in enumerate(grown(tmp_path, 24, 10, 1.12), 1)]
+    runs = [
+        without(run, "depthwise") if day < 16 else run for day, run in enumerate(grown(tmp_path, 24, 10, 1.12), 1)
+    ]
     [step] = [step for one in trends(runs, STEADY) for step in one.steps()]
     assert (step.label, step.commit, step.open) == ("global-filter", f"{10:040x}", True)
     assert of_case(trends(runs, STEADY), "global-filter").beyond(Accepted()) == pytest.approx(1.12, abs=0.03)
+
+
+@pytest.mark.parametrize(("lost", "slower"), [(range(12, 18), 12), (range(1, 13), 7), (range(1, 13), 13)])
+def test_where_no_controls_tell_of_the_machine_a_step_is_not_said_to_be_the_cases(
+    tmp_path: Path, lost: range, slower: int
+) -> None:
+    """The machine gets slower in a run without them, or in the first that has some; one case does elsewhere."""
+    runs = [
+        on_machine(without(run, "depthwise") if day in lost else run, 1.1 if day >= slower else 1.0)
+        for day, run in enumerate(grown(tmp_path, 30, 24, 1.12), 1)
+    ]
+    result = trends(runs, STEADY)
+    steps = [step for one in result for step in one.steps() if step.case != "shared"]
+    own = [step for step in steps if step.machine_known]
+    assert [(step.label, step.commit) for step in own] == [("global-filter", f"{24:040x}")]
+    unknown = [step for step in steps if not step.machine_known]
+    assert {step.label for step in unknown} >= {"global-filter", "attention", "niff-depthwise/rfft", "dense-k3"}
+    assert any("the machine was is not known there" in words.line(step) for step in unknown)
+    assert not any("not known" in words.line(step) for step in own)
+
+
+def test_a_newest_run_without_controls_knows_the_machine_of_none(tmp_path: Path) -> None:
+    runs = [on_machine(run, 1.1 if day >= 9 else 1.0) for day, run in enumerate(grown(tmp_path, 24, 99, 1.0), 1)]
+    runs[-1] = without(runs[-1], "depthwise")
+    steps = [step for one in trends(runs, STEADY) for step in one.steps()]
+    assert "global-filter" in {step.label for step in steps}
+    assert not any(step.machine_known for step in steps)
+
+
+def test_memory_needs_no_known_machine(tmp_path: Path) -> None:
+    runs = [without(run, "depthwise") for run in grown(tmp_path, 24, 12, 1.12)]
+    fatter = [
+        replace(
+            run,
+            records=tuple(
+                replace(r, memory=r.memory and replace(r.memory, peak=2 * r.memory.peak)) for r in run.records
+            ),
+        )
+        if day >= 12
+        else run
+        for day, run in enumerate(runs, 1)
+    ]
+    steps = [step for one in trends(fatter, STEADY) for step in one.steps()]
+    assert {step.machine_known for step in steps if step.quantity == "memory_peak"} == {True}
+    assert {step.machine_known for step in steps if step.quantity == "latency_steady"} == {False}
+
+
+def test_a_step_came_after_the_last_run_that_has_a_value(tmp_path: Path) -> None:
+    """Not after one in which the case was not measured: its commit may be the culprit."""
+    runs = grown(tmp_path, 24, 15, 1.12)
+    runs[12:14] = [without(run, "global-filter") for run in runs[12:14]]
+    [step] = [step for one in trends(runs, STEADY) for step in one.steps()]
+    assert (step.since, step.commit) == (f"{12:040x}", f"{15:040x}")
+
+
+def test_what_all_share_stepped_after_the_last_run_with_controls(tmp_path: Path) -> None:
+    runs = [
+        on_machine(without(run, "depthwise") if day in range(12, 18) else run, 1.1 if day >= 14 else 1.0)
+        for day, run in enumerate(grown(tmp_path, 30, 99, 1.0), 1)
+    ]
+    [shared] = of_case(trends(runs, STEADY), "everything").steps()
+    assert (shared.since, shared.commit) == (f"{11:040x}", f"{18:040x}")
 
 
 @pytest.mark.parametrize("factor", [1.15, 0.87])
