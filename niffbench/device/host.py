@@ -9,8 +9,9 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from statistics import median_low
 
 import psutil
 
@@ -231,16 +232,20 @@ def processor() -> Processor:
     return Processor((busy - own) / number, now)
 
 
-def quantum(readings: int = 2000) -> float:
-    """The smallest step that ``perf_counter`` was seen to make, in seconds: resolution and cost of a reading."""
+def quantum(readings: int = 2000, clock: Callable[[], float] = time.perf_counter) -> float:
+    """The step that ``clock`` makes between readings, in seconds: its resolution, or what a reading costs if more.
+
+    It is the lower median of the steps seen, of which there may be two: an interruption makes one longer, nothing
+    makes one shorter.
+    """
     steps: list[float] = []
-    last = time.perf_counter()
+    last = clock()
     for _ in range(readings):
-        now = time.perf_counter()
+        now = clock()
         if now > last:
             steps.append(now - last)
         last = now
-    return sorted(steps)[len(steps) // 2] if steps else 1e-3
+    return median_low(steps) if steps else 1e-3
 
 
 def _read(path: Path) -> str:

@@ -105,6 +105,15 @@ def test_there_is_at_least_one_core_and_a_fine_timer() -> None:
     assert 0 < host.quantum() < 1e-3
 
 
+@pytest.mark.parametrize(("step", "cost"), [(64e-6, 5e-8), (1e-6, 5e-8), (1e-9, 5e-8)])
+def test_a_clocks_step_is_that_between_readings_whatever_interrupts_one(step: float, cost: float) -> None:
+    """Each reading takes so long, but one takes 20 ms."""
+    for interrupted in (1500, 1999):
+        moments = (cost * n + 0.02 * (n >= interrupted) for n in range(2001))
+        taken = host.quantum(2000, lambda moments=moments: next(moments) // step * step)  # type: ignore[misc]
+        assert taken == pytest.approx(max(step, cost), rel=0.05)
+
+
 @pytest.mark.parametrize(("allowed", "cores"), [({0, 1, 64, 65}, 2), ({0, 1}, 2), ({1, 65}, 1), ({5}, 1)], ids=str)
 def test_two_threads_of_a_core_are_one(allowed: set[int], cores: int, tmp_path: Path) -> None:
     for cpu in (0, 1, 64, 65):
