@@ -26,6 +26,27 @@ def test_pure_noise_has_no_change(n: int, heavy: bool) -> None:
     assert alarms <= binom.ppf(0.999, trials, 0.01)
 
 
+@pytest.mark.parametrize("slow", [0.3, 0.5])
+@pytest.mark.parametrize("n", [12, 24, 60])
+def test_runs_in_either_of_two_modes_are_no_changes(n: int, slow: float) -> None:
+    """Of a suite of 60 cases; as when two machines share a history, or a plan is chosen by timing."""
+    generator = np.random.default_rng(n)
+    trials = 200
+    alarms = 0
+    for _ in range(trials):
+        logs = 0.005 * generator.standard_normal(n) + 0.1 * (generator.random(n) < slow)
+        alarms += bool(change_points(np.exp(logs), alpha=0.01 / 60).changes)
+    assert alarms / trials <= 0.1
+
+
+def test_a_step_is_seen_in_a_short_history_of_a_suite() -> None:
+    generator = np.random.default_rng(0)
+    step = 0.05 * (np.arange(12) >= 6)
+    noise = 0.005 * generator.standard_normal((200, 12))
+    seen = [change_points(np.exp(logs + step), alpha=0.01 / 60).changes for logs in noise]
+    assert np.mean([len(changes) == 1 and changes[0].run == 6 for changes in seen]) >= 0.7
+
+
 @pytest.mark.parametrize(
     ("n", "at", "step", "sd"),
     [
