@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import exp, isnan, log, nan
@@ -14,7 +15,6 @@ from niffbench.gate.findings import Finding, Verdict
 from niffbench.gate.rules import Rules
 from niffbench.results import Member, Metric, is_control
 from niffbench.results.clock import coarse, relative_step
-from niffbench.stats.contrasts import FloatArray
 from niffbench.stats.decision import Decision, decide, shared_shift
 from niffbench.stats.fleet import replicates
 from niffbench.stats.power import noise, paired_noise, smallest_effect
@@ -192,8 +192,8 @@ def _take_out_shared(questions: Sequence[_Question], values: list[Sides]) -> lis
     """Divide every value by what the controls share in its round; returns that.
 
     A control is divided by what the others share, if these are FEWEST_CONTROLS: of two, one that changes would
-    change the third. Where fewer were measured in every round, values stay as they are: nothing is known of what
-    is shared.
+    change the third. Values of a round of which so many do not tell are left out. Where they tell of none, values
+    stay as they are: nothing is known of what is shared.
     """
     shifts = []
     groups: dict[tuple[str, str], list[int]] = {}
@@ -202,28 +202,47 @@ def _take_out_shared(questions: Sequence[_Question], values: list[Sides]) -> lis
     for (quantity, run), members in groups.items():
         if _is_scattered([questions[n] for n in members]):
             continue
-        controls = [n for n in members if is_control(questions[n].results.any.traits)]
-        rounds = [sorted({r for n in controls for r in values[n][side]}) for side in (0, 1)]
-        whole = [n for n in controls if all(len(values[n][side]) == len(rounds[side]) > 0 for side in (0, 1))]
-        if len(whole) < FEWEST_CONTROLS:
+        controls = _telling([n for n in members if is_control(questions[n].results.any.traits)], values)
+        if not controls:
             continue
-        logs = [np.log([[values[n][side][r] for r in rounds[side]] for n in whole]) for side in (0, 1)]
-        shared = _by_round(shared_shift(*logs), rounds)
+        shared = _shared(controls, values)
         corrected = {}
         for n in members:
-            mine = shared
-            if n in whole and len(whole) > FEWEST_CONTROLS:
-                others = [i for i, other in enumerate(whole) if other != n]
-                mine = _by_round(shared_shift(logs[0][others], logs[1][others]), rounds)
+            others = _telling([other for other in controls if other != n], values) if n in controls else []
+            mine = _shared(others, values) if others else shared
             corrected[n] = tuple(
                 {r: v / mine[s][r] for r, v in values[n][s].items() if r in mine[s]} for s in (0, 1)
             )
         for n, (base, head) in corrected.items():
             values[n] = (base, head)
         baseline = questions[members[0]].baseline
-        step = median(questions[n].step for n in whole)
-        shifts.append(_Shift(shared_name(quantity), run, shared, len(whole), step, baseline))
+        step = median(questions[n].step for n in controls)
+        shifts.append(_Shift(shared_name(quantity), run, shared, len(controls), step, baseline))
     return shifts
+
+
+def _told(controls: Sequence[int], values: Sequence[Sides]) -> list[list[int]]:
+    """The rounds of either side that FEWEST_CONTROLS of ``controls`` were measured in."""
+    counts = [Counter(r for n in controls for r in values[n][side]) for side in (0, 1)]
+    return [sorted(r for r, number in count.items() if number >= FEWEST_CONTROLS) for count in counts]
+
+
+def _telling(controls: Sequence[int], values: Sequence[Sides]) -> list[int]:
+    """Those of ``controls`` that tell of rounds of both sides, if there are FEWEST_CONTROLS."""
+    rounds = [set(told) for told in _told(controls, values)]
+    telling = [n for n in controls if all(rounds[side] & values[n][side].keys() for side in (0, 1))]
+    return telling if len(telling) == len(controls) else _telling(telling, values)
+
+
+def _shared(controls: Sequence[int], values: Sequence[Sides]) -> Sides:
+    """What ``controls`` that tell share in each round they tell of."""
+    rounds = _told(controls, values)
+    base, head = (
+        np.log([[values[n][side].get(r, nan) for r in rounds[side]] for n in controls]) for side in (0, 1)
+    )
+    shifts = shared_shift(base, head)
+    one, two = (dict(zip(rounds[s], map(float, np.exp(shifts[s])), strict=True)) for s in (0, 1))
+    return one, two
 
 
 def _is_scattered(questions: Sequence[_Question]) -> bool:
@@ -252,11 +271,6 @@ def _by_member(values: Sides, question: _Question) -> tuple[list[float], list[fl
         for side, values_of in enumerate((question.base, question.head))
     ]
     base, head = (list(one.values()) for one in replicates(values, members))
-    return base, head
-
-
-def _by_round(shifts: Sequence[FloatArray], rounds: Sequence[Sequence[int]]) -> Sides:
-    base, head = (dict(zip(rounds[s], map(float, np.exp(shifts[s])), strict=True)) for s in (0, 1))
     return base, head
 
 

@@ -19,7 +19,7 @@ from niffbench.gate.comparison import compare
 from niffbench.gate.findings import Comparison, Finding
 from niffbench.gate.latencies import Pairing
 from niffbench.gate.rules import Rules
-from niffbench.results import Latency, Manifest, Memory, Record, Run
+from niffbench.results import Latency, Manifest, Memory, Record, Run, is_control
 
 QUIET = World(rounds=8, sizes=(14, 28), faults=())
 
@@ -474,6 +474,33 @@ def test_what_everything_shares_is_the_machines_and_no_cases() -> None:
     hidden = compare(base(), shaken(head(replace(QUIET, slower={"global-filter": 1.1})), 0.0, 0.95), Rules())
     assert {finding.label for finding in hidden.failing} == {"global-filter"}
     assert compare(base(), shaken(head(), 0.0, 0.95), Rules()).exit_code == 0
+
+
+def lacking(run: Run, *, few: bool) -> Run:
+    """The run in which each control was throttled in another round, or all but two in one."""
+    ids = list(dict.fromkeys(record.id for record in run.records if is_control(record.traits)))
+
+    def throttled(record: Record) -> Record:
+        place = ids.index(record.id) if record.id in ids else None
+        if place is None or (place < 2 or record.round != 3 if few else record.round != place % 8):
+            return record
+        latency = {regime: replace(one, flags=["throttled"]) for regime, one in record.latency.items()}
+        return replace(record, latency=latency)
+
+    return changed(run, throttled)
+
+
+@pytest.mark.parametrize("few", [False, True])
+@pytest.mark.parametrize("machine", [1.08, 0.92])
+def test_the_machine_is_known_though_every_control_lacks_a_round(machine: float, few: bool) -> None:
+    slow = shaken(head(replace(QUIET, slower={"global-filter": 1.1})), 0.0, machine)
+    for sides in ((base(), lacking(slow, few=few)), (lacking(base(), few=few), slow)):
+        comparison = compare(*sides, Rules(regimes=("steady",)))
+        assert {finding.label for finding in comparison.failing} == {"global-filter"}
+        (shared,) = result(comparison, "shared_steady")
+        assert shared.ratio == pytest.approx(machine, abs=0.015)
+        rounds = {finding.rounds for finding in result(comparison, "latency_steady", "global-filter")}
+        assert rounds == {(8, 8) if not few else (8, 7) if sides[0] == base() else (7, 8)}
 
 
 def test_noise_that_is_shared_hides_no_slowdown() -> None:
