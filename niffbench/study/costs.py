@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -55,10 +54,6 @@ _OF_LAYERS = {"regimes": ["steady"], "min_time": 0.01, "max_time": 0.06, "precis
 _ANY_ROW = {"name": "dense", "kernel": [1], "channels": 1, "size": [[8, 8]]}
 _OF_NETWORKS = {"regimes": ["steady"], "min_time": 0.2, "max_time": 1.5, "precision": 0.001}
 
-MEMORY_STAYS = {"MALLOC_TRIM_THRESHOLD_": f"{2**30}", "MALLOC_MMAP_THRESHOLD_": f"{2**25}"}
-"""Variables by which what a call frees stays with its process. How much of it glibc gives back, and the next call
-has to have mapped and cleared anew, differs from process to process, and latency with it up to threefold."""
-
 Watch = Callable[[RunSession], AbstractContextManager[Observer]]
 """Shows how a session goes while it measures."""
 
@@ -89,7 +84,7 @@ class Measuring:
             UsageError, Interrupted, WorkerBroken: as a run.
         """
         suite = _suite(rows, measure, folders)
-        with _memory_stays(), tempfile.TemporaryDirectory(prefix="niffbench-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="niffbench-") as scratch:
             prepared = prepare(lambda kind: suite, self.overrides, self.stop, ceilings=False)
             out = Path(scratch) / "run"
             began = time.monotonic()
@@ -101,25 +96,12 @@ class Measuring:
     def machine(self) -> Fingerprint:
         """The machine's, asked of a worker once."""
         settings = resolve(_suite([_ANY_ROW], _OF_LAYERS), self.overrides)
-        with _memory_stays():
-            return survey([], settings, self.stop, ceilings=False).fingerprint
+        return survey([], settings, self.stop, ceilings=False).fingerprint
 
     @property
     def overrides(self) -> Overrides:
         """The same as an override of a suite's settings."""
         return Overrides(device=self.device, rounds=self.rounds, seed=self.seed, threads=self.threads)
-
-
-@contextmanager
-def _memory_stays() -> Iterator[None]:
-    """Within, workers that start have :data:`MEMORY_STAYS`, unless this process has such variables of its own."""
-    ours = {name: value for name, value in MEMORY_STAYS.items() if name not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            del os.environ[name]
 
 
 def _suite(rows: Sequence[Mapping[str, Any]], measure: Mapping[str, Any], folders: Sequence[str] = ()) -> Suite:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -187,8 +186,6 @@ def test_costs_are_measured_once_and_remembered(place: Path) -> None:
         again = measure(kernels, measuring)
     assert (first.measured, both.measured, again.measured) == (1, 1, 0)
     assert again.figures == both.figures
-    assert costs.MEMORY_STAYS.items() <= {key.upper(): value for key, value in first.machine.items()}.items()
-    assert not costs.MEMORY_STAYS.keys() & os.environ.keys()
     for case in kernels:
         assert (again.of([case], "latency") or 0) > 0
         assert (again.of([case], "memory") or 0) >= 4 * 3 * 64
