@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -88,6 +89,8 @@ def command(
         except NothingMeasured as error:
             missing.append(str(error))
     if not apart:
+        with suppress(OSError):  # what a case left there stays
+            out.rmdir()
         raise NothingMeasured("; ".join(missing))
     others = (opened.processor() - before).share
     figures, plot = json.dumps(document(opened, apart, others), indent=1), _plot(apart)

@@ -216,10 +216,11 @@ def expand(
     every: list[Case] = []  # what --only leaves out too
     labels: dict[str, str] = {}
     excluded: dict[str, Excluded] = {}
+    of_file = len(file.operators) - len(added)
     for index, entry in enumerate(file.operators):
-        at = f"{where}: operators[{index}]"
         key = "name" if entry.name else "module" if entry.module else "model"
-        operator, kernel = operator_of(entry.row, catalogue, f"{at}.{key}")
+        at = f"{where}: operators[{index}]" if index < of_file else f"--operator {added[index - of_file]}"
+        operator, kernel = operator_of(entry.row, catalogue, f"{at}.{key}" if index < of_file else at)
         info = catalogue[operator]
         for case in _cases_of(file, entry, operator, kernel, info, at):
             label = info.label(case)

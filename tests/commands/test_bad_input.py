@@ -90,6 +90,11 @@ def test_a_plan_of_a_faulty_suite(call: Call, tmp_path: Path) -> None:
         (["smoke", "--only", "denes-k3"], "--only denes-k3: matches no case of smoke; did you mean 'dense-k3'?"),
         (["smoke", "--only", "size=99"], "--only size=99: matches no case of smoke; its rows are"),
         (["smoke", "--only", "sizes=7"], "--only sizes=7: no axis named 'sizes'; did you mean 'size'?"),
+        (
+            ["smoke", "--operator", "depthwize-k3"],
+            "niffbench: --operator depthwize-k3: no operator named 'depthwize-k3'; did",
+        ),
+        (["smoke", "--operator", "dense-k9999"], "niffbench: --operator dense-k9999 'dense-k9999' at "),
         (["smoke", "--refine"], "--refine: suite 'smoke' has no [refine] table, which says along which axis"),
         (["smoke", "--min-time", "3s", "--max-time", "1s"], "--min-time 3 s is longer than --max-time 1 s"),
     ],
