@@ -101,7 +101,7 @@ def count(module: nn.Module, x: Tensor, mode: Mode = "inference") -> ModuleCost:
     if not isinstance(x, Tensor):
         raise UsageError(f"count: the input should be a tensor, and not {kind_of(x)}")
     if mode not in get_args(Mode):
-        raise UsageError(f"count: no mode named '{mode}'{did_you_mean(mode, get_args(Mode))}")
+        raise UsageError(f"count: no mode named '{mode}'{did_you_mean(str(mode), get_args(Mode))}")
     return count_module(module, x, mode)
 
 
@@ -146,8 +146,8 @@ def measure(
         raise UsageError(
             "measure: called where a worker imports this file; put it below if __name__ == '__main__'"
         )
-    if not isinstance(operators, Sequence) or isinstance(operators, str) or not operators:
-        given = kind_of(operators) if operators else "an empty one"
+    if not isinstance(operators, Sequence) or isinstance(operators, str) or len(operators) == 0:
+        given = "an empty one" if isinstance(operators, (list, tuple)) else kind_of(operators)
         raise UsageError(f"measure: should be given a list of rows, as ['depthwise-k7', MyConv], and not {given}")
     allowed = (*AXES, *Measure.model_fields)
     for name in settings:

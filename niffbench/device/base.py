@@ -209,6 +209,9 @@ class Device(Protocol):
     def release(self) -> None:
         """Give unused memory back."""
 
+    def give_back(self) -> None:
+        """The same of what the host's allocator keeps, at once and without looking for garbage."""
+
     def forget_plans(self) -> None:
         """Drop what libraries remember of sizes that were met before, so that the next call plans for itself."""
 

@@ -155,6 +155,9 @@ class CpuDevice:
 
     def release(self) -> None:
         gc.collect()
+        self.give_back()
+
+    def give_back(self) -> None:
         malloc.give_back()
 
     def forget_plans(self) -> None:

@@ -383,6 +383,9 @@ class CudaDevice:
         gc.collect()
         torch.cuda.empty_cache()
 
+    def give_back(self) -> None:
+        """Nothing is kept there."""
+
     def forget_plans(self) -> None:
         """cuFFT's, as torch keeps them."""
         torch.backends.cuda.cufft_plan_cache[self.index].clear()

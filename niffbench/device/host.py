@@ -218,6 +218,8 @@ def load() -> float:
 def processor() -> Processor:
     """What the system has used of the logical cores that this process may run on, less what its own threads have.
 
+    And less what processes have that it started (a compiler, say), once they have ended.
+
     It takes some 20 µs, and a millisecond where these are not all: what goes on on the others is left out.
     """
     number, kept = psutil.cpu_count() or 1, allowed()
@@ -225,7 +227,8 @@ def processor() -> Processor:
     if not of_cores:
         of_cores = [times for core, times in enumerate(psutil.cpu_times(percpu=True)) if core in kept]
         number = max(len(of_cores), 1)
-    own, now = time.process_time(), time.perf_counter()
+    children = os.times()
+    own, now = time.process_time() + children.children_user + children.children_system, time.perf_counter()
     busy = sum(getattr(times, name, 0.0) for times in of_cores for name in _BUSY)
     if not busy:  # a sandbox that shows no counts
         return Processor()

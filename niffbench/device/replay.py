@@ -395,6 +395,9 @@ class ReplayDevice:
     def release(self) -> None:
         self._current = None
 
+    def give_back(self) -> None:
+        """There is nothing."""
+
     def forget_plans(self) -> None:
         """There are none."""
 

@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from niffbench.lengths import largest_prime_factor
 from niffbench.niff import dft, fused, native, tuning
 from niffbench.niff.autograd import wants_gradient, watched
+from niffbench.niff.catalogue import IN_C
 from niffbench.niff.grid import Remembered
 from niffbench.niff.native import build, generated, kernel, triton_engine
 from niffbench.niff.native.cuda_source import LARGEST_SIDE
@@ -50,9 +51,6 @@ ENGINES: Mapping[str, Convolution] = MappingProxyType(
 
 Full layers have others: see :class:`niffbench.niff.NiffFull`.
 """
-
-IN_C = ("native", "features")
-"""Engines that on a CPU are the C kernel: with a filter that it makes, or is given, and of what is kept."""
 
 GENERATING: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
     {**dict.fromkeys(IN_C, generated.convolve), "triton": triton_engine.generated}

@@ -31,6 +31,9 @@ cache's size."""
 
 ANY_DEVICE = ("cpu", "cuda")
 
+IN_C = ("native", "features")
+"""Engines that on a CPU are the C kernel: with a filter that it makes, or is given, and of what is kept."""
+
 
 @dataclass(frozen=True)
 class Form:

@@ -107,7 +107,7 @@ class Recognised:
     """The layers with a filter in a state dict, by name.
 
     Attributes:
-        guessed: those of which only the MLP says that they are depthwise, or full.
+        guessed: those that may be depthwise or full: no normalisation tells, or the MLP says otherwise.
         unclear: those that it does not say enough of; they are left out.
     """
 
@@ -123,7 +123,7 @@ def recognise(state_dict: Mapping[str, Tensor]) -> Recognised:
     one with as many planes, by the channels of the normalisation after it. Where none follows, one with the tiny
     MLP, as published full layers have, is taken for a full one, else for a depthwise one. Of such a full one the
     channels that come in are taken to be as many as go out, and where the planes are no square it is unclear.
-    Grids are taken for the paper's.
+    Unless both say the same it is a guess. Grids are taken for the paper's.
 
     Raises:
         ValueError: for weights that look like a layer's and are not.
@@ -210,7 +210,7 @@ def _layer(
         load_published(layer, own)
     else:
         layer.load_state_dict(own)
-    return name, layer, mixing is None and not known
+    return name, layer, mixing is None and not (known and (after == planes) == (mlp != "tiny"))
 
 
 def _normalised_after(state_dict: Mapping[str, Tensor], name: str) -> int | None:

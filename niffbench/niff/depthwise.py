@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from niffbench.niff import auto, native, spectral
+from niffbench.niff import native, spectral
 from niffbench.niff.autograd import compiling, exporting, hooks_of_all, unobserved, watched
+from niffbench.niff.catalogue import IN_C
 from niffbench.niff.layer import UNLIMITED, FilteringLayer, Limits, Settings
 from niffbench.niff.native import kernel
 
@@ -73,7 +74,7 @@ class NiffDepthwise(FilteringLayer):
             return False
         if not x.is_cpu or x.dtype not in kernel.HALVES or native.unavailable("cpu") or not kernel.takes(x):
             return False
-        return (self._fastest(x) if self.chooses else self._how.engine) in auto.IN_C
+        return (self._fastest(x) if self.chooses else self._how.engine) in IN_C
 
     def _execute(self, x: Tensor) -> Tensor:
         if exporting():

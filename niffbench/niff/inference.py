@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -54,13 +55,16 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
         copied: else what is made has the layers of ``model``, which is of no use any more.
 
     Raises:
-        ValueError: for a model in training, or one that cannot be copied, or that ``torch.fx`` cannot trace.
+        ValueError: for a model in training, or one that cannot be copied, or that ``torch.fx`` cannot trace; under
+            torch's ``FakeTensorMode`` for one that was not made under it.
     """
     name = type(model).__name__
     if any(module.training for module in model.modules()):
         raise ValueError("only a model in evaluation mode can be folded: call eval() first")
     try:
         with unset_fake_temporarily() as mode:  # within it torch copies no buffer, and without it the mode too
+            if mode is not None and any(getattr(one, "fake_mode", None) is not mode for one in _tensors(model)):
+                raise ValueError(f"{name} was not made under the FakeTensorMode under which it should be folded")
             model = copy.deepcopy(model, {id(mode): mode}) if copied else model
     except RuntimeError as error:  # Of a weight that is pruned, say, with the graph that made it.
         raise ValueError(f"{name} cannot be copied and so not be folded: {error}") from error
@@ -97,6 +101,11 @@ def folded(model: nn.Module, *, copied: bool = True) -> nn.Module:
         if weight.is_cpu and weight.dim() == 4:  # Not made.to(), which cannot swap fake tensors.
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     return made
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
 
 
 def _defaults(model: nn.Module) -> dict[str, object]:

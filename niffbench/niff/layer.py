@@ -24,7 +24,7 @@ from niffbench.niff.autograd import (
     without_autocast,
 )
 from niffbench.niff.cache import note_change
-from niffbench.niff.catalogue import Form, engines_of, form_of, form_with_engine, one_of
+from niffbench.niff.catalogue import IN_C, Form, engines_of, form_of, form_with_engine, one_of
 from niffbench.niff.filters import FilterGenerator
 from niffbench.niff.grid import Made
 from niffbench.niff.native import generated, kernel, triton_engine
@@ -201,7 +201,7 @@ class FilteringLayer(SpectralLayer):
     def may_be_in_c(self) -> bool:
         """Whether on a CPU the engine is, or may be chosen to be, the C kernel."""
         engine = self._fixed or self._how.engine
-        return any(one in auto.IN_C for one in (engines_of(self.kind) if engine == "auto" else (engine,)))
+        return any(one in IN_C for one in (engines_of(self.kind) if engine == "auto" else (engine,)))
 
     @property
     def chosen(self) -> str | None:
@@ -292,7 +292,7 @@ class FilteringLayer(SpectralLayer):
             return spectral.real_depthwise(x, self._half_plane(x))
         engine = self._fastest(x) if self.chooses else self._how.engine
         result = self._filtered(x, engine)
-        if engine in auto.IN_C and unobserved(x) and x.numel():
+        if engine in IN_C and unobserved(x) and x.numel():
             self._prepare(x, engine)
         return result
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from niffbench.case import Case
 from niffbench.cost.closed import Cost, layer_cost
 from niffbench.cost.niff import Layer, executed, layer_parts
-from niffbench.niff.catalogue import FORMS, GRIDS, HIDDEN_WIDTHS, LAYOUTS, engines_of, form_of
+from niffbench.niff.catalogue import FORMS, GRIDS, HIDDEN_WIDTHS, IN_C, LAYOUTS, engines_of, form_of
 from niffbench.operators.base import Choice, Operator, Option, same_channels
 from niffbench.results import Role
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 GRID = Option("paper", GRIDS, "coordinate grid; they differ on odd sides, where the paper's has no exact zero")
-_IN_C = frozenset({"native", "features"})
 LAYOUT = Option("nchw", LAYOUTS, "where the layer itself wants the channels; nhwc is ConvNeXt's")
 _OPTIONS: dict[str, dict[str, Option]] = {
     "depthwise": {"mlp": Option("small", tuple(HIDDEN_WIDTHS), "filter MLP; ConvNeXt's is big"), "grid": GRID},
@@ -94,7 +93,7 @@ class Niff(Operator):
         if form.engine != "auto":
             return (self,)
         engines = {*engines_of(self.kind, form.keeps_filter)}
-        return [replace(self, engine=engine) for engine in sorted(engines & _IN_C or engines)]
+        return [replace(self, engine=engine) for engine in sorted(engines & {*IN_C} or engines)]
 
     def reference(self, case: Case, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         return evaluate(self.kind, state, x, str(case.option("grid")) if "grid" in self.options else "paper")

@@ -378,7 +378,7 @@ class BareLayers(nn.Module):
     """Layers without a network: each is given noise of its own channels, of the input's batch and size.
 
     Attributes:
-        guessed: those of which only the MLP says that they are depthwise, or full.
+        guessed: those that may be depthwise or full: :class:`~niffbench.niff.checkpoint.Recognised`.
     """
 
     def __init__(self, layers: Mapping[str, FilteringLayer], guessed: tuple[str, ...] = ()) -> None:

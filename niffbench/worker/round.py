@@ -244,6 +244,7 @@ class Round:
                 workload.reset()
         except ENDS as error:
             return explain(error, self._device.free_memory)
+        self._device.give_back()  # What that took would stay, of each case beside the others.
         return None
 
     def _first(self, case_run: CaseRun) -> tuple[Workload, object]:

@@ -61,6 +61,7 @@ def test_any_input_can_be_counted() -> None:
         ((torch.sin, torch.ones(1)), "should be given a torch.nn.Module, and not a builtin_function_or_method"),
         (("depthwise-k3", torch.ones(1)), "should be given a torch.nn.Module, and not a str"),
         ((nn.ReLU(), (1, 4, 8, 8)), "the input should be a tensor, and not a tuple"),
+        ((nn.ReLU(), torch.ones(1), None), "no mode named 'None'; choose from forward, inference, training"),
         ((nn.ReLU(), torch.ones(1), "train"), "no mode named 'train'; did you mean 'training'?"),
     ],
 )
@@ -130,6 +131,8 @@ def test_modules_and_classes_are_measured_beside_names(tmp_path: Path, monkeypat
         ),
         (nn.Conv2d, {"channels": 4, "size": 8}, "MyConv], and not a type"),
         ([], {"channels": 4, "size": 8}, "MyConv], and not an empty one"),
+        (None, {"channels": 4, "size": 8}, "MyConv], and not None"),
+        (torch.ones(2), {"channels": 4, "size": 8}, "MyConv], and not a Tensor"),
         (
             [torch.ones(3)],
             {"channels": 4, "size": 8},

@@ -124,13 +124,19 @@ def test_two_threads_of_a_core_are_one(allowed: set[int], cores: int, tmp_path: 
 
 
 def test_others_are_what_the_system_used_and_this_process_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steal counts, somebody else had it; waiting for a disk does not, nor do guests, who are in ``user``."""
+    """Nor did what it has started.
+
+    Steal counts, somebody else had it; waiting for a disk does not, nor do guests, who are in ``user``.
+    """
     names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest")
     counts = (100.0, 5.0, 30.0, 900.0, 7.0, 0.5, 0.5, 2.0, 1.0), (103.0, 5.5, 30.2, 905.0, 8.0, 0.6, 0.7, 3.0, 1.5)
     times = [SimpleNamespace(**dict(zip(names, output, strict=True))) for output in counts]
     monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
     monkeypatch.setattr(host, "allowed", lambda: range(4))
-    for clock, readings in (("process_time", [20.0, 21.0]), ("perf_counter", [1000.0, 1002.0])):
+    children = SimpleNamespace(children_user=7.0, children_system=1.0)
+    children_later = SimpleNamespace(children_user=7.2, children_system=1.2)
+    monkeypatch.setattr("os.times", iter([children, children_later]).__next__)
+    for clock, readings in (("process_time", [20.0, 20.6]), ("perf_counter", [1000.0, 1002.0])):
         monkeypatch.setattr(f"time.{clock}", iter(readings).__next__)
     monkeypatch.setattr(psutil, "cpu_times", iter(times).__next__)
     before = host.processor()
@@ -250,4 +256,5 @@ def test_what_goes_on_on_cores_of_others_is_none_of_ones_own(monkeypatch: pytest
     monkeypatch.setattr(host, "allowed", lambda: {0, 1})
     monkeypatch.setattr(psutil, "cpu_times", lambda percpu=False: [SimpleNamespace(user=each) for each in seconds])
     monkeypatch.setattr(host.time, "process_time", lambda: 0.0)
+    monkeypatch.setattr("os.times", lambda: SimpleNamespace(children_user=0.0, children_system=0.0))
     assert host.processor().others == 0.5

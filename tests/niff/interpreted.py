@@ -291,6 +291,28 @@ def test_products_of_tensor_cores_are_exact_enough(dtype: torch.dtype, monkeypat
             assert exact == (precision == "tf32x3" or dtype != torch.float32)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_is_not_finite_stays_so_in_half_precision(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The NaN of a GPU's arithmetic has all its bits set (PTX), so that one more makes it a number."""
+    made = interpreter.InterpreterBuilder.create_dot
+
+    def dot(*operands: Any) -> Any:
+        product = made(*operands)
+        product.data[np.isnan(product.data)] = np.uint32(0x7FFFFFFF).view(np.float32)
+        return product
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
+    half = torch.fft.rfft2(torch.randn(1, 6, 7))
+    for wrong in (torch.nan, torch.inf):
+        x = torch.randn(2, 1, 6, 7).to(dtype)
+        x[0, 0, 3, 2] = wrong
+        result = triton_engine.convolve(x, half)
+        assert not result[0].isfinite().any()
+        assert result[1].isfinite().all()
+
+
 def test_halved_planes_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Triton 3.6 takes them at 56, where the GPU has the shared memory."""
     own = triton_engine.constants_of

@@ -495,6 +495,16 @@ def test_a_network_without_data_is_folded(copied: bool) -> None:
     assert bool(shared) != copied
 
 
+def test_a_network_of_another_mode_is_not_folded_without_data() -> None:
+    with FakeTensorMode():
+        fake = build("mobilenet_v2-niff", execution="auto", input_size=32, num_classes=7).eval()
+    real = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    for model in (fake, real):
+        for mode in (FakeTensorMode(), FakeTensorMode(allow_non_fake_inputs=True)):
+            with mode, pytest.raises(ValueError, match="was not made under the FakeTensorMode"):
+                folded(model)
+
+
 @pytest.mark.parametrize("form", ["native-cached", "features-cached", "native", "rfft"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("limits", [(-inf, inf, 0.0, 6.0), (0.0, inf, -0.5, 0.25), (0.0, 1.0, -inf, inf)])

@@ -37,8 +37,11 @@ def _together(ee, eo, oe, oo, TH: tl.constexpr, TW: tl.constexpr):
 
 @triton.jit
 def _rounded(x):
-    """To the nearest of TF32: the bits that tensor cores then cut off would else make every product smaller."""
-    return (x.to(tl.int32, bitcast=True) + 0x1000).to(tl.float32, bitcast=True)
+    """To the nearest of TF32: the bits that tensor cores then cut off would else make every product smaller.
+
+    NaN stays as it is: the largest of its bits would become a number.
+    """
+    return tl.where(x == x, (x.to(tl.int32, bitcast=True) + 0x1000).to(tl.float32, bitcast=True), x)
 
 
 @triton.jit
