@@ -26,8 +26,10 @@ def test_pure_noise_has_no_change(n: int, heavy: bool) -> None:
     assert alarms <= binom.ppf(0.999, trials, 0.01)
 
 
-@pytest.mark.parametrize("slow", [0.3, 0.5])
-@pytest.mark.parametrize("n", [12, 24, 60])
+@pytest.mark.parametrize(
+    ("n", "slow"),
+    [(12, 0.3), (12, 0.5), (24, 0.1), (24, 0.2), (24, 0.3), (24, 0.5), (40, 0.3), (60, 0.3), (60, 0.5)],
+)
 def test_runs_in_either_of_two_modes_are_no_changes(n: int, slow: float) -> None:
     """Of a suite of 60 cases; as when two machines share a history, or a plan is chosen by timing."""
     generator = np.random.default_rng(n)
@@ -45,6 +47,38 @@ def test_a_step_is_seen_in_a_short_history_of_a_suite() -> None:
     noise = 0.005 * generator.standard_normal((200, 12))
     seen = [change_points(np.exp(logs + step), alpha=0.01 / 60).changes for logs in noise]
     assert np.mean([len(changes) == 1 and changes[0].run == 6 for changes in seen]) >= 0.7
+
+
+@pytest.mark.parametrize(
+    ("n", "odd", "step", "least"), [(12, 1, 0.3, 0.9), (15, 2, 0.3, 0.75), (20, 2, 0.1, 0.75)]
+)
+def test_a_step_is_seen_in_a_short_history_with_odd_runs(n: int, odd: int, step: float, least: float) -> None:
+    """Of a suite of 60 cases, at 1 % of noise."""
+    generator = np.random.default_rng(n)
+    trials = 200
+    seen = 0
+    for _ in range(trials):
+        logs = 0.01 * generator.standard_normal(n) + np.log1p(step) * (np.arange(n) >= n // 2)
+        logs[generator.choice(n, odd, replace=False)] += np.log(1.4)
+        changes = change_points(np.exp(logs), alpha=0.01 / 60).changes
+        seen += any(abs(change.run - n // 2) <= 1 for change in changes)
+    assert seen / trials >= least
+
+
+@pytest.mark.parametrize(
+    ("runs", "steps"),
+    [
+        ([100] * 2 + [300] + [100] * 3 + [200] * 4, [6]),
+        ([100] * 4 + [130] + [100] * 3 + [110] * 4, [8]),
+        ([100] * 4 + [130] + [100] * 4 + [110] * 4, [9]),
+        ([100] * 3 + [120] * 3 + [100] * 3 + [120] * 3, [3, 6, 9]),
+        ([100] * 5 + [120] * 4 + [100] * 4, [5, 9]),
+    ],
+)
+def test_bytes_that_change_for_three_runs_or_more_are_steps_whatever_else_changes(
+    runs: list[float], steps: list[int]
+) -> None:
+    assert [change.run for change in change_points(runs, alpha=0.01 / 60).changes] == steps
 
 
 @pytest.mark.parametrize(
