@@ -177,27 +177,29 @@ def autocorrelation_time(values: FloatArray, *, fitted: int = 1) -> float:
 
 
 def clock_step(values: Samples, jitter: float = 0.0) -> float | None:
-    """The step of the clock that took ``values``, as far as they tell: an upper bound of it.
+    """The step of the clock that took ``values``, as far as they tell: hardly less than it, and at times more.
 
     A time is the difference of two readings and thus a whole multiple of the step, an outlier too. So it is the
     largest of which all are multiples among the smallest difference between values, its half, its third and so on.
-    Where there is none (a fine clock, or too much jitter) it is the smallest difference.
+    Where there is none (a fine clock, or too much jitter) it is the smallest difference that is no jitter: at
+    least a step, less the jitter of both.
 
     Args:
         values: In any unit, as the clock gave them.
-        jitter: Of a reading, in the same unit. It hides steps of less than 50 times as much.
+        jitter: Of a reading, in the same unit. Steps of less than 50 times as much are known by a difference only.
 
     Returns:
-        None where all values are equal.
+        None where all values are equal, or differ by no more than jitter may make: they tell nothing.
     """
     levels = np.unique(np.asarray(values, dtype=np.float64))
-    if levels.size < 2:
-        return None
-    gaps = np.diff(levels)
-    smallest = float(gaps.min())
     apart = 2.5 * jitter  # two, and rounding
-    groups = np.split(levels, np.flatnonzero(gaps > apart) + 1)
-    if len(groups) < 2 or max(float(group[-1] - group[0]) for group in groups) > apart:
+    beyond = np.searchsorted(levels, levels + apart, side="right")
+    told = beyond < levels.size
+    if not told.any():
+        return None
+    smallest = float((levels[beyond[told]] - levels[told]).min())
+    groups = np.split(levels, np.flatnonzero(np.diff(levels) > apart) + 1)
+    if max(float(group[-1] - group[0]) for group in groups) > apart:
         return smallest
     centres = np.array([group[0] + (group[-1] - group[0]) / 2 for group in groups])
     gap = float(np.diff(centres).min())
@@ -232,8 +234,8 @@ def check(samples: Samples, quantum: float = 0.0, jitter: float = 0.0) -> Check:
 
     - ``invalid``: a sample is negative or not finite; the rest is judged without it;
     - ``stuck``: a sample is zero, or three or more are all equal although the quantum is below 1 % of them;
-    - ``coarse``: values repeat, and differ by steps of at least 1 % of the median; or three or more are all equal,
-      and the quantum is as large;
+    - ``coarse``: values repeat, and differ by steps of at least 1 % of the median, or tell no step and the quantum
+      is as large; or three or more are all equal, and the quantum is as large;
     - ``drift``: the level changes from the first third to the last by at least 1 %, and noise would not
       (:func:`trend`);
     - ``outliers``: more than 5 % of the samples, and more than one, are far out (Tukey, Exploratory Data
@@ -262,10 +264,12 @@ def check(samples: Samples, quantum: float = 0.0, jitter: float = 0.0) -> Check:
     facts = raw.size, int(raw.size - values.size), zeros, int(levels.size), step
     if values.size < ENOUGH or zeros or equal:
         return Check(*facts, None, None, None, None, None, tuple(flags))
-    if step is not None and levels.size <= values.size / 2 and step >= COARSE_STEP * float(np.median(values)):
+    # Beside a step that is told the quantum is of no account: it may be what a reading costs, or a maker's bound.
+    tick = (quantum if step is None else step) / float(np.median(values))
+    if levels.size <= values.size / 2 and tick >= COARSE_STEP:
         flags.append("coarse")
     logs = np.log(values)
-    tick = float(np.log1p(step / np.median(values))) if step else 0.0
+    tick = float(np.log1p(tick))
     tame, outliers = _fenced(logs, tick)
     if sum(outliers) > max(1.0, OUTLIER_SHARE * logs.size):
         flags.append("outliers")

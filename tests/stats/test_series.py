@@ -111,6 +111,32 @@ def test_an_outlier_is_a_multiple_of_the_step_too(samples: list[float], step: fl
     assert clock_step(samples, JITTER) == (step and pytest.approx(step))
 
 
+@pytest.mark.parametrize("latency", [20.0, 20.5, 60.2])
+def test_a_clock_whose_step_is_no_whole_number_of_nanoseconds_is_coarse_and_has_no_modes(latency: float) -> None:
+    """A counter of 24 MHz, of which each reading is told in whole nanoseconds."""
+    step = 1 / 24e6
+
+    def told(ticks: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.floor(np.floor(ticks) * step * 1e9 + 1e-6)
+
+    for seed in range(50):
+        generator = np.random.default_rng(seed)
+        start = 1e7 * generator.random(30)
+        length = latency * np.exp(0.003 * generator.standard_normal(30))
+        samples = 1e-9 * (told(start + length) - told(start))
+        result = check(samples, step, JITTER)
+        assert "coarse" in result.flags
+        assert not {"bimodal", "outliers"} & set(result.flags)
+        assert result.step is None or result.step == pytest.approx(step, abs=2 * JITTER)
+
+
+def test_what_differs_by_jitter_alone_tells_no_step() -> None:
+    samples = [2.000e-6] * 6 + [2.001e-6] * 4
+    assert clock_step(samples, JITTER) is None
+    assert "coarse" in check(samples, 1 / 24e6, JITTER).flags
+    assert "coarse" not in check(samples, 1e-9, JITTER).flags
+
+
 @pytest.mark.parametrize("n", [10, 12, 30, 200])
 @pytest.mark.parametrize("sd", [0.001, 0.01, 0.05])
 def test_a_fine_clock_is_not_called_coarse(n: int, sd: float) -> None:
