@@ -14,7 +14,7 @@ from niffbench.gate.case_results import CaseResults, EarlierCases, RoundValues, 
 from niffbench.gate.findings import Finding, Verdict
 from niffbench.gate.rules import Rules
 from niffbench.results import Member, Metric, is_control
-from niffbench.results.clock import coarse, relative_step
+from niffbench.results.clock import Timed, coarse, relative_step
 from niffbench.stats.decision import Decision, decide, shared_shift
 from niffbench.stats.fleet import replicates
 from niffbench.stats.power import noise, paired_noise, smallest_effect
@@ -89,7 +89,10 @@ def _step(sides: Sequence[CaseResults], metric: Metric, *, ratios: bool) -> floa
 
     Medians do not tell, once what controls share is taken out of them. Elsewhere it is of no account.
     """
-    step = relative_step([one for side in sides for one in coarse(side.ok, metric)])
+    clocks: dict[str, list[Timed]] = {}
+    for side in sides:
+        clocks.setdefault(side.run.run.manifest.fingerprint.hash, []).extend(coarse(side.ok, metric))
+    step = relative_step(*clocks.values())
     if ratios:  # what they are to was timed, too
         baselines = [one for side in sides if (one := side.run.baseline_of(side.case)) is not None]
         step += _step(baselines, metric, ratios=False)

@@ -20,7 +20,6 @@ from niffbench.results import (
     REGISTRY,
     Ceilings,
     CostRecord,
-    Latency,
     Member,
     Metric,
     Numerics,
@@ -34,7 +33,7 @@ from niffbench.results import (
     main_regime,
     round_value,
 )
-from niffbench.results.clock import coarse, relative_step
+from niffbench.results.clock import Timed, coarse, relative_step
 from niffbench.results.fleet import Fleet, fleet, of_one_machine
 from niffbench.results.metrics import Place, headline
 from niffbench.stats.fleet import replicates
@@ -61,7 +60,7 @@ class Cell:
     rounds: Mapping[int, float]
     choices: Mapping[int, str] = field(default_factory=dict)
     members: Mapping[int, Member] = field(default_factory=dict)
-    coarse: Sequence[Latency] = ()
+    coarse: Sequence[Timed] = ()
     base: Cells | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -180,7 +179,8 @@ def compare(base: Cell, other: Cell, *, paired: bool = True) -> Interval:
         return counted(estimate, every, CONFIDENCE, min(len(base.rounds), len(other.rounds)))
     sides = aligned(base, other) if paired else [cell.replicates for cell in (base, other)]
     interval = ratio(*sides, paired=paired, confidence=CONFIDENCE)
-    return widened(interval, relative_step([*base.coarse, *other.coarse]))
+    one_clock = [*base.coarse, *other.coarse]
+    return widened(interval, relative_step(one_clock) if paired else relative_step(base.coarse, other.coarse))
 
 
 @dataclass(frozen=True)

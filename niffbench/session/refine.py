@@ -11,7 +11,6 @@ from niffbench.operators.base import Operator
 from niffbench.results import (
     REGIME_ORDER,
     REGISTRY,
-    Latency,
     Member,
     Metric,
     Reason,
@@ -21,7 +20,7 @@ from niffbench.results import (
     main_regime,
     round_value,
 )
-from niffbench.results.clock import coarse, relative_step
+from niffbench.results.clock import Timed, coarse, relative_step
 from niffbench.stats.crossovers import Comparison, Point, compare, lattice, wanted
 from niffbench.stats.fleet import replicates
 from niffbench.suite import (
@@ -53,7 +52,7 @@ class _Place:
 
     members: dict[int, Member | None] = field(default_factory=dict)
     values: dict[Quantity, dict[int, float]] = field(default_factory=dict)
-    coarse: list[Latency] = field(default_factory=list)
+    coarse: list[Timed] = field(default_factory=list)
     failed: bool = False
 
     def of(self, quantity: Quantity) -> dict[int, float]:

@@ -315,6 +315,21 @@ def test_a_rare_outlier_does_not_make_the_clocks_step_larger() -> None:
     assert verdicts(result(compare(*sides, Rules()), "latency_cold", "strip-k31")) == {"regressed"}
 
 
+@pytest.mark.parametrize(("ticks", "verdict"), [(25, "inconclusive"), (28, "regressed")])
+def test_the_steps_of_two_machines_clocks_are_known_apart(ticks: int, verdict: str) -> None:
+    """Of 100 and of 83⅓ ns: 4 % is less than either."""
+
+    def sampled(one: float, two: float) -> Callable[[Record], Record]:
+        series = Latency(samples=[one] * 6 + [two] * 4, flags=["coarse"])
+        return lambda r: replace(r, latency=r.latency | {"cold": series}) if r.case.operator == "strip" else r
+
+    world, step = replace(QUIET, noise=Noise(1e-4, 1e-4)), 1e-6 / 12
+    other = head(replace(world, torch="2.14.0"))
+    sides = changed(base(world), sampled(2e-6, 2.1e-6)), changed(other, sampled(ticks * step, (ticks + 1) * step))
+    comparison = compare(*sides, Rules(min_effect=0.02), across_machines=True)
+    assert verdicts(result(comparison, "ratio_cold", "strip-k31")) == {verdict}
+
+
 def test_unlike_fingerprints_are_refused_with_the_fields() -> None:
     with pytest.raises(FingerprintsDiffer) as refusal:
         compare(base(), head(replace(QUIET, torch="2.14.0")), Rules())
