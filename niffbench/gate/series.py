@@ -26,7 +26,7 @@ from niffbench.results.reading import MOST_PACKED, lines
 from niffbench.suite import Selection
 
 INDEX = "index.jsonl.gz"
-_FORMAT = {"index": 3, "niffbench": __version__}
+_FORMAT = {"index": 4, "niffbench": __version__}
 _WORTH_PROCESSES = 40
 """Runs from which several processes read faster than one."""
 
@@ -41,12 +41,13 @@ class Entry:
     suite: str
     fingerprint: str
     is_scattered: bool
+    controls: tuple[str, ...]
     values: dict[str, dict[str, list[float]]]
 
     @property
     def moment(self) -> Moment:
         """When it was."""
-        return Moment(self.started, self.commit, self.is_scattered)
+        return Moment(self.started, self.commit, self.is_scattered, self.controls)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ def _read(folder: Path, history: Path) -> Entry | str:
     }
     place = str(folder.relative_to(history))
     moment, name, machine = Moment.of(run), manifest.suite.name, manifest.fingerprint.hash
-    return Entry(place, moment.started, moment.commit, name, machine, moment.is_scattered, shorter)
+    controls = tuple(moment.controls)
+    return Entry(place, moment.started, moment.commit, name, machine, moment.is_scattered, controls, shorter)
 
 
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)

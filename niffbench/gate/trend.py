@@ -34,17 +34,21 @@ class Moment:
 
     Attributes:
         is_scattered: whether several devices measured one of its rounds, which then share nothing.
+        controls: the ids of those that it measured.
     """
 
     started: str
     commit: str | None
     is_scattered: bool = False
+    controls: Sequence[str] = ()
 
     @classmethod
     def of(cls, run: Run) -> Moment:
         """That of ``run``."""
-        owners = ((record.round, record.member) for record in run.records if record.status == "ok")
-        return cls(run.manifest.started, run.manifest.commit, are_scattered(owners))
+        measured = [record for record in run.records if record.status == "ok"]
+        scattered = are_scattered((record.round, record.member) for record in measured)
+        controls = sorted({record.id for record in measured if is_control(record.traits)})
+        return cls(run.manifest.started, run.manifest.commit, scattered, controls)
 
 
 @dataclass(frozen=True)
@@ -232,22 +236,22 @@ def of_values(
     measured = {(id_, key) for run in values for id_, metrics in run.items() for key in metrics}
     wanted = [(id_, metric) for id_ in newest for metric in followed(rules) if (id_, metric.key) in measured]
     nothing: Mapping[str, Sequence[float]] = {}
-    rounds = {
-        (id_, metric.key): [run.get(id_, nothing).get(metric.key, ()) for run in values] for id_, metric in wanted
-    }
+
+    def rounds(id_: str, metric: Metric) -> list[Sequence[float]]:
+        return [run.get(id_, nothing).get(metric.key, ()) for run in values]
+
     shared: dict[str, _Shared] = {}
+    controls = sorted({id_ for run in runs for id_ in run.controls})  # the newest run may lack some
     for metric in followed(rules):
-        controls = {
-            id_: _levels(rounds[id_, metric.key])
-            for id_, other in wanted
-            if other is metric and metric.gate == "test" and is_control(newest[id_].any.traits)
-        }
-        if (found := _Shared.of(controls, runs)) is not None:
+        if metric.gate != "test":
+            continue
+        levels_of = {id_: _levels(rounds(id_, metric)) for id_ in controls if (id_, metric.key) in measured}
+        if (found := _Shared.of(levels_of, runs)) is not None:
             shared[metric.key] = found
     alpha = rules.alpha / max(len(wanted) + len(shared), 1)
     trends = []
     for id_, metric in wanted:
-        results, own = newest[id_], rounds[id_, metric.key]
+        results, own = newest[id_], rounds(id_, metric)
         share = shared.get(metric.key)
         known = [False] * len(runs) if metric.gate == "test" else None
         if share is not None:

@@ -198,7 +198,14 @@ def without(run: Run, operator: str) -> Run:
 
 
 @pytest.mark.parametrize(
-    "lost", ["nothing", "controls of a run", "controls of the newest but four", "all but one case of a run"]
+    "lost",
+    [
+        "nothing",
+        "controls of a run",
+        "controls of the newest but four",
+        "controls of the newest",
+        "all but one case of a run",
+    ],
 )
 def test_a_slower_machine_is_one_step_and_hides_none(tmp_path: Path, lost: str) -> None:
     """Nor does a faster one: what is slower by 12 % stays so."""
@@ -207,7 +214,9 @@ def test_a_slower_machine_is_one_step_and_hides_none(tmp_path: Path, lost: str) 
             on_machine(run, machine if day >= 9 else 1.0)
             for day, run in enumerate(grown(tmp_path, 24, 15, 1.12), 1)
         ]
-        if lost.startswith("controls"):
+        if lost == "controls of the newest":
+            runs[-1] = without(runs[-1], "depthwise")
+        elif lost.startswith("controls"):
             which = 11 if lost == "controls of a run" else -1
             runs[which] = without(runs[which], "dense" if which == -1 else "depthwise")
         elif lost != "nothing":
@@ -264,12 +273,20 @@ def test_where_no_controls_tell_of_the_machine_a_step_is_not_said_to_be_the_case
     assert not any("not known" in words.line(step) for step in own)
 
 
-def test_a_newest_run_without_controls_knows_the_machine_of_none(tmp_path: Path) -> None:
-    runs = [on_machine(run, 1.1 if day >= 9 else 1.0) for day, run in enumerate(grown(tmp_path, 24, 99, 1.0), 1)]
-    runs[-1] = without(runs[-1], "depthwise")
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_newest_run_without_controls_hides_no_machine_of_earlier_ones(tmp_path: Path, failed: bool) -> None:
+    """Whether it was not to measure them, or could not."""
+    runs = [on_machine(run, 1.1 if day >= 9 else 1.0) for day, run in enumerate(grown(tmp_path, 24, 15, 1.12), 1)]
+    slow = (
+        replace(r, status="timeout", reason="slow", latency={}) for r in runs[-1].records if is_control(r.traits)
+    )
+    left = tuple(r for r in runs[-1].records if not is_control(r.traits))
+    runs[-1] = replace(runs[-1], records=(*left, *slow) if failed else left)
     steps = [step for one in trends(runs, STEADY) for step in one.steps()]
-    assert "global-filter" in {step.label for step in steps}
-    assert not any(step.machine_known for step in steps)
+    assert [(step.label, step.commit, step.machine_known) for step in steps] == [
+        ("global-filter", f"{15:040x}", True),
+        ("everything", f"{9:040x}", True),
+    ]
 
 
 def test_memory_needs_no_known_machine(tmp_path: Path) -> None:
