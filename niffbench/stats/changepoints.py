@@ -81,8 +81,8 @@ def change_points(
     few changes hardly move it, nor does a steady creep. Where most neighbours are equal (bytes, FLOPs) it is
     zero, and every lasting difference is a change. Histories of normal noise show a change in at most ``alpha``
     of the cases (simulated from 10 runs on). Runs are taken as independent and of one mode: of histories whose
-    runs are in either of two modes 10 % apart, as chance has it, up to 6 % of 24 runs show one, 12 % of 40 and
-    20 % of 60 where ``alpha`` is a sixtieth of 0.01; most where one run in ten or in five is slow, so that a few
+    runs are in either of two modes 10 % apart, as chance has it, up to 10 % of 24 runs show one, 12 % of 40 and
+    18 % of 60 where ``alpha`` is a sixtieth of 0.01; most where one run in ten or in five is slow, so that a few
     of them in a row look like a level. Single odd runs are pulled in to 3 sd of the running median first.
 
     Args:
