@@ -123,7 +123,7 @@ def _decided(questions: Sequence[_Question], rules: Rules, pairing: Pairing | No
     )
     for number, question in enumerate(questions):
         could_show = _could_show(*sides[number], rules, pairing, question.min_effect, len(decisions))
-        yield _finding(question, decisions[number], *sides[number], rules, could_show)
+        yield _finding(question, values[number], decisions[number], *sides[number], rules, could_show)
     for shift, decision in zip(shifts, decisions[len(questions) :], strict=True):
         if decision.verdict in ("regressed", "improved"):
             yield shift.finding(decision, rules, paired=pairing is not None)
@@ -195,8 +195,9 @@ def _take_out_shared(questions: Sequence[_Question], values: list[Sides]) -> lis
     """Divide every value by what the controls share in its round; returns that.
 
     A control is divided by what the others share, if these are FEWEST_CONTROLS: of two, one that changes would
-    change the third. Values of a round of which so many do not tell are left out. Where they tell of none, values
-    stay as they are: nothing is known of what is shared.
+    change the third. Values of a round of which so many do not tell are left out, though none remain: how fast
+    the machine was is not known there, and a slowdown may be its own. Where fewer have any value, on either side,
+    values stay as they are, as in a suite without controls.
     """
     shifts = []
     groups: dict[tuple[str, str], list[int]] = {}
@@ -205,8 +206,13 @@ def _take_out_shared(questions: Sequence[_Question], values: list[Sides]) -> lis
     for (quantity, run), members in groups.items():
         if _is_scattered([questions[n] for n in members]):
             continue
-        controls = _telling([n for n in members if is_control(questions[n].results.any.traits)], values)
+        measured = [n for n in members if is_control(questions[n].results.any.traits) and any(values[n])]
+        if len(measured) < FEWEST_CONTROLS:
+            continue
+        controls = _telling(measured, values)
         if not controls:
+            for n in members:
+                values[n] = ({}, {})
             continue
         shared = _shared(controls, values)
         corrected = {}
@@ -286,14 +292,20 @@ def _rounds(values: Sides, pairing: Pairing | None) -> tuple[list[float], list[f
 
 def _finding(
     question: _Question,
+    judged: Sides,
     decision: Decision,
     base: Sequence[float],
     head: Sequence[float],
     rules: Rules,
     could_show: float | None,
 ) -> Finding:
-    left_out = [f"BASE {text}" for text in question.base.left_out]
-    left_out += [f"HEAD {text}" for text in question.head.left_out]
+    left_out: list[str] = []
+    for name, measured, kept in zip(("BASE", "HEAD"), (question.base, question.head), judged, strict=True):
+        unknown = sorted(measured.values.keys() - kept.keys())
+        left_out += [f"{name} {text}" for text in measured.left_out]
+        left_out += [
+            f"{name} round {number} has fewer than three controls that both sides measured" for number in unknown
+        ]
     shown = left_out[:3] + ["…"] * (len(left_out) > 3)
     one, two = ([value for value in side if not isnan(value)] for side in (base, head))
     verdict: Verdict = decision.verdict

@@ -518,6 +518,38 @@ def test_the_machine_is_known_though_every_control_lacks_a_round(machine: float,
         assert rounds == {(8, 8) if not few else (8, 7) if sides[0] == base() else (7, 8)}
 
 
+@pytest.mark.parametrize("told", [0, 2])
+def test_rounds_that_too_few_controls_tell_of_show_no_slowdown_and_it_is_said_why(told: int) -> None:
+    """However few remain, and though none does: it may be the machine's, as it is here."""
+
+    def throttled(record: Record) -> Record:
+        if not is_control(record.traits) or record.round < told:
+            return record
+        return replace(record, latency={r: replace(o, flags=["throttled"]) for r, o in record.latency.items()})
+
+    world = replace(QUIET, rounds=5)
+    comparison = compare(base(world), changed(shaken(head(world), 0.0, 1.2), throttled), Rules())
+    assert not comparison.failing
+    assert comparison.exit_code == 5
+    (own,) = result(comparison, "latency_steady", "attention")[:1]
+    assert own.rounds == (5 if told else 0, told)
+    assert own.verdict == ("inconclusive" if told else "incomparable")
+    assert own.blind
+    assert f"{'HEAD' if told else 'BASE'} round {told} has fewer than three controls" in own.reason
+
+
+def test_controls_that_were_never_measured_are_none() -> None:
+    """As on a timer that is too coarse for them."""
+
+    def stuck(record: Record) -> Record:
+        if not is_control(record.traits):
+            return record
+        return replace(record, latency={r: replace(o, flags=["stuck"]) for r, o in record.latency.items()})
+
+    sides = changed(base(), stuck), changed(head(replace(QUIET, slower={"global-filter": 1.1})), stuck)
+    assert {finding.label for finding in compare(*sides, Rules()).failing} == {"global-filter"}
+
+
 def test_noise_that_is_shared_hides_no_slowdown() -> None:
     slow = replace(QUIET, slower={"global-filter": 1.06})
     sides = shaken(base(), 0.04), shaken(head(slow), 0.04, seed=1)
