@@ -221,6 +221,6 @@ def test_a_noisy_machine_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health_check, "_others", lambda: 0.3)
     monkeypatch.setattr(health_check, "_samples", lambda: [1.0, 1.4] * 50)
     remarks = " | ".join(health_check.quiet("powersave").remarks)
-    assert "30%" in remarks
+    assert "30 %" in remarks
     assert "varies" in remarks
     assert "powersave" in remarks
