@@ -69,11 +69,10 @@ def _allowed(prepared: Prepared) -> Share | None:
     from niffbench.session.budget import share
 
     settings, plan = prepared.settings, prepared.plan
-    if settings.budget is None or plan.skipped == len(plan.forecasts):
+    if settings.budget is None or not plan.tried:
         return None
-    cases = len(plan.forecasts) - plan.skipped
     left = share(
-        settings.budget, rounds=settings.rounds, cases=cases, overhead=plan.overhead, measure=settings.measure
+        settings.budget, rounds=settings.rounds, cases=plan.tried, overhead=plan.overhead, measure=settings.measure
     )
     return left if left.is_less(settings.rounds, settings.measure) else None
 
@@ -94,7 +93,7 @@ def _show(console: Console, prepared: Prepared, allowed: Share | None) -> None:
     lines += _exclusions(suite)
     if plan.available is not None:
         lines.append(f"memory: {text.size_of(plan.available)} available")
-    if plan.skipped == len(plan.forecasts):
+    if not plan.tried:
         lines.append("nothing would be measured: every case is skipped")
     else:
         lines += _times(settings, plan, allowed)

@@ -96,7 +96,7 @@ class Bar(Observer):
 
 def expected(seconds: float, plan: Plan) -> str:
     """The time that something will take by ``plan``, and whether that can be believed."""
-    if plan.skipped == len(plan.forecasts):
+    if not plan.tried:
         return "nothing will be measured"
     doubt = (
         " (perhaps far less: other processes kept the machine busy while its speed was measured for this estimate)"

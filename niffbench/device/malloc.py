@@ -23,7 +23,7 @@ _NAMES = ("trim_threshold", "mmap_threshold", "mmap_max")
 
 
 def keep_freed() -> str | None:
-    """Have this process keep the memory it frees, until :func:`give_back`; what other threads free, they do not.
+    """Have this process keep the memory that its main thread frees, until :func:`give_back`.
 
     It does not where its user has set when glibc does, nor where the address space is limited: of what is given
     back addresses may stay.

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from niffbench.case import REGIMES
-from niffbench.results.background_load import BackgroundLoad, background_load, calm_cases, is_busy, most_others
+from niffbench.results.background_load import (
+    BackgroundLoad,
+    background_load,
+    calm_cases,
+    is_busy,
+    most,
+    most_others,
+)
 from niffbench.results.frame import attributes, frame
 from niffbench.results.manifest import (
     MANIFEST,
@@ -90,6 +97,7 @@ __all__ = [
     "key_of",
     "machine_runs",
     "main_regime",
+    "most",
     "most_others",
     "next_machine",
     "over_rounds",

@@ -33,10 +33,14 @@ class BackgroundLoad:
         )
 
 
+def most(shares: Iterable[float | None]) -> float | None:
+    """The largest of the shares that are known; None where none is."""
+    return max((share for share in shares if share is not None), default=None)
+
+
 def most_others(records: Iterable[Record]) -> float | None:
     """The largest share of the processor that others used while any case was sampled; None where nobody knows."""
-    shares = [record.machine.others for record in records if record.machine is not None]
-    return max((share for share in shares if share is not None), default=None)
+    return most(record.machine.others for record in records if record.machine is not None)
 
 
 def calm_cases(records: Iterable[Record]) -> set[str]:
@@ -48,7 +52,7 @@ def calm_cases(records: Iterable[Record]) -> set[str]:
     for record in records:
         cases.setdefault(record.id, []).append(record)
     shares = {id_: most_others(own) for id_, own in cases.items()}
-    worst = max((share for share in shares.values() if share is not None), default=None)
+    worst = most(shares.values())
     return {id_ for id_, share in shares.items() if not is_busy(worst if share is None else share)}
 
 

@@ -84,6 +84,11 @@ class Plan:
         return sum(forecast.skip is not None for forecast in self.forecasts)
 
     @property
+    def tried(self) -> int:
+        """How many will be."""
+        return len(self.forecasts) - self.skipped
+
+    @property
     def overhead(self) -> float:
         """Expected seconds of one round that are not sampling, the worker's start included."""
         return WORKER + sum(forecast.overhead for forecast in self.forecasts if forecast.skip is None)

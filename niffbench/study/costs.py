@@ -26,6 +26,7 @@ from niffbench.results import (
     Record,
     Run,
     calm_cases,
+    most,
     most_others,
     over_rounds,
     read,
@@ -166,7 +167,7 @@ class Costs:
             {**self.lost, **other.lost},
             self.measured + other.measured,
             other.machine or self.machine,
-            max((share for share in (self.others, other.others) if share is not None), default=None),
+            most((self.others, other.others)),
         )
 
     def of(self, cases: Iterable[Case], objective: str) -> float | None:

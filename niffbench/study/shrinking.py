@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from niffbench.case import MemoryFormat
 from niffbench.errors import UsageError
 from niffbench.niff import folded, networks
+from niffbench.results import most
 from niffbench.stats.intervals import Interval, ratio
 from niffbench.study import images as pictures
 from niffbench.study import shrink as choosing
@@ -196,8 +197,7 @@ class ShrinkReport:
     @property
     def others(self) -> float | None:
         """The largest share of the processor that other processes used while costs were measured, 0 to 1."""
-        shares = [self.shrunk.costs.others, *(one.figures.others for one in self.compared.values())]
-        return max((share for share in shares if share is not None), default=None)
+        return most([self.shrunk.costs.others, *(one.figures.others for one in self.compared.values())])
 
     def speed(self, other: str) -> Interval | None:
         """The latency of the shrunk network to that of another one; None where there is none."""
